@@ -1,0 +1,30 @@
+"""Every test runs on 8 fake CPU devices, under strict promotion, with warnings as errors (pyproject.toml)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; tests that need it say that they skip when it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data not present: {SHARED.parent.name}/{SHARED.name} is not beside this checkout")
+    return SHARED
