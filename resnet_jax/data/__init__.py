@@ -1,0 +1,47 @@
+"""Sources -> records -> views -> batches -> device; this floor knows nothing of models or of training.
+
+| file | one concept |
+|---|---|
+| `source` | `load_dataset("digits" or "folder:PATH" or "npz:PATH" or "tfds:NAME")` |
+| `digits`, `folder`, `npz`, `tfds` | one kind of source each |
+| `records` | `Records`: images and labels by index; `Dataset`: named splits of them |
+| `split` | stratified splits, and which records are trained on, selected on and reported on |
+| `transform` | `Geometry`: the host-side resize and crop of one image |
+| `view` | records seen through a geometry: every image has one shape |
+| `materialize`, `stats` | decode once into memory; per-channel mean and deviation |
+| `pipeline` | `TrainBatches`, `EvalBatches`: a batch is a pure function of the step |
+| `augment` | the only JAX file: crop, flip and normalization on the device |
+
+>>> from resnet_jax.data import TrainBatches, load_dataset, resolve_splits
+>>> splits = resolve_splits(load_dataset("digits"), seed=0)
+>>> batches = TrainBatches(splits.train, 64, seed=0)
+>>> batch = batches.batch(step=30)
+>>> batch["image"].shape, batch["label"].shape, int(batch["epoch"][0])
+((64, 8, 8, 1), (64,), 1)
+"""
+
+from resnet_jax.data.materialize import materialize
+from resnet_jax.data.pipeline import Batch, EvalBatches, TrainBatches
+from resnet_jax.data.records import ArrayRecords, Dataset, Records, Subset
+from resnet_jax.data.source import load_dataset
+from resnet_jax.data.split import Splits, resolve_splits, split_indices, whole
+from resnet_jax.data.stats import channel_stats
+from resnet_jax.data.transform import Geometry
+
+__all__ = [
+    "ArrayRecords",
+    "Batch",
+    "Dataset",
+    "EvalBatches",
+    "Geometry",
+    "Records",
+    "Splits",
+    "Subset",
+    "TrainBatches",
+    "channel_stats",
+    "load_dataset",
+    "materialize",
+    "resolve_splits",
+    "split_indices",
+    "whole",
+]

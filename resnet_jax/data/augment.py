@@ -1,0 +1,143 @@
+"""Augmentation and normalization on the device, pure functions of (key, epoch, index).
+
+Every example draws from its own key, folded from the epoch and from its index in the data set: the same
+example gets the same crop whatever batch it is in, wherever in it, on whichever device, after whatever
+restart. Sharded over the batch dimension nothing is communicated.
+
+Pad-and-crop with flips is the augmentation of K. He et al., Deep Residual Learning for Image Recognition
+(CVPR 2016, section 4.2), after C.-Y. Lee et al., Deeply-Supervised Nets (AISTATS 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
+
+from resnet_jax.errors import UsageError
+
+FIELD_BITS = 16
+"""Random bits of one offset: a window of n positions is uniform to within n / 2^16."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What to do to a training image.
+
+    Attributes:
+        pad: zero pixels added on each side before a random crop back to the image's size. Zero is black in
+            uint8, before normalization, as in torchvision's ``RandomCrop(32, padding=4)``.
+        flip: mirror left and right with probability 1/2.
+
+    Raises:
+        UsageError: ``pad`` is negative or leaves more than 2^16 positions.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pad < 2 ** (FIELD_BITS - 1):
+            raise UsageError(f"pad {self.pad} must be at least 0 and below {2 ** (FIELD_BITS - 1)} pixels")
+
+
+def example_keys(key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"]) -> Key[Array, " b"]:
+    """Return one key an example: ``fold_in(fold_in(key, epoch), index)``."""
+
+    def one(epoch: Array, index: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(key, epoch), index)
+
+    return jax.vmap(one)(epoch, index)
+
+
+def draws(
+    key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], pad: int
+) -> tuple[Int[Array, " b"], Int[Array, " b"], Bool[Array, " b"]]:
+    """Return the top and left corner of the crop in the padded image (0 .. 2 pad) and whether to flip.
+
+    One draw of two 32-bit words an example: the halves of the first place the crop, the second flips.
+    """
+    bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(example_keys(key, epoch, index))
+    half = jnp.uint32(FIELD_BITS)
+    top = _below(bits[:, 0] >> half, 2 * pad + 1)
+    left = _below(bits[:, 0] & jnp.uint32(2**FIELD_BITS - 1), 2 * pad + 1)
+    return top, left, (bits[:, 1] >> jnp.uint32(31)).astype(bool)
+
+
+def _below(field: UInt32[Array, " b"], count: int) -> Int[Array, " b"]:
+    """Map a field of 16 random bits to 0 .. count - 1 by multiply and shift."""
+    return ((field * jnp.uint32(count)) >> jnp.uint32(FIELD_BITS)).astype(jnp.int32)
+
+
+def augment(key: Key[Array, ""], batch: Mapping[str, Array], config: Augment) -> UInt8[Array, "b h w c"]:
+    """Return the images of a batch, randomly cropped from a black frame and randomly mirrored.
+
+    Args:
+        key: of the run; the same key all through training.
+        batch: with ``image`` uint8 (b, h, w, c), ``epoch`` and ``index`` integers (b,).
+        config: static under ``jit``.
+
+    >>> zeros = jnp.zeros((2, 4, 4, 1), jnp.uint8)
+    >>> batch = {"image": zeros, "epoch": jnp.array([0, 0]), "index": jnp.array([7, 8])}
+    >>> augment(jax.random.key(0), batch, Augment(pad=1, flip=True)).shape
+    (2, 4, 4, 1)
+    """
+    images = batch["image"]
+    if not (config.pad or config.flip):
+        return images
+    top, left, flip = draws(key, batch["epoch"], batch["index"], config.pad)
+    if config.pad:
+        images = crop(images, top, left, config.pad)
+    return jnp.where(flip[:, None, None, None], mirror(images), images) if config.flip else images
+
+
+def crop(
+    images: UInt8[Array, "b h w c"], top: Int[Array, " b"], left: Int[Array, " b"], pad: int
+) -> UInt8[Array, "b h w c"]:
+    """Pad every side with ``pad`` zeros and cut the original size at (top, left), each image at its own."""
+    frame = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    shape = images.shape[1:]
+
+    def cut(image: Array, top: Array, left: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (top, left, jnp.zeros_like(top)), shape)
+
+    return jax.vmap(cut)(frame, top, left)
+
+
+def mirror(images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
+    """Exchange left and right."""
+    return images[:, :, ::-1]
+
+
+def normalize(
+    images: UInt8[Array, "b h w c"],
+    mean: Sequence[float] | np.ndarray | Array,
+    std: Sequence[float] | np.ndarray | Array,
+    dtype: jnp.dtype | type = jnp.float32,
+) -> Float[Array, "b h w c"]:
+    """Return ``(images / 255 - mean) / std`` a channel, computed in float32 and then cast.
+
+    Args:
+        images: uint8 (b, h, w, c).
+        mean: (c,), of x / 255.
+        std: (c,), of x / 255.
+        dtype: what the network computes in.
+
+    Raises:
+        UsageError: ``mean`` or ``std`` is not of length c.
+
+    >>> normalize(jnp.array([[[[0, 255]]]], jnp.uint8), mean=(0.5, 0.5), std=(0.5, 0.25)).ravel().tolist()
+    [-1.0, 2.0]
+    """
+    channels = images.shape[-1]
+    if np.shape(mean) != (channels,) or np.shape(std) != (channels,):
+        raise UsageError(
+            f"mean has shape {np.shape(mean)} and std {np.shape(std)}; need one number for each of the "
+            f"{channels} channels, shape ({channels},)"
+        )
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, channels) for v in (mean, std))
+    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)

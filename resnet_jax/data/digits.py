@@ -1,0 +1,22 @@
+"""The 1,797 handwritten digits that come inside scikit-learn: 8x8 grey, 10 classes, no download.
+
+Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (test part), UCI Machine Learning
+Repository, 1998, https://doi.org/10.24432/C50P49.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from resnet_jax.data.decode import to_channels
+from resnet_jax.data.records import ArrayRecords, Dataset
+
+
+def load_digits(channels: int | None = None) -> Dataset:
+    """Load the digits as one split, ``all``; the stored 0..16 become 0..255 (times 255 / 16, rounded)."""
+    from sklearn import datasets
+
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    records = ArrayRecords(to_channels(images, channels), labels, name="digits")
+    return Dataset("digits", {"all": records}, tuple("0123456789"))

@@ -1,0 +1,63 @@
+"""Decode once, keep the pixels: the right thing for every data set that fits into memory."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from resnet_jax.data.records import ArrayRecords, Records
+from resnet_jax.data.transform import Geometry
+from resnet_jax.data.view import View
+
+LIMIT_BYTES = 2 << 30
+CHUNK = 256
+"""Images decoded by one task of the thread pool."""
+
+
+def materialize(
+    records: Records,
+    geometry: Geometry,
+    *,
+    training: bool,
+    limit_bytes: int = LIMIT_BYTES,
+    threads: int | None = None,
+) -> Records:
+    """Return the same images, through the geometry, held in memory; or the records unchanged.
+
+    Unchanged are records that hold these pixels already, training records under a random geometry (each epoch
+    sees other pixels), and records whose pixels would exceed ``limit_bytes``. Batches of what comes back are
+    the same either way.
+
+    Args:
+        records: any records.
+        geometry: as for the batches.
+        training: whether the training or the evaluation geometry is meant.
+        limit_bytes: pixels to hold at most; the first image tells how many there are.
+        threads: decoding threads; None for one a processor.
+
+    Raises:
+        DataError: an image is unreadable or of another size; of several, the first.
+    """
+    if training and geometry.random:
+        return records
+    view = View(records, geometry, training=training)
+    shape = (len(records), *view.shape)
+    if view.stored or int(np.prod(shape, dtype=np.int64)) > limit_bytes:
+        return records
+    pixels = np.empty(shape, np.uint8)
+
+    def fill(start: int) -> None:
+        indices = np.arange(start, min(start + CHUNK, len(pixels)))
+        pixels[start : start + CHUNK] = view.images(indices)
+
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="materialize")
+    try:
+        for _ in pool.map(
+            fill, range(0, len(pixels), CHUNK)
+        ):  # in order: the first error is the first image's
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return ArrayRecords(pixels, records.labels, origin=records)

@@ -1,0 +1,222 @@
+"""Batches as a pure function of the step: any batch of any epoch can be asked for, by anyone, in any order.
+
+So a run resumes exactly with one number, a batch can be looked at again after the fact, and threads, restarts
+and the number of processes change nothing. Grain is the threaded executor; order and randomness are ours.
+
+| key | array | meaning |
+|---|---|---|
+| image | uint8 (B, H, W, C) | pixels 0..255 |
+| label | int32 (B,) | class, or float32 (B, ...) if the records' labels are |
+| mask | bool (B,) | False for padding, which must count nowhere |
+| index | int32 (B,) | position in the records, -1 for padding |
+| epoch | int32 (B,) | passes completed before this one |
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from resnet_jax.data.records import Records
+from resnet_jax.data.rng import SHUFFLE, permutation
+from resnet_jax.data.transform import AS_STORED, Geometry
+from resnet_jax.data.view import View
+from resnet_jax.errors import UsageError
+
+Batch = dict[str, np.ndarray]
+
+
+class TrainBatches:
+    """Shuffled batches for training; what does not fill a last batch is left out, others in each epoch.
+
+    Args:
+        records: what to train on.
+        batch_size: examples of the global batch, over all processes.
+        seed: of the order and of random crops.
+        geometry: host-side geometry, its training side.
+        shard: (rank, processes). Every process takes its contiguous part of the global batch; in the order of
+            ranks the parts are the batch of one process.
+
+    Raises:
+        UsageError: a batch size the records cannot fill or the processes cannot share, or a bad rank.
+
+    >>> from resnet_jax.data.records import ArrayRecords
+    >>> batches = TrainBatches(ArrayRecords(np.zeros((10, 8, 8), np.uint8), np.arange(10)), 4, seed=0)
+    >>> batches.steps_per_epoch, batches.batch(3)["epoch"].tolist()
+    (2, [1, 1, 1, 1])
+    >>> half = TrainBatches(batches.records, 4, seed=0, shard=(1, 2))
+    >>> bool((half.batch(3)["index"] == batches.batch(3)["index"][2:]).all())
+    True
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        batch_size: int,
+        *,
+        seed: int,
+        geometry: Geometry = AS_STORED,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.records, self.batch_size, self.seed = records, batch_size, seed
+        self.geometry, self.shard = geometry, shard
+        self._rows = _shard_rows(batch_size, shard)
+        if batch_size > len(records):
+            raise UsageError(
+                f"batch size {batch_size} is larger than the {len(records)} training examples; "
+                f"use at most {len(records)}"
+            )
+        self._order = functools.lru_cache(maxsize=2)(
+            functools.partial(permutation, len(records), seed, SHUFFLE)
+        )
+        self._order(0)  # a bad seed shows here, not in a thread
+        self._view = View(records, geometry, training=True, seed=seed)
+        self._labels = records.labels
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the records."""
+        return len(self.records) // self.batch_size
+
+    def batch(self, step: int) -> Batch:
+        """Return this process's part of batch ``step`` (0-based, counted from the start of training).
+
+        Raises:
+            UsageError: the step is negative.
+            DataError: an image is unreadable or of another size.
+        """
+        if step < 0:
+            raise UsageError(f"step {step} must be at least 0")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.batch_size
+        index = self._order(epoch)[start : start + self.batch_size][self._rows]
+        return {
+            "image": self._view.images(index, epoch),
+            "label": self._labels[index],
+            "mask": np.ones(len(index), bool),
+            "index": index.astype(np.int32),
+            "epoch": np.full(len(index), epoch, np.int32),
+        }
+
+    def iterate(
+        self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4
+    ) -> Iterator[Batch]:
+        """Yield ``batch(step)`` for every step of the range in order, prepared ahead in threads.
+
+        Args:
+            start_step: first step; where a run resumes.
+            stop_step: the step after the last.
+            threads: batches in the making at once; 0 makes them in the caller's thread.
+            prefetch: finished batches kept ready.
+
+        Raises:
+            UsageError: a negative step, or threads or prefetch out of range.
+            DataError: as `batch`, in the caller's thread, in place of the batch that failed.
+        """
+        return _in_order(self.batch, start_step, stop_step, threads, prefetch)
+
+
+class EvalBatches:
+    """Every example exactly once and in order; the last batch is padded to full shape with mask False.
+
+    Args:
+        records: what to evaluate on.
+        batch_size: examples of the global batch, over all processes.
+        geometry: host-side geometry, its evaluation side.
+        shard: as for `TrainBatches`.
+
+    Raises:
+        UsageError: a batch size that is not positive or the processes cannot share, or a bad rank.
+
+    >>> from resnet_jax.data.records import ArrayRecords
+    >>> batches = EvalBatches(ArrayRecords(np.zeros((5, 8, 8), np.uint8), np.arange(5)), 4)
+    >>> [batch["index"].tolist() for batch in batches]
+    [[0, 1, 2, 3], [4, -1, -1, -1]]
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        batch_size: int,
+        geometry: Geometry = AS_STORED,
+        *,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.records, self.batch_size, self.geometry, self.shard = records, batch_size, geometry, shard
+        self._rows = _shard_rows(batch_size, shard)
+        self._view = View(records, geometry, training=False)
+        self._labels = records.labels
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self.records) // self.batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """Return this process's part of batch ``step`` (0-based).
+
+        Raises:
+            UsageError: there is no such step.
+            DataError: an image is unreadable or of another size.
+        """
+        if not 0 <= step < len(self):
+            raise UsageError(
+                f"step {step} is not one of the {len(self)} evaluation batches 0..{len(self) - 1}"
+            )
+        rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
+        mask = rows < len(self.records)
+        index = rows[mask]
+        image = np.zeros((len(rows), *self._view.shape), np.uint8)
+        image[: len(index)] = self._view.images(index)
+        label = np.zeros((len(rows), *self._labels.shape[1:]), self._labels.dtype)
+        label[: len(index)] = self._labels[index]
+        return {
+            "image": image,
+            "label": label,
+            "mask": mask,
+            "index": np.where(mask, rows, -1).astype(np.int32),
+            "epoch": np.zeros(len(rows), np.int32),
+        }
+
+    def iterate(self, *, threads: int = 2, prefetch: int = 4) -> Iterator[Batch]:
+        """Yield all batches in order, prepared ahead in threads; see `TrainBatches.iterate`."""
+        return _in_order(self.batch, 0, len(self), threads, prefetch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.iterate()
+
+
+def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
+    rank, processes = shard
+    if not 0 <= rank < processes:
+        raise UsageError(f"shard {shard}: the rank must be in 0..{processes - 1}")
+    if batch_size < 1 or batch_size % processes:
+        raise UsageError(f"batch size {batch_size} must be a positive multiple of the {processes} processes")
+    part = batch_size // processes
+    return slice(rank * part, (rank + 1) * part)
+
+
+def _in_order(
+    batch: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int
+) -> Iterator[Batch]:
+    if threads < 0 or prefetch < 1:
+        raise UsageError(f"threads {threads} must be at least 0 and prefetch {prefetch} at least 1")
+    return (
+        _threaded(batch, range(start, stop), threads, prefetch) if threads else map(batch, range(start, stop))
+    )
+
+
+def _threaded(batch: Callable[[int], Batch], steps: range, threads: int, prefetch: int) -> Iterator[Batch]:
+    import grain
+
+    dataset = grain.MapDataset.source(steps).map(batch)
+    iterator = iter(
+        dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+        )
+    )
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

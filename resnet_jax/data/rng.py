@@ -1,0 +1,41 @@
+"""Random numbers addressed by name: (seed, stream, epoch, index), whoever asks, in whatever order.
+
+Philox is a counter-based generator (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011): the
+key is the seed and the counter is the address, so that no state is passed around and threads cannot disturb
+each other. Only raw bits and ``random()`` are drawn from it: they are what NumPy keeps the same from version
+to version (NEP 19).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from resnet_jax.errors import UsageError
+
+SPLIT, SHUFFLE, CROP = range(3)
+"""Streams: one a purpose, so that equal seeds for two purposes share nothing."""
+
+
+def philox(seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.random.Philox:
+    """Return the bit generator at this address; addresses do not overlap (2^64 blocks each).
+
+    Raises:
+        UsageError: the seed is not in 0 .. 2^64 - 1.
+    """
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"seed {seed} is out of range; need 0 <= seed < 2**64")
+    return np.random.Philox(key=seed, counter=np.array([0, index, epoch, stream], np.uint64))
+
+
+def permutation(count: int, seed: int, stream: int, epoch: int = 0) -> np.ndarray:
+    """Return a permutation of 0 .. count - 1, int64 (count,): the order of ``count`` random 64-bit words.
+
+    >>> permutation(5, seed=0, stream=SHUFFLE).tolist()
+    [4, 2, 0, 1, 3]
+    """
+    return np.argsort(philox(seed, stream, epoch).random_raw(count), kind="stable")
+
+
+def generator(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the generator of one example in one epoch."""
+    return np.random.Generator(philox(seed, stream, epoch, index))

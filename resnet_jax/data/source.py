@@ -1,0 +1,54 @@
+"""One line names a data set: ``digits``, ``folder:PATH``, ``npz:PATH`` or ``tfds:NAME[@DATA_DIR]``."""
+
+from __future__ import annotations
+
+from resnet_jax.data.decode import check_channels
+from resnet_jax.data.records import Dataset
+from resnet_jax.errors import UsageError, unknown
+
+KINDS = {
+    "digits": "digits",
+    "folder": "folder:PATH",
+    "npz": "npz:PATH",
+    "tfds": "tfds:NAME or tfds:NAME@DATA_DIR",
+}
+
+
+def load_dataset(spec: str, *, channels: int | None = None) -> Dataset:
+    """Open a data set. Arrays are read at once; folders and TFDS are listed now and decoded when asked.
+
+    Args:
+        spec: what to open, see the modules `digits`, `folder`, `npz` and `tfds`.
+        channels: 1 for grey, 3 for RGB, None for what is stored (RGB for a folder).
+
+    Raises:
+        UsageError: the spec or ``channels`` is not understood.
+        DataError: the data is missing, empty, unreadable or inconsistent.
+
+    >>> digits = load_dataset("digits")
+    >>> len(digits.splits["all"]), digits.num_classes, digits.splits["all"].image(0).shape
+    (1797, 10, (8, 8, 1))
+    """
+    check_channels(channels)
+    kind, colon, location = spec.partition(":")
+    if kind not in KINDS:
+        raise unknown("data source", kind, KINDS)
+    if bool(location) != (kind != "digits") or (colon and not location):
+        raise UsageError(f"data source {spec!r} is not complete; write {KINDS[kind]}")
+    match kind:
+        case "digits":
+            from resnet_jax.data.digits import load_digits
+
+            return load_digits(channels)
+        case "folder":
+            from resnet_jax.data.folder import load_folder
+
+            return load_folder(location, channels)
+        case "npz":
+            from resnet_jax.data.npz import load_npz
+
+            return load_npz(location, channels)
+        case _:
+            from resnet_jax.data.tfds import load_tfds
+
+            return load_tfds(location, channels)

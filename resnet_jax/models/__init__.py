@@ -1,0 +1,20 @@
+"""Residual networks as Linen modules. Knows nothing of training or data."""
+
+from resnet_jax.models.block import Block
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.count import Counts, count
+from resnet_jax.models.norm import BatchNorm
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.zoo import MODELS, create_model, list_models
+
+__all__ = [
+    "MODELS",
+    "BatchNorm",
+    "Block",
+    "Counts",
+    "ResNet",
+    "ResNetConfig",
+    "count",
+    "create_model",
+    "list_models",
+]

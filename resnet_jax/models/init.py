@@ -1,0 +1,37 @@
+"""Weight initializers by name: the one table that ``init=`` and ``head_init=`` look into."""
+
+from __future__ import annotations
+
+from flax.linen import initializers as _init
+from jax.nn.initializers import Initializer
+
+from resnet_jax.errors import unknown
+
+INITIALIZERS: dict[str, Initializer] = {
+    # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (fan_out keeps the backward signal) and eq. 10 (fan_in)
+    "kaiming_normal": _init.variance_scaling(2.0, "fan_out", "normal"),
+    "kaiming_uniform": _init.variance_scaling(2.0, "fan_out", "uniform"),
+    "kaiming_normal_fan_in": _init.variance_scaling(2.0, "fan_in", "normal"),
+    "kaiming_uniform_fan_in": _init.variance_scaling(2.0, "fan_in", "uniform"),
+    # Glorot & Bengio 2010, eq. 16
+    "xavier_normal": _init.variance_scaling(1.0, "fan_avg", "normal"),
+    "xavier_uniform": _init.variance_scaling(1.0, "fan_avg", "uniform"),
+    "lecun_normal": _init.variance_scaling(1.0, "fan_in", "normal"),
+    "orthogonal": _init.orthogonal(),
+    # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what PyTorch gives its linear and convolution layers
+    "torch_uniform": _init.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+    "normal_0.01": _init.normal(0.01),
+    "zeros": _init.zeros,
+}
+
+
+def initializer(name: str) -> Initializer:
+    """Return the initializer called ``name``; fan-in and fan-out count the kernel window.
+
+    Raises:
+        UsageError: for a name that is not in :data:`INITIALIZERS`; it names the nearest one.
+    """
+    try:
+        return INITIALIZERS[name]
+    except KeyError:
+        raise unknown("initializer", name, INITIALIZERS) from None

@@ -1,0 +1,7 @@
+"""Pure array functions with no Linen in them: the ground floor."""
+
+from resnet_jax.ops.conv import conv
+from resnet_jax.ops.pool import global_mean_pool, max_pool
+from resnet_jax.ops.shortcut import subsample_and_pad
+
+__all__ = ["conv", "global_mean_pool", "max_pool", "subsample_and_pad"]

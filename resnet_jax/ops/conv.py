@@ -1,0 +1,49 @@
+"""Convolution over any number of spatial dimensions with PyTorch's explicit, symmetric padding.
+
+``'SAME'`` pads a stride-2 convolution by (0, 1) where PyTorch pads (1, 1): the outputs differ already in the first
+layer (flax#963, #2993), and no real weight file would give its own logits. So padding is always a number here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax import lax
+from jaxtyping import Array, Float
+
+_SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
+
+
+def conv(
+    x: Float[Array, "n *spatial c_in"],
+    kernel: Float[Array, "*window c_in_per_group c_out"],
+    *,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int] | None = None,
+    groups: int = 1,
+) -> Float[Array, "n *out c_out"]:
+    """Cross-correlate ``x`` with ``kernel``.
+
+    Args:
+        x: input, ``(N, *spatial, C)`` with one to three spatial dimensions.
+        kernel: ``(*window, C // groups, out)``, of the dtype of ``x``.
+        strides: one per spatial dimension.
+        padding: zeros added on **both** sides of each spatial dimension.
+        dilation: distance between kernel taps, one per spatial dimension (default 1).
+        groups: number of channel groups (ResNeXt's cardinality).
+
+    >>> import jax.numpy as jnp
+    >>> conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), strides=(2, 2), padding=(1, 1)).shape
+    (1, 4, 4, 16)
+    """
+    spatial = _SPATIAL[x.ndim - 2]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=tuple(strides),
+        padding=[(p, p) for p in padding],
+        rhs_dilation=dilation,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=groups,
+    )

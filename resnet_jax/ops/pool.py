@@ -1,0 +1,27 @@
+"""Pooling over any number of spatial dimensions."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+def max_pool(
+    x: Float[Array, "n *spatial c"], *, window: int, stride: int, padding: int
+) -> Float[Array, "n *out c"]:
+    """Maximum over square windows; the padding never wins (its value is -inf, as in PyTorch)."""
+    dims = x.ndim - 2
+    return nn.max_pool(
+        x, window_shape=(window,) * dims, strides=(stride,) * dims, padding=((padding, padding),) * dims
+    )
+
+
+def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
+    """Mean over all spatial positions, accumulated and returned in float32 or wider.
+
+    >>> global_mean_pool(jnp.ones((2, 4, 4, 3), jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.mean(x.astype(wide), axis=tuple(range(1, x.ndim - 1)))

@@ -1,0 +1,28 @@
+"""Option A, the shortcut without parameters (He et al. 2016, section 3.3 and the CIFAR nets of section 4.2)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def subsample_and_pad(
+    x: Float[Array, "n *spatial c"], *, stride: int, features: int
+) -> Float[Array, "n *out f"]:
+    """Take every ``stride``-th position starting at 0 and fill up with zero channels on **both** sides.
+
+    The zeros go half before and half after the channels, the odd one after: the layout of the widely used PyTorch
+    CIFAR nets, so that their weights fit. (Torch's fb.resnet.torch appends all of them; the counts are the same, the
+    weights are not interchangeable.)
+
+    Raises:
+        ValueError: if ``features`` is smaller than the number of channels of ``x``.
+
+    >>> subsample_and_pad(jnp.ones((1, 3, 3, 2)), stride=2, features=4)[0, 0, 0].tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+    missing = features - x.shape[-1]
+    if missing < 0:
+        raise ValueError(f"option A cannot reduce {x.shape[-1]} channels to {features}; use shortcut 'B' or 'C'")
+    x = x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(missing // 2, missing - missing // 2)])

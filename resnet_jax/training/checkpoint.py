@@ -1,0 +1,100 @@
+"""Checkpoints of a run: the only file that knows Orbax.
+
+Two folders: ``last`` keeps the two newest states, to resume from; ``best`` keeps the one with the best validation
+result. Writing is asynchronous, so a state may be donated to the next step right after :meth:`Checkpoints.save`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from resnet_jax.errors import RunError
+from resnet_jax.training.state import TrainState
+
+Kind = Literal["last", "best"]
+KEEP: dict[str, int] = {"last": 2, "best": 1}
+
+
+class Checkpoints:
+    """Saves and restores ``(state, progress)``; a context manager that waits for pending writes on exit.
+
+    Args:
+        folder: where the ``last`` and ``best`` folders are; created when needed.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = Path(folder).absolute()
+        self._open: dict[str, ocp.training.Checkpointer] = {}
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def save(self, kind: Kind, state: TrainState, progress: dict[str, Any]) -> None:
+        """Start writing ``state`` and the JSON-serializable ``progress`` under the state's step.
+
+        Saving the same step a second time into one folder does nothing: it would be the same state.
+        """
+        checkpointer, step = self._checkpointer(kind), int(state.step)
+        if step not in self.steps(kind):
+            checkpointer.save_checkpointables_async(step, {"state": state, "progress": progress})
+
+    def steps(self, kind: Kind) -> list[int]:
+        """Return the saved steps, oldest first; empty if there is none."""
+        if kind not in self._open and not (self._folder / kind).is_dir():
+            return []
+        return [checkpoint.step for checkpoint in self._checkpointer(kind).checkpoints]
+
+    def restore(self, kind: Kind, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Load the newest checkpoint of ``kind``.
+
+        Args:
+            kind: ``last`` or ``best``.
+            like: a state (or tree of ``ShapeDtypeStruct``) with the shapes, dtypes and shardings wanted; the
+                checkpoint may have been written on another number of devices.
+
+        Raises:
+            RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
+        """
+        steps = self.steps(kind)
+        if not steps:
+            raise RunError(f"no {kind!r} checkpoint in {self._folder}")
+        abstract = jax.tree.map(_abstract, like)
+        try:
+            loaded = self._checkpointer(kind).load_checkpointables(
+                steps[-1], {"state": abstract, "progress": None}
+            )
+        except Exception as error:
+            reason = error.__cause__ or error.__context__ or error
+            raise RunError(f"cannot restore {self._folder / kind} at step {steps[-1]}: {reason}") from error
+        return loaded["state"], loaded["progress"]
+
+    def wait(self) -> None:
+        """Wait until everything saved so far is on disk."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait for pending writes and let go of the folders."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _checkpointer(self, kind: Kind) -> ocp.training.Checkpointer:
+        if kind not in self._open:
+            policies = ocp.training.save_decision_policies, ocp.training.preservation_policies
+            self._open[kind] = ocp.training.Checkpointer(
+                self._folder / kind,
+                save_decision_policy=policies[0].FixedIntervalPolicy(1),
+                preservation_policy=policies[1].LatestN(KEEP[kind]),
+                cleanup_tmp_directories=True,
+            )
+        return self._open[kind]
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,104 @@
+"""Lengths of training as people say them: epochs, steps, or a share of the whole run.
+
+Recipes speak three dialects: "90 epochs" (Goyal et al., 2017), "64k iterations, the rate drops at 32k and
+48k" (He et al., 2016) and "30% of the run" (Smith, 2017). A `Duration` keeps what was said; `Duration.steps`
+turns it into optimizer steps once the data set and the batch size are known.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from resnet_jax.errors import UsageError
+
+Unit = Literal["epochs", "steps", "fraction"]
+
+_FORMS = "write '5 epochs', '32000 steps' or '50%' (of the whole run)"
+_PATTERN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z]+|%)\s*", re.IGNORECASE)
+_UNITS: dict[str, Unit] = {
+    **dict.fromkeys(("epochs", "epoch", "ep"), "epochs"),
+    **dict.fromkeys(("steps", "step", "st"), "steps"),
+    "%": "fraction",
+}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training.
+
+    Attributes:
+        amount: how many of ``unit``; finite and not negative. Steps are whole; a fraction is in [0, 1].
+        unit: "epochs" (passes over the training set), "steps" (optimizer updates) or "fraction" (of the whole
+            run).
+
+    Raises:
+        UsageError: ``amount`` is negative, not finite, or not possible in ``unit``.
+    """
+
+    amount: float
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise UsageError(f"unknown unit of duration {self.unit!r}: {_FORMS}")
+        if not math.isfinite(self.amount) or self.amount < 0:
+            raise UsageError(
+                f"a duration is finite and not negative, got {self.amount:g} {self.unit}: {_FORMS}"
+            )
+        if self.unit == "steps" and self.amount != int(self.amount):
+            raise UsageError(f"steps are whole, got {self.amount:g} steps: {_FORMS}")
+        if self.unit == "fraction" and self.amount > 1:
+            raise UsageError(f"a share of the run is at most 100%, got {self.amount:.0%}: {_FORMS}")
+
+    def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
+        """Convert to optimizer steps, rounded to the nearest whole step (a half goes up).
+
+        Args:
+            steps_per_epoch: optimizer steps in one pass over the training set.
+            total_steps: optimizer steps of the whole run; None while that is what is being worked out.
+
+        Returns:
+            The number of steps, >= 0. A count of steps comes back unchanged, also beyond ``total_steps``.
+
+        Raises:
+            UsageError: a fraction of a run whose length is not known.
+
+        >>> Duration(2.5, "epochs").steps(steps_per_epoch=391)
+        978
+        >>> Duration(0.29, "fraction").steps(steps_per_epoch=10, total_steps=100)
+        29
+        """
+        if self.unit == "steps":
+            return int(self.amount)
+        if self.unit == "epochs":
+            return math.floor(self.amount * steps_per_epoch + 0.5)
+        if total_steps is None:
+            raise UsageError(
+                f"{self.amount:.0%} of the run cannot say how long the run is: use epochs or steps"
+            )
+        return math.floor(self.amount * total_steps + 0.5)
+
+
+def parse_duration(text: str) -> Duration:
+    """Read "5 epochs" (also epoch, ep), "32000 steps" (step, st) or "50%" (of the whole run).
+
+    Case and spaces do not matter; a bare number is refused, because epochs and steps differ by orders of
+    magnitude.
+
+    Raises:
+        UsageError: anything else, a negative amount, steps that are not whole, or more than 100%.
+
+    >>> parse_duration("5ep")
+    Duration(amount=5.0, unit='epochs')
+    >>> parse_duration("50%")
+    Duration(amount=0.5, unit='fraction')
+    """
+    match = _PATTERN.fullmatch(str(text))
+    unit = _UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise UsageError(f"cannot read the duration {text!r}: {_FORMS}")
+    amount = float(match[1])
+    return Duration(amount / 100 if unit == "fraction" else amount, unit)

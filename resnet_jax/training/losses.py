@@ -1,0 +1,142 @@
+"""Losses per example, in float32, for hard labels and for soft targets.
+
+A loss takes logits (B, K) of any float dtype and targets that are either class indices (B,) or dense rows (B,
+K) (soft labels from mixup, multi-hot labels, regression values), and returns one number per example (B,), so
+that the caller decides how to mask and average. Penalties on the weights belong to the optimizer
+(`optimizers.py`).
+
+A label **out of range** (negative, or >= K) is not detected: no check runs on the device. Such a label
+selects no class: its one-hot row is zero. `cross_entropy` then gives exactly 0 with a zero gradient (the
+example is ignored; with smoothing ``s`` only the uniform part s/K remains), `bce` takes every class as
+absent, `mse` takes zero as the target. A wrong number of classes therefore shows as data quietly ignored,
+which is why the data layer checks labels on the host.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Float32, Shaped
+
+from resnet_jax.errors import UsageError, unknown
+
+Loss = Callable[[Array, Array], Array]
+"""(logits (B, K), targets (B,) int or (B, K)) -> float32 (B,)."""
+
+
+def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, "B K"]:
+    """Return targets as float32 rows: class indices (B,) become one-hot, dense rows (B, K) are cast.
+
+    Raises:
+        UsageError: the shapes do not go together, or targets of shape (B,) are not integers. Raised while
+            tracing.
+
+    >>> dense_targets(jnp.zeros((2, 3)), jnp.array([2, 0])).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    if logits.ndim != 2:
+        raise UsageError(f"a loss takes logits of shape (batch, classes), got {logits.shape}")
+    batch, classes = logits.shape
+    if targets.shape == (batch, classes):
+        return targets.astype(jnp.float32)
+    if targets.shape != (batch,):
+        raise UsageError(
+            f"targets of shape {targets.shape} do not go with logits {logits.shape}: "
+            f"give class indices {(batch,)} or dense rows {(batch, classes)}"
+        )
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise UsageError(
+            f"targets of shape {targets.shape} are class indices and must be integers, got {targets.dtype}; "
+            f"for regression on one value give shape {(batch, 1)}"
+        )
+    return jax.nn.one_hot(targets, classes, dtype=jnp.float32)
+
+
+def cross_entropy(
+    logits: Float[Array, "B K"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+) -> Float32[Array, " B"]:
+    """Softmax cross-entropy, -sum_k y_k log softmax(logits)_k, in nats.
+
+    Args:
+        logits: (B, K), any float dtype; computed in float32.
+        targets: class indices (B,), or rows (B, K) that sum to one.
+        label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / K (Szegedy et al., 2016, section 7).
+            Dense targets are smoothed too; smoothing is linear, so it commutes with mixup.
+
+    Returns:
+        (B,) float32.
+
+    >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([3]))[0]) == float(jnp.log(4.0))
+    True
+    """
+    rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), rows)
+
+
+def bce(
+    logits: Float[Array, "B K"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+) -> Float32[Array, " B"]:
+    """One-versus-all sigmoid cross-entropy, the **mean** over classes, in nats.
+
+    The loss of "ResNet strikes back" (Wightman et al., 2021) and of "Are we done with ImageNet?" (Beyer et
+    al., 2020), reduced as timm's `BinaryCrossEntropy` does by default. The mean makes it K times smaller than
+    the sum: learning rates and weight decays of recipes that sum over classes do not carry over.
+
+    Args:
+        logits: (B, K), any float dtype; computed in float32.
+        targets: class indices (B,), or rows (B, K) in [0, 1], which need not sum to one.
+        label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / K.
+
+    Returns:
+        (B,) float32.
+    """
+    rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
+    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), rows).mean(axis=-1)
+
+
+def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, " B"]:
+    """Squared error, the mean over the K outputs (no factor 1/2), as PyTorch's `MSELoss`.
+
+    Args:
+        outputs: (B, K), any float dtype; computed in float32.
+        targets: values (B, K) for regression, or class indices (B,), which become one-hot rows (Hui & Belkin,
+            2021, without their rescaling).
+
+    Returns:
+        (B,) float32.
+
+    >>> mse(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])).tolist()
+    [2.5]
+    """
+    return optax.squared_error(outputs.astype(jnp.float32), dense_targets(outputs, targets)).mean(axis=-1)
+
+
+LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType(
+    {"cross_entropy": cross_entropy, "bce": bce, "mse": mse}
+)
+"""The losses by name. Those that smooth labels take the keyword ``label_smoothing``."""
+
+
+def get_loss(name: str, label_smoothing: float = 0.0) -> Loss:
+    """Look a loss up by name and fix its label smoothing.
+
+    Raises:
+        UsageError: no such loss, smoothing outside [0, 1), or smoothing of a loss that has none.
+
+    >>> get_loss("bce", label_smoothing=0.1)(jnp.zeros((2, 5)), jnp.array([1, 4])).shape
+    (2,)
+    """
+    if name not in LOSSES:
+        raise unknown("loss", name, LOSSES)
+    if not 0.0 <= label_smoothing < 1.0:
+        raise UsageError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    if label_smoothing == 0.0:
+        return LOSSES[name]
+    if name == "mse":
+        raise UsageError("label_smoothing goes with cross_entropy and bce; mse has no classes to smooth over")
+    return functools.partial(LOSSES[name], label_smoothing=label_smoothing)

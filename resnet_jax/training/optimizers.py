@@ -1,0 +1,284 @@
+"""Optimizers: one gradient transformation from a flat configuration, with every mask told by role.
+
+The order is fixed and the same for all:
+
+1. clip the gradient by its global norm;
+2. add the penalties that act through it: L1 (l1 sign(w)) for all, L2 (wd w) for sgd, adam and rmsprop;
+3. the optimizer's own scaling;
+4. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
+5. multiply by the learning rate of the schedule.
+
+With g the gradient after 1 and 2, m' and s' Adam's bias-corrected moments, and norms taken per parameter:
+
+| name    | update                                                            | follows                   |
+|---------|-------------------------------------------------------------------|---------------------------|
+| sgd     | v <- m v + g; w -= lr v (nesterov: w -= lr (g + m v))             | PyTorch; Sutskever 2013   |
+| adam    | w -= lr m' / (sqrt(s') + eps)                                     | Kingma, Ba 2015 (with L2) |
+| adamw   | w -= lr (m' / (sqrt(s') + eps) + wd w)                            | Loshchilov, Hutter 2019   |
+| rmsprop | s <- a s + (1 - a) g^2; v <- m v + g / (sqrt(s) + eps); w -= lr v | PyTorch: eps outside, s_0 = |
+| lars    | v <- m v + lr q (g + wd w); w -= v; q = c |w| / (|g| + wd |w|)    | You et al. 2017           |
+| lamb    | r = m' / (sqrt(s') + eps) + wd w; w -= lr r |w| / |r|             | You et al. 2020           |
+
+Penalties reach only the parameters whose role is in ``decay_roles``. The trust ratios of lars and lamb reach
+only kernels (`roles.KERNEL_ROLES`), as in MLPerf's LARS, the LAMB authors' code and timm; elsewhere they are 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax.errors import UsageError, unknown
+from resnet_jax.training import roles
+from resnet_jax.training.schedules import ScheduleConfig, make_schedule
+
+PyTree = Any
+_Settings = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer, its penalties and its schedule. None means the optimizer's own default.
+
+    What the chosen optimizer does not use must stay None: `make_optimizer` refuses it.
+    """
+
+    name: str = "sgd"
+    """sgd, adam, adamw, rmsprop, lars or lamb."""
+    learning_rate: float = 0.1
+    """The base learning rate, which the schedule multiplies; not scaled with the batch size."""
+    momentum: float | None = None
+    """sgd, lars (default 0.9), rmsprop (default 0): heavy-ball momentum, in [0, 1)."""
+    nesterov: bool | None = None
+    """sgd, lars: Nesterov's momentum (default no)."""
+    b1: float | None = None
+    """adam, adamw, lamb: decay of the first moment (default 0.9)."""
+    b2: float | None = None
+    """adam, adamw, lamb: decay of the second moment (default 0.999)."""
+    eps: float | None = None
+    """adam, adamw, rmsprop (default 1e-8), lamb (default 1e-6): added to the root of the second moment."""
+    decay: float | None = None
+    """rmsprop: decay of the second moment, PyTorch's alpha (default 0.99)."""
+    trust_coefficient: float | None = None
+    """lars: c, how far one update may move a layer relative to its norm (default 0.001)."""
+    weight_decay: float = 0.0
+    """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
+    l1: float = 0.0
+    """L1 penalty: the gradient gets l1 * sign(w)."""
+    decay_roles: tuple[str, ...] = roles.KERNEL_ROLES
+    """Roles of the parameters that both penalties act on (see roles.py)."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient; None does not clip."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How the learning rate moves over the run."""
+
+
+def make_optimizer(
+    cfg: OptimConfig,
+    params: PyTree,
+    *,
+    steps_per_epoch: int,
+    total_steps: int,
+    rules: roles.Rules = roles.ROLE_RULES,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Build the optimizer. Do it once per run: two separately built ones make `jit` trace the step twice.
+
+    Args:
+        cfg: which one and its settings.
+        params: parameters or their `jax.ShapeDtypeStruct`s; only the paths are read, for the masks.
+        steps_per_epoch: optimizer steps in one pass over the training set.
+        total_steps: optimizer steps of the whole run.
+        rules: how paths become roles (`roles.Rules`).
+
+    Returns:
+        The transformation, whose ``update`` needs the parameters, and the schedule in it (for logging).
+
+    Raises:
+        UsageError: unknown optimizer, schedule or role, a setting that is not used or out of range,
+            parameters without a role.
+
+    >>> params = {"head": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    >>> cfg = OptimConfig("sgd", learning_rate=0.5, weight_decay=0.1)
+    >>> tx, schedule = make_optimizer(cfg, params, steps_per_epoch=10, total_steps=100)
+    >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    >>> {name: round(float(u.sum()), 3) for name, u in updates["head"].items()}  # only the kernel decays
+    {'bias': 0.0, 'kernel': -0.2}
+    """
+    if cfg.name not in OPTIMIZERS:
+        raise unknown("optimizer", cfg.name, OPTIMIZERS)
+    spec = OPTIMIZERS[cfg.name]
+    settings = _settings(cfg, spec.defaults)
+    lr = make_schedule(
+        cfg.schedule, cfg.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    decayed = roles.mask(params, cfg.decay_roles, rules)
+    known = roles.role_names(rules)
+    kernels = roles.mask(params, [role for role in roles.KERNEL_ROLES if role in known], rules)
+
+    chain: list[optax.GradientTransformation] = []
+    if cfg.clip_norm is not None:
+        chain.append(optax.clip_by_global_norm(cfg.clip_norm))
+    if cfg.l1:
+        chain.append(optax.masked(_add_l1(cfg.l1), decayed))
+    if cfg.weight_decay and spec.coupled:
+        chain.append(optax.add_decayed_weights(cfg.weight_decay, mask=decayed))
+    decay = _Decay(0.0 if spec.coupled else cfg.weight_decay, decayed)
+    chain.append(spec.build(settings, lr, decay, kernels))
+    return optax.chain(*chain), lr
+
+
+class _Decay(NamedTuple):
+    """Decoupled weight decay: its strength (0 where it is coupled) and the parameters it acts on."""
+
+    strength: float
+    mask: PyTree
+
+    def add(self) -> optax.GradientTransformation:
+        """Return the transformation that adds strength * w to the update."""
+        return optax.add_decayed_weights(self.strength, self.mask) if self.strength else optax.identity()
+
+
+class OptimizerSpec(NamedTuple):
+    """One optimizer.
+
+    Attributes:
+        defaults: the optional fields it accepts, with their defaults.
+        coupled: whether weight decay goes through the gradient (L2) or is left to ``build``.
+        build: (settings, schedule, decoupled decay, mask of kernels) -> transformation with the rate in it.
+    """
+
+    defaults: Mapping[str, float]
+    coupled: bool
+    build: Callable[[_Settings, optax.Schedule, _Decay, PyTree], optax.GradientTransformation]
+
+
+_OPTIONAL = ("momentum", "nesterov", "b1", "b2", "eps", "decay", "trust_coefficient")
+_UNIT = (lambda x: 0 <= x < 1, "in [0, 1)")
+_POSITIVE = (lambda x: x > 0, "finite and positive")
+_NOT_NEGATIVE = (lambda x: x >= 0, "finite and not negative")
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "l1": _NOT_NEGATIVE,
+    "clip_norm": _POSITIVE,
+    **dict.fromkeys(("momentum", "b1", "b2", "decay"), _UNIT),
+    **dict.fromkeys(("eps", "trust_coefficient"), _POSITIVE),
+}
+
+
+def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, float]:
+    """Merge what was set over the optimizer's defaults; refuse unused settings and values out of range."""
+    chosen = {name: getattr(cfg, name) for name in _OPTIONAL if getattr(cfg, name) is not None}
+    unused = [name for name in chosen if name not in defaults]
+    if unused:
+        raise UsageError(f"{cfg.name} does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
+    settings = {**defaults, **chosen}
+    for name, (holds, range_) in _RANGES.items():
+        value = settings.get(name, getattr(cfg, name))
+        if value is not None and not (math.isfinite(value) and holds(value)):
+            raise UsageError(f"{name} of {cfg.name} must be {range_}, got {value}")
+    if settings.get("nesterov") and not settings["momentum"]:
+        raise UsageError(f"nesterov of {cfg.name} needs a momentum > 0")
+    return settings
+
+
+def _add_l1(strength: float) -> optax.GradientTransformation:
+    return optax.stateless(lambda g, w: jax.tree.map(lambda g, w: g + strength * jnp.sign(w), g, w))
+
+
+def _momentum(settings: _Settings) -> optax.GradientTransformation:
+    if not settings["momentum"]:
+        return optax.identity()
+    return optax.trace(settings["momentum"], nesterov=bool(settings.get("nesterov")))
+
+
+def _scale_by_adam(settings: _Settings) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(settings["b1"], settings["b2"], settings["eps"])
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # Optax computes float ** int in the bias correction
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def scale_by_lars(
+    weight_decay: float, trust_coefficient: float, decayed: PyTree, adapted: PyTree
+) -> optax.GradientTransformation:
+    """LARS' layer-wise rate, q (g + wd w) with q = c |w| / (|g| + wd |w|) (You et al., 2017, algorithm 1).
+
+    `optax.lars` divides by |g + wd w| instead. Where |w| or |g| is zero, q is 1.
+
+    Args:
+        weight_decay: wd.
+        trust_coefficient: c.
+        decayed: booleans, where wd acts (elsewhere it is 0).
+        adapted: booleans, where q acts (elsewhere it is 1).
+    """
+
+    def scale(g: jax.Array, w: jax.Array, decays: bool, adapts: bool) -> jax.Array:
+        wd = weight_decay if decays else 0.0
+        update = g + wd * w
+        if not adapts:
+            return update
+        w_norm, g_norm = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
+        usable = (w_norm > 0) & (g_norm > 0)
+        ratio = trust_coefficient * w_norm / jnp.where(usable, g_norm + wd * w_norm, 1.0)
+        return jnp.where(usable, ratio, 1.0) * update
+
+    return optax.stateless(lambda g, w: jax.tree.map(scale, g, w, decayed, adapted))
+
+
+def _sgd(
+    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
+) -> optax.GradientTransformation:
+    return optax.chain(_momentum(settings), optax.scale_by_learning_rate(lr))
+
+
+def _adam(
+    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
+) -> optax.GradientTransformation:
+    return optax.chain(_scale_by_adam(settings), decay.add(), optax.scale_by_learning_rate(lr))
+
+
+def _rmsprop(
+    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
+) -> optax.GradientTransformation:
+    rms = optax.scale_by_rms(settings["decay"], settings["eps"], eps_in_sqrt=False)
+    return optax.chain(rms, _momentum(settings), optax.scale_by_learning_rate(lr))
+
+
+def _lars(
+    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
+) -> optax.GradientTransformation:
+    layerwise = scale_by_lars(decay.strength, settings["trust_coefficient"], decay.mask, kernels)
+    return optax.chain(layerwise, optax.scale_by_learning_rate(lr), _momentum(settings))
+
+
+def _lamb(
+    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
+) -> optax.GradientTransformation:
+    layerwise = optax.masked(optax.scale_by_trust_ratio(), kernels)
+    return optax.chain(_scale_by_adam(settings), decay.add(), layerwise, optax.scale_by_learning_rate(lr))
+
+
+_MOMENTS = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+
+OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
+    {
+        "sgd": OptimizerSpec({"momentum": 0.9, "nesterov": False}, True, _sgd),
+        "adam": OptimizerSpec(_MOMENTS, True, _adam),
+        "adamw": OptimizerSpec(_MOMENTS, False, _adam),
+        "rmsprop": OptimizerSpec({"momentum": 0.0, "decay": 0.99, "eps": 1e-8}, True, _rmsprop),
+        "lars": OptimizerSpec({"momentum": 0.9, "nesterov": False, "trust_coefficient": 1e-3}, False, _lars),
+        "lamb": OptimizerSpec({**_MOMENTS, "eps": 1e-6}, False, _lamb),
+    }
+)
+"""The optimizers by name."""

@@ -1,0 +1,140 @@
+"""What every parameter is for, told from its path: the basis of all optimizer masks.
+
+Weight decay, LARS and friends treat convolution kernels, biases and normalization parameters differently. "By
+rank" and "the last two leaves" break with the first model that is built otherwise; here an ordered table of
+regular expressions gives each parameter a role, and **exactly one** rule must match each path (the discipline
+of big_vision's masks): a new kind of parameter is an error that names it, never silently decayed or silently
+skipped.
+
+The default rules cover the networks of this package and the usual Linen layers under their automatic names:
+
+| role       | parameters                                                                             |
+|------------|----------------------------------------------------------------------------------------|
+| conv       | kernel of a module with "conv" in its name (`stem/conv`, `conv1`, `Conv_0`)            |
+| head       | kernel of the module `head`, the classifier                                            |
+| dense      | every other kernel (`Dense_0`, squeeze-excite)                                         |
+| bias       | bias of everything that is not a normalization                                         |
+| norm_scale | scale of a normalization (`norm1`, `BatchNorm_0`, `bn1`)                               |
+| norm_bias  | bias of a normalization                                                                |
+| gain       | per-channel gain of a weight-standardized convolution (`conv1/gain`)                   |
+| scalar     | scalars of a block: Fixup `bias1a`, `scale`; SkipInit and ReZero `gain` (`block0/gain`) |
+
+Only the module that holds the parameter decides, wherever it sits in the tree, so a stage scanned over its
+blocks (`stage1/blocks/conv1/kernel`) has the same roles as the unrolled one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+
+from resnet_jax.errors import UsageError, unknown
+
+PyTree = Any
+Rules = tuple[tuple[str, str], ...]
+"""Ordered pairs (regular expression that must match a whole '/'-joined path, role)."""
+
+_IN = r"(?:.*/)?"  # any parent modules
+_NORM = r"(?i:[^/]*norm[^/]*|(?:bn|gn|ln)(?:[_\d][^/]*)?)"  # norm1, BatchNorm_0, bn1, bn_init
+_CONV = rf"(?!{_NORM}/)(?i:[^/]*conv[^/]*)"  # conv, conv1, Conv_0, ConvTranspose_0
+_BLOCK = r"blocks?\d*"
+_SCALAR = r"(?:bias\d[ab]|scale|gain)"
+
+ROLE_RULES: Rules = (
+    (rf"{_IN}{_CONV}/kernel", "conv"),
+    (rf"{_IN}head/kernel", "head"),
+    (rf"{_IN}(?!head/|{_CONV}/)[^/]+/kernel|kernel", "dense"),
+    (rf"{_IN}(?!{_NORM}/)[^/]+/bias|bias", "bias"),
+    (rf"{_IN}{_NORM}/scale", "norm_scale"),
+    (rf"{_IN}{_NORM}/bias", "norm_bias"),
+    (rf"{_IN}{_CONV}/gain", "gain"),
+    (rf"{_IN}{_BLOCK}/{_SCALAR}", "scalar"),
+)
+"""The default rules; to cover more, add pairs: ``(*ROLE_RULES, ("pos_embedding", "embedding"))``."""
+
+KERNEL_ROLES = ("conv", "head", "dense")
+"""Roles that multiply activations as matrices: what is decayed, and what LARS and LAMB adapt."""
+
+
+def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:
+    """Return the roles that ``rules`` can give, each once, in the order of the rules.
+
+    >>> role_names()
+    ('conv', 'head', 'dense', 'bias', 'norm_scale', 'norm_bias', 'gain', 'scalar')
+    """
+    return tuple(dict.fromkeys(role for _, role in rules))
+
+
+def roles(params: PyTree, rules: Rules = ROLE_RULES) -> PyTree:
+    """Return the tree of ``params`` with its role, a string, in place of each parameter.
+
+    Args:
+        params: arrays or `jax.ShapeDtypeStruct`s; only the paths are read.
+        rules: see `Rules`; every path must match exactly one.
+
+    Raises:
+        UsageError: paths that no rule or more than one rule matches, all of them listed.
+
+    >>> roles({"stem": {"conv": {"kernel": 0}, "norm": {"scale": 0}}, "head": {"bias": 0}})
+    {'head': {'bias': 'bias'}, 'stem': {'conv': {'kernel': 'conv'}, 'norm': {'scale': 'norm_scale'}}}
+    """
+    paths = jax.tree_util.tree_map_with_path(lambda path, _: _join(path), params)
+    matched = {path: _matches(path, rules) for path in jax.tree.leaves(paths)}
+    problems = [_problem(path, found) for path, found in matched.items() if len(found) != 1]
+    if problems:
+        raise UsageError(
+            "every parameter needs exactly one role; give `rules` that also decide:\n  "
+            + "\n  ".join(problems)
+        )
+    return jax.tree.map(lambda path: matched[path][0][1], paths)
+
+
+_roles = roles  # `mask` has an argument of that name
+
+
+def mask(params: PyTree, roles: Collection[str], rules: Rules = ROLE_RULES) -> PyTree:
+    """Return the tree of ``params`` with True where the parameter has one of ``roles``; for `optax.masked`.
+
+    A known role that ``params`` happen to have no parameter of is fine: it selects nothing.
+
+    Raises:
+        UsageError: a role that ``rules`` never give, or parameters not covered exactly once.
+
+    >>> mask({"conv": {"kernel": 0}, "norm": {"scale": 0}}, roles=("conv", "head"))
+    {'conv': {'kernel': True}, 'norm': {'scale': False}}
+    """
+    known = role_names(rules)
+    for role in roles:
+        if role not in known:
+            raise unknown("parameter role", role, known)
+    return jax.tree.map(lambda role: role in roles, _roles(params, rules))
+
+
+def count_by_role(params: PyTree, rules: Rules = ROLE_RULES) -> Mapping[str, int]:
+    """Return how many numbers each role holds, for the roles that occur, in the order of the rules.
+
+    >>> import jax.numpy as jnp
+    >>> count_by_role({"head": {"kernel": jnp.ones((64, 10)), "bias": jnp.ones(10)}})
+    {'head': 640, 'bias': 10}
+    """
+    counts: Counter[str] = Counter()
+    jax.tree.map(lambda role, leaf: counts.update({role: leaf.size}), _roles(params, rules), params)
+    return {role: counts[role] for role in role_names(rules) if role in counts}
+
+
+def _join(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _matches(path: str, rules: Rules) -> list[tuple[str, str]]:
+    return [(pattern, role) for pattern, role in rules if re.fullmatch(pattern, path)]
+
+
+def _problem(path: str, found: list[tuple[str, str]]) -> str:
+    if not found:
+        return f"{path!r}: no rule matches"
+    return f"{path!r}: {len(found)} rules match (" + ", ".join(f"{role}: {p!r}" for p, role in found) + ")"

@@ -1,0 +1,238 @@
+"""Learning-rate schedules: step -> float32 learning rate, pure and jit-able.
+
+Every schedule is ``base_lr * warmup(t) * body(t)``, where t is the 0-based index of the update that uses the
+rate, W the steps of warm-up, T those of the whole run and u = (t - W) / (T - W):
+
+| kind       | body(t)                                                             | source                  |
+|------------|---------------------------------------------------------------------|-------------------------|
+| constant   | 1                                                                   |                         |
+| multistep  | factor ** (number of milestones <= t), counted from step 0          | He et al. 2016          |
+| cosine     | end + (1 - end) (1 + cos(pi u)) / 2                                 | Loshchilov, Hutter 2017 |
+| polynomial | end + (1 - end) (1 - u) ** power                                    | You et al. 2017         |
+| onecycle   | from 1/div_factor up to 1, down to 1/(div_factor final_div_factor)  | Smith, Topin 2019       |
+
+Warm-up is linear: s + (1 - s) t / W for t < W, then 1 (Goyal et al. 2017). Cosine and polynomial reach their
+end value at t = T, one update after the last, as in Optax and timm, and stay there. One cycle follows
+PyTorch's `OneCycleLR`: a rise of P steps peaks at update P - 1 and the last update, T - 1, has the smallest
+rate (`optax.cosine_onecycle_schedule` takes one step more for both).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax.errors import UsageError, unknown
+from resnet_jax.training.duration import parse_duration
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves. None (or empty) means the schedule's own default.
+
+    Durations read "5 epochs", "32000 steps" or "50%" (of the whole run). A field that the chosen schedule
+    does not use must stay unset: `make_schedule` refuses it, because a silently ignored setting is a wrong
+    experiment.
+    """
+
+    kind: str = "constant"
+    """constant, multistep, cosine, polynomial or onecycle."""
+    warmup: str | None = None
+    """How long the rate first rises linearly (default "0 steps"); onecycle has its own rise instead."""
+    warmup_start_factor: float | None = None
+    """Rate of the first update as a fraction of the base rate, in [0, 1] (default 0)."""
+    milestones: tuple[str, ...] = ()
+    """multistep: when the rate drops, counted from the start of the run, such as ("50%", "75%")."""
+    factor: float | None = None
+    """multistep: what the rate is multiplied by at each milestone (default 0.1)."""
+    end_value: float | None = None
+    """cosine, polynomial: the final rate as a fraction of the base rate, in [0, 1] (default 0)."""
+    power: float | None = None
+    """polynomial: the exponent; 1 is a straight line (default 1)."""
+    peak: str | None = None
+    """onecycle: how long the rate rises (default "30%")."""
+    div_factor: float | None = None
+    """onecycle: base rate / first rate (default 25)."""
+    final_div_factor: float | None = None
+    """onecycle: first rate / last rate (default 10000)."""
+    anneal: str | None = None
+    """onecycle: shape of both halves, cosine or linear (default cosine)."""
+
+
+class _Run(NamedTuple):
+    """What a body needs to know about the run, in steps."""
+
+    steps_per_epoch: int
+    total: int
+    warmup: int
+
+    def steps(self, duration: str) -> int:
+        return parse_duration(duration).steps(self.steps_per_epoch, self.total)
+
+
+class _Spec(NamedTuple):
+    """Which fields a schedule accepts, with their defaults, and body(settings, run) -> t -> multiplier."""
+
+    defaults: Mapping[str, Any]
+    body: Callable[[Mapping[str, Any], _Run], optax.Schedule]
+
+
+_WARMUP = {"warmup": "0 steps", "warmup_start_factor": 0.0}
+
+
+def make_schedule(
+    cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, total_steps: int
+) -> optax.Schedule:
+    """Build the schedule.
+
+    Args:
+        cfg: which one and its settings.
+        base_lr: the rate all factors refer to (for onecycle the peak), finite and > 0.
+        steps_per_epoch: optimizer steps in one pass over the training set, >= 1.
+        total_steps: optimizer steps of the whole run, >= 1.
+
+    Returns:
+        A function from the step (int or int array of any shape) to the float32 learning rate of the same
+        shape.
+
+    Raises:
+        UsageError: unknown kind, a setting the kind does not use, a value out of range, an unreadable
+            duration, milestones out of order, or a warm-up as long as the run.
+
+    >>> he = ScheduleConfig(kind="multistep", milestones=("50%", "75%"))
+    >>> lr = make_schedule(he, 0.1, steps_per_epoch=391, total_steps=64_000)
+    >>> [round(float(lr(t)), 4) for t in (0, 31_999, 32_000, 47_999, 48_000)]
+    [0.1, 0.1, 0.01, 0.01, 0.001]
+    """
+    if not (math.isfinite(base_lr) and base_lr > 0):
+        raise UsageError(f"the base learning rate must be finite and positive, got {base_lr}")
+    if steps_per_epoch < 1 or total_steps < 1:
+        raise UsageError(
+            f"a schedule needs at least one step, got {steps_per_epoch} an epoch and {total_steps} in all"
+        )
+    if cfg.kind not in SCHEDULES:
+        raise unknown("schedule", cfg.kind, SCHEDULES)
+    spec = SCHEDULES[cfg.kind]
+    settings = _settings(cfg, spec.defaults)
+    run = _Run(steps_per_epoch, total_steps, warmup=0)
+    run = run._replace(warmup=run.steps(settings.get("warmup", "0 steps")))
+    if run.warmup >= total_steps:
+        raise UsageError(
+            f"warm-up of {settings['warmup']!r} ({run.warmup} steps) leaves none of {total_steps} steps"
+        )
+    rise = (
+        optax.linear_schedule(settings.get("warmup_start_factor", 1.0), 1.0, run.warmup)
+        if run.warmup
+        else _one
+    )
+    body = spec.body(settings, run)
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        t = jnp.asarray(step).astype(jnp.float32)  # exact up to 2**24 steps
+        return jnp.float32(base_lr) * rise(t) * body(t)
+
+    return schedule
+
+
+def _settings(cfg: ScheduleConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge what was set over the defaults, and refuse what the schedule does not use."""
+    chosen = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.name != "kind"}
+    chosen = {name: value for name, value in chosen.items() if value is not None and value != ()}
+    unused = [name for name in chosen if name not in defaults]
+    if unused:
+        raise UsageError(
+            f"the {cfg.kind} schedule does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}"
+        )
+    settings = {**defaults, **chosen}
+    for name, (holds, range_) in _RANGES.items():
+        if name in settings and not (math.isfinite(settings[name]) and holds(settings[name])):
+            raise UsageError(f"{name} of the {cfg.kind} schedule must be {range_}, got {settings[name]}")
+    return settings
+
+
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "warmup_start_factor": (lambda x: 0 <= x <= 1, "in [0, 1]"),
+    "factor": (lambda x: x >= 0, "finite and not negative"),
+    "end_value": (lambda x: 0 <= x <= 1, "in [0, 1]"),
+    "power": (lambda x: x > 0, "finite and positive"),
+    "div_factor": (lambda x: x >= 1, "finite and at least 1"),
+    "final_div_factor": (lambda x: x > 0, "finite and positive"),
+}
+
+
+def _one(t: jax.typing.ArrayLike) -> jax.Array:
+    return jnp.ones_like(t, dtype=jnp.float32)
+
+
+def _constant(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
+    return _one
+
+
+def _multistep(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
+    milestones = settings["milestones"]
+    if not milestones:
+        raise UsageError("the multistep schedule needs milestones, such as ('50%', '75%')")
+    steps = [run.steps(milestone) for milestone in milestones]
+    if steps[0] < 1 or any(a >= b for a, b in itertools.pairwise(steps)):
+        raise UsageError(f"milestones must be after step 0 and increasing, got {milestones} = steps {steps}")
+    return optax.piecewise_constant_schedule(1.0, dict.fromkeys(steps, float(settings["factor"])))
+
+
+def _cosine(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
+    fall = optax.cosine_decay_schedule(1.0, run.total - run.warmup, alpha=settings["end_value"])
+    return lambda t: fall(jnp.maximum(t - run.warmup, 0.0))
+
+
+def _polynomial(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
+    return optax.polynomial_schedule(
+        1.0, settings["end_value"], settings["power"], run.total - run.warmup, transition_begin=run.warmup
+    )
+
+
+def _onecycle(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
+    if settings["anneal"] not in _SHAPES:
+        raise unknown("anneal of the onecycle schedule", settings["anneal"], _SHAPES)
+    shape = _SHAPES[settings["anneal"]]
+    rise = run.steps(settings["peak"])
+    if rise > run.total:
+        raise UsageError(f"peak {settings['peak']!r} (step {rise}) comes after the last of {run.total} steps")
+    # Updates at which the rate is first, highest, last. Runs of a few steps may lack the rise or the fall.
+    turns = jnp.array([0, max(rise - 1, 0), run.total - 1], dtype=jnp.float32)
+    first = 1 / settings["div_factor"]
+    last = first / settings["final_div_factor"]
+
+    def body(t: jax.typing.ArrayLike) -> jax.Array:
+        position = jnp.interp(jnp.asarray(t), turns, jnp.array([-1.0, 0.0, 1.0]))
+        low = jnp.where(position < 0, first, last)
+        return low + (1 - low) * shape(jnp.abs(position))
+
+    return body
+
+
+_SHAPES: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "cosine": lambda x: (1 + jnp.cos(jnp.pi * x)) / 2,
+    "linear": lambda x: 1 - x,
+}
+"""Falls from 1 at x = 0 to 0 at x = 1."""
+
+SCHEDULES: Mapping[str, _Spec] = MappingProxyType(
+    {
+        "constant": _Spec(_WARMUP, _constant),
+        "multistep": _Spec({**_WARMUP, "milestones": (), "factor": 0.1}, _multistep),
+        "cosine": _Spec({**_WARMUP, "end_value": 0.0}, _cosine),
+        "polynomial": _Spec({**_WARMUP, "end_value": 0.0, "power": 1.0}, _polynomial),
+        "onecycle": _Spec(
+            {"peak": "30%", "div_factor": 25.0, "final_div_factor": 1e4, "anneal": "cosine"}, _onecycle
+        ),
+    }
+)
+"""The schedules by name."""

@@ -1,0 +1,83 @@
+"""TrainState: everything one training step reads and writes, as one pytree of arrays and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a training run; the step is ``state, metrics = train_step(state, batch)``.
+
+    It holds arrays only. The model, the optimizer and the loss are closed over by the step, so two states of one run
+    always have equal tree structure and the compiled step is reused.
+
+    Attributes:
+        step: optimizer updates tried so far, int32 scalar; also the position in the data.
+        params: the trainable parameters.
+        batch_stats: running means and variances; an empty dict for a network without batch norm.
+        opt_state: the optimizer's state.
+        rng: PRNG key of the run; it never changes, keys are derived from it by folding in step, epoch or index.
+        ema: exponential moving averages ``{"params": ..., "batch_stats": ...}``, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    rng: jax.Array
+    ema: Any = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables of the network as trained: what ``model.apply`` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables to evaluate: the averaged ones where there are any, else the trained ones."""
+        return self.variables if self.ema is None else self.ema
+
+
+def init_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    input_shape: Sequence[int],
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """Initialize a state. Pure; :func:`create_state` runs it inside jit with shardings.
+
+    Args:
+        model: any Linen module called as ``model(x, train=...)``.
+        tx: the optimizer.
+        key: PRNG key of the run.
+        input_shape: shape of one example, without the batch axis.
+        ema: also keep moving averages, started at the initial values.
+
+    >>> from resnet_jax.models import create_model
+    >>> model = create_model("resnet20_cifar")
+    >>> state = jax.eval_shape(lambda k: init_state(model, optax.sgd(0.1), k, (32, 32, 3)), jax.random.key(0))
+    >>> state.step.dtype, state.params["head"]["kernel"].shape
+    (dtype('int32'), (64, 10))
+    """
+    init_key, run_key = jax.random.split(key)
+    variables = model.init(init_key, jnp.zeros((1, *input_shape)), train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        rng=run_key,
+        # a copy: a donated buffer must not be donated twice
+        ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
+    )

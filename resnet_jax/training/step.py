@@ -1,0 +1,163 @@
+"""The train and eval step: pure functions, no host work inside, the same numbers on any number of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from resnet_jax.errors import UsageError
+from resnet_jax.training.accumulate import accumulate_gradients
+from resnet_jax.training.ema import ema_update
+from resnet_jax.training.losses import cross_entropy
+from resnet_jax.training.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Preprocess = Callable[[jax.Array, Batch], jax.Array]
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    loss: Loss = cross_entropy,
+    preprocess: Preprocess | None = None,
+    accumulate: int = 1,
+    norm_momentum: float | None = None,
+    ema_decay: float | None = None,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Build ``train_step(state, batch) -> (state, metrics)``.
+
+    The batch has ``image`` (N, H, W, C) and ``label``. One call makes one optimizer update. If the loss or any
+    gradient is not finite, the update is rejected **as a whole**: params, opt_state, batch_stats and averages keep
+    their old values, only ``step`` moves on (it is the position in the data) and ``rejected`` is 1.
+
+    Args:
+        model: a Linen module called as ``model(x, train=...)``.
+        tx: the optimizer; build it once.
+        loss: per-example loss ``(logits, labels) -> (N,)``; the step minimizes its mean.
+        preprocess: ``(key, batch) -> images`` for augmentation and normalization on the device. The key is the same
+            at every step: derive from it with what identifies an example (epoch and index in the batch).
+        accumulate: number of equal micro-batches the batch is cut into; see
+            :mod:`resnet_jax.training.accumulate` for what batch norm does then.
+        norm_momentum: momentum of the network's batch norm; needed to accumulate with one.
+        ema_decay: decay per step of the moving averages; the state must hold some (``init_state(ema=True)``).
+        axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
+            batch statistics over the same axis.
+
+    Returns:
+        The step. Its metrics are float32 scalars: ``loss`` (mean), ``correct`` and ``count`` (sums over the batch),
+        ``grad_norm`` (global L2 norm before clipping), ``rejected`` (0 or 1).
+
+    Raises:
+        UsageError: arguments that do not go together.
+    """
+    if accumulate < 1:
+        raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
+
+    def loss_and_updates(params, batch_stats, images, labels, dropout_key):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        correct = jnp.sum(_is_correct(logits, labels).astype(jnp.float32))
+        return jnp.mean(loss(logits, labels)), (updates.get("batch_stats", {}), correct)
+
+    value_and_grad = jax.value_and_grad(loss_and_updates, has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        images = batch["image"] if preprocess is None else preprocess(state.rng, batch)
+        labels = batch["label"]
+        dropout_key = jax.random.fold_in(state.rng, state.step)
+        if axis_name is not None:
+            dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
+        if accumulate == 1:
+            (value, (stats, correct)), grads = value_and_grad(
+                state.params, state.batch_stats, images, labels, dropout_key
+            )
+        else:
+            (value, (stats, correct)), grads = accumulate_gradients(
+                value_and_grad, state.params, state.batch_stats, images, labels, dropout_key,
+                steps=accumulate, norm_momentum=norm_momentum,
+            )  # fmt: skip
+        count = jnp.asarray(labels.shape[0], jnp.float32)
+        if axis_name is not None:
+            grads, value = lax.pmean((grads, value), axis_name)
+            correct, count = lax.psum((correct, count), axis_name)
+
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = ema_update(ema, {"params": params, "batch_stats": stats}, ema_decay, state.step)
+        new = state.replace(params=params, batch_stats=stats, opt_state=opt_state, ema=ema)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + 1)
+        metrics = {
+            "loss": value,
+            "correct": correct,
+            "count": count,
+            "grad_norm": grad_norm,
+            "rejected": 1.0 - finite.astype(jnp.float32),
+        }
+        return new, {name: metric.astype(jnp.float32) for name, metric in metrics.items()}
+
+    return train_step
+
+
+def make_predict_step(
+    model: nn.Module, *, preprocess: Preprocess | None = None
+) -> Callable[[Mapping[str, Any], Batch], jax.Array]:
+    """Build ``predict_step(variables, batch) -> logits`` in evaluation mode, float32 or wider."""
+
+    def predict_step(variables, batch):
+        images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
+        return model.apply(variables, images, train=False)
+
+    return predict_step
+
+
+def make_eval_step(
+    model: nn.Module, *, loss: Loss = cross_entropy, preprocess: Preprocess | None = None
+) -> Callable[[Mapping[str, Any], Batch], dict[str, jax.Array]]:
+    """Build ``eval_step(variables, batch) -> outputs``; add the sums up to evaluate a data set.
+
+    The batch also has ``mask`` (N,), False for padding, so that a last partial batch is counted exactly.
+
+    Returns:
+        The step. Its outputs: ``loss_sum`` and ``correct`` (float32 and int32 sums over unmasked examples),
+        ``count`` (int32) and ``prediction`` (int32 (N,), the class with the largest logit).
+    """
+    predict_step = make_predict_step(model, preprocess=preprocess)
+
+    def eval_step(variables, batch):
+        logits = predict_step(variables, batch)
+        mask, labels = batch["mask"], batch["label"]
+        # where, not a product: a padded example may well have an infinite loss
+        losses = jnp.where(mask, loss(logits, labels), 0.0)
+        return {
+            "loss_sum": jnp.sum(losses),
+            "correct": jnp.sum(mask & _is_correct(logits, labels), dtype=jnp.int32),
+            "count": jnp.sum(mask, dtype=jnp.int32),
+            "prediction": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        }
+
+    return eval_step
+
+
+def _is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    if labels.ndim > 1:  # soft targets
+        labels = jnp.argmax(labels, axis=-1).astype(jnp.int32)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32) == labels.astype(jnp.int32)
