@@ -8,7 +8,7 @@
 | `split` | stratified splits, and which records are trained on, selected on and reported on |
 | `transform` | `Geometry`: the host-side resize and crop of one image |
 | `view` | records seen through a geometry: every image has one shape |
-| `materialize`, `stats` | decode once into memory; per-channel mean and deviation |
+| `memory`, `stats` | decode once into memory; per-channel mean and deviation |
 | `pipeline` | `TrainBatches`, `EvalBatches`: a batch is a pure function of the step |
 | `augment` | the only JAX file: crop, flip and normalization on the device |
 
@@ -20,7 +20,7 @@
 ((64, 8, 8, 1), (64,), 1)
 """
 
-from resnet_jax.data.materialize import materialize
+from resnet_jax.data.memory import materialize
 from resnet_jax.data.pipeline import Batch, EvalBatches, TrainBatches
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, Subset
 from resnet_jax.data.source import load_dataset

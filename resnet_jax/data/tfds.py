@@ -121,10 +121,10 @@ def _features(builder: Any, spec: str) -> tuple[str, str]:
     supervised = builder.info.supervised_keys or ()
     chosen = []
     for kind, feature_class in kinds.items():
-        keys = [key for key, feature in features.items() if isinstance(feature, feature_class)]
+        keys = sorted(key for key, feature in features.items() if isinstance(feature, feature_class))
         preferred = [key for key in keys if key in supervised]
         if len(preferred or keys) != 1:
-            found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
+            found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
             raise DataError(
                 f"{spec}: need one {kind} feature, found {', '.join(keys) or 'none'} (features: {found})"
             )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.init import INITIALIZERS
+from resnet_jax.ops import at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -31,7 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": tuple(ACTIVATIONS),
     "init": tuple(INITIALIZERS),
     "head_init": tuple(INITIALIZERS),
-    "dtype": ("float32", "bfloat16", "float16", "float64"),
+    "dtype": ("float32", "bfloat16", "float64"),
     "param_dtype": ("float32", "float64"),
 }
 
@@ -91,6 +92,8 @@ class ResNetConfig:
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise unknown(name, getattr(self, name), values)
+        if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
+            raise UsageError("float64 needs jax.config.update('jax_enable_x64', True) first; else JAX computes in float32")
         if not self.stage_sizes or min(self.stage_sizes) < 1:
             raise UsageError(f"stage_sizes must be one or more blocks per stage, got {self.stage_sizes}")
         if len(self.widths) != len(self.stage_sizes) or min(self.widths) < 1:
@@ -112,7 +115,7 @@ class ResNetConfig:
     @property
     def head_dtype(self) -> jnp.dtype:
         """Dtype of pooled features and logits: never narrower than float32."""
-        return jnp.promote_types(jnp.dtype(self.dtype), jnp.float32)
+        return at_least_float32(self.dtype)
 
 
 def _dtype_name(field: str, value: object) -> str:

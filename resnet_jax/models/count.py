@@ -46,12 +46,18 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
             macs += math.prod(out.shape[1:-1]) * math.prod(kernel.shape)
         return out
 
-    def init(key):
+    with nn.intercept_methods(tally):
+        shapes = abstract_variables(model, input_shape)
+    return Counts(_scalars(shapes["params"]), _scalars(shapes.get("batch_stats", {})), macs)
+
+
+def abstract_variables(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
+    """Return the variables of ``model`` as shapes and dtypes, for one image of ``input_shape`` (no batch axis)."""
+
+    def init(key: jax.Array) -> Any:
         return model.init(key, jnp.zeros((1, *input_shape)), train=False)
 
-    with nn.intercept_methods(tally):
-        shapes: Any = jax.eval_shape(init, jax.random.key(0))
-    return Counts(_scalars(shapes["params"]), _scalars(shapes.get("batch_stats", {})), macs)
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def _scalars(tree: Any) -> int:

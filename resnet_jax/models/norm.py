@@ -9,6 +9,8 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from resnet_jax.ops import at_least_float32
+
 
 class BatchNorm(nn.Module):
     """Normalize each channel by the mean and variance of the batch (train) or by their running averages (eval).
@@ -47,7 +49,7 @@ class BatchNorm(nn.Module):
             ValueError: ``train`` without ``mutable=['batch_stats']``: the new statistics would have nowhere to go.
         """
         channels = (x.shape[-1],)
-        stat_dtype = jnp.promote_types(x.dtype, jnp.float32)
+        stat_dtype = at_least_float32(x.dtype)
         scale = self.param("scale", self.scale_init, channels, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, stat_dtype)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet_jax.ops.dtypes import at_least_float32
+
 
 def max_pool(
     x: Float[Array, "n *spatial c"], *, window: int, stride: int, padding: int
@@ -23,5 +25,4 @@ def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
     >>> global_mean_pool(jnp.ones((2, 4, 4, 3), jnp.bfloat16)).dtype
     dtype('float32')
     """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.mean(x.astype(wide), axis=tuple(range(1, x.ndim - 1)))
+    return jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))

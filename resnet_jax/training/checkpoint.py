@@ -24,10 +24,12 @@ class Checkpoints:
 
     Args:
         folder: where the ``last`` and ``best`` folders are; created when needed.
+        owner: whether this is the run itself, which clears what a killed process left half-written. A reader must
+            not: the half-written may be the next checkpoint of a run still going on.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = Path(folder).absolute()
+    def __init__(self, folder: Path, *, owner: bool = True):
+        self._folder, self._owner = Path(folder).absolute(), owner
         self._open: dict[str, ocp.training.Checkpointer] = {}
 
     def __enter__(self) -> Checkpoints:
@@ -52,35 +54,47 @@ class Checkpoints:
         return [checkpoint.step for checkpoint in self._checkpointer(kind).checkpoints]
 
     def restore(self, kind: Kind, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Load the newest checkpoint of ``kind``.
+        """Load the newest checkpoint of ``kind``: the state and the progress saved with it.
 
         Args:
             kind: ``last`` or ``best``.
-            like: a state (or tree of ``ShapeDtypeStruct``) with the shapes, dtypes and shardings wanted; the
-                checkpoint may have been written on another number of devices.
+            like: a state with the shapes, dtypes and shardings wanted; the checkpoint may have been written on
+                another number of devices.
 
         Raises:
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
+        loaded = self._load(kind, {"state": jax.tree.map(_abstract, like), "progress": None})
+        return loaded["state"], loaded["progress"]
+
+    def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Load some fields of the newest state, and the step it is from; for use without the optimizer.
+
+        Args:
+            kind: ``last`` or ``best``.
+            like: field name -> tree of ``ShapeDtypeStruct`` with shardings.
+
+        Raises:
+            RunError: as :meth:`restore`.
+        """
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            loaded = self._load(kind, {"state": like})
+        return loaded["state"], self.steps(kind)[-1]
+
+    def _load(self, kind: Kind, abstract: dict[str, Any]) -> dict[str, Any]:
         steps = self.steps(kind)
         if not steps:
             raise RunError(f"no {kind!r} checkpoint in {self._folder}")
-        abstract = jax.tree.map(_abstract, like)
         try:
-            loaded = self._checkpointer(kind).load_checkpointables(
-                steps[-1], {"state": abstract, "progress": None}
-            )
+            return self._checkpointer(kind).load_checkpointables(steps[-1], abstract)
         except Exception as error:
             reason = error.__cause__ or error.__context__ or error
             raise RunError(f"cannot restore {self._folder / kind} at step {steps[-1]}: {reason}") from error
-        return loaded["state"], loaded["progress"]
-
-    def wait(self) -> None:
-        """Wait until everything saved so far is on disk."""
-        self.close()
 
     def close(self) -> None:
-        """Wait for pending writes and let go of the folders."""
+        """Wait until everything saved so far is on disk, and let go of the folders; they open again when needed."""
         while self._open:
             self._open.popitem()[1].close()
 
@@ -91,7 +105,7 @@ class Checkpoints:
                 self._folder / kind,
                 save_decision_policy=policies[0].FixedIntervalPolicy(1),
                 preservation_policy=policies[1].LatestN(KEEP[kind]),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=self._owner,
             )
         return self._open[kind]
 

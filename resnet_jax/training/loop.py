@@ -6,20 +6,22 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.errors import RunError
-from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.progress import EpochSums, Progress
 from resnet_jax.training.state import TrainState
+
+if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
+    from resnet_jax.training.checkpoint import Checkpoints
 
 #: Steps that may be on their way to the device before the loop waits for the oldest. Metrics are read this late, so
 #: the device always has work while the host reads.

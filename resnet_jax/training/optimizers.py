@@ -15,12 +15,13 @@ With g the gradient after 1 and 2, m' and s' Adam's bias-corrected moments, and 
 | sgd     | v <- m v + g; w -= lr v (nesterov: w -= lr (g + m v))             | PyTorch; Sutskever 2013   |
 | adam    | w -= lr m' / (sqrt(s') + eps)                                     | Kingma, Ba 2015 (with L2) |
 | adamw   | w -= lr (m' / (sqrt(s') + eps) + wd w)                            | Loshchilov, Hutter 2019   |
-| rmsprop | s <- a s + (1 - a) g^2; v <- m v + g / (sqrt(s) + eps); w -= lr v | PyTorch: eps outside, s_0 = |
+| rmsprop | s <- a s + (1 - a) g^2; v <- m v + g / (sqrt(s) + eps); w -= lr v | PyTorch (s_0 = 0)         |
 | lars    | v <- m v + lr q (g + wd w); w -= v; q = c |w| / (|g| + wd |w|)    | You et al. 2017           |
 | lamb    | r = m' / (sqrt(s') + eps) + wd w; w -= lr r |w| / |r|             | You et al. 2020           |
 
 Penalties reach only the parameters whose role is in ``decay_roles``. The trust ratios of lars and lamb reach
-only kernels (`roles.KERNEL_ROLES`), as in MLPerf's LARS, the LAMB authors' code and timm; elsewhere they are 1.
+only kernels (`roles.KERNEL_ROLES`), as in MLPerf's LARS, the LAMB authors' code and timm; elsewhere they
+are 1.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ Rules = tuple[tuple[str, str], ...]
 
 _IN = r"(?:.*/)?"  # any parent modules
 _NORM = r"(?i:[^/]*norm[^/]*|(?:bn|gn|ln)(?:[_\d][^/]*)?)"  # norm1, BatchNorm_0, bn1, bn_init
-_CONV = rf"(?!{_NORM}/)(?i:[^/]*conv[^/]*)"  # conv, conv1, Conv_0, ConvTranspose_0
+_CONV = r"(?i:[^/]*conv[^/]*)"  # conv, conv1, Conv_0, ConvTranspose_0
 _BLOCK = r"blocks?\d*"
 _SCALAR = r"(?:bias\d[ab]|scale|gain)"
 

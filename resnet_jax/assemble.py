@@ -1,0 +1,211 @@
+"""From a configuration to the parts of a run: images, network, optimizer, compiled steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from resnet_jax.config import DataConfig, RunConfig
+from resnet_jax.data.augment import Augment, augment, normalize
+from resnet_jax.data.memory import materialize
+from resnet_jax.data.pipeline import Batch, EvalBatches, TrainBatches
+from resnet_jax.data.records import Records
+from resnet_jax.data.source import load_dataset
+from resnet_jax.data.split import Splits, resolve_splits
+from resnet_jax.data.stats import channel_stats
+from resnet_jax.data.transform import Geometry
+from resnet_jax.data.view import View
+from resnet_jax.errors import UsageError
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.zoo import create_model
+from resnet_jax.rundir import DataCard
+from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
+from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.evaluate import Evaluation, evaluate
+from resnet_jax.training.loop import Plan
+from resnet_jax.training.losses import get_loss
+from resnet_jax.training.mesh import check_batch_size
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import Preprocess, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of a run, split and described."""
+
+    splits: Splits
+    geometry: Geometry
+    card: DataCard
+
+    def split(self, name: str) -> Records:
+        """Return ``train``, ``val`` or ``test``, decoded into memory where it fits.
+
+        Raises:
+            UsageError: the run has no such split.
+        """
+        records = getattr(self.splits, name)
+        if records is None:
+            raise UsageError(f"this data has no {name} split")
+        return materialize(records, self.geometry, training=name == "train")
+
+
+def geometry_of(config: DataConfig) -> Geometry:
+    """Return the host-side geometry of a configuration."""
+    if config.crop not in ("none", "random_resized"):
+        raise UsageError(f"data.crop must be none or random_resized, got {config.crop!r}")
+    return Geometry(config.image_size, "random_resized" if config.crop == "random_resized" else "none")
+
+
+def load_images(config: RunConfig) -> Images:
+    """Read the source, split it, and find the normalization if the configuration leaves it open."""
+    data = config.data
+    dataset = load_dataset(data.source, channels=config.model.in_channels)
+    splits = resolve_splits(
+        dataset, val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.split_seed
+    )
+    geometry = geometry_of(data)
+    height, width, channels = View(splits.train, geometry, training=True, seed=config.seed).shape
+    mean, std = data.mean, data.std
+    if not mean:
+        statistics = channel_stats(splits.train)
+        mean, std = (tuple(float(value) for value in values) for values in statistics)
+    elif len(mean) != channels:
+        raise UsageError(f"data.mean has {len(mean)} numbers, the images have {channels} channels")
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    card = DataCard(
+        class_names=tuple(dataset.class_names),
+        image_shape=(height, width, channels),
+        mean=mean,
+        std=std,
+        examples={name: len(records) for name, records in parts.items() if records is not None},
+    )
+    return Images(splits, geometry, card)
+
+
+def build_model(config: RunConfig, card: DataCard) -> ResNet:
+    """Build the network for the data: its classes and channels, unless the configuration says otherwise.
+
+    Raises:
+        UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
+    """
+    classes = len(card.class_names)
+    choices = {"num_classes": classes, "in_channels": card.image_shape[-1], **config.model.choices()}
+    if choices["num_classes"] < classes:
+        raise UsageError(
+            f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
+            "to use their number"
+        )
+    return create_model(config.model.name, **choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything the loop needs, built once."""
+
+    model: ResNet
+    mesh: Mesh
+    plan: Plan
+    tx: optax.GradientTransformation
+    learning_rate: Callable[[int], Any]
+    train_step: Callable[..., Any]
+    evaluate: Callable[[Any, Records], Evaluation]
+    new_state: Callable[[], TrainState]
+    batches: Callable[[int, int], Iterator[Batch]]
+
+
+def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
+    """Build network, optimizer, compiled steps and batches.
+
+    Raises:
+        UsageError: choices that do not go together, or a batch that the data or the devices cannot give.
+    """
+    train, card = config.train, images.card
+    check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
+    feed = TrainBatches(
+        images.split("train"),
+        train.batch_size,
+        seed=config.seed,
+        geometry=images.geometry,
+        shard=(jax.process_index(), jax.process_count()),
+    )
+    total_steps = train.epochs * feed.steps_per_epoch
+    if train.max_steps is not None:
+        total_steps = min(total_steps, train.max_steps)
+    stopping = None if train.early_stopping is None else EarlyStopping(patience=train.early_stopping)
+    plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping)
+
+    model = build_model(config, card)
+    key = jax.random.key(config.seed)
+    params = abstract_variables(model, card.image_shape)["params"]
+    tx, schedule = make_optimizer(
+        config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps
+    )
+    augmentation = Augment(pad=config.data.pad, flip=config.data.flip)
+
+    def preprocess(key, batch):
+        return normalize(augment(key, batch, augmentation), card.mean, card.std, jnp.dtype(model.config.dtype))
+
+    loss = get_loss(train.loss, train.label_smoothing)
+    step = make_train_step(
+        model,
+        tx,
+        loss=loss,
+        preprocess=preprocess,
+        accumulate=train.accumulate,
+        norm_momentum=model.config.norm_momentum,
+        ema_decay=train.ema_decay,
+    )
+    return Parts(
+        model=model,
+        mesh=mesh,
+        plan=plan,
+        tx=tx,
+        learning_rate=schedule,
+        train_step=compile_train_step(step, mesh),
+        evaluate=build_evaluation(config, model, card, mesh),
+        new_state=lambda: create_state(
+            model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None
+        ),
+        batches=lambda start, stop: feed.iterate(start, stop, threads=config.data.threads),
+    )
+
+
+def build_evaluation(
+    config: RunConfig, model: ResNet, card: DataCard, mesh: Mesh
+) -> Callable[[Any, Records], Evaluation]:
+    """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
+    step = make_eval_step(
+        model,
+        loss=get_loss(config.train.loss, config.train.label_smoothing),
+        preprocess=eval_preprocess(model, card),
+    )
+    compiled = compile_eval_step(step, mesh)
+
+    def evaluation(variables: Any, records: Records) -> Evaluation:
+        batches = EvalBatches(
+            records,
+            config.train.batch_size,
+            geometry_of(config.data),
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        feed = batches.iterate(threads=config.data.threads)
+        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=len(card.class_names))
+
+    return evaluation
+
+
+def eval_preprocess(model: ResNet, card: DataCard) -> Preprocess:
+    """Return the normalization of a run as a ``preprocess`` function without augmentation."""
+
+    def preprocess(_key, batch):
+        return normalize(batch["image"], card.mean, card.std, jnp.dtype(model.config.dtype))
+
+    return preprocess

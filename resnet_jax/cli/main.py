@@ -1,0 +1,77 @@
+"""Dispatch of verbs, and what every verb shares: ``--json``, ``--debug``, errors on one screen, exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from resnet_jax.errors import ResNetJaxError, UsageError, nearest
+
+VERBS = {
+    "train": "train a network from a recipe; run the same command again to resume",
+    "eval": "evaluate a run on one of its splits",
+    "predict": "name what is in images",
+    "models": "list the networks with their exact sizes",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``resnet-jax VERB ...`` and exit: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command; return its exit status."""
+    from resnet_jax.training.loop import Interrupted
+
+    debug = "--debug" in argv
+    try:
+        result = _dispatch(argv)
+    except Interrupted as stopped:
+        command = " ".join(["resnet-jax", *argv])
+        print(
+            f"Stopped after step {stopped.step:,}; the state is saved. Go on with the same command:\n  {command}",
+            file=sys.stderr,
+        )
+        return 128 + (stopped.request.signal or 0)
+    except ResNetJaxError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("Stopped at once; what was saved before stays.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}\nRun again with --debug for the traceback.", file=sys.stderr)
+        return 1
+    if result is not None and "--json" in argv:
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+def _dispatch(argv: list[str]) -> Any:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: resnet-jax VERB ...\n")
+        for name, text in VERBS.items():
+            print(f"  {name:<8} {text}")
+        print("\nresnet-jax VERB --help explains a verb.")
+        return None
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("resnet-jax"))
+        return None
+    if argv[0] not in VERBS:
+        close = nearest(argv[0], VERBS)
+        hint = f"; did you mean {close!r}?" if close else "."
+        raise UsageError(f"unknown verb {argv[0]!r}{hint} Known: {', '.join(VERBS)}")
+    module = importlib.import_module(f"resnet_jax.cli.{argv[0]}")
+    return module.run(argv[1:])

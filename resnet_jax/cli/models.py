@@ -1,0 +1,41 @@
+"""``resnet-jax models [PATTERN]``: the named networks and their exact sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import tyro
+
+from resnet_jax.cli.options import Common, console_for, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsOptions:
+    """Options of ``models``."""
+
+    pattern: tyro.conf.Positional[str] = "*"
+    """Shell-style pattern, such as 'resnet*_cifar'."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = Common()
+
+
+def run(argv: list[str]) -> list[dict[str, Any]]:
+    """Count and return one object per network."""
+    options = parse(ModelsOptions, argv, verb="models", about="List networks: parameters, statistics, multiply-adds.")
+    from resnet_jax.errors import UsageError
+    from resnet_jax.models import MODELS, count, create_model, list_models
+
+    console, rows = console_for(options.common), []
+    names = list_models(options.pattern)
+    if not names:
+        raise UsageError(f"no network matches {options.pattern!r}; resnet-jax models lists them all")
+    console.print(f"{'name':<20}{'params':>14}{'batch stats':>13}{'multiply-adds':>17}  input", highlight=False)
+    for name in names:
+        shape = MODELS[name].input_shape
+        sizes = count(create_model(name), shape)
+        size = "x".join(str(side) for side in shape)
+        console.print(
+            f"{name:<20}{sizes.params:>14,}{sizes.batch_stats:>13,}{sizes.macs:>17,}  {size}", highlight=False
+        )
+        rows.append({"name": name, **dataclasses.asdict(sizes), "input": list(shape)})
+    return rows

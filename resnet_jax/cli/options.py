@@ -1,0 +1,34 @@
+"""Parsing shared by the verbs: tyro over a dataclass, its errors on one screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TypeVar
+
+from rich.console import Console
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """Options of every verb."""
+
+    json: bool = False
+    """Print one JSON object as the last line of standard output; everything else goes to standard error."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default: T | None = None) -> T:
+    """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit."""
+    import tyro
+
+    options = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, **options)
+
+
+def console_for(common: Common) -> Console:
+    """Return where people read: standard output, or standard error when a program reads standard output."""
+    return Console(stderr=common.json)

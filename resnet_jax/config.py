@@ -1,0 +1,292 @@
+"""A run as data: frozen dataclasses, read from YAML, validated once, written back so that they reproduce it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_jax.errors import RunError, UsageError, unknown
+from resnet_jax.training.optimizers import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A named network and the choices to change in it. None keeps the network's own."""
+
+    name: str = "resnet20_cifar"
+    """A name that `resnet-jax models` lists."""
+    num_classes: int | None = None
+    """Outputs of the classifier (default: the classes of the data)."""
+    in_channels: int | None = None
+    """Channels of the images (default: those of the data)."""
+    stem: str | None = None
+    """cifar (3x3 stride 1) or imagenet (7x7 stride 2 and max-pool)."""
+    shortcut: str | None = None
+    """A (identity and zeros), B (1x1 projection where the shape changes) or C (projection everywhere)."""
+    stride_in: str | None = None
+    """Which convolution of a bottleneck strides: 3x3 (v1.5) or 1x1 (the original)."""
+    norm: str | None = None
+    """Normalization: batch."""
+    norm_eps: float | None = None
+    """Added to the variance."""
+    norm_momentum: float | None = None
+    """Weight of the old running average, in [0, 1)."""
+    residual: str | None = None
+    """plain, or zero_gamma: each block starts as the identity."""
+    activation: str | None = None
+    """relu, leaky_relu, elu, gelu, silu or tanh."""
+    init: str | None = None
+    """Initializer of the convolutions: kaiming_normal (fan-out), xavier_uniform, ..."""
+    head_init: str | None = None
+    """Initializer of the classifier's kernel."""
+    dtype: str | None = None
+    """Dtype of the computation: float32, bfloat16. Statistics and logits stay float32."""
+    param_dtype: str | None = None
+    """Dtype of the parameters."""
+
+    def choices(self) -> dict[str, Any]:
+        """Return what differs from the named network."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name != "name" and value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from, how they are split, and what is done to them."""
+
+    source: str = "digits"
+    """digits, folder:PATH, npz:PATH or tfds:NAME."""
+    val_fraction: float = 0.1
+    """Share of the training images held out for validation, by class and always the same ones."""
+    test_fraction: float = 0.2
+    """Share held out for the final test where the source has no test split of its own."""
+    split_seed: int = 0
+    """Which images are held out; not the seed of the run, so that seeds can be compared."""
+    image_size: int | None = None
+    """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
+    crop: str = "none"
+    """Geometry in training: none, or random_resized (ImageNet's random crop of random scale)."""
+    pad: int = 0
+    """Zero pixels added on each side before a random crop back to size (CIFAR: 4)."""
+    flip: bool = False
+    """Mirror training images left-right with probability 1/2."""
+    mean: tuple[float, ...] = ()
+    """Subtracted from x / 255, per channel; empty: that of the training images."""
+    std: tuple[float, ...] = ()
+    """Divides x / 255 - mean, per channel; empty: that of the training images."""
+    threads: int = 2
+    """Threads that decode and assemble batches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how to train."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Stop after so many updates even if epochs are left; None for no limit."""
+    batch_size: int = 128
+    """Images per update, over all devices."""
+    accumulate: int = 1
+    """Micro-batches an update is made of, to fit a large batch in memory."""
+    loss: str = "cross_entropy"
+    """cross_entropy, bce (one against all) or mse (one-hot)."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in [0, 1)."""
+    ema_decay: float | None = None
+    """Decay per step of moving averages of parameters and statistics, which are then what is evaluated."""
+    eval_every: int = 1
+    """Epochs between validations and checkpoints."""
+    early_stopping: int | None = None
+    """Stop after so many validations without a better accuracy; None never does."""
+    select: str = "last"
+    """Which state is tested at the end: last, or best (on validation)."""
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl and TensorBoard scalars."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of a run."""
+
+    recipe: str = "digits"
+    """The recipe this started from."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """The images."""
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    """The optimizer and its schedule."""
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    """The training."""
+    seed: int = 0
+    """Seed of initialization, order of the images and augmentation."""
+
+    def __post_init__(self):
+        """Refuse values that no run can have; the rest is checked where it is used."""
+        train, data = self.train, self.data
+        _require(train.epochs >= 1, f"train.epochs must be 1 or more, got {train.epochs}")
+        _require(
+            train.max_steps is None or train.max_steps >= 1,
+            f"train.max_steps must be 1 or more, got {train.max_steps}",
+        )
+        _require(train.batch_size >= 1, f"train.batch_size must be 1 or more, got {train.batch_size}")
+        _require(train.log_every >= 1, f"train.log_every must be 1 or more steps, got {train.log_every}")
+        _require(train.eval_every >= 1, f"train.eval_every must be 1 or more epochs, got {train.eval_every}")
+        if train.select not in ("last", "best"):
+            raise unknown("train.select", train.select, ("last", "best"))
+        _require(0.0 <= data.val_fraction < 1.0, f"data.val_fraction must be in [0, 1), got {data.val_fraction}")
+        _require(
+            0.0 < data.test_fraction < 1.0, f"data.test_fraction must be in (0, 1), got {data.test_fraction}"
+        )
+        needs_val = train.select == "best" or train.early_stopping is not None
+        _require(
+            not (needs_val and data.val_fraction == 0.0),
+            "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
+        )
+        _require(len(data.mean) == len(data.std), "data.mean and data.std must have the same number of channels")
+        _require(all(s > 0 for s in data.std), f"data.std must be positive, got {data.std}")
+        _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the shipped recipes.
+
+    >>> "digits" in list_recipes()
+    True
+    """
+    folder = resources.files("resnet_jax.recipes")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """Read a shipped recipe by name, or any configuration by the path of its YAML file.
+
+    Raises:
+        UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no such recipe file: {path}")
+        return parse_config(path.read_text(), where=str(path), recipe=path.stem)
+    if name not in list_recipes():
+        raise unknown("recipe", name, list_recipes())
+    text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text()
+    return parse_config(text, where=f"recipe {name}")
+
+
+def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConfig:
+    """Validate YAML into a :class:`RunConfig`; unknown keys are refused.
+
+    Args:
+        text: the YAML document.
+        where: what to call it in messages.
+        recipe: name of the recipe if the document does not say.
+
+    Raises:
+        UsageError: with every wrong key or value, and the nearest right key.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"{where} must be a mapping with keys such as model, data, optim and train")
+    if recipe is not None:
+        raw.setdefault("recipe", recipe)
+    return config_from_dict(raw, where=where)
+
+
+def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
+    """Validate nested dictionaries into a :class:`RunConfig`; see :func:`parse_config`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    problems = _unknown_keys(RunConfig(), raw, "")
+    if problems:
+        raise UsageError(f"{where}: " + "; ".join(problems))
+    try:
+        return TypeAdapter(RunConfig).validate_python(raw)
+    except ValidationError as error:
+        details = []
+        for item in error.errors():
+            ours = item.get("ctx", {}).get("error")  # raised by a __post_init__ of ours
+            key = ".".join(str(part) for part in item["loc"])
+            details.append(str(ours) if ours else f"{key}: {item['msg']}, got {item['input']!r}")
+        raise UsageError(f"{where}: " + "; ".join(details)) from error
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return nested dictionaries of plain values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(child) for key, child in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """Write a configuration that :func:`parse_config` reads back as the same."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+#: Fields that change how a run is watched or fed, and not what comes out.
+WITHOUT_EFFECT = ("data.threads", "train.log_every")
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Return one line per field that decides the result and differs: ``optim.learning_rate: 0.1 -> 0.2``."""
+    before, after = (dict(_flat(config_to_dict(config))) for config in (old, new))
+    return [
+        f"{key}: {before[key]} -> {after[key]}"
+        for key in before
+        if before[key] != after[key] and key not in WITHOUT_EFFECT
+    ]
+
+
+def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
+    """Refuse to go on in a directory that belongs to another configuration.
+
+    Raises:
+        RunError: with the fields that differ.
+    """
+    changed = differences(old, new)
+    if changed:
+        raise RunError(
+            f"{where} holds a run of another configuration:\n  "
+            + "\n  ".join(changed)
+            + "\nUse another --run-dir, or the same settings to go on with it."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return rows
+
+
+def _unknown_keys(default: Any, raw: dict[str, Any], prefix: str) -> list[str]:
+    names = [field.name for field in dataclasses.fields(default)]
+    problems = []
+    for key, value in raw.items():
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            hint = f", did you mean {prefix}{close[0]}?" if close else f", known here: {', '.join(names)}"
+            problems.append(f"unknown key {prefix}{key}{hint}")
+        elif dataclasses.is_dataclass(getattr(default, key)) and isinstance(value, dict):
+            problems += _unknown_keys(getattr(default, key), value, f"{prefix}{key}.")
+    return problems

@@ -1,0 +1,57 @@
+"""metrics.jsonl: one JSON object per line, appended as training goes; the record that all pictures are made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Writes a ``train`` row every few steps and an ``epoch`` row per epoch. An observer of the loop.
+
+    Args:
+        path: the file; rows after ``start_step`` are dropped first, so that a resumed run leaves no row twice.
+        start_step: updates done when this session begins.
+        every: steps between ``train`` rows.
+        learning_rate: rate of the update with a given 0-based index.
+    """
+
+    def __init__(
+        self, path: Path, *, start_step: int, every: int, learning_rate: Callable[[int], Any]
+    ) -> None:
+        self._every, self._learning_rate = every, learning_rate
+        kept = [row for row in read_metrics(path) if row["step"] <= start_step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", buffering=1)
+
+    def on_step(self, row: dict[str, float]) -> None:
+        """Write the row if its step is due."""
+        if row["step"] % self._every == 0:
+            rate = float(self._learning_rate(int(row["step"]) - 1))
+            self._write({"kind": "train", **row, "learning_rate": rate})
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        """Write the row."""
+        self._write({"kind": "epoch", **row})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file, oldest first; a last line cut off by a crash is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,95 @@
+"""The two pictures of a run: its learning curves and its confusion matrix.
+
+Colours are from Okabe and Ito's palette, which people with any common colour vision can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+#: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
+MAX_NAMED_CLASSES = 25
+
+
+def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
+    """Draw loss, accuracy and learning rate over epochs from the rows of metrics.jsonl.
+
+    Args:
+        rows: as :func:`resnet_jax.report.metrics_file.read_metrics` gives them.
+        path: PNG to write.
+        title: headline.
+    """
+    figure, (loss, accuracy, rate) = _subplots(1, 3, (12.0, 3.6))
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    steps = [row for row in rows if row["kind"] == "train"]
+    evaluated = [row for row in epochs if "val_loss" in row]
+
+    def curve(axes, source, name, color, label):
+        if source:
+            marker = "o" if len(source) == 1 else None
+            x, y = [row["epoch"] for row in source], [row[name] for row in source]
+            axes.plot(x, y, color=color, label=label, linewidth=1.6, marker=marker)
+
+    curve(loss, epochs, "loss", BLUE, "training")
+    curve(loss, evaluated, "val_loss", ORANGE, "validation")
+    curve(accuracy, epochs, "accuracy", BLUE, "training (while learning)")
+    curve(accuracy, evaluated, "val_accuracy", ORANGE, "validation")
+    curve(rate, steps, "learning_rate", GREY, None)
+    if evaluated:
+        best = max(evaluated, key=lambda row: row["val_accuracy"])
+        label = f"best {best['val_accuracy']:.2%} at epoch {best['epoch']:.0f}"
+        accuracy.plot(best["epoch"], best["val_accuracy"], "o", color=ORANGE, label=label)
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes is not rate and axes.lines:
+            axes.legend(frameon=False)
+    rate.set_ylim(bottom=0)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw a confusion matrix: rows are true classes, columns predicted ones, shading is the share of the row.
+
+    Args:
+        confusion: int (classes, classes).
+        class_names: one per class.
+        path: PNG to write.
+        title: headline.
+    """
+    classes = len(class_names)
+    side = float(np.clip(0.5 * classes + 2.0, 4.5, 12.0))
+    figure, axes = _subplots(1, 1, (side + 0.6, side))
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if classes <= MAX_NAMED_CLASSES:
+        axes.set_xticks(range(classes), class_names, rotation=45, ha="right")
+        axes.set_yticks(range(classes), class_names)
+        for (row, column), count in np.ndenumerate(confusion):
+            if count:
+                color = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
+    _save(figure, path)
+
+
+def _subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
+    # Figure and canvas by hand: pyplot would choose a window system and keep global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path)

@@ -1,0 +1,169 @@
+"""A run directory: what one training leaves behind, and the only place that knows the file names.
+
+=================  ====================================================================
+``config.yaml``    the configuration; ``resnet-jax train config.yaml`` reproduces the run
+``data.json``      class names, image shape, normalization and the size of each split
+``environment.json``  versions of Python and the packages, and the devices
+``metrics.jsonl``  one line per logged step and per epoch
+``tensorboard/``   the same for TensorBoard
+``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
+``curves.png``, ``confusion.png``  pictures
+``summary.json``   the result; its presence says that the run is finished
+=================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.config import RunConfig, config_to_yaml, differences, load_recipe, parse_config, require_same
+from resnet_jax.errors import RunError, UsageError
+
+PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCard:
+    """What a run knows about its data; enough to evaluate and predict without looking at the training images.
+
+    Attributes:
+        class_names: in label order.
+        image_shape: (height, width, channels) the network sees.
+        mean: per channel, of x / 255.
+        std: per channel, of x / 255.
+        examples: images per split.
+    """
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    examples: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """Paths and small files of the run at ``path``."""
+
+    path: Path
+
+    config = property(lambda self: self.path / "config.yaml")
+    data = property(lambda self: self.path / "data.json")
+    environment = property(lambda self: self.path / "environment.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    curves = property(lambda self: self.path / "curves.png")
+    confusion = property(lambda self: self.path / "confusion.png")
+    summary = property(lambda self: self.path / "summary.json")
+
+    @classmethod
+    def open(cls, path: Path, config: RunConfig) -> RunDirectory:
+        """Create the directory for ``config``, or go on in one that already has the same.
+
+        Raises:
+            RunError: it belongs to another configuration (with the difference), or cannot be written.
+        """
+        run = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if run.config.is_file():
+                require_same(run.read_config(), config, where=path)
+            else:
+                run.config.write_text(config_to_yaml(config))
+            run.environment.write_text(json.dumps(describe_environment(), indent=2) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {path}: {error.strerror or error}") from error
+        return run
+
+    @classmethod
+    def existing(cls, path: Path) -> RunDirectory:
+        """Return the run at ``path``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise UsageError(f"{path} is not a run directory: it has no {run.config.name}")
+        return run
+
+    def read_config(self) -> RunConfig:
+        """Read config.yaml."""
+        return parse_config(self.config.read_text(), where=str(self.config))
+
+    def read_data(self) -> DataCard:
+        """Read data.json.
+
+        Raises:
+            RunError: it is missing: the run stopped before it had read its data.
+        """
+        if not self.data.is_file():
+            raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
+        raw = json.loads(self.data.read_text())
+        return DataCard(**{key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()})
+
+    def write_data(self, card: DataCard) -> None:
+        """Write data.json.
+
+        Raises:
+            RunError: the directory has another one: the data changed since the run began.
+        """
+        if self.data.is_file() and self.read_data() != card:
+            raise RunError(
+                f"the data is not what it was when {self.path} began (see {self.data.name}); use another --run-dir"
+            )
+        self.data.write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return the result, or None if the run is not finished."""
+        return json.loads(self.summary.read_text()) if self.summary.is_file() else None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json, in one piece or not at all."""
+        partial = self.summary.with_suffix(".tmp")
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(partial, self.summary)
+
+
+def default_path(config: RunConfig) -> Path:
+    """Return ``runs/RECIPE``, followed by a short hash where the configuration is not the recipe as shipped.
+
+    The same command always gets the same directory, so running it again goes on; another one gets another.
+    """
+    try:
+        changed = differences(load_recipe(config.recipe), config)
+    except UsageError:  # a recipe file of the user's own
+        changed = [config_to_yaml(config)]
+    if not changed:
+        return Path("runs") / config.recipe
+    digest = hashlib.sha256("\n".join(changed).encode()).hexdigest()[:8]
+    return Path("runs") / f"{Path(config.recipe).stem}-{digest}"
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions and devices, for the record."""
+    import jax
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "packages": versions,
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "cpus": os.cpu_count(),
+    }

@@ -1,0 +1,142 @@
+"""Using a trained run: load it, evaluate a split, name what is in an image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.assemble import build_evaluation, build_model, eval_preprocess, geometry_of, load_images
+from resnet_jax.config import RunConfig
+from resnet_jax.data.decode import decode_image
+from resnet_jax.errors import DataError, UsageError, unknown
+from resnet_jax.data.memory import materialize
+from resnet_jax.data.transform import Geometry
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.rundir import DataCard, RunDirectory
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.step import make_predict_step
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A network with its weights and what it knows about its data."""
+
+    config: RunConfig
+    card: DataCard
+    model: ResNet
+    variables: dict[str, Any]
+    step: int
+    path: Path
+
+
+def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
+    """Load the network of a run directory.
+
+    Args:
+        path: the run directory.
+        checkpoint: ``last`` or ``best``; default: the one the run's configuration selects.
+
+    Raises:
+        UsageError: not a run directory.
+        RunError: it has no such checkpoint.
+    """
+    run = RunDirectory.existing(Path(path))
+    config, card = run.read_config(), run.read_data()
+    checkpoint = checkpoint or config.train.select
+    if checkpoint not in ("last", "best"):
+        raise unknown("checkpoint", checkpoint, ("last", "best"))
+    model = build_model(config, card)
+    sharding = replicated(make_mesh())
+    variables = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract_variables(model, card.image_shape),
+    )
+    averaged = config.train.ema_decay is not None
+    with Checkpoints(run.checkpoints, owner=False) as checkpoints:
+        loaded, step = checkpoints.restore_part(checkpoint, {"ema": variables} if averaged else variables)
+    return TrainedRun(config, card, model, loaded["ema"] if averaged else loaded, step, run.path)
+
+
+def evaluate_run(trained: TrainedRun, split: str = "test") -> Evaluation:
+    """Evaluate one split of the run's own data, with the run's own division of it.
+
+    Raises:
+        UsageError: no such split.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    images = load_images(trained.config)
+    # The normalization is the run's; the training split is looked at without augmentation.
+    records = getattr(images.splits, split)
+    if records is None:
+        raise UsageError(f"{trained.path} has no {split} split")
+    records = materialize(records, images.geometry, training=False)
+    evaluation = build_evaluation(trained.config, trained.model, trained.card, make_mesh())
+    return evaluation(trained.variables, records)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the network sees in one image: the likeliest classes, likeliest first."""
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 5) -> list[Prediction]:
+    """Classify image files.
+
+    An image of another size than the network's is brought to it as in evaluation: the shorter side is resized, the
+    centre is cut out.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        paths: image files.
+        top: how many classes to return for each, at most all.
+
+    Raises:
+        UsageError: ``top`` is below 1.
+        DataError: a file that is missing or no image; it is named.
+    """
+    if top < 1:
+        raise UsageError(f"top must be 1 or more classes, got {top}")
+    height, width, channels = trained.card.image_shape
+    geometry = geometry_of(trained.config.data)
+    if geometry.image_size is None:
+        if height != width:
+            raise UsageError(f"{trained.path} has no data.image_size and its images are not square")
+        geometry = Geometry(height)
+    images = np.stack([geometry.eval_image(_read_image(Path(path), channels)) for path in paths])
+    step = make_predict_step(trained.model, preprocess=eval_preprocess(trained.model, trained.card))
+    logits = np.asarray(jax.jit(step)(trained.variables, {"image": images}), np.float64)
+    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    predictions = []
+    for path, row in zip(paths, probabilities, strict=True):
+        order = np.argsort(-row, kind="stable")[:top]
+        names = tuple(_class_name(trained.card, index) for index in order)
+        predictions.append(Prediction(str(path), names, tuple(float(row[index]) for index in order)))
+    return predictions
+
+
+def _read_image(path: Path, channels: int) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return decode_image(data, channels, str(path))
+
+
+def _class_name(card: DataCard, index: int) -> str:
+    # model.num_classes may be larger than the number of classes of the data
+    return card.class_names[index] if index < len(card.class_names) else f"output {index}"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from resnet_jax.data.npz import load_npz
+from resnet_jax.errors import DataError
+
+X = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
+Y = np.array([0, 1, 2, 0, 1, 2])
+
+
+def save(tmp_path, **arrays):
+    np.savez(tmp_path / "data.npz", **arrays)
+    return str(tmp_path / "data.npz")
+
+
+def test_one_split(tmp_path):
+    dataset = load_npz(save(tmp_path, x=X, y=Y, ids=Y))
+    assert dataset.class_names == ("0", "1", "2")
+    np.testing.assert_array_equal(dataset.splits["all"].image(4), X[4])
+    assert dataset.splits["all"].labels.tolist() == Y.tolist()
+    assert dataset.splits["all"].describe(1).endswith("data.npz")
+
+
+def test_named_splits_and_classes_from_the_largest_label_of_all(tmp_path):
+    arrays = {"x_train": X[:3], "y_train": Y[:3] % 2, "x_test": X[3:], "y_test": Y[3:] + 2}
+    dataset = load_npz(save(tmp_path, **arrays))
+    assert set(dataset.splits) == {"train", "test"}
+    assert dataset.class_names == ("0", "1", "2", "3", "4")
+    dataset = load_npz(
+        save(tmp_path, **arrays, x_val=X[:1], y_val=Y[:1], class_names=np.array(list("abcde")))
+    )
+    assert set(dataset.splits) == {"train", "val", "test"}
+    assert dataset.class_names == tuple("abcde")
+
+
+def test_channels(tmp_path):
+    path = save(tmp_path, x=X[..., 0], y=Y)
+    assert load_npz(path).splits["all"].image(0).shape == (4, 5, 1)
+    image = load_npz(path, 3).splits["all"].image(0)
+    np.testing.assert_array_equal(image, np.repeat(X[0, ..., :1], 3, -1))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": X}, "no array 'y'; found x; need x and y, or x_train"),
+        ({"y": Y}, "no array 'x'; found y"),
+        ({"images": X, "labels": Y}, "no array 'x_train'; found images, labels"),
+        ({"x_train": X, "y_train": Y, "x_test": X}, "no array 'y_test'"),
+        ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y, "x_val": X}, "no array 'y_val'"),
+        ({}, "no array 'x_train'; found none"),
+        ({"x": X / 255, "y": Y}, r"x of .*data\.npz: images are float64"),
+        ({"x": X, "y": Y[:5]}, r"labels are int64 \(5,\) for 6 images"),
+        ({"x": X, "y": Y / 2}, "float32, but classes are integers .* regression use the Python API"),
+        ({"x": X, "y": Y - 1}, "label -1 at index 0"),
+        ({"x": X, "y": Y, "class_names": np.array(["a", "b"])}, "label 2 at index 2 .* outside 0..1"),
+        ({"x": X, "y": Y * 0}, "the classes are 0; need at least two"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, arrays, message):
+    with pytest.raises(DataError, match=message):
+        load_npz(save(tmp_path, **arrays))
+
+
+def test_objects_are_not_unpickled(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read it as .npz \(Object arrays cannot be loaded"):
+        load_npz(save(tmp_path, x=X, y=np.array([print] * 6, dtype=object)))
+
+
+def test_not_a_file_and_not_an_archive(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.npz: there is no such file; need an \.npz with x and y"):
+        load_npz(str(tmp_path / "gone.npz"))
+    whole = (tmp_path / save(tmp_path, x=X, y=Y)).read_bytes()
+    for bad in (b"", b"hello", whole[: len(whole) // 2]):
+        (tmp_path / "bad.npz").write_bytes(bad)
+        with pytest.raises(DataError, match=r"bad\.npz: cannot read it as .npz \("):
+            load_npz(str(tmp_path / "bad.npz"))
+    np.save(tmp_path / "bad.npy", X)
+    with pytest.raises(DataError, match=r"it is one array without a name, \.npy"):
+        load_npz(str(tmp_path / "bad.npy"))
+    np.savez_compressed(tmp_path / "c.npz", x=X, y=Y)
+    spoilt = bytearray((tmp_path / "c.npz").read_bytes())
+    spoilt[100:120] = bytes(20)
+    (tmp_path / "c.npz").write_bytes(spoilt)
+    with pytest.raises(DataError, match=r"c\.npz: cannot read it"):
+        load_npz(str(tmp_path / "c.npz"))
+
+
+def test_lossless_cifar(shared_data):
+    dataset = load_npz(str(shared_data / "cifar10-test-lossless-1017.npz"))
+    labels = dataset.splits["all"].labels
+    assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    assert np.bincount(labels).tolist() == [105, 93, 100, 104, 92, 87, 114, 102, 110, 110]

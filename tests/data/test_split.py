@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnet_jax.data.records import ArrayRecords, Dataset, Records
+from resnet_jax.data.split import resolve_splits, split_indices, whole
+from resnet_jax.errors import DataError, UsageError
+
+LABELS = st.lists(st.integers(0, 5), min_size=10, max_size=80).map(np.array)
+
+
+@settings(deadline=None)
+@given(
+    LABELS, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.2, 0.35]), st.sampled_from([0.1, 0.25, 0.5])
+)
+def test_parts_are_disjoint_cover_everything_and_keep_class_shares(labels, seed, val, test):
+    fractions = {"train": 1 - val - test, "val": val, "test": test}
+    parts = split_indices(labels, fractions, seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  the global state must not matter
+    again = split_indices(labels, fractions, seed)
+    assert list(parts) == list(again) == ["train", "val", "test"]
+    assert all((parts[name] == again[name]).all() for name in parts)
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(labels)))
+    for name, indices in parts.items():
+        assert (np.diff(indices) > 0).all()
+        if name != "train":
+            assert len(indices) == round(fractions[name] * len(labels))
+        for c in np.unique(labels):
+            share = (labels == c).sum() * len(indices) / len(labels)
+            assert abs((labels[indices] == c).sum() - share) < 2
+
+
+def test_equal_classes_get_equal_shares_and_seeds_differ():
+    labels = np.tile(np.arange(10), 100)
+    parts = split_indices(labels, {"train": 0.8, "test": 0.2}, seed=0)
+    assert np.bincount(labels[parts["test"]]).tolist() == [20] * 10
+    other = split_indices(labels, {"train": 0.8, "test": 0.2}, seed=1)
+    overlap = len(set(parts["test"]) & set(other["test"]))
+    assert 15 <= overlap <= 70  # 40 expected by chance
+
+
+def test_pinned_split():
+    """The same examples are held out for ever: figures of old runs stay comparable."""
+    parts = split_indices(np.tile(np.arange(3), 5), {"train": 0.6, "val": 0.2, "test": 0.2}, seed=0)
+    assert (parts["val"].tolist(), parts["test"].tolist()) == ([0, 1, 2], [9, 11, 13])
+
+
+def test_rare_classes_lose_no_more_than_they_have():
+    labels = np.array([0] * 17 + [1, 2, 3])
+    parts = split_indices(labels, {"train": 0.2, "val": 0.4, "test": 0.4}, seed=3)
+    counts = np.array([np.bincount(labels[i], minlength=4) for i in parts.values()])
+    assert counts.sum(0).tolist() == [17, 1, 1, 1]
+
+
+@pytest.mark.parametrize("fractions", [{"a": 0.5, "b": 0.4}, {"a": 1.2, "b": -0.2}])
+def test_fractions_must_make_sense(fractions):
+    with pytest.raises(UsageError, match="must be at least 0 and add up to 1"):
+        split_indices(np.zeros(10, int), fractions, 0)
+
+
+def test_an_empty_part_is_an_error_unless_it_was_asked_for():
+    with pytest.raises(DataError, match=r"split 'val' would be empty: 0\.01 of 20 examples; use more data"):
+        split_indices(np.arange(20) % 2, {"train": 0.99, "val": 0.01}, 0)
+    with pytest.raises(DataError, match="split 'train' would be empty"):
+        split_indices(np.arange(2) % 2, {"train": 0.1, "val": 0.9}, 0)
+    assert split_indices(np.arange(20) % 2, {"train": 1.0, "val": 0.0}, 0)["val"].tolist() == []
+
+
+def records(count: int, first: int) -> ArrayRecords:
+    """Images that carry their identity in their first pixel."""
+    images = np.zeros((count, 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(first, first + count)
+    return ArrayRecords(images, np.arange(count) % 2)
+
+
+def identities(part: Records | None) -> set[int]:
+    return {int(part.image(i)[0, 0, 0]) for i in range(len(part))} if part is not None else set()
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "test_from"),
+    [
+        (("all",), (28, 4, 8), (0, 40)),
+        (("train", "test"), (36, 4, 40), (40, 80)),
+        (("train", "val"), (36, 4, 40), (40, 80)),
+        (("train", "val", "test"), (40, 40, 40), (80, 120)),
+    ],
+)
+def test_roles(names, sizes, test_from):
+    dataset = Dataset("d", {name: records(40, 40 * i) for i, name in enumerate(names)}, ("a", "b"))
+    splits = resolve_splits(dataset)
+    parts = [identities(part) for part in (splits.train, splits.val, splits.test)]
+    assert tuple(map(len, parts)) == sizes
+    assert len(set.union(*parts)) == sum(sizes)  # nobody has two roles
+    assert parts[2] <= set(range(*test_from))
+    assert parts[0] <= set(range(40))
+
+
+def test_no_validation_and_no_test():
+    dataset = Dataset("d", {"all": records(40, 0)}, ("a", "b"))
+    splits = resolve_splits(dataset, val_fraction=0, test_fraction=0)
+    assert (len(splits.train), splits.val, splits.test) == (40, None, None)
+    two = Dataset("d", {"train": records(40, 0), "test": records(10, 40)}, ("a", "b"))
+    splits = resolve_splits(two, val_fraction=0)
+    assert (len(splits.train), splits.val) == (40, None)
+    assert identities(splits.test) == set(range(40, 50))
+
+
+def test_the_seed_chooses_the_split():
+    dataset = Dataset("d", {"all": records(40, 0)}, ("a", "b"))
+    tests = [identities(resolve_splits(dataset, seed=seed).test) for seed in (0, 0, 1)]
+    assert tests[0] == tests[1] != tests[2]
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.9, 0.2)])
+def test_something_must_be_left_to_train_on(val, test):
+    dataset = Dataset("d", {"all": records(40, 0)}, ("a", "b"))
+    with pytest.raises(UsageError, match="leave nothing to train on"):
+        resolve_splits(dataset, val_fraction=val, test_fraction=test)
+
+
+def test_whole():
+    one = records(40, 0)
+    assert whole(Dataset("d", {"all": one}, ("a", "b"))) is one
+    with pytest.raises(UsageError, match="d has the splits train, test: name the one"):
+        whole(Dataset("d", {"train": one, "test": one}, ("a", "b")))

@@ -1,0 +1,171 @@
+"""Against a tiny set prepared on the spot, without TensorFlow."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from resnet_jax.data import tfds as module
+from resnet_jax.data.tfds import load_tfds
+from resnet_jax.errors import DataError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
+LABELS = np.arange(12) % 3
+IMAGE, LABEL = (
+    tfds.features.Image(shape=(None, None, 3)),
+    tfds.features.ClassLabel(names=["ant", "bee", "cow"]),
+)
+
+
+def png(image: np.ndarray) -> bytes:
+    """Encode uint8 RGB (h, w, 3) or grey (h, w, 1) without loss."""
+    return cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)[1].tobytes()
+
+
+class Base(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images as encoded bytes: arrays would need TensorFlow's encoder."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    FEATURES: ClassVar[dict] = {"image": IMAGE, "label": LABEL}
+    SUPERVISED: tuple[str, str] | None = None
+    SPLITS: ClassVar[dict] = {"train": range(8), "test": range(8, 12)}
+    UNLABELLED: tuple = ()
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(self.FEATURES)
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=self.SUPERVISED)
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(name, rows) for name, rows in self.SPLITS.items()}
+
+    def _generate_examples(self, name, rows):
+        for i in rows:
+            example = {}
+            for key, feature in self.FEATURES.items():
+                if isinstance(feature, tfds.features.Image):
+                    image = IMAGES[i] if feature.shape[-1] == 3 else IMAGES[i, ..., :1]
+                    example[key] = io.BytesIO(png(image))
+                else:
+                    example[key] = -1 if name in self.UNLABELLED else int(LABELS[i])
+            yield i, example
+
+
+def prepare(data_dir: Path, name: str, **attributes) -> str:
+    """Define a builder class of this name, prepare it, and return its location for `load_tfds`."""
+    body = {**attributes, "__module__": __name__}
+    builder_class = type(name, (Base,), body, skip_registration=True)
+    builder_class(data_dir=str(data_dir), file_format="array_record").download_and_prepare()
+    return f"{builder_class.name}@{data_dir}"
+
+
+def test_images_labels_names_and_splits(tmp_path, capsys):
+    dataset = load_tfds(prepare(tmp_path, "TinySplits"))
+    assert dataset.class_names == ("ant", "bee", "cow")
+    assert {name: len(records) for name, records in dataset.splits.items()} == {"train": 8, "test": 4}
+    seen = []
+    for split, records in dataset.splits.items():
+        for i in range(len(records)):
+            image = records.image(i)
+            match = [j for j in range(12) if np.array_equal(IMAGES[j], image)]
+            assert records.labels[i] == LABELS[match[0]]
+            seen += match
+        assert records.describe(0) == f"index 0 of split {split!r} of {dataset.name}"
+    assert sorted(seen) == list(range(12))
+    assert "tensorflow" not in sys.modules
+
+
+def test_threads_read_the_same(tmp_path):
+    records = load_tfds(prepare(tmp_path, "TinyThreads")).splits["train"]
+    expected = [records.image(i) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for i, image in enumerate(pool.map(records.image, list(range(8)) * 20)):
+            np.testing.assert_array_equal(image, expected[i % 8])
+
+
+def test_channels_default_to_the_stored_ones(tmp_path):
+    grey = {"image": tfds.features.Image(shape=(5, 4, 1)), "label": LABEL}
+    location = prepare(tmp_path, "TinyGrey", FEATURES=grey)
+    assert load_tfds(location).splits["train"].image(0).shape == (5, 4, 1)
+    assert load_tfds(location, 3).splits["train"].image(0).shape == (5, 4, 3)
+
+
+def test_split_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "READ_CHUNK", 3)
+    one = load_tfds(prepare(tmp_path, "TinyOne", SPLITS={"train": range(12)}))
+    assert list(one.splits) == ["all"]
+    assert sorted(one.splits["all"].labels.tolist()) == sorted(LABELS.tolist())
+    many = {"train": range(6), "validation": range(6, 8), "extra": range(8, 10), "test": range(10, 12)}
+    three = load_tfds(prepare(tmp_path, "TinyThree", SPLITS=many, UNLABELLED=("test",)))
+    assert {name: len(records) for name, records in three.splits.items()} == {"train": 6, "val": 2}
+
+
+def test_one_unlabelled_example_is_an_error(tmp_path):
+    location = prepare(tmp_path, "TinyUnlabelled", SPLITS={"train": range(3)}, UNLABELLED=("train",))
+    with pytest.raises(DataError, match=r"label -1 at index 0 .* is outside 0\.\.2"):
+        load_tfds(location)
+
+
+def test_the_supervised_pair_decides_between_two_labels(tmp_path):
+    two = {"image": IMAGE, "coarse": tfds.features.ClassLabel(names=["x", "y", "z"]), "fine": LABEL}
+    location = prepare(tmp_path, "TinyTwo", FEATURES=two, SUPERVISED=("image", "fine"))
+    assert load_tfds(location).class_names == ("ant", "bee", "cow")
+    location = prepare(tmp_path, "TinyAmbiguous", FEATURES=two)
+    with pytest.raises(
+        DataError, match=r"need one ClassLabel feature, found coarse, fine \(features: coarse: Class"
+    ):
+        load_tfds(location)
+    location = prepare(tmp_path, "TinyNoImage", FEATURES={"label": LABEL})
+    with pytest.raises(
+        DataError, match=r"need one Image feature, found none \(features: label: ClassLabel\)"
+    ):
+        load_tfds(location)
+
+
+def test_not_prepared_says_how_to(tmp_path):
+    with pytest.raises(DataError, match="tfds:mnist: not prepared in ") as error:
+        load_tfds(f"mnist@{tmp_path}")
+    assert "pip install 'resnet-jax[tf]'" in str(error.value)
+    line = str(error.value).split('-c "')[1].rstrip('"')
+    assert f"tfds.builder('mnist', data_dir='{tmp_path}', file_format='array_record')" in line
+    compile(line, "line", "exec")
+
+
+def test_default_folder(monkeypatch, tmp_path):
+    with pytest.raises(
+        DataError, match=r"not prepared in the default folder of TFDS \(TFDS_DATA_DIR\)"
+    ) as error:
+        load_tfds("kmnist")
+    assert "data_dir" not in str(error.value)
+
+
+def test_another_file_format_says_so(tmp_path):
+    location = prepare(tmp_path, "TinyRecord")
+    info = tmp_path / "tiny_record" / "1.0.0" / "dataset_info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
+    with pytest.raises(
+        DataError, match=r"tiny_record/1\.0\.0 is in the format tfrecord, which .*; remove it, then prepare"
+    ):
+        load_tfds(location)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnits", r"tfds:mnits: no built-in set has this name and .* holds none; did you mean 'mnist'\?"),
+        ("zzzzqqqq", "no built-in set has this name and .* holds none$"),
+        ("mnist:9.9.9", "9.9.9"),
+        ("not a name", "Parsing builder name string not a name failed"),
+    ],
+)
+def test_unknown_names(tmp_path, name, message):
+    with pytest.raises(DataError, match=message):
+        load_tfds(f"{name}@{tmp_path}")

@@ -1,0 +1,41 @@
+"""What several tests need: variables without compiling an initialization, and paths of a tree."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.training.compile import INIT_OPTIONS
+
+
+def paths(tree: Any) -> list[str]:
+    """Return the '/'-joined path of every leaf."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return ["/".join(str(part.key) for part in path) for path, _ in leaves]
+
+
+def initialize(model, x, key=0):
+    """Really initialize, compiled the quick way."""
+    init = jax.jit(lambda key: model.init(key, x, train=False), compiler_options=INIT_OPTIONS["cpu"])
+    return init(jax.random.key(key))
+
+
+def random_variables(model, input_shape, seed: int = 0) -> dict[str, Any]:
+    """Return variables of the right shapes, filled by NumPy: Kaiming-like kernels, norms near (not at) the identity."""
+
+    def fill(path, leaf):
+        name = "/".join(str(part.key) for part in path)
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        if name.endswith("kernel"):
+            value = rng.normal(size=leaf.shape) * np.sqrt(2.0 / np.prod(leaf.shape[:-1]))
+        elif name.endswith(("scale", "var")):
+            value = rng.uniform(0.5, 1.5, leaf.shape)
+        else:
+            value = 0.1 * rng.normal(size=leaf.shape)
+        return value.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, abstract_variables(model, input_shape))
