@@ -15,13 +15,13 @@ from resnet_jax.config import DataConfig, RunConfig
 from resnet_jax.data.augment import Augment, augment, normalize
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.pipeline import Batch, EvalBatches, TrainBatches
-from resnet_jax.data.records import Records
+from resnet_jax.data.records import Records, in_memory
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, resolve_splits
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.transform import Geometry
 from resnet_jax.data.view import View
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.zoo import create_model
@@ -45,17 +45,6 @@ class Images:
     geometry: Geometry
     card: DataCard
 
-    def split(self, name: str) -> Records:
-        """Return ``train``, ``val`` or ``test``, decoded into memory where it fits.
-
-        Raises:
-            UsageError: the run has no such split.
-        """
-        records = getattr(self.splits, name)
-        if records is None:
-            raise UsageError(f"this data has no {name} split")
-        return materialize(records, self.geometry, training=name == "train")
-
 
 def geometry_of(config: DataConfig) -> Geometry:
     """Return the host-side geometry of a configuration."""
@@ -64,14 +53,31 @@ def geometry_of(config: DataConfig) -> Geometry:
     return Geometry(config.image_size, "random_resized" if config.crop == "random_resized" else "none")
 
 
-def load_images(config: RunConfig) -> Images:
-    """Read the source, split it, and find the normalization if the configuration leaves it open."""
+def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
+    """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
     data = config.data
     dataset = load_dataset(data.source, channels=config.model.in_channels)
     splits = resolve_splits(
         dataset, val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.split_seed
     )
-    geometry = geometry_of(data)
+    return splits, dataset.class_names
+
+
+def load_images(config: RunConfig) -> Images:
+    """Open the source for a run: what fits is decoded into memory, except the test images, which stay untouched.
+
+    Raises:
+        DataError: the images are not as they should be, or nothing is left to test on.
+    """
+    data, geometry = config.data, geometry_of(config.data)
+    splits, class_names = load_splits(config)
+    if splits.test is None:
+        raise DataError(f"{data.source} has no images to test on: give it a test or val split")
+    splits = dataclasses.replace(
+        splits,
+        train=materialize(splits.train, geometry, training=True),
+        val=None if splits.val is None else materialize(splits.val, geometry, training=False),
+    )
     height, width, channels = View(splits.train, geometry, training=True, seed=config.seed).shape
     mean, std = data.mean, data.std
     if not mean:
@@ -81,7 +87,7 @@ def load_images(config: RunConfig) -> Images:
         raise UsageError(f"data.mean has {len(mean)} numbers, the images have {channels} channels")
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     card = DataCard(
-        class_names=tuple(dataset.class_names),
+        class_names=class_names,
         image_shape=(height, width, channels),
         mean=mean,
         std=std,
@@ -130,7 +136,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     train, card = config.train, images.card
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = TrainBatches(
-        images.split("train"),
+        images.splits.train,
         train.batch_size,
         seed=config.seed,
         geometry=images.geometry,
@@ -174,7 +180,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None
         ),
-        batches=lambda start, stop: feed.iterate(start, stop, threads=config.data.threads),
+        batches=lambda start, stop: feed.iterate(start, stop, threads=_threads(config, images.splits.train)),
     )
 
 
@@ -196,10 +202,15 @@ def build_evaluation(
             geometry_of(config.data),
             shard=(jax.process_index(), jax.process_count()),
         )
-        feed = batches.iterate(threads=config.data.threads)
+        feed = batches.iterate(threads=_threads(config, records))
         return evaluate(compiled, variables, feed, mesh=mesh, num_classes=len(card.class_names))
 
     return evaluation
+
+
+def _threads(config: RunConfig, records: Records) -> int:
+    # images in memory are indexed faster than handed over by another thread (and Grain takes seconds to import)
+    return 0 if in_memory(records) else config.data.threads
 
 
 def eval_preprocess(model: ResNet, card: DataCard) -> Preprocess:

@@ -12,6 +12,7 @@ from rich.console import Console as RichConsole
 
 from resnet_jax.assemble import Images, Parts, build_parts, load_images
 from resnet_jax.config import RunConfig
+from resnet_jax.data.memory import materialize
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError
 from resnet_jax.report.console import Console
@@ -119,7 +120,7 @@ def _train(
     console: RichConsole,
 ) -> tuple[TrainState, Progress]:
     start, every = int(state.step), config.train.log_every
-    validation = images.split("val") if images.splits.val is not None else None
+    validation = images.splits.val
     with contextlib.ExitStack() as stack:
         live = Console(
             total_steps=parts.plan.total_steps,
@@ -167,13 +168,13 @@ def _finish(
     steps, digest = int(state.step), params_digest(state.params, state.batch_stats)
     if config.train.select == "best":
         state, _ = checkpoints.restore("best", state)
-    if images.splits.test is None:
-        raise RunError(f"{config.data.source} has no test split to report on")
+    test = images.splits.test
+    assert test is not None  # load_images refuses data without
     examples = images.card.examples["test"]
     console.print(
         f"Testing the {config.train.select} state on the {examples:,} test images, which nothing has looked at before."
     )
-    result = parts.evaluate(state.eval_variables, images.split("test"))
+    result = parts.evaluate(state.eval_variables, materialize(test, images.geometry, training=False))
     summary = Summary(
         test_accuracy=result.accuracy,
         test_correct=result.correct,

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.assemble import build_evaluation, build_model, eval_preprocess, geometry_of, load_images
+from resnet_jax.assemble import build_evaluation, build_model, eval_preprocess, geometry_of, load_splits
 from resnet_jax.config import RunConfig
 from resnet_jax.data.decode import decode_image
 from resnet_jax.errors import DataError, UsageError, unknown
@@ -75,12 +75,11 @@ def evaluate_run(trained: TrainedRun, split: str = "test") -> Evaluation:
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    images = load_images(trained.config)
-    # The normalization is the run's; the training split is looked at without augmentation.
-    records = getattr(images.splits, split)
+    splits, _ = load_splits(trained.config)
+    records = getattr(splits, split)
     if records is None:
         raise UsageError(f"{trained.path} has no {split} split")
-    records = materialize(records, images.geometry, training=False)
+    records = materialize(records, geometry_of(trained.config.data), training=False)
     evaluation = build_evaluation(trained.config, trained.model, trained.card, make_mesh())
     return evaluation(trained.variables, records)
 

@@ -6,6 +6,9 @@ Repository, 1998, https://doi.org/10.24432/C50P49.
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from resnet_jax.data.decode import to_channels
@@ -14,9 +17,20 @@ from resnet_jax.data.records import ArrayRecords, Dataset
 
 def load_digits(channels: int | None = None) -> Dataset:
     """Load the digits as one split, ``all``; the stored 0..16 become 0..255 (times 255 / 16, rounded)."""
-    from sklearn import datasets
-
-    pixels, labels = datasets.load_digits(return_X_y=True)
+    pixels, labels = _read()
     images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     records = ArrayRecords(to_channels(images, channels), labels, name="digits")
     return Dataset("digits", {"all": records}, tuple("0123456789"))
+
+
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    # The file itself: importing scikit-learn, which is what its load_digits costs, takes seconds.
+    package = importlib.util.find_spec("sklearn")
+    folder = package.submodule_search_locations[0] if package and package.submodule_search_locations else ""
+    file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():
+        table = np.loadtxt(file, delimiter=",")
+        return table[:, :-1], table[:, -1].astype(np.int64)
+    from sklearn import datasets
+
+    return datasets.load_digits(return_X_y=True)

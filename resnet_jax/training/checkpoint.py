@@ -39,7 +39,7 @@ class Checkpoints:
         self.close()
 
     def save(self, kind: Kind, state: TrainState, progress: dict[str, Any]) -> None:
-        """Start writing ``state`` and the JSON-serializable ``progress`` under the state's step.
+        """Start writing ``state`` and the JSON-serializable, non-empty ``progress`` under the state's step.
 
         Saving the same step a second time into one folder does nothing: it would be the same state.
         """

@@ -96,7 +96,7 @@ def make_train_step(
             grads, value = lax.pmean((grads, value), axis_name)
             correct, count = lax.psum((correct, count), axis_name)
 
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -18,6 +18,14 @@ def test_digits_equal_scikit_learn():
     assert np.abs(pixels.reshape(-1, 64) - images * 255 / 16).max() <= 0.5
 
 
+def test_digits_from_a_scikit_learn_that_keeps_them_elsewhere(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    from_package = load_digits().splits["all"]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(from_package.image(5), load_digits().splits["all"].image(5))
+    assert len(load_digits().splits["all"]) == 1797
+
+
 def test_digits_as_rgb():
     image = load_digits(3).splits["all"].image(0)
     assert image.shape == (8, 8, 3)

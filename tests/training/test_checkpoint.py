@@ -1,0 +1,130 @@
+"""Saving and restoring states, also onto other devices, and what happens to damaged ones."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from resnet_jax.errors import RunError
+from resnet_jax.training.checkpoint import KEEP, Checkpoints
+from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.state import TrainState
+
+
+NOTE = {"epoch": 1}
+
+
+def new_state(step: int, devices: int = 1, width: int = 3) -> TrainState:
+    state = TrainState(
+        step=jnp.int32(step),
+        params={"layer": {"kernel": jnp.full((2, width), float(step))}},
+        batch_stats={"norm": {"mean": jnp.arange(3.0), "var": jnp.ones(3)}},
+        opt_state=({"count": jnp.int32(step)}, None),
+        rng=jax.random.key(7),
+    )
+    sharding = NamedSharding(make_mesh(jax.devices()[:devices]), PartitionSpec())
+    return jax.device_put(state, sharding)
+
+
+def assert_same(a: TrainState, b: TrainState):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a.replace(rng=None)), jax.tree.leaves(b.replace(rng=None)), strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == y.dtype
+    np.testing.assert_array_equal(jax.random.key_data(a.rng), jax.random.key_data(b.rng))
+
+
+def test_a_round_trip_is_the_identity(tmp_path):
+    progress = {"epoch_sums": {"loss": 0.1 + 0.2}, "watch": {"best": None, "wait": 3}, "finished": None}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", new_state(4), progress)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, restored = checkpoints.restore("last", new_state(0))
+    assert_same(state, new_state(4))
+    assert restored == progress
+
+
+def test_restores_onto_another_number_of_devices(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", new_state(4, devices=8), NOTE)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore("last", new_state(0, devices=2))
+    assert len(state.params["layer"]["kernel"].devices()) == 2
+    assert_same(state, new_state(4))
+
+
+def test_keeps_the_newest_and_the_best_apart(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps("last") == []
+        for step in (1, 2, 5):
+            checkpoints.save("last", new_state(step), NOTE)
+        checkpoints.save("best", new_state(2), NOTE)
+        checkpoints.save("best", new_state(2), NOTE)  # the same state again: nothing to do
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps("last") == [2, 5][-KEEP["last"] :]
+        assert checkpoints.steps("best") == [2]
+        assert int(checkpoints.restore("last", new_state(0))[0].step) == 5
+
+
+def test_saving_is_safe_when_the_state_is_donated_next(tmp_path):
+    state = new_state(1)
+    advance = jax.jit(lambda s: jax.tree.map(lambda a: a * 0, s.replace(rng=None)), donate_argnums=0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", state, NOTE)
+        jax.block_until_ready(advance(state))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore("last", new_state(0))[0], new_state(1))
+
+
+def test_a_part_of_the_state_can_be_read_without_the_optimizer(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", new_state(3), NOTE)
+    leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32, sharding=replicated(make_mesh()))
+    with Checkpoints(tmp_path, owner=False) as checkpoints:
+        loaded, step = checkpoints.restore_part("last", {"params": {"layer": {"kernel": leaf}}})
+    assert step == 3
+    np.testing.assert_array_equal(loaded["params"]["layer"]["kernel"], 3.0)
+
+
+# a load that fails inside Orbax leaves its event loop to the garbage collector
+failed_load = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@failed_load
+def test_no_checkpoint_and_a_wrong_one_are_named(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(RunError, match="no 'best' checkpoint in"):
+            checkpoints.restore("best", new_state(0))
+        checkpoints.save("last", new_state(1), NOTE)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(RunError, match=r"step 1: .*\(2, 4\).*\(2, 3\)"):
+        checkpoints.restore("last", new_state(0, width=4))
+
+
+def test_what_a_killed_process_left_half_written_is_ignored(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", new_state(1), NOTE)
+    half = tmp_path / "last" / "2.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "state").write_text("cut")
+    with Checkpoints(tmp_path, owner=False) as reader:
+        assert reader.steps("last") == [1]
+    assert half.exists(), "a reader must not clear what may be another process's next checkpoint"
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps("last") == [1]
+
+
+@failed_load
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_checkpoint_raises(tmp_path, damage):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", new_state(1), NOTE)
+    for file in (tmp_path / "last" / "1" / "state").rglob("*"):
+        if file.is_file() and damage == "truncate":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif file.name == "_METADATA":
+            file.unlink()
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(RunError, match="cannot restore"):
+        checkpoints.restore("last", new_state(0))

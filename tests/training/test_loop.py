@@ -1,0 +1,206 @@
+"""The loop on a counting 'step': what is fed, fetched, evaluated, saved and reported, and when it stops."""
+
+from __future__ import annotations
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.errors import RunError
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.evaluate import Evaluation, evaluate
+from resnet_jax.training.interrupt import StopRequest, stop_on_signals
+from resnet_jax.training.loop import Interrupted, Plan, train
+from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.progress import EpochSums, Progress
+from resnet_jax.training.state import TrainState
+
+MESH = make_mesh(jax.devices()[:1])
+
+
+class Log:
+    def __init__(self):
+        self.steps, self.epochs = [], []
+
+    def on_step(self, row):
+        self.steps.append(row)
+
+    def on_epoch(self, row):
+        self.epochs.append(row)
+
+
+def new_state(step=0):
+    return TrainState(jnp.int32(step), {"w": jnp.zeros(2)}, {}, {}, jax.random.key(0))
+
+
+def fake_step(bad_at=None):
+    """A step whose parameters are the sum of the batches seen, and whose loss is the step's number."""
+
+    def step(state, batch):
+        number = int(state.step) + 1
+        metrics = {"loss": number, "correct": 1, "count": 2, "grad_norm": 3, "rejected": number == bad_at}
+        params = {"w": state.params["w"] + batch["x"].sum()}
+        new = state.replace(step=jnp.int32(number), params=params)
+        return new, {name: jnp.float32(value) for name, value in metrics.items()}
+
+    return step
+
+
+def batches(start, stop):
+    return ({"x": np.full(2, step + 1, np.float32)} for step in range(start, stop))
+
+
+def accuracies(*values):
+    results = iter(values)
+
+    def run(state):
+        correct = next(results)
+        return Evaluation(loss=0.5, correct=correct, examples=100, confusion=np.zeros((2, 2)))
+
+    return run
+
+
+def run(state=None, *, plan=None, step=None, **options):
+    log = Log()
+    plan = plan or Plan(total_steps=10, steps_per_epoch=4)
+    result = train(
+        state or new_state(), plan=plan, train_step=step or fake_step(), batches=batches, mesh=MESH,
+        observers=(log,), **options,
+    )  # fmt: skip
+    return *result, log
+
+
+def test_every_step_is_reported_once_and_in_order():
+    state, progress, log = run()
+    assert [row["step"] for row in log.steps] == list(range(1, 11))
+    assert [row["loss"] for row in log.steps] == list(range(1, 11))
+    assert log.steps[0] == {"step": 1, "epoch": 0.25, "loss": 1, "accuracy": 0.5, "grad_norm": 3}
+    assert (int(state.step), progress.finished) == (10, "steps")
+    np.testing.assert_array_equal(state.params["w"], 2.0 * sum(range(1, 11)))
+
+
+def test_epochs_end_where_they_should_and_the_last_may_be_short():
+    _, _, log = run()
+    assert [(row["step"], row["epoch"]) for row in log.epochs] == [(4, 1.0), (8, 2.0), (10, 2.5)]
+    assert [row["loss"] for row in log.epochs] == [2.5, 6.5, 9.5]  # means over each epoch's own steps
+
+
+def test_validation_every_so_many_epochs_and_at_the_end():
+    plan = Plan(total_steps=20, steps_per_epoch=4, eval_every=2)
+    _, progress, log = run(plan=plan, evaluate=accuracies(50, 70, 60))
+    assert [row.get("val_accuracy") for row in log.epochs] == [None, 0.5, None, 0.7, 0.6]
+    assert (progress.watch.best, progress.watch.evaluations) == (0.7, 3)
+
+
+def test_early_stopping_and_that_a_finished_run_stays_finished(tmp_path):
+    plan = Plan(total_steps=40, steps_per_epoch=4, early_stopping=EarlyStopping(patience=2))
+    with Checkpoints(tmp_path) as checkpoints:
+        state, progress, log = run(plan=plan, evaluate=accuracies(50, 70, 60, 70), checkpoints=checkpoints)
+    assert (progress.finished, int(state.step), len(log.epochs)) == ("early stopping", 16, 4)
+    again, _, log = run(state, plan=plan, progress=progress)
+    assert (int(again.step), log.steps) == (16, [])
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps("best") == [8]
+        assert checkpoints.steps("last") == [12, 16]
+
+
+def test_the_best_state_is_that_of_its_validation(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        run(evaluate=accuracies(50, 70, 60), checkpoints=checkpoints)
+    with Checkpoints(tmp_path) as checkpoints:
+        best, _ = checkpoints.restore("best", new_state())
+    np.testing.assert_array_equal(best.params["w"], 2.0 * sum(range(1, 9)))
+
+
+@pytest.mark.parametrize("at", [3, 4, 7])
+def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, at):
+    """Also in the middle of an epoch: state, epoch means and validation history are those of one run."""
+    whole = run(evaluate=accuracies(50, 70, 60))
+    stop = StopRequest()
+
+    def stopping(start, end):
+        for step, batch in zip(range(start, end), batches(start, end), strict=True):
+            if step + 1 == at:
+                stop.signal = signal.SIGINT
+            yield batch
+
+    log, values = Log(), accuracies(50, 70, 60)
+    plan = Plan(total_steps=10, steps_per_epoch=4)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(Interrupted, match=f"after step {at}"):
+        train(
+            new_state(), plan=plan, train_step=fake_step(), batches=stopping, mesh=MESH, evaluate=values,
+            checkpoints=checkpoints, observers=(log,), stop=stop,
+        )  # fmt: skip
+    with Checkpoints(tmp_path) as checkpoints:
+        state, saved = checkpoints.restore("last", new_state())
+    state, progress, rest = run(state, progress=Progress.from_json(saved), evaluate=values)
+    assert log.steps + rest.steps == whole[2].steps
+    without_rate = [
+        [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+        for rows in (log.epochs + rest.epochs, whole[2].epochs)
+    ]
+    assert without_rate[0] == without_rate[1]
+    assert progress.watch == whole[1].watch
+    np.testing.assert_array_equal(state.params["w"], whole[0].params["w"])
+
+
+def test_a_diverged_step_stops_the_run_by_its_number(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(RunError, match="diverged at step 6.*learning rate"):
+            run(step=fake_step(bad_at=6), checkpoints=checkpoints)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps("last") == [4]
+
+
+def test_an_error_while_feeding_comes_out_and_closes_the_feed():
+    closed = []
+
+    def failing(start, stop):
+        try:
+            yield from batches(start, 3)
+            raise OSError("disk on fire")
+        finally:
+            closed.append(True)
+
+    with pytest.raises(OSError, match="disk on fire"):
+        train(new_state(), plan=Plan(10, 4), train_step=fake_step(), batches=failing, mesh=MESH)
+    assert closed == [True]
+
+
+def test_progress_survives_json():
+    progress = Progress(EpochSums(1.5, 2, 3), EarlyStopping(2).update(EarlyStopping(2).init(), 0.5), 1.25, 10, None)
+    assert Progress.from_json(progress.to_json()) == progress
+    assert Progress().images_per_second is None
+    assert progress.images_per_second == 8.0
+
+
+def test_signals_become_a_request_and_the_second_acts_as_before():
+    with stop_on_signals() as request:
+        assert not request
+        signal.raise_signal(signal.SIGINT)
+        assert request.signal is signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_evaluation_adds_up_exactly():
+    def step(_variables, batch):
+        prediction = batch["image"].astype(jnp.int32)
+        hit = (prediction == batch["label"]) & batch["mask"]
+        return {"loss_sum": jnp.where(batch["mask"], 0.5, 0.0).sum(), "correct": hit.sum(), "count": batch["mask"].sum(),
+                "prediction": prediction}  # fmt: skip
+
+    def batch(image, label, mask):
+        return {"image": np.array(image), "label": np.array(label), "mask": np.array(mask, bool)}
+
+    data = [batch([0, 1], [0, 2], [1, 1]), batch([2, 0], [2, 0], [1, 0])]
+    result = evaluate(step, None, data, mesh=MESH, num_classes=3)
+    assert (result.correct, result.examples, result.loss) == (2, 3, 0.5)
+    np.testing.assert_array_equal(result.confusion, [[1, 0, 0], [0, 0, 0], [0, 1, 1]])
+    with pytest.raises(ValueError, match="empty"):
+        evaluate(step, None, [], mesh=MESH, num_classes=3)

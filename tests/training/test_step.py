@@ -1,0 +1,289 @@
+"""The step: the same numbers however it is run, and a rejected one changes nothing."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from resnet_jax.errors import UsageError
+from resnet_jax.models import ResNet, ResNetConfig
+from resnet_jax.training.accumulate import pool_statistics
+from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
+from resnet_jax.training.losses import get_loss
+from resnet_jax.training.mesh import DATA_AXIS, check_batch_size, make_mesh, shard_batch
+from resnet_jax.training.pmap import pmap_train_step, replicate, split_batch, unreplicate
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import make_eval_step, make_train_step
+from tests.tools import random_variables
+
+SHAPE = (8, 8, 3)
+TX = optax.sgd(0.05, momentum=0.9)
+
+
+def small_model(**choices) -> ResNet:
+    return ResNet(ResNetConfig((1, 1), (8, 16), stem="cifar", shortcut="B", num_classes=5, **choices))
+
+
+def new_state(model, tx=TX, *, ema=False, seed=0) -> TrainState:
+    variables = jax.tree.map(jnp.asarray, random_variables(model, SHAPE, seed))
+    averages = jax.tree.map(jnp.copy, variables) if ema else None
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(variables["params"]),
+        rng=jax.random.key(seed),
+        ema=averages,
+    )
+
+
+def new_batch(size=16, seed=0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    # classes with their own brightness: statistics of parts of the batch differ
+    label = rng.integers(0, 5, size).astype(np.int32)
+    image = rng.normal(size=(size, *SHAPE)) + label[:, None, None, None] / 2
+    return {"image": image.astype(np.float32), "label": label}
+
+
+def run_steps(devices, *, steps=2, **options):
+    mesh = make_mesh(jax.devices()[:devices])
+    model = small_model()
+    step = compile_train_step(make_train_step(model, TX, **options), mesh)
+    state = jax.device_put(new_state(model), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    metrics = []
+    for seed in range(steps):
+        state, row = step(state, shard_batch(new_batch(seed=seed), mesh))
+        metrics.append(row)
+    return jax.device_get((state.params, state.batch_stats, state.opt_state, metrics))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return run_steps(1)
+
+
+def test_eight_devices_give_the_numbers_of_one(on_one_device):
+    """Loss, gradients (through momentum and their norm), parameters and global batch statistics."""
+    chex.assert_trees_all_close(run_steps(8), on_one_device, rtol=1e-4, atol=1e-6)
+
+
+def test_pmap_gives_the_same_numbers(on_one_device):
+    model = small_model(axis_name=DATA_AXIS)
+    step = pmap_train_step(make_train_step(model, TX, axis_name=DATA_AXIS))
+    state, metrics = replicate(new_state(small_model())), []
+    for seed in range(2):
+        state, row = step(state, split_batch(new_batch(seed=seed)))
+        metrics.append(unreplicate(row))
+    state = unreplicate(state)
+    got = jax.device_get((state.params, state.batch_stats, state.opt_state, metrics))
+    chex.assert_trees_all_close(got, on_one_device, rtol=1e-3, atol=1e-5)
+
+
+def test_pmap_refuses_a_batch_it_cannot_share():
+    with pytest.raises(UsageError, match="batch of 12 cannot be shared equally by 8 devices"):
+        split_batch(new_batch(12))
+
+
+def test_the_step_is_the_textbook_one():
+    """Against the same update written out: value_and_grad, optimizer, statistics."""
+    model, state, batch = small_model(), new_state(small_model()), new_batch()
+
+    def loss(params):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats}, batch["image"], train=True, mutable=["batch_stats"]
+        )
+        picked = nn.log_softmax(logits) * np.eye(5, dtype=np.float32)[batch["label"]]
+        return -picked.sum(axis=1).mean(), (updates["batch_stats"], logits)
+
+    (value, (stats, logits)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+    new, metrics = jax.jit(make_train_step(model, TX))(state, batch)
+    chex.assert_trees_all_close(new.batch_stats, stats, rtol=1e-5, atol=1e-6)
+    expected = jax.tree.map(lambda p, g: p - 0.05 * g, state.params, grads)
+    chex.assert_trees_all_close(new.params, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+    assert int(metrics["correct"]) == (np.asarray(logits).argmax(1) == batch["label"]).sum()
+    assert (float(metrics["count"]), float(metrics["rejected"]), int(new.step)) == (16, 0, 1)
+
+
+def test_one_trace_one_compilation_and_a_donated_state():
+    mesh, model = make_mesh(), small_model()
+    step = compile_train_step(chex.assert_max_traces(make_train_step(model, TX), n=1), mesh)
+    state = create_state(model, TX, jax.random.key(0), SHAPE, mesh=mesh)
+    first, compiled = state, []
+
+    def listen(event, _seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    batches = [shard_batch(new_batch(seed=seed), mesh) for seed in range(4)]
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    for batch in batches:
+        state, _ = step(state, batch)
+    jax.monitoring.clear_event_listeners()
+    assert len(compiled) == 1
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params))
+
+
+def test_create_state_is_replicated_and_the_same_on_any_mesh():
+    states = [
+        create_state(small_model(), TX, jax.random.key(3), SHAPE, mesh=make_mesh(jax.devices()[:n]), ema=True)
+        for n in (1, 8)
+    ]
+    one, eight = (jax.device_get((s.params, s.batch_stats, s.ema)) for s in states)
+    chex.assert_trees_all_close(one, eight, rtol=1e-6)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(states[1].params))
+    chex.assert_trees_all_close(one[2], {"params": one[0], "batch_stats": one[1]})
+
+
+@pytest.mark.parametrize("poison", [np.inf, np.nan])
+def test_a_rejected_step_changes_nothing_but_the_position(poison):
+    model, batch = small_model(), new_batch()
+    state = new_state(model, ema=True)
+    batch["image"][3, 2, 2, 1] = poison
+    new, metrics = jax.jit(make_train_step(model, TX, ema_decay=0.9))(state, batch)
+    assert (float(metrics["rejected"]), int(new.step)) == (1, 1)
+    for name in ("params", "batch_stats", "opt_state", "ema"):
+        chex.assert_trees_all_equal(getattr(new, name), getattr(state, name))
+
+
+def test_moving_averages_cover_parameters_and_statistics():
+    model = small_model()
+    state, step = new_state(model, ema=True), jax.jit(make_train_step(model, TX, ema_decay=0.9))
+    new, _ = step(state, new_batch())
+    # the first update has the warm-up decay (1 + 0) / (10 + 0)
+    expected = jax.tree.map(lambda old, now: 0.1 * old + 0.9 * now, state.variables, new.variables)
+    chex.assert_trees_all_close(new.ema, expected, rtol=1e-5, atol=1e-6)
+    assert new.eval_variables is new.ema
+    assert state.replace(ema=None).eval_variables.keys() == {"params", "batch_stats"}
+
+
+class NoNorm(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = nn.tanh(nn.Conv(4, (3, 3), padding=1)(x))
+        return nn.Dense(5)(nn.Dropout(0.0, deterministic=not train)(x.mean(axis=(1, 2))))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_accumulation_without_batch_norm_is_the_full_batch(devices):
+    """And the step takes anybody's Linen module."""
+    mesh, results = make_mesh(jax.devices()[:devices]), []
+    for accumulate in (1, 2):
+        state = create_state(NoNorm(), TX, jax.random.key(0), SHAPE, mesh=mesh)
+        step = compile_train_step(make_train_step(NoNorm(), TX, accumulate=accumulate), mesh)
+        state, metrics = step(state, shard_batch(new_batch(), mesh))
+        results.append((state.params, metrics))
+    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_with_batch_norm_is_its_stated_definition():
+    """Gradients of micro-batches on their own statistics; running statistics of the whole batch, moved once."""
+    model = small_model(norm_momentum=0.8)
+    state, batch = new_state(model), new_batch()
+    new, metrics = jax.jit(make_train_step(model, TX, accumulate=4, norm_momentum=0.8))(state, batch)
+
+    @jax.jit
+    def micro(images, labels):
+        def loss(params):
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats}, images, train=True, mutable=["batch_stats"]
+            )
+            return get_loss("cross_entropy")(logits, labels).mean(), updates["batch_stats"]
+
+        return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+    parts = [micro(batch["image"][j::4], batch["label"][j::4]) for j in range(4)]
+    grads = jax.tree.map(lambda *g: sum(g) / 4, *[part[1] for part in parts])
+    chex.assert_trees_all_close(
+        new.params, jax.tree.map(lambda p, g: p - 0.05 * g, state.params, grads), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(metrics["loss"], np.mean([part[0][0] for part in parts]), rtol=1e-5)
+
+    # The stem sees the same inputs in every definition: its statistics are those of the whole batch.
+    old, stem = state.batch_stats["stem"]["norm"], new.batch_stats["stem"]["norm"]
+    kernel = state.params["stem"]["conv"]["kernel"]
+    y = np.asarray(
+        jax.lax.conv_general_dilated(
+            batch["image"], kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        np.float64,
+    ).reshape(-1, 8)
+    np.testing.assert_allclose(stem["mean"], 0.8 * old["mean"] + 0.2 * y.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stem["var"], 0.8 * old["var"] + 0.2 * y.var(0), rtol=1e-4)
+
+
+def test_pooled_statistics_are_those_of_the_union():
+    rng, momentum = np.random.default_rng(0), 0.7
+    parts = rng.normal(size=(3, 50, 4)) + rng.normal(size=(3, 1, 1)) * 5
+    old = {"mean": rng.normal(size=4), "var": rng.uniform(1, 2, 4)}
+    stats = {
+        "mean": jnp.asarray(momentum * old["mean"] + (1 - momentum) * parts.mean(1)),
+        "var": jnp.asarray(momentum * old["var"] + (1 - momentum) * parts.var(1)),
+    }
+    pooled = pool_statistics({"layer": {"norm": stats}}, momentum)["layer"]["norm"]
+    union = parts.reshape(-1, 4)
+    np.testing.assert_allclose(pooled["mean"], momentum * old["mean"] + (1 - momentum) * union.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(pooled["var"], momentum * old["var"] + (1 - momentum) * union.var(0), rtol=1e-5)
+
+
+def test_accumulation_refuses_what_it_cannot_do():
+    model = small_model()
+    state, batch = new_state(model), new_batch()
+    with pytest.raises(UsageError, match="accumulate must be 1 or more"):
+        make_train_step(model, TX, accumulate=0)
+    with pytest.raises(UsageError, match="16 cannot be cut into 3"):
+        jax.eval_shape(make_train_step(model, TX, accumulate=3, norm_momentum=0.9), state, batch)
+    with pytest.raises(UsageError, match="needs norm_momentum"):
+        jax.eval_shape(make_train_step(model, TX, accumulate=2), state, batch)
+    with pytest.raises(UsageError, match="batch_stats/layer/count"):
+        pool_statistics({"layer": {"count": jnp.ones(3)}}, 0.9)
+
+
+def test_evaluation_ignores_masked_examples_whatever_they_hold():
+    model = small_model()
+    variables = new_state(model).variables
+    batch = {**new_batch(16), "mask": np.arange(16) < 11}
+    batch["image"][11:] = np.nan
+    step = compile_eval_step(make_eval_step(model), make_mesh())
+    out = jax.device_get(step(variables, shard_batch(batch, make_mesh())))
+    logits = np.asarray(model.apply(variables, batch["image"][:11], train=False), np.float64)
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    np.testing.assert_allclose(out["loss_sum"], -log_p[np.arange(11), batch["label"][:11]].sum(), rtol=1e-5)
+    assert out["count"] == 11
+    assert out["correct"] == (logits.argmax(1) == batch["label"][:11]).sum()
+    np.testing.assert_array_equal(out["prediction"][:11], logits.argmax(1))
+
+
+def test_soft_targets_count_their_largest_entry():
+    model, state = small_model(), new_state(small_model())
+    hard = new_batch()
+    soft = {**hard, "label": np.eye(5, dtype=np.float32)[hard["label"]]}
+    step = jax.jit(make_train_step(model, TX))
+    (a, ma), (b, mb) = step(state, hard), step(state, soft)
+    chex.assert_trees_all_close((a.params, ma), (b.params, mb), rtol=1e-5, atol=1e-6)
+
+
+def test_preprocessing_gets_the_key_of_the_run_and_the_batch():
+    model, state, batch = small_model(), new_state(small_model()), new_batch()
+
+    def preprocess(key, batch):
+        return batch["image"] + jax.random.normal(key, ()) * batch["shift"][:, None, None, None]
+
+    step = jax.jit(make_train_step(model, TX, preprocess=preprocess))
+    shifted, _ = step(state, {**batch, "shift": np.ones(16, np.float32)})
+    by_hand = batch["image"] + jax.random.normal(state.rng, ())
+    expected, _ = jax.jit(make_train_step(model, TX))(state, {**batch, "image": by_hand})
+    chex.assert_trees_all_close(shifted.params, expected.params, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "accumulate", "good"), [(12, 1, "8 or 16"), (24, 2, "16 or 32"), (3, 1, "8 or 16")])
+def test_batches_that_devices_cannot_share_are_refused(size, accumulate, good):
+    with pytest.raises(UsageError, match=f"batch of {size} .* such as {good}"):
+        check_batch_size(size, make_mesh(), accumulate=accumulate)
+    check_batch_size(32, make_mesh(), accumulate=accumulate)
