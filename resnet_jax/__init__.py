@@ -11,6 +11,7 @@ from typing import Any
 _HOME = {
     "create_model": "resnet_jax.models",
     "list_models": "resnet_jax.models",
+    "abstract_variables": "resnet_jax.models",
     "count": "resnet_jax.models",
     "ResNet": "resnet_jax.models",
     "ResNetConfig": "resnet_jax.models",

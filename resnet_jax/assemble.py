@@ -64,7 +64,7 @@ def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
 
 
 def load_images(config: RunConfig) -> Images:
-    """Open the source for a run: what fits is decoded into memory, except the test images, which stay untouched.
+    """Open the source for a run; what fits is decoded into memory, so that a bad image shows now and not at the end.
 
     Raises:
         DataError: the images are not as they should be, or nothing is left to test on.
@@ -77,6 +77,7 @@ def load_images(config: RunConfig) -> Images:
         splits,
         train=materialize(splits.train, geometry, training=True),
         val=None if splits.val is None else materialize(splits.val, geometry, training=False),
+        test=materialize(splits.test, geometry, training=False),
     )
     height, width, channels = View(splits.train, geometry, training=True, seed=config.seed).shape
     mean, std = data.mean, data.std
@@ -151,9 +152,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     model = build_model(config, card)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
-    tx, schedule = make_optimizer(
-        config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps
-    )
+    tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
     augmentation = Augment(pad=config.data.pad, flip=config.data.flip)
 
     def preprocess(key, batch):
@@ -177,9 +176,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         learning_rate=schedule,
         train_step=compile_train_step(step, mesh),
         evaluate=build_evaluation(config, model, card, mesh),
-        new_state=lambda: create_state(
-            model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None
-        ),
+        new_state=lambda: create_state(model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None),
         batches=lambda start, stop: feed.iterate(start, stop, threads=_threads(config, images.splits.train)),
     )
 

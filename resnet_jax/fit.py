@@ -11,8 +11,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 
 from resnet_jax.assemble import Images, Parts, build_parts, load_images
-from resnet_jax.config import RunConfig
-from resnet_jax.data.memory import materialize
+from resnet_jax.config import RunConfig, require_same
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError
 from resnet_jax.report.console import Console
@@ -61,9 +60,7 @@ class Summary:
     run_dir: str
 
 
-def fit(
-    config: RunConfig, run_dir: str | Path | None = None, *, console: RichConsole | None = None
-) -> Summary:
+def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichConsole | None = None) -> Summary:
     """Train, select, test once. In the directory of an unfinished run of the same configuration, go on with it.
 
     Args:
@@ -81,10 +78,11 @@ def fit(
     console = console or RichConsole(quiet=True)
     directory = Path(run_dir) if run_dir is not None else default_path(config)
     run = RunDirectory(directory)
-    if run.config.is_file() and (stored := run.read_summary()) is not None:
-        run = RunDirectory.open(directory, config)
-        console.print(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
-        return Summary(**stored)
+    if run.config.is_file():
+        require_same(run.read_config(), config, where=directory)
+        if (stored := run.read_summary()) is not None:
+            console.print(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
+            return Summary(**stored)
 
     images = load_images(config)
     mesh = make_mesh()
@@ -140,9 +138,7 @@ def _train(
                 train_step=parts.train_step,
                 batches=parts.batches,
                 mesh=parts.mesh,
-                evaluate=None
-                if validation is None
-                else lambda state: parts.evaluate(state.eval_variables, validation),
+                evaluate=None if validation is None else lambda state: parts.evaluate(state.eval_variables, validation),
                 checkpoints=checkpoints,
                 progress=progress,
                 observers=(live, metrics, events),
@@ -172,9 +168,10 @@ def _finish(
     assert test is not None  # load_images refuses data without
     examples = images.card.examples["test"]
     console.print(
-        f"Testing the {config.train.select} state on the {examples:,} test images, which nothing has looked at before."
+        f"Testing the {config.train.select} state, once, on the {examples:,} test images, which decided nothing so far.",
+        soft_wrap=True,
     )
-    result = parts.evaluate(state.eval_variables, materialize(test, images.geometry, training=False))
+    result = parts.evaluate(state.eval_variables, test)
     summary = Summary(
         test_accuracy=result.accuracy,
         test_correct=result.correct,

@@ -108,8 +108,9 @@ class RunDirectory:
         """
         if not self.data.is_file():
             raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
-        raw = json.loads(self.data.read_text())
-        return DataCard(**{key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()})
+        raw: dict[str, Any] = json.loads(self.data.read_text())
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
+        return DataCard(**fields)
 
     def write_data(self, card: DataCard) -> None:
         """Write data.json.

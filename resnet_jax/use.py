@@ -13,9 +13,9 @@ import numpy as np
 from resnet_jax.assemble import build_evaluation, build_model, eval_preprocess, geometry_of, load_splits
 from resnet_jax.config import RunConfig
 from resnet_jax.data.decode import decode_image
-from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.transform import Geometry
+from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.rundir import DataCard, RunDirectory

@@ -21,7 +21,7 @@ class EvalOptions:
     """train, val or test, as the run divided its data."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    common: Annotated[Common, tyro.conf.arg(name="")] = Common()
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class ModelsOptions:
 
     pattern: tyro.conf.Positional[str] = "*"
     """Shell-style pattern, such as 'resnet*_cifar'."""
-    common: Annotated[Common, tyro.conf.arg(name="")] = Common()
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> list[dict[str, Any]]:

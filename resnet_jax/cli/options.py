@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -25,7 +25,7 @@ def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default:
     """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit."""
     import tyro
 
-    options = {} if default is None else {"default": default}
+    options: Any = {} if default is None else {"default": default}
     return tyro.cli(kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, **options)
 
 

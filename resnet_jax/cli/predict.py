@@ -23,7 +23,7 @@ class PredictOptions:
     """Classes to show for each image."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    common: Annotated[Common, tyro.conf.arg(name="")] = Common()
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> list[dict[str, Any]]:
@@ -41,6 +41,4 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         shown = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
         console.print(f"{prediction.image}: {shown}", highlight=False, soft_wrap=True, markup=False)
-    return [
-        {"image": p.image, "classes": list(p.classes), "probabilities": list(p.probabilities)} for p in predictions
-    ]
+    return [{"image": p.image, "classes": list(p.classes), "probabilities": list(p.probabilities)} for p in predictions]

@@ -21,7 +21,7 @@ class TrainOptions:
     """What to train; every field of the recipe can be changed."""
     run_dir: Path | None = None
     """Where the run goes (default: runs/RECIPE, with a short hash if the recipe was changed)."""
-    common: Annotated[Common, tyro.conf.arg(name="")] = Common()
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,4 +34,5 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
         return table[:, :-1], table[:, -1].astype(np.int64)
     from sklearn import datasets
 
-    return datasets.load_digits(return_X_y=True)
+    bunch: Any = datasets.load_digits()
+    return bunch.data, bunch.target

@@ -110,9 +110,7 @@ def _list_images(folder: Path, classes: list[str], channels: int) -> FolderRecor
         with os.scandir(folder / name) as entries:
             found = sorted(e.path for e in entries if _is_image(e.name))
         if not found:
-            raise DataError(
-                f"{folder / name}: no images in it; a class folder holds {', '.join(SUFFIXES)} files"
-            )
+            raise DataError(f"{folder / name}: no images in it; a class folder holds {', '.join(SUFFIXES)} files")
         paths += found
         counts.append(len(found))
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)

@@ -54,9 +54,7 @@ def materialize(
 
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="materialize")
     try:
-        for _ in pool.map(
-            fill, range(0, len(pixels), CHUNK)
-        ):  # in order: the first error is the first image's
+        for _ in pool.map(fill, range(0, len(pixels), CHUNK)):  # in order: the first error is the first image's
             pass
     finally:
         pool.shutdown(cancel_futures=True)

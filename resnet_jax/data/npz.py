@@ -39,9 +39,7 @@ def load_npz(path: str, channels: int | None = None) -> Dataset:
     for split, suffix in suffixes.items():
         for key in (f"x{suffix}", f"y{suffix}"):
             if key not in arrays:
-                raise DataError(
-                    f"{file}: no array {key!r}; found {', '.join(arrays) or 'none'}; need {EXPECTED}"
-                )
+                raise DataError(f"{file}: no array {key!r}; found {', '.join(arrays) or 'none'}; need {EXPECTED}")
         records = ArrayRecords(arrays[f"x{suffix}"], arrays[f"y{suffix}"], name=f"x{suffix} of {file}")
         if channels is not None:
             records = ArrayRecords(to_channels(records.images, channels), records.labels, name=records.name)

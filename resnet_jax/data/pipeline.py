@@ -68,9 +68,7 @@ class TrainBatches:
                 f"batch size {batch_size} is larger than the {len(records)} training examples; "
                 f"use at most {len(records)}"
             )
-        self._order = functools.lru_cache(maxsize=2)(
-            functools.partial(permutation, len(records), seed, SHUFFLE)
-        )
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(permutation, len(records), seed, SHUFFLE))
         self._order(0)  # a bad seed shows here, not in a thread
         self._view = View(records, geometry, training=True, seed=seed)
         self._labels = records.labels
@@ -100,9 +98,7 @@ class TrainBatches:
             "epoch": np.full(len(index), epoch, np.int32),
         }
 
-    def iterate(
-        self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4
-    ) -> Iterator[Batch]:
+    def iterate(self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4) -> Iterator[Batch]:
         """Yield ``batch(step)`` for every step of the range in order, prepared ahead in threads.
 
         Args:
@@ -161,9 +157,7 @@ class EvalBatches:
             DataError: an image is unreadable or of another size.
         """
         if not 0 <= step < len(self):
-            raise UsageError(
-                f"step {step} is not one of the {len(self)} evaluation batches 0..{len(self) - 1}"
-            )
+            raise UsageError(f"step {step} is not one of the {len(self)} evaluation batches 0..{len(self) - 1}")
         rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
         mask = rows < len(self.records)
         index = rows[mask]
@@ -197,14 +191,10 @@ def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
     return slice(rank * part, (rank + 1) * part)
 
 
-def _in_order(
-    batch: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int
-) -> Iterator[Batch]:
+def _in_order(batch: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int) -> Iterator[Batch]:
     if threads < 0 or prefetch < 1:
         raise UsageError(f"threads {threads} must be at least 0 and prefetch {prefetch} at least 1")
-    return (
-        _threaded(batch, range(start, stop), threads, prefetch) if threads else map(batch, range(start, stop))
-    )
+    return _threaded(batch, range(start, stop), threads, prefetch) if threads else map(batch, range(start, stop))
 
 
 def _threaded(batch: Callable[[int], Batch], steps: range, threads: int, prefetch: int) -> Iterator[Batch]:
@@ -212,9 +202,7 @@ def _threaded(batch: Callable[[int], Batch], steps: range, threads: int, prefetc
 
     dataset = grain.MapDataset.source(steps).map(batch)
     iterator = iter(
-        dataset.to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-        )
+        dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads)))
     )
     try:
         yield from iterator

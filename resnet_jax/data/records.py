@@ -80,9 +80,7 @@ class ArrayRecords:
 def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
     found = f"{name}: images are {images.dtype} {images.shape}"
     if images.dtype != np.uint8:
-        raise DataError(
-            f"{found}; need uint8 pixels 0..255 (normalization is part of training, not of the data)"
-        )
+        raise DataError(f"{found}; need uint8 pixels 0..255 (normalization is part of training, not of the data)")
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         channels_first = images.ndim == 4 and images.shape[1] in (1, 3)
         hint = "; this looks like (N, C, H, W): use images.transpose(0, 2, 3, 1)" if channels_first else ""
@@ -175,13 +173,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         held_out = set(self.splits) - {"train"}
-        if set(self.splits) != {"all"} and not (
-            "train" in self.splits and held_out and held_out <= {"val", "test"}
-        ):
+        if set(self.splits) != {"all"} and not ("train" in self.splits and held_out and held_out <= {"val", "test"}):
             found = ", ".join(self.splits) or "none"
-            raise DataError(
-                f"{self.name}: the splits are {found}; need 'all', or 'train' with 'test' or 'val' or both"
-            )
+            raise DataError(f"{self.name}: the splits are {found}; need 'all', or 'train' with 'test' or 'val' or both")
         if len(self.class_names) < 2:
             found = ", ".join(self.class_names) or "none"
             raise DataError(f"{self.name}: the classes are {found}; need at least two to tell apart")

@@ -86,9 +86,7 @@ def _shares(available: np.ndarray, total: int, seed: int) -> np.ndarray:
     return quota
 
 
-def resolve_splits(
-    dataset: Dataset, *, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0
-) -> Splits:
+def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> Splits:
     """Give every example of a data set one role, holding out what the source does not.
 
     | the source has | train | val | test |
@@ -112,9 +110,7 @@ def resolve_splits(
         source, test = splits["train"], splits.get("test", splits.get("val"))
         fractions = {"train": 1 - val_fraction, "val": val_fraction}
     if fractions["train"] <= 0:
-        raise UsageError(
-            f"val_fraction {val_fraction:g} and test_fraction {test_fraction:g} leave nothing to train on"
-        )
+        raise UsageError(f"val_fraction {val_fraction:g} and test_fraction {test_fraction:g} leave nothing to train on")
     parts = {
         name: Subset(source, indices)
         for name, indices in split_indices(source.labels, fractions, seed).items()
@@ -130,7 +126,5 @@ def whole(dataset: Dataset) -> Records:
         UsageError: the source has several splits; the roles are then its own (`resolve_splits`).
     """
     if "all" not in dataset.splits:
-        raise UsageError(
-            f"{dataset.name} has the splits {', '.join(dataset.splits)}: name the one to evaluate"
-        )
+        raise UsageError(f"{dataset.name} has the splits {', '.join(dataset.splits)}: name the one to evaluate")
     return dataset.splits["all"]

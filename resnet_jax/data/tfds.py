@@ -125,9 +125,7 @@ def _features(builder: Any, spec: str) -> tuple[str, str]:
         preferred = [key for key in keys if key in supervised]
         if len(preferred or keys) != 1:
             found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
-            raise DataError(
-                f"{spec}: need one {kind} feature, found {', '.join(keys) or 'none'} (features: {found})"
-            )
+            raise DataError(f"{spec}: need one {kind} feature, found {', '.join(keys) or 'none'} (features: {found})")
         chosen.append((preferred or keys)[0])
     return chosen[0], chosen[1]
 
@@ -135,6 +133,4 @@ def _features(builder: Any, spec: str) -> tuple[str, str]:
 def _labels(source: Any, key: str) -> np.ndarray:
     count = len(source)
     chunks = (range(start, min(start + READ_CHUNK, count)) for start in range(0, count, READ_CHUNK))
-    return np.array(
-        [record[key] for chunk in chunks for record in source.__getitems__(list(chunk))], np.int32
-    )
+    return np.array([record[key] for chunk in chunks for record in source.__getitems__(list(chunk))], np.int32)

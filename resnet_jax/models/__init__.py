@@ -2,7 +2,7 @@
 
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.count import Counts, count
+from resnet_jax.models.count import Counts, abstract_variables, count
 from resnet_jax.models.norm import BatchNorm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.zoo import MODELS, create_model, list_models
@@ -14,6 +14,7 @@ __all__ = [
     "Counts",
     "ResNet",
     "ResNetConfig",
+    "abstract_variables",
     "count",
     "create_model",
     "list_models",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,9 @@ class ResNetConfig:
             if getattr(self, name) not in values:
                 raise unknown(name, getattr(self, name), values)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
-            raise UsageError("float64 needs jax.config.update('jax_enable_x64', True) first; else JAX computes in float32")
+            raise UsageError(
+                "float64 needs jax.config.update('jax_enable_x64', True) first; else JAX computes in float32"
+            )
         if not self.stage_sizes or min(self.stage_sizes) < 1:
             raise UsageError(f"stage_sizes must be one or more blocks per stage, got {self.stage_sizes}")
         if len(self.widths) != len(self.stage_sizes) or min(self.widths) < 1:
@@ -118,8 +121,8 @@ class ResNetConfig:
         return at_least_float32(self.dtype)
 
 
-def _dtype_name(field: str, value: object) -> str:
+def _dtype_name(field: str, value: Any) -> str:
     try:
-        return jnp.dtype(value).name  # pyright: ignore[reportArgumentType] -- any spelling of a dtype, or TypeError
+        return jnp.dtype(value).name
     except TypeError:
         raise unknown(field, value, CHOICES[field]) from None

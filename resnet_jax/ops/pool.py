@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -9,14 +11,11 @@ from jaxtyping import Array, Float
 from resnet_jax.ops.dtypes import at_least_float32
 
 
-def max_pool(
-    x: Float[Array, "n *spatial c"], *, window: int, stride: int, padding: int
-) -> Float[Array, "n *out c"]:
+def max_pool(x: Float[Array, "n *spatial c"], *, window: int, stride: int, padding: int) -> Float[Array, "n *out c"]:
     """Maximum over square windows; the padding never wins (its value is -inf, as in PyTorch)."""
     dims = x.ndim - 2
-    return nn.max_pool(
-        x, window_shape=(window,) * dims, strides=(stride,) * dims, padding=((padding, padding),) * dims
-    )
+    pads: Any = ((padding, padding),) * dims  # annotated as str in Flax, documented as pairs
+    return nn.max_pool(x, window_shape=(window,) * dims, strides=(stride,) * dims, padding=pads)
 
 
 def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:

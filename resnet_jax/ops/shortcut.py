@@ -6,9 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def subsample_and_pad(
-    x: Float[Array, "n *spatial c"], *, stride: int, features: int
-) -> Float[Array, "n *out f"]:
+def subsample_and_pad(x: Float[Array, "n *spatial c"], *, stride: int, features: int) -> Float[Array, "n *out f"]:
     """Take every ``stride``-th position starting at 0 and fill up with zero channels on **both** sides.
 
     The zeros go half before and half after the channels, the odd one after: the layout of the widely used PyTorch

@@ -62,9 +62,7 @@ class Console:
         began, first = self._since
         rate = (step - first) * self._batch_size / (now - began) if step > first else 0.0
         numbers = f"{rate:,.0f} images/s  loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}"
-        self._progress.update(
-            self._task, completed=step, epoch=f"{self._epoch(row)}/{self._epochs}", numbers=numbers
-        )
+        self._progress.update(self._task, completed=step, epoch=f"{self._epoch(row)}/{self._epochs}", numbers=numbers)
 
     def on_epoch(self, row: dict[str, float]) -> None:
         """Print the epoch's line."""

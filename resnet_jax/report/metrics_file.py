@@ -18,9 +18,7 @@ class MetricsFile:
         learning_rate: rate of the update with a given 0-based index.
     """
 
-    def __init__(
-        self, path: Path, *, start_step: int, every: int, learning_rate: Callable[[int], Any]
-    ) -> None:
+    def __init__(self, path: Path, *, start_step: int, every: int, learning_rate: Callable[[int], Any]) -> None:
         self._every, self._learning_rate = every, learning_rate
         kept = [row for row in read_metrics(path) if row["step"] <= start_step]
         path.write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -102,7 +102,7 @@ class Checkpoints:
         if kind not in self._open:
             policies = ocp.training.save_decision_policies, ocp.training.preservation_policies
             self._open[kind] = ocp.training.Checkpointer(
-                self._folder / kind,
+                str(self._folder / kind),
                 save_decision_policy=policies[0].FixedIntervalPolicy(1),
                 preservation_policy=policies[1].LatestN(KEEP[kind]),
                 cleanup_tmp_directories=self._owner,

@@ -45,9 +45,7 @@ class Duration:
         if self.unit not in get_args(Unit):
             raise UsageError(f"unknown unit of duration {self.unit!r}: {_FORMS}")
         if not math.isfinite(self.amount) or self.amount < 0:
-            raise UsageError(
-                f"a duration is finite and not negative, got {self.amount:g} {self.unit}: {_FORMS}"
-            )
+            raise UsageError(f"a duration is finite and not negative, got {self.amount:g} {self.unit}: {_FORMS}")
         if self.unit == "steps" and self.amount != int(self.amount):
             raise UsageError(f"steps are whole, got {self.amount:g} steps: {_FORMS}")
         if self.unit == "fraction" and self.amount > 1:
@@ -76,9 +74,7 @@ class Duration:
         if self.unit == "epochs":
             return math.floor(self.amount * steps_per_epoch + 0.5)
         if total_steps is None:
-            raise UsageError(
-                f"{self.amount:.0%} of the run cannot say how long the run is: use epochs or steps"
-            )
+            raise UsageError(f"{self.amount:.0%} of the run cannot say how long the run is: use epochs or steps")
         return math.floor(self.amount * total_steps + 0.5)
 
 

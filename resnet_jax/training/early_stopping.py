@@ -65,9 +65,7 @@ class EarlyStopping:
         if self.patience < 1:
             raise UsageError(f"patience of early stopping must be at least 1 evaluation, got {self.patience}")
         if not (math.isfinite(self.min_delta) and self.min_delta >= 0):
-            raise UsageError(
-                f"min_delta of early stopping must be finite and not negative, got {self.min_delta}"
-            )
+            raise UsageError(f"min_delta of early stopping must be finite and not negative, got {self.min_delta}")
         if self.mode not in get_args(Mode):
             raise unknown("mode of early stopping", self.mode, get_args(Mode))
 

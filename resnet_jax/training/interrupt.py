@@ -38,7 +38,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         request.signal = signal.Signals(number)
-        signal.signal(number, before[number] or signal.SIG_DFL)
+        signal.signal(number, before[request.signal] or signal.SIG_DFL)
 
     for number in watched:
         signal.signal(number, handle)

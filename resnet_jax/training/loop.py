@@ -179,9 +179,7 @@ class _Session:
             improved = watch.wait == 0
             if self.plan.early_stopping is not None and watch.should_stop:
                 finished = finished or "early stopping"
-        self.progress = dataclasses.replace(
-            self.progress, epoch_sums=EpochSums(), watch=watch, finished=finished
-        )
+        self.progress = dataclasses.replace(self.progress, epoch_sums=EpochSums(), watch=watch, finished=finished)
         for observer in self.observers:
             observer.on_epoch(row)
         return improved
@@ -199,9 +197,7 @@ class _Session:
                 timed_examples=self.progress.timed_examples + metrics["count"],
             )
         self._clock = now
-        self.progress = dataclasses.replace(
-            self.progress, epoch_sums=self.progress.epoch_sums.add(metrics)
-        )
+        self.progress = dataclasses.replace(self.progress, epoch_sums=self.progress.epoch_sums.add(metrics))
         row = {
             "step": step,
             "epoch": step / self.plan.steps_per_epoch,

@@ -116,9 +116,7 @@ def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Floa
     return optax.squared_error(outputs.astype(jnp.float32), dense_targets(outputs, targets)).mean(axis=-1)
 
 
-LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType(
-    {"cross_entropy": cross_entropy, "bce": bce, "mse": mse}
-)
+LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType({"cross_entropy": cross_entropy, "bce": bce, "mse": mse})
 """The losses by name. Those that smooth labels take the keyword ``label_smoothing``."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +14,8 @@ from resnet_jax.errors import UsageError
 DATA_AXIS = "data"
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Return a one-dimensional mesh over ``devices`` (default: all of them, of all processes).
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """Return a one-dimensional mesh over ``devices`` (JAX devices; default: all of them, of all processes).
 
     Its axis is of type Auto: the compiler places the collectives. (The default of ``jax.make_mesh`` is Explicit,
     under which Linen's dropout raises.)

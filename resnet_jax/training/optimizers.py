@@ -116,9 +116,7 @@ def make_optimizer(
         raise unknown("optimizer", cfg.name, OPTIMIZERS)
     spec = OPTIMIZERS[cfg.name]
     settings = _settings(cfg, spec.defaults)
-    lr = make_schedule(
-        cfg.schedule, cfg.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps
-    )
+    lr = make_schedule(cfg.schedule, cfg.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     decayed = roles.mask(params, cfg.decay_roles, rules)
     known = roles.role_names(rules)
     kernels = roles.mask(params, [role for role in roles.KERNEL_ROLES if role in known], rules)
@@ -237,35 +235,25 @@ def scale_by_lars(
     return optax.stateless(lambda g, w: jax.tree.map(scale, g, w, decayed, adapted))
 
 
-def _sgd(
-    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
-) -> optax.GradientTransformation:
+def _sgd(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
     return optax.chain(_momentum(settings), optax.scale_by_learning_rate(lr))
 
 
-def _adam(
-    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
-) -> optax.GradientTransformation:
+def _adam(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
     return optax.chain(_scale_by_adam(settings), decay.add(), optax.scale_by_learning_rate(lr))
 
 
-def _rmsprop(
-    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
-) -> optax.GradientTransformation:
+def _rmsprop(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
     rms = optax.scale_by_rms(settings["decay"], settings["eps"], eps_in_sqrt=False)
     return optax.chain(rms, _momentum(settings), optax.scale_by_learning_rate(lr))
 
 
-def _lars(
-    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
-) -> optax.GradientTransformation:
+def _lars(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
     layerwise = scale_by_lars(decay.strength, settings["trust_coefficient"], decay.mask, kernels)
     return optax.chain(layerwise, optax.scale_by_learning_rate(lr), _momentum(settings))
 
 
-def _lamb(
-    settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree
-) -> optax.GradientTransformation:
+def _lamb(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
     layerwise = optax.masked(optax.scale_by_trust_ratio(), kernels)
     return optax.chain(_scale_by_adam(settings), decay.add(), layerwise, optax.scale_by_learning_rate(lr))
 

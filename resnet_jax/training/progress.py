@@ -25,9 +25,7 @@ class EpochSums:
     def add(self, metrics: dict[str, float]) -> EpochSums:
         """Add one step's metrics."""
         count = metrics["count"]
-        return EpochSums(
-            self.loss + metrics["loss"] * count, self.correct + metrics["correct"], self.examples + count
-        )
+        return EpochSums(self.loss + metrics["loss"] * count, self.correct + metrics["correct"], self.examples + count)
 
     def means(self) -> dict[str, float]:
         """Return the mean ``loss`` and ``accuracy``; nothing before the first step."""

@@ -87,8 +87,7 @@ def roles(params: PyTree, rules: Rules = ROLE_RULES) -> PyTree:
     problems = [_problem(path, found) for path, found in matched.items() if len(found) != 1]
     if problems:
         raise UsageError(
-            "every parameter needs exactly one role; give `rules` that also decide:\n  "
-            + "\n  ".join(problems)
+            "every parameter needs exactly one role; give `rules` that also decide:\n  " + "\n  ".join(problems)
         )
     return jax.tree.map(lambda path: matched[path][0][1], paths)
 

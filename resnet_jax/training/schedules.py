@@ -89,9 +89,7 @@ class _Spec(NamedTuple):
 _WARMUP = {"warmup": "0 steps", "warmup_start_factor": 0.0}
 
 
-def make_schedule(
-    cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, total_steps: int
-) -> optax.Schedule:
+def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
     """Build the schedule.
 
     Args:
@@ -116,9 +114,7 @@ def make_schedule(
     if not (math.isfinite(base_lr) and base_lr > 0):
         raise UsageError(f"the base learning rate must be finite and positive, got {base_lr}")
     if steps_per_epoch < 1 or total_steps < 1:
-        raise UsageError(
-            f"a schedule needs at least one step, got {steps_per_epoch} an epoch and {total_steps} in all"
-        )
+        raise UsageError(f"a schedule needs at least one step, got {steps_per_epoch} an epoch and {total_steps} in all")
     if cfg.kind not in SCHEDULES:
         raise unknown("schedule", cfg.kind, SCHEDULES)
     spec = SCHEDULES[cfg.kind]
@@ -126,14 +122,8 @@ def make_schedule(
     run = _Run(steps_per_epoch, total_steps, warmup=0)
     run = run._replace(warmup=run.steps(settings.get("warmup", "0 steps")))
     if run.warmup >= total_steps:
-        raise UsageError(
-            f"warm-up of {settings['warmup']!r} ({run.warmup} steps) leaves none of {total_steps} steps"
-        )
-    rise = (
-        optax.linear_schedule(settings.get("warmup_start_factor", 1.0), 1.0, run.warmup)
-        if run.warmup
-        else _one
-    )
+        raise UsageError(f"warm-up of {settings['warmup']!r} ({run.warmup} steps) leaves none of {total_steps} steps")
+    rise = optax.linear_schedule(settings.get("warmup_start_factor", 1.0), 1.0, run.warmup) if run.warmup else _one
     body = spec.body(settings, run)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
@@ -149,9 +139,7 @@ def _settings(cfg: ScheduleConfig, defaults: Mapping[str, Any]) -> dict[str, Any
     chosen = {name: value for name, value in chosen.items() if value is not None and value != ()}
     unused = [name for name in chosen if name not in defaults]
     if unused:
-        raise UsageError(
-            f"the {cfg.kind} schedule does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}"
-        )
+        raise UsageError(f"the {cfg.kind} schedule does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
     settings = {**defaults, **chosen}
     for name, (holds, range_) in _RANGES.items():
         if name in settings and not (math.isfinite(settings[name]) and holds(settings[name])):
@@ -230,9 +218,7 @@ SCHEDULES: Mapping[str, _Spec] = MappingProxyType(
         "multistep": _Spec({**_WARMUP, "milestones": (), "factor": 0.1}, _multistep),
         "cosine": _Spec({**_WARMUP, "end_value": 0.0}, _cosine),
         "polynomial": _Spec({**_WARMUP, "end_value": 0.0, "power": 1.0}, _polynomial),
-        "onecycle": _Spec(
-            {"peak": "30%", "div_factor": 25.0, "final_div_factor": 1e4, "anneal": "cosine"}, _onecycle
-        ),
+        "onecycle": _Spec({"peak": "30%", "div_factor": 25.0, "final_div_factor": 1e4, "anneal": "cosine"}, _onecycle),
     }
 )
 """The schedules by name."""

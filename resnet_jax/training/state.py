@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from resnet_jax.training.ema import ema_init
 
-@flax.struct.dataclass
-class TrainState:
+
+class TrainState(flax.struct.PyTreeNode):
     """The state of a training run; the step is ``state, metrics = train_step(state, batch)``.
 
     It holds arrays only. The model, the optimizer and the loss are closed over by the step, so two states of one run
@@ -78,6 +79,5 @@ def init_state(
         batch_stats=batch_stats,
         opt_state=tx.init(params),
         rng=run_key,
-        # a copy: a donated buffer must not be donated twice
-        ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
+        ema=ema_init({"params": params, "batch_stats": batch_stats}) if ema else None,
     )

@@ -122,9 +122,10 @@ def make_predict_step(
 ) -> Callable[[Mapping[str, Any], Batch], jax.Array]:
     """Build ``predict_step(variables, batch) -> logits`` in evaluation mode, float32 or wider."""
 
-    def predict_step(variables, batch):
+    def predict_step(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
         images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
-        return model.apply(variables, images, train=False)
+        logits: Any = model.apply(variables, images, train=False)
+        return logits
 
     return predict_step
 

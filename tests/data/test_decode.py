@@ -51,9 +51,7 @@ JPEG = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3
 
 @pytest.mark.parametrize("data", [b"", b"not an image", png(RGB)[:60], JPEG[: len(JPEG) // 2], JPEG[:-20]])
 def test_what_cannot_be_decoded_is_named(data):
-    with pytest.raises(
-        DataError, match=rf"here\.jpg: cannot decode these {len(data)} bytes; need a whole JPEG"
-    ):
+    with pytest.raises(DataError, match=rf"here\.jpg: cannot decode these {len(data)} bytes; need a whole JPEG"):
         decode_image(data, 3, "here.jpg")
 
 

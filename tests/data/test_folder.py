@@ -99,9 +99,7 @@ def test_wrong_layouts_are_named(make_folder, counts, message):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(
-        DataError, match=r"gone: there is no such folder; need PATH/CLASS/\*\.jpg, or PATH/train"
-    ):
+    with pytest.raises(DataError, match=r"gone: there is no such folder; need PATH/CLASS/\*\.jpg, or PATH/train"):
         load_folder(str(tmp_path / "gone"))
 
 

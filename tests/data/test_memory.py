@@ -34,9 +34,7 @@ def test_pixels_labels_and_names_stay_the_same(records, geometry):
 
 def test_a_subset_is_decoded_alone(records, monkeypatch):
     read = []
-    monkeypatch.setattr(
-        type(records), "image", lambda self, i: read.append(i) or np.zeros((6, 5, 3), np.uint8)
-    )
+    monkeypatch.setattr(type(records), "image", lambda self, i: read.append(i) or np.zeros((6, 5, 3), np.uint8))
     stored = materialize(Subset(records, np.array([6, 1])), Geometry(), training=True)
     assert stored.labels.tolist() == [1, 0]
     assert set(read) == {6, 1}

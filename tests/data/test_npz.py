@@ -28,9 +28,7 @@ def test_named_splits_and_classes_from_the_largest_label_of_all(tmp_path):
     dataset = load_npz(save(tmp_path, **arrays))
     assert set(dataset.splits) == {"train", "test"}
     assert dataset.class_names == ("0", "1", "2", "3", "4")
-    dataset = load_npz(
-        save(tmp_path, **arrays, x_val=X[:1], y_val=Y[:1], class_names=np.array(list("abcde")))
-    )
+    dataset = load_npz(save(tmp_path, **arrays, x_val=X[:1], y_val=Y[:1], class_names=np.array(list("abcde"))))
     assert set(dataset.splits) == {"train", "val", "test"}
     assert dataset.class_names == tuple("abcde")
 

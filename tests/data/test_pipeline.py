@@ -87,9 +87,7 @@ def test_random_crops_do_not_depend_on_batch_or_process():
     records = ArrayRecords(images, np.arange(24))
 
     def seen(batch_size, epoch, shard=(0, 1), seed=0):
-        batches = TrainBatches(
-            records, batch_size, seed=seed, geometry=Geometry(8, "random_resized"), shard=shard
-        )
+        batches = TrainBatches(records, batch_size, seed=seed, geometry=Geometry(8, "random_resized"), shard=shard)
         steps = batches.steps_per_epoch
         epoch_batches = [batches.batch(epoch * steps + s) for s in range(steps)]
         return {int(i): image for b in epoch_batches for i, image in zip(b["index"], b["image"], strict=True)}
@@ -212,9 +210,7 @@ def test_bad_sizes_and_shards(make, arguments, message):
 
 
 def test_other_bad_requests():
-    with pytest.raises(
-        UsageError, match="batch size 11 is larger than the 10 training examples; use at most 10"
-    ):
+    with pytest.raises(UsageError, match="batch size 11 is larger than the 10 training examples; use at most 10"):
         TrainBatches(numbered(10), 11, seed=0)
     with pytest.raises(UsageError, match="seed -1"):
         TrainBatches(numbered(10), 2, seed=-1)

@@ -104,9 +104,7 @@ def test_dataset_names_the_first_label_out_of_range(bad):
 
 
 def test_dataset_refuses_float_labels():
-    with pytest.raises(
-        DataError, match=r"float32, but classes are integers 0..1; for regression use the Python API"
-    ):
+    with pytest.raises(DataError, match=r"float32, but classes are integers 0..1; for regression use the Python API"):
         dataset([0.0, 1.0, 0.5, 0.0, 0.0, 1.0])
 
 
@@ -117,14 +115,10 @@ def test_dataset_refuses_one_class():
         dataset([0] * 6, ())
 
 
-@pytest.mark.parametrize(
-    "names", [(), ("train",), ("test",), ("all", "train"), ("train", "extra"), ("test", "val")]
-)
+@pytest.mark.parametrize("names", [(), ("train",), ("test",), ("all", "train"), ("train", "extra"), ("test", "val")])
 def test_dataset_refuses_other_splits(names):
     records = ArrayRecords(IMAGES, np.arange(6))
-    with pytest.raises(
-        DataError, match=f"the splits are {', '.join(names) or 'none'}; need 'all', or 'train' with"
-    ):
+    with pytest.raises(DataError, match=f"the splits are {', '.join(names) or 'none'}; need 'all', or 'train' with"):
         Dataset("mine", dict.fromkeys(names, records), tuple("abcdef"))
 
 

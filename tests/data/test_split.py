@@ -13,9 +13,7 @@ LABELS = st.lists(st.integers(0, 5), min_size=10, max_size=80).map(np.array)
 
 
 @settings(deadline=None)
-@given(
-    LABELS, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.2, 0.35]), st.sampled_from([0.1, 0.25, 0.5])
-)
+@given(LABELS, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.2, 0.35]), st.sampled_from([0.1, 0.25, 0.5]))
 def test_parts_are_disjoint_cover_everything_and_keep_class_shares(labels, seed, val, test):
     fractions = {"train": 1 - val - test, "val": val, "test": test}
     parts = split_indices(labels, fractions, seed)

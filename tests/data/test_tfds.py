@@ -119,14 +119,10 @@ def test_the_supervised_pair_decides_between_two_labels(tmp_path):
     location = prepare(tmp_path, "TinyTwo", FEATURES=two, SUPERVISED=("image", "fine"))
     assert load_tfds(location).class_names == ("ant", "bee", "cow")
     location = prepare(tmp_path, "TinyAmbiguous", FEATURES=two)
-    with pytest.raises(
-        DataError, match=r"need one ClassLabel feature, found coarse, fine \(features: coarse: Class"
-    ):
+    with pytest.raises(DataError, match=r"need one ClassLabel feature, found coarse, fine \(features: coarse: Class"):
         load_tfds(location)
     location = prepare(tmp_path, "TinyNoImage", FEATURES={"label": LABEL})
-    with pytest.raises(
-        DataError, match=r"need one Image feature, found none \(features: label: ClassLabel\)"
-    ):
+    with pytest.raises(DataError, match=r"need one Image feature, found none \(features: label: ClassLabel\)"):
         load_tfds(location)
 
 
@@ -140,9 +136,7 @@ def test_not_prepared_says_how_to(tmp_path):
 
 
 def test_default_folder(monkeypatch, tmp_path):
-    with pytest.raises(
-        DataError, match=r"not prepared in the default folder of TFDS \(TFDS_DATA_DIR\)"
-    ) as error:
+    with pytest.raises(DataError, match=r"not prepared in the default folder of TFDS \(TFDS_DATA_DIR\)") as error:
         load_tfds("kmnist")
     assert "data_dir" not in str(error.value)
 

@@ -58,9 +58,7 @@ def test_evaluation_sees_the_centre_of_the_shorter_side(train, seen):
 def test_training_without_random_geometry_is_evaluation():
     image = ramp(40, 30)
     geometry = Geometry(16)
-    np.testing.assert_array_equal(
-        geometry.train_image(image, generator(0, CROP, 0, 0)), geometry.eval_image(image)
-    )
+    np.testing.assert_array_equal(geometry.train_image(image, generator(0, CROP, 0, 0)), geometry.eval_image(image))
 
 
 def test_shrinking_averages_areas_and_growing_interpolates():

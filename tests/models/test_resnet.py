@@ -155,9 +155,7 @@ def test_zero_gamma_starts_every_block_as_its_shortcut():
 def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32():
     model, variables, x = build(dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    logits, updates = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, x
-    )
+    logits, updates = jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, x)
     assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
     block = intermediates(model, variables, x)["stage1"]["block0"]

@@ -13,7 +13,6 @@ from resnet_jax.training.checkpoint import KEEP, Checkpoints
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState
 
-
 NOTE = {"epoch": 1}
 
 

@@ -35,11 +35,7 @@ def test_min_mode_is_max_mode_of_the_negated_metric() -> None:
     low = _run(EarlyStopping(3, mode="min"), values)
     high = _run(EarlyStopping(3, mode="max"), [-v for v in values])
     assert low.best == 0.7
-    assert (
-        (low.best_at, low.wait, low.should_stop)
-        == (high.best_at, high.wait, high.should_stop)
-        == (3, 3, True)
-    )
+    assert (low.best_at, low.wait, low.should_stop) == (high.best_at, high.wait, high.should_stop) == (3, 3, True)
 
 
 def test_min_delta_is_measured_from_the_best_value() -> None:

@@ -149,9 +149,8 @@ def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, at):
 
 
 def test_a_diverged_step_stops_the_run_by_its_number(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(RunError, match="diverged at step 6.*learning rate"):
-            run(step=fake_step(bad_at=6), checkpoints=checkpoints)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(RunError, match=r"diverged at step 6.*learning rate"):
+        run(step=fake_step(bad_at=6), checkpoints=checkpoints)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps("last") == [4]
 
@@ -192,8 +191,8 @@ def test_evaluation_adds_up_exactly():
     def step(_variables, batch):
         prediction = batch["image"].astype(jnp.int32)
         hit = (prediction == batch["label"]) & batch["mask"]
-        return {"loss_sum": jnp.where(batch["mask"], 0.5, 0.0).sum(), "correct": hit.sum(), "count": batch["mask"].sum(),
-                "prediction": prediction}  # fmt: skip
+        loss, count = jnp.where(batch["mask"], 0.5, 0.0).sum(), batch["mask"].sum()
+        return {"loss_sum": loss, "correct": hit.sum(), "count": count, "prediction": prediction}
 
     def batch(image, label, mask):
         return {"image": np.array(image), "label": np.array(label), "mask": np.array(mask, bool)}

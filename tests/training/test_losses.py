@@ -55,9 +55,7 @@ def test_every_loss_has_a_reference() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
-def test_value_and_gradient(
-    name: str, dense: bool, smoothing: float, logits: np.ndarray, labels: np.ndarray
-) -> None:
+def test_value_and_gradient(name: str, dense: bool, smoothing: float, logits: np.ndarray, labels: np.ndarray) -> None:
     if name == "mse" and smoothing:
         return  # refused, see below
     rows = np.random.default_rng(1).dirichlet(np.ones(K), B) if dense else np.eye(K)[labels]
@@ -69,15 +67,11 @@ def test_value_and_gradient(
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, REFERENCE[name](logits, _smooth(rows, smoothing)), rtol=2e-6, atol=1e-6)
     gradient = jax.grad(lambda z: loss(z, targets).sum())(z)
-    np.testing.assert_allclose(
-        gradient, GRADIENT[name](logits, _smooth(rows, smoothing)), rtol=2e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(gradient, GRADIENT[name](logits, _smooth(rows, smoothing)), rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_half_precision_logits_are_computed_in_float32(
-    name: str, logits: np.ndarray, labels: np.ndarray
-) -> None:
+def test_half_precision_logits_are_computed_in_float32(name: str, logits: np.ndarray, labels: np.ndarray) -> None:
     half = jnp.asarray(logits, jnp.bfloat16)
     value = get_loss(name)(half, jnp.asarray(labels))
     assert value.dtype == jnp.float32
@@ -137,9 +131,7 @@ def test_mse_regresses_on_one_value() -> None:
     ],
 )
 @pytest.mark.parametrize("name", LOSSES)
-def test_shapes_that_do_not_fit_are_refused(
-    name: str, logits_shape: tuple, targets: np.ndarray, why: str
-) -> None:
+def test_shapes_that_do_not_fit_are_refused(name: str, logits_shape: tuple, targets: np.ndarray, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         jax.eval_shape(get_loss(name), jnp.zeros(logits_shape), jnp.asarray(targets))
 

@@ -34,9 +34,7 @@ def _params(seed: int = 0) -> dict:
 
 
 def _make(cfg: OptimConfig, params: dict | None = None) -> optax.GradientTransformation:
-    return make_optimizer(cfg, _params() if params is None else params, steps_per_epoch=10, total_steps=100)[
-        0
-    ]
+    return make_optimizer(cfg, _params() if params is None else params, steps_per_epoch=10, total_steps=100)[0]
 
 
 def _run(cfg: OptimConfig, grads: list[dict]) -> dict:
@@ -104,9 +102,7 @@ def _rmsprop(wd: float, *, momentum: float = 0.0, decay: float = 0.99, eps: floa
     return step
 
 
-def _lars(
-    wd: float, *, adapts: bool, momentum: float = 0.9, nesterov: bool = False, trust_coefficient: float = 1e-3
-):
+def _lars(wd: float, *, adapts: bool, momentum: float = 0.9, nesterov: bool = False, trust_coefficient: float = 1e-3):
     v = [0.0]
 
     def step(w: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -243,9 +239,7 @@ def test_lars_has_the_learning_rate_inside_its_momentum() -> None:
 def _logistic() -> Callable[[dict], jax.Array]:
     x = np.random.default_rng(3).normal(size=(64, 4)).astype(np.float32)
     y = (x @ np.array([1.0, -2.0, 0.5, 0.0]) > 0).astype(np.float32)
-    return lambda p: optax.sigmoid_binary_cross_entropy(
-        x @ p["head"]["kernel"][:, 0] + p["head"]["bias"][0], y
-    ).mean()
+    return lambda p: optax.sigmoid_binary_cross_entropy(x @ p["head"]["kernel"][:, 0] + p["head"]["bias"][0], y).mean()
 
 
 RATES = {"sgd": 0.1, "adam": 0.05, "adamw": 0.05, "rmsprop": 0.02, "lars": 10.0, "lamb": 0.05}

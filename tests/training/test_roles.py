@@ -96,9 +96,7 @@ def test_paths_that_no_rule_covers_are_all_listed() -> None:
 
 
 def test_paths_that_two_rules_cover_are_listed_with_the_rules() -> None:
-    with pytest.raises(
-        UsageError, match=r"'head/kernel': 2 rules match \(head: .*, classifier: 'head/\.\*'\)"
-    ):
+    with pytest.raises(UsageError, match=r"'head/kernel': 2 rules match \(head: .*, classifier: 'head/\.\*'\)"):
         roles(_tree(["head/kernel"]), rules=(*ROLE_RULES, ("head/.*", "classifier")))
 
 

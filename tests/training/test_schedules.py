@@ -65,9 +65,7 @@ def test_recipe_of_he_et_al() -> None:
 
 def test_milestones_count_from_the_start_and_meet_the_warmup() -> None:
     """A milestone inside the warm-up scales the rest of the line; the later one is not moved by it."""
-    rates = _rates(
-        ScheduleConfig("multistep", warmup="20 steps", milestones=("10 steps", "150 steps"), factor=0.5)
-    )
+    rates = _rates(ScheduleConfig("multistep", warmup="20 steps", milestones=("10 steps", "150 steps"), factor=0.5))
     t = np.arange(TOTAL + 2)
     line = np.minimum(t / 20, 1)
     np.testing.assert_allclose(rates, BASE * line * 0.5 ** ((t >= 10).astype(int) + (t >= 150)), rtol=1e-6)
@@ -89,9 +87,7 @@ def test_polynomial(power: float) -> None:
     np.testing.assert_allclose(rates[20:], BASE * (0.1 + 0.9 * left**power), rtol=1e-5)
 
 
-def _torch_onecycle(
-    step: int, total: int, peak: float, share: float, div: float, final: float, linear: bool
-) -> float:
+def _torch_onecycle(step: int, total: int, peak: float, share: float, div: float, final: float, linear: bool) -> float:
     """PyTorch's OneCycleLR.get_lr with two phases, as in torch/optim/lr_scheduler.py."""
     initial = peak / div
     phases = [(share * total - 1, initial, peak), (total - 1, peak, initial / final)]
@@ -99,11 +95,7 @@ def _torch_onecycle(
     for i, (end, low, high) in enumerate(phases):
         if step <= end or i == len(phases) - 1:
             pct = (step - start) / (end - start)
-            return (
-                low + (high - low) * pct
-                if linear
-                else high + (low - high) / 2 * (1 + math.cos(math.pi * pct))
-            )
+            return low + (high - low) * pct if linear else high + (low - high) / 2 * (1 + math.cos(math.pi * pct))
         start = end
     raise AssertionError
 
@@ -111,9 +103,7 @@ def _torch_onecycle(
 @pytest.mark.parametrize("anneal", ["cosine", "linear"])
 @pytest.mark.parametrize(("share", "div", "final"), [(0.3, 25.0, 1e4), (0.5, 10.0, 2.0)])
 def test_onecycle_is_pytorchs(anneal: str, share: float, div: float, final: float) -> None:
-    cfg = ScheduleConfig(
-        "onecycle", peak=f"{share:.0%}", div_factor=div, final_div_factor=final, anneal=anneal
-    )
+    cfg = ScheduleConfig("onecycle", peak=f"{share:.0%}", div_factor=div, final_div_factor=final, anneal=anneal)
     rates = _rates(cfg)
     expected = [_torch_onecycle(t, TOTAL, BASE, share, div, final, anneal == "linear") for t in range(TOTAL)]
     np.testing.assert_allclose(rates[:TOTAL], expected, rtol=1e-5, atol=1e-8)
@@ -195,9 +185,7 @@ def test_runs_without_a_step_are_refused(epoch: int, total: int) -> None:
 
 
 def test_command_line_and_yaml() -> None:
-    cfg = tyro.cli(
-        ScheduleConfig, args=["--kind", "multistep", "--milestones", "50%", "75%", "--warmup", "5 epochs"]
-    )
+    cfg = tyro.cli(ScheduleConfig, args=["--kind", "multistep", "--milestones", "50%", "75%", "--warmup", "5 epochs"])
     assert cfg == ScheduleConfig("multistep", warmup="5 epochs", milestones=("50%", "75%"))
     adapter = TypeAdapter(ScheduleConfig)
     assert adapter.validate_python(adapter.dump_python(cfg, mode="json")) == cfg

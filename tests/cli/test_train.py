@@ -1,0 +1,202 @@
+"""A run from the command line: what it leaves, prints and returns; stopped, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from resnet_jax.report.metrics_file import read_metrics
+from tests.cli.conftest import OPTIONS, last_json
+
+
+def train_command(stripes, run_dir, *more):
+    return ["train", "digits", *OPTIONS, "--data.source", f"npz:{stripes}", "--run-dir", str(run_dir), *more]
+
+
+@pytest.fixture(scope="module")
+def finished(stripes, tmp_path_factory):
+    """An uninterrupted run: its directory and its summary."""
+    from resnet_jax.cli.train import run
+
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    return run_dir, run(train_command(stripes, run_dir, "--json")[1:])
+
+
+def test_the_summary_has_what_a_program_needs(finished):
+    run_dir, summary = finished
+    assert summary["test_examples"] == 24
+    assert summary["test_accuracy"] == summary["test_correct"] / 24 >= 0.9
+    assert 0.0 <= summary["best_val_accuracy"] <= 1.0
+    assert summary["steps"] == 2 * (84 // 16)
+    assert summary["images_per_second"] > 0
+    assert summary["seconds"] > 0
+    assert len(summary["params_digest"]) == 64
+    assert summary["run_dir"] == str(run_dir)
+
+
+def test_the_run_directory_has_everything(finished):
+    run_dir, summary = finished
+    names = {path.name for path in run_dir.iterdir()}
+    assert names == {
+        "config.yaml", "data.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        "curves.png", "confusion.png", "summary.json",
+    }  # fmt: skip
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best"}
+    assert json.loads((run_dir / "summary.json").read_text()) == summary
+    for name in ("curves.png", "confusion.png"):
+        assert (run_dir / name).read_bytes().startswith(b"\x89PNG")
+    assert any(path.name.startswith("events.out.tfevents") for path in (run_dir / "tensorboard").iterdir())
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["packages"]["jax"] and len(environment["devices"]) == 8
+    card = json.loads((run_dir / "data.json").read_text())
+    assert card["class_names"] == ["rows", "columns"]
+    assert card["examples"] == {"train": 84, "val": 12, "test": 24}
+
+
+def test_metrics_have_every_step_and_epoch(finished):
+    rows = read_metrics(finished[0] / "metrics.jsonl")
+    steps = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in steps] == list(range(1, 11))
+    assert {"loss", "accuracy", "grad_norm", "learning_rate", "epoch"} <= set(steps[0])
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    assert [row["step"] for row in epochs] == [5, 10]
+    assert {"val_loss", "val_accuracy", "loss", "accuracy"} <= set(epochs[0])
+
+
+def test_a_finished_run_is_not_trained_or_tested_again(finished, stripes, command):
+    run_dir, summary = finished
+    before = (run_dir / "metrics.jsonl").stat().st_mtime_ns
+    status, out, err = command(*train_command(stripes, run_dir, "--json"))
+    assert status == 0
+    assert last_json(out) == summary
+    assert "finished" in err
+    assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused_with_the_difference(finished, stripes, command):
+    status, _, err = command(*train_command(stripes, finished[0], "--optim.learning-rate", "0.2"))
+    assert status == 1
+    assert "optim.learning_rate: 0.1 -> 0.2" in err
+    status, _, _ = command(*train_command(stripes, finished[0], "--train.log-every", "7"))
+    assert status == 0, "how a run is watched does not make it another one"
+
+
+def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(finished, stripes, tmp_path, command):
+    """SIGKILL after the first checkpoint, Ctrl-C in the middle of the next epoch, then on from its own config.yaml."""
+    run_dir = tmp_path / "run"
+    argv = train_command(stripes, run_dir, "--json")
+    program = "import jax; jax.config.update('jax_num_cpu_devices', 8); from resnet_jax.cli import main; main()"
+    process = [sys.executable, "-c", program, *argv]
+
+    def wait_for(happened, child):
+        deadline = time.monotonic() + 240
+        while not happened():
+            assert child.poll() is None, child.stderr.read()
+            assert time.monotonic() < deadline, "the run made no progress"
+            time.sleep(0.02)
+
+    child = subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for((run_dir / "checkpoints" / "last" / "5").is_dir, child)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert not (run_dir / "summary.json").exists()
+
+    child = subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: '"step": 7' in (run_dir / "metrics.jsonl").read_text(), child)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=240)
+    if child.returncode == 130:  # else it was done before the signal came
+        assert "the state is saved" in err
+        assert "resnet-jax train digits" in err
+        assert (run_dir / "curves.png").is_file()
+    assert "Resuming after step 5 of 10" in err
+
+    status, out, err = command("train", run_dir / "config.yaml", "--run-dir", run_dir, "--json")
+    assert status == 0, err
+    assert last_json(out)["params_digest"] == finished[1]["params_digest"]
+    whole, resumed = (
+        [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_metrics(path / "metrics.jsonl")]
+        for path in (finished[0], run_dir)
+    )
+    assert resumed == whole
+
+
+def test_eval_repeats_the_test_result_and_knows_the_other_splits(finished, command):
+    run_dir, summary = finished
+    status, out, _ = command("eval", run_dir, "--json")
+    assert status == 0
+    result = last_json(out)
+    assert (result["correct"], result["examples"]) == (summary["test_correct"], summary["test_examples"])
+    assert result["accuracy"] == summary["test_accuracy"]
+    assert result["loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
+    assert result["split"] == "test"
+    for split, examples in (("val", 12), ("train", 84)):
+        status, out, _ = command("eval", run_dir, "--split", split, "--json")
+        assert (status, last_json(out)["examples"]) == (0, examples)
+
+
+def test_predict_names_what_is_in_images(finished, stripes, tmp_path, command):
+    import cv2
+
+    with np.load(stripes) as data:
+        for index in (0, 1):
+            big = cv2.resize(data["x"][index], (48, 48), interpolation=cv2.INTER_NEAREST)  # brought to 12x12 again
+            cv2.imwrite(str(tmp_path / f"{index}.png"), big)
+    status, out, err = command("predict", finished[0], tmp_path / "0.png", tmp_path / "1.png", "--top", "2", "--json")
+    assert status == 0
+    predictions = last_json(out)
+    assert [p["classes"][0] for p in predictions] == ["rows", "columns"]
+    for prediction in predictions:
+        assert sum(prediction["probabilities"]) == pytest.approx(1.0)
+        assert prediction["probabilities"] == sorted(prediction["probabilities"], reverse=True)
+    assert "rows" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        (["eval", "RUN", "--split", "tset"], 2, "unknown split 'tset'; did you mean 'test'"),
+        (["eval", "RUN", "--checkpoint", "newest"], 2, "unknown checkpoint 'newest'"),
+        (["eval", "nowhere"], 2, "nowhere is not a run directory"),
+        (["predict", "RUN"], 2, "name at least one image"),
+        (["predict", "RUN", "missing.png"], 1, "cannot read missing.png"),
+        (["predict", "RUN", __file__], 1, "test_train.py"),
+        (["predict", "RUN", "x.png", "--top", "0"], 2, "top must be 1"),
+    ],
+)
+def test_wrong_use_of_a_run(finished, command, argv, status, message):
+    got, _, err = command(*[finished[0] if arg == "RUN" else arg for arg in argv])
+    assert got == status
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(stripes, tmp_path, command):
+    run_dir = tmp_path / "run"
+    status, _, err = command(*train_command(stripes, run_dir, "--optim.learning-rate", "1e30"))
+    assert status == 1
+    assert "diverged at step" in err
+    assert "learning rate" in err
+    assert not (run_dir / "summary.json").exists()
+
+
+def test_early_stopping_and_the_best_state(stripes, tmp_path, command):
+    status, out, _ = command(
+        "train", "digits", *OPTIONS, "--data.source", f"npz:{stripes}", "--run-dir", tmp_path / "run", "--json",
+        "--train.epochs", "8", "--train.early-stopping", "1", "--train.select", "best",
+        "--optim.learning-rate", "1e-9", "--optim.schedule.kind", "constant", "--optim.schedule.warmup", "None",
+        "--train.ema-decay", "0.5",
+    )  # fmt: skip
+    assert status == 0
+    summary = last_json(out)
+    assert summary["finished"] == "early stopping"
+    assert summary["steps"] < 40
+    assert summary["tested"] == f"best, after step {summary['steps'] - 5}"
+    status, out, _ = command("eval", tmp_path / "run", "--json")
+    assert last_json(out)["correct"] == summary["test_correct"]

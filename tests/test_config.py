@@ -1,0 +1,116 @@
+"""Configurations: read, refused, written back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from resnet_jax.config import (
+    RunConfig,
+    config_to_yaml,
+    differences,
+    list_recipes,
+    load_recipe,
+    parse_config,
+    require_same,
+)
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.models import create_model
+from resnet_jax.rundir import RunDirectory, default_path
+from resnet_jax.training.optimizers import make_optimizer
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_is_complete_and_survives_a_round_trip(name):
+    config = load_recipe(name)
+    assert config.recipe == name
+    assert parse_config(config_to_yaml(config), where="test") == config
+    model = create_model(config.model.name, **config.model.choices())
+    params = {"head": {"kernel": 0, "bias": 0}, "stem": {"conv": {"kernel": 0}, "norm": {"scale": 0, "bias": 0}}}
+    make_optimizer(config.optim, params, steps_per_epoch=100, total_steps=10_000)
+    assert model.config.num_classes > 0
+
+
+def test_the_he_recipe_is_that_of_the_paper():
+    config = load_recipe("cifar10-resnet20")
+    tx, schedule = make_optimizer(
+        config.optim, {"head": {"kernel": 0}}, steps_per_epoch=45_000 // 128, total_steps=config.train.max_steps
+    )
+    assert [round(float(schedule(t)), 6) for t in (0, 31_999, 32_000, 47_999, 48_000, 63_999)] == [
+        0.1, 0.1, 0.01, 0.01, 0.001, 0.001,
+    ]  # fmt: skip
+    assert (config.optim.momentum, config.optim.weight_decay, config.train.batch_size) == (0.9, 1e-4, 128)
+    assert config.train.epochs * (45_000 // 128) >= 64_000
+    assert (config.data.pad, config.data.flip) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {nme: resnet18}", "unknown key model.nme, did you mean model.name?"),
+        ("optim: {schedule: {kinds: cosine}}", "did you mean optim.schedule.kind?"),
+        ("zzz: 1", "unknown key zzz, known here: recipe, model"),
+        ("train: {epochs: many}", "train.epochs: .*got 'many'"),
+        ("train: {epochs: 2.5}", "train.epochs: .*got 2.5"),
+        ("train: {epochs: 0}", "train.epochs must be 1 or more, got 0"),
+        ("train: {max_steps: 0}", "train.max_steps must be 1 or more"),
+        ("train: {batch_size: 0}", "train.batch_size must be"),
+        ("train: {eval_every: 0}", "train.eval_every must be"),
+        ("train: {log_every: 0}", "train.log_every must be"),
+        ("train: {select: lst}", "unknown train.select 'lst'; did you mean 'last'"),
+        ("data: {val_fraction: 1.0}", r"data.val_fraction must be in \[0, 1\)"),
+        ("data: {test_fraction: 0}", r"data.test_fraction must be in \(0, 1\)"),
+        ("{data: {val_fraction: 0}, train: {early_stopping: 3}}", "need validation images"),
+        ("data: {mean: [0.5]}", "same number of channels"),
+        ("data: {mean: [0.5], std: [0]}", "data.std must be positive"),
+        ("seed: -1", "seed must be 0 or more"),
+        ("model: [", "not valid YAML"),
+        ("- a list", "must be a mapping"),
+    ],
+)
+def test_wrong_configurations_are_refused(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_config(text, where="test.yaml")
+
+
+def test_a_recipe_file_is_called_after_itself(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 3}")
+    config = load_recipe(str(tmp_path / "mine.yaml"))
+    assert (config.recipe, config.train.epochs) == ("mine", 3)
+
+
+def test_differences_name_what_decides_the_result():
+    old = RunConfig()
+    new = dataclasses.replace(
+        old, seed=3, train=dataclasses.replace(old.train, log_every=7), data=dataclasses.replace(old.data, threads=9)
+    )
+    assert differences(old, new) == ["seed: 0 -> 3"]
+    require_same(old, old, where=Path("run"))
+    with pytest.raises(RunError, match="seed: 0 -> 3"):
+        require_same(old, new, where=Path("run"))
+
+
+def test_default_directories_are_stable_and_differ_with_the_configuration(tmp_path):
+    shipped = load_recipe("digits")
+    assert default_path(shipped) == Path("runs/digits")
+    changed = [default_path(dataclasses.replace(shipped, seed=seed)) for seed in (1, 2, 1)]
+    assert changed[0] == changed[2] != changed[1]
+    assert changed[0].name.startswith("digits-")
+    own = dataclasses.replace(shipped, recipe="mine")
+    assert default_path(own).name.startswith("mine-")
+
+
+def test_data_that_changed_under_a_run_is_noticed(tmp_path):
+    from resnet_jax.rundir import DataCard
+
+    run = RunDirectory.open(tmp_path / "run", RunConfig())
+    with pytest.raises(RunError, match=r"has no data\.json"):
+        run.read_data()
+    card = DataCard(("a", "b"), (8, 8, 1), (0.5,), (0.25,), {"train": 10, "test": 5})
+    run.write_data(card)
+    run.write_data(card)
+    assert run.read_data() == card
+    with pytest.raises(RunError, match="data is not what it was"):
+        run.write_data(dataclasses.replace(card, examples={"train": 11, "test": 5}))

@@ -1,0 +1,53 @@
+"""``import resnet_jax`` is light, and its public surface is what it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import resnet_jax
+
+HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "sklearn", "scipy.stats", "matplotlib", "orbax", "cv2", "tyro")
+
+
+def python(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_loads_none_of_the_heavy_packages():
+    program = f"import sys, resnet_jax; print([name for name in {HEAVY} if name in sys.modules])"
+    assert python(program).strip() == "[]"
+
+
+def test_import_costs_at_most_what_jax_flax_and_optax_do():
+    """The stated limit is 1.3 times theirs. Ours loads lazily: even after them it must add next to nothing."""
+    program = """
+import time
+start = time.perf_counter(); import jax, flax.linen, optax
+base = time.perf_counter() - start
+import resnet_jax
+print((time.perf_counter() - start) / base)
+"""
+    assert float(python(program)) <= 1.3
+
+
+def test_building_a_network_and_a_step_loads_none_of_them_either():
+    program = f"""
+import sys, resnet_jax
+resnet_jax.create_model("resnet20_cifar"), resnet_jax.make_train_step, resnet_jax.OptimConfig, resnet_jax.create_state
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    assert python(program).strip() == "[]"
+
+
+@pytest.mark.parametrize("name", resnet_jax.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    assert getattr(resnet_jax, name).__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'creat_model'"):
+        _ = resnet_jax.creat_model
+    assert set(resnet_jax.__all__) <= set(dir(resnet_jax))
