@@ -31,7 +31,7 @@ _HOME = {
     "RunConfig": "resnet_jax.config",
     "load_recipe": "resnet_jax.config",
     "list_recipes": "resnet_jax.config",
-    "fit": "resnet_jax.fit",
+    "fit": "resnet_jax.run",
     "load_run": "resnet_jax.use",
     "evaluate_run": "resnet_jax.use",
     "predict_images": "resnet_jax.use",

@@ -35,7 +35,7 @@ def test_every_recipe_is_complete_and_survives_a_round_trip(name):
 
 def test_the_he_recipe_is_that_of_the_paper():
     config = load_recipe("cifar10-resnet20")
-    tx, schedule = make_optimizer(
+    _, schedule = make_optimizer(
         config.optim, {"head": {"kernel": 0}}, steps_per_epoch=45_000 // 128, total_steps=config.train.max_steps
     )
     assert [round(float(schedule(t)), 6) for t in (0, 31_999, 32_000, 47_999, 48_000, 63_999)] == [

@@ -40,7 +40,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         about=f"Train a network. Recipes: {recipes}, or the path of a YAML file.",
         default=TrainOptions(config=base),
     )
-    from resnet_jax.fit import fit
+    from resnet_jax.run import fit
 
     summary = fit(options.config, options.run_dir, console=console_for(options.common))
     return dataclasses.asdict(summary)

@@ -29,22 +29,24 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
     steps = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in epochs if "val_loss" in row]
 
-    def curve(axes, source, name, color, label):
+    def curve(axes, source, name, color, label, **style):
         if source:
             marker = "o" if len(source) == 1 else None
             x, y = [row["epoch"] for row in source], [row[name] for row in source]
-            axes.plot(x, y, color=color, label=label, linewidth=1.6, marker=marker)
+            axes.plot(x, y, color=color, label=label, marker=marker, **{"linewidth": 1.6, **style})
 
+    curve(loss, steps, "loss", BLUE, "single batches", linewidth=0.8, alpha=0.4)
     curve(loss, epochs, "loss", BLUE, "training")
     curve(loss, evaluated, "val_loss", ORANGE, "validation")
     curve(accuracy, epochs, "accuracy", BLUE, "training (while learning)")
     curve(accuracy, evaluated, "val_accuracy", ORANGE, "validation")
     curve(rate, steps, "learning_rate", GREY, None)
+    loss.set_yscale("log")
     if evaluated:
         best = max(evaluated, key=lambda row: row["val_accuracy"])
         label = f"best {best['val_accuracy']:.2%} at epoch {best['epoch']:.0f}"
         accuracy.plot(best["epoch"], best["val_accuracy"], "o", color=ORANGE, label=label)
-    for axes, name in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
+    for axes, name in ((loss, "loss (log scale)"), (accuracy, "accuracy"), (rate, "learning rate")):
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -53,7 +53,8 @@ def test_the_run_directory_has_everything(finished):
         assert (run_dir / name).read_bytes().startswith(b"\x89PNG")
     assert any(path.name.startswith("events.out.tfevents") for path in (run_dir / "tensorboard").iterdir())
     environment = json.loads((run_dir / "environment.json").read_text())
-    assert environment["packages"]["jax"] and len(environment["devices"]) == 8
+    assert environment["packages"]["jax"]
+    assert len(environment["devices"]) == 8
     card = json.loads((run_dir / "data.json").read_text())
     assert card["class_names"] == ["rows", "columns"]
     assert card["examples"] == {"train": 84, "val": 12, "test": 24}

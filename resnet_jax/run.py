@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console as RichConsole
 
@@ -20,6 +19,7 @@ from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.tensorboard import TensorBoard
 from resnet_jax.rundir import RunDirectory, default_path
 from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
 from resnet_jax.training.mesh import make_mesh
@@ -60,6 +60,32 @@ class Summary:
     run_dir: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What the stages of :func:`fit` share."""
+
+    config: RunConfig
+    images: Images
+    parts: Parts
+    run: RunDirectory
+    checkpoints: Checkpoints
+    console: RichConsole
+
+    @property
+    def title(self) -> str:
+        """Headline of the pictures."""
+        source = self.config.data.source.split("/")[-1]
+        return f"{self.config.model.name} on {source} (recipe {self.config.recipe}, seed {self.config.seed})"
+
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def draw_curves(self) -> None:
+        """Draw curves.png from metrics.jsonl."""
+        plot_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title)
+
+
 def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichConsole | None = None) -> Summary:
     """Train, select, test once. In the directory of an unfinished run of the same configuration, go on with it.
 
@@ -85,47 +111,45 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
             return Summary(**stored)
 
     images = load_images(config)
-    mesh = make_mesh()
-    parts = build_parts(config, images, mesh)
+    parts = build_parts(config, images, make_mesh())
     run = RunDirectory.open(directory, config)
     run.write_data(images.card)
-    _announce(console, config, images, parts, run)
     with stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
-        state, progress = _restore(parts, checkpoints, console)
-        state, progress = _train(config, images, parts, run, checkpoints, state, progress, stop, console)
-        checkpoints.close()
-        return _finish(config, images, parts, run, checkpoints, state, progress, began, console)
+        job = _Job(config, images, parts, run, checkpoints, console)
+        _announce(job)
+        state, progress = _restore(job)
+        state, progress = _train(job, state, progress, stop)
+        summary = _test(job, state, progress, began)
+    run.write_summary(dataclasses.asdict(summary))
+    _conclude(job, summary)
+    return summary
 
 
-def _restore(parts: Parts, checkpoints: Checkpoints, console: RichConsole) -> tuple[TrainState, Progress]:
-    state = parts.new_state()
-    if not checkpoints.steps("last"):
+def _restore(job: _Job) -> tuple[TrainState, Progress]:
+    state = job.parts.new_state()
+    if not job.checkpoints.steps("last"):
         return state, Progress()
-    state, saved = checkpoints.restore("last", state)
-    console.print(f"Resuming after step {int(state.step):,} of {parts.plan.total_steps:,}.")
+    state, saved = job.checkpoints.restore("last", state)
+    job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
     return state, Progress.from_json(saved)
 
 
-def _train(
-    config: RunConfig,
-    images: Images,
-    parts: Parts,
-    run: RunDirectory,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    progress: Progress,
-    stop: StopRequest,
-    console: RichConsole,
-) -> tuple[TrainState, Progress]:
-    start, every = int(state.step), config.train.log_every
-    validation = images.splits.val
+def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) -> tuple[TrainState, Progress]:
+    parts, run = job.parts, job.run
+    start, every = int(state.step), job.config.train.log_every
+    validation = job.images.splits.val
+
+    def validate(state: TrainState) -> Evaluation:
+        assert validation is not None
+        return parts.evaluate(state.eval_variables, validation)
+
     with contextlib.ExitStack() as stack:
         live = Console(
             total_steps=parts.plan.total_steps,
             steps_per_epoch=parts.plan.steps_per_epoch,
             start_step=start,
-            batch_size=config.train.batch_size,
-            console=console,
+            batch_size=job.config.train.batch_size,
+            console=job.console,
         )
         metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
         events = TensorBoard(run.tensorboard, start_step=start, every=every)
@@ -138,40 +162,27 @@ def _train(
                 train_step=parts.train_step,
                 batches=parts.batches,
                 mesh=parts.mesh,
-                evaluate=None if validation is None else lambda state: parts.evaluate(state.eval_variables, validation),
-                checkpoints=checkpoints,
+                evaluate=None if validation is None else validate,
+                checkpoints=job.checkpoints,
                 progress=progress,
                 observers=(live, metrics, events),
                 stop=stop,
             )
         except (Interrupted, RunError):
-            checkpoints.close()
-            plot_curves(read_metrics(run.metrics), run.curves, title=_title(config))
+            job.checkpoints.close()
+            job.draw_curves()
             raise
 
 
-def _finish(
-    config: RunConfig,
-    images: Images,
-    parts: Parts,
-    run: RunDirectory,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    progress: Progress,
-    began: float,
-    console: RichConsole,
-) -> Summary:
+def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> Summary:
     steps, digest = int(state.step), params_digest(state.params, state.batch_stats)
-    if config.train.select == "best":
-        state, _ = checkpoints.restore("best", state)
-    test = images.splits.test
+    select, test = job.config.train.select, job.images.splits.test
+    if select == "best":
+        job.checkpoints.close()
+        state, _ = job.checkpoints.restore("best", state)
     assert test is not None  # load_images refuses data without
-    examples = images.card.examples["test"]
-    console.print(
-        f"Testing the {config.train.select} state, once, on the {examples:,} test images, which decided nothing so far.",
-        soft_wrap=True,
-    )
-    result = parts.evaluate(state.eval_variables, test)
+    job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
+    result = job.parts.evaluate(state.eval_variables, test)
     summary = Summary(
         test_accuracy=result.accuracy,
         test_correct=result.correct,
@@ -180,56 +191,42 @@ def _finish(
         best_val_accuracy=progress.watch.best,
         steps=steps,
         finished=progress.finished or "steps",
-        tested=f"{config.train.select}, after step {int(state.step)}",
+        tested=f"{select}, after step {int(state.step)}",
         images_per_second=progress.images_per_second,
         seconds=time.perf_counter() - began,
         params_digest=digest,
-        run_dir=str(run.path),
+        run_dir=str(job.run.path),
     )
-    title = _title(config)
-    plot_curves(read_metrics(run.metrics), run.curves, title=title)
-    plot_confusion(
-        result.confusion,
-        images.card.class_names,
-        run.confusion,
-        title=f"{title}: {result.correct} of {result.examples} test images",
-    )
-    run.write_summary(dataclasses.asdict(summary))
-    _conclude(console, summary, run)
+    job.draw_curves()
+    title = f"{job.title}: {result.correct} of {result.examples} test images"
+    plot_confusion(result.confusion, job.images.card.class_names, job.run.confusion, title=title)
     return summary
 
 
-def _announce(console: RichConsole, config: RunConfig, images: Images, parts: Parts, run: RunDirectory) -> None:
-    device, count = parts.mesh.devices.flat[0], parts.mesh.size
-    sizes = ", ".join(f"{count:,} {name}" for name, count in images.card.examples.items())
-    shape = "x".join(str(side) for side in images.card.image_shape)
-    facts: dict[str, Any] = {
-        "network": f"{config.model.name}, {len(images.card.class_names)} classes",
+def _announce(job: _Job) -> None:
+    config, plan = job.config, job.parts.plan
+    devices = job.parts.mesh.devices
+    sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
+    shape = "x".join(str(side) for side in job.images.card.image_shape)
+    optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
+    facts = {
+        "network": f"{config.model.name}, {len(job.images.card.class_names)} classes",
         "images": f"{config.data.source}: {sizes} ({shape})",
-        "training": f"{parts.plan.total_steps:,} steps of {config.train.batch_size} images, "
-        f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}",
-        "devices": f"{count} x {device.device_kind}",
-        "run": str(run.path),
+        "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images, {optimizer}",
+        "devices": f"{devices.size} x {devices.flat[0].device_kind}",
+        "run": str(job.run.path),
     }
     for name, fact in facts.items():
-        console.print(f"{name:>9}  {fact}", highlight=False, soft_wrap=True)
+        job.say(f"{name:>9}  {fact}")
 
 
-def _conclude(console: RichConsole, summary: Summary, run: RunDirectory) -> None:
-    best = summary.best_val_accuracy
-    rate = summary.images_per_second
-    lines = [
-        f"test accuracy {summary.test_accuracy:.2%} ({summary.test_correct} of {summary.test_examples})",
-        *([] if best is None else [f"best validation accuracy {best:.2%}"]),
-        f"{summary.steps:,} steps in {summary.seconds:.0f} s"
-        + (f", {rate:,.0f} images/s while training" if rate else ""),
-        f"curves {run.curves}",
-        f"confusion {run.confusion}",
-        f"params sha256 {summary.params_digest[:16]}...",
-    ]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def _title(config: RunConfig) -> str:
-    return f"{config.model.name} on {config.data.source.split('/')[-1]}, {config.recipe}, seed {config.seed}"
+def _conclude(job: _Job, summary: Summary) -> None:
+    best, rate = summary.best_val_accuracy, summary.images_per_second
+    job.say(f"test accuracy {summary.test_accuracy:.2%} ({summary.test_correct} of {summary.test_examples})")
+    if best is not None:
+        job.say(f"best validation accuracy {best:.2%}")
+    speed = f", {rate:,.0f} images/s while training" if rate else ""
+    job.say(f"{summary.steps:,} steps in {summary.seconds:.0f} s{speed}")
+    job.say(f"curves {job.run.curves}")
+    job.say(f"confusion {job.run.confusion}")
+    job.say(f"params sha256 {summary.params_digest}")

@@ -1,0 +1,71 @@
+"""Run a shipped recipe and keep what a reader needs to judge it: configuration, environment, metrics, pictures, result.
+
+Claim: the recipes train what they say. Figures, machines and dates are in results/README.md.
+
+Commands (what is committed came from these; FOLDER has train/ and test/ with one folder of images a class):
+
+    uv run python experiments/recipe.py digits
+    uv run python experiments/recipe.py cifar10-resnet20 --source folder:FOLDER --epochs 2 --name cifar10-resnet20-2ep
+
+Hardware and time: 2 CPU cores; 1 minute for digits, 20 minutes for two epochs of CIFAR-10.
+Expected: at least 98 % on the digits' test images; at least 55 % on CIFAR-10 after two epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from resnet_jax import RunConfig, fit, load_recipe
+
+RESULTS = Path(__file__).parent / "results"
+KEPT = ("config.yaml", "data.json", "environment.json", "metrics.jsonl", "curves.png", "confusion.png")
+
+
+def configure(recipe: str, source: str | None, epochs: int | None) -> RunConfig:
+    """Return the recipe with the two things a reader's machine may force to change."""
+    config = load_recipe(recipe)
+    if source is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
+    if epochs is not None:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
+    return config
+
+
+def keep(run_dir: Path, folder: Path) -> None:
+    """Copy the small files of a finished run, without the paths of the machine it ran on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = load_recipe(str(run_dir / "config.yaml"))
+    source = config.data.source
+    for name in KEPT:
+        shutil.copyfile(run_dir / name, folder / name)
+    summary = json.loads((run_dir / "summary.json").read_text()) | {"run_dir": folder.name}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if source.startswith(("folder:", "npz:")):
+        text = (folder / "config.yaml").read_text()
+        kind, _, path = source.partition(":")
+        (folder / "config.yaml").write_text(text.replace(path, Path(path).name if kind == "npz" else "FOLDER"))
+
+
+def main() -> None:
+    """Run and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--source", help="another data source, such as folder:PATH")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--name", help="name of the folder under results (default: the recipe)")
+    parser.add_argument("--run-dir", type=Path, help="where the run itself goes (default: runs/NAME)")
+    args = parser.parse_args()
+    name = args.name or args.recipe
+    run_dir = args.run_dir or Path("runs") / f"results-{name}"
+    fit(configure(args.recipe, args.source, args.epochs), run_dir, console=Console())
+    keep(run_dir, RESULTS / name)
+
+
+if __name__ == "__main__":
+    main()

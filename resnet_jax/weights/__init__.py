@@ -1,0 +1,22 @@
+"""Foreign checkpoints in and out, without the libraries that wrote them.
+
+| file | one concept |
+|---|---|
+| `plain_pickle` | a pickle machine that can build plain containers and nothing else |
+| `torch_file` | PyTorch's two checkpoint containers as NumPy arrays |
+| `files` | a state dict from a file of any format; safetensors out |
+| `names` | what other libraries call our variables |
+| `convert` | state dict to variables and back, complete or refused |
+
+>>> from resnet_jax.models import create_model
+>>> from resnet_jax.weights import name_map
+>>> name_map(create_model("resnet20_cifar"), "cifar")["params/stage1/block0/branch/conv1/kernel"]
+'layer1.0.conv1.weight'
+"""
+
+from resnet_jax.weights.convert import from_variables, to_variables
+from resnet_jax.weights.files import load_state_dict, save_safetensors
+from resnet_jax.weights.names import name_map
+from resnet_jax.weights.torch_file import load_torch
+
+__all__ = ["from_variables", "load_state_dict", "load_torch", "name_map", "save_safetensors", "to_variables"]
