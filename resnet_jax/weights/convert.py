@@ -62,7 +62,7 @@ def to_variables(
         for path in _HEAD:
             arrays.pop(foreign_name(path, format), None)
             if names.pop(path, None):
-                result[path] = _fresh(fresh, path)
+                result[path] = _fresh(fresh, path, shapes[path].shape)
     stem_name = names[_STEM_KERNEL]
     if stem == "mean" and stem_name in arrays and arrays[stem_name].ndim == 4:
         arrays[stem_name] = _average_channels(arrays[stem_name], model.config.in_channels)
@@ -146,7 +146,8 @@ def _faults(path: str, name: str, array: np.ndarray, expected: tuple[int, ...]) 
     return [fault]
 
 
-def _fresh(fresh: Mapping[str, Any] | None, path: str) -> np.ndarray:
-    if fresh is None:
-        raise UsageError("head='new' needs fresh=, initialized variables of the network to take the classifier from")
-    return np.array(flatten_dict(dict(fresh), sep="/")[path])
+def _fresh(fresh: Mapping[str, Any] | None, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    leaf = flatten_dict(dict(fresh or {}), sep="/").get(path)
+    if leaf is None or leaf.shape != shape:
+        raise UsageError(f"head='new' needs fresh=, initialized variables of this network; no {path} {shape} in it")
+    return np.array(leaf)

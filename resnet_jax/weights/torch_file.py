@@ -3,8 +3,8 @@
 Two containers hold the same pickle of tensors, each tensor a window (offset, size, stride) on a numbered storage:
 
 * since PyTorch 1.6 a zip file: ``NAME/data.pkl`` and one uncompressed entry ``NAME/data/KEY`` per storage;
-* before (and with ``_use_new_zipfile_serialization=False``) five parts one after another: the pickles of a magic number,
-  a protocol version, a dictionary on the system, the object, and the list of storage keys; then for each key the number
+* before (and with ``_use_new_zipfile_serialization=False``) one part after another: the pickles of a magic number, a
+  protocol version, a dictionary on the system, the object, and the list of storage keys; then for each key the number
   of elements as an int64 and the elements, little-endian.
 
 Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``). The pickle runs in :mod:`.plain_pickle`.
