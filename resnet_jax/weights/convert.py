@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from resnet_jax.errors import DataError, UsageError
+from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.weights.names import detect, flat_shapes, foreign_name, name_map
+from resnet_jax.weights.names import detect, flat_shapes, foreign_name, foreign_names
 
 Variables = dict[str, Any]
 
@@ -51,11 +51,14 @@ def to_variables(
 
     Raises:
         DataError: tensors are missing, left over, of another shape or not floating point; one error lists them all.
-        UsageError: unknown format, or ``head="new"`` without ``fresh`` where the network has a classifier.
+        UsageError: unknown format, head or stem, or ``head="new"`` with a classifier but no ``fresh`` one.
     """
-    format = detect(state_dict, model) if format is None else format
-    names = name_map(model, format)
+    for kind, value, known in (("head", head, ("exact", "new")), ("stem", stem, ("exact", "mean"))):
+        if value not in known:
+            raise unknown(kind, value, known)
     shapes = flat_shapes(model)
+    format = detect(state_dict, shapes) if format is None else format
+    names = foreign_names(shapes, format)
     arrays = dict(state_dict)
     result: dict[str, Any] = {}
     if head == "new":
@@ -64,16 +67,10 @@ def to_variables(
             if names.pop(path, None):
                 result[path] = _fresh(fresh, path, shapes[path].shape)
     stem_name = names[_STEM_KERNEL]
-    if stem == "mean" and stem_name in arrays and arrays[stem_name].ndim == 4:
+    if stem == "mean" and stem_name in arrays:
         arrays[stem_name] = _average_channels(arrays[stem_name], model.config.in_channels)
 
-    faults = [
-        f"missing {name} {_foreign_shape(shapes[path].shape)}" for path, name in names.items() if name not in arrays
-    ]
-    faults += [f"unexpected {name} {arrays[name].shape}" for name in arrays if name not in set(names.values())]
-    for path, name in names.items():
-        if name in arrays:
-            faults += _faults(path, name, arrays[name], _foreign_shape(shapes[path].shape))
+    faults = _faults(arrays, names, {path: leaf.shape for path, leaf in shapes.items()})
     if faults:
         raise DataError(
             f"these tensors do not fit the network (weight format {format!r}), {len(faults)} faults:\n  "
@@ -99,8 +96,8 @@ def from_variables(variables: Mapping[str, Any], model: ResNet, format: str) -> 
         UsageError: unknown format, or one that has no name for a variable of this network.
         DataError: ``variables`` are not those of ``model``; the differences are listed.
     """
-    names = name_map(model, format)
     shapes = {path: leaf.shape for path, leaf in flat_shapes(model).items()}
+    names = foreign_names(shapes, format)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
     given = {path: leaf.shape for path, leaf in flat.items()}
     differing = sorted(path for path in {*shapes, *given} if shapes.get(path) != given.get(path))
@@ -125,14 +122,30 @@ def _foreign_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _average_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """(O, I, H, W) -> (O, channels, H, W) with the same sum over the input channels; unchanged if they agree."""
-    if kernel.shape[1] == channels:
+    """(O, I, H, W) -> (O, channels, H, W) with the same sum over I; anything that is no such kernel stays a fault."""
+    if kernel.ndim != 4 or kernel.shape[1] in (0, channels) or not jnp.issubdtype(kernel.dtype, jnp.floating):
         return kernel
     total = kernel.astype(np.float64).sum(axis=1, keepdims=True)
     return np.repeat(total / channels, channels, axis=1)
 
 
-def _faults(path: str, name: str, array: np.ndarray, expected: tuple[int, ...]) -> list[str]:
+def _faults(
+    arrays: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Return what keeps ``arrays`` from being exactly the tensors ``names`` asks for: missing, unexpected, wrong."""
+    expected = {name: _foreign_shape(shapes[path]) for path, name in names.items()}
+    missing = [f"missing {name} {shape}" for name, shape in expected.items() if name not in arrays]
+    unexpected = [f"unexpected {name} {array.shape}" for name, array in arrays.items() if name not in expected]
+    wrong = [
+        fault
+        for path, name in names.items()
+        if name in arrays
+        for fault in _misfits(path, name, arrays[name], expected[name])
+    ]
+    return missing + unexpected + wrong
+
+
+def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...]) -> list[str]:
     """Say what is wrong with one tensor, and what to do about the two differences that can be wanted."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return [f"{name} is {array.dtype}; need a floating-point type"]
@@ -147,7 +160,8 @@ def _faults(path: str, name: str, array: np.ndarray, expected: tuple[int, ...]) 
 
 
 def _fresh(fresh: Mapping[str, Any] | None, path: str, shape: tuple[int, ...]) -> np.ndarray:
-    leaf = flatten_dict(dict(fresh or {}), sep="/").get(path)
+    leaves: dict[str, Any] = flatten_dict(dict(fresh or {}), sep="/")
+    leaf = leaves.get(path)
     if leaf is None or leaf.shape != shape:
         raise UsageError(f"head='new' needs fresh=, initialized variables of this network; no {path} {shape} in it")
     return np.array(leaf)

@@ -62,9 +62,18 @@ def name_map(model: ResNet, format: str) -> dict[str, str]:
     >>> names["batch_stats/stage2/block0/shortcut/norm/mean"]
     'layer2.0.downsample.1.running_mean'
     """
+    return foreign_names(flat_shapes(model), format)
+
+
+def foreign_names(paths: Iterable[str], format: str) -> dict[str, str]:
+    """Return what ``format`` calls the variables at ``paths``; see :func:`name_map`.
+
+    Raises:
+        UsageError: unknown format, or a variable it has no name for.
+    """
     if format not in MODULES:
         raise unknown("weight format", format, MODULES)
-    return {path: foreign_name(path, format) for path in flat_shapes(model)}
+    return {path: foreign_name(path, format) for path in paths}
 
 
 def foreign_name(path: str, format: str) -> str:
@@ -85,10 +94,14 @@ def foreign_name(path: str, format: str) -> str:
     raise UsageError(f"weight format {format!r} has no name for {path}: no network of that format has such a variable")
 
 
-def detect(names: Iterable[str], model: ResNet) -> str:
-    """Return the format whose names for ``model`` are met most often in ``names``; the first one if they tie."""
-    given = set(names)
-    return max(MODULES, key=lambda format: len(given & set(name_map(model, format).values())))
+def detect(names: Iterable[str], paths: Iterable[str]) -> str:
+    """Return the format in which most of the variables at ``paths`` are called by one of ``names``; ties: the first.
+
+    >>> detect(["conv1.weight", "linear.bias"], ["params/stem/conv/kernel", "params/head/bias"])
+    'cifar'
+    """
+    given, paths = set(names), list(paths)
+    return max(MODULES, key=lambda format: len(given & set(foreign_names(paths, format).values())))
 
 
 def flat_shapes(model: ResNet) -> Mapping[str, Any]:

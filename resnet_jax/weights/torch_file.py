@@ -233,10 +233,10 @@ def _size(arguments: tuple) -> tuple:
 
 
 def _brief(value: Any) -> str:
-    """Return a number or a flat tuple of them for a message, never a long or a nested text."""
-    if isinstance(value, tuple):
-        return f"({', '.join(_brief(item) for item in value)})"
-    if isinstance(value, int):
+    """Return a number or a tuple of them for a message; the type's name of anything that could be long or nested."""
+    if type(value) is tuple and all(type(item) is int for item in value):
+        return f"({', '.join(map(_brief, value))})"
+    if type(value) is int:
         return str(value) if abs(value) < 2**64 else "more than 2**64"
     return type(value).__name__
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -28,7 +29,7 @@ def load(code: bytes, builders=None, persistent=None):
     return plain_pickle.load(io.BytesIO(code), builders or {}, persistent)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(PLAIN, st.integers(2, 5))
 def test_equals_pickle_on_plain_containers(value, protocol):
     assert load(pickle.dumps(value, protocol)) == value
@@ -117,13 +118,11 @@ def test_senseless_pickles(code, message):
 
 
 def test_a_high_memo_index_costs_nothing():
-    assert load(b"K\x01r\xff\xff\xff\xff0."[:-2] + b".") == 1
+    assert load(b"K\x01r\xff\xff\xff\xff.") == 1
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40))
 def test_noise_is_refused_or_plain(code):
-    try:
+    with contextlib.suppress(pickle.UnpicklingError):
         load(code, {}, lambda identifier: None)
-    except pickle.UnpicklingError:
-        pass

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import struct
@@ -208,6 +209,10 @@ def test_legacy_headers(read):
         read(legacy_file(content, {"0": STORED}, protocol=1002))
     with pytest.raises(DataError, match="legacy checkpoint of protocol str"):
         read(legacy_file(content, {"0": STORED}, protocol="1001"))
+    nested = b"\x80\x02" + b")" + b"\x85" * 100_000 + b"."
+    plain = dumps(1001)
+    with pytest.raises(DataError, match="legacy checkpoint of protocol tuple"):
+        read(legacy_file(content, {"0": STORED}).replace(plain, nested, 1))
     with pytest.raises(DataError, match="big-endian"):
         read(legacy_file(content, {"0": STORED}, little=False))
     with pytest.raises(DataError, match="use 1 storages, the file lists 0"):
@@ -236,12 +241,8 @@ def test_damage_gives_a_value_or_a_data_error(tmp_path_factory, data):
     damaged = damaged[: data.draw(st.just(len(damaged)) | st.integers(0, len(damaged)))]
     path = tmp_path_factory.getbasetemp() / "fuzzed.pt"
     path.write_bytes(damaged)
-    try:
-        back = load_torch(path)
-    except DataError as error:
-        assert str(error).startswith(str(path))
-    else:
-        assert len(repr(back)) < 100_000
+    with contextlib.suppress(DataError):
+        assert len(repr(load_torch(path))) < 100_000
 
 
 def test_every_truncation_is_noticed(read):

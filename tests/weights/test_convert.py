@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.errors import DataError, UsageError
+from resnet_jax.models import abstract_variables, create_model
+from resnet_jax.weights import from_variables, load_state_dict, save_safetensors, to_variables
+from resnet_jax.weights.names import name_map
+from tests.tools import paths, random_variables
+from tests.weights.torch_writer import checkpoint
+
+CIFAR = create_model("resnet20_cifar", stage_sizes=(1, 1, 1))
+TINY = create_model("resnet50", stage_sizes=(2, 1), widths=(4, 8), num_classes=5)
+
+
+def trees_equal(a, b):
+    assert paths(a) == paths(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def exported(model=CIFAR, format="cifar"):
+    return from_variables(random_variables(model, (32, 32, model.config.in_channels)), model, format)
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "format"),
+    [
+        ("resnet18", (8, 12, 16, 20), "torchvision"),
+        ("resnet50", (4, 6, 8, 10), "torchvision"),
+        ("resnet20_cifar", (16, 32, 64), "cifar"),
+        ("resnet20_cifar_b", (16, 32, 64), "cifar"),
+        ("resnet20_cifar_b", (16, 32, 64), "torchvision"),
+    ],
+)
+def test_round_trip_is_the_identity_both_ways(name, widths, format):
+    model = create_model(name, in_channels=1, widths=widths)
+    variables = random_variables(model, (32, 32, 1))
+    state_dict = from_variables(variables, model, format)
+    back = to_variables(state_dict, model)
+    trees_equal(back, variables)
+    assert all(leaf.flags.c_contiguous and leaf.dtype == np.float32 for leaf in jax.tree.leaves(back))
+    again = from_variables(back, model, format)
+    assert list(again) == list(state_dict)
+    for name, array in state_dict.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize("file", ["net.safetensors", "zip.pt", "legacy.pt"])
+def test_round_trip_through_files(tmp_path, file):
+    variables = random_variables(TINY, (32, 32, 3))
+    state_dict = from_variables(variables, TINY, "torchvision")
+    if file == "net.safetensors":
+        save_safetensors(state_dict, tmp_path / file)
+    else:
+        (tmp_path / file).write_bytes(checkpoint(state_dict, legacy=file == "legacy.pt"))
+    trees_equal(to_variables(load_state_dict(tmp_path / file), TINY), variables)
+
+
+def test_layouts():
+    state_dict = exported(TINY, "torchvision")
+    variables = to_variables(state_dict, TINY, "torchvision")
+    kernel = state_dict["conv1.weight"]
+    assert kernel.shape == (4, 3, 7, 7)
+    assert variables["params"]["stem"]["conv"]["kernel"][1, 5, 2, 3] == kernel[3, 2, 1, 5]
+    assert variables["params"]["head"]["kernel"][7, 3] == state_dict["fc.weight"][3, 7]
+    block = variables["batch_stats"]["stage2"]["block0"]
+    np.testing.assert_array_equal(block["shortcut"]["norm"]["var"], state_dict["layer2.0.downsample.1.running_var"])
+    np.testing.assert_array_equal(block["branch"]["norm3"]["mean"], state_dict["layer2.0.bn3.running_mean"])
+
+
+def test_every_tensor_goes_to_the_variable_of_its_name():
+    names = name_map(TINY, "torchvision")
+    state_dict = exported(TINY, "torchvision")
+    marked = {name: np.full(array.shape, index, np.float32) for index, (name, array) in enumerate(state_dict.items())}
+    variables = to_variables(marked, TINY)
+    order = list(marked)
+    for path, leaf in zip(paths(variables), jax.tree.leaves(variables), strict=True):
+        assert (leaf == order.index(names[path])).all()
+
+
+def test_arrays_are_copies_in_the_networks_dtype():
+    state_dict = {name: array.astype(jnp.bfloat16) for name, array in exported().items()}
+    variables = to_variables(state_dict, CIFAR)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+    mean = variables["batch_stats"]["stem"]["norm"]["mean"]
+    np.testing.assert_array_equal(mean, state_dict["bn1.running_mean"].astype(np.float32))
+    state_dict = exported()
+    variables = to_variables(state_dict, CIFAR)
+    assert not np.shares_memory(variables["params"]["head"]["bias"], state_dict["linear.bias"])
+
+
+def test_one_error_lists_every_fault():
+    state_dict = exported()
+    del state_dict["bn1.running_mean"], state_dict["layer2.0.conv1.weight"]
+    state_dict["layer9.conv"] = state_dict["extra.bias"] = np.zeros(3, np.float32)
+    state_dict["layer1.0.bn1.weight"] = np.zeros(17, np.float32)
+    state_dict["bn1.bias"] = np.zeros(16, np.int64)
+    before = dict(state_dict)
+    with pytest.raises(DataError) as caught:
+        to_variables(state_dict, CIFAR)
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    assert lines[0] == "these tensors do not fit the network (weight format 'cifar'), 6 faults:"
+    assert sorted(lines[1:]) == [
+        "bn1.bias is int64; need a floating-point type",
+        "layer1.0.bn1.weight is (17,); need (16,)",
+        "missing bn1.running_mean (16,)",
+        "missing layer2.0.conv1.weight (32, 16, 3, 3)",
+        "unexpected extra.bias (3,)",
+        "unexpected layer9.conv (3,)",
+    ]
+    assert state_dict == before
+
+
+def test_another_depth_is_refused():
+    with pytest.raises(DataError, match=r"unexpected layer1\.1\.conv1\.weight"):
+        to_variables(exported(create_model("resnet20_cifar", stage_sizes=(2, 1, 1))), CIFAR)
+
+
+def test_other_classes_only_on_request():
+    state_dict = exported()
+    model = create_model("resnet20_cifar", stage_sizes=(1, 1, 1), num_classes=7)
+    message = r"linear\.weight is \(10, 64\); need \(7, 64\): 10 classes instead of 7; head='new'"
+    with pytest.raises(DataError, match=message):
+        to_variables(state_dict, model)
+    fresh = random_variables(model, (32, 32, 3), seed=9)
+    variables = to_variables(state_dict, model, head="new", fresh=fresh)
+    trees_equal(variables["params"]["head"], fresh["params"]["head"])
+    same = to_variables(state_dict, CIFAR)
+    trees_equal(variables["params"]["stage3"], same["params"]["stage3"])
+    assert paths(variables) == paths(fresh)
+    wrong = random_variables(CIFAR, (32, 32, 3))
+    for other in (None, {"params": {}}, wrong):
+        with pytest.raises(UsageError, match=r"head='new' needs fresh=.*no params/head/kernel \(64, 7\)"):
+            to_variables(state_dict, model, head="new", fresh=other)
+
+
+def test_features_without_the_files_classifier():
+    model = create_model("resnet20_cifar", stage_sizes=(1, 1, 1), num_classes=0)
+    with pytest.raises(DataError, match=r"unexpected linear\.weight"):
+        to_variables(exported(), model, "cifar")
+    assert "head" not in to_variables(exported(), model, "cifar", head="new")["params"]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_input_channels_only_on_request(channels):
+    state_dict = exported()
+    model = create_model("resnet20_cifar", stage_sizes=(1, 1, 1), in_channels=channels)
+    message = rf"conv1\.weight is .*: 3 input channels instead of {channels}; stem='mean'"
+    with pytest.raises(DataError, match=message):
+        to_variables(state_dict, model)
+    variables = to_variables(state_dict, model, stem="mean")
+    kernel = variables["params"]["stem"]["conv"]["kernel"]
+    assert kernel.shape == (3, 3, channels, 16)
+    response = np.moveaxis(state_dict["conv1.weight"].sum(axis=1), 0, -1)  # to an image of equal channels
+    np.testing.assert_allclose(kernel.sum(axis=2), response, rtol=1e-5, atol=1e-6)
+    trees_equal(to_variables(state_dict, CIFAR, stem="mean"), to_variables(state_dict, CIFAR))
+
+
+def test_export_of_other_variables_is_refused():
+    variables = random_variables(CIFAR, (32, 32, 3))
+    wrong = create_model("resnet20_cifar", stage_sizes=(1, 1, 1), num_classes=7)
+    with pytest.raises(
+        DataError, match=r"params/head/bias: \(10,\), need \(7,\)\n.*head/kernel: \(64, 10\), need \(64, 7\)"
+    ):
+        from_variables(variables, wrong, "cifar")
+    with pytest.raises(DataError, match=r"batch_stats/stem/norm/mean: none, need \(16,\)"):
+        from_variables({"params": variables["params"]}, CIFAR, "cifar")
+
+
+@pytest.mark.parametrize("request_", [{"head": "nwe"}, {"stem": "man"}])
+def test_unknown_request(request_):
+    with pytest.raises(UsageError, match=r"unknown (head 'nwe'; did you mean 'new'|stem 'man'; did you mean 'mean')"):
+        to_variables(exported(), CIFAR, **request_)
+
+
+@pytest.mark.parametrize(
+    "kernel", [np.zeros((16, 0, 3, 3), np.float32), np.zeros((16, 3, 3, 3), np.int8), np.zeros(16)]
+)
+def test_averaging_does_not_hide_a_fault(kernel):
+    model = create_model("resnet20_cifar", stage_sizes=(1, 1, 1), in_channels=1)
+    with pytest.raises(DataError, match=r"1 faults:\n  conv1\.weight is"):
+        to_variables({**exported(), "conv1.weight": kernel}, model, stem="mean")
+
+
+@pytest.mark.parametrize("format", ["torchvison", "timm"])
+def test_unknown_format(format):
+    with pytest.raises(UsageError, match="unknown weight format"):
+        to_variables(exported(), CIFAR, format)
+
+
+@pytest.mark.parametrize(
+    ("depth", "file", "correct", "count"),
+    [
+        (20, "resnet20-12fca82f.th", 932, 1017),
+        (44, "resnet44-014dd654.th", 59, 64),
+        pytest.param(44, "resnet44-014dd654.th", 950, 1017, marks=pytest.mark.slow),
+    ],
+)
+def test_published_cifar_nets_give_torchs_logits(shared_data, depth, file, correct, count):
+    """Weights, images and PyTorch's logits: akamaster/pytorch_resnet_cifar10; its input is normalized as ImageNet's."""
+    folder = shared_data / "pytorch-cifar-resnets"
+    model = create_model(f"resnet{depth}_cifar")
+    variables = to_variables(load_state_dict(folder / file), model)
+    assert paths(variables) == paths(abstract_variables(model, (32, 32, 3)))
+    expected = np.load(folder / "torch-logits.npz")[f"resnet{depth}"][:count]
+    with np.load(shared_data / "cifar10-test-lossless-1017.npz") as test_set:
+        pixels, labels = test_set["x"][:count], test_set["y"][:count]
+    images = (pixels / 255 - np.array([[[[0.485, 0.456, 0.406]]]])) / np.array([[[[0.229, 0.224, 0.225]]]])
+    logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images.astype(np.float32))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    assert int((np.argmax(logits, axis=1) == labels).sum()) == correct
