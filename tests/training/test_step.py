@@ -250,6 +250,7 @@ def test_evaluation_ignores_masked_examples_whatever_they_hold():
     variables = new_state(model).variables
     batch = {**new_batch(16), "mask": np.arange(16) < 11}
     batch["image"][11:] = np.nan
+    batch["label"][11:] = 0  # what argmax says of NaN: it would count as correct
     step = compile_eval_step(make_eval_step(model), make_mesh())
     out = jax.device_get(step(variables, shard_batch(batch, make_mesh())))
     logits = np.asarray(model.apply(variables, batch["image"][:11], train=False), np.float64)
