@@ -182,13 +182,14 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
 
 
 def build_evaluation(
-    config: RunConfig, model: ResNet, card: DataCard, mesh: Mesh
+    config: RunConfig, model: ResNet, card: DataCard, mesh: Mesh, *, logits: bool = False
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     step = make_eval_step(
         model,
         loss=get_loss(config.train.loss, config.train.label_smoothing),
         preprocess=eval_preprocess(model, card),
+        logits=logits,
     )
     compiled = compile_eval_step(step, mesh)
 
@@ -200,7 +201,7 @@ def build_evaluation(
             shard=(jax.process_index(), jax.process_count()),
         )
         feed = batches.iterate(threads=_threads(config, records))
-        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=len(card.class_names))
+        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=model.config.num_classes)
 
     return evaluation
 

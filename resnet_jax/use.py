@@ -14,6 +14,7 @@ from resnet_jax.assemble import build_evaluation, build_model, eval_preprocess, 
 from resnet_jax.config import RunConfig
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.memory import materialize
+from resnet_jax.data.source import load_dataset
 from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.models.count import abstract_variables
@@ -67,21 +68,52 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     return TrainedRun(config, card, model, loaded["ema"] if averaged else loaded, step, run.path)
 
 
-def evaluate_run(trained: TrainedRun, split: str = "test") -> Evaluation:
-    """Evaluate one split of the run's own data, with the run's own division of it.
+def evaluate_run(
+    trained: TrainedRun, split: str = "test", *, source: str | None = None, logits: bool = False
+) -> Evaluation:
+    """Evaluate a network on a split of its own data, with its own division of it, or on another source.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        split: ``train``, ``val`` or ``test``.
+        source: another data source, of which the source's own ``split`` is evaluated, or everything if it has one only.
+        logits: also return the logits.
 
     Raises:
-        UsageError: no such split.
+        UsageError: no such split, no normalization, or a source with more classes than the network.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    splits, _ = load_splits(trained.config)
-    records = getattr(splits, split)
+    if not trained.card.mean:
+        raise UsageError(f"{trained.path} does not say how its images are normalized: give --data.mean and --data.std")
+    if source is None:
+        splits, class_names = load_splits(trained.config)
+        records = getattr(splits, split)
+    else:
+        dataset = load_dataset(source, channels=trained.card.image_shape[-1])
+        records, class_names = dataset.splits.get("all", dataset.splits.get(split)), dataset.class_names
     if records is None:
-        raise UsageError(f"{trained.path} has no {split} split")
+        raise UsageError(f"{source or trained.config.data.source} has no {split} split")
+    if len(class_names) > trained.model.config.num_classes:
+        raise UsageError(f"{source} has {len(class_names)} classes, the network {trained.model.config.num_classes}")
     records = materialize(records, geometry_of(trained.config.data), training=False)
-    evaluation = build_evaluation(trained.config, trained.model, trained.card, make_mesh())
-    return evaluation(trained.variables, records)
+    mesh = make_mesh()
+    # a run trained on more devices than are here has a batch that may not fit them; evaluation does not depend on it
+    size = -(-trained.config.train.batch_size // mesh.size) * mesh.size
+    config = dataclasses.replace(trained.config, train=dataclasses.replace(trained.config.train, batch_size=size))
+    return build_evaluation(config, trained.model, trained.card, mesh, logits=logits)(trained.variables, records)
+
+
+def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence[float]) -> TrainedRun:
+    """Return the same network with another normalization of its images.
+
+    Raises:
+        UsageError: not one positive deviation and one mean for each channel.
+    """
+    channels = trained.card.image_shape[-1]
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise UsageError(f"need {channels} means and {channels} positive deviations, got {mean} and {std}")
+    return dataclasses.replace(trained, card=dataclasses.replace(trained.card, mean=tuple(mean), std=tuple(std)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +142,8 @@ def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 
     """
     if top < 1:
         raise UsageError(f"top must be 1 or more classes, got {top}")
+    if not trained.card.mean:
+        raise UsageError(f"{trained.path} does not say how its images are normalized: import it with --mean and --std")
     height, width, channels = trained.card.image_shape
     geometry = geometry_of(trained.config.data)
     if geometry.image_size is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ VERBS = {
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
     "models": "list the networks with their exact sizes",
+    "weights": "bring in another library's weights, or write ours under its names",
 }
 
 
@@ -28,6 +30,8 @@ def run(argv: list[str]) -> int:
     from resnet_jax.training.loop import Interrupted
 
     debug = "--debug" in argv
+    if not debug:  # Orbax tells of its own housekeeping through absl
+        logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         result = _dispatch(argv)
     except Interrupted as stopped:

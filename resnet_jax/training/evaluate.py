@@ -22,12 +22,14 @@ class Evaluation:
         correct: examples whose largest logit is the label's.
         examples: examples counted.
         confusion: int64 (classes, classes); ``confusion[i, j]`` examples of class i were taken for class j.
+        logits: (examples, classes) in the order of the data if the step gave them, else None.
     """
 
     loss: float
     correct: int
     examples: int
     confusion: np.ndarray
+    logits: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float:
@@ -50,6 +52,7 @@ def evaluate(
     """
     loss, correct, examples = 0.0, 0, 0
     confusion = np.zeros((num_classes, num_classes), np.int64)
+    logits: list[np.ndarray] = []
     for batch in batches:
         out = jax.device_get(eval_step(variables, shard_batch(batch, mesh)))
         mask = batch["mask"]
@@ -57,6 +60,8 @@ def evaluate(
         correct += int(out["correct"])
         examples += int(out["count"])
         np.add.at(confusion, (batch["label"][mask], out["prediction"][mask]), 1)
+        if "logits" in out:
+            logits.append(out["logits"][mask])
     if examples == 0:
         raise ValueError("cannot evaluate an empty data set")
-    return Evaluation(loss / examples, correct, examples, confusion)
+    return Evaluation(loss / examples, correct, examples, confusion, np.concatenate(logits) if logits else None)

@@ -131,7 +131,11 @@ def make_predict_step(
 
 
 def make_eval_step(
-    model: nn.Module, *, loss: Loss = cross_entropy, preprocess: Preprocess | None = None
+    model: nn.Module,
+    *,
+    loss: Loss = cross_entropy,
+    preprocess: Preprocess | None = None,
+    logits: bool = False,
 ) -> Callable[[Mapping[str, Any], Batch], dict[str, jax.Array]]:
     """Build ``eval_step(variables, batch) -> outputs``; add the sums up to evaluate a data set.
 
@@ -139,20 +143,22 @@ def make_eval_step(
 
     Returns:
         The step. Its outputs: ``loss_sum`` and ``correct`` (float32 and int32 sums over unmasked examples),
-        ``count`` (int32) and ``prediction`` (int32 (N,), the class with the largest logit).
+        ``count`` (int32), ``prediction`` (int32 (N,), the class with the largest logit) and, if asked for with
+        ``logits``, ``logits`` (N, classes).
     """
     predict_step = make_predict_step(model, preprocess=preprocess)
 
-    def eval_step(variables, batch):
-        logits = predict_step(variables, batch)
+    def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        outputs = predict_step(variables, batch)
         mask, labels = batch["mask"], batch["label"]
         # where, not a product: a padded example may well have an infinite loss
-        losses = jnp.where(mask, loss(logits, labels), 0.0)
+        losses = jnp.where(mask, loss(outputs, labels), 0.0)
         return {
             "loss_sum": jnp.sum(losses),
-            "correct": jnp.sum(mask & _is_correct(logits, labels), dtype=jnp.int32),
+            "correct": jnp.sum(mask & _is_correct(outputs, labels), dtype=jnp.int32),
             "count": jnp.sum(mask, dtype=jnp.int32),
-            "prediction": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            "prediction": jnp.argmax(outputs, axis=-1).astype(jnp.int32),
+            **({"logits": outputs} if logits else {}),
         }
 
     return eval_step

@@ -21,7 +21,7 @@ _COMMON = {
 
 #: Foreign module names by format: a pattern of our module path, and the name it expands to.
 MODULES: dict[str, dict[str, str]] = {
-    # torchvision/models/resnet.py; timm's plain ResNets have the same names
+    # torchvision/models/resnet.py
     "torchvision": {
         **_COMMON,
         r"stage(\d+)/block(\d+)/shortcut/conv": r"layer\1.\2.downsample.0",
@@ -36,6 +36,8 @@ MODULES: dict[str, dict[str, str]] = {
         r"head": r"linear",
     },
 }
+
+MODULES["timm"] = MODULES["torchvision"]  # timm's plain ResNets have the same names
 
 #: PyTorch's name for each of our leaves, by collection.
 LEAVES: dict[str, dict[str, str]] = {

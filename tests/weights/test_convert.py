@@ -186,7 +186,7 @@ def test_averaging_does_not_hide_a_fault(kernel):
         to_variables({**exported(), "conv1.weight": kernel}, model, stem="mean")
 
 
-@pytest.mark.parametrize("format", ["torchvison", "timm"])
+@pytest.mark.parametrize("format", ["torchvison", "keras"])
 def test_unknown_format(format):
     with pytest.raises(UsageError, match="unknown weight format"):
         to_variables(exported(), CIFAR, format)

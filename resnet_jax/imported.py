@@ -1,0 +1,87 @@
+"""Foreign weight files as run directories, and run directories as foreign weight files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.config import ModelConfig, RunConfig
+from resnet_jax.errors import DataError, RunError, UsageError
+from resnet_jax.models.zoo import MODELS, create_model
+from resnet_jax.rundir import DataCard, RunDirectory
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.state import TrainState
+from resnet_jax.weights import from_variables, load_state_dict, save_safetensors, to_variables
+
+
+def import_weights(
+    file: Path, model: ModelConfig, out: Path, *, mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> RunDirectory:
+    """Write a run directory that holds the weights of ``file``, complete or not at all.
+
+    Args:
+        file: a PyTorch checkpoint or a safetensors file.
+        model: the network they belong to.
+        out: the directory; it must not exist or be empty.
+        mean: normalization of the images, if known, per channel of x / 255.
+        std: the same.
+
+    Raises:
+        UsageError: ``out`` is in use, or mean and std do not fit the network's channels.
+        DataError: the file is not readable or does not fit the network; every misfit is listed.
+        RunError: ``out`` cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is in use; name a new directory")
+    network = create_model(model.name, **model.choices())
+    channels = network.config.in_channels
+    if len(mean) != len(std) or len(mean) not in (0, channels):
+        raise UsageError(
+            f"need {channels} means and {channels} deviations, or none; got {tuple(mean)} and {tuple(std)}"
+        )
+    try:
+        variables = to_variables(load_state_dict(file), network)
+    except DataError as error:
+        raise DataError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from error
+    size = MODELS[model.name].image_size
+    card = DataCard(
+        class_names=tuple(str(index) for index in range(network.config.num_classes)),
+        image_shape=(size, size, channels),
+        mean=tuple(mean),
+        std=tuple(std),
+        examples={},
+    )
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state={},
+        rng=jax.random.key(0),
+    )
+    run = RunDirectory.open(out, RunConfig(recipe=f"imported-{file.stem}", model=model))
+    run.write_data(card)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), {"imported_from": file.name})
+    return run
+
+
+def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
+    """Write the network of a run as a safetensors file with another library's names; return the number of tensors.
+
+    Raises:
+        UsageError: not a run directory, or an unknown format.
+        RunError: the file cannot be written.
+    """
+    from resnet_jax.use import load_run
+
+    trained = load_run(run_dir)
+    state_dict = from_variables(trained.variables, trained.model, format)
+    try:
+        save_safetensors(state_dict, out, {"model": trained.config.model.name, "step": str(trained.step)})
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}") from error
+    return len(state_dict)

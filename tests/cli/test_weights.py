@@ -1,0 +1,76 @@
+"""Foreign weights from the command line: in, evaluated, out again, and refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from resnet_jax.models import create_model
+from resnet_jax.weights import from_variables, load_state_dict, save_safetensors
+from tests.cli.conftest import last_json
+from tests.tools import random_variables
+
+MEAN = ["--data.mean", "0.485", "0.456", "0.406", "--data.std", "0.229", "0.224", "0.225"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A safetensors file with the names of the PyTorch CIFAR nets."""
+    model = create_model("resnet20_cifar")
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_safetensors(from_variables(random_variables(model, (32, 32, 3)), model, "cifar"), path)
+    return path
+
+
+def test_imported_and_exported_is_the_identity(file, tmp_path, command):
+    status, out, _ = command(
+        "weights", "import", file, "--model", "resnet20_cifar", "--out", tmp_path / "run", "--json"
+    )
+    assert (status, last_json(out)["model"]) == (0, "resnet20_cifar")
+    again = tmp_path / "again.safetensors"
+    status, _, _ = command("weights", "export", tmp_path / "run", "--format", "cifar", "--out", again)
+    assert status == 0
+    before, after = load_state_dict(file), load_state_dict(again)
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(after[name], tensor)
+
+
+def test_a_pretrained_network_has_its_accuracy_and_logits(shared_data, tmp_path, command):
+    """ResNet-20 of akamaster/pytorch_resnet_cifar10: 932 of 1,017, and PyTorch's own logits."""
+    weights = shared_data / "pytorch-cifar-resnets"
+    source = f"npz:{shared_data / 'cifar10-test-lossless-1017.npz'}"
+    command(
+        "weights", "import", weights / "resnet20-12fca82f.th", "--model", "resnet20_cifar", "--out", tmp_path / "run"
+    )
+    status, _, err = command("eval", tmp_path / "run", "--data.source", source)
+    assert status == 2
+    assert "--data.mean" in err
+    logits = tmp_path / "logits.npy"
+    status, out, _ = command("eval", tmp_path / "run", "--data.source", source, *MEAN, "--json", "--logits", logits)
+    assert status == 0
+    assert (last_json(out)["correct"], last_json(out)["examples"]) == (932, 1017)
+    with np.load(weights / "torch-logits.npz") as torch:
+        np.testing.assert_allclose(np.load(logits), torch["resnet20"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        (["weights"], 2, "name what to do"),
+        (["weights", "imprt"], 2, "did you mean 'import'"),
+        (["weights", "import", "FILE", "--model", "resnet32_cifar", "--out", "OUT"], 1, "these tensors do not fit"),
+        (["weights", "import", "FILE", "--model", "resnet20", "--out", "OUT"], 2, "unknown model 'resnet20'"),
+        (["weights", "import", "FILE", "--model", "resnet20_cifar", "--out", "USED"], 2, "is in use"),
+        (["weights", "import", "none.pth", "--model", "resnet20_cifar", "--out", "OUT"], 1, "none.pth"),
+        (["weights", "import", __file__, "--model", "resnet20_cifar", "--out", "OUT"], 1, "test_weights.py"),
+        (["weights", "import", "FILE", "--model", "resnet20_cifar", "--out", "OUT", "--mean", "1"], 2, "3 means"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_and_leaves_nothing(file, tmp_path, command, argv, status, message):
+    out = tmp_path / "out"
+    names = {"FILE": file, "OUT": out, "USED": file.parent}
+    got, _, err = command(*[names.get(arg, arg) for arg in argv])
+    assert got == status
+    assert message in err
+    assert not out.exists()
