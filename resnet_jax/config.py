@@ -137,6 +137,11 @@ class RunConfig:
             f"train.max_steps must be 1 or more, got {train.max_steps}",
         )
         _require(train.batch_size >= 1, f"train.batch_size must be 1 or more, got {train.batch_size}")
+        _require(train.accumulate >= 1, f"train.accumulate must be 1 or more, got {train.accumulate}")
+        _require(
+            train.ema_decay is None or 0.0 <= train.ema_decay < 1.0,
+            f"train.ema_decay must be in [0, 1), got {train.ema_decay}",
+        )
         _require(train.log_every >= 1, f"train.log_every must be 1 or more steps, got {train.log_every}")
         _require(train.eval_every >= 1, f"train.eval_every must be 1 or more epochs, got {train.eval_every}")
         if train.select not in ("last", "best"):

@@ -7,12 +7,13 @@ import dataclasses
 import time
 from pathlib import Path
 
+import jax
 from rich.console import Console as RichConsole
 
 from resnet_jax.assemble import Images, Parts, build_parts, load_images
 from resnet_jax.config import RunConfig, require_same
 from resnet_jax.digest import params_digest
-from resnet_jax.errors import RunError
+from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.console import Console
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
@@ -101,6 +102,8 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     began = time.perf_counter()
+    if jax.process_count() > 1:
+        raise UsageError("fit runs in one process so far; with several, call the compiled steps from your own loop")
     console = console or RichConsole(quiet=True)
     directory = Path(run_dir) if run_dir is not None else default_path(config)
     run = RunDirectory(directory)
@@ -113,8 +116,8 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     images = load_images(config)
     parts = build_parts(config, images, make_mesh())
     run = RunDirectory.open(directory, config)
-    run.write_data(images.card)
-    with stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
+    with run.locked(), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
+        run.write_data(images.card)
         job = _Job(config, images, parts, run, checkpoints, console)
         _announce(job)
         state, progress = _restore(job)
@@ -199,7 +202,9 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> Sum
     )
     job.draw_curves()
     title = f"{job.title}: {result.correct} of {result.examples} test images"
-    plot_confusion(result.confusion, job.images.card.class_names, job.run.confusion, title=title)
+    known = len(job.images.card.class_names)
+    names = [*job.images.card.class_names, *(f"output {index}" for index in range(known, len(result.confusion)))]
+    plot_confusion(result.confusion, names, job.run.confusion, title=title)
     return summary
 
 

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -21,11 +22,13 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.config import RunConfig, config_to_yaml, differences, load_recipe, parse_config, require_same
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.report.metrics_file import write_whole
 
 PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -78,8 +81,8 @@ class RunDirectory:
             if run.config.is_file():
                 require_same(run.read_config(), config, where=path)
             else:
-                run.config.write_text(config_to_yaml(config))
-            run.environment.write_text(json.dumps(describe_environment(), indent=2) + "\n")
+                write_whole(run.config, config_to_yaml(config))
+            write_whole(run.environment, json.dumps(describe_environment(), indent=2) + "\n")
         except OSError as error:
             raise RunError(f"cannot write the run directory {path}: {error.strerror or error}") from error
         return run
@@ -122,17 +125,31 @@ class RunDirectory:
             raise RunError(
                 f"the data is not what it was when {self.path} began (see {self.data.name}); use another --run-dir"
             )
-        self.data.write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+        write_whole(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the result, or None if the run is not finished."""
         return json.loads(self.summary.read_text()) if self.summary.is_file() else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, in one piece or not at all."""
-        partial = self.summary.with_suffix(".tmp")
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(partial, self.summary)
+        """Write summary.json."""
+        write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here; the system lets go when this process ends, however it ends.
+
+        Raises:
+            RunError: another process is training here.
+        """
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"another process is training in {self.path}; wait for it or stop it first") from error
+            yield
 
 
 def default_path(config: RunConfig) -> Path:

@@ -15,8 +15,9 @@ from resnet_jax.config import RunConfig
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.source import load_dataset
+from resnet_jax.data.split import Splits
 from resnet_jax.data.transform import Geometry
-from resnet_jax.errors import DataError, UsageError, unknown
+from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.rundir import DataCard, RunDirectory
@@ -89,6 +90,7 @@ def evaluate_run(
     if source is None:
         splits, class_names = load_splits(trained.config)
         records = getattr(splits, split)
+        _require_same_data(trained, splits, class_names)
     else:
         dataset = load_dataset(source, channels=trained.card.image_shape[-1])
         records, class_names = dataset.splits.get("all", dataset.splits.get(split)), dataset.class_names
@@ -96,12 +98,27 @@ def evaluate_run(
         raise UsageError(f"{source or trained.config.data.source} has no {split} split")
     if len(class_names) > trained.model.config.num_classes:
         raise UsageError(f"{source} has {len(class_names)} classes, the network {trained.model.config.num_classes}")
+    if source is not None and trained.card.examples and class_names != trained.card.class_names:
+        raise UsageError(
+            f"{source} has the classes {class_names}, the network was trained on {trained.card.class_names}"
+        )
     records = materialize(records, geometry_of(trained.config.data), training=False)
     mesh = make_mesh()
     # a run trained on more devices than are here has a batch that may not fit them; evaluation does not depend on it
     size = -(-trained.config.train.batch_size // mesh.size) * mesh.size
     config = dataclasses.replace(trained.config, train=dataclasses.replace(trained.config.train, batch_size=size))
     return build_evaluation(config, trained.model, trained.card, mesh, logits=logits)(trained.variables, records)
+
+
+def _require_same_data(trained: TrainedRun, splits: Splits, class_names: tuple[str, ...]) -> None:
+    parts = {name: getattr(splits, name) for name in SPLITS}
+    examples = {name: len(records) for name, records in parts.items() if records is not None}
+    if examples != trained.card.examples or class_names != trained.card.class_names:
+        raise RunError(
+            f"{trained.config.data.source} is not what it was when {trained.path} was trained: then "
+            f"{trained.card.examples} of classes {trained.card.class_names}, now {examples} of {class_names}. Its "
+            "division into splits would be another one; evaluate on a source of its own with --data.source"
+        )
 
 
 def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence[float]) -> TrainedRun:
@@ -153,13 +170,22 @@ def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 
     images = np.stack([geometry.eval_image(_read_image(Path(path), channels)) for path in paths])
     step = make_predict_step(trained.model, preprocess=eval_preprocess(trained.model, trained.card))
     logits = np.asarray(jax.jit(step)(trained.variables, {"image": images}), np.float64)
-    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    probabilities = _probabilities(logits, trained.config.train.loss)
     predictions = []
     for path, row in zip(paths, probabilities, strict=True):
         order = np.argsort(-row, kind="stable")[:top]
         names = tuple(_class_name(trained.card, index) for index in order)
         predictions.append(Prediction(str(path), names, tuple(float(row[index]) for index in order)))
     return predictions
+
+
+def _probabilities(logits: np.ndarray, loss: str) -> np.ndarray:
+    """Turn logits into what the network was trained to mean by them."""
+    if loss == "mse":  # trained towards one-hot vectors
+        return np.clip(logits, 0.0, 1.0)
+    if loss == "bce":  # one yes or no per class; they need not add up to 1
+        return np.exp(-np.logaddexp(0.0, -logits))
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 
 def _read_image(path: Path, channels: int) -> np.ndarray:

@@ -58,6 +58,8 @@ def test_the_he_recipe_is_that_of_the_paper():
         ("train: {max_steps: 0}", "train.max_steps must be 1 or more"),
         ("train: {batch_size: 0}", "train.batch_size must be"),
         ("train: {eval_every: 0}", "train.eval_every must be"),
+        ("train: {accumulate: 0}", "train.accumulate must be 1 or more"),
+        ("train: {ema_decay: 1.5}", r"train.ema_decay must be in \[0, 1\)"),
         ("train: {log_every: 0}", "train.log_every must be"),
         ("train: {select: lst}", "unknown train.select 'lst'; did you mean 'last'"),
         ("data: {val_fraction: 1.0}", r"data.val_fraction must be in \[0, 1\)"),

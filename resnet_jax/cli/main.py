@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,7 @@ def run(argv: list[str]) -> int:
     try:
         result = _dispatch(argv)
     except Interrupted as stopped:
-        command = " ".join(["resnet-jax", *argv])
+        command = shlex.join(["resnet-jax", *argv])
         print(
             f"Stopped after step {stopped.step:,}; the state is saved. Go on with the same command:\n  {command}",
             file=sys.stderr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, start_step: int, every: int, learning_rate: Callable[[int], Any]) -> None:
         self._every, self._learning_rate = every, learning_rate
         kept = [row for row in read_metrics(path) if row["step"] <= start_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)
 
     def on_step(self, row: dict[str, float]) -> None:
@@ -53,3 +54,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one piece or not at all: a process killed meanwhile leaves the old one."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -36,9 +36,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build ``train_step(state, batch) -> (state, metrics)``.
 
-    The batch has ``image`` (N, H, W, C) and ``label``. One call makes one optimizer update. If the loss or any
-    gradient is not finite, the update is rejected **as a whole**: params, opt_state, batch_stats and averages keep
-    their old values, only ``step`` moves on (it is the position in the data) and ``rejected`` is 1.
+    The batch has ``image`` (N, H, W, C) and ``label``. One call makes one optimizer update. If the loss, a gradient,
+    or a parameter or statistic that comes out is not finite, the update is rejected **as a whole**: params, opt_state,
+    batch_stats and averages keep their old values, only ``step`` moves on (it is the position in the data) and
+    ``rejected`` is 1.
 
     Args:
         model: a Linen module called as ``model(x, train=...)``.
@@ -97,9 +98,11 @@ def make_train_step(
             correct, count = lax.psum((correct, count), axis_name)
 
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        # of the result too: a finite gradient times a huge rate overflows, and must not reach a checkpoint
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        finite &= _all_finite(params) & _all_finite(stats)
         ema = state.ema
         if ema_decay is not None:
             ema = ema_update(ema, {"params": params, "batch_stats": stats}, ema_decay, state.step)
@@ -162,6 +165,10 @@ def make_eval_step(
         }
 
     return eval_step
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.asarray([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)], bool).all()
 
 
 def _is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

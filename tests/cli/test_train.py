@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def test_the_run_directory_has_everything(finished):
     run_dir, summary = finished
     names = {path.name for path in run_dir.iterdir()}
     assert names == {
-        "config.yaml", "data.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        ".lock", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints",
         "curves.png", "confusion.png", "summary.json",
     }  # fmt: skip
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best"}
@@ -204,3 +205,43 @@ def test_early_stopping_and_the_best_state(stripes, tmp_path, command):
     assert summary["tested"] == f"best, after step {summary['steps'] - 5}"
     status, out, _ = command("eval", tmp_path / "run", "--json")
     assert last_json(out)["correct"] == summary["test_correct"]
+
+
+def test_a_run_in_use_is_not_trained_by_a_second_process(stripes, tmp_path, command):
+    from resnet_jax.rundir import RunDirectory
+
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with RunDirectory(run_dir).locked():
+        status, _, err = command(*train_command(stripes, run_dir))
+    assert status == 1
+    assert "another process is training" in err
+
+
+def test_data_that_changed_since_training_is_not_evaluated(finished, stripes, tmp_path, command):
+    """Its division into splits would be another one, and the accuracy a wrong one."""
+    moved = tmp_path / "run"
+    shutil.copytree(finished[0], moved)
+    other = tmp_path / "other.npz"
+    with np.load(stripes) as data:
+        np.savez(other, x=data["x"][:100], y=data["y"][:100], class_names=data["class_names"])
+        np.savez(tmp_path / "renamed.npz", x=data["x"], y=data["y"])
+    (moved / "config.yaml").write_text((moved / "config.yaml").read_text().replace(str(stripes), str(other)))
+    status, _, err = command("eval", moved)
+    assert status == 1
+    assert "is not what it was" in err
+    status, out, _ = command("eval", moved, "--data.source", f"npz:{other}", "--json")
+    assert (status, last_json(out)["examples"]) == (0, 100)
+    status, _, err = command("eval", moved, "--data.source", f"npz:{tmp_path / 'renamed.npz'}")
+    assert status == 2
+    assert "was trained on" in err
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [("cross_entropy", [0.75, 0.25]), ("bce", [0.75, 0.5]), ("mse", [1.0, 0.0])],
+)
+def test_probabilities_are_those_of_the_loss(loss, expected):
+    from resnet_jax.use import _probabilities
+
+    np.testing.assert_allclose(_probabilities(np.array([[np.log(3.0), 0.0]]), loss), [expected])

@@ -152,6 +152,20 @@ def test_a_rejected_step_changes_nothing_but_the_position(poison):
         chex.assert_trees_all_equal(getattr(new, name), getattr(state, name))
 
 
+def test_a_step_that_overflows_is_rejected_before_it_can_be_saved():
+    """Loss and gradients are finite; the rate is not reasonable."""
+    model, tx = small_model(), optax.sgd(3e38)
+    state = new_state(model, tx)
+
+    def loss(logits, labels):
+        return 100.0 * get_loss("cross_entropy")(logits, labels)
+
+    new, metrics = jax.jit(make_train_step(model, tx, loss=loss))(state, new_batch())
+    assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
+    assert float(metrics["rejected"]) == 1
+    chex.assert_trees_all_equal((new.params, new.batch_stats), (state.params, state.batch_stats))
+
+
 def test_moving_averages_cover_parameters_and_statistics():
     model = small_model()
     state, step = new_state(model, ema=True), jax.jit(make_train_step(model, TX, ema_decay=0.9))
