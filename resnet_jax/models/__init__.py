@@ -3,15 +3,17 @@
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.count import Counts, abstract_variables, count
-from resnet_jax.models.norm import BatchNorm
+from resnet_jax.models.norm import BatchNorm, GroupNorm
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.zoo import MODELS, create_model, list_models
+from resnet_jax.models.rows import MODELS
+from resnet_jax.models.zoo import create_model, list_models
 
 __all__ = [
     "MODELS",
     "BatchNorm",
     "Block",
     "Counts",
+    "GroupNorm",
     "ResNet",
     "ResNetConfig",
     "abstract_variables",

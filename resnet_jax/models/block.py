@@ -1,85 +1,161 @@
-"""Residual blocks and their shortcuts: ``y = act(shortcut(x) + branch(x))`` (He et al. 2016, eq. 1 and 2)."""
+"""Residual blocks: ``y = act(skip + branch)`` in post-activation order, ``y = skip + branch`` in pre-activation order.
+
+A block is three submodules, so that each can be addressed by name: ``preact`` (pre-activation order only), ``branch``
+(F, exactly what is added, its scalars and stochastic depth included) and ``shortcut``.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax import ops
 from resnet_jax.models import layers
-from resnet_jax.models.config import ACTIVATIONS, ResNetConfig
+from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.plan import BlockPlan
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchConv:
+    """One convolution of a branch."""
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    groups: int = 1
+
+
+def branch_convs(config: ResNetConfig, block: BlockPlan) -> tuple[BranchConv, ...]:
+    """Return the convolutions of a branch, first to last (He et al. 2016, fig. 5; Xie et al. 2017, fig. 3c)."""
+    if config.block == "basic":
+        return (BranchConv(block.width, 3, block.strides), BranchConv(block.features, 3))
+    inner = int(block.width * config.base_width / 64) * config.groups
+    first, second = (block.strides, 1) if config.stride_in == "1x1" else (1, block.strides)
+    return (
+        BranchConv(inner, 1, first),
+        BranchConv(inner, 3, second, config.groups),
+        BranchConv(block.features, 1),
+    )
+
+
+class PreActivation(nn.Module):
+    """Norm and activation before the branch: what the branch and a projection see (arXiv 1603.05027, fig. 4e)."""
+
+    config: ResNetConfig
+    beta: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *spatial c"]:
+        """Return ``act(norm(x))``; with the NF rules ``act(x) * beta``."""
+        x = layers.norm(self.config, name="norm", after_conv=False)(x, train=train)
+        x = layers.activate(self.config, x)
+        return x * self.beta if self.config.is_nf else x
 
 
 class Shortcut(nn.Module):
-    """The skip path: the identity wherever the shapes agree, else option A, B or C of ``config.shortcut``."""
+    """The skip path. A projection sees what the branch sees; the identity and option A stay the input itself."""
 
     config: ResNetConfig
-    features: int
-    strides: int
+    block: BlockPlan
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return ``x`` in the shape the branch will have."""
-        changes = self.strides != 1 or x.shape[-1] != self.features
-        if self.config.shortcut == "C" or (changes and self.config.shortcut == "B"):
-            x = layers.conv(self.config, self.features, 1, self.strides, name="conv")(x)
-            return layers.norm(self.config, name="norm")(x, train=train)
-        if changes:
-            return ops.subsample_and_pad(x, stride=self.strides, features=self.features)
+    def __call__(
+        self, x: Float[Array, "n *spatial c"], seen: Float[Array, "n *spatial c"], *, train: bool
+    ) -> Float[Array, "n *out f"]:
+        """Return the skip in the shape of the branch.
+
+        Args:
+            x: the input of the block.
+            seen: the input of the branch: ``x``, or ``x`` after norm and activation.
+            train: the mode of the norm.
+        """
+        config, block = self.config, self.block
+        if config.shortcut == "C" or (block.changes_shape and config.shortcut in ("B", "D")):
+            strides = block.strides
+            if config.shortcut == "D" and strides == 2:
+                seen, strides = ops.mean_pool_2(seen), 1
+            normed = not config.is_pre  # pre-activation projections have no norm of their own
+            y = layers.conv(config, block.features, 1, strides, name="conv", before_norm=normed)(seen)
+            return layers.norm(config, name="norm")(y, train=train) if normed else y
+        if block.changes_shape:
+            # Fixup's code shifts the input of a shortcut that changes shape too
+            source = seen if config.residual == "fixup" else x
+            return ops.subsample_and_pad(
+                source, stride=block.strides, features=block.features, both_sides=config.shortcut == "A"
+            )
         return x
 
 
-class BasicBranch(nn.Module):
-    """Two 3x3 convolutions; the first one strides."""
+class Branch(nn.Module):
+    """F(x): convolutions with norm, activation and what the residual rule adds."""
 
     config: ResNetConfig
-    width: int
-    strides: int
+    block: BlockPlan
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return F(x), before it meets the skip."""
-        act = ACTIVATIONS[self.config.activation]
-        x = layers.conv(self.config, self.width, 3, self.strides, name="conv1")(x)
-        x = act(layers.norm(self.config, name="norm1")(x, train=train))
-        x = layers.conv(self.config, self.width, 3, name="conv2")(x)
-        return layers.norm(self.config, name="norm2", last_of_branch=True)(x, train=train)
+        """Return F(x) as it is added to the skip. In pre-activation order ``x`` is normalized and activated."""
+        config = self.config
+        convs = branch_convs(config, self.block)
+        fixup, count = config.residual == "fixup", len(convs)
+        # Fixup (arXiv 1901.09321, section 3.1): all but the last of m scaled by L^(-1 / (2m - 2)), the last zero
+        shrink = config.num_blocks ** (-1.0 / (2 * count - 2)) if fixup else 1.0
+        for number, spec in enumerate(convs, start=1):
+            first, last = number == 1, number == count
+            if config.is_pre and not first:
+                x = layers.norm(config, name=f"norm{number}")(x, train=train)
+                x = layers.activate(config, x)
+            if fixup and not first:
+                x = x + layers.scalar(self, config, f"bias{number}a", nn.initializers.zeros)
+            if last and config.dropout > 0:
+                x = nn.Dropout(config.dropout, deterministic=not train, name="dropout")(x)
+            x = layers.conv(
+                config, spec.features, spec.kernel_size, spec.strides, name=f"conv{number}", groups=spec.groups,
+                before_norm=not (config.is_pre and last), init_scale=0.0 if fixup and last else shrink,
+            )(x)  # fmt: skip
+            if fixup:
+                if last:
+                    x = x * layers.scalar(self, config, "scale", nn.initializers.ones)
+                x = x + layers.scalar(self, config, f"bias{number}b", nn.initializers.zeros)
+            if not config.is_pre:
+                x = layers.norm(config, name=f"norm{number}", last_of_branch=last)(x, train=train)
+                x = x if last else layers.activate(config, x)
+        return self._finish(x, train)
 
-
-class BottleneckBranch(nn.Module):
-    """1x1 down, 3x3, 1x1 up to four times the width; ``config.stride_in`` says which of the first two strides."""
-
-    config: ResNetConfig
-    width: int
-    strides: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return F(x), before it meets the skip."""
-        act = ACTIVATIONS[self.config.activation]
-        first, second = (self.strides, 1) if self.config.stride_in == "1x1" else (1, self.strides)
-        x = layers.conv(self.config, self.width, 1, first, name="conv1")(x)
-        x = act(layers.norm(self.config, name="norm1")(x, train=train))
-        x = layers.conv(self.config, self.width, 3, second, name="conv2")(x)
-        x = act(layers.norm(self.config, name="norm2")(x, train=train))
-        x = layers.conv(self.config, self.width * self.config.expansion, 1, name="conv3")(x)
-        return layers.norm(self.config, name="norm3", last_of_branch=True)(x, train=train)
-
-
-BRANCHES = {"basic": BasicBranch, "bottleneck": BottleneckBranch}
+    def _finish(self, x: Array, train: bool) -> Array:
+        """Apply attention, the residual rule's scalar and stochastic depth."""
+        config = self.config
+        if config.attention != "none":
+            attention = {"se": SqueezeExcite, "eca": EfficientChannelAttention}[config.attention]
+            x = attention(config, name=config.attention)(x)
+            x = x * 2.0 if config.is_nf else x
+        if config.residual in ("skipinit", "rezero", "nf_gain"):
+            x = x * layers.scalar(self, config, "gain", nn.initializers.zeros)
+        if config.is_nf:
+            x = x * config.alpha
+        if train and self.block.drop_rate > 0:
+            x = ops.drop_path(self.make_rng("dropout"), x, self.block.drop_rate)
+        return x
 
 
 class Block(nn.Module):
-    """One residual unit in the post-activation order (v1)."""
+    """One residual unit."""
 
     config: ResNetConfig
-    width: int
-    strides: int = 1
+    block: BlockPlan
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return ``act(shortcut(x) + branch(x))``."""
-        features = self.width * self.config.expansion
-        skip = Shortcut(self.config, features, self.strides, name="shortcut")(x, train=train)
-        branch = BRANCHES[self.config.block](self.config, self.width, self.strides, name="branch")(x, train=train)
-        return ACTIVATIONS[self.config.activation](skip + branch)
+        """Return the sum of skip and branch, activated in post-activation order."""
+        config, seen = self.config, x
+        if config.is_pre:
+            seen = PreActivation(config, self.block.beta, name="preact")(x, train=train)
+        elif config.residual == "fixup":
+            seen = x + layers.scalar(self, config, "bias1a", nn.initializers.zeros)
+        y = Branch(config, self.block, name="branch")(seen, train=train)
+        if config.shortcut != "none":
+            y = Shortcut(config, self.block, name="shortcut")(x, seen, train=train) + y
+        return y if config.is_pre else layers.activate(config, y)

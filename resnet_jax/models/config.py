@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.activation import ACTIVATIONS
+from resnet_jax.models.compatible import check_combination, check_values
 from resnet_jax.models.init import INITIALIZERS
 from resnet_jax.ops import at_least_float32
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "elu": jax.nn.elu,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
 
 #: The values each choice can take. Messages, tests and the command line read them from here.
 CHOICES: dict[str, tuple[str, ...]] = {
     "block": ("basic", "bottleneck"),
-    "stem": ("cifar", "imagenet"),
-    "shortcut": ("A", "B", "C"),
+    "order": ("post", "pre"),
+    "stem": ("cifar", "imagenet", "deep", "deep_tiered", "deep_wide"),
+    "stem_pool": ("max", "zero_max", "conv"),
+    "shortcut": ("A", "A_end", "B", "C", "D", "none"),
     "stride_in": ("3x3", "1x1"),
-    "norm": ("batch",),
-    "residual": ("plain", "zero_gamma"),
+    "norm": ("batch", "group", "layer", "instance", "none", "folded"),
+    "norm_scope": ("global", "device", "ghost", "frozen"),
+    "residual": ("plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"),
+    "weight_standardization": ("none", "standard", "scaled"),
+    "attention": ("none", "se", "eca"),
+    "head_pool": ("mean", "max"),
     "activation": tuple(ACTIVATIONS),
     "init": tuple(INITIALIZERS),
     "head_init": tuple(INITIALIZERS),
     "dtype": ("float32", "bfloat16", "float64"),
     "param_dtype": ("float32", "float64"),
 }
+
+#: Choices that may be None: the residual rule then brings its own.
+FOLLOWS_RESIDUAL = ("order", "weight_standardization", "conv_bias", "head_init")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +47,56 @@ class ResNetConfig:
         stage_sizes: residual blocks per stage. Stages after the first begin with stride 2.
         widths: base width of each stage; a bottleneck puts out four times as many channels.
         block: ``basic`` (two 3x3) or ``bottleneck`` (1x1, 3x3, 1x1), He et al. 2016, fig. 5.
-        stem: ``imagenet`` (7x7 stride 2, max-pool 3x3 stride 2) or ``cifar`` (3x3 stride 1).
-        shortcut: ``A`` identity, zero channels where it grows; ``B`` 1x1 projection where the shape changes;
-            ``C`` projection in every block (He et al. 2016, section 4.1).
+        order: ``post`` is conv-norm-activation with an activation after the sum (v1, arXiv 1512.03385); ``pre`` is
+            norm-activation-conv with nothing after it (v2, arXiv 1603.05027, fig. 4e). None: ``pre`` for the NF
+            rules, else ``post``.
+        stem: ``imagenet`` (7x7 stride 2, pool), ``cifar`` (3x3 stride 1) or three 3x3, the first of stride 2, and
+            pool: ``deep`` 32-32-64 (ResNet-C/D, arXiv 1812.01187), ``deep_tiered`` 24-32-64, ``deep_wide`` 64-64-128.
+        stem_width: channels the stem is built on; None takes the first of ``widths``.
+        stem_pool: ``max`` 3x3 stride 2; ``zero_max`` the same over zero padding (BiT); ``conv`` a 3x3 convolution of
+            stride 2 in its place (ResNet-RS, arXiv 2103.07579).
+        shortcut: ``A`` identity, zero channels on both sides where it grows, ``A_end`` all of them behind; ``B`` 1x1
+            projection where the shape changes; ``C`` projection in every block (arXiv 1512.03385, section 4.1); ``D``
+            as B with a 2x2 mean before it instead of its stride (arXiv 1812.01187); ``none`` no skip: the plain net.
         stride_in: which convolution of a bottleneck strides: ``3x3`` is "v1.5" (torchvision), ``1x1`` the original.
-        norm: the normalization after each convolution.
+        groups: channel groups of a bottleneck's 3x3, the cardinality of ResNeXt (arXiv 1611.05431).
+        base_width: a bottleneck is ``int(width * base_width / 64) * groups`` channels wide inside.
+        norm: ``batch``, ``group`` (arXiv 1803.08494), ``layer`` (one group), ``instance`` (a group per channel),
+            ``none``, or ``folded``: batch norms became biases, for inference (:func:`resnet_jax.weights.fold`).
         norm_eps: added to the variance.
         norm_momentum: weight of the old running average.
-        residual: how the branch meets the skip: ``plain`` addition; ``zero_gamma`` also starts the branch's last
-            norm scale at 0, so that each block begins as the identity (Goyal et al. 2017).
-        activation: a name in :data:`ACTIVATIONS`, used everywhere, the stem included.
+        norm_groups: groups of ``group``; must divide every width.
+        norm_scope: whose statistics batch norm trains with: ``global`` all examples of the batch, on all devices;
+            ``device`` those of one device; ``ghost`` groups of ``ghost_size`` (arXiv 1705.08741); ``frozen`` the
+            running averages, which then never move.
+        ghost_size: examples per ghost batch.
+        norm_devices: devices the batch is sharded over under jit, for the scope ``device``. Under pmap or shard_map
+            ``axis_name`` tells.
+        residual: how the branch meets the skip. ``plain`` sum. ``zero_gamma`` starts the branch's last norm scale
+            at 0 (Goyal et al. 2017). ``skipinit`` (arXiv 2002.10444) and ``rezero`` (arXiv 2003.04887) multiply the
+            branch by a scalar that starts at 0; they differ in what surrounds it (``conv_bias``, ``head_init``).
+            ``fixup`` (arXiv 1901.09321): init scaled by depth, scalar biases and scales. ``nf`` (arXiv 2101.08692):
+            known variances divided out; ``nf_gain`` with a SkipInit scalar besides.
+        alpha: growth of the NF rules: every block adds alpha^2 to the variance.
+        weight_standardization: ``standard`` (arXiv 1903.10520) or ``scaled`` by 1/sqrt(fan-in) and a gain
+            (arXiv 2101.08692, eq. 1). None: ``scaled`` for the NF rules, else ``none``.
+        ws_eps: added to the variance of the weights.
+        conv_bias: a bias in every convolution. None: for the NF rules, and for SkipInit without norm.
+        attention: ``se`` squeeze-and-excitation (arXiv 1709.01507) or ``eca`` (arXiv 1910.03151) on the branch; the
+            NF rules double its output.
+        se_ratio: hidden over outer channels.
+        se_divisor: hidden channels are rounded to a multiple of it (8 is timm's habit, 1 the paper).
+        dropout: rate before the branch's last convolution (wide ResNets, arXiv 1605.07146).
+        head_dropout: rate before the classifier.
+        drop_path: stochastic depth (arXiv 1603.09382): rate of the last block, falling linearly to 0 at the first.
+        head_pool: ``mean`` or ``max`` over all positions.
+        activation: a name in :data:`resnet_jax.models.activation.ACTIVATIONS`, used everywhere, the stem included.
         init: initializer of the convolutions, a name in :data:`resnet_jax.models.init.INITIALIZERS`.
-        head_init: initializer of the classifier's kernel; its bias starts at 0.
+        head_init: initializer of the classifier's kernel; its bias starts at 0. None: ``zeros`` for Fixup and
+            SkipInit, else ``torch_uniform``.
         num_classes: outputs of the classifier; 0 leaves it out and the network returns the pooled features.
         in_channels: channels of the input images.
+        spatial_dims: 1, 2 or 3; the input is ``(N, *spatial, C)``.
         dtype: of the computation. Statistics, pooled features and logits are float32 or wider in any case.
         param_dtype: of the parameters.
         axis_name: mapped axis for the batch statistics under pmap or shard_map; None under jit.
@@ -68,18 +105,39 @@ class ResNetConfig:
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     block: str = "basic"
+    order: str | None = None
     stem: str = "imagenet"
+    stem_width: int | None = None
+    stem_pool: str = "max"
     shortcut: str = "B"
     stride_in: str = "3x3"
+    groups: int = 1
+    base_width: int = 64
     norm: str = "batch"
     norm_eps: float = 1e-5
     norm_momentum: float = 0.9
+    norm_groups: int = 32
+    norm_scope: str = "global"
+    ghost_size: int | None = None
+    norm_devices: int = 1
     residual: str = "plain"
+    alpha: float = 0.2
+    weight_standardization: str | None = None
+    ws_eps: float = 1e-6
+    conv_bias: bool | None = None
+    attention: str = "none"
+    se_ratio: float = 1 / 16
+    se_divisor: int = 8
+    dropout: float = 0.0
+    head_dropout: float = 0.0
+    drop_path: float = 0.0
+    head_pool: str = "mean"
     activation: str = "relu"
     init: str = "kaiming_normal"
-    head_init: str = "torch_uniform"
+    head_init: str | None = None
     num_classes: int = 1000
     in_channels: int = 3
+    spatial_dims: int = 2
     dtype: str = "float32"
     param_dtype: str = "float32"
     axis_name: str | None = None
@@ -91,29 +149,56 @@ class ResNetConfig:
         for name in ("stage_sizes", "widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, values in CHOICES.items():
-            if getattr(self, name) not in values:
-                raise unknown(name, getattr(self, name), values)
+            value = getattr(self, name)
+            if value not in values and not (value is None and name in FOLLOWS_RESIDUAL):
+                raise unknown(name, value, values)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
             raise UsageError(
                 "float64 needs jax.config.update('jax_enable_x64', True) first; else JAX computes in float32"
             )
-        if not self.stage_sizes or min(self.stage_sizes) < 1:
-            raise UsageError(f"stage_sizes must be one or more blocks per stage, got {self.stage_sizes}")
-        if len(self.widths) != len(self.stage_sizes) or min(self.widths) < 1:
-            raise UsageError(f"widths {self.widths} must give one positive width for each of {self.stage_sizes}")
-        if self.num_classes < 0:
-            raise UsageError(f"num_classes must be 0 (features) or more, got {self.num_classes}")
-        if self.in_channels < 1:
-            raise UsageError(f"in_channels must be 1 or more, got {self.in_channels}")
-        if not 0.0 <= self.norm_momentum < 1.0:
-            raise UsageError(f"norm_momentum must be in [0, 1), got {self.norm_momentum}")
-        if self.norm_eps <= 0.0:
-            raise UsageError(f"norm_eps must be positive, got {self.norm_eps}")
+        check_values(self)
+        check_combination(self)
 
     @property
     def expansion(self) -> int:
         """Channels a block puts out, as a multiple of its stage's width."""
         return 4 if self.block == "bottleneck" else 1
+
+    @property
+    def is_nf(self) -> bool:
+        """Whether variances are tracked by formula and divided out."""
+        return self.residual in ("nf", "nf_gain")
+
+    @property
+    def is_pre(self) -> bool:
+        """Whether norm and activation come before the convolutions."""
+        return self.order == "pre" if self.order is not None else self.is_nf
+
+    @property
+    def standardizes(self) -> str:
+        """The weight standardization in effect."""
+        if self.weight_standardization is not None:
+            return self.weight_standardization
+        return "scaled" if self.is_nf else "none"
+
+    @property
+    def has_conv_bias(self) -> bool:
+        """Whether every convolution has a bias."""
+        if self.conv_bias is not None:
+            return self.conv_bias
+        return self.is_nf or (self.residual == "skipinit" and self.norm == "none")
+
+    @property
+    def head_kernel_init(self) -> str:
+        """The initializer in effect for the classifier's kernel."""
+        if self.head_init is not None:
+            return self.head_init
+        return "zeros" if self.residual in ("fixup", "skipinit") else "torch_uniform"
+
+    @property
+    def num_blocks(self) -> int:
+        """Residual blocks in all."""
+        return sum(self.stage_sizes)
 
     @property
     def head_dtype(self) -> jnp.dtype:

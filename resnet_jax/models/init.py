@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from flax.linen import initializers as _init
 from jax.nn.initializers import Initializer
 
@@ -35,3 +40,16 @@ def initializer(name: str) -> Initializer:
         return INITIALIZERS[name]
     except KeyError:
         raise unknown("initializer", name, INITIALIZERS) from None
+
+
+def scaled(init: Initializer, factor: float) -> Initializer:
+    """Return ``init`` with its values multiplied by ``factor``; 0 gives zeros."""
+    if factor == 1.0:
+        return init
+    if factor == 0.0:
+        return _init.zeros
+
+    def scaled_init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
+        return init(key, shape, dtype) * jnp.asarray(factor, dtype)
+
+    return scaled_init

@@ -9,18 +9,35 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_jax import ops
+from resnet_jax.models.activation import ACTIVATIONS, GAINS
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.init import initializer
-from resnet_jax.models.norm import BatchNorm
+from resnet_jax.models.init import initializer, scaled
+from resnet_jax.models.norm import Affine, BatchNorm, GroupNorm, NoNorm
 
 
 class Conv(nn.Module):
-    """Convolution without bias over ``(N, *spatial, C)``, padded by ``(kernel_size - 1) // 2`` on both sides."""
+    """Convolution over ``(N, *spatial, C)``, padded by ``(kernel_size - 1) // 2`` on both sides.
+
+    Attributes:
+        features: channels out.
+        kernel_size: side of the window.
+        strides: the same along every dimension.
+        groups: channel groups.
+        use_bias: add a bias per channel.
+        standardize: ``none``, ``standard`` or ``scaled`` (see :mod:`resnet_jax.ops.standardize`).
+        ws_eps: epsilon of the standardization.
+        kernel_init: of the kernel ``(*window, C // groups, features)``.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+    """
 
     features: int
     kernel_size: int
     strides: int = 1
     groups: int = 1
+    use_bias: bool = False
+    standardize: str = "none"
+    ws_eps: float = 1e-6
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -31,13 +48,22 @@ class Conv(nn.Module):
         dims = x.ndim - 2
         shape = (self.kernel_size,) * dims + (x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        return ops.conv(
+        if self.standardize == "standard":
+            kernel = ops.standardize(kernel, self.ws_eps)
+        elif self.standardize == "scaled":
+            gain = self.param("gain", nn.initializers.ones, (self.features,), self.param_dtype)
+            kernel = ops.scaled_standardize(kernel, gain, self.ws_eps)
+        y = ops.conv(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=(self.strides,) * dims,
             padding=((self.kernel_size - 1) // 2,) * dims,
             groups=self.groups,
         )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype).reshape((1,) * (dims + 1) + (self.features,))
+        return y
 
 
 class Head(nn.Module):
@@ -56,28 +82,88 @@ class Head(nn.Module):
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
 
 
-def conv(config: ResNetConfig, features: int, kernel_size: int, strides: int = 1, *, name: str) -> Conv:
-    """Build the network's convolution called ``name``."""
+def conv(
+    config: ResNetConfig,
+    features: int,
+    kernel_size: int,
+    strides: int = 1,
+    *,
+    name: str,
+    groups: int = 1,
+    before_norm: bool = False,
+    init_scale: float = 1.0,
+) -> Conv:
+    """Build the network's convolution called ``name``.
+
+    Args:
+        config: the network's choices.
+        features: channels out.
+        kernel_size: side of the window.
+        strides: stride.
+        name: its name in the tree of parameters.
+        groups: channel groups.
+        before_norm: whether a norm follows at once; a folded network has its bias there.
+        init_scale: factor on the initial kernel.
+    """
     return Conv(
         features,
         kernel_size,
         strides,
-        kernel_init=initializer(config.init),
+        groups,
+        use_bias=config.has_conv_bias or (config.norm == "folded" and before_norm),
+        standardize=config.standardizes,
+        ws_eps=config.ws_eps,
+        kernel_init=scaled(initializer(config.init), init_scale),
         dtype=config.dtype,
         param_dtype=config.param_dtype,
         name=name,
     )
 
 
-def norm(config: ResNetConfig, *, name: str, last_of_branch: bool = False) -> BatchNorm:
-    """Build the network's normalization called ``name``; the residual rule may want the branch's last one at 0."""
+def norm(config: ResNetConfig, *, name: str, after_conv: bool = True, last_of_branch: bool = False) -> nn.Module:
+    """Build the network's normalization called ``name``, called as ``(x, train=...)``.
+
+    Args:
+        config: the network's choices.
+        name: its name in the tree of parameters.
+        after_conv: whether it follows a convolution at once; a folded network has nothing there.
+        last_of_branch: the residual rule may want its scale to start at 0.
+    """
     zero = last_of_branch and config.residual == "zero_gamma"
-    return BatchNorm(
-        momentum=config.norm_momentum,
-        eps=config.norm_eps,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
-        scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
-        axis_name=config.axis_name,
-        name=name,
-    )
+    scale_init = nn.initializers.zeros if zero else nn.initializers.ones
+    if config.norm == "batch":
+        return BatchNorm(
+            momentum=config.norm_momentum,
+            eps=config.norm_eps,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+            scale_init=scale_init,
+            axis_name=config.axis_name,
+            statistics=config.norm_scope,
+            ghost_size=config.ghost_size,
+            devices=config.norm_devices,
+            name=name,
+        )
+    if config.norm in ("group", "layer", "instance"):
+        return GroupNorm(
+            groups={"group": config.norm_groups, "layer": 1, "instance": None}[config.norm],
+            eps=config.norm_eps,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+            scale_init=scale_init,
+            name=name,
+        )
+    if config.norm == "folded" and not after_conv:
+        return Affine(dtype=config.dtype, param_dtype=config.param_dtype, name=name)
+    return NoNorm(name=name)
+
+
+def activate(config: ResNetConfig, x: Array) -> Array:
+    """Apply the network's activation; the NF rules scale it to unit variance for a standard normal input."""
+    y = ACTIVATIONS[config.activation](x)
+    return y * GAINS[config.activation] if config.is_nf else y
+
+
+def scalar(module: nn.Module, config: ResNetConfig, name: str, init: Initializer) -> Array:
+    """Return the scalar parameter ``name`` of ``module``, in the compute dtype."""
+    return module.param(name, init, (), config.param_dtype).astype(config.dtype)

@@ -1,4 +1,4 @@
-"""Batch normalization (Ioffe & Szegedy 2015) with an explicit mode, f32 statistics and no cancellation."""
+"""Batch normalization (Ioffe & Szegedy 2015) with an explicit mode and scope, f32 statistics and no cancellation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from resnet_jax.errors import UsageError
 from resnet_jax.ops import at_least_float32
 
 
@@ -22,8 +23,17 @@ class BatchNorm(nn.Module):
       usual E[x^2] - E[x]^2 cancels for |mean| >> std (raw pixels).
     * The running variance is the biased one of the batch, like Flax's; PyTorch keeps n / (n - 1) times that.
 
-    The statistics are those of the whole array the module sees. Under ``jit`` with a sharded batch this is the global
-    batch ("sync BN" for free). Inside ``pmap`` or ``shard_map`` name the mapped axis in ``axis_name`` to get the same.
+    Whose statistics an example is normalized by in training is the **scope**:
+
+    * ``global``: the whole array the module sees. Under ``jit`` with a sharded batch this is the global batch ("sync
+      BN" for free). Inside ``pmap`` or ``shard_map`` name the mapped axis in ``axis_name`` to get the same.
+    * ``ghost``: ``ghost_size`` consecutive examples (Hoffer et al. 2017, arXiv 1705.08741).
+    * ``device``: the examples of one device, with no communication in the forward pass. Inside ``pmap`` or
+      ``shard_map`` that is what the module sees; under ``jit`` ``devices`` tells how many equal, consecutive parts.
+    * ``frozen``: the running averages, in training too; they do not move.
+
+    Whatever the scope, the running averages move towards the mean and variance of the **whole** batch: the variance
+    of a union is the mean of the parts' variances plus the variance of their means.
 
     Attributes:
         momentum: weight of the *old* running average (0.9 here is 0.1 in PyTorch).
@@ -32,6 +42,9 @@ class BatchNorm(nn.Module):
         param_dtype: of scale and bias.
         scale_init: initializer of gamma; zeros for "zero-init of the last gamma" (Goyal et al. 2017, section 5.1).
         axis_name: mapped axis to average the statistics over, if any.
+        statistics: the scope: ``global``, ``ghost``, ``device`` or ``frozen``.
+        ghost_size: examples of a ghost batch.
+        devices: parts the batch is sharded in, for the scope ``device`` under jit.
     """
 
     momentum: float = 0.9
@@ -40,6 +53,9 @@ class BatchNorm(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     scale_init: Initializer = nn.initializers.ones
     axis_name: str | None = None
+    statistics: str = "global"
+    ghost_size: int | None = None
+    devices: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *spatial c"]:
@@ -47,6 +63,7 @@ class BatchNorm(nn.Module):
 
         Raises:
             ValueError: ``train`` without ``mutable=['batch_stats']``: the new statistics would have nowhere to go.
+            UsageError: the batch cannot be cut into ghost batches or device parts.
         """
         channels = (x.shape[-1],)
         stat_dtype = at_least_float32(x.dtype)
@@ -56,29 +73,139 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, stat_dtype)
 
         wide = x.astype(stat_dtype)
-        if train:
-            mean = self._average(wide)
-            var = self._average(jnp.square(wide - _broadcast(mean, x.ndim)))
-            if not self.is_initializing():
-                if not self.is_mutable_collection("batch_stats"):
-                    raise ValueError(
-                        f"{'/'.join(self.path)}: train=True moves the running statistics; "
-                        "call model.apply(..., train=True, mutable=['batch_stats'])"
-                    )
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-        else:
-            mean, var = running_mean.value, running_var.value
+        if not train or self.statistics == "frozen":
+            mean, var = running_mean.value[None], running_var.value[None]
+            y = _affine(wide, mean, var, scale, bias, self.eps)
+            return y.astype(self.dtype or x.dtype)
 
-        gain = lax.rsqrt(var + self.eps) * scale.astype(stat_dtype)
-        y = (wide - _broadcast(mean, x.ndim)) * _broadcast(gain, x.ndim)
-        y = y + _broadcast(bias.astype(stat_dtype), x.ndim)
+        parts = self._parts(x.shape[0])
+        wide = wide.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+        spread = self.axis_name if self.statistics == "global" else None
+        mean = _mean(wide, spread)
+        var = _mean(jnp.square(wide - _over(mean, wide.ndim)), spread)
+        if not self.is_initializing():
+            if not self.is_mutable_collection("batch_stats"):
+                raise ValueError(
+                    f"{'/'.join(self.path)}: train=True moves the running statistics; "
+                    "call model.apply(..., train=True, mutable=['batch_stats'])"
+                )
+            union_mean, union_var = _union(mean, var, None if spread else self.axis_name)
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * union_mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * union_var
+        y = _affine(wide, mean, var, scale, bias, self.eps).reshape(x.shape)
         return y.astype(self.dtype or x.dtype)
 
-    def _average(self, x: Array) -> Array:
-        mean = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
-        return lax.pmean(mean, self.axis_name) if self.axis_name is not None else mean
+    def _parts(self, examples: int) -> int:
+        """Return into how many parts of their own statistics the examples are cut."""
+        if self.statistics == "ghost":
+            size = self.ghost_size
+            if size is None or examples % size:
+                raise UsageError(
+                    f"{'/'.join(self.path)}: {examples} examples cannot be cut into ghost batches of {size}"
+                )
+            return examples // size
+        if self.statistics == "device" and self.axis_name is None:
+            if examples % self.devices:
+                raise UsageError(
+                    f"{'/'.join(self.path)}: {examples} examples do not divide over {self.devices} devices"
+                )
+            return self.devices
+        return 1
 
 
-def _broadcast(channel: Array, ndim: int) -> Array:
-    return channel.reshape((1,) * (ndim - 1) + channel.shape)
+class GroupNorm(nn.Module):
+    """Normalize each example by the mean and variance of groups of its channels (Wu & He 2018, arXiv 1803.08494).
+
+    One group is layer normalization over channels and positions, a group per channel is instance normalization. There
+    are no running averages: training and evaluation are the same function.
+
+    Attributes:
+        groups: how many; must divide the channels. None is one per channel.
+        eps: added to the variance.
+        dtype: of the output; None keeps the input's. Statistics are float32 or wider.
+        param_dtype: of scale and bias.
+        scale_init: initializer of the scale.
+    """
+
+    groups: int | None
+    eps: float = 1e-5
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool = False) -> Float[Array, "n *spatial c"]:
+        """Return the normalized ``x``; ``train`` makes no difference.
+
+        Raises:
+            UsageError: the groups do not divide the channels.
+        """
+        channels = x.shape[-1]
+        groups = channels if self.groups is None else self.groups
+        if channels % groups:
+            raise UsageError(
+                f"{'/'.join(self.path)}: {groups} groups do not divide {channels} channels; set norm_groups"
+            )
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        wide = x.astype(at_least_float32(x.dtype)).reshape(x.shape[0], -1, groups, channels // groups)
+        mean = jnp.mean(wide, axis=(1, 3), keepdims=True)
+        centred = wide - mean
+        var = jnp.mean(jnp.square(centred), axis=(1, 3), keepdims=True)
+        y = (centred * lax.rsqrt(var + self.eps)).reshape(x.shape)
+        y = y * _over(scale.astype(y.dtype)[None], x.ndim) + _over(bias.astype(y.dtype)[None], x.ndim)
+        return y.astype(self.dtype or x.dtype)
+
+
+class Affine(nn.Module):
+    """Scale and shift each channel: what is left of a batch norm that cannot be folded into a convolution."""
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool = False) -> Float[Array, "n *spatial c"]:
+        """Return ``x * scale + bias``; ``train`` makes no difference."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
+        wide = x.astype(at_least_float32(x.dtype))
+        y = wide * _over(scale.astype(wide.dtype)[None], x.ndim) + _over(bias.astype(wide.dtype)[None], x.ndim)
+        return y.astype(self.dtype or x.dtype)
+
+
+class NoNorm(nn.Module):
+    """The identity, where another network normalizes."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Return ``x``."""
+        return x
+
+
+def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array, eps: float) -> Array:
+    """Normalize ``x`` ([parts,] N, *spatial, C) by ``mean`` and ``var`` (parts, C)."""
+    gain = lax.rsqrt(var + eps) * scale.astype(var.dtype)[None]
+    return (x - _over(mean, x.ndim)) * _over(gain, x.ndim) + _over(bias.astype(var.dtype)[None], x.ndim)
+
+
+def _mean(x: Array, axis_name: str | None) -> Array:
+    """Mean over all but the first and the last axis: (parts, C)."""
+    mean = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+    return lax.pmean(mean, axis_name) if axis_name is not None else mean
+
+
+def _union(mean: Array, var: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Mean and variance of the union of equal parts, (C,) each, from theirs (parts, C)."""
+
+    def average(x: Array) -> Array:
+        x = jnp.mean(x, axis=0)
+        return lax.pmean(x, axis_name) if axis_name is not None else x
+
+    union = average(mean)
+    return union, average(var + jnp.square(mean - union[None]))
+
+
+def _over(channel: Array, ndim: int) -> Array:
+    """Reshape (parts, C) to broadcast against an array of rank ``ndim`` whose first axis is parts (or 1)."""
+    return channel.reshape(channel.shape[0], *(1,) * (ndim - 2), channel.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -9,48 +10,71 @@ from resnet_jax import ops
 from resnet_jax.errors import UsageError
 from resnet_jax.models import layers
 from resnet_jax.models.block import Block
-from resnet_jax.models.config import ACTIVATIONS, ResNetConfig
+from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer
+from resnet_jax.models.plan import BlockPlan, plan_stages, stem_widths
+
+_AXES = {1: "W", 2: "H, W", 3: "D, H, W"}
 
 
 class Stem(nn.Module):
-    """From pixels to the width of the first stage."""
+    """From pixels to the first stage. In pre-activation order its last norm and activation belong to the blocks."""
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return the first feature map: a quarter of the side with ``imagenet``, the full side with ``cifar``."""
-        kernel_size, strides = (7, 2) if self.config.stem == "imagenet" else (3, 1)
-        x = layers.conv(self.config, self.config.widths[0], kernel_size, strides, name="conv")(x)
-        x = ACTIVATIONS[self.config.activation](layers.norm(self.config, name="norm")(x, train=train))
-        if self.config.stem == "imagenet":
-            x = ops.max_pool(x, window=3, stride=2, padding=1)
-        return x
+        """Return the first feature map: the full side with ``cifar``, a quarter of the side with the others."""
+        config = self.config
+        widths = stem_widths(config)
+        single = len(widths) == 1
+        for index, width in enumerate(widths):
+            number = "" if single else str(index + 1)
+            kernel_size = 7 if config.stem == "imagenet" else 3
+            strides = 2 if index == 0 and config.stem != "cifar" else 1
+            bare = config.is_pre and index == len(widths) - 1
+            x = layers.conv(config, width, kernel_size, strides, name=f"conv{number}", before_norm=not bare)(x)
+            if config.residual == "fixup" and single:
+                x = x + layers.scalar(self, config, "bias1", nn.initializers.zeros)
+            if not bare:
+                x = layers.norm(config, name=f"norm{number}")(x, train=train)
+                x = layers.activate(config, x)
+        return self._pool(x, train)
+
+    def _pool(self, x: Array, train: bool) -> Array:
+        config = self.config
+        if config.stem == "cifar":
+            return x
+        if config.stem_pool == "conv":
+            x = layers.conv(config, x.shape[-1], 3, 2, name="pool_conv", before_norm=not config.is_pre)(x)
+            if config.is_pre:
+                return x
+            return layers.activate(config, layers.norm(config, name="pool_norm")(x, train=train))
+        if config.stem_pool == "zero_max":
+            x = jnp.pad(x, [(0, 0), *[(1, 1)] * (x.ndim - 2), (0, 0)])
+            return ops.max_pool(x, window=3, stride=2, padding=0)
+        return ops.max_pool(x, window=3, stride=2, padding=1)
 
 
 class Stage(nn.Module):
     """Residual blocks of one width and resolution; only the first may change the shape."""
 
     config: ResNetConfig
-    size: int
-    width: int
-    strides: int
+    blocks: tuple[BlockPlan, ...]
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
         """Return the output of the last block."""
-        for index in range(self.size):
-            strides = self.strides if index == 0 else 1
-            x = Block(self.config, self.width, strides, name=f"block{index}")(x, train=train)
+        for block in self.blocks:
+            x = Block(self.config, block, name=f"block{block.index}")(x, train=train)
         return x
 
 
 class ResNet(nn.Module):
     """A residual network as a pure function ``(variables, images) -> logits``.
 
-    Variables are ``params`` and ``batch_stats``. Paths read ``stem/conv``, ``stage1/block0/branch/conv1``,
-    ``stage2/block0/shortcut/conv``, ``head``: stages count from 1, blocks from 0.
+    Variables are ``params`` and, with batch norm, ``batch_stats``. Paths read ``stem/conv``,
+    ``stage1/block0/branch/conv1``, ``stage2/block0/shortcut/conv``, ``head``: stages count from 1, blocks from 0.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -72,28 +96,38 @@ class ResNet(nn.Module):
 
         Args:
             x: normalized images ``(N, *spatial, in_channels)``; any float dtype.
-            train: use and move the batch statistics (then apply with ``mutable=['batch_stats']``).
+            train: use and move the batch statistics (then apply with ``mutable=['batch_stats']``); drop what dropout
+                and stochastic depth drop (then give ``rngs={'dropout': key}``).
 
         Raises:
             UsageError: the input's rank or channels are not the network's.
         """
         config = self.config
-        if x.ndim not in (3, 4, 5):
-            raise UsageError(f"expected images (N, *spatial, C), got shape {x.shape}: is the batch axis missing?")
+        if x.ndim != config.spatial_dims + 2:
+            raise UsageError(
+                f"expected images (N, {_AXES[config.spatial_dims]}, C), got shape {x.shape}: is the batch axis "
+                f"missing? For other numbers of spatial dimensions pass spatial_dims to create_model"
+            )
         if x.shape[-1] != config.in_channels:
             raise UsageError(
                 f"the network takes {config.in_channels} channels in the last axis, got shape {x.shape}; "
                 f"pass in_channels={x.shape[-1]} to create_model, or move the channels last"
             )
         x = Stem(config, name="stem")(x.astype(config.dtype), train=train)
-        for index, (size, width) in enumerate(zip(config.stage_sizes, config.widths, strict=True)):
-            x = Stage(config, size, width, strides=1 if index == 0 else 2, name=f"stage{index + 1}")(x, train=train)
-        features = ops.global_mean_pool(x)
+        for index, blocks in enumerate(plan_stages(config)):
+            x = Stage(config, blocks, name=f"stage{index + 1}")(x, train=train)
+        if config.is_pre:
+            x = layers.activate(config, layers.norm(config, name="norm", after_conv=False)(x, train=train))
+        features = ops.global_max_pool(x) if config.head_pool == "max" else ops.global_mean_pool(x)
+        if config.residual == "fixup":
+            features = features + layers.scalar(self, config, "bias2", nn.initializers.zeros).astype(features.dtype)
         if config.num_classes == 0:
             return features
+        if config.head_dropout > 0:
+            features = nn.Dropout(config.head_dropout, deterministic=not train, name="head_dropout")(features)
         return layers.Head(
             config.num_classes,
-            initializer(config.head_init),
+            initializer(config.head_kernel_init),
             dtype=config.head_dtype,
             param_dtype=config.param_dtype,
             name="head",

@@ -2,21 +2,27 @@
 
 ``'SAME'`` pads a stride-2 convolution by (0, 1) where PyTorch pads (1, 1): the outputs differ already in the first
 layer (flax#963, #2993), and no real weight file would give its own logits. So padding is always a number here.
+
+How it is computed depends on the platform that it is compiled for, and on nothing else:
+:mod:`resnet_jax.ops.conv_primitive`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-_SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
+from resnet_jax.ops.conv_primitive import forward_p
+from resnet_jax.ops.conv_spec import ConvSpec
 
 
 def conv(
-    x: Float[Array, "n *spatial c_in"],
-    kernel: Float[Array, "*window c_in_per_group c_out"],
+    x: Float[ArrayLike, "n *spatial c_in"],
+    kernel: Float[ArrayLike, "*window c_in_per_group c_out"],
     *,
     strides: Sequence[int],
     padding: Sequence[int],
@@ -37,13 +43,25 @@ def conv(
     >>> conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), strides=(2, 2), padding=(1, 1)).shape
     (1, 4, 4, 16)
     """
-    spatial = _SPATIAL[x.ndim - 2]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=tuple(strides),
-        padding=[(p, p) for p in padding],
-        rhs_dilation=dilation,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-        feature_group_count=groups,
+    x, kernel = _vary_alike(x, kernel)
+    spec = ConvSpec(
+        size=x.shape[1:-1],
+        window=kernel.shape[:-2],
+        strides=tuple(strides),
+        padding=tuple(padding),
+        dilation=tuple(dilation or (1,) * len(strides)),
+        groups=groups,
+        precision=jax.config.jax_default_matmul_precision,
+    )
+    return forward_p.bind(x, kernel, spec=spec, members=(False, False))
+
+
+def _vary_alike(x, kernel):
+    """Inside ``shard_map``, mark a replicated operand as varying where the other does, as ``lax`` functions do."""
+    x_axes, kernel_axes = (jax.typeof(a).mat.varying for a in (x, kernel))
+    if x_axes == kernel_axes:
+        return x, kernel
+    return (
+        lax.pcast(x, tuple(kernel_axes - x_axes), to="varying"),
+        lax.pcast(kernel, tuple(x_axes - kernel_axes), to="varying"),
     )

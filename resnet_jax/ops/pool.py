@@ -18,6 +18,19 @@ def max_pool(x: Float[Array, "n *spatial c"], *, window: int, stride: int, paddi
     return nn.max_pool(x, window_shape=(window,) * dims, strides=(stride,) * dims, padding=pads)
 
 
+def mean_pool_2(x: Float[Array, "n *spatial c"]) -> Float[Array, "n *out c"]:
+    """Mean over windows of side 2, stride 2; at an odd edge over what there is of the window (ResNet-D's shortcut).
+
+    This is PyTorch's ``AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)``.
+
+    >>> mean_pool_2(jnp.arange(3.0).reshape(1, 3, 1)).ravel().tolist()
+    [0.5, 2.0]
+    """
+    dims = x.ndim - 2
+    pads: Any = tuple((0, size % 2) for size in x.shape[1:-1])
+    return nn.avg_pool(x, window_shape=(2,) * dims, strides=(2,) * dims, padding=pads, count_include_pad=False)
+
+
 def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
     """Mean over all spatial positions, accumulated and returned in float32 or wider.
 
@@ -25,3 +38,8 @@ def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
     dtype('float32')
     """
     return jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
+
+
+def global_max_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
+    """Maximum over all spatial positions, returned in float32 or wider."""
+    return jnp.max(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))

@@ -6,12 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def subsample_and_pad(x: Float[Array, "n *spatial c"], *, stride: int, features: int) -> Float[Array, "n *out f"]:
-    """Take every ``stride``-th position starting at 0 and fill up with zero channels on **both** sides.
+def subsample_and_pad(
+    x: Float[Array, "n *spatial c"], *, stride: int, features: int, both_sides: bool = True
+) -> Float[Array, "n *out f"]:
+    """Take every ``stride``-th position starting at 0 and fill up with zero channels.
 
     The zeros go half before and half after the channels, the odd one after: the layout of the widely used PyTorch
-    CIFAR nets, so that their weights fit. (Torch's fb.resnet.torch appends all of them; the counts are the same, the
-    weights are not interchangeable.)
+    CIFAR nets, so that their weights fit. With ``both_sides=False`` all go after, as in fb.resnet.torch and Fixup's
+    code: the counts are the same, the weights are not interchangeable.
 
     Raises:
         ValueError: if ``features`` is smaller than the number of channels of ``x``.
@@ -23,4 +25,5 @@ def subsample_and_pad(x: Float[Array, "n *spatial c"], *, stride: int, features:
     if missing < 0:
         raise ValueError(f"option A cannot reduce {x.shape[-1]} channels to {features}; use shortcut 'B' or 'C'")
     x = x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(missing // 2, missing - missing // 2)])
+    before = missing // 2 if both_sides else 0
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, missing - before)])

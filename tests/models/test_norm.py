@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from resnet_jax.models import BatchNorm
+from resnet_jax.errors import UsageError
+from resnet_jax.models import BatchNorm, GroupNorm
+from resnet_jax.models.norm import Affine
 
 
 def run(x, *, train=True, **choices):
@@ -101,3 +103,144 @@ def test_initialization_leaves_the_statistics_at_their_start(x):
     variables = BatchNorm().init(jax.random.key(0), x, train=True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0.0)
     np.testing.assert_array_equal(variables["batch_stats"]["var"], 1.0)
+
+
+def by_hand(x, parts):
+    """Normalize each part of the batch by its own statistics, in a loop; return it and the mean and variance of all."""
+    x = np.asarray(x, np.float64)
+    pieces = [(part - part.mean((0, 1, 2))) / np.sqrt(part.var((0, 1, 2)) + 1e-5) for part in np.split(x, parts)]
+    return np.concatenate(pieces), x.mean((0, 1, 2)), x.var((0, 1, 2))
+
+
+@pytest.fixture
+def drifting():
+    """Eight examples whose means differ much, so that the parts' statistics do."""
+    x = jax.random.normal(jax.random.key(1), (8, 3, 3, 2))
+    return x + 3.0 * jnp.arange(8.0).reshape(8, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("choices", "parts"),
+    [
+        ({"statistics": "ghost", "ghost_size": 2}, 4),
+        ({"statistics": "ghost", "ghost_size": 8}, 1),
+        ({"statistics": "ghost", "ghost_size": 1}, 8),
+        ({"statistics": "device", "devices": 2}, 2),
+        ({"statistics": "device"}, 1),
+        ({}, 1),
+    ],
+)
+def test_scopes_against_a_loop_over_their_parts(drifting, choices, parts):
+    """Normalized part by part; the running averages go to the mean and variance of the whole batch."""
+    y, updates = run(drifting, momentum=0.5, **choices)
+    expected, mean, var = by_hand(drifting, parts)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.5 * mean, rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.5 + 0.5 * var, rtol=1e-5)
+
+
+def test_gradients_of_ghost_batches_are_those_of_separate_calls(drifting):
+    def loss(x, **choices):
+        return jnp.sum(run(x, **choices)[0][..., 1] ** 3)
+
+    whole = jax.grad(lambda x: loss(x, statistics="ghost", ghost_size=4))(drifting)
+    parts = [jax.grad(loss)(part) for part in jnp.split(drifting, 2)]
+    np.testing.assert_allclose(whole, jnp.concatenate(parts), rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_statistics_normalize_and_stay(drifting):
+    norm = BatchNorm(statistics="frozen")
+    variables = norm.init(jax.random.key(0), drifting, train=False)
+    stats = {"mean": jnp.asarray([1.0, 2.0]), "var": jnp.asarray([4.0, 9.0])}
+    variables = {**variables, "batch_stats": stats}
+    y, updates = norm.apply(variables, drifting, train=True, mutable=["batch_stats"])
+    expected = (np.asarray(drifting) - [1.0, 2.0]) / np.sqrt(np.asarray([4.0, 9.0]) + 1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(updates["batch_stats"]["mean"], stats["mean"])
+    np.testing.assert_array_equal(norm.apply(variables, drifting, train=False), y)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"statistics": "ghost", "ghost_size": 3}, "8 examples cannot be cut into ghost batches of 3"),
+        ({"statistics": "device", "devices": 3}, "8 examples do not divide over 3 devices"),
+    ],
+)
+def test_batches_that_cannot_be_cut_are_refused(drifting, choices, message):
+    with pytest.raises(UsageError, match=message):
+        run(drifting, **choices)
+
+
+@pytest.mark.parametrize("mapped", ["pmap", "shard_map"])
+@pytest.mark.parametrize("statistics", ["global", "device", "ghost"])
+def test_scopes_on_eight_devices(mapped, statistics):
+    """Under jit with a sharded batch and under a mapped axis: the same numbers as the loop on one device."""
+    x = jax.random.normal(jax.random.key(1), (16, 3, 3, 2)) + 3.0 * jnp.arange(16.0).reshape(16, 1, 1, 1)
+    parts = {"global": 1, "device": 8, "ghost": 16}[statistics]
+    expected, mean, var = by_hand(x, parts)
+    ghost = 1 if statistics == "ghost" else None
+    shared = {"momentum": 0.0, "statistics": statistics, "ghost_size": ghost}
+    variables = BatchNorm().init(jax.random.key(0), x, train=False)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def apply(norm, x):
+        return norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    def check(result):
+        y, updates = result
+        np.testing.assert_allclose(np.asarray(y).reshape(x.shape), expected, rtol=1e-4, atol=1e-4)
+        for name, value in (("mean", mean), ("var", var)):
+            got = np.asarray(updates["batch_stats"][name]).reshape(-1, 2)
+            np.testing.assert_allclose(got, np.broadcast_to(value, got.shape), rtol=1e-4)
+
+    sharded = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+    check(jax.jit(lambda x: apply(BatchNorm(devices=8, **shared), x))(sharded))
+    local = BatchNorm(axis_name="data", **shared)
+    if mapped == "pmap":
+        check(jax.pmap(lambda x: apply(local, x), axis_name="data")(x.reshape(8, 2, 3, 3, 2)))
+    else:
+        spec = (jax.P("data"), {"batch_stats": {"mean": jax.P(), "var": jax.P()}})
+        check(jax.jit(jax.shard_map(lambda x: apply(local, x), mesh=mesh, in_specs=jax.P("data"), out_specs=spec))(x))
+
+
+def test_device_scope_does_not_communicate_activations():
+    """Of a sharded batch, only the running averages (a few numbers per channel) may be reduced over devices."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jax.ShapeDtypeStruct((16, 3, 3, 2), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P("data")))
+    norm = BatchNorm(statistics="device", devices=8)
+    variables = norm.init(jax.random.key(0), jnp.zeros((1, 3, 3, 2)), train=False)
+    compiled = jax.jit(lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"])[0]).lower(x).compile()
+    assert not [line for line in compiled.as_text().splitlines() if "all-" in line]
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape"), [(1, (2, 4, 4, 6)), (3, (2, 4, 4, 6)), (None, (2, 5, 6)), (2, (2, 3, 3, 3, 4))]
+)
+def test_group_norm_against_its_definition(groups, shape):
+    x = 100.0 + jax.random.normal(jax.random.key(0), shape)
+    norm = GroupNorm(groups)
+    variables = norm.init(jax.random.key(0), x)
+    channels = shape[-1]
+    scale, bias = jnp.arange(1.0, channels + 1), jnp.arange(channels, dtype=jnp.float32)
+    y = norm.apply({"params": {"scale": scale, "bias": bias}}, x, train=True)
+    expected = np.empty(shape)
+    wide, size = np.asarray(x, np.float64), channels // (groups or channels)
+    for n in range(shape[0]):
+        for first in range(0, channels, size):
+            part = wide[n, ..., first : first + size]
+            expected[n, ..., first : first + size] = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
+    np.testing.assert_allclose(y, expected * np.asarray(scale) + np.asarray(bias), rtol=1e-3, atol=1e-3)
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"scale": (channels,), "bias": (channels,)}}
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused():
+    with pytest.raises(UsageError, match="4 groups do not divide 6 channels; set norm_groups"):
+        GroupNorm(4).init(jax.random.key(0), jnp.ones((1, 2, 2, 6)))
+
+
+def test_affine_scales_and_shifts():
+    params = {"scale": jnp.asarray([2.0, 3.0]), "bias": jnp.asarray([1.0, -1.0])}
+    y = Affine().apply({"params": params}, jnp.ones((1, 2, 2)))
+    assert y.tolist() == [[[3.0, 2.0], [3.0, 2.0]]]
+    assert Affine().init(jax.random.key(0), jnp.ones((1, 2, 2)))["params"]["scale"].tolist() == [1.0, 1.0]

@@ -8,19 +8,28 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.models import ResNetConfig, create_model, list_models
+from resnet_jax.models import MODELS, ResNetConfig, create_model, list_models
 from resnet_jax.models.init import INITIALIZERS, initializer
 from resnet_jax.models.zoo import natural_key
 
 
-def test_names_are_those_of_the_documentation():
+def test_the_classics_are_there():
     imagenet = [f"resnet{d}" for d in (18, 34, 50, 101, 152, 200)] + [f"resnet{d}_v1" for d in (50, 101, 152)]
     cifar = [f"resnet{d}_cifar{b}" for d in (20, 32, 44, 56, 110, 1202) for b in ("", "_b")]
-    assert sorted(list_models()) == sorted(imagenet + cifar)
+    named = ["preact110_cifar", "preact164_cifar", "preact1001_cifar", "resnetv2_50", "resnetv2_101", "resnetv2_152"]
+    named += ["wrn16_8_cifar", "wrn28_10_cifar", "wrn40_4_cifar", "wide_resnet50_2", "wide_resnet101_2"]
+    named += ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "bit_r50x1", "bit_r152x4", "nf_resnet50"]
+    assert set(imagenet + cifar + named) <= set(list_models())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_row_says_where_it_is_from(name):
+    assert len(MODELS[name].source) > 10
+    assert MODELS[name].input_shape == (MODELS[name].image_size, MODELS[name].image_size, 3)
 
 
 def test_patterns_and_natural_order():
-    assert list_models("resnet*_cifar") == [f"resnet{d}_cifar" for d in (20, 32, 44, 56, 110, 1202)]
+    assert list_models("resnet*_cifar") == [f"resnet{d}_cifar" for d in (20, 32, 44, 56, 110, 164, 1001, 1202)]
     assert list_models("vgg*") == []
     assert sorted(["block10", "block2"], key=natural_key) == ["block2", "block10"]
 
@@ -30,7 +39,7 @@ def test_patterns_and_natural_order():
     [
         ("resnet05", {}, "unknown model 'resnet05'; did you mean 'resnet50'"),
         ("resnet50", {"num_clases": 3}, "did you mean 'num_classes'"),
-        ("resnet50", {"shortcut": "E"}, "unknown shortcut 'E'.*A, B, C"),
+        ("resnet50", {"shortcut": "E"}, "unknown shortcut 'E'.*A, A_end, B, C"),
         ("resnet50", {"activation": "rellu"}, "did you mean 'relu'"),
         ("resnet50", {"init": "xavier"}, "unknown init 'xavier'; did you mean 'xavier_"),
         ("resnet50", {"dtype": "bf16"}, "unknown dtype 'bf16'.*bfloat16"),

@@ -1,0 +1,28 @@
+"""Activations by name, and the gain that gives each of them unit variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+#: gamma = 1 / sqrt(Var[f(z)]) for z ~ N(0, 1) (Brock et al. 2021, arXiv 2101.08692, section 4.1; for ReLU it is
+#: sqrt(2 / (1 - 1/pi))). The digits are those of the authors' code, so that their weights give their logits.
+GAINS: dict[str, float] = {
+    "relu": 1.7139588594436646,
+    "leaky_relu": 1.70590341091156,
+    "elu": 1.2716004848480225,
+    "gelu": 1.7015043497085571,
+    "silu": 1.7881293296813965,
+    "tanh": 1.5939117670059204,
+}

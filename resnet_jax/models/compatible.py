@@ -1,0 +1,126 @@
+"""Which values a choice may have, and which choices do not go together and why.
+
+A combination that no paper defines, or that cannot learn, is refused here with its reason; it is never altered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resnet_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from resnet_jax.models.config import ResNetConfig
+
+
+def check_values(config: ResNetConfig) -> None:
+    """Check the numbers of ``config``, each on its own.
+
+    Raises:
+        UsageError: the first one out of range.
+    """
+    c = config
+    if not c.stage_sizes or min(c.stage_sizes) < 1:
+        raise UsageError(f"stage_sizes must be one or more blocks per stage, got {c.stage_sizes}")
+    if len(c.widths) != len(c.stage_sizes) or min(c.widths) < 1:
+        raise UsageError(f"widths {c.widths} must give one positive width for each of {c.stage_sizes}")
+    for name in ("in_channels", "groups", "base_width", "norm_groups", "norm_devices", "se_divisor"):
+        if getattr(c, name) < 1:
+            raise UsageError(f"{name} must be 1 or more, got {getattr(c, name)}")
+    for name in ("stem_width", "ghost_size"):
+        if (value := getattr(c, name)) is not None and value < 1:
+            raise UsageError(f"{name} must be 1 or more, got {value}")
+    for name in ("norm_eps", "ws_eps", "alpha", "se_ratio"):
+        if not getattr(c, name) > 0.0:
+            raise UsageError(f"{name} must be positive, got {getattr(c, name)}")
+    for name in ("norm_momentum", "dropout", "head_dropout", "drop_path"):
+        if not 0.0 <= getattr(c, name) < 1.0:
+            raise UsageError(f"{name} must be in [0, 1), got {getattr(c, name)}")
+    if c.num_classes < 0:
+        raise UsageError(f"num_classes must be 0 (features) or more, got {c.num_classes}")
+    if c.spatial_dims not in (1, 2, 3):
+        raise UsageError(f"spatial_dims must be 1, 2 or 3, got {c.spatial_dims}")
+
+
+def check_combination(config: ResNetConfig) -> None:
+    """Check that the choices of ``config`` go together.
+
+    Raises:
+        UsageError: with every reason why they do not.
+    """
+    reasons = conflicts(config)
+    if reasons:
+        raise UsageError("these choices do not go together: " + "; ".join(reasons))
+
+
+def conflicts(c: ResNetConfig) -> list[str]:
+    """Return why the choices do not go together, one sentence for each pair; empty if they do."""
+    rules = [
+        (
+            c.residual == "zero_gamma" and c.norm not in ("batch", "group", "layer", "instance"),
+            f"residual zero_gamma needs a norm with a scale to start at 0, and norm is {c.norm}",
+        ),
+        (
+            c.residual == "zero_gamma" and c.is_pre,
+            "residual zero_gamma with order pre cannot learn: the branch's last norm is followed by an activation "
+            "whose slope at 0 stops its gradient (use skipinit or rezero)",
+        ),
+        (
+            c.residual == "fixup" and c.norm != "none",
+            f"residual fixup replaces normalization, and norm is {c.norm} (use norm none)",
+        ),
+        (
+            c.residual == "fixup" and c.is_pre,
+            "residual fixup is defined for order post (arXiv 1901.09321, fig. 1)",
+        ),
+        (
+            c.residual == "fixup" and (c.has_conv_bias or c.standardizes != "none"),
+            "residual fixup has scalar biases and scaled initial weights of its own: no conv_bias, "
+            "no weight_standardization",
+        ),
+        (
+            c.residual == "fixup" and (c.stem not in ("cifar", "imagenet") or c.stem_pool == "conv"),
+            "residual fixup is defined for stems of one convolution: cifar, or imagenet with max-pooling",
+        ),
+        (
+            c.is_nf and c.norm != "none",
+            f"residual {c.residual} replaces normalization, and norm is {c.norm} (use norm none)",
+        ),
+        (
+            c.is_nf and not c.is_pre,
+            f"residual {c.residual} is defined for order pre: the variance is divided out before the activation",
+        ),
+        (
+            c.is_nf and c.standardizes != "scaled",
+            f"residual {c.residual} needs weight_standardization scaled: its variances are predicted for such weights",
+        ),
+        (
+            c.shortcut == "none" and c.residual != "plain",
+            f"shortcut none has nothing for residual {c.residual} to add to: only plain goes with it",
+        ),
+        (
+            c.shortcut == "none" and c.drop_path > 0,
+            "shortcut none with drop_path would drop the signal itself",
+        ),
+        (
+            c.block == "basic" and (c.groups != 1 or c.base_width != 64),
+            "groups and base_width shape the inner 3x3 of block bottleneck; block basic has none",
+        ),
+        (
+            c.stem == "cifar" and c.stem_pool != "max",
+            f"stem cifar does not pool, so stem_pool {c.stem_pool} has no place",
+        ),
+        (
+            c.norm != "batch" and c.norm_scope != "global",
+            f"norm_scope {c.norm_scope} is about the statistics of norm batch, and norm is {c.norm}",
+        ),
+        (
+            (c.norm_scope == "ghost") != (c.ghost_size is not None),
+            f"norm_scope ghost and ghost_size belong together, got {c.norm_scope} and {c.ghost_size}",
+        ),
+        (
+            c.norm == "folded" and c.conv_bias is True,
+            "norm folded has its own biases where a batch norm was; leave conv_bias out",
+        ),
+    ]
+    return [reason for wrong, reason in rules if wrong]

@@ -1,0 +1,94 @@
+"""The blocks of a network in depth order, with everything about each that follows from the configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from resnet_jax.models.config import ResNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """One residual block.
+
+    Attributes:
+        stage: its stage, from 0.
+        index: its place in the stage, from 0.
+        depth: its place in the network, from 0.
+        in_features: channels that come in.
+        features: channels that go out.
+        width: base width of its stage.
+        strides: stride of the block.
+        beta: the NF rules multiply the activated input by it: 1 / sqrt(variance of the input); else 1.
+        drop_rate: probability that stochastic depth drops the branch.
+    """
+
+    stage: int
+    index: int
+    depth: int
+    in_features: int
+    features: int
+    width: int
+    strides: int
+    beta: float
+    drop_rate: float
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether the skip cannot be the identity."""
+        return self.strides != 1 or self.in_features != self.features
+
+
+def stem_widths(config: ResNetConfig) -> tuple[int, ...]:
+    """Return the channels of each convolution of the stem.
+
+    >>> stem_widths(ResNetConfig((2, 2, 2, 2), stem="deep_tiered"))
+    (24, 32, 64)
+    """
+    width = config.stem_width or config.widths[0]
+    return {
+        "cifar": (width,),
+        "imagenet": (width,),
+        "deep": (width // 2, width // 2, width),
+        "deep_tiered": (width * 3 // 8, width // 2, width),
+        "deep_wide": (width, width, width * 2),
+    }[config.stem]
+
+
+def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
+    """Return the blocks of each stage.
+
+    NF rules (Brock et al. 2021, section 3): with v the variance of a block's input, beta = 1 / sqrt(v). A block adds
+    alpha^2. Where the skip is a projection it sees the normalized input, so the variance starts again from 1; option
+    A keeps v and spreads it over more channels, of which the new ones are zero.
+
+    >>> [round(block.beta, 6) for block in plan_stages(ResNetConfig((3, 1), (8, 16), residual="nf", norm="none",
+    ...     block="bottleneck"))[0]]
+    [1.0, 0.980581, 0.96225]
+    """
+    stages, features, depth, variance = [], stem_widths(config)[-1], 0, 1.0
+    last = max(config.num_blocks - 1, 1)
+    for stage, (size, width) in enumerate(zip(config.stage_sizes, config.widths, strict=True)):
+        blocks = []
+        for index in range(size):
+            block = BlockPlan(
+                stage=stage,
+                index=index,
+                depth=depth,
+                in_features=features,
+                features=width * config.expansion,
+                width=width,
+                strides=2 if stage > 0 and index == 0 else 1,
+                beta=1.0 / math.sqrt(variance) if config.is_nf else 1.0,
+                drop_rate=config.drop_path * depth / last,
+            )
+            if config.shortcut == "C" or (block.changes_shape and config.shortcut in ("B", "D")):
+                variance = 1.0
+            elif block.changes_shape:
+                variance *= block.in_features / block.features
+            variance += config.alpha**2
+            blocks.append(block)
+            features, depth = block.features, depth + 1
+        stages.append(tuple(blocks))
+    return tuple(stages)

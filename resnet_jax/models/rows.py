@@ -1,0 +1,257 @@
+"""The named networks: each classic is a row of data, the choices it is made of and where they were published."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from resnet_jax.models.config import ResNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One named network: its choices, the image side its counts refer to, and where it was published."""
+
+    config: ResNetConfig
+    image_size: int
+    source: str
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image, ``(*spatial, C)``."""
+        return (self.image_size,) * self.config.spatial_dims + (self.config.in_channels,)
+
+
+#: Blocks per stage by depth: basic for 18 and 34, bottleneck for the others (arXiv 1512.03385, table 1).
+STAGES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+
+
+def _imagenet(depth: int, source: str, image_size: int = 224, **choices: Any) -> Row:
+    block = "basic" if depth in (18, 34) else "bottleneck"
+    return Row(ResNetConfig(STAGES[depth], **{"block": block, **choices}), image_size, source)
+
+
+def _v1() -> dict[str, Row]:
+    paper = "arXiv 1512.03385, table 1"
+    rows = {}
+    for depth in (18, 34, 50, 101, 152, 200):
+        rows[f"resnet{depth}"] = _imagenet(depth, f"{paper}; stride in the 3x3 (v1.5)")
+        if depth in (50, 101, 152):
+            rows[f"resnet{depth}_v1"] = _imagenet(depth, f"{paper}; stride in the first 1x1", stride_in="1x1")
+    rows["resnet26"] = _imagenet(26, "timm: bottlenecks 2-2-2-2")
+    return rows
+
+
+def _plain() -> dict[str, Row]:
+    paper = "arXiv 1512.03385, table 1 and section 4.2; no skips"
+    rows = {f"plain{depth}": _imagenet(depth, paper, shortcut="none") for depth in (18, 34)}
+    for depth in (20, 32, 44, 56, 110):
+        rows[f"plain{depth}_cifar"] = _cifar(depth, paper, shortcut="none")
+    return rows
+
+
+def _deep_stem() -> dict[str, Row]:
+    paper = "arXiv 1812.01187, fig. 2 (ResNet-D)"
+    rows = {
+        f"resnet{depth}d": _imagenet(depth, paper, stem="deep", shortcut="D")
+        for depth in (18, 34, 26, 50, 101, 152, 200)
+    }
+    for depth in (26, 50):
+        rows[f"resnet{depth}t"] = _imagenet(depth, "timm: tiered stem 24-32-64", stem="deep_tiered", shortcut="D")
+    rows["resnet50c"] = _imagenet(50, "arXiv 1812.01187, fig. 2 (ResNet-C)", stem="deep")
+    rows["resnet50s"] = _imagenet(50, "timm: stem 64-64-128", stem="deep_wide")
+    return rows
+
+
+def _wide_and_grouped() -> dict[str, Row]:
+    rows = {}
+    for depth, groups, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8), (101, 64, 4), (101, 32, 16)):
+        rows[f"resnext{depth}_{groups}x{width}d"] = _imagenet(
+            depth, "arXiv 1611.05431, table 1", groups=groups, base_width=width
+        )
+    rows["resnext50d_32x4d"] = _imagenet(
+        50, "ResNeXt with the stem and shortcut of ResNet-D", groups=32, base_width=4, stem="deep", shortcut="D"
+    )
+    for depth in (50, 101):
+        rows[f"wide_resnet{depth}_2"] = _imagenet(depth, "arXiv 1605.07146; inner 3x3 twice as wide", base_width=128)
+    return rows
+
+
+def _attention() -> dict[str, Row]:
+    squeeze, efficient = "arXiv 1709.01507; ratio 16, rounded to 8", "arXiv 1910.03151"
+    rows = {f"seresnet{depth}": _imagenet(depth, squeeze, attention="se") for depth in (18, 34, 50, 101, 152)}
+    for depth, groups, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8)):
+        rows[f"seresnext{depth}_{groups}x{width}d"] = _imagenet(
+            depth, squeeze, attention="se", groups=groups, base_width=width
+        )
+    rows["ecaresnet50"] = _imagenet(50, efficient, attention="eca")
+    for depth in (26, 50):
+        rows[f"ecaresnet{depth}t"] = _imagenet(
+            depth, f"{efficient}; tiered stem", attention="eca", stem="deep_tiered", shortcut="D"
+        )
+    for depth in (50, 101):
+        rows[f"ecaresnet{depth}d"] = _imagenet(
+            depth, f"{efficient}; with ResNet-D", attention="eca", stem="deep", shortcut="D"
+        )
+    return rows
+
+
+def _rs() -> dict[str, Row]:
+    sizes = {
+        50: ((3, 4, 6, 3), 160),
+        101: ((3, 4, 23, 3), 192),
+        152: ((3, 8, 36, 3), 256),
+        200: ((3, 24, 36, 3), 256),
+        270: ((4, 29, 53, 4), 256),
+        350: ((4, 36, 72, 4), 288),
+        420: ((4, 44, 87, 4), 320),
+    }
+    choices = {"stem": "deep", "stem_pool": "conv", "shortcut": "D", "attention": "se", "se_ratio": 0.25}
+    return {
+        f"resnetrs{depth}": Row(
+            ResNetConfig(stages, block="bottleneck", **choices),
+            224,
+            f"arXiv 2103.07579, table 7; there at {size} pixels",
+        )
+        for depth, (stages, size) in sizes.items()
+    }
+
+
+def _v2() -> dict[str, Row]:
+    paper = "arXiv 1603.05027; stride in the 3x3"
+    rows = {f"resnetv2_{depth}": _imagenet(depth, paper, order="pre") for depth in (18, 34, 50, 101, 152, 200)}
+    for depth in (18, 34, 50):
+        rows[f"resnetv2_{depth}d"] = _imagenet(depth, f"{paper}; with ResNet-D", order="pre", stem="deep", shortcut="D")
+    rows["resnetv2_50t"] = _imagenet(50, f"{paper}; tiered stem", order="pre", stem="deep_tiered", shortcut="D")
+    return rows
+
+
+def _bit() -> dict[str, Row]:
+    choices = {
+        "order": "pre", "norm": "group", "weight_standardization": "standard", "ws_eps": 1e-10,
+        "stem_pool": "zero_max", "head_init": "zeros",
+    }  # fmt: skip
+    return {
+        f"bit_r{depth}x{factor}": _imagenet(
+            depth,
+            "arXiv 1912.11370 (Big Transfer)",
+            widths=tuple(width * factor for width in (64, 128, 256, 512)),
+            **choices,
+        )
+        for depth, factor in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4))
+    }
+
+
+def _norm_free() -> dict[str, Row]:
+    rows = {}
+    for depth in (26, 50, 101):
+        nf: Any = {"residual": "nf", "norm": "none"}
+        rows[f"nf_resnet{depth}"] = _imagenet(depth, "arXiv 2101.08692, without skip gains", **nf)
+        rows[f"nf_seresnet{depth}"] = _imagenet(depth, "arXiv 2101.08692; SE ratio 16", attention="se", **nf)
+    rows["nf_ecaresnet50"] = _imagenet(50, "arXiv 2101.08692 with ECA", attention="eca", residual="nf", norm="none")
+    rows["nf_gain_resnet50"] = _imagenet(50, "arXiv 2101.08692 with skip gains", residual="nf_gain", norm="none")
+    for depth in (18, 34, 50, 101, 152):
+        rows[f"fixup_resnet{depth}"] = _imagenet(depth, "arXiv 1901.09321", residual="fixup", norm="none")
+    for depth in (18, 50):
+        rows[f"skipinit_resnet{depth}"] = _imagenet(
+            depth, "arXiv 2002.10444; pre-activation", residual="skipinit", norm="none", order="pre"
+        )
+        rows[f"rezero_resnet{depth}"] = _imagenet(depth, "arXiv 2003.04887", residual="rezero", norm="none")
+    return rows
+
+
+def _cifar(depth: int, source: str, *, per_block: int = 2, widths: tuple[int, ...] = (16, 32, 64), **choices) -> Row:
+    """A net of (3 per_block) n + 2 layers: three stages of n blocks over 32 x 32 pixels."""
+    n, rest = divmod(depth - 2, 3 * per_block)
+    assert rest == 0, depth
+    given = {"stem": "cifar", "shortcut": "A", "norm_groups": 8, "num_classes": 10, **choices}
+    block = "bottleneck" if per_block == 3 else "basic"
+    return Row(ResNetConfig((n, n, n), widths, block=block, **given), 32, source)
+
+
+def _cifar_v1() -> dict[str, Row]:
+    rows = {}
+    for depth in (20, 32, 44, 56, 110, 1202):
+        rows[f"resnet{depth}_cifar"] = _cifar(depth, "arXiv 1512.03385, section 4.2; option A")
+        rows[f"resnet{depth}_cifar_b"] = _cifar(depth, "arXiv 1512.03385, section 4.2; option B", shortcut="B")
+    for depth in (164, 1001):
+        rows[f"resnet{depth}_cifar"] = _cifar(
+            depth, "arXiv 1603.05027, table 2; v1 bottleneck", per_block=3, shortcut="B"
+        )
+    return rows
+
+
+def _cifar_v2() -> dict[str, Row]:
+    paper, rows = "arXiv 1603.05027, table 3", {}
+    for depth in (20, 56, 110, 1202):
+        rows[f"preact{depth}_cifar"] = _cifar(depth, paper, order="pre", shortcut="B")
+    for depth in (164, 1001):
+        rows[f"preact{depth}_cifar"] = _cifar(
+            depth, f"{paper}; bottleneck", per_block=3, order="pre", shortcut="B", stride_in="1x1"
+        )
+    return rows
+
+
+def _cifar_wide() -> dict[str, Row]:
+    rows = {}
+    for depth, k in ((10, 1), (16, 1), (16, 2), (16, 4), (16, 8), (28, 2), (28, 10), (40, 1), (40, 2), (40, 4)):
+        row = _cifar(depth - 2, "arXiv 1605.07146, table 1", widths=(16 * k, 32 * k, 64 * k), order="pre", shortcut="B")
+        rows[f"wrn{depth}_{k}_cifar"] = dataclasses.replace(row, config=dataclasses.replace(row.config, stem_width=16))
+    for groups, width in ((32, 4), (8, 64), (16, 64)):
+        rows[f"resnext29_{groups}x{width}d_cifar"] = _cifar(
+            29, "arXiv 1611.05431, section 5.3", per_block=3, widths=(64, 128, 256), shortcut="B",
+            groups=groups, base_width=width,
+        )  # fmt: skip
+    return rows
+
+
+def _cifar_attention() -> dict[str, Row]:
+    choices = {"attention": "se", "se_divisor": 1, "shortcut": "B"}
+    rows = {}
+    for depth in (20, 56, 110):
+        rows[f"seresnet{depth}_cifar"] = _cifar(depth, "arXiv 1709.01507; ratio 16", **choices)
+        rows[f"sepreact{depth}_cifar"] = _cifar(depth, "arXiv 1709.01507; ratio 16", order="pre", **choices)
+    return rows
+
+
+def _cifar_norm_free() -> dict[str, Row]:
+    rows = {}
+    for depth in (20, 32, 44, 56, 110, 1202):
+        rows[f"fixup_resnet{depth}_cifar"] = _cifar(
+            depth, "arXiv 1901.09321, section 4.2", residual="fixup", norm="none", shortcut="A_end"
+        )
+        rows[f"rezero_resnet{depth}_cifar"] = _cifar(depth, "arXiv 2003.04887", residual="rezero", norm="none")
+        rows[f"skipinit_resnet{depth}_cifar"] = _cifar(
+            depth, "arXiv 2002.10444", residual="skipinit", norm="none", order="pre", shortcut="B"
+        )
+        rows[f"nf_resnet{depth}_cifar"] = _cifar(
+            depth, "arXiv 2101.08692's rules on the CIFAR net", residual="nf", norm="none", shortcut="B"
+        )
+    return rows
+
+
+MODELS: dict[str, Row] = {
+    **_v1(),
+    **_plain(),
+    **_deep_stem(),
+    **_wide_and_grouped(),
+    **_attention(),
+    **_rs(),
+    **_v2(),
+    **_bit(),
+    **_norm_free(),
+    **_cifar_v1(),
+    **_cifar_v2(),
+    **_cifar_wide(),
+    **_cifar_attention(),
+    **_cifar_norm_free(),
+}
+"""Every named network."""

@@ -1,0 +1,20 @@
+"""Stochastic depth (Huang et al. 2016, arXiv 1603.09382): drop the whole branch of single examples."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def drop_path(key: Array, x: Float[Array, n *rest], rate: float) -> Float[Array, n *rest]:
+    """Set each example of ``x`` to zero with probability ``rate``; divide the others by ``1 - rate``.
+
+    The expectation is ``x``, so that nothing is to be scaled in evaluation.
+
+    >>> y = drop_path(jax.random.key(0), jnp.ones((8, 2)), 0.5)
+    >>> sorted(set(y.ravel().tolist())), bool((y[:, 0] == y[:, 1]).all())
+    ([0.0, 2.0], True)
+    """
+    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
