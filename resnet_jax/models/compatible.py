@@ -118,9 +118,5 @@ def conflicts(c: ResNetConfig) -> list[str]:
             (c.norm_scope == "ghost") != (c.ghost_size is not None),
             f"norm_scope ghost and ghost_size belong together, got {c.norm_scope} and {c.ghost_size}",
         ),
-        (
-            c.norm == "folded" and c.conv_bias is True,
-            "norm folded has its own biases where a batch norm was; leave conv_bias out",
-        ),
     ]
     return [reason for wrong, reason in rules if wrong]

@@ -64,7 +64,6 @@ def out(tree, *path):
         ({"norm": "group", "norm_scope": "ghost", "ghost_size": 2}, "statistics of norm batch, and norm is group"),
         ({"norm_scope": "ghost"}, "belong together"),
         ({"ghost_size": 2}, "belong together"),
-        ({"norm": "folded", "conv_bias": True}, "leave conv_bias out"),
         ({"spatial_dims": 4}, "spatial_dims must be 1, 2 or 3"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"groups": 0}, "groups must be 1 or more"),

@@ -1,0 +1,62 @@
+"""A folded network gives the logits of the one it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.errors import UsageError
+from resnet_jax.models import ResNet, ResNetConfig
+from resnet_jax.weights.fold import fold_batch_norm
+from tests.tools import paths, random_variables
+
+TINY = ResNetConfig((2, 2), (8, 16), stem="cifar", shortcut="B", num_classes=5)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"residual": "zero_gamma", "shortcut": "A"},
+        {"block": "bottleneck", "groups": 2, "attention": "se"},
+        {"order": "pre"},
+        {"order": "pre", "block": "bottleneck", "shortcut": "D", "stem": "deep", "attention": "eca"},
+        {"stem": "deep", "stem_pool": "conv"},
+        {"stem": "deep_wide", "stem_pool": "conv", "order": "pre"},
+        {"stem": "imagenet", "shortcut": "none"},
+        {"weight_standardization": "standard", "residual": "rezero"},
+        {"weight_standardization": "scaled", "conv_bias": True, "attention": "eca"},
+        {"norm_scope": "ghost", "ghost_size": 2, "residual": "skipinit"},
+        {"spatial_dims": 1},
+        {"spatial_dims": 3, "norm_eps": 0.1},
+    ],
+)
+def test_logits_are_the_same_to_1e_5(choices):
+    model = ResNet(dataclasses.replace(TINY, **choices))
+    shape = (8,) * model.config.spatial_dims + (3,)
+    variables = random_variables(model, shape)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, *shape)), jnp.float32)
+    expected = model.apply(variables, x, train=False)
+    folded, params = fold_batch_norm(model, variables)
+    np.testing.assert_allclose(
+        folded.apply(params, x, train=False), expected, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(expected).max()))
+    )
+    made = jax.eval_shape(lambda: folded.init(jax.random.key(0), x, train=False))
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, params)  # nothing left over, nothing missing
+
+
+def test_no_norm_is_left_in_post_activation_order():
+    model = ResNet(TINY)
+    _, params = fold_batch_norm(model, random_variables(model, (8, 8, 3)))
+    assert not [path for path in paths(params) if "norm" in path]
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_other_norms_cannot_be_folded(norm):
+    model = ResNet(dataclasses.replace(TINY, norm=norm, norm_groups=4))
+    with pytest.raises(UsageError, match=f"only batch norm.*norm is {norm}"):
+        fold_batch_norm(model, random_variables(model, (8, 8, 3)))
