@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +37,7 @@ def import_weights(
         DataError: the file is not readable or does not fit the network; every misfit is listed.
         RunError: ``out`` cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is in use; name a new directory")
+    _require_new(out)
     network = create_model(model.name, **model.choices())
     channels = network.config.in_channels
     if len(mean) != len(std) or len(mean) not in (0, channels):
@@ -55,17 +56,61 @@ def import_weights(
         std=tuple(std),
         examples={},
     )
+    config = RunConfig(recipe=f"imported-{file.stem}", model=model)
+    return _write(out, config, card, variables, step=0, origin={"imported_from": file.name})
+
+
+def fold_run(run_dir: Path, out: Path) -> RunDirectory:
+    """Write a run directory with the network of another, its batch norms folded into convolutions; for inference.
+
+    Raises:
+        UsageError: ``run_dir`` is no run directory, its network has no batch norm, or ``out`` is in use.
+        RunError: ``out`` cannot be written.
+    """
+    from resnet_jax.use import load_run
+    from resnet_jax.weights.fold import fold_batch_norm
+
+    _require_new(out)
+    trained = load_run(run_dir)
+    folded, variables = fold_batch_norm(trained.model, trained.variables)
+    named = MODELS[trained.config.model.name].config
+    changed = {
+        name: getattr(folded.config, name)
+        for name in (field.name for field in dataclasses.fields(ModelConfig))
+        if name != "name" and getattr(folded.config, name) != getattr(named, name)
+    }
+    config = dataclasses.replace(
+        trained.config,
+        recipe=f"folded-{trained.config.recipe}",
+        model=ModelConfig(trained.config.model.name, **changed),
+        train=dataclasses.replace(trained.config.train, ema_decay=None, select="last", early_stopping=None),
+        init_from=None,
+        init_head="exact",
+        init_stem="exact",
+    )
+    return _write(out, config, trained.card, variables, step=trained.step, origin={"folded_from": str(run_dir)})
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is in use; name a new directory")
+
+
+def _write(
+    out: Path, config: RunConfig, card: DataCard, variables: dict[str, Any], *, step: int, origin: dict[str, str]
+) -> RunDirectory:
+    """Write a run directory that holds ``variables`` and was not trained here."""
     state = TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=jnp.full((), step, jnp.int32),
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state={},
         rng=jax.random.key(0),
     )
-    run = RunDirectory.open(out, RunConfig(recipe=f"imported-{file.stem}", model=model))
+    run = RunDirectory.open(out, config)
     run.write_data(card)
     with Checkpoints(run.checkpoints) as checkpoints:
-        checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), {"imported_from": file.name})
+        checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), origin)
     return run
 
 

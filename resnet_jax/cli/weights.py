@@ -1,4 +1,4 @@
-"""``resnet-jax weights import FILE`` and ``weights export RUN_DIR``: networks from and for other libraries."""
+"""``resnet-jax weights import | export | fold``: weights for, from and of a run directory."""
 
 from __future__ import annotations
 
@@ -45,11 +45,22 @@ class ExportOptions:
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
+@dataclasses.dataclass(frozen=True)
+class FoldOptions:
+    """Options of ``weights fold``."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run directory, of a network with batch norm."""
+    out: Path
+    """The directory to write; it is then accepted wherever a run directory is."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
 def run(argv: list[str]) -> dict[str, Any]:
-    """Import or export."""
-    verbs = {"import": _import, "export": _export}
+    """Import, export or fold."""
+    verbs = {"import": _import, "export": _export, "fold": _fold}
     if not argv or argv[0] in ("-h", "--help"):
-        raise UsageError("name what to do: resnet-jax weights import FILE ..., or weights export RUN_DIR ...")
+        raise UsageError("name what to do: resnet-jax weights import FILE ..., export RUN_DIR ... or fold RUN_DIR ...")
     if argv[0] not in verbs:
         raise unknown("weights verb", argv[0], verbs)
     return verbs[argv[0]](argv[1:])
@@ -72,3 +83,14 @@ def _export(argv: list[str]) -> dict[str, Any]:
     tensors = export_weights(options.run_dir, options.out, format=options.format)
     console_for(options.common).print(f"{tensors} tensors in {options.out}", soft_wrap=True, markup=False)
     return {"out": str(options.out), "tensors": tensors, "format": options.format}
+
+
+def _fold(argv: list[str]) -> dict[str, Any]:
+    options = parse(FoldOptions, argv, verb="weights fold", about="Fold batch norm into convolutions, for inference.")
+    from resnet_jax.imported import fold_run
+
+    run = fold_run(options.run_dir, options.out)
+    console_for(options.common).print(
+        f"{options.run_dir} without batch norm is {run.path}", soft_wrap=True, markup=False
+    )
+    return {"run_dir": str(run.path), "folded_from": str(options.run_dir)}

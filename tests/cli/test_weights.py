@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.models import create_model
+from resnet_jax.use import load_run
 from resnet_jax.weights import from_variables, load_state_dict, save_safetensors
 from tests.cli.conftest import last_json
 from tests.tools import random_variables
@@ -34,6 +35,20 @@ def test_imported_and_exported_is_the_identity(file, tmp_path, command):
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         np.testing.assert_array_equal(after[name], tensor)
+
+
+def test_a_folded_run_gives_the_same_logits(file, tmp_path, command):
+    command("weights", "import", file, "--model", "resnet20_cifar", "--out", tmp_path / "run")
+    status, out, _ = command("weights", "fold", tmp_path / "run", "--out", tmp_path / "folded", "--json")
+    assert (status, last_json(out)["run_dir"]) == (0, str(tmp_path / "folded"))
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    before, after = (load_run(tmp_path / name) for name in ("run", "folded"))
+    assert after.model.config.norm == "folded"
+    expected = before.model.apply(before.variables, images, train=False)
+    np.testing.assert_allclose(after.model.apply(after.variables, images, train=False), expected, rtol=1e-4, atol=1e-4)
+    status, _, err = command("weights", "fold", tmp_path / "folded", "--out", tmp_path / "twice")
+    assert status == 2
+    assert "only batch norm can be folded" in err
 
 
 def test_a_pretrained_network_has_its_accuracy_and_logits(shared_data, tmp_path, command):
