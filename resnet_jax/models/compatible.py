@@ -107,6 +107,10 @@ def conflicts(c: ResNetConfig) -> list[str]:
             "groups and base_width shape the inner 3x3 of block bottleneck; block basic has none",
         ),
         (
+            c.block == "bottleneck" and int(min(c.widths) * c.base_width / 64) == 0,
+            f"base_width {c.base_width} of 64 leaves no channel of width {min(c.widths)} inside a bottleneck",
+        ),
+        (
             c.stem == "cifar" and c.stem_pool != "max",
             f"stem cifar does not pool, so stem_pool {c.stem_pool} has no place",
         ),

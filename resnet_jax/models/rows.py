@@ -156,6 +156,9 @@ def _norm_free() -> dict[str, Row]:
         nf: Any = {"residual": "nf", "norm": "none"}
         rows[f"nf_resnet{depth}"] = _imagenet(depth, "arXiv 2101.08692, without skip gains", **nf)
         rows[f"nf_seresnet{depth}"] = _imagenet(depth, "arXiv 2101.08692; SE ratio 16", attention="se", **nf)
+        rows[f"nf_resnet{depth}_timm"] = _imagenet(
+            depth, "timm's nf_resnet: shortcut D, another epsilon", shortcut="D", ws_eps=1e-5, **nf
+        )
     rows["nf_ecaresnet50"] = _imagenet(50, "arXiv 2101.08692 with ECA", attention="eca", residual="nf", norm="none")
     rows["nf_gain_resnet50"] = _imagenet(50, "arXiv 2101.08692 with skip gains", residual="nf_gain", norm="none")
     for depth in (18, 34, 50, 101, 152):

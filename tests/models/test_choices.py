@@ -60,6 +60,7 @@ def out(tree, *path):
         ({"shortcut": "none", "residual": "rezero"}, "nothing for residual rezero to add to"),
         ({"shortcut": "none", "drop_path": 0.1}, "drop the signal itself"),
         ({"groups": 2}, "inner 3x3 of block bottleneck"),
+        ({"block": "bottleneck", "base_width": 4}, "leaves no channel of width 8"),
         ({"stem_pool": "conv"}, "does not pool"),
         ({"norm": "group", "norm_scope": "ghost", "ghost_size": 2}, "statistics of norm batch, and norm is group"),
         ({"norm_scope": "ghost"}, "belong together"),
