@@ -97,14 +97,20 @@ def load_images(config: RunConfig) -> Images:
     return Images(splits, geometry, card)
 
 
-def build_model(config: RunConfig, card: DataCard) -> ResNet:
+def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNet:
     """Build the network for the data: its classes and channels, unless the configuration says otherwise.
+
+    Args:
+        config: the run.
+        card: its data.
+        devices: over how many a training batch is sharded; only batch norm of scope ``device`` looks at it.
 
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
     """
     classes = len(card.class_names)
     choices = {"num_classes": classes, "in_channels": card.image_shape[-1], **config.model.choices()}
+    choices["norm_devices"] = devices if config.model.norm_scope == "device" else 1
     if choices["num_classes"] < classes:
         raise UsageError(
             f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
@@ -115,13 +121,14 @@ def build_model(config: RunConfig, card: DataCard) -> ResNet:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything the loop needs, built once."""
+    """Everything the loop needs, built once. ``step`` is the train step as a pure function, ``train_step`` compiled."""
 
     model: ResNet
     mesh: Mesh
     plan: Plan
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
+    step: Callable[..., Any]
     train_step: Callable[..., Any]
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
@@ -136,20 +143,14 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     """
     train, card = config.train, images.card
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
-    feed = TrainBatches(
-        images.splits.train,
-        train.batch_size,
-        seed=config.seed,
-        geometry=images.geometry,
-        shard=(jax.process_index(), jax.process_count()),
-    )
+    feed = training_feed(config, images)
     total_steps = train.epochs * feed.steps_per_epoch
     if train.max_steps is not None:
         total_steps = min(total_steps, train.max_steps)
     stopping = None if train.early_stopping is None else EarlyStopping(patience=train.early_stopping)
     plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping)
 
-    model = build_model(config, card)
+    model = build_model(config, card, devices=mesh.size)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
@@ -174,36 +175,60 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         plan=plan,
         tx=tx,
         learning_rate=schedule,
+        step=step,
         train_step=compile_train_step(step, mesh),
         evaluate=build_evaluation(config, model, card, mesh),
         new_state=lambda: create_state(model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None),
-        batches=lambda start, stop: feed.iterate(start, stop, threads=_threads(config, images.splits.train)),
+        batches=lambda start, stop: iterate_feed(feed, config, start, stop),
     )
+
+
+def training_feed(config: RunConfig, images: Images) -> TrainBatches:
+    """Return the batches of the run, in the order that its seed gives.
+
+    Raises:
+        UsageError: a batch size that the images cannot fill.
+    """
+    return TrainBatches(
+        images.splits.train,
+        config.train.batch_size,
+        seed=config.seed,
+        geometry=images.geometry,
+        shard=(jax.process_index(), jax.process_count()),
+    )
+
+
+def iterate_feed(feed: TrainBatches, config: RunConfig, start: int, stop: int) -> Iterator[Batch]:
+    """Yield the batches of steps ``start`` to ``stop - 1``, in threads where that helps."""
+    return feed.iterate(start, stop, threads=_threads(config, feed.records))
 
 
 def build_evaluation(
     config: RunConfig, model: ResNet, card: DataCard, mesh: Mesh, *, logits: bool = False
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
-    step = make_eval_step(
-        model,
-        loss=get_loss(config.train.loss, config.train.label_smoothing),
-        preprocess=eval_preprocess(model, card),
-        logits=logits,
-    )
-    compiled = compile_eval_step(step, mesh)
+    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
-        batches = EvalBatches(
-            records,
-            config.train.batch_size,
-            geometry_of(config.data),
-            shard=(jax.process_index(), jax.process_count()),
-        )
-        feed = batches.iterate(threads=_threads(config, records))
+        feed = evaluation_feed(config, records)
         return evaluate(compiled, variables, feed, mesh=mesh, num_classes=model.config.num_classes)
 
     return evaluation
+
+
+def build_eval_step(
+    config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
+) -> Callable[..., dict[str, jax.Array]]:
+    """Return the eval step of a run as a pure function."""
+    loss = get_loss(config.train.loss, config.train.label_smoothing)
+    return make_eval_step(model, loss=loss, preprocess=eval_preprocess(model, card), logits=logits)
+
+
+def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:
+    """Yield masked batches that hold every record once."""
+    shard = (jax.process_index(), jax.process_count())
+    batches = EvalBatches(records, config.train.batch_size, geometry_of(config.data), shard=shard)
+    return batches.iterate(threads=_threads(config, records))
 
 
 def _threads(config: RunConfig, records: Records) -> int:

@@ -16,7 +16,10 @@ from resnet_jax.training.optimizers import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A named network and the choices to change in it. None keeps the network's own."""
+    """A named network and the choices to change in it; None keeps the network's own.
+
+    What they mean and which go together: :class:`resnet_jax.models.ResNetConfig`.
+    """
 
     name: str = "resnet20_cifar"
     """A name that `resnet-jax models` lists."""
@@ -24,20 +27,62 @@ class ModelConfig:
     """Outputs of the classifier (default: the classes of the data)."""
     in_channels: int | None = None
     """Channels of the images (default: those of the data)."""
+    stage_sizes: tuple[int, ...] | None = None
+    """Blocks per stage."""
+    widths: tuple[int, ...] | None = None
+    """Base width of each stage."""
+    order: str | None = None
+    """post (conv, norm, activation: v1) or pre (norm, activation, conv: v2)."""
     stem: str | None = None
-    """cifar (3x3 stride 1) or imagenet (7x7 stride 2 and max-pool)."""
+    """cifar (3x3 stride 1), imagenet (7x7 stride 2 and pool), deep, deep_tiered or deep_wide (three 3x3 and pool)."""
+    stem_width: int | None = None
+    """Channels the stem is built on."""
+    stem_pool: str | None = None
+    """max, zero_max (over zero padding) or conv (a 3x3 of stride 2)."""
     shortcut: str | None = None
-    """A (identity and zeros), B (1x1 projection where the shape changes) or C (projection everywhere)."""
+    """A (identity and zeros), A_end, B (1x1 where the shape changes), C (1x1 everywhere), D (mean, 1x1) or none."""
     stride_in: str | None = None
     """Which convolution of a bottleneck strides: 3x3 (v1.5) or 1x1 (the original)."""
+    groups: int | None = None
+    """Channel groups of a bottleneck's 3x3."""
+    base_width: int | None = None
+    """Inner width of a bottleneck per group, of 64."""
     norm: str | None = None
-    """Normalization: batch."""
+    """Normalization: batch, group, layer, instance or none."""
     norm_eps: float | None = None
     """Added to the variance."""
     norm_momentum: float | None = None
     """Weight of the old running average, in [0, 1)."""
+    norm_groups: int | None = None
+    """Groups of norm group."""
+    norm_scope: str | None = None
+    """Whose statistics batch norm trains with: global, device, ghost or frozen."""
+    ghost_size: int | None = None
+    """Examples per ghost batch."""
     residual: str | None = None
-    """plain, or zero_gamma: each block starts as the identity."""
+    """plain, zero_gamma, skipinit, rezero, fixup, nf or nf_gain."""
+    alpha: float | None = None
+    """Growth per block of the NF rules."""
+    weight_standardization: str | None = None
+    """none, standard or scaled."""
+    ws_eps: float | None = None
+    """Added to the variance of the weights."""
+    conv_bias: bool | None = None
+    """A bias in every convolution."""
+    attention: str | None = None
+    """none, se or eca."""
+    se_ratio: float | None = None
+    """Hidden over outer channels of squeeze-and-excitation."""
+    se_divisor: int | None = None
+    """Its hidden channels are a multiple of it."""
+    dropout: float | None = None
+    """Rate before the last convolution of a branch."""
+    head_dropout: float | None = None
+    """Rate before the classifier."""
+    drop_path: float | None = None
+    """Stochastic depth: rate of the last block."""
+    head_pool: str | None = None
+    """mean or max over all positions."""
     activation: str | None = None
     """relu, leaky_relu, elu, gelu, silu or tanh."""
     init: str | None = None
@@ -51,7 +96,7 @@ class ModelConfig:
 
     def choices(self) -> dict[str, Any]:
         """Return what differs from the named network."""
-        fields = dataclasses.asdict(self)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in fields.items() if name != "name" and value is not None}
 
 
@@ -127,6 +172,12 @@ class RunConfig:
     """The training."""
     seed: int = 0
     """Seed of initialization, order of the images and augmentation."""
+    init_from: str | None = None
+    """Fine-tuning: a run directory, trained or imported, whose network this run starts from."""
+    init_head: str = "exact"
+    """The classifier of init_from: exact (the same classes), or new to start another one."""
+    init_stem: str = "exact"
+    """The first convolution of init_from: exact, or mean to average it over other input channels."""
 
     def __post_init__(self):
         """Refuse values that no run can have; the rest is checked where it is used."""
@@ -156,6 +207,8 @@ class RunConfig:
         _require(len(data.mean) == len(data.std), "data.mean and data.std must have the same number of channels")
         _require(all(s > 0 for s in data.std), f"data.std must be positive, got {data.std}")
         _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
+        for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):
+            _require(value == "exact" or self.init_from is not None, f"{name} {value} needs init_from")
 
 
 def _require(condition: bool, message: str) -> None:

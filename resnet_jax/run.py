@@ -14,6 +14,7 @@ from resnet_jax.assemble import Images, Parts, build_parts, load_images
 from resnet_jax.config import RunConfig, require_same
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.finetune import Source, describe, find_source, require_transfer, start_state
 from resnet_jax.report.console import Console
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
@@ -71,6 +72,7 @@ class _Job:
     run: RunDirectory
     checkpoints: Checkpoints
     console: RichConsole
+    source: Source | None
 
     @property
     def title(self) -> str:
@@ -98,7 +100,8 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     Raises:
         UsageError: the configuration cannot be run.
         DataError: the images are not as they should be.
-        RunError: training diverged, or the directory is another run's or not writable.
+        RunError: training diverged, or the directory is another run's or not writable, or the weights to start from
+            are not what they were.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     began = time.perf_counter()
@@ -109,16 +112,21 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     run = RunDirectory(directory)
     if run.config.is_file():
         require_same(run.read_config(), config, where=directory)
-        if (stored := run.read_summary()) is not None:
-            console.print(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
-            return Summary(**stored)
+    source = find_source(config, run)
+    if run.config.is_file() and (stored := run.read_summary()) is not None:
+        console.print(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
+        return Summary(**stored)
 
     images = load_images(config)
     parts = build_parts(config, images, make_mesh())
+    if source is not None:
+        require_transfer(config, source, parts, images.card)
     run = RunDirectory.open(directory, config)
     with run.locked(), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
         run.write_data(images.card)
-        job = _Job(config, images, parts, run, checkpoints, console)
+        if source is not None:
+            run.write_start(source.record())
+        job = _Job(config, images, parts, run, checkpoints, console, source)
         _announce(job)
         state, progress = _restore(job)
         state, progress = _train(job, state, progress, stop)
@@ -129,10 +137,11 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
 
 
 def _restore(job: _Job) -> tuple[TrainState, Progress]:
-    state = job.parts.new_state()
     if not job.checkpoints.steps("last"):
-        return state, Progress()
-    state, saved = job.checkpoints.restore("last", state)
+        if job.source is not None:
+            return start_state(job.config, job.source, job.parts), Progress()
+        return job.parts.new_state(), Progress()
+    state, saved = job.checkpoints.restore("last", job.parts.new_state())
     job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
     return state, Progress.from_json(saved)
 
@@ -221,6 +230,8 @@ def _announce(job: _Job) -> None:
         "devices": f"{devices.size} x {devices.flat[0].device_kind}",
         "run": str(job.run.path),
     }
+    if job.source is not None:
+        facts["start"] = describe(config, job.source, job.parts)
     for name, fact in facts.items():
         job.say(f"{name:>9}  {fact}")
 

@@ -3,6 +3,7 @@
 =================  ====================================================================
 ``config.yaml``    the configuration; ``resnet-jax train config.yaml`` reproduces the run
 ``data.json``      class names, image shape, normalization and the size of each split
+``start.json``     with ``init_from``: which weights the run began with
 ``environment.json``  versions of Python and the packages, and the devices
 ``metrics.jsonl``  one line per logged step and per epoch
 ``tensorboard/``   the same for TensorBoard
@@ -60,6 +61,7 @@ class RunDirectory:
 
     config = property(lambda self: self.path / "config.yaml")
     data = property(lambda self: self.path / "data.json")
+    start = property(lambda self: self.path / "start.json")
     environment = property(lambda self: self.path / "environment.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
@@ -126,6 +128,14 @@ class RunDirectory:
                 f"the data is not what it was when {self.path} began (see {self.data.name}); use another --run-dir"
             )
         write_whole(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+
+    def read_start(self) -> dict[str, Any] | None:
+        """Return what the run began with, or None if it began from scratch or not at all."""
+        return json.loads(self.start.read_text()) if self.start.is_file() else None
+
+    def write_start(self, record: dict[str, Any]) -> None:
+        """Write start.json."""
+        write_whole(self.start, json.dumps(record, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the result, or None if the run is not finished."""

@@ -9,11 +9,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from resnet_jax.assemble import build_evaluation, build_model, eval_preprocess, geometry_of, load_splits
+from resnet_jax.assemble import (
+    build_evaluation,
+    build_model,
+    eval_preprocess,
+    evaluation_feed,
+    geometry_of,
+    load_splits,
+)
 from resnet_jax.config import RunConfig
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.memory import materialize
+from resnet_jax.data.records import Subset
+from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits
 from resnet_jax.data.transform import Geometry
@@ -24,6 +34,7 @@ from resnet_jax.rundir import DataCard, RunDirectory
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.reestimate import reestimate
 from resnet_jax.training.step import make_predict_step
 
 SPLITS = ("train", "val", "test")
@@ -104,10 +115,49 @@ def evaluate_run(
         )
     records = materialize(records, geometry_of(trained.config.data), training=False)
     mesh = make_mesh()
-    # a run trained on more devices than are here has a batch that may not fit them; evaluation does not depend on it
-    size = -(-trained.config.train.batch_size // mesh.size) * mesh.size
-    config = dataclasses.replace(trained.config, train=dataclasses.replace(trained.config.train, batch_size=size))
+    config = _batches_for(trained.config, mesh)  # evaluation does not depend on the size
     return build_evaluation(config, trained.model, trained.card, mesh, logits=logits)(trained.variables, records)
+
+
+def reestimate_run(trained: TrainedRun, batches: int) -> TrainedRun:
+    """Return the same network with batch statistics measured anew on its own training images, not augmented.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        batches: how many batches of the run's batch size, in random order, each image at most once.
+
+    Raises:
+        UsageError: the run has fewer images or none, or its network has no statistics that can move.
+        RunError: the images are not what they were.
+    """
+    config, card = trained.config, trained.card
+    if not card.examples:
+        raise UsageError(f"{trained.path} was imported: it has no training images to re-estimate statistics from")
+    splits, class_names = load_splits(config)
+    _require_same_data(trained, splits, class_names)
+    mesh = make_mesh()
+    config = _batches_for(config, mesh)
+    size = config.train.batch_size
+    most = len(splits.train) // size
+    if not 1 <= batches <= most:
+        raise UsageError(f"{trained.path} has {most} batches of {size} training images; cannot take {batches}")
+    order = permutation(len(splits.train), config.seed, SHUFFLE)[: batches * size]
+    records = materialize(Subset(splits.train, order), geometry_of(config.data), training=False)
+    variables = reestimate(
+        trained.model,
+        trained.variables,
+        evaluation_feed(config, records),
+        norm_momentum=trained.model.config.norm_momentum,
+        preprocess=eval_preprocess(trained.model, card),
+        mesh=mesh,
+    )
+    return dataclasses.replace(trained, variables=variables)
+
+
+def _batches_for(config: RunConfig, mesh: Mesh) -> RunConfig:
+    """Return ``config`` with a batch that the devices here can share: a run may have been trained on others."""
+    size = -(-config.train.batch_size // mesh.size) * mesh.size
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
 
 
 def _require_same_data(trained: TrainedRun, splits: Splits, class_names: tuple[str, ...]) -> None:

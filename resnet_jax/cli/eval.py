@@ -35,6 +35,9 @@ class EvalOptions:
     """last or best (default: the one the run tested)."""
     data: EvalData = dataclasses.field(default_factory=EvalData)
     """Other images, or another normalization."""
+    reestimate: int | None = None
+    """First measure batch statistics anew, on so many batches of the run's own training images, not augmented; the run
+    directory stays as it is."""
     logits: Path | None = None
     """Also save the logits, in the order of the images, as a .npy file."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
@@ -43,11 +46,13 @@ class EvalOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
-    from resnet_jax.use import evaluate_run, load_run, with_normalization
+    from resnet_jax.use import evaluate_run, load_run, reestimate_run, with_normalization
 
     trained = load_run(options.run_dir, options.checkpoint)
     if options.data.mean or options.data.std:
         trained = with_normalization(trained, options.data.mean, options.data.std)
+    if options.reestimate is not None:
+        trained = reestimate_run(trained, options.reestimate)
     result = evaluate_run(trained, options.split, source=options.data.source, logits=options.logits is not None)
     if result.logits is not None:
         save_array(options.logits, result.logits)

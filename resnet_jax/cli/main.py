@@ -14,6 +14,7 @@ from resnet_jax.errors import ResNetJaxError, UsageError, nearest
 
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
+    "ablate": "train combinations of choices with several seeds; a table with error bars",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
     "models": "list the networks with their exact sizes",

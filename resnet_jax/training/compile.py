@@ -45,18 +45,27 @@ def create_state(
     def init(key):
         return init_state(model, tx, key, input_shape, ema=ema)
 
-    return jax.jit(init, out_shardings=replicated(mesh), compiler_options=_options(INIT_OPTIONS, mesh))(key)
+    return jax.jit(init, out_shardings=replicated(mesh), compiler_options=options_for(INIT_OPTIONS, mesh))(key)
 
 
-def compile_train_step(step: Callable[..., Any], mesh: Mesh, *, donate: bool = True) -> Callable[..., Any]:
-    """Jit ``step(state, batch) -> (state, metrics)`` with a donated, replicated state and a sharded batch."""
-    state, batch = replicated(mesh), batch_sharding(mesh)
+def compile_train_step(
+    step: Callable[..., Any], mesh: Mesh, *, donate: bool = True, batch_axis: int = 0
+) -> Callable[..., Any]:
+    """Jit ``step(state, batch) -> (state, metrics)`` with a donated, replicated state and a sharded batch.
+
+    Args:
+        step: a pure function.
+        mesh: the devices.
+        donate: whether the state's memory may be used again.
+        batch_axis: the batch's axis of examples, which is cut over the devices; 1 for a population.
+    """
+    state, batch = replicated(mesh), batch_sharding(mesh, batch_axis)
     return jax.jit(
         step,
         in_shardings=(state, batch),
         out_shardings=(state, state),
         donate_argnums=(0,) if donate else (),
-        compiler_options=_options(STEP_OPTIONS, mesh),
+        compiler_options=options_for(STEP_OPTIONS, mesh),
     )
 
 
@@ -66,9 +75,10 @@ def compile_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any
         step,
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=replicated(mesh),
-        compiler_options=_options(STEP_OPTIONS, mesh),
+        compiler_options=options_for(STEP_OPTIONS, mesh),
     )
 
 
-def _options(table: dict[str, dict[str, Any]], mesh: Mesh) -> dict[str, Any] | None:
+def options_for(table: dict[str, dict[str, Any]], mesh: Mesh) -> dict[str, Any] | None:
+    """Return the compiler options of a table for the devices of a mesh."""
     return table.get(mesh.devices.flat[0].platform)

@@ -37,6 +37,36 @@ class Evaluation:
         return self.correct / self.examples
 
 
+class EvaluationSums:
+    """Adds up the outputs of an eval step on the host, where sums over batches are exact."""
+
+    def __init__(self, num_classes: int):
+        self._loss, self._correct, self._examples = 0.0, 0, 0
+        self._confusion = np.zeros((num_classes, num_classes), np.int64)
+        self._logits: list[np.ndarray] = []
+
+    def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]) -> None:
+        """Add one batch: what went into the step, and what came out of it, on the host."""
+        mask = batch["mask"]
+        self._loss += float(out["loss_sum"])
+        self._correct += int(out["correct"])
+        self._examples += int(out["count"])
+        np.add.at(self._confusion, (batch["label"][mask], out["prediction"][mask]), 1)
+        if "logits" in out:
+            self._logits.append(out["logits"][mask])
+
+    def result(self) -> Evaluation:
+        """Return the result over all batches added.
+
+        Raises:
+            ValueError: there was no example at all.
+        """
+        if self._examples == 0:
+            raise ValueError("cannot evaluate an empty data set")
+        logits = np.concatenate(self._logits) if self._logits else None
+        return Evaluation(self._loss / self._examples, self._correct, self._examples, self._confusion, logits)
+
+
 def evaluate(
     eval_step: Callable[..., Mapping[str, Any]],
     variables: Any,
@@ -50,18 +80,7 @@ def evaluate(
     Raises:
         ValueError: there was no example at all.
     """
-    loss, correct, examples = 0.0, 0, 0
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    logits: list[np.ndarray] = []
+    sums = EvaluationSums(num_classes)
     for batch in batches:
-        out = jax.device_get(eval_step(variables, shard_batch(batch, mesh)))
-        mask = batch["mask"]
-        loss += float(out["loss_sum"])
-        correct += int(out["correct"])
-        examples += int(out["count"])
-        np.add.at(confusion, (batch["label"][mask], out["prediction"][mask]), 1)
-        if "logits" in out:
-            logits.append(out["logits"][mask])
-    if examples == 0:
-        raise ValueError("cannot evaluate an empty data set")
-    return Evaluation(loss / examples, correct, examples, confusion, np.concatenate(logits) if logits else None)
+        sums.add(batch, jax.device_get(eval_step(variables, shard_batch(batch, mesh))))
+    return sums.result()

@@ -29,9 +29,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Sharding of a batch: its leading axis is cut over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Sharding of a batch: its axis of examples, the leading one if nothing is said, is cut over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, DATA_AXIS))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, accumulate: int = 1) -> None:
@@ -50,7 +50,13 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, accumulate: int = 1) -> Non
         )
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Put one process's part of a batch on its devices; together the processes hold the global batch."""
-    sharding = batch_sharding(mesh)
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, jax.Array]:
+    """Put one process's part of a batch on its devices; together the processes hold the global batch.
+
+    Args:
+        batch: host arrays.
+        mesh: the devices.
+        axis: the axis of examples.
+    """
+    sharding = batch_sharding(mesh, axis)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

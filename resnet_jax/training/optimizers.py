@@ -2,13 +2,17 @@
 
 The order is fixed and the same for all:
 
-1. clip the gradient by its global norm;
-2. add the penalties that act through it: L1 (l1 sign(w)) for all, L2 (wd w) for sgd, adam and rmsprop;
-3. the optimizer's own scaling;
-4. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
-5. multiply by the learning rate of the schedule.
+1. clip the gradient of each unit adaptively (agc.py): first, so that one unit that explodes does not shrink all others
+   in step 2;
+2. clip the gradient by its global norm, which bounds what is left whatever step 1 did;
+3. add the penalties that act through it: L1 (l1 sign(w)) for all, L2 (wd w) for sgd, adam and rmsprop;
+4. the optimizer's own scaling;
+5. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
+6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (rates.py).
 
-With g the gradient after 1 and 2, m' and s' Adam's bias-corrected moments, and norms taken per parameter:
+Frozen parameters (freeze.py) take part in none of this.
+
+With g the gradient after 1 to 3, m' and s' Adam's bias-corrected moments, and norms taken per parameter:
 
 | name    | update                                                            | follows                   |
 |---------|-------------------------------------------------------------------|---------------------------|
@@ -38,6 +42,10 @@ import optax
 
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.training import roles
+from resnet_jax.training.agc import clip_adaptively, require_excluded
+from resnet_jax.training.freeze import frozen as find_frozen
+from resnet_jax.training.freeze import update_only_the_rest, without
+from resnet_jax.training.rates import rate_factors, scale_rates
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
 
 PyTree = Any
@@ -77,6 +85,17 @@ class OptimConfig:
     """Roles of the parameters that both penalties act on (see roles.py)."""
     clip_norm: float | None = None
     """Largest global norm of the gradient; None does not clip."""
+    agc: float | None = None
+    """Adaptive clipping: largest norm of a unit's gradient relative to its weights' (NF-Nets: 0.01); None: none."""
+    agc_exclude: tuple[str, ...] = roles.CLASSIFIER_ROLES
+    """Roles of the parameters that adaptive clipping leaves alone."""
+    role_rates: tuple[tuple[str, float], ...] = ()
+    """Factors of the learning rate by role; for Fixup's scalars, on request: scalar 0.1."""
+    layer_decay: float | None = None
+    """Factor of the learning rate per block of distance from the classifier, in (0, 1]; for fine-tuning."""
+    freeze: tuple[str, ...] = ()
+    """What is not trained: roles (norm_scale), modules (stem, stage1/block0) or regular expressions (stage[12]). Batch
+    statistics move on, unless --model.norm-scope is frozen."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How the learning rate moves over the run."""
 
@@ -103,7 +122,7 @@ def make_optimizer(
 
     Raises:
         UsageError: unknown optimizer, schedule or role, a setting that is not used or out of range,
-            parameters without a role.
+            parameters without a role, or a choice of parameters that names none.
 
     >>> params = {"head": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
     >>> cfg = OptimConfig("sgd", learning_rate=0.5, weight_decay=0.1)
@@ -117,11 +136,33 @@ def make_optimizer(
     spec = OPTIMIZERS[cfg.name]
     settings = _settings(cfg, spec.defaults)
     lr = make_schedule(cfg.schedule, cfg.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    frozen = find_frozen(params, cfg.freeze, rules)
+    factors = rate_factors(params, role_rates=cfg.role_rates, layer_decay=cfg.layer_decay, rules=rules)
+    if cfg.agc is not None:
+        require_excluded(params, cfg.agc_exclude, rules)
+    chain = _chain(cfg, spec, settings, lr, without(params, frozen), rules)
+    if any(factor != 1.0 for factor in jax.tree.leaves(factors)):
+        chain.append(scale_rates(without(factors, frozen)))
+    tx = optax.chain(*chain)
+    return update_only_the_rest(tx, frozen) if cfg.freeze else tx, lr
+
+
+def _chain(
+    cfg: OptimConfig,
+    spec: OptimizerSpec,
+    settings: _Settings,
+    lr: optax.Schedule,
+    params: PyTree,
+    rules: roles.Rules,
+) -> list[optax.GradientTransformation]:
+    """Return steps 1 to 6 without the factors, for the parameters that are trained."""
     decayed = roles.mask(params, cfg.decay_roles, rules)
     known = roles.role_names(rules)
     kernels = roles.mask(params, [role for role in roles.KERNEL_ROLES if role in known], rules)
 
     chain: list[optax.GradientTransformation] = []
+    if cfg.agc is not None:
+        chain.append(clip_adaptively(cfg.agc, roles.roles(params, rules), exclude=cfg.agc_exclude))
     if cfg.clip_norm is not None:
         chain.append(optax.clip_by_global_norm(cfg.clip_norm))
     if cfg.l1:
@@ -130,7 +171,7 @@ def make_optimizer(
         chain.append(optax.add_decayed_weights(cfg.weight_decay, mask=decayed))
     decay = _Decay(0.0 if spec.coupled else cfg.weight_decay, decayed)
     chain.append(spec.build(settings, lr, decay, kernels))
-    return optax.chain(*chain), lr
+    return chain
 
 
 class _Decay(NamedTuple):
@@ -166,7 +207,7 @@ _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": _POSITIVE,
     "weight_decay": _NOT_NEGATIVE,
     "l1": _NOT_NEGATIVE,
-    "clip_norm": _POSITIVE,
+    **dict.fromkeys(("clip_norm", "agc"), _POSITIVE),
     **dict.fromkeys(("momentum", "b1", "b2", "decay"), _UNIT),
     **dict.fromkeys(("eps", "trust_coefficient"), _POSITIVE),
 }

@@ -8,16 +8,18 @@ skipped.
 
 The default rules cover the networks of this package and the usual Linen layers under their automatic names:
 
-| role       | parameters                                                                             |
-|------------|----------------------------------------------------------------------------------------|
-| conv       | kernel of a module with "conv" in its name (`stem/conv`, `conv1`, `Conv_0`)            |
-| head       | kernel of the module `head`, the classifier                                            |
-| dense      | every other kernel (`Dense_0`, squeeze-excite)                                         |
-| bias       | bias of everything that is not a normalization                                         |
-| norm_scale | scale of a normalization (`norm1`, `BatchNorm_0`, `bn1`)                               |
-| norm_bias  | bias of a normalization                                                                |
-| gain       | per-channel gain of a weight-standardized convolution (`conv1/gain`)                   |
-| scalar     | scalars of a block: Fixup `bias1a`, `scale`; SkipInit and ReZero `gain` (`block0/gain`) |
+| role       | parameters                                                                              |
+|------------|-----------------------------------------------------------------------------------------|
+| conv       | kernel of a module with "conv" in its name (`stem/conv`, `conv1`, `Conv_0`, `eca/conv`) |
+| head       | kernel of the classifier: the module `head`, `classifier` or `logits` (see `role_rules`) |
+| head_bias  | bias of the classifier                                                                  |
+| dense      | every other kernel (`Dense_0`, squeeze-excite)                                          |
+| bias       | bias of everything else that is not a normalization                                     |
+| norm_scale | scale of a normalization (`norm1`, `BatchNorm_0`, `bn1`)                                |
+| norm_bias  | bias of a normalization                                                                 |
+| gain       | per-channel gain of a weight-standardized convolution (`conv1/gain`)                    |
+| scalar     | scalars of a block or its branch (`branch/gain`, `branch/scale`, `branch/bias1a`), and  |
+|            | Fixup's two outside of blocks (`stem/bias1`, `bias2`)                                   |
 
 Only the module that holds the parameter decides, wherever it sits in the tree, so a stage scanned over its
 blocks (`stage1/blocks/conv1/kernel`) has the same roles as the unrolled one.
@@ -41,30 +43,48 @@ Rules = tuple[tuple[str, str], ...]
 _IN = r"(?:.*/)?"  # any parent modules
 _NORM = r"(?i:[^/]*norm[^/]*|(?:bn|gn|ln)(?:[_\d][^/]*)?)"  # norm1, BatchNorm_0, bn1, bn_init
 _CONV = r"(?i:[^/]*conv[^/]*)"  # conv, conv1, Conv_0, ConvTranspose_0
-_BLOCK = r"blocks?\d*"
+_HOLDER = r"(?:blocks?\d*|branch)"
 _SCALAR = r"(?:bias\d[ab]|scale|gain)"
 
-ROLE_RULES: Rules = (
-    (rf"{_IN}{_CONV}/kernel", "conv"),
-    (rf"{_IN}head/kernel", "head"),
-    (rf"{_IN}(?!head/|{_CONV}/)[^/]+/kernel|kernel", "dense"),
-    (rf"{_IN}(?!{_NORM}/)[^/]+/bias|bias", "bias"),
-    (rf"{_IN}{_NORM}/scale", "norm_scale"),
-    (rf"{_IN}{_NORM}/bias", "norm_bias"),
-    (rf"{_IN}{_CONV}/gain", "gain"),
-    (rf"{_IN}{_BLOCK}/{_SCALAR}", "scalar"),
-)
+
+def role_rules(head: str = "head|classifier|logits") -> Rules:
+    """Return the default rules, for a classifier of another name.
+
+    Args:
+        head: regular expression of the name of the module that is the classifier.
+
+    >>> roles({"Dense_0": {"kernel": 0}, "Dense_1": {"kernel": 0}}, role_rules(head="Dense_1"))
+    {'Dense_0': {'kernel': 'dense'}, 'Dense_1': {'kernel': 'head'}}
+    """
+    head = rf"(?:{head})"
+    return (
+        (rf"{_IN}(?!{head}/){_CONV}/kernel", "conv"),
+        (rf"{_IN}{head}/kernel", "head"),
+        (rf"{_IN}{head}/bias", "head_bias"),
+        (rf"{_IN}(?!{head}/|{_CONV}/)[^/]+/kernel|kernel", "dense"),
+        (rf"{_IN}(?!{head}/|{_NORM}/)[^/]+/bias|bias", "bias"),
+        (rf"{_IN}{_NORM}/scale", "norm_scale"),
+        (rf"{_IN}{_NORM}/bias", "norm_bias"),
+        (rf"{_IN}{_CONV}/gain", "gain"),
+        (rf"{_IN}{_HOLDER}/{_SCALAR}|{_IN}stem/bias1|bias2", "scalar"),
+    )
+
+
+ROLE_RULES: Rules = role_rules()
 """The default rules; to cover more, add pairs: ``(*ROLE_RULES, ("pos_embedding", "embedding"))``."""
 
 KERNEL_ROLES = ("conv", "head", "dense")
 """Roles that multiply activations as matrices: what is decayed, and what LARS and LAMB adapt."""
+
+CLASSIFIER_ROLES = ("head", "head_bias")
+"""Roles of the classifier: what adaptive gradient clipping leaves alone."""
 
 
 def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:
     """Return the roles that ``rules`` can give, each once, in the order of the rules.
 
     >>> role_names()
-    ('conv', 'head', 'dense', 'bias', 'norm_scale', 'norm_bias', 'gain', 'scalar')
+    ('conv', 'head', 'head_bias', 'dense', 'bias', 'norm_scale', 'norm_bias', 'gain', 'scalar')
     """
     return tuple(dict.fromkeys(role for _, role in rules))
 
@@ -80,9 +100,9 @@ def roles(params: PyTree, rules: Rules = ROLE_RULES) -> PyTree:
         UsageError: paths that no rule or more than one rule matches, all of them listed.
 
     >>> roles({"stem": {"conv": {"kernel": 0}, "norm": {"scale": 0}}, "head": {"bias": 0}})
-    {'head': {'bias': 'bias'}, 'stem': {'conv': {'kernel': 'conv'}, 'norm': {'scale': 'norm_scale'}}}
+    {'head': {'bias': 'head_bias'}, 'stem': {'conv': {'kernel': 'conv'}, 'norm': {'scale': 'norm_scale'}}}
     """
-    paths = jax.tree_util.tree_map_with_path(lambda path, _: _join(path), params)
+    paths = jax.tree_util.tree_map_with_path(lambda path, _: join(path), params)
     matched = {path: _matches(path, rules) for path in jax.tree.leaves(paths)}
     problems = [_problem(path, found) for path, found in matched.items() if len(found) != 1]
     if problems:
@@ -118,14 +138,14 @@ def count_by_role(params: PyTree, rules: Rules = ROLE_RULES) -> Mapping[str, int
 
     >>> import jax.numpy as jnp
     >>> count_by_role({"head": {"kernel": jnp.ones((64, 10)), "bias": jnp.ones(10)}})
-    {'head': 640, 'bias': 10}
+    {'head': 640, 'head_bias': 10}
     """
     counts: Counter[str] = Counter()
     jax.tree.map(lambda role, leaf: counts.update({role: leaf.size}), _roles(params, rules), params)
     return {role: counts[role] for role in role_names(rules) if role in counts}
 
 
-def _join(path: tuple[Any, ...]) -> str:
+def join(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

@@ -5,7 +5,8 @@
 | `plain_pickle` | a pickle machine that can build plain containers and nothing else |
 | `torch_file` | PyTorch's two checkpoint containers as NumPy arrays |
 | `files` | a state dict from a file of any format; safetensors out |
-| `names` | what other libraries call our variables |
+| `conventions` | what other libraries call our variables, as data |
+| `names` | looking names up, and finding out whose they are |
 | `convert` | state dict to variables and back, complete or refused |
 
 >>> from resnet_jax.models import create_model

@@ -1,12 +1,15 @@
 """State dicts to variables and back: every tensor is used exactly once and every variable is set, or nothing is done.
 
-PyTorch keeps kernels as (out, in, height, width), we as (height, width, in, out); its linear layers are (out, in), ours
-(in, out). Everything else differs in the name only. PyTorch's running variance is the unbiased one of each batch, ours
-the biased one; for evaluation they mean the same.
+PyTorch keeps kernels as (out, in, *window), we as (*window, in, out); its linear layers are (out, in), ours (in, out).
+Some libraries have axes of length 1 behind, and timm's normalizer-free nets a factor elsewhere
+(:class:`resnet_jax.weights.conventions.Convention`): a round trip of a scaled variable may end one unit in the last
+place beside. Everything else differs in the name only. PyTorch's running variance is the unbiased one of each batch,
+ours the biased one; for evaluation they mean the same.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,12 +18,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import DataError, UsageError, unknown
+from resnet_jax.models.activation import GAINS
+from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.weights.names import detect, flat_shapes, foreign_name, foreign_names
+from resnet_jax.weights.conventions import Convention
+from resnet_jax.weights.names import detect, find_convention, flat_shapes, foreign_name, foreign_names, look_up
 
 Variables = dict[str, Any]
 
-_STEM_KERNEL = "params/stem/conv/kernel"
+_STEM_KERNELS = ("params/stem/conv/kernel", "params/stem/conv1/kernel")
 _HEAD_KERNEL = "params/head/kernel"
 _HEAD = (_HEAD_KERNEL, "params/head/bias")
 
@@ -39,7 +45,7 @@ def to_variables(
     Args:
         state_dict: arrays by foreign name, as :func:`resnet_jax.weights.files.load_state_dict` returns them.
         model: the network they are meant for.
-        format: a key of :data:`resnet_jax.weights.names.MODULES`; None finds it by the names.
+        format: a key of :data:`resnet_jax.weights.conventions.FORMATS`; None finds it by the names.
         head: ``exact``, or ``new`` to leave the file's classifier aside and take the one of ``fresh`` (other classes;
             without ``fresh`` the network must have ``num_classes=0``).
         stem: ``exact``, or ``mean`` to accept another number of input channels: each gets the average over the file's
@@ -57,27 +63,28 @@ def to_variables(
         if value not in known:
             raise unknown(kind, value, known)
     shapes = flat_shapes(model)
-    format = detect(state_dict, shapes) if format is None else format
-    names = foreign_names(shapes, format)
+    format = detect(state_dict, model.config, shapes) if format is None else format
+    convention = find_convention(model.config, format)
+    names = foreign_names(shapes, convention, format)
+    layouts = {path: _Layout.of(path, shapes[path].shape, model.config, convention) for path in shapes}
     arrays = dict(state_dict)
     result: dict[str, Any] = {}
     if head == "new":
         for path in _HEAD:
-            arrays.pop(foreign_name(path, format), None)
+            arrays.pop(foreign_name(path, convention) or "", None)
             if names.pop(path, None):
                 result[path] = _fresh(fresh, path, shapes[path].shape)
-    stem_name = names[_STEM_KERNEL]
-    if stem == "mean" and stem_name in arrays:
-        arrays[stem_name] = _average_channels(arrays[stem_name], model.config.in_channels)
+    if stem == "mean":
+        _average_stem(arrays, names, model.config)
 
-    faults = _faults(arrays, names, {path: leaf.shape for path, leaf in shapes.items()})
+    faults = _faults(arrays, names, {path: layout.foreign_shape for path, layout in layouts.items()})
     if faults:
         raise DataError(
             f"these tensors do not fit the network (weight format {format!r}), {len(faults)} faults:\n  "
             + "\n  ".join(faults)
         )
     for path, name in names.items():
-        result[path] = np.array(_transpose_in(arrays[name]), dtype=shapes[path].dtype, order="C")
+        result[path] = np.array(layouts[path].read(arrays[name]), dtype=shapes[path].dtype, order="C")
     return unflatten_dict({path: result[path] for path in shapes}, sep="/")
 
 
@@ -87,7 +94,7 @@ def from_variables(variables: Mapping[str, Any], model: ResNet, format: str) -> 
     Args:
         variables: ``params`` and ``batch_stats`` of ``model``.
         model: the network they belong to.
-        format: a key of :data:`resnet_jax.weights.names.MODULES`.
+        format: a key of :data:`resnet_jax.weights.conventions.FORMATS`.
 
     Returns:
         Contiguous float32 arrays (float64 for float64 parameters) by foreign name.
@@ -97,43 +104,83 @@ def from_variables(variables: Mapping[str, Any], model: ResNet, format: str) -> 
         DataError: ``variables`` are not those of ``model``; the differences are listed.
     """
     shapes = {path: leaf.shape for path, leaf in flat_shapes(model).items()}
-    names = foreign_names(shapes, format)
+    convention = find_convention(model.config, format)
+    names = foreign_names(shapes, convention, format)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
     given = {path: leaf.shape for path, leaf in flat.items()}
     differing = sorted(path for path in {*shapes, *given} if shapes.get(path) != given.get(path))
     if differing:
         lines = [f"{path}: {given.get(path, 'none')}, need {shapes.get(path, 'none')}" for path in differing]
         raise DataError("these variables are not those of the network:\n  " + "\n  ".join(lines))
-    return {name: np.ascontiguousarray(_transpose_out(flat[path])) for path, name in names.items()}
+    layouts = {path: _Layout.of(path, shapes[path], model.config, convention) for path in names}
+    return {name: np.asarray(layouts[path].write(flat[path]), order="C") for path, name in names.items()}
 
 
-def _transpose_in(array: np.ndarray) -> np.ndarray:
-    """(O, I, H, W) -> (H, W, I, O); (O, I) -> (I, O); vectors stay."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """How one foreign array and ours differ: axes in another order, axes of length 1 behind, a factor.
+
+    Attributes:
+        axes: the order in which our axes stand in the foreign array.
+        foreign_shape: of the whole foreign array.
+        factor: ours over theirs.
+    """
+
+    axes: tuple[int, ...]
+    foreign_shape: tuple[int, ...]
+    factor: float
+
+    @classmethod
+    def of(cls, path: str, shape: tuple[int, ...], config: ResNetConfig, convention: Convention) -> _Layout:
+        """Return the layout of the variable at ``path``; only kernels have more than one axis."""
+        dims = len(shape)
+        axes = (dims - 1, dims - 2, *range(dims - 2)) if dims > 1 else tuple(range(dims))
+        rest = path.partition("/")[2]
+        units, _ = look_up(convention.unit_axes, rest) or (0, {})
+        power, _ = look_up(convention.gain_powers, rest) or (0, {})
+        foreign_shape = tuple(shape[axis] for axis in axes) + (1,) * units
+        return cls(axes, foreign_shape, GAINS[config.activation] ** power if power else 1.0)
+
+    def read(self, array: np.ndarray) -> np.ndarray:
+        """Return the foreign ``array`` as ours: (O, I, *window) -> (*window, I, O), and the factor."""
+        ours = array.reshape(array.shape[: len(self.axes)]).transpose(np.argsort(self.axes))
+        return ours if self.factor == 1.0 else ours.astype(np.float64) * self.factor
+
+    def write(self, array: np.ndarray) -> np.ndarray:
+        """Return ours as the foreign array, in the same dtype: the inverse of :meth:`read`."""
+        theirs = array.transpose(self.axes).reshape(self.foreign_shape)
+        return theirs if self.factor == 1.0 else (theirs.astype(np.float64) / self.factor).astype(array.dtype)
 
 
-def _transpose_out(array: np.ndarray) -> np.ndarray:
-    """(H, W, I, O) -> (O, I, H, W); (I, O) -> (O, I); vectors stay."""
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+def _average_stem(arrays: dict[str, np.ndarray], names: Mapping[str, str], config: ResNetConfig) -> None:
+    """Replace the first kernel in ``arrays`` by one for the network's input channels.
+
+    Raises:
+        UsageError: its weights are standardized, which undoes the scale that would keep the response.
+    """
+    if config.standardizes != "none":
+        raise UsageError(
+            f"stem='mean' would not keep the response of this network: weight_standardization is {config.standardizes}"
+        )
+    for path in _STEM_KERNELS:
+        name = names.get(path)
+        if name in arrays:
+            arrays[name] = _average_channels(arrays[name], config.in_channels, config.spatial_dims)
 
 
-def _foreign_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
-
-
-def _average_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """(O, I, H, W) -> (O, channels, H, W) with the same sum over I; anything that is no such kernel stays a fault."""
-    if kernel.ndim != 4 or kernel.shape[1] in (0, channels) or not jnp.issubdtype(kernel.dtype, jnp.floating):
+def _average_channels(kernel: np.ndarray, channels: int, dims: int) -> np.ndarray:
+    """(O, I, *window) -> (O, channels, *window) with the same sum over I; what is no such kernel stays a fault."""
+    if kernel.ndim != dims + 2 or kernel.shape[1] in (0, channels) or not jnp.issubdtype(kernel.dtype, jnp.floating):
         return kernel
     total = kernel.astype(np.float64).sum(axis=1, keepdims=True)
     return np.repeat(total / channels, channels, axis=1)
 
 
 def _faults(
-    arrays: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+    arrays: Mapping[str, np.ndarray], names: Mapping[str, str], foreign_shapes: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
     """Return what keeps ``arrays`` from being exactly the tensors ``names`` asks for: missing, unexpected, wrong."""
-    expected = {name: _foreign_shape(shapes[path]) for path, name in names.items()}
+    expected = {name: foreign_shapes[path] for path, name in names.items()}
     missing = [f"missing {name} {shape}" for name, shape in expected.items() if name not in arrays]
     unexpected = [f"unexpected {name} {array.shape}" for name, array in arrays.items() if name not in expected]
     wrong = [
@@ -154,7 +201,7 @@ def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...])
     fault = f"{name} is {array.shape}; need {expected}"
     if path in _HEAD and array.ndim == len(expected) and array.shape[1:] == expected[1:]:
         fault += f": {array.shape[0]} classes instead of {expected[0]}; head='new' starts a new classifier"
-    elif path == _STEM_KERNEL and array.ndim == 4 and array.shape[2:] == expected[2:]:
+    elif path in _STEM_KERNELS and array.ndim == len(expected) and array.shape[2:] == expected[2:]:
         fault += f": {array.shape[1]} input channels instead of {expected[1]}; stem='mean' averages them"
     return [fault]
 

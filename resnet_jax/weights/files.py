@@ -94,7 +94,7 @@ def save_safetensors(
 
     path = Path(path).expanduser()
     partial = path.with_name(path.name + ".tmp")
-    arrays = {name: np.ascontiguousarray(array) for name, array in state_dict.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
     save_file(arrays, partial, metadata={"format": "pt", **(metadata or {})})
     os.replace(partial, path)
 

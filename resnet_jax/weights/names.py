@@ -1,49 +1,21 @@
-"""The names other libraries give to our variables, as data: one row per module, one per kind of leaf."""
+"""Our variables under the names of another library: looking up the tables of :mod:`.conventions`."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from flax.traverse_util import flatten_dict
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.weights.conventions import FORMATS, LEAVES, Convention
 
-_COMMON = {
-    r"stem/conv": r"conv1",
-    r"stem/norm": r"bn1",
-    r"stage(\d+)/block(\d+)/branch/conv(\d+)": r"layer\1.\2.conv\3",
-    r"stage(\d+)/block(\d+)/branch/norm(\d+)": r"layer\1.\2.bn\3",
-}
-
-#: Foreign module names by format: a pattern of our module path, and the name it expands to.
-MODULES: dict[str, dict[str, str]] = {
-    # torchvision/models/resnet.py
-    "torchvision": {
-        **_COMMON,
-        r"stage(\d+)/block(\d+)/shortcut/conv": r"layer\1.\2.downsample.0",
-        r"stage(\d+)/block(\d+)/shortcut/norm": r"layer\1.\2.downsample.1",
-        r"head": r"fc",
-    },
-    # akamaster/pytorch_resnet_cifar10, resnet.py
-    "cifar": {
-        **_COMMON,
-        r"stage(\d+)/block(\d+)/shortcut/conv": r"layer\1.\2.shortcut.0",
-        r"stage(\d+)/block(\d+)/shortcut/norm": r"layer\1.\2.shortcut.1",
-        r"head": r"linear",
-    },
-}
-
-MODULES["timm"] = MODULES["torchvision"]  # timm's plain ResNets have the same names
-
-#: PyTorch's name for each of our leaves, by collection.
-LEAVES: dict[str, dict[str, str]] = {
-    "params": {"kernel": "weight", "scale": "weight", "bias": "bias"},
-    "batch_stats": {"mean": "running_mean", "var": "running_var"},
-}
+_Value = TypeVar("_Value")
 
 
 def name_map(model: ResNet, format: str) -> dict[str, str]:
@@ -51,64 +23,121 @@ def name_map(model: ResNet, format: str) -> dict[str, str]:
 
     Args:
         model: the network; its variables are looked up as shapes, nothing is allocated.
-        format: a key of :data:`MODULES`.
+        format: a key of :data:`resnet_jax.weights.conventions.FORMATS`.
 
     Returns:
         ``{"params/stem/conv/kernel": "conv1.weight", ...}`` in the order of our tree.
 
     Raises:
-        UsageError: unknown format, or a variable it has no name for.
+        UsageError: unknown format, a network it has no names for, or a variable it has none for.
 
     >>> from resnet_jax.models.zoo import create_model
     >>> names = name_map(create_model("resnet18"), "torchvision")
     >>> names["batch_stats/stage2/block0/shortcut/norm/mean"]
     'layer2.0.downsample.1.running_mean'
     """
-    return foreign_names(flat_shapes(model), format)
+    return foreign_names(flat_shapes(model), find_convention(model.config, format), format)
 
 
-def foreign_names(paths: Iterable[str], format: str) -> dict[str, str]:
-    """Return what ``format`` calls the variables at ``paths``; see :func:`name_map`.
+def foreign_names(paths: Iterable[str], convention: Convention, format: str) -> dict[str, str]:
+    """Return what ``convention``, one of ``format``, calls the variables at ``paths``.
 
     Raises:
-        UsageError: unknown format, or a variable it has no name for.
+        UsageError: it has no name for one of them.
     """
-    if format not in MODULES:
-        raise unknown("weight format", format, MODULES)
-    return {path: foreign_name(path, format) for path in paths}
+    names = {}
+    for path in paths:
+        name = foreign_name(path, convention)
+        if name is None:
+            raise UsageError(
+                f"weight format {format!r} has no name for {path}: no network of that format has such a variable"
+            )
+        names[path] = name
+    return names
 
 
-def foreign_name(path: str, format: str) -> str:
-    """Return what ``format`` calls the variable at ``path``.
+def find_convention(config: ResNetConfig, format: str) -> Convention:
+    """Return the convention of ``format`` for networks with the choices of ``config``.
 
     Raises:
-        UsageError: it has no such thing.
+        UsageError: unknown format, or none of its networks is like this one; it says in which choice.
+    """
+    if format not in FORMATS:
+        raise unknown("weight format", format, FORMATS)
+    misfits = []
+    for convention in FORMATS[format]:
+        misfit = convention.misfit(config)
+        if not misfit:
+            return convention
+        misfits.append(misfit)
+    raise UsageError(f"weight format {format!r} has no names for a network with {', or '.join(dict.fromkeys(misfits))}")
 
-    >>> foreign_name("params/head/kernel", "cifar")
+
+def foreign_name(path: str, convention: Convention) -> str | None:
+    """Return what ``convention`` calls the variable at ``path``, or None if it has no such thing.
+
+    >>> foreign_name("params/head/kernel", FORMATS["cifar"][0])
     'linear.weight'
     """
     collection, _, rest = path.partition("/")
+    if collection == "params" and (found := look_up(convention.variables, rest)):
+        name, places = found
+        return name.format(**places)
     module, _, leaf = rest.rpartition("/")
-    for pattern, replacement in MODULES[format].items():
-        match = re.fullmatch(pattern, module)
-        if match and leaf in LEAVES.get(collection, {}):
-            return f"{match.expand(replacement)}.{LEAVES[collection][leaf]}"
-    raise UsageError(f"weight format {format!r} has no name for {path}: no network of that format has such a variable")
+    found = look_up(convention.modules, module)
+    if found and leaf in LEAVES.get(collection, {}):
+        name, places = found
+        return f"{name.format(**places)}.{LEAVES[collection][leaf]}"
+    return None
 
 
-def detect(names: Iterable[str], paths: Iterable[str]) -> str:
+def look_up(table: Mapping[str, _Value], path: str) -> tuple[_Value, dict[str, int]] | None:
+    """Return the value whose template is ``path``, and the numbers that stand in its places.
+
+    >>> look_up({"stage{stage}/block{block}": "found"}, "stage2/block0")
+    ('found', {'stage': 2, 'stage0': 1, 'block': 0, 'block1': 1})
+    """
+    for template, value in table.items():
+        match = _pattern(template).fullmatch(path)
+        if match:
+            places = {}
+            for place, digits in match.groupdict().items():
+                places[place] = int(digits)
+                places[place + ("1" if place == "block" else "0")] = int(digits) + (1 if place == "block" else -1)
+            return value, places
+    return None
+
+
+def detect(names: Iterable[str], config: ResNetConfig, paths: Iterable[str]) -> str:
     """Return the format in which most of the variables at ``paths`` are called by one of ``names``; ties: the first.
 
-    >>> detect(["conv1.weight", "linear.bias"], ["params/stem/conv/kernel", "params/head/bias"])
+    Raises:
+        UsageError: no format has names for such a network; each says why.
+
+    >>> detect(["linear.bias"], ResNetConfig((1,), (8,)), ["params/stem/conv/kernel", "params/head/bias"])
     'cifar'
     """
-    given, paths = set(names), list(paths)
-    return max(MODULES, key=lambda format: len(given & set(foreign_names(paths, format).values())))
+    given, paths, scores, reasons = set(names), list(paths), {}, []
+    for format in FORMATS:
+        try:
+            found = foreign_names(paths, find_convention(config, format), format)
+            scores[format] = len(given & set(found.values()))
+        except UsageError as error:
+            reasons.append(str(error))
+    if not scores:
+        raise UsageError("no weight format fits this network:\n  " + "\n  ".join(reasons))
+    return max(scores, key=lambda format: scores[format])
 
 
 def flat_shapes(model: ResNet) -> Mapping[str, Any]:
     """Return shape and dtype of every variable by path, ``params/...`` and ``batch_stats/...``.
 
-    Foreign kernels are two-dimensional, and no variable depends on the size of the image: a small one serves.
+    No variable depends on the size of the image: a small one serves.
     """
-    return flatten_dict(abstract_variables(model, (32, 32, model.config.in_channels)), sep="/")
+    config = model.config
+    return flatten_dict(abstract_variables(model, (32,) * config.spatial_dims + (config.in_channels,)), sep="/")
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>\\d+)", template))

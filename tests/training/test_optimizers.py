@@ -342,9 +342,16 @@ def test_refusals(cfg: OptimConfig, why: str) -> None:
 
 def test_command_line_and_yaml() -> None:
     args = ["--name", "lars", "--learning-rate", "2.0", "--decay-roles", "conv", "--clip-norm", "1",
+            "--agc", "0.01", "--agc-exclude", "head", "--role-rates", "scalar", "0.1", "gain", "0.5",
+            "--layer-decay", "0.75", "--freeze", "stem", "stage[12]",
             "--schedule.kind", "cosine", "--schedule.warmup", "5 epochs"]  # fmt: skip
     cfg = tyro.cli(OptimConfig, args=args)
     schedule = ScheduleConfig("cosine", warmup="5 epochs")
-    assert cfg == OptimConfig("lars", 2.0, decay_roles=("conv",), clip_norm=1.0, schedule=schedule)
+    assert cfg == OptimConfig(
+        "lars", 2.0, decay_roles=("conv",), clip_norm=1.0, agc=0.01, agc_exclude=("head",),
+        role_rates=(("scalar", 0.1), ("gain", 0.5)), layer_decay=0.75, freeze=("stem", "stage[12]"), schedule=schedule,
+    )  # fmt: skip
     adapter = TypeAdapter(OptimConfig)
     assert adapter.validate_python(adapter.dump_python(cfg, mode="json")) == cfg
+    again = tyro.cli(OptimConfig, args=["--role-rates", "head", "2"], default=cfg)
+    assert again.role_rates == (("head", 2.0),)  # what a recipe has can be replaced

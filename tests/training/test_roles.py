@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ from flax.core import freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UsageError
-from resnet_jax.training.roles import KERNEL_ROLES, ROLE_RULES, count_by_role, mask, role_names, roles
+from resnet_jax.models import ResNet, ResNetConfig, abstract_variables, create_model, list_models
+from resnet_jax.training.rates import distances
+from resnet_jax.training.roles import KERNEL_ROLES, ROLE_RULES, count_by_role, mask, role_names, role_rules, roles
 
 OURS = {
     "stem/conv/kernel": "conv",
@@ -25,16 +29,31 @@ OURS = {
     "stage1/block0/shortcut/conv/kernel": "conv",
     "stage1/block0/shortcut/norm/scale": "norm_scale",
     "stage1/block0/shortcut/norm/bias": "norm_bias",
-    "stage1/block0/bias1a": "scalar",
-    "stage1/block0/bias2b": "scalar",
-    "stage1/block0/scale": "scalar",
-    "stage1/block0/gain": "scalar",
-    "stage1/block0/se/reduce/kernel": "dense",
-    "stage1/block0/se/reduce/bias": "bias",
+    "stage1/block0/branch/conv1/kernel": "conv",
+    "stage1/block0/branch/conv1/bias": "bias",
+    "stage1/block0/branch/conv1/gain": "gain",
+    "stage1/block0/branch/norm1/scale": "norm_scale",
+    "stage1/block0/branch/bias1a": "scalar",
+    "stage1/block0/branch/bias3b": "scalar",
+    "stage1/block0/branch/scale": "scalar",
+    "stage1/block0/branch/gain": "scalar",
+    "stage1/block0/branch/se/reduce/kernel": "dense",
+    "stage1/block0/branch/se/expand/bias": "bias",
+    "stage1/block0/branch/eca/conv/kernel": "conv",
+    "stage1/block0/preact/norm/scale": "norm_scale",
+    "stage1/block0/preact/norm/bias": "norm_bias",
     "stage2/blocks/conv1/kernel": "conv",
     "stage2/blocks/gain": "scalar",
+    "stem/conv3/gain": "gain",
+    "stem/norm2/bias": "norm_bias",
+    "stem/pool_conv/kernel": "conv",
+    "stem/pool_norm/scale": "norm_scale",
+    "stem/bias1": "scalar",
+    "bias2": "scalar",
+    "norm/scale": "norm_scale",
+    "norm/bias": "norm_bias",
     "head/kernel": "head",
-    "head/bias": "bias",
+    "head/bias": "head_bias",
 }
 STRANGERS = {
     "Conv_0/kernel": "conv",
@@ -50,6 +69,12 @@ STRANGERS = {
     "LayerNorm_0/bias": "norm_bias",
     "Dense_0/kernel": "dense",
     "Dense_0/bias": "bias",
+    "backbone/head/kernel": "head",
+    "classifier/kernel": "head",
+    "classifier/bias": "head_bias",
+    "head/se/kernel": "dense",
+    "head/se/bias": "bias",
+    "header/kernel": "dense",
     "kernel": "dense",
     "bias": "bias",
 }
@@ -62,6 +87,47 @@ def _tree(paths: dict[str, str] | list[str], value: object = 0) -> dict:
 @pytest.mark.parametrize("table", [OURS, STRANGERS], ids=["ours", "strangers"])
 def test_every_name_has_its_role(table: dict[str, str]) -> None:
     assert flatten_dict(roles(_tree(table)), sep="/") == table
+
+
+CHOICES = [
+    {"residual": "fixup", "norm": "none"},
+    {"residual": "skipinit", "norm": "none"},
+    {"residual": "rezero"},
+    {"residual": "nf_gain", "norm": "none"},
+    {"attention": "se", "stem": "deep", "stem_pool": "conv"},
+    {"attention": "eca", "order": "pre", "conv_bias": True},
+]
+
+
+def _smallest(config: ResNetConfig) -> ResNetConfig:
+    """The same kinds of parameters under the same names: one block a stage has them all."""
+    stages = len(config.stage_sizes)
+    same = {"groups": 1, "base_width": 64, "stem_width": None, "num_classes": 10, "drop_path": 0.0, "dropout": 0.0}
+    return dataclasses.replace(config, stage_sizes=(1,) * stages, widths=(64,) * stages, **same)
+
+
+def _params_of(config: ResNetConfig) -> dict:
+    return abstract_variables(ResNet(config), (32, 32, config.in_channels))["params"]
+
+
+def test_every_network_of_the_table_is_covered() -> None:
+    """Each parameter of each has one role and a distance from the classifier, and all have a classifier."""
+    for config in {_smallest(create_model(name).config) for name in list_models()}:
+        params = _params_of(config)
+        assert {"conv", "head", "head_bias"} <= set(count_by_role(params)), config
+        assert max(jax.tree.leaves(distances(params))) == len(config.stage_sizes) + 1
+
+
+@pytest.mark.parametrize("choices", CHOICES, ids=str)
+def test_every_choice_is_covered(choices: dict) -> None:
+    """Scalars are the scalars, the rest is by what holds it."""
+    params = _params_of(_smallest(create_model("resnet50", **choices).config))
+    for path, (role, leaf) in flatten_dict(
+        jax.tree.map(lambda role, leaf: (role, leaf), roles(params), params), sep="/"
+    ).items():
+        assert (role == "scalar") == (leaf.shape == ()), path
+        assert (role in KERNEL_ROLES) == path.endswith("kernel"), path
+    assert max(jax.tree.leaves(distances(params))) == 5
 
 
 def test_a_plain_linen_net_is_covered() -> None:
@@ -78,6 +144,13 @@ def test_a_plain_linen_net_is_covered() -> None:
         "conv": 3 * 3 * 3 * 4, "dense": 4 * 3, "bias": 4 + 3, "norm_scale": 4 + 4, "norm_bias": 4 + 4,
     }  # fmt: skip
     assert mask(params, KERNEL_ROLES)["Dense_0"] == {"kernel": True, "bias": False}
+
+
+def test_a_classifier_of_another_name_is_told_by_it() -> None:
+    tree = _tree(["conv_out/kernel", "conv_out/bias", "head/kernel", "conv1/kernel"])
+    assert flatten_dict(roles(tree, role_rules(head="conv_out")), sep="/") == {
+        "conv_out/kernel": "head", "conv_out/bias": "head_bias", "head/kernel": "dense", "conv1/kernel": "conv",
+    }  # fmt: skip
 
 
 def test_the_structure_is_kept_and_only_paths_are_read() -> None:

@@ -49,6 +49,125 @@ def test_round_trip_is_the_identity_both_ways(name, widths, format):
         assert array.flags.c_contiguous
 
 
+def assert_equal_or_beside(a, b):
+    """Equal to the last bit; variables that a conversion scales may end one unit in the last place beside."""
+    assert paths(a) == paths(b)
+    scaled = ("params/stem/conv/gain", "params/head/kernel")
+    for path, x, y in zip(paths(a), jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if path in scaled:
+            np.testing.assert_array_max_ulp(x, y, maxulp=1)
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "choices"),
+    [
+        ("resnext50_32x4d", "torchvision", {"groups": 4, "base_width": 32}),
+        ("resnetrs50", "timm", {}),
+        ("ecaresnet50t", "timm", {}),
+        ("resnet50s", "timm", {}),
+        ("resnetv2_50d", "timm", {}),
+        ("bit_r50x1", "timm", {"norm_groups": 4}),
+        ("nf_seresnet50", "timm", {"shortcut": "D"}),
+        ("nf_gain_resnet50", "timm", {"shortcut": "D"}),
+        ("resnet50", "transformers", {}),
+        ("seresnet50", "pytorchcv", {}),
+        ("seresnet20_cifar", "pytorchcv", {}),
+        ("sepreact20_cifar", "pytorchcv", {}),
+        ("fixup_resnet20_cifar", "fixup", {}),
+        ("fixup_resnet50", "fixup", {}),
+        ("resnet18", "torchvision", {"spatial_dims": 1}),
+        ("resnetv2_50", "timm", {"spatial_dims": 3}),
+    ],
+)
+def test_round_trip_of_a_block_of_each_kind(name, format, choices):
+    model = create_model(name, stage_sizes=(1, 1), widths=(8, 16), stem_width=8, num_classes=5, **choices)
+    variables = random_variables(model, (32,) * model.config.spatial_dims + (3,))
+    state_dict = from_variables(variables, model, format)
+    back = to_variables(state_dict, model, format)
+    if model.config.is_nf:
+        assert_equal_or_beside(back, variables)
+    else:
+        trees_equal(back, variables)
+    assert {array.dtype for array in state_dict.values()} == {np.dtype(np.float32)}
+    elements = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert sum(array.size for array in state_dict.values()) == elements
+
+
+def test_layouts_of_other_shapes():
+    """Each foreign array by hand: which of its elements is which of ours."""
+    rs = create_model("resnetrs50", stage_sizes=(1,), widths=(8,))
+    variables = random_variables(rs, (32, 32, 3))
+    state_dict = from_variables(variables, rs, "timm")
+    squeeze = variables["params"]["stage1"]["block0"]["branch"]["se"]["reduce"]["kernel"]
+    assert state_dict["layer1.0.se.fc1.weight"].shape == (8, 32, 1, 1)
+    assert state_dict["layer1.0.se.fc1.weight"][3, 20, 0, 0] == squeeze[20, 3]
+
+    eca = create_model("ecaresnet50d", stage_sizes=(1,), widths=(64,))
+    state_dict = from_variables(random_variables(eca, (32, 32, 3)), eca, "timm")
+    taps = to_variables(state_dict, eca)["params"]["stage1"]["block0"]["branch"]["eca"]["conv"]["kernel"]
+    assert (state_dict["layer1.0.se.conv.weight"].shape, taps.shape) == ((1, 1, 5), (5, 1, 1))
+    np.testing.assert_array_equal(state_dict["layer1.0.se.conv.weight"][0, 0], taps[:, 0, 0])
+
+    v2 = create_model("resnetv2_18", stage_sizes=(1,), widths=(8,), num_classes=5)
+    state_dict = from_variables(random_variables(v2, (32, 32, 3)), v2, "timm")
+    assert state_dict["head.fc.weight"].shape == (5, 8, 1, 1)
+    assert to_variables(state_dict, v2)["params"]["head"]["kernel"][7, 3] == state_dict["head.fc.weight"][3, 7, 0, 0]
+
+    fixup = create_model("fixup_resnet20_cifar", stage_sizes=(1,), widths=(8,))
+    state_dict = from_variables(random_variables(fixup, (32, 32, 3)), fixup, "fixup")
+    assert state_dict["layer1.0.bias2a"].shape == (1,)
+    params = to_variables(state_dict, fixup)["params"]
+    assert params["stage1"]["block0"]["branch"]["bias2a"] == state_dict["layer1.0.bias2a"][0]
+    assert params["stage1"]["block0"]["bias1a"].shape == ()
+
+    line = create_model("resnet18", stage_sizes=(1,), widths=(8,), spatial_dims=1)
+    state_dict = from_variables(random_variables(line, (32, 3)), line, "torchvision")
+    assert state_dict["conv1.weight"].shape == (8, 3, 7)
+    kernel = to_variables(state_dict, line)["params"]["stem"]["conv"]["kernel"]
+    assert kernel[5, 2, 4] == state_dict["conv1.weight"][4, 2, 5]
+
+
+def test_normalizer_free_nets_have_the_activations_gain_elsewhere():
+    """In timm gamma multiplies every weight, also the first; ours follows each activation, also the last."""
+    model = create_model("nf_resnet50", stage_sizes=(1,), widths=(8,), shortcut="D", activation="silu")
+    state_dict = from_variables(random_variables(model, (32, 32, 3)), model, "timm")
+    params = to_variables(state_dict, model)["params"]
+    gamma = 1.7881293296813965  # models.md 1.8, SiLU
+    stem, head, block = params["stem"]["conv"], params["head"], params["stage1"]["block0"]["branch"]
+    assert state_dict["stem.conv.gain"].shape == (8, 1, 1, 1)
+    np.testing.assert_allclose(stem["gain"], gamma * state_dict["stem.conv.gain"][:, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(head["kernel"], state_dict["head.fc.weight"].T / gamma, rtol=1e-6)
+    np.testing.assert_array_equal(head["bias"], state_dict["head.fc.bias"])
+    np.testing.assert_array_equal(block["conv1"]["gain"], state_dict["stages.0.0.conv1.gain"][:, 0, 0, 0])
+
+
+def test_a_tensor_without_its_unit_axes_is_refused():
+    model = create_model("resnetv2_18", stage_sizes=(1,), widths=(8,), num_classes=5)
+    state_dict = from_variables(random_variables(model, (32, 32, 3)), model, "timm")
+    state_dict["head.fc.weight"] = state_dict["head.fc.weight"][:, :, 0, 0]
+    with pytest.raises(DataError, match=r"head\.fc\.weight is \(5, 8\); need \(5, 8, 1, 1\)$"):
+        to_variables(state_dict, model)
+
+
+def test_averaging_a_deep_stem():
+    model = create_model("resnet18d", stage_sizes=(1,), widths=(8,))
+    state_dict = from_variables(random_variables(model, (32, 32, 3)), model, "timm")
+    grey = create_model("resnet18d", stage_sizes=(1,), widths=(8,), in_channels=1)
+    with pytest.raises(DataError, match=r"conv1\.0\.weight is .*: 3 input channels instead of 1; stem='mean'"):
+        to_variables(state_dict, grey)
+    kernel = to_variables(state_dict, grey, stem="mean")["params"]["stem"]["conv1"]["kernel"]
+    response = np.moveaxis(state_dict["conv1.0.weight"].sum(axis=1), 0, -1)
+    np.testing.assert_allclose(kernel[:, :, 0], response, rtol=1e-5, atol=1e-6)
+
+
+def test_standardized_stems_are_not_averaged():
+    model = create_model("bit_r50x1", stage_sizes=(1,), widths=(32,), in_channels=1)
+    with pytest.raises(UsageError, match=r"stem='mean' would not keep .* weight_standardization is standard"):
+        to_variables({}, model, "timm", stem="mean")
+
+
 @pytest.mark.parametrize("file", ["net.safetensors", "zip.pt", "legacy.pt"])
 def test_round_trip_through_files(tmp_path, file):
     variables = random_variables(TINY, (32, 32, 3))

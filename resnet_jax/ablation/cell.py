@@ -1,0 +1,265 @@
+"""One cell of an ablation: check that it can be built, then train its seeds as populations, resumed if stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from resnet_jax.ablation.grid import Cell
+from resnet_jax.ablation.result import CellResult, MemberResult, finite
+from resnet_jax.assemble import (
+    Images,
+    Parts,
+    build_eval_step,
+    build_parts,
+    evaluation_feed,
+    iterate_feed,
+    training_feed,
+)
+from resnet_jax.config import RunConfig
+from resnet_jax.data.pipeline import Batch
+from resnet_jax.data.records import Records
+from resnet_jax.digest import params_digest
+from resnet_jax.errors import UsageError
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.report.metrics_file import read_metrics, write_whole
+from resnet_jax.rundir import RunDirectory
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.population import (
+    compile_population_eval_step,
+    compile_population_step,
+    create_population,
+    evaluate_population,
+    member,
+    stack_batches,
+)
+from resnet_jax.training.population_loop import PopulationProgress, restore_population, train_population
+from resnet_jax.training.state import TrainState
+
+Say = Callable[[str], None]
+
+
+def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> int:
+    """Build everything a cell needs short of compiling it, and trace its network in training on one batch.
+
+    Returns:
+        The number of parameters.
+
+    Raises:
+        UsageError: choices that do not go together.
+    """
+    if config.train.early_stopping is not None or config.train.select != "last":
+        raise UsageError(
+            "an ablation tests the last state of equally long runs: set train.early_stopping None and train.select last"
+        )
+    model, shape = build_parts(config, images, mesh).model, images.card.image_shape
+    variables = abstract_variables(model, shape)
+    examples = config.train.batch_size // config.train.accumulate
+    batch = jax.ShapeDtypeStruct((examples, *shape), jnp.dtype(model.config.dtype))
+
+    def forward(variables: Any, images: jax.Array) -> Any:
+        keys = {"dropout": jax.random.key(0)}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=keys)
+
+    jax.eval_shape(forward, variables, batch)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class CellJob:
+    """A cell about to be trained.
+
+    Attributes:
+        config: its configuration; the seed in it is not used.
+        images: what it is trained, validated and tested on.
+        run: its folder.
+        mesh: the devices.
+        say: prints a line.
+        stop: whether to stop.
+        members_at_once: seeds in one population at most; None for all of them.
+    """
+
+    config: RunConfig
+    images: Images
+    run: RunDirectory
+    mesh: Mesh
+    say: Say
+    stop: StopRequest
+    members_at_once: int | None = None
+
+
+def result_file(run: RunDirectory) -> Path:
+    """Return where the result of a cell is."""
+    return run.path / "result.json"
+
+
+def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
+    """Return the result with what the cell's folder has of it."""
+    path = result_file(run)
+    return pending.with_stored(json.loads(path.read_text())) if path.is_file() else pending
+
+
+def train_cell(job: CellJob, result: CellResult) -> CellResult:
+    """Train and test the seeds that ``result`` has not, and write result.json.
+
+    The checkpoints are deleted once every seed has its result.
+
+    Raises:
+        RunError: the folder cannot be written, or the data is not what it was.
+        Interrupted: Ctrl-C or SIGTERM; the population is saved.
+    """
+    run = RunDirectory.open(job.run.path, job.config)
+    run.write_data(job.images.card)
+    done = {one.seed for one in result.members}
+    left = [seed for seed in result.seeds if seed not in done]
+    size = job.members_at_once or len(left)
+    parts = build_parts(job.config, job.images, job.mesh)
+    step = compile_population_step(parts.step, job.mesh)
+    evaluate = _evaluation(job, parts)
+    for start in range(0, len(left), size):
+        members, seconds = _train_members(job, result.cell, parts, step, evaluate, tuple(left[start : start + size]))
+        result = result.add(members, seconds)
+        write_whole(result_file(run), json.dumps(result.to_json(), indent=2) + "\n")
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return result
+
+
+def _train_members(
+    job: CellJob,
+    cell: Cell,
+    parts: Parts,
+    step: Callable[..., Any],
+    evaluate: Callable[[TrainState, Records], list[Evaluation]],
+    seeds: tuple[int, ...],
+) -> tuple[list[MemberResult], float]:
+    """Train and test one population; return the results of its members and the seconds of its steps."""
+    splits, card = job.images.splits, job.images.card
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    averaged = job.config.train.ema_decay is not None
+    states = create_population(parts.model, parts.tx, keys, card.image_shape, mesh=job.mesh, ema=averaged)
+    progress = PopulationProgress.start(len(seeds))
+    with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
+        if checkpoints.steps("last"):
+            states, progress = restore_population(checkpoints, states, job.mesh)
+            job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
+        rows = _Rows(job.run.metrics, seeds, start_step=int(states.step[0]), say=job.say, parts=parts)
+        try:
+            states, progress = train_population(
+                states,
+                plan=parts.plan,
+                step=step,
+                batches=_batches(job, seeds),
+                mesh=job.mesh,
+                evaluate=None if splits.val is None else lambda states: evaluate(states, _some(splits.val)),
+                checkpoints=checkpoints,
+                progress=progress,
+                observers=(rows,),
+                stop=job.stop,
+            )
+        finally:
+            rows.close()
+    tests = evaluate(states, _some(splits.test)) if progress.running else []
+    members = []
+    for index, seed in enumerate(seeds):
+        state = member(states, index)
+        digest = params_digest(state.params, state.batch_stats)
+        found = MemberResult(seed, progress.diverged[index], params_digest=digest)
+        if found.diverged_at is None:
+            test = tests[index]
+            found = dataclasses.replace(
+                found, test_correct=test.correct, test_examples=test.examples, test_loss=finite(test.loss)
+            )
+        members.append(found)
+    return members, progress.seconds
+
+
+def _some(records: Records | None) -> Records:
+    assert records is not None  # load_images refuses data without a test split; validation is asked for only if there
+    return records
+
+
+def _batches(job: CellJob, seeds: tuple[int, ...]) -> Callable[[int, int], Iterator[Batch]]:
+    """Return ``(start, stop) -> `` batches with members first, each in the order of its own seed."""
+    feeds = [training_feed(dataclasses.replace(job.config, seed=seed), job.images) for seed in seeds]
+
+    def batches(start: int, stop: int) -> Iterator[Batch]:
+        streams = [iterate_feed(feed, job.config, start, stop) for feed in feeds]
+        try:
+            for step_batches in zip(*streams, strict=True):
+                yield stack_batches(step_batches)
+        finally:
+            for stream in streams:
+                close = getattr(stream, "close", None)
+                if close is not None:
+                    close()
+
+    return batches
+
+
+def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
+    """Return ``evaluation(states, records)`` of all members; it compiles once."""
+    step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.mesh)
+    classes = parts.model.config.num_classes
+
+    def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
+        feed = evaluation_feed(job.config, records)
+        return evaluate_population(step, states.eval_variables, feed, mesh=job.mesh, num_classes=classes)
+
+    return evaluation
+
+
+class _Rows:
+    """Writes metrics.jsonl of a cell, a row per epoch and seed and one per divergence, and says a line per epoch.
+
+    Rows of these seeds after ``start_step`` are dropped first, so that a resumed cell leaves no row twice.
+    """
+
+    def __init__(self, path: Path, seeds: tuple[int, ...], *, start_step: int, say: Say, parts: Parts) -> None:
+        self._seeds, self._say = seeds, say
+        self._epochs = -(-parts.plan.total_steps // parts.plan.steps_per_epoch)
+        kept = [row for row in read_metrics(path) if row["seed"] not in seeds or row["step"] <= start_step]
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", buffering=1)
+
+    def on_epoch(self, rows: Mapping[int, dict[str, float]]) -> None:
+        """Write the rows."""
+        for index, row in rows.items():
+            self._write({"kind": "epoch", "seed": self._seeds[index], **row})
+        if rows:
+            first = next(iter(rows.values()))
+            numbers = [f"loss {_spread([row['loss'] for row in rows.values()], '.4f')}"]
+            if "val_accuracy" in first:
+                numbers.append(f"val accuracy {_spread([row['val_accuracy'] for row in rows.values()], '.2%')}")
+            epoch = math.ceil(first["epoch"])
+            self._say(f"  epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  " + "  ".join(numbers))
+
+    def on_divergence(self, index: int, row: dict[str, float]) -> None:
+        """Write the row."""
+        self._write({"kind": "diverged", "seed": self._seeds[index], **row})
+        self._say(f"  seed {self._seeds[index]} diverged at step {int(row['step']):,}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        clean = {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
+        self._file.write(json.dumps(clean) + "\n")
+
+
+def _spread(values: list[float], form: str) -> str:
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:{form}}"
+    return f"{mean:{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -1,0 +1,231 @@
+"""``ablate``: check every cell, then train them one after another, the table and the figure kept up to date."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console as RichConsole
+
+from resnet_jax.ablation.cell import CellJob, check_cell, load_result, result_file, train_cell
+from resnet_jax.ablation.directory import AblationDirectory, Definition
+from resnet_jax.ablation.result import CellResult
+from resnet_jax.ablation.table import comma_separated, markdown, percent
+from resnet_jax.assemble import Images, load_images
+from resnet_jax.config import RunConfig, require_same
+from resnet_jax.errors import UsageError
+from resnet_jax.report.ablation_plot import CellCurves, plot_ablation
+from resnet_jax.report.metrics_file import read_metrics, write_whole
+from resnet_jax.rundir import RunDirectory
+from resnet_jax.training.interrupt import stop_on_signals
+from resnet_jax.training.loop import Interrupted
+from resnet_jax.training.mesh import make_mesh
+
+
+def ablate(
+    definition: Definition,
+    out: str | Path | None = None,
+    *,
+    skip_incompatible: bool = False,
+    members_at_once: int | None = None,
+    console: RichConsole | None = None,
+) -> dict[str, Any]:
+    """Train every cell with every seed, and write the table. In the directory of an unfinished one, go on with it.
+
+    Args:
+        definition: what to compare.
+        out: where to put it (default: :meth:`Definition.default_path`).
+        skip_incompatible: record cells that cannot be built in the table, with the reason, and run the others.
+        members_at_once: seeds trained in one program at most, to fit into memory; None for all of a cell.
+        console: where to show progress (default: nowhere).
+
+    Returns:
+        ``recipe``, ``seeds``, ``out`` and ``cells``: of each its labels, settings, status, mean and std of the test
+        accuracy (fractions), values by seed, diverged seeds and steps, refusal, parameters and seconds.
+
+    Raises:
+        UsageError: a cell that cannot be built (all of them are listed), before anything is trained.
+        DataError: the images are not as they should be.
+        RunError: the directory holds another ablation, is in use, or cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+    """
+    if jax.process_count() > 1:
+        raise UsageError("ablate runs in one process so far; run one ablation per process, each in its own directory")
+    if definition.base.init_from is not None:
+        raise UsageError("the cells of an ablation start from scratch: leave out init_from")
+    if members_at_once is not None and members_at_once < 1:
+        raise UsageError(f"--members-at-once must be 1 or more, got {members_at_once}")
+    console = console or RichConsole(quiet=True)
+    directory = AblationDirectory(Path(out) if out is not None else definition.default_path())
+    directory.require(definition)
+    mesh, load = make_mesh(), _ImagesOnce()
+    checked = _check(definition, load, mesh)
+    _refuse(checked, skip_incompatible)
+    directory.open(definition)
+    with RunDirectory(directory.path).locked(), stop_on_signals() as stop:
+        job = _Job(definition, directory, checked, console)
+        job.announce()
+        job.write()
+        try:
+            for index, entry in enumerate(checked):
+                result = job.results[index]
+                if entry.config is None or result.status == "done":
+                    continue
+                if stop:
+                    raise Interrupted(0, stop)
+                job.say(f"cell {index + 1} of {len(checked)}: {result.cell.label}")
+                cell_job = CellJob(
+                    config=entry.config,
+                    images=load(entry.config),
+                    run=directory.cell(result.cell),
+                    mesh=mesh,
+                    say=job.say,
+                    stop=stop,
+                    members_at_once=members_at_once,
+                )
+                job.results[index] = train_cell(cell_job, result)
+                job.conclude(job.results[index])
+                job.write()
+        except Interrupted:
+            job.load()  # some seeds of the cell may be done
+            job.write()
+            raise
+    job.say(directory.table_markdown.read_text())
+    job.say(f"curves {directory.curves}")
+    return {
+        "recipe": definition.base.recipe,
+        "seeds": list(definition.seeds),
+        "out": str(directory.path),
+        "cells": [result.to_json() for result in job.results],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    """A cell after the check: its configuration, or None if it was refused."""
+
+    config: RunConfig | None
+    result: CellResult
+
+
+class _ImagesOnce:
+    """Loads images once for all configurations in a row that want the same; holds those of the last one only."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Any, Images] | None = None
+
+    def __call__(self, config: RunConfig) -> Images:
+        # what happens to an image after it was read decides nothing here
+        wanted = (dataclasses.replace(config.data, pad=0, flip=False, threads=0), config.model.in_channels)
+        if self._held is None or self._held[0] != wanted:
+            self._held = None  # the old ones first out of memory
+            self._held = (wanted, load_images(config))
+        return self._held[1]
+
+
+def _check(definition: Definition, load: _ImagesOnce, mesh: Mesh) -> list[_Checked]:
+    """Check every cell; a refusal is a result here."""
+    checked = []
+    for cell in definition.cells():
+        result = CellResult(cell, definition.seeds)
+        try:
+            config = dataclasses.replace(cell.configure(definition.base), seed=0)
+            params = check_cell(config, load(config), mesh)
+        except UsageError as error:
+            checked.append(_Checked(None, dataclasses.replace(result, refused=str(error))))
+        else:
+            checked.append(_Checked(config, dataclasses.replace(result, params=params)))
+    return checked
+
+
+def _refuse(checked: Sequence[_Checked], skip_incompatible: bool) -> None:
+    """Stop if a cell was refused and that is not wanted as a result, or if all were."""
+    refused = [entry.result for entry in checked if entry.config is None]
+    if not refused or (skip_incompatible and len(refused) < len(checked)):
+        return
+    if len(refused) == len(checked) and len({result.refused for result in refused}) == 1:
+        raise UsageError(str(refused[0].refused))  # nothing to do with the differences between cells
+    reasons = "".join(f"\n  {result.cell.id}: {result.refused}" for result in refused)
+    hint = "Leave them out, or give --skip-incompatible to have the reasons in the table and the others trained."
+    if len(refused) == len(checked):
+        hint = "There is nothing to train."
+    raise UsageError(f"{len(refused)} of {len(checked)} cells cannot be built; nothing was trained:{reasons}\n{hint}")
+
+
+class _Job:
+    """The results so far, and what is written of them."""
+
+    def __init__(
+        self, definition: Definition, directory: AblationDirectory, checked: Sequence[_Checked], console: RichConsole
+    ) -> None:
+        self._definition, self._directory, self._checked, self._console = definition, directory, checked, console
+        self.results: list[CellResult] = []
+        self.load()
+
+    def load(self) -> None:
+        """Read the results that the cells' folders have."""
+        self.results = []
+        for entry in self._checked:
+            result = entry.result
+            if entry.config is not None:
+                run = self._directory.cell(result.cell)
+                if result_file(run).is_file():
+                    require_same(run.read_config(), entry.config, where=run.path)
+                result = load_result(result, run)
+            self.results.append(result)
+
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def announce(self) -> None:
+        """Say what there is to do."""
+        count = dict.fromkeys(("done", "partial", "pending", "refused"), 0)
+        for result in self.results:
+            count[result.status] += 1
+        seeds = ", ".join(str(seed) for seed in self._definition.seeds)
+        parts = [f"{len(self.results)} cells", f"seeds {seeds}"]
+        parts += [f"{count['done']} finished before"] if count["done"] else []
+        parts += [f"{count['refused']} refused"] if count["refused"] else []
+        self.say(f"ablation of {self._definition.base.recipe}: " + ", ".join(parts))
+        self.say(f"directory {self._directory.path}")
+
+    def conclude(self, result: CellResult) -> None:
+        """Say what came out of a cell."""
+        diverged = f", {len(result.diverged)} of {len(result.seeds)} diverged" if result.diverged else ""
+        self.say(f"  test accuracy {percent(result.mean, result.std)} %{diverged}, {result.seconds:.0f} s of training")
+
+    def write(self) -> None:
+        """Write table and figure of what there is."""
+        title = f"Ablation of {self._definition.base.recipe}"
+        write_whole(self._directory.table_markdown, markdown(self.results, title=title))
+        write_whole(self._directory.table_csv, comma_separated(self.results))
+        curves = [
+            _curves(result, read_metrics(self._directory.cell(result.cell).metrics))
+            for result in self.results
+            if result.refused is None
+        ]
+        plot_ablation(
+            [curve for curve in curves if curve.curves or curve.diverged], self._directory.curves, title=title
+        )
+
+
+def _curves(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
+    """Pick the curve of every seed from the rows of a cell: validation accuracy, or that in training without one."""
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    validated = any("val_accuracy" in row for row in epochs)
+    name = "val_accuracy" if validated else "accuracy"
+    curves: dict[int, list[tuple[float, float]]] = {}
+    for row in epochs:
+        if row.get(name) is not None:
+            curves.setdefault(row["seed"], []).append((row["epoch"], row[name]))
+    return CellCurves(
+        label=result.cell.label,
+        measure="validation accuracy" if validated else "training accuracy",
+        curves=curves,
+        diverged={row["seed"]: row["epoch"] for row in rows if row["kind"] == "diverged"},
+    )

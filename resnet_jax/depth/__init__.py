@@ -1,0 +1,28 @@
+"""What happens to signals and gradients through depth. Sits above ``models``; knows nothing of training or data.
+
+The public names load on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "Moments": "resnet_jax.depth.measure",
+    "measure_moments": "resnet_jax.depth.measure",
+    "sample_moments": "resnet_jax.depth.measure",
+    "predict_moments": "resnet_jax.depth.predict",
+}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'resnet_jax.depth' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,86 @@
+"""Which parameters stay as they are: chosen by role, by module or by path.
+
+A frozen parameter gets an update of exactly zero: no gradient, no weight decay, no memory in the optimizer's state. It
+takes no part in the global norm that `clip_norm` bounds either.
+
+Freezing parameters does not stop batch statistics: a frozen batch norm still normalizes each batch by itself and moves
+its running averages. To keep those too, build the network with frozen batch norm (`--model.norm-scope frozen`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+
+from resnet_jax.errors import UsageError, nearest
+from resnet_jax.training import roles
+
+PyTree = Any
+
+
+def frozen(params: PyTree, freeze: Sequence[str], rules: roles.Rules = roles.ROLE_RULES) -> PyTree:
+    """Return the tree of ``params`` with True for what ``freeze`` names.
+
+    Args:
+        params: parameters or their shapes; only the paths are read.
+        freeze: each is a role (``"norm_scale"``), a module with all that is in it (``"stem"``, ``"stage1/block0"``), or
+            a regular expression for such a path (``"stage[12]"``, ``".*/norm1"``). ``"head"`` is the whole classifier:
+            the role and the module.
+        rules: how paths become roles.
+
+    Raises:
+        UsageError: one of them names nothing, or together they leave nothing to train.
+
+    >>> params = {"stem": {"conv": {"kernel": 0}}, "stage1": {"block0": {"norm1": {"scale": 0}}}, "head": {"bias": 0}}
+    >>> frozen(params, ["stem", "norm_scale"])
+    {'head': {'bias': False}, 'stage1': {'block0': {'norm1': {'scale': True}}}, 'stem': {'conv': {'kernel': True}}}
+    """
+    role_of = roles.roles(params, rules)
+    found: set[str] = set()
+
+    def is_frozen(path: tuple[Any, ...], role: str) -> bool:
+        names = {item for item, pattern in patterns.items() if item == role or pattern.fullmatch(roles.join(path))}
+        found.update(names)
+        return bool(names)
+
+    patterns = {item: _pattern(item) for item in freeze}
+    result = jax.tree_util.tree_map_with_path(is_frozen, role_of)
+    if missing := [item for item in freeze if item not in found]:
+        raise _names_nothing(missing[0], role_of)
+    if freeze and all(jax.tree.leaves(result)):
+        raise UsageError(f"freezing {', '.join(freeze)} leaves nothing to train")
+    return result
+
+
+def without(tree: PyTree, frozen: PyTree) -> PyTree:
+    """Return ``tree`` with nothing in place of what is frozen, as `optax.masked` passes it on."""
+    return jax.tree.map(lambda leaf, is_frozen: optax.MaskedNode() if is_frozen else leaf, tree, frozen)
+
+
+def update_only_the_rest(tx: optax.GradientTransformation, frozen: PyTree) -> optax.GradientTransformation:
+    """Return ``tx`` for trees :func:`without` the frozen parameters as one for whole trees; frozen updates are 0."""
+    trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
+    return optax.chain(optax.masked(tx, trained), optax.masked(optax.set_to_zero(), frozen))
+
+
+def _pattern(item: str) -> re.Pattern[str]:
+    try:
+        return re.compile(rf"(?:{item})(?:/.*)?")
+    except re.error as error:
+        raise UsageError(f"freeze {item!r} is no regular expression: {error}") from error
+
+
+def _names_nothing(item: str, role_of: PyTree) -> UsageError:
+    paths = [roles.join(path) for path, _ in jax.tree_util.tree_leaves_with_path(role_of)]
+    modules = dict.fromkeys("/".join(path.split("/")[:end]) for path in paths for end in range(1, path.count("/") + 2))
+    present = sorted(set(jax.tree.leaves(role_of)))
+    close = nearest(item, [*present, *modules])
+    hint = f"; did you mean {close!r}?" if close else "."
+    tops = dict.fromkeys(path.split("/")[0] for path in paths)
+    return UsageError(
+        f"freeze {item!r} names no parameter{hint} Roles here: {', '.join(present)}; modules: {', '.join(tops)}"
+    )

@@ -1,0 +1,210 @@
+"""Populations: K training states (seeds, learning rates) moved by one compiled program.
+
+A population is a :class:`~resnet_jax.training.state.TrainState` whose every leaf has a leading axis of members, and
+its step is ``jax.vmap`` of the step of one run over that axis. So whatever trains alone trains as a population, and
+member k is the run with key k: its initialization, its batches, its augmentation and dropout, and its rejected steps,
+which leave the other members alone. The numbers are those of the separate runs within float rounding (the compiler
+may order the sums of a convolution over members in another way).
+
+>>> import optax
+>>> from flax import linen as nn
+>>> from resnet_jax.training.mesh import make_mesh
+>>> class Tiny(nn.Module):
+...     @nn.compact
+...     def __call__(self, x, *, train):
+...         return nn.Dense(2)(x.reshape(x.shape[0], -1))
+>>> tx = with_rate_scale(optax.sgd(0.1))
+>>> keys = jax.vmap(jax.random.key)(jnp.arange(3, dtype=jnp.uint32))
+>>> states = create_population(Tiny(), tx, keys, (4, 4, 1), mesh=make_mesh(), rate_scales=(1.0, 1.0, 10.0))
+>>> states.params["Dense_0"]["kernel"].shape, population_size(states)
+((3, 16, 2), 3)
+>>> member(states, 1).params["Dense_0"]["kernel"].shape
+(16, 2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from resnet_jax.errors import UsageError
+from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
+from resnet_jax.training.evaluate import Evaluation, EvaluationSums
+from resnet_jax.training.mesh import replicated, shard_batch
+from resnet_jax.training.state import TrainState, init_state
+
+#: The axis of examples in a batch of a population, whose leading axis is the members'.
+BATCH_AXIS = 1
+
+
+class RateScaleState(NamedTuple):
+    """State of :func:`with_rate_scale`.
+
+    Attributes:
+        scale: float32 scalar the update is multiplied by; training never changes it.
+        inner: state of the wrapped optimizer.
+    """
+
+    scale: jax.Array
+    inner: Any
+
+
+def with_rate_scale(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Multiply every update of ``tx`` by a number kept in its state, 1 at the start.
+
+    As the learning rate is a factor of the update of every optimizer here, under any schedule, this is training with
+    the rate times that number; decoupled weight decay, which the rate multiplies, goes with it. The members of one
+    compiled population can so have rates of their own.
+    """
+
+    def init(params: Any) -> RateScaleState:
+        return RateScaleState(jnp.ones((), jnp.float32), tx.init(params))
+
+    def update(updates: Any, state: RateScaleState, params: Any = None) -> tuple[Any, RateScaleState]:
+        updates, inner = tx.update(updates, state.inner, params)
+        updates = jax.tree.map(lambda u: u * state.scale.astype(u.dtype), updates)
+        return updates, RateScaleState(state.scale, inner)
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def create_population(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    keys: jax.Array,
+    input_shape: Sequence[int],
+    *,
+    mesh: Mesh,
+    ema: bool = False,
+    rate_scales: Sequence[float] | None = None,
+) -> TrainState:
+    """Build the states of K runs inside one jit, replicated on the devices of ``mesh``.
+
+    Args:
+        model: any Linen module called as ``model(x, train=...)``.
+        tx: the optimizer; from :func:`with_rate_scale` if the members' rates differ.
+        keys: (K,) PRNG keys, one a member; member k starts as ``create_state`` with ``keys[k]`` does.
+        input_shape: shape of one example, without the batch axis.
+        mesh: the devices.
+        ema: also keep moving averages.
+        rate_scales: what to multiply the learning rate of each member by; None for 1.
+
+    Returns:
+        A state whose leaves have a leading axis of K members.
+
+    Raises:
+        UsageError: no keys, as many scales as there are not members, or an optimizer without a scale.
+    """
+    if keys.ndim != 1 or not keys.shape[0]:
+        raise UsageError(f"a population needs one or more PRNG keys, shape (members,), got shape {keys.shape}")
+    members = keys.shape[0]
+    if rate_scales is not None and len(rate_scales) != members:
+        raise UsageError(f"got {len(rate_scales)} learning-rate scales for {members} members")
+
+    def init(key: jax.Array, scale: jax.Array | None) -> TrainState:
+        state = init_state(model, tx, key, input_shape, ema=ema)
+        if scale is None:
+            return state
+        if not isinstance(state.opt_state, RateScaleState):
+            raise UsageError("learning rates of the members need an optimizer made by with_rate_scale(...)")
+        return state.replace(opt_state=state.opt_state._replace(scale=scale))
+
+    scales = None if rate_scales is None else jnp.asarray(rate_scales, jnp.float32)
+    compiled = jax.jit(jax.vmap(init), out_shardings=replicated(mesh), compiler_options=options_for(INIT_OPTIONS, mesh))
+    return compiled(keys, scales)
+
+
+def stack_members(states: Sequence[TrainState]) -> TrainState:
+    """Make a population of separate states of one structure.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not states:
+        raise UsageError("a population needs one or more states")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def population_size(states: TrainState) -> int:
+    """Return the number of members."""
+    return states.step.shape[0]
+
+
+def member(states: TrainState, index: int) -> TrainState:
+    """Return one member as an ordinary state, which goes on alone if it is given to the step of one run.
+
+    Raises:
+        UsageError: there is no such member.
+    """
+    if not 0 <= index < population_size(states):
+        raise UsageError(f"no member {index}: the population has members 0..{population_size(states) - 1}")
+    return jax.tree.map(lambda leaf: leaf[index], states)
+
+
+def make_population_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn ``step(state, batch)`` of one run into that of a population: states, batches, metrics with members first.
+
+    Args:
+        step: from :func:`~resnet_jax.training.step.make_train_step`, not compiled.
+    """
+    return jax.vmap(step)
+
+
+def compile_population_step(step: Callable[..., Any], mesh: Mesh, *, donate: bool = True) -> Callable[..., Any]:
+    """Compile the step of one run for a population: states replicated and donated, examples cut over the devices.
+
+    Args:
+        step: ``(state, batch) -> (state, metrics)`` of one run, not compiled.
+        mesh: the devices; batches go there by ``shard_batch(batch, mesh, BATCH_AXIS)``.
+        donate: whether the states' memory may be used again.
+    """
+    return compile_train_step(make_population_step(step), mesh, donate=donate, batch_axis=BATCH_AXIS)
+
+
+def compile_population_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Compile the eval step of one run for the variables of a population and one batch, the same for all members."""
+    return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh)
+
+
+def stack_batches(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Put the members' host batches of one step together: (N, ...) each becomes (K, N, ...).
+
+    >>> stack_batches([{"label": np.zeros(4)}, {"label": np.ones(4)}])["label"].shape
+    (2, 4)
+    """
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def evaluate_population(
+    eval_step: Callable[..., Mapping[str, Any]],
+    variables: Any,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    mesh: Mesh,
+    num_classes: int,
+) -> list[Evaluation]:
+    """Evaluate every member on the same masked host batches, each read once.
+
+    Args:
+        eval_step: from :func:`compile_population_eval_step`.
+        variables: with the axis of members, as ``states.eval_variables``.
+        batches: as for :func:`~resnet_jax.training.evaluate.evaluate`.
+        mesh: the devices.
+        num_classes: outputs of the network.
+
+    Raises:
+        ValueError: there was no example at all.
+    """
+    sums = [EvaluationSums(num_classes) for _ in range(jax.tree.leaves(variables)[0].shape[0])]
+    for batch in batches:
+        out = jax.device_get(eval_step(variables, shard_batch(batch, mesh)))
+        for index, total in enumerate(sums):
+            total.add(batch, {name: value[index] for name, value in out.items()})
+    return [total.result() for total in sums]

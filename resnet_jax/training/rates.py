@@ -1,0 +1,117 @@
+"""The learning rate of each parameter, as a factor of the schedule's: by role and by depth.
+
+* By role: Fixup trains its scalar biases and scales at a tenth of the rate (Zhang et al. 2019, arXiv 1901.09321,
+  section 4: ``role_rates = [("scalar", 0.1)]``). Nothing is done on its own: a network with Fixup's scalars has them
+  at the full rate unless it is asked for.
+* By depth: rate = decay ** (distance from the classifier), for fine-tuning (layer-wise rate decay; Bao et al. 2022,
+  arXiv 2106.08254, and timm's `layer_decay`). The classifier and what stands beside it (the final norm) are at distance
+  0, the last block at 1, the block before at 2, the stem furthest.
+
+The factor multiplies the whole update, decoupled weight decay included, as the rate of a parameter group in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+
+from resnet_jax.errors import UsageError, unknown
+from resnet_jax.training import roles
+
+PyTree = Any
+
+_STEM = re.compile(r"(?:.*/)?stem/.*")
+_BLOCK = re.compile(r"(?:.*/)?stage(\d+)/block(\d+)/.*")
+_TOP = re.compile(r"(?:norm|head|classifier|logits)/[^/]+|bias2")
+
+
+def rate_factors(
+    params: PyTree,
+    *,
+    role_rates: Sequence[tuple[str, float]] = (),
+    layer_decay: float | None = None,
+    rules: roles.Rules = roles.ROLE_RULES,
+) -> PyTree:
+    """Return the tree of ``params`` with the factor of each one's learning rate, a float.
+
+    Args:
+        params: parameters or their shapes; only the paths are read.
+        role_rates: pairs (role, factor); the others have 1. A role that no parameter has is fine.
+        layer_decay: factor per block of distance from the classifier, in (0, 1]; None for none.
+        rules: how paths become roles.
+
+    Raises:
+        UsageError: an unknown or repeated role, a factor out of range, or a parameter of which the depth is not known.
+
+    >>> params = {"stem": {"bias1": 0}, "stage1": {"block0": {"branch": {"scale": 0}}}, "head": {"kernel": 0}}
+    >>> rate_factors(params, role_rates=[("scalar", 0.1)], layer_decay=0.5)
+    {'head': {'kernel': 1.0}, 'stage1': {'block0': {'branch': {'scale': 0.05}}}, 'stem': {'bias1': 0.025}}
+    """
+    by_role = _by_role(role_rates, rules)
+    factors = jax.tree.map(lambda role: by_role.get(role, 1.0), roles.roles(params, rules))
+    if layer_decay is None:
+        return factors
+    if not 0.0 < layer_decay <= 1.0:
+        raise UsageError(f"layer_decay must be in (0, 1], got {layer_decay}")
+    return jax.tree.map(lambda factor, distance: factor * layer_decay**distance, factors, distances(params))
+
+
+def scale_rates(factors: PyTree) -> optax.GradientTransformation:
+    """Return the transformation that multiplies each update by its factor; it goes last."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, factor: factor * u, updates, factors))
+
+
+def distances(params: PyTree) -> PyTree:
+    """Return the tree of ``params`` with each one's distance from the classifier, in blocks.
+
+    Blocks are found by their names, ``stageS/blockB``, and ordered by the two numbers: block 10 comes after block 9.
+
+    Raises:
+        UsageError: parameters that belong neither to the stem nor to a block nor to the classifier; all are listed.
+
+    >>> distances({"stem": {"bias1": 0}, "stage1": {"block9": {"gain": 0}, "block10": {"gain": 0}}, "bias2": 0})
+    {'bias2': 0, 'stage1': {'block10': {'gain': 1}, 'block9': {'gain': 2}}, 'stem': {'bias1': 3}}
+    """
+    paths = jax.tree_util.tree_map_with_path(lambda path, _: roles.join(path), params)
+    blocks = {path: _block(path) for path in jax.tree.leaves(paths)}
+    strange = [
+        path for path, block in blocks.items() if block is None and not (_STEM.fullmatch(path) or _TOP.fullmatch(path))
+    ]
+    if strange:
+        raise UsageError(
+            "layer_decay needs to know how deep each parameter is; these are neither in the stem, nor in a "
+            "stageS/blockB, nor beside the head:\n  " + "\n  ".join(strange)
+        )
+    order = sorted({block for block in blocks.values() if block is not None}, reverse=True)
+    distance = {block: index + 1 for index, block in enumerate(order)}
+
+    def measure(path: str) -> int:
+        block = blocks[path]
+        if block is not None:
+            return distance[block]
+        return 0 if _TOP.fullmatch(path) else len(order) + 1
+
+    return jax.tree.map(measure, paths)
+
+
+def _block(path: str) -> tuple[int, int] | None:
+    match = _BLOCK.fullmatch(path)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _by_role(role_rates: Sequence[tuple[str, float]], rules: roles.Rules) -> dict[str, float]:
+    known = roles.role_names(rules)
+    for role, factor in role_rates:
+        if role not in known:
+            raise unknown("parameter role", role, known)
+        if not (math.isfinite(factor) and factor > 0.0):
+            raise UsageError(f"role_rates: the factor of {role} must be finite and positive, got {factor}; see freeze")
+    by_role = dict(role_rates)
+    if len(by_role) < len(role_rates):
+        raise UsageError(f"role_rates names a role twice: {', '.join(role for role, _ in role_rates)}")
+    return by_role

@@ -1,0 +1,138 @@
+"""Batch statistics measured anew, with the weights as they are.
+
+The running averages of training belong to weights that moved while they were taken, and averaged weights (EMA;
+stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407, section 3.3) never had any of their own. Here the
+network looks at some batches in train mode, its weights fixed, and gets the mean and the variance of all of them
+together, as He et al.'s released networks did:
+
+    mean = E_j[mean_j],   var = E_j[var_j] + Var_j[mean_j]    over the batches j, weighted by their size
+
+The second term of the variance is what an average of the batches' variances would leave out. What a batch's own mean_j
+and var_j are is up to the normalization: with ghost or per-device statistics var_j is the mean over the groups of the
+batch. Dropout and stochastic depth act as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from resnet_jax.errors import UsageError
+from resnet_jax.ops import at_least_float32
+from resnet_jax.training.compile import compile_eval_step
+from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.step import Batch, Preprocess
+
+PyTree = Any
+
+
+class Pooled(flax.struct.PyTreeNode):
+    """Mean and variance of everything seen so far.
+
+    Attributes:
+        batches: how many batches, int32 scalar.
+        examples: how many examples, float32 scalar.
+        stats: the statistics, float32 or wider.
+    """
+
+    batches: jax.Array
+    examples: jax.Array
+    stats: Any
+
+
+def make_pooling_step(
+    model: nn.Module, *, norm_momentum: float, preprocess: Preprocess | None = None
+) -> Callable[[tuple[Mapping[str, Any], Pooled], Batch], Pooled]:
+    """Build ``step((variables, pooled), batch) -> pooled``; see :func:`reestimate` for the arguments.
+
+    A batch's own statistics are found by one moving-average step from zero, which leaves ``(1 - m)`` times them.
+    """
+
+    def step(carry: tuple[Mapping[str, Any], Pooled], batch: Batch) -> Pooled:
+        variables, pooled = carry
+        images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
+        _, updates = model.apply(
+            {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(jax.random.key(0), pooled.batches)},
+        )
+        stats = jax.tree.map(lambda moved: _wide(moved) / (1.0 - norm_momentum), updates["batch_stats"])
+        count = jnp.float32(images.shape[0])
+        examples = pooled.examples + count
+        return Pooled(pooled.batches + 1, examples, _union(pooled.stats, stats, count / examples, "batch_stats"))
+
+    return step
+
+
+def reestimate(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    norm_momentum: float,
+    preprocess: Preprocess | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, Any]:
+    """Return ``variables`` with the batch statistics of ``batches``; everything else is as it was.
+
+    Args:
+        model: a Linen module called as ``model(x, train=...)`` whose statistics are pairs of ``mean`` and ``var``.
+        variables: ``params`` and ``batch_stats``; of the latter only the shapes matter.
+        batches: host batches with ``image`` and no padding, best in random order; all that there are, are used.
+        norm_momentum: weight of the old running average in the network's batch norm.
+        preprocess: as for :func:`resnet_jax.training.step.make_train_step`; usually without augmentation.
+        mesh: devices to spread each batch over; None uses the default one.
+
+    Raises:
+        UsageError: no statistics, or ones that do not move in training (frozen batch norm), no batches, a padded batch.
+
+    >>> class Net(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.BatchNorm(momentum=0.9)(x, use_running_average=not train)
+    >>> variables = Net().init(jax.random.key(0), np.zeros((1, 1), np.float32), train=False)
+    >>> batches = [{"image": np.array(rows, np.float32)} for rows in ([[0.0], [2.0]], [[4.0], [6.0]])]
+    >>> stats = reestimate(Net(), variables, batches, norm_momentum=0.9)["batch_stats"]["BatchNorm_0"]
+    >>> round(float(stats["mean"][0]), 4), round(float(stats["var"][0]), 4)  # of 0, 2, 4, 6
+    (3.0, 5.0)
+    """
+    before = variables.get("batch_stats", {})
+    if not jax.tree.leaves(before):
+        raise UsageError("the network has no batch statistics: there is nothing to re-estimate")
+    step = make_pooling_step(model, norm_momentum=norm_momentum, preprocess=preprocess)
+    compiled = jax.jit(step) if mesh is None else compile_eval_step(step, mesh)
+    pooled = Pooled(jnp.zeros((), jnp.int32), jnp.zeros(()), jax.tree.map(lambda x: jnp.zeros_like(_wide(x)), before))
+    for batch in batches:
+        if not np.all(batch.get("mask", True)):
+            raise UsageError("a padded batch cannot be used: the padding would count in the statistics")
+        pooled = compiled((variables, pooled), batch if mesh is None else shard_batch(batch, mesh))
+    if not int(pooled.batches):
+        raise UsageError("no batches to re-estimate the statistics from")
+    if not any(bool(jnp.any(leaf)) for leaf in jax.tree.leaves(pooled.stats)):
+        raise UsageError("the statistics do not move in training (frozen batch norm): they cannot be re-estimated")
+    after = jax.tree.map(lambda new, old: new.astype(old.dtype), pooled.stats, before)
+    return {**variables, "batch_stats": after}
+
+
+def _wide(x: Any) -> jax.Array:
+    return jnp.asarray(x, at_least_float32(x.dtype))
+
+
+def _union(a: PyTree, b: PyTree, share: jax.Array, path: str) -> PyTree:
+    """Return mean and variance of two sets together, of which ``share`` is in ``b`` (Chan et al. 1983)."""
+    if isinstance(a, Mapping) and set(a) == {"mean", "var"} and not isinstance(a["mean"], Mapping):
+        delta, part = b["mean"] - a["mean"], share.astype(a["mean"].dtype)
+        between = part * (1.0 - part) * jnp.square(delta)
+        return {"mean": a["mean"] + part * delta, "var": a["var"] + part * (b["var"] - a["var"]) + between}
+    if isinstance(a, Mapping):
+        return {name: _union(a[name], b[name], share, f"{path}/{name}") for name in a}
+    raise UsageError(f"cannot pool the statistic {path}: expected pairs of 'mean' and 'var'")

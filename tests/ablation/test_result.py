@@ -1,0 +1,87 @@
+"""Means and deviations over the seeds that did not diverge, and the tables made of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnet_jax.ablation.grid import Axis, make_cells
+from resnet_jax.ablation.result import CellResult, MemberResult
+from resnet_jax.ablation.table import comma_separated, markdown
+
+CELLS = make_cells([Axis("model.norm", ("batch", "group", "none", "layer", "instance"))])
+SEEDS = (0, 1, 5)
+
+
+def finished(seed, correct):
+    return MemberResult(seed, None, correct, 200, 1.0, "0" * 64)
+
+
+RESULTS = [
+    CellResult(CELLS[0], SEEDS, (finished(0, 180), finished(1, 190), finished(5, 184)), 1000, 12.34),
+    CellResult(CELLS[1], SEEDS, (finished(0, 150), MemberResult(1, 7), MemberResult(5, 9)), 1000, 5.0),
+    CellResult(CELLS[2], SEEDS, tuple(MemberResult(seed, 3) for seed in SEEDS), 900, 1.0),
+    CellResult(CELLS[3], SEEDS, refused="a | b\n is not possible"),
+    CellResult(CELLS[4], SEEDS, params=1000),
+]
+
+
+@given(st.lists(st.none() | st.integers(0, 200), min_size=1, max_size=9))
+def test_mean_and_sample_deviation_are_those_of_the_seeds_that_did_not_diverge(correct):
+    members = tuple(
+        MemberResult(seed, 4) if value is None else finished(seed, value) for seed, value in enumerate(correct)
+    )
+    result = CellResult(CELLS[0], tuple(range(len(correct))), members)
+    values = [value / 200 for value in correct if value is not None]
+    assert result.mean == (pytest.approx(statistics.fmean(values)) if values else None)
+    assert result.std == (pytest.approx(statistics.stdev(values), abs=1e-12) if len(values) > 1 else None)
+    assert len(result.diverged) == correct.count(None)
+    assert result.status == "done"
+
+
+def test_a_result_is_read_back_from_its_json_and_goes_on_in_the_order_of_the_seeds():
+    for result in RESULTS:
+        stored = json.loads(json.dumps(result.to_json()))
+        assert (
+            CellResult(result.cell, SEEDS, params=result.params, refused=result.refused).with_stored(stored) == result
+        )
+    partial = CellResult(CELLS[0], SEEDS).add([finished(5, 1)], 1.0)
+    assert partial.status == "partial"
+    whole = partial.add([finished(1, 1), finished(0, 2)], 2.0)
+    assert ([member.seed for member in whole.members], whole.seconds, whole.status) == ([0, 1, 5], 3.0, "done")
+
+
+def test_the_markdown_table_has_a_row_per_cell_whatever_became_of_it():
+    text = markdown(RESULTS, title="Ablation of digits")
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert rows == [
+        "| batch | 92.33 ± 2.52 | 7.67 ± 2.52 | 3 | 0 of 3 | 1,000 | 12.3 |",
+        "| group | 75.00 | 25.00 | 1 | 2 of 3 | 1,000 | 5.0 |",
+        "| none | diverged | - | 0 | 3 of 3 | 900 | 1.0 |",
+        r"| layer | refused: a \| b is not possible | - | - | - | - | - |",
+        "| instance | not run yet | - | - | - | 1,000 | - |",
+    ]
+    assert "of seeds 0, 1, 5" in text
+    half = CellResult(CELLS[0], SEEDS, (finished(0, 180),), 1000, 1.0)
+    assert "| batch | 90.00 (1 of 3 seeds run) | 10.00 | 1 | 0 of 1 |" in markdown([half], title="")
+
+
+def test_the_csv_table_has_the_exact_numbers():
+    rows = list(csv.DictReader(io.StringIO(comma_separated(RESULTS))))
+    assert [row["status"] for row in rows] == ["done", "done", "done", "refused", "pending"]
+    assert [row["id"] for row in rows] == [cell.id for cell in CELLS]
+    first = rows[0]
+    assert float(first["accuracy_mean"]) == RESULTS[0].mean
+    assert float(first["accuracy_std"]) == float(first["error_std"]) == RESULTS[0].std
+    assert float(first["error_mean"]) == pytest.approx(1 - 554 / 600)
+    assert [first[f"accuracy_seed_{seed}"] for seed in SEEDS] == ["0.9", "0.95", "0.92"]
+    second = rows[1]
+    assert (second["n"], second["diverged"], second["accuracy_std"]) == ("1", "2", "")
+    assert [second[f"diverged_at_seed_{seed}"] for seed in SEEDS] == ["", "7", "9"]
+    assert (rows[3]["reason"], rows[3]["n"]) == ("a | b\n is not possible", "")

@@ -1,0 +1,138 @@
+"""The ablate verb: what it refuses, and a process killed in the middle of a cell."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from resnet_jax.report.metrics_file import read_metrics
+from tests.cli.conftest import last_json
+
+#: The command line with a network of one block, so that a process spends its time on what is tested.
+PROGRAM = """
+import jax
+jax.config.update("jax_num_cpu_devices", 1)
+from resnet_jax.models import ResNetConfig
+from resnet_jax.models.rows import MODELS, Row
+MODELS["tiny"] = Row(ResNetConfig((1,), (8,), stem="cifar"), 8, "these tests")
+from resnet_jax.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "name a recipe first"),
+        (["--model.norm", "batch,none"], "name a recipe first"),
+        (["digist"], "unknown recipe 'digist'; did you mean 'digits'"),
+        (["digits", "--model.nrom", "batch,none"], "--model.norm"),
+        (["digits", "--train.epochs", "1,x"], "train.epochs"),
+        (["digits", "--optim.nesterov=yes,maybe"], "optim.nesterov"),
+        (["digits", "--agc", "maybe"], "--agc takes off, on or a strength"),
+        (["digits", "--agc", "off,on", "--optim.agc", "None,0.1"], "optim.agc is given twice"),
+        (["digits", "--seeds", "0"], "--seeds needs one or more"),
+        (["digits", "--seed", "3"], "give --seeds"),
+        (["digits", "--cells", "missing.yaml"], "cannot read the cells missing.yaml"),
+        (["digits", "--members-at-once", "0"], "--members-at-once must be 1 or more"),
+        (["digits", "--train.epochs", "0"], "train.epochs must be 1 or more"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_leaves_nothing(argv, message, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = command("ablate", *argv)
+    assert status == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_incompatible_cells_are_listed_with_status_2(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--model.residual", "plain,fixup", "--agc", "off,on"]
+    status, _, err = command("ablate", "digits", *argv, "--optim.schedule.warmup", "0 steps")
+    assert status == 2
+    assert "2 of 4 cells cannot be built; nothing was trained" in err
+    assert "residual-fixup_agc-off: these choices do not go together: residual fixup replaces normalization" in err
+    assert "residual-fixup_agc-on:" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_verb_and_its_options(command):
+    status, out, _ = command("ablate", "--help")
+    assert status == 0
+    for option in ("--seeds", "--agc", "--cells", "--skip-incompatible", "--members-at-once", "--out"):
+        assert option in out
+
+
+def start(*argv):
+    process = [sys.executable, "-c", PROGRAM, "ablate", "digits", *argv]
+    return subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(happened, child):
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.01)
+
+
+def finish(child):
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    return last_json(out), err
+
+
+def table_without_seconds(folder):
+    rows = csv.DictReader((folder / "table.csv").read_text().splitlines())
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_killed_and_stopped_in_the_middle_of_a_cell_it_gives_the_same_table(tmp_path):
+    """SIGKILL, then Ctrl-C; the end has the bits of the ablation that nobody disturbed."""
+    (tmp_path / "cells.yaml").write_text("GN: {model.norm: group, model.norm_groups: 4}\n")
+    argv = [
+        *("--model.name", "tiny", "--cells", str(tmp_path / "cells.yaml"), "--agc", "on", "--seeds", "3,7"),
+        *("--train.epochs", "12", "--train.batch-size", "128", "--json"),
+    ]
+    whole, err = finish(start(*argv, "--out", str(tmp_path / "whole")))
+    assert [cell["labels"] for cell in whole["cells"]] == [{"cell": "GN", "agc": "on"}]
+    assert "cell 1 of 1: GN, agc on" in err
+    assert "| GN | on |" in err
+
+    out = tmp_path / "killed"
+    folder = out / "cells" / "GN_agc-on"
+    child = start(*argv, "--out", str(out))
+    wait_for((folder / "checkpoints" / "seeds-3-7" / "last" / "9").is_dir, child)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert not (folder / "result.json").exists(), "it was too quick to be killed"
+    # rows after the checkpoint, one of them cut off: neither must stay
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(metrics) if row["step"] <= 9))
+    with metrics.open("a") as file:
+        file.write('{"kind": "epoch", "seed": 3, "step": 107}\n{"kind": "epo')
+
+    child = start(*argv, "--out", str(out))
+    wait_for(lambda: '"step": 18' in metrics.read_text(), child)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=300)
+    assert "resuming after step" in err
+    if child.returncode == 130:  # else it was done before the signal came
+        assert "Go on with the same command" in err
+        assert "| GN | on | not run yet |" in (out / "table.md").read_text()
+    result, _ = finish(start(*argv, "--out", str(out)))
+    assert [c["members"] for c in result["cells"]] == [c["members"] for c in whole["cells"]], "digests: every bit"
+    assert table_without_seconds(out) == table_without_seconds(tmp_path / "whole")
+    assert read_metrics(metrics) == read_metrics(tmp_path / "whole" / "cells" / "GN_agc-on" / "metrics.jsonl")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["model"]["norm"], config["optim"]["agc"]) == ("group", 0.01)
+    assert json.loads((folder / "result.json").read_text())["values"] == result["cells"][0]["values"]
