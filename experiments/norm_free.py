@@ -36,7 +36,7 @@ CELLS = Path(__file__).with_suffix(".yaml")
 
 
 def part_of(source: Path, target: Path, *, train: int, test: int) -> None:
-    """Link the first ``train`` and ``test`` images of every class of ``source``, in the order of names, to ``target``."""
+    """Link the first ``train`` and ``test`` images of every class, in the order of names, into ``target``."""
     for split, images in (("train", train), ("test", test)):
         for folder in sorted((source / split).iterdir()):
             (target / split / folder.name).mkdir(parents=True)
@@ -44,7 +44,7 @@ def part_of(source: Path, target: Path, *, train: int, test: int) -> None:
                 (target / split / folder.name / file.name).symlink_to(file.resolve())
 
 
-def reduced(source: Path, *, epochs: int, image_size: int) -> RunConfig:
+def reduced(source: Path, *, epochs: int, batch_size: int, image_size: int) -> RunConfig:
     """Return the recipe, shortened."""
     recipe = load_recipe("cifar10-resnet20")
     return dataclasses.replace(
@@ -52,7 +52,7 @@ def reduced(source: Path, *, epochs: int, image_size: int) -> RunConfig:
         data=dataclasses.replace(
             recipe.data, source=f"folder:{source}", image_size=image_size, pad=image_size // 8, val_fraction=0.1
         ),
-        train=dataclasses.replace(recipe.train, epochs=epochs, max_steps=None),
+        train=dataclasses.replace(recipe.train, epochs=epochs, max_steps=None, batch_size=batch_size),
         optim=dataclasses.replace(recipe.optim, schedule=ScheduleConfig("cosine", warmup="1 epochs")),
     )
 
@@ -64,8 +64,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--depths", default="resnet20_cifar,resnet56_cifar")
     parser.add_argument("--seeds", default="3")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--train", type=int, default=1000, help="training images per class")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--members-at-once", type=int, default=1, help="seeds in one program")
+    parser.add_argument("--train", type=int, default=500, help="training images per class")
     parser.add_argument("--test", type=int, default=500, help="test images per class")
     parser.add_argument("--image-size", type=int, default=16)
     arguments = parser.parse_args()
@@ -73,12 +75,12 @@ def main() -> None:
     if not source.exists():
         part_of(arguments.data, source, train=arguments.train, test=arguments.test)
     definition = Definition(
-        base=reduced(source, epochs=arguments.epochs, image_size=arguments.image_size),
+        base=reduced(source, epochs=arguments.epochs, batch_size=arguments.batch_size, image_size=arguments.image_size),
         axes=(parse_axis("model.name", arguments.depths),),
         named=load_cells(CELLS),
         seeds=parse_seeds(arguments.seeds),
     )
-    ablate(definition, arguments.out, console=Console())
+    ablate(definition, arguments.out, members_at_once=arguments.members_at_once, console=Console())
 
 
 if __name__ == "__main__":

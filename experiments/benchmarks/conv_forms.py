@@ -131,8 +131,8 @@ def measure(shape: tuple[int, int, int, int, int, int], seconds: float) -> list[
                 row[f"ratio_{kind}"] = round(best["lax"][index] / best["ours"][index], 2)
             rows.append(row)
             print(
-                f"{'x'.join(map(str, shape)):22s} {name:16s} {where:8s} lax {row['lax_wall']:6} ours {row['ours_wall']:6} "
-                f"GFLOP/s, ratio {row['ratio_wall']:5} (CPU seconds: {row['ratio_cpu']})",
+                f"{'x'.join(map(str, shape)):22s} {name:16s} {where:8s} lax {row['lax_wall']:6} ours "
+                f"{row['ours_wall']:6} GFLOP/s, ratio {row['ratio_wall']:5} (CPU seconds: {row['ratio_cpu']})",
                 flush=True,
             )
     return rows
@@ -140,7 +140,7 @@ def measure(shape: tuple[int, int, int, int, int, int], seconds: float) -> list[
 
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row")
     parser.add_argument("--json", type=Path)

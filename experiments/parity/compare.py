@@ -232,6 +232,7 @@ def table(rows: Mapping[str, Any]) -> str:
     for name, row in rows.items():
         single, double = row["float32"], row.get("float64")
         model = row["model"] + "".join(f", {key} {value}" for key, value in row["choices"].items())
+        model = model.replace("[", "(").replace("]", ")")
         cells = [
             *(f"{single[mode]['logits']:.1e} of {single[mode]['scale']:.1f}" for mode in MODES),
             *(f"{single[mode]['grad']:.1e}" for mode in MODES),
@@ -250,12 +251,15 @@ def report(rows: Mapping[str, Any]) -> str:
     ours = sorted({f"jax {row['ours']['jax']}, Python {row['ours']['python']}" for row in rows.values()})
     dates = sorted({row["date"] for row in rows.values()})
     passed = sum(row["passes"] for row in rows.values())
+    bars = (
+        "logits {logits:.0e}, the gradient of every parameter {grad:.0e} and the statistics after one step {stats:.0e}"
+    )
+    bars = bars.format_map(BARS) + " relative"
     return f"""# The same weights in PyTorch and here
 
-{passed} of {len(rows)} cases are within the bars: logits {BARS["logits"]:g}, the gradient of every parameter
-{BARS["grad"]:g} relative, the running statistics after one step {BARS["stats"]:g} relative. All parameters and
-statistics are random; the command is in the docstring of [compare.py](../compare.py), every figure in
-[parity.json](parity.json).
+{passed} of {len(rows)} cases are within the bars: {bars}.
+All parameters and statistics are random; the command is in the docstring of [compare.py](../compare.py), every figure
+in [parity.json](parity.json).
 
 Peers: {", ".join(peers)}. Ours: {"; ".join(ours)}. CPU, {" to ".join(sorted({dates[0], dates[-1]}))}.
 
@@ -288,11 +292,11 @@ def main() -> None:
     for name in chosen:
         with tempfile.TemporaryDirectory() as folder:
             row = run(name, options.peer, options.checkout, Path(folder), float64=not options.float32_only)
-        rows = {**(json.loads(file.read_text()) if file.exists() else {}), name: row}
+        rows = {**(json.loads(file.read_text()) if file.exists() else {}), name: json.loads(json.dumps(row))}
         rows = {name: rows[name] for name in CASES if name in rows}
         file.write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "README.md").write_text(report(rows))
-        print(table({name: row}).splitlines()[-1], flush=True)
+        print(table({name: rows[name]}).splitlines()[-1], flush=True)
 
 
 if __name__ == "__main__":

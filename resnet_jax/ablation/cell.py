@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -29,7 +30,7 @@ from resnet_jax.config import RunConfig
 from resnet_jax.data.pipeline import Batch
 from resnet_jax.data.records import Records
 from resnet_jax.digest import params_digest
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.report.metrics_file import read_metrics, write_whole
 from resnet_jax.rundir import RunDirectory
@@ -50,11 +51,11 @@ from resnet_jax.training.state import TrainState
 Say = Callable[[str], None]
 
 
-def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> int:
+def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]:
     """Build everything a cell needs short of compiling it, and trace its network in training on one batch.
 
     Returns:
-        The number of parameters.
+        The number of parameters, and of updates.
 
     Raises:
         UsageError: choices that do not go together.
@@ -63,7 +64,8 @@ def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> int:
         raise UsageError(
             "an ablation tests the last state of equally long runs: set train.early_stopping None and train.select last"
         )
-    model, shape = build_parts(config, images, mesh).model, images.card.image_shape
+    parts, shape = build_parts(config, images, mesh), images.card.image_shape
+    model = parts.model
     variables = abstract_variables(model, shape)
     examples = config.train.batch_size // config.train.accumulate
     batch = jax.ShapeDtypeStruct((examples, *shape), jnp.dtype(model.config.dtype))
@@ -73,7 +75,8 @@ def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> int:
         return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=keys)
 
     jax.eval_shape(forward, variables, batch)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    return params, parts.plan.total_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +119,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     The checkpoints are deleted once every seed has its result.
 
     Raises:
-        RunError: the folder cannot be written, or the data is not what it was.
+        RunError: the folder cannot be written, the data is not what it was, or the population is too large.
         Interrupted: Ctrl-C or SIGTERM; the population is saved.
     """
     run = RunDirectory.open(job.run.path, job.config)
@@ -128,7 +131,9 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     step = compile_population_step(parts.step, job.mesh)
     evaluate = _evaluation(job, parts)
     for start in range(0, len(left), size):
-        members, seconds = _train_members(job, result.cell, parts, step, evaluate, tuple(left[start : start + size]))
+        seeds = tuple(left[start : start + size])
+        with _memory_told(result.cell, len(seeds)):
+            members, seconds = _train_members(job, parts, step, evaluate, seeds)
         result = result.add(members, seconds)
         write_whole(result_file(run), json.dumps(result.to_json(), indent=2) + "\n")
     shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -137,7 +142,6 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
 
 def _train_members(
     job: CellJob,
-    cell: Cell,
     parts: Parts,
     step: Callable[..., Any],
     evaluate: Callable[[TrainState, Records], list[Evaluation]],
@@ -182,6 +186,20 @@ def _train_members(
             )
         members.append(found)
     return members, progress.seconds
+
+
+@contextlib.contextmanager
+def _memory_told(cell: Cell, members: int) -> Iterator[None]:
+    """Turn the device's own words for too little memory into what to do about it."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            f"{members} seeds of cell {cell.id} do not fit into the memory of the device together: "
+            f"give --members-at-once below {members}, or a smaller --train.batch-size"
+        ) from error
 
 
 def _some(records: Records | None) -> Records:

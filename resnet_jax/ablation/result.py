@@ -48,6 +48,7 @@ class CellResult:
         seeds: those it is to be trained with.
         members: the results so far.
         params: parameters of the network; None if it was refused.
+        steps: updates of every seed; None if it was refused.
         seconds: time spent on training steps of all seeds, compilation and evaluation left out.
         refused: why it cannot be built, or None.
     """
@@ -56,6 +57,7 @@ class CellResult:
     seeds: tuple[int, ...]
     members: tuple[MemberResult, ...] = ()
     params: int | None = None
+    steps: int | None = None
     seconds: float = 0.0
     refused: str | None = None
 
@@ -102,6 +104,7 @@ class CellResult:
             "diverged": {str(seed): step for seed, step in self.diverged.items()},
             "refused": self.refused,
             "params": self.params,
+            "steps": self.steps,
             "seconds": self.seconds,
             "members": [dataclasses.asdict(member) for member in self.members],
         }

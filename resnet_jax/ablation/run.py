@@ -70,13 +70,14 @@ def ablate(
         job = _Job(definition, directory, checked, console)
         job.announce()
         job.write()
+        trained = 0  # updates of the cell that was trained last
         try:
             for index, entry in enumerate(checked):
                 result = job.results[index]
                 if entry.config is None or result.status == "done":
                     continue
                 if stop:
-                    raise Interrupted(0, stop)
+                    raise Interrupted(trained, stop)
                 job.say(f"cell {index + 1} of {len(checked)}: {result.cell.label}")
                 cell_job = CellJob(
                     config=entry.config,
@@ -87,7 +88,7 @@ def ablate(
                     stop=stop,
                     members_at_once=members_at_once,
                 )
-                job.results[index] = train_cell(cell_job, result)
+                job.results[index], trained = train_cell(cell_job, result), result.steps or 0
                 job.conclude(job.results[index])
                 job.write()
         except Interrupted:
@@ -134,11 +135,11 @@ def _check(definition: Definition, load: _ImagesOnce, mesh: Mesh) -> list[_Check
         result = CellResult(cell, definition.seeds)
         try:
             config = dataclasses.replace(cell.configure(definition.base), seed=0)
-            params = check_cell(config, load(config), mesh)
+            params, steps = check_cell(config, load(config), mesh)
         except UsageError as error:
             checked.append(_Checked(None, dataclasses.replace(result, refused=str(error))))
         else:
-            checked.append(_Checked(config, dataclasses.replace(result, params=params)))
+            checked.append(_Checked(config, dataclasses.replace(result, params=params, steps=steps)))
     return checked
 
 

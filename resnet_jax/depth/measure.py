@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from resnet_jax.models.block import Block
@@ -69,7 +70,7 @@ def measure_moments(
     ((9,), (0, 3, 6))
     """
     config = _nothing_dropped(model.config)
-    return _moments(config, *_measure(model.clone(config=config), train)(variables, images))
+    return _moments(config, *_measure(config, train)(variables, images))
 
 
 def sample_moments(
@@ -102,7 +103,9 @@ def sample_moments(
 
 
 @functools.lru_cache(maxsize=16)
-def _measure(model: ResNet, train: bool) -> Any:
+def _measure(config: ResNetConfig, train: bool) -> Any:
+    model = ResNet(config)
+
     def measure(variables, images):
         seen = []
 
@@ -174,7 +177,8 @@ def _nothing_dropped(config: ResNetConfig) -> ResNetConfig:
     return dataclasses.replace(config, dropout=0.0, head_dropout=0.0, drop_path=0.0)
 
 
-def _moments(config: ResNetConfig, stem: Array, rows: Array) -> Moments:
+def _moments(config: ResNetConfig, stem: ArrayLike, rows: ArrayLike) -> Moments:
     values = np.asarray(rows, np.float64)
     stage = np.repeat(np.arange(len(config.stage_sizes)), config.stage_sizes)
-    return Moments((float(stem[0]), float(stem[1])), values[:, 0], values[:, 1], stage)
+    square, mean = np.asarray(stem, np.float64).tolist()
+    return Moments((square, mean), values[:, 0], values[:, 1], stage)

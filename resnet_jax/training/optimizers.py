@@ -136,11 +136,12 @@ def make_optimizer(
     spec = OPTIMIZERS[cfg.name]
     settings = _settings(cfg, spec.defaults)
     lr = make_schedule(cfg.schedule, cfg.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    decayed = roles.mask(params, cfg.decay_roles, rules)
     frozen = find_frozen(params, cfg.freeze, rules)
     factors = rate_factors(params, role_rates=cfg.role_rates, layer_decay=cfg.layer_decay, rules=rules)
     if cfg.agc is not None:
         require_excluded(params, cfg.agc_exclude, rules)
-    chain = _chain(cfg, spec, settings, lr, without(params, frozen), rules)
+    chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), rules)
     if any(factor != 1.0 for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
     tx = optax.chain(*chain)
@@ -153,10 +154,10 @@ def _chain(
     settings: _Settings,
     lr: optax.Schedule,
     params: PyTree,
+    decayed: PyTree,
     rules: roles.Rules,
 ) -> list[optax.GradientTransformation]:
     """Return steps 1 to 6 without the factors, for the parameters that are trained."""
-    decayed = roles.mask(params, cfg.decay_roles, rules)
     known = roles.role_names(rules)
     kernels = roles.mask(params, [role for role in roles.KERNEL_ROLES if role in known], rules)
 

@@ -8,9 +8,11 @@ import fcntl
 import json
 import signal
 
+import jax
 import pytest
 import yaml
 
+from resnet_jax.ablation import cell
 from resnet_jax.ablation import run as ablation_run
 from resnet_jax.ablation.directory import Definition
 from resnet_jax.ablation.grid import parse_axis
@@ -43,7 +45,7 @@ def test_the_result_has_what_a_program_needs(whole):
     assert learns["mean"] == pytest.approx(sum(learns["values"].values()) / 2)
     assert learns["mean"] > 0.15
     assert learns["std"] > 0
-    assert learns["params"] == 1362
+    assert (learns["params"], learns["steps"]) == (1362, STEPS)
     assert learns["seconds"] > 0
     assert (diverges["status"], diverges["mean"], diverges["std"], diverges["n"]) == ("done", None, None, 0)
     assert diverges["values"] == {"0": None, "3": None}
@@ -140,8 +142,9 @@ def test_stopped_in_a_cell_and_before_the_next_it_comes_to_the_same_table(whole,
     assert "| learns | not run yet |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "curves.png").is_file()
     stop_after(6)  # four looks are left in this cell, as the last step does not look; the next is before the second
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as stopped:
         ablate(everything(), tmp_path, skip_incompatible=True)
+    assert stopped.value.step == STEPS
     assert "| diverges | not run yet |" in (tmp_path / "table.md").read_text()
     stop_after(10**6)
     result = ablate(everything(), tmp_path, skip_incompatible=True)
@@ -159,9 +162,9 @@ def test_seeds_in_parts_give_the_same_and_finished_parts_are_kept(whole, tmp_pat
     first = json.loads((tmp_path / "cells" / "learns" / "result.json").read_text())
     assert (first["status"], [member["seed"] for member in first["members"]]) == ("partial", [0])
     stop_after(10**6)
-    [cell] = ablate(learns, tmp_path, members_at_once=1)["cells"]
-    assert cell["members"][0] == first["members"][0]
-    for got, expected in zip(cell["members"], whole[1]["cells"][0]["members"], strict=True):
+    [found] = ablate(learns, tmp_path, members_at_once=1)["cells"]
+    assert found["members"][0] == first["members"][0]
+    for got, expected in zip(found["members"], whole[1]["cells"][0]["members"], strict=True):
         assert got["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-4)
     rows = read_metrics(tmp_path / "cells" / "learns" / "metrics.jsonl")
     assert [(row["seed"], row["step"]) for row in rows] == [(0, 9), (0, 18), (3, 9), (3, 18)]
@@ -214,6 +217,22 @@ def test_a_choice_that_only_fails_in_training_is_found_before_it(tmp_path):
     cells = {"ghost": {"model.norm_scope": "ghost", "model.ghost_size": 7}}
     with pytest.raises(UsageError, match="7"):
         ablate(Definition(tiny_config(), named=cells), tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory", RunError, "2 seeds of cell base do not fit .* --members-at-once below 2"),
+        ("INTERNAL: something else", jax.errors.JaxRuntimeError, "something else"),
+    ],
+)
+def test_too_little_memory_is_told_with_the_way_out(tmp_path, monkeypatch, text, kind, message):
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError(text)
+
+    monkeypatch.setattr(cell, "create_population", fail)
+    with pytest.raises(kind, match=message):
+        ablate(Definition(tiny_config(), seeds=SEEDS), tmp_path / "x")
 
 
 def test_another_process_in_the_directory_is_respected(whole):

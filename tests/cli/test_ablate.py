@@ -27,6 +27,10 @@ main()
 """
 
 
+#: Seconds that a process may take, on a machine that does much else.
+TIMEOUT = 900
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -72,13 +76,25 @@ def test_help_names_the_verb_and_its_options(command):
         assert option in out
 
 
-def start(*argv):
-    process = [sys.executable, "-c", PROGRAM, "ablate", "digits", *argv]
-    return subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start():
+    """Start a process of the verb; none outlives the test."""
+    children = []
+
+    def call(*argv):
+        process = [sys.executable, "-c", PROGRAM, "ablate", "digits", *argv]
+        children.append(subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return children[-1]
+
+    yield call
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+            child.communicate()
 
 
 def wait_for(happened, child):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + TIMEOUT
     while not happened():
         assert child.poll() is None, child.stderr.read()
         assert time.monotonic() < deadline, "no progress"
@@ -86,7 +102,7 @@ def wait_for(happened, child):
 
 
 def finish(child):
-    out, err = child.communicate(timeout=300)
+    out, err = child.communicate(timeout=TIMEOUT)
     assert child.returncode == 0, err
     return last_json(out), err
 
@@ -96,7 +112,7 @@ def table_without_seconds(folder):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def test_killed_and_stopped_in_the_middle_of_a_cell_it_gives_the_same_table(tmp_path):
+def test_killed_and_stopped_in_the_middle_of_a_cell_it_gives_the_same_table(start, tmp_path):
     """SIGKILL, then Ctrl-C; the end has the bits of the ablation that nobody disturbed."""
     (tmp_path / "cells.yaml").write_text("GN: {model.norm: group, model.norm_groups: 4}\n")
     argv = [
@@ -124,7 +140,7 @@ def test_killed_and_stopped_in_the_middle_of_a_cell_it_gives_the_same_table(tmp_
     child = start(*argv, "--out", str(out))
     wait_for(lambda: '"step": 18' in metrics.read_text(), child)
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=300)
+    _, err = child.communicate(timeout=TIMEOUT)
     assert "resuming after step" in err
     if child.returncode == 130:  # else it was done before the signal came
         assert "Go on with the same command" in err
