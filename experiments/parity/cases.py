@@ -47,9 +47,17 @@ def _timm(name: str, model: str | None = None, choices: dict[str, Any] | None = 
     return Case("timm", {"name": name, **build}, model or name, choices or {}, "timm")
 
 
-def _timm_shallow(name: str, model: str | None = None, choices: dict[str, Any] | None = None, **build: Any) -> Case:
-    layers = "depths" if name.startswith("nf_") else "layers"
-    return _timm(name, model, {**(choices or {}), "stage_sizes": _SHALLOW}, **{layers: _SHALLOW}, **build)
+def _timm_small(
+    name: str, model: str | None = None, choices: dict[str, Any] | None = None, *, basic: bool = False, **build: Any
+) -> Case:
+    """Three blocks: one that keeps its input's shape (or projects it), an identity, and one that strides."""
+    nf, v2 = name.startswith("nf_"), name.startswith("resnetv2")
+    widths = (32, 64)
+    outer = tuple(width * (1 if basic or not (nf or v2) else 4) for width in widths)
+    small = {"stage_sizes": (2, 1), "widths": widths, "stem_width": 64}
+    return _timm(
+        name, model, {**small, **(choices or {})}, **{"depths" if nf else "layers": (2, 1)}, channels=outer, **build
+    )
 
 
 def _pytorchcv(name: str, model: str, **choices: Any) -> Case:
@@ -84,36 +92,25 @@ CASES: dict[str, Case] = {
     ),
     # torchvision
     "torchvision-resnet18": _torchvision("resnet18"),
-    "torchvision-resnet50": _torchvision("resnet50"),
     "torchvision-resnext50_32x4d": _torchvision("resnext50_32x4d", groups=32, width_per_group=4),
     "torchvision-wide_resnet50_2": _torchvision("wide_resnet50_2", width_per_group=128),
     # timm
-    "timm-resnet18d": _timm_shallow("resnet18d"),
-    "timm-resnet50d": _timm_shallow("resnet50d"),
-    "timm-resnet50t": _timm_shallow("resnet50t"),
-    "timm-resnet50s": _timm_shallow("resnet50s"),
-    "timm-seresnet18": _timm_shallow("seresnet18"),
-    "timm-seresnet50": _timm_shallow("seresnet50"),
-    "timm-ecaresnet50d": _timm_shallow("ecaresnet50d"),
-    "timm-resnetrs50": _timm_shallow("resnetrs50"),
-    "timm-resnetv2_18": _timm_shallow("resnetv2_18"),
-    "timm-resnetv2_50": _timm("resnetv2_50"),
-    "timm-resnetv2_50d": _timm_shallow("resnetv2_50d"),
-    "timm-resnetv2_50x1_bit": _timm_shallow("resnetv2_50x1_bit", "bit_r50x1", {"ws_eps": 1e-8}),
-    "timm-nf_resnet50": _timm("nf_resnet50", None, _TIMM_NF),
-    "timm-nf_resnet50-skipinit": _timm_shallow("nf_resnet50", "nf_gain_resnet50", _TIMM_NF, skipinit=True),
-    "timm-nf_resnet50-tiny": dataclasses.replace(
-        _timm(
-            "nf_resnet50",
-            None,
-            {**_TIMM_NF, "stage_sizes": (2, 1), "widths": (8, 16), "stem_width": 64},
-            depths=(2, 1),
-            channels=(32, 64),
-        ),
-        image_size=32,
-    ),
-    "timm-nf_seresnet50": _timm_shallow("nf_seresnet50", None, _TIMM_NF),
-    "timm-nf_ecaresnet50": _timm_shallow("nf_ecaresnet50", None, _TIMM_NF),
+    "timm-resnet18d": _timm_small("resnet18d"),
+    "timm-resnet50d": _timm_small("resnet50d"),
+    "timm-resnet50t": _timm_small("resnet50t"),
+    "timm-resnet50s": _timm_small("resnet50s"),
+    "timm-seresnet18": _timm_small("seresnet18"),
+    "timm-seresnet50": _timm_small("seresnet50"),
+    "timm-ecaresnet50d": _timm_small("ecaresnet50d"),
+    "timm-resnetrs50": _timm_small("resnetrs50"),
+    "timm-resnetv2_18": _timm_small("resnetv2_18", basic=True),
+    "timm-resnetv2_50-small": _timm_small("resnetv2_50"),
+    "timm-resnetv2_50d": _timm_small("resnetv2_50d"),
+    "timm-resnetv2_50x1_bit": _timm_small("resnetv2_50x1_bit", "bit_r50x1", {"ws_eps": 1e-8}),
+    "timm-nf_resnet50-skipinit": _timm_small("nf_resnet50", "nf_gain_resnet50", _TIMM_NF, skipinit=True),
+    "timm-nf_resnet50-small": _timm_small("nf_resnet50", None, _TIMM_NF),
+    "timm-nf_seresnet50": _timm_small("nf_seresnet50", None, _TIMM_NF),
+    "timm-nf_ecaresnet50": _timm_small("nf_ecaresnet50", None, _TIMM_NF),
     # pytorchcv, the CIFAR nets
     "pytorchcv-resnet20": _pytorchcv("resnet20_cifar10", "resnet20_cifar_b"),
     "pytorchcv-resnet-bottleneck": _pytorchcv_class(
@@ -144,4 +141,8 @@ CASES: dict[str, Case] = {
     "fixup-resnet56": _fixup("cifar.fixup_resnet56", "fixup_resnet56_cifar"),
     "fixup-imagenet18": _fixup("imagenet.fixup_resnet18", "fixup_resnet18", image_size=48),
     "fixup-imagenet50": _fixup("imagenet.fixup_resnet50", "fixup_resnet50", image_size=48),
+    # whole ones: every block of 50 layers
+    "torchvision-resnet50": _torchvision("resnet50"),
+    "timm-resnetv2_50": _timm("resnetv2_50"),
+    "timm-nf_resnet50": _timm("nf_resnet50", None, _TIMM_NF),
 }  # fmt: skip

@@ -283,13 +283,17 @@ def main() -> None:
     parser.add_argument("--peer", required=True, help="the Python with the peers")
     parser.add_argument("--checkout", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--float32-only", action="store_true")
+    parser.add_argument("--missing", action="store_true", help="leave out what has a row already")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)  # for the float64 half; the dtypes are all explicit
     chosen = [name for name in CASES if any(fnmatch.fnmatch(name, pattern) for pattern in options.cases)]
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "parity.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
     for name in chosen:
+        if options.missing and name in known:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             row = run(name, options.peer, options.checkout, Path(folder), float64=not options.float32_only)
         rows = {**(json.loads(file.read_text()) if file.exists() else {}), name: json.loads(json.dumps(row))}

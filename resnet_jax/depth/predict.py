@@ -290,7 +290,9 @@ def _window_sum(values: np.ndarray, kernel_size: int, strides: int) -> np.ndarra
     """Sum over windows centred on every ``strides``-th position, zeros outside."""
     reach = (kernel_size - 1) // 2
     for axis, size in enumerate(values.shape):
-        lines = np.pad(np.moveaxis(values, axis, 0), [(reach, reach), *[(0, 0)] * (values.ndim - 1)])
+        border = np.zeros((values.ndim, 2), int)
+        border[0] = reach
+        lines = np.pad(np.moveaxis(values, axis, 0), border)
         shifted = [lines[offset : offset + size : strides] for offset in range(kernel_size)]
         values = np.moveaxis(np.sum(shifted, axis=0), 0, axis)
     return values

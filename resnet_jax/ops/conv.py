@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import jax
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from resnet_jax.ops.conv_primitive import forward_p
@@ -21,8 +20,8 @@ from resnet_jax.ops.conv_spec import ConvSpec
 
 
 def conv(
-    x: Float[ArrayLike, "n *spatial c_in"],
-    kernel: Float[ArrayLike, "*window c_in_per_group c_out"],
+    x: Float[Array, "n *spatial c_in"],
+    kernel: Float[Array, "*window c_in_per_group c_out"],
     *,
     strides: Sequence[int],
     padding: Sequence[int],
@@ -51,12 +50,12 @@ def conv(
         padding=tuple(padding),
         dilation=tuple(dilation or (1,) * len(strides)),
         groups=groups,
-        precision=jax.config.jax_default_matmul_precision,
+        precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
     )
     return forward_p.bind(x, kernel, spec=spec, members=(False, False))
 
 
-def _vary_alike(x, kernel):
+def _vary_alike(x: Array, kernel: Array) -> tuple[Array, Array]:
     """Inside ``shard_map``, mark a replicated operand as varying where the other does, as ``lax`` functions do."""
     x_axes, kernel_axes = (jax.typeof(a).mat.varying for a in (x, kernel))
     if x_axes == kernel_axes:

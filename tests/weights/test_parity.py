@@ -67,7 +67,7 @@ def test_worst(parity):
 
 
 @pytest.mark.skipif(PEER is None, reason="RESNET_JAX_PEER_PYTHON does not name a Python with torch and the peers")
-@pytest.mark.parametrize("name", ["transformers-tiny", "pytorchcv-seresnet20", "timm-nf_resnet50-tiny"])
+@pytest.mark.parametrize("name", ["transformers-tiny", "pytorchcv-seresnet20", "timm-nf_resnet50-small"])
 def test_peer(parity, tmp_path, name):
     row = parity.run(name, PEER, [], tmp_path, float64=False)
     assert row["passes"], row
