@@ -50,14 +50,12 @@ def _timm(name: str, model: str | None = None, choices: dict[str, Any] | None = 
 def _timm_small(
     name: str, model: str | None = None, choices: dict[str, Any] | None = None, *, basic: bool = False, **build: Any
 ) -> Case:
-    """Three blocks: one that keeps its input's shape (or projects it), an identity, and one that strides."""
+    """Few and thin blocks: the first, an identity, and one that strides."""
     nf, v2 = name.startswith("nf_"), name.startswith("resnetv2")
-    widths = (32, 64)
-    outer = tuple(width * (1 if basic or not (nf or v2) else 4) for width in widths)
-    small = {"stage_sizes": (2, 1), "widths": widths, "stem_width": 64}
-    return _timm(
-        name, model, {**small, **(choices or {})}, **{"depths" if nf else "layers": (2, 1)}, channels=outer, **build
-    )
+    stages, widths = ((2, 1), (32, 64)) if nf or v2 else ((2, 1, 1, 1), (16, 24, 32, 40))  # its ResNet has four
+    channels = widths if basic or not (nf or v2) else tuple(4 * width for width in widths)
+    small = {"stage_sizes": stages, "widths": widths, "stem_width": 64, **(choices or {})}
+    return _timm(name, model, small, **{"depths" if nf else "layers": stages}, channels=channels, **build)
 
 
 def _pytorchcv(name: str, model: str, **choices: Any) -> Case:
