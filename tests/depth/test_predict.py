@@ -93,7 +93,7 @@ DEEP = {
     "batch norm, pre": {"order": "pre", "shortcut": "A"},
     "batch norm, post": {"shortcut": "A"},
 }
-# Option A has no weights, so that a branch of zeros leaves no scatter but the stem's, which is divided out: what is left
+# Option A has no weights, so that branches of zeros leave no scatter but the stem's, which is divided out: left
 # is that of the 16 positions of the last stage. The others add up hundreds of branches.
 TOLERANCE = {"nf": 0.08, "batch norm, pre": 0.15, "batch norm, post": 0.1}
 SLOW = pytest.mark.slow
