@@ -29,13 +29,13 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
     names = list_models(options.pattern)
     if not names:
         raise UsageError(f"no network matches {options.pattern!r}; resnet-jax models lists them all")
-    console.print(f"{'name':<20}{'params':>14}{'batch stats':>13}{'multiply-adds':>17}  input", highlight=False)
+    console.print(f"{'name':<28}{'params':>14}{'batch stats':>13}{'multiply-adds':>17}  input", highlight=False)
     for name in names:
         shape = MODELS[name].input_shape
         sizes = count(create_model(name), shape)
         size = "x".join(str(side) for side in shape)
         console.print(
-            f"{name:<20}{sizes.params:>14,}{sizes.batch_stats:>13,}{sizes.macs:>17,}  {size}", highlight=False
+            f"{name:<28}{sizes.params:>14,}{sizes.batch_stats:>13,}{sizes.macs:>17,}  {size}", highlight=False
         )
         rows.append({"name": name, **dataclasses.asdict(sizes), "input": list(shape)})
     return rows

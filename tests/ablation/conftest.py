@@ -18,7 +18,7 @@ STEPS = 18
 SEEDS = (0, 3)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # not the session: other tests count the devices
 def tiny_network():
     """Add a network of one block, named by ``model.name tiny``; train on one device: eight take long to compile for."""
     with pytest.MonkeyPatch.context() as patch:
