@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from resnet_jax.ops import conv_canonical, conv_rows, conv_spec, tiles, winograd
+from resnet_jax.ops import conv_canonical, conv_rows, conv_spec, native, tiles, winograd
 from resnet_jax.ops.conv_spec import ConvSpec
 
 #: Winograd's 16 products must be worth its transforms: the fewest channels, in and out.
@@ -52,6 +52,8 @@ def over_members(form: Callable[[Array, Array], Array], members: tuple[bool, boo
 
 def forward(x: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.forward`."""
+    if devices == 1 and native.takes(spec, x.dtype):
+        return native.forward(x, w, spec)
     if _is_pointwise(spec):
         return conv_canonical.pointwise_forward(x, w, spec)
     if _takes_winograd(x, w.shape[-1], spec, devices):
@@ -61,6 +63,8 @@ def forward(x: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
 
 def input_gradient(g: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.input_gradient`."""
+    if devices == 1 and native.takes(spec, g.dtype):
+        return native.input_gradient(g, w, spec)
     if _is_pointwise(spec):
         return conv_canonical.pointwise_input_gradient(g, w, spec)
     if _takes_winograd(g, w.shape[-2], spec, devices):
@@ -70,6 +74,8 @@ def input_gradient(g: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array
 
 def weight_gradient(x: Array, g: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.weight_gradient`."""
+    if devices == 1 and native.takes(spec, x.dtype):
+        return native.weight_gradient(x, g, spec)
     if _is_pointwise(spec):
         return conv_canonical.pointwise_weight_gradient(x, g, spec)
     if _takes_winograd(x, g.shape[-1], spec, devices):

@@ -66,7 +66,8 @@ def _primitive(name: str, form: Form, cpu_form: Callable[..., Array]) -> Primiti
         return lowered(ctx, a, b)
 
     def lower_on_cpu(ctx, a, b, *, spec, members):
-        if not all(_has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
+        exported = ctx.module_context.lowering_parameters.for_export  # to run elsewhere: no forms of this machine
+        if exported or not all(_has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
             return lower(ctx, a, b, spec=spec, members=members)
         devices = _devices_of_the_compiler(ctx.module_context.axis_context)
         each = partial(cpu_form, spec=spec, devices=devices)

@@ -1,0 +1,100 @@
+"""Compile ``conv.cc`` once for a machine, keep the library, and make its functions known to XLA."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from resnet_jax.cache import cache_directory
+
+#: ``off`` keeps XLA's own convolutions.
+SWITCH = "RESNET_JAX_NATIVE"
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-w")
+#: Names in the library; XLA knows them as ``resnet_jax_<name>``.
+FUNCTIONS = ("conv_forward", "conv_input_gradient", "conv_weight_gradient")
+
+_log = logging.getLogger(__name__)
+
+
+def available() -> bool:
+    """Return whether the compiled convolutions can be used; the first call may compile them (about 20 s)."""
+    return _load() is None
+
+
+def status() -> str:
+    """Return ``native``, or ``xla`` and the reason."""
+    reason = _load()
+    return "native" if reason is None else f"xla ({reason})"
+
+
+@functools.cache
+def _load() -> str | None:
+    """Compile, load and register; return why not, or None."""
+    if os.environ.get(SWITCH, "").lower() in ("off", "0", "false"):
+        return f"{SWITCH} is off"
+    compiler = next((found for name in _compilers() if (found := shutil.which(name))), None)
+    if compiler is None:
+        return _slower("no C++ compiler was found: install g++ or clang++, or set CXX")
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+        for name in FUNCTIONS:
+            jax.ffi.register_ffi_target(
+                f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu"
+            )
+    except subprocess.CalledProcessError as error:
+        return _slower(f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}")
+    except (OSError, AttributeError) as error:
+        return _slower(str(error))
+    return None
+
+
+def _slower(reason: str) -> str:
+    _log.warning("convolutions on the CPU take XLA's own forms, about half as fast: %s", reason)
+    return reason
+
+
+def _compilers() -> list[str]:
+    return [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
+
+
+def _compiled(compiler: str) -> Path:
+    """Return the library for this source, compiler, jaxlib and processor; compile it if there is none."""
+    source = resources.files(__package__).joinpath("conv.cc").read_bytes()
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    identity = "\n".join([version, jaxlib.__version__, _processor(), *FLAGS])
+    digest = hashlib.sha256(source + identity.encode()).hexdigest()[:16]
+    folder = cache_directory() / "native"
+    library = folder / f"conv-{digest}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    _log.info("compiling the convolutions for this processor, once: %s", library)
+    with tempfile.TemporaryDirectory(dir=folder) as work:  # renamed when whole: another process may be at it too
+        text, built = Path(work) / "conv.cc", Path(work) / "conv.so"
+        text.write_bytes(source)
+        command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(text), "-o", str(built)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        os.replace(built, library)
+    return library
+
+
+def _processor() -> str:
+    """Return what ``-march=native`` depends on: a cache directory may be shared by machines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        keys = ("model name", "flags", "Features", "CPU part")
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.split("\t")[0].rstrip(": ") in keys]
+        return "\n".join(sorted(set(lines)))
+    return f"{platform.machine()} {platform.processor()} {platform.node()}"
