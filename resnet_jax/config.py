@@ -89,6 +89,10 @@ class ModelConfig:
     """Initializer of the convolutions: kaiming_normal (fan-out), xavier_uniform, ..."""
     head_init: str | None = None
     """Initializer of the classifier's kernel."""
+    execution: str | None = None
+    """How equal blocks are computed: auto, unroll, or scan (in a loop: compile time does not grow with depth)."""
+    remat: str | None = None
+    """What the backward pass computes again to save memory: none, block (all of it), conv (all but convolutions)."""
     dtype: str | None = None
     """Dtype of the computation: float32, bfloat16. Statistics and logits stay float32."""
     param_dtype: str | None = None
@@ -299,8 +303,8 @@ def config_to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
-#: Fields that change how a run is watched or fed, and not what comes out.
-WITHOUT_EFFECT = ("data.threads", "train.log_every")
+#: Fields that change how a run is watched, fed or computed, and not what comes out (beyond rounding, for the last two).
+WITHOUT_EFFECT = ("data.threads", "train.log_every", "model.execution", "model.remat")
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

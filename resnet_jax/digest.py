@@ -8,18 +8,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from resnet_jax.models.layout import unstack
+
 
 def params_digest(params: Any, batch_stats: Any) -> str:
     """Return the sha256 over parameters and batch statistics.
 
     Hashed are, for each array in the order of its path (``batch_stats/...`` before ``params/...``, compared as
-    strings): the path, the dtype and shape as ``float32[3,3,16,16]``, and the little-endian bytes in C order.
+    strings; block by block, however the network computes them): the path, the dtype and shape as
+    ``float32[3,3,16,16]``, and the little-endian bytes in C order.
 
     >>> params_digest({"w": np.zeros(2, np.float32)}, {})[:8]
     'bdb9513a'
     """
-    tree = {"batch_stats": batch_stats, "params": params}
-    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))[0]
+    tree = unstack(jax.device_get({"batch_stats": batch_stats, "params": params}))
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = sorted(("/".join(str(part.key) for part in path), np.asarray(leaf)) for path, leaf in leaves)
     digest = hashlib.sha256()
     for path, leaf in named:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from resnet_jax.models import layout
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.training.compile import INIT_OPTIONS
 
@@ -38,4 +39,5 @@ def random_variables(model, input_shape, seed: int = 0) -> dict[str, Any]:
             value = 0.1 * rng.normal(size=leaf.shape)
         return value.astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(fill, abstract_variables(model, input_shape))
+    shapes = abstract_variables(model, input_shape)
+    return layout.like(jax.tree_util.tree_map_with_path(fill, layout.unstack(shapes)), shapes)

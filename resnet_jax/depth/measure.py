@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan, plan_stages
+from resnet_jax.models.layout import unstack
+from resnet_jax.models.plan import BlockPlan, Varying, plan_stages
 from resnet_jax.models.resnet import ResNet, Stem
 from resnet_jax.ops import at_least_float32
 
@@ -69,8 +70,8 @@ def measure_moments(
     >>> moments.mean_square.shape, moments.stage_starts
     ((9,), (0, 3, 6))
     """
-    config = _nothing_dropped(model.config)
-    return _moments(config, *_measure(config, train)(variables, images))
+    config = dataclasses.replace(_nothing_dropped(model.config), execution="unroll", remat="none")
+    return _moments(config, *_measure(config, train)(unstack(variables), images))
 
 
 def sample_moments(
@@ -140,13 +141,13 @@ def _stem(config: ResNetConfig, train: bool) -> tuple[Any, Any]:
 @functools.lru_cache(maxsize=64)
 def _block(config: ResNetConfig, block: BlockPlan, train: bool) -> tuple[Any, Any]:
     """Return ``init(key, x)`` and ``apply(variables, beta, x)``, which gives the output and its moments."""
+    module = Block(config, block)
 
     def apply(variables, beta, x):
-        module = Block(config, dataclasses.replace(block, beta=beta))
-        y, _ = module.apply(variables, x, train=train, mutable=["batch_stats"])
+        y, _ = module.apply(variables, x, train=train, varying=Varying(beta, 0.0), mutable=["batch_stats"])
         return y, _reduce(y)
 
-    return _compiled_init(Block(config, block)), jax.jit(apply)
+    return _compiled_init(module), jax.jit(apply)
 
 
 def _compiled_init(module: nn.Module) -> Any:

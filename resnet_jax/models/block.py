@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -15,7 +16,7 @@ from resnet_jax import ops
 from resnet_jax.models import layers
 from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan
+from resnet_jax.models.plan import BlockPlan, Varying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +46,15 @@ class PreActivation(nn.Module):
     """Norm and activation before the branch: what the branch and a projection see (arXiv 1603.05027, fig. 4e)."""
 
     config: ResNetConfig
-    beta: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *spatial c"]:
+    def __call__(
+        self, x: Float[Array, "n *spatial c"], *, train: bool, beta: float | Float[Array, ""]
+    ) -> Float[Array, "n *spatial c"]:
         """Return ``act(norm(x))``; with the NF rules ``act(x) * beta``."""
         x = layers.norm(self.config, name="norm", after_conv=False)(x, train=train)
         x = layers.activate(self.config, x)
-        return x * self.beta if self.config.is_nf else x
+        return x * beta if self.config.is_nf else x
 
 
 class Shortcut(nn.Module):
@@ -96,9 +98,10 @@ class Branch(nn.Module):
     block: BlockPlan
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
+    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool, varying: Varying) -> Float[Array, "n *out f"]:
         """Return F(x) as it is added to the skip. In pre-activation order ``x`` is normalized and activated."""
         config = self.config
+        keys = self._keys(varying) if train and (config.dropout > 0 or self.block.drop_rate > 0) else None
         convs = branch_convs(config, self.block)
         fixup, count = config.residual == "fixup", len(convs)
         # Fixup (arXiv 1901.09321, section 3.1): all but the last of m scaled by L^(-1 / (2m - 2)), the last zero
@@ -111,7 +114,9 @@ class Branch(nn.Module):
             if fixup and not first:
                 x = x + layers.scalar(self, config, f"bias{number}a", nn.initializers.zeros)
             if last and config.dropout > 0:
-                x = nn.Dropout(config.dropout, deterministic=not train, name="dropout")(x)
+                x = nn.Dropout(config.dropout, deterministic=not train, name="dropout")(
+                    x, rng=None if keys is None else keys[0]
+                )
             x = layers.conv(
                 config, spec.features, spec.kernel_size, spec.strides, name=f"conv{number}", groups=spec.groups,
                 before_norm=not (config.is_pre and last), init_scale=0.0 if fixup and last else shrink,
@@ -123,10 +128,15 @@ class Branch(nn.Module):
             if not config.is_pre:
                 x = layers.norm(config, name=f"norm{number}", last_of_branch=last)(x, train=train)
                 x = x if last else layers.activate(config, x)
-        return self._finish(x, train)
+        x = self._finish(x)
+        return ops.drop_path(keys[1], x, varying.drop_rate) if keys is not None and self.block.drop_rate > 0 else x
 
-    def _finish(self, x: Array, train: bool) -> Array:
-        """Apply attention, the residual rule's scalar and stochastic depth."""
+    def _keys(self, varying: Varying) -> Array:
+        """Return one key for dropout and one for stochastic depth."""
+        return jax.random.split(self.make_rng("dropout") if varying.key is None else varying.key)
+
+    def _finish(self, x: Array) -> Array:
+        """Apply attention and the residual rule's scalar."""
         config = self.config
         if config.attention != "none":
             attention = {"se": SqueezeExcite, "eca": EfficientChannelAttention}[config.attention]
@@ -136,8 +146,6 @@ class Branch(nn.Module):
             x = x * layers.scalar(self, config, "gain", nn.initializers.zeros)
         if config.is_nf:
             x = x * config.alpha
-        if train and self.block.drop_rate > 0:
-            x = ops.drop_path(self.make_rng("dropout"), x, self.block.drop_rate)
         return x
 
 
@@ -148,14 +156,23 @@ class Block(nn.Module):
     block: BlockPlan
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return the sum of skip and branch, activated in post-activation order."""
+    def __call__(
+        self, x: Float[Array, "n *spatial c"], *, train: bool, varying: Varying | None = None
+    ) -> Float[Array, "n *out f"]:
+        """Return the sum of skip and branch, activated in post-activation order.
+
+        Args:
+            x: the input.
+            train: the mode of norm and dropout.
+            varying: what the block has for itself; None takes it from its plan.
+        """
         config, seen = self.config, x
+        varying = Varying.of(self.block, None) if varying is None else varying
         if config.is_pre:
-            seen = PreActivation(config, self.block.beta, name="preact")(x, train=train)
+            seen = PreActivation(config, name="preact")(x, train=train, beta=varying.beta)
         elif config.residual == "fixup":
             seen = x + layers.scalar(self, config, "bias1a", nn.initializers.zeros)
-        y = Branch(config, self.block, name="branch")(seen, train=train)
+        y = Branch(config, self.block, name="branch")(seen, train=train, varying=varying)
         if config.shortcut != "none":
             y = Shortcut(config, self.block, name="shortcut")(x, seen, train=train) + y
         return y if config.is_pre else layers.activate(config, y)

@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": tuple(ACTIVATIONS),
     "init": tuple(INITIALIZERS),
     "head_init": tuple(INITIALIZERS),
+    "execution": ("auto", "unroll", "scan"),
+    "remat": ("none", "block", "conv"),
     "dtype": ("float32", "bfloat16", "float64"),
     "param_dtype": ("float32", "float64"),
 }
@@ -97,6 +99,12 @@ class ResNetConfig:
         num_classes: outputs of the classifier; 0 leaves it out and the network returns the pooled features.
         in_channels: channels of the input images.
         spatial_dims: 1, 2 or 3; the input is ``(N, *spatial, C)``.
+        execution: how a stage computes its blocks: one after the other in the program's text (``unroll``), or all but
+            the first, which are equal, in a loop (``scan``): then compile time does not grow with depth. ``auto`` scans
+            8 equal blocks or more. The numbers are the same up to rounding, and files are the same; in memory a scanned
+            stage is stacked (:mod:`resnet_jax.models.layout`).
+        remat: what the backward pass computes again instead of keeping it: ``none``, everything inside a ``block``, or
+            everything but the convolutions (``conv``). The numbers are the same.
         dtype: of the computation. Statistics, pooled features and logits are float32 or wider in any case.
         param_dtype: of the parameters.
         axis_name: mapped axis for the batch statistics under pmap or shard_map; None under jit.
@@ -138,6 +146,8 @@ class ResNetConfig:
     num_classes: int = 1000
     in_channels: int = 3
     spatial_dims: int = 2
+    execution: str = "auto"
+    remat: str = "none"
     dtype: str = "float32"
     param_dtype: str = "float32"
     axis_name: str | None = None

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from resnet_jax.models.attention import ChannelConv, Dense
 from resnet_jax.models.layers import Conv, Head
+from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 
 
@@ -50,7 +51,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
     with nn.intercept_methods(tally):
         shapes = _shapes(_condensed(model), input_shape)
     total = sum(value * _repeats(model, path) for path, value in macs.items())
-    shapes = _expanded(model, shapes)
+    shapes = _listed(model, shapes)
     return Counts(_scalars(shapes["params"]), _scalars(shapes.get("batch_stats", {})), total)
 
 
@@ -60,7 +61,8 @@ def abstract_variables(model: nn.Module, input_shape: Sequence[int]) -> dict[str
     The blocks of a stage after its second have the shapes of the second: only two are traced, so that 1,202 layers
     take no longer than 14.
     """
-    return _expanded(model, _shapes(_condensed(model), input_shape))
+    shapes = _listed(model, _shapes(_condensed(model), input_shape))
+    return stack(shapes, model.config.execution) if isinstance(model, ResNet) else shapes
 
 
 def _shapes(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
@@ -75,10 +77,10 @@ def _condensed(model: nn.Module) -> nn.Module:
     if not isinstance(model, ResNet):
         return model
     sizes = tuple(min(size, 2) for size in model.config.stage_sizes)
-    return ResNet(dataclasses.replace(model.config, stage_sizes=sizes))
+    return ResNet(dataclasses.replace(model.config, stage_sizes=sizes, execution="unroll"))
 
 
-def _expanded(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
+def _listed(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
     """Repeat the second block of each stage as often as ``model`` has blocks after it."""
     if not isinstance(model, ResNet):
         return variables

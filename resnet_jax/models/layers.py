@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -13,6 +14,9 @@ from resnet_jax.models.activation import ACTIVATIONS, GAINS
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer, scaled
 from resnet_jax.models.norm import Affine, BatchNorm, GroupNorm, NoNorm
+
+#: What rematerialization calls the output of a convolution.
+CONV_OUTPUT = "conv_output"
 
 
 class Conv(nn.Module):
@@ -60,6 +64,7 @@ class Conv(nn.Module):
             padding=((self.kernel_size - 1) // 2,) * dims,
             groups=self.groups,
         )
+        y = checkpoint_name(y, CONV_OUTPUT)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype).reshape((1,) * (dims + 1) + (self.features,))

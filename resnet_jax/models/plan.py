@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
 from resnet_jax.models.config import ResNetConfig
 
@@ -38,6 +45,35 @@ class BlockPlan:
     def changes_shape(self) -> bool:
         """Whether the skip cannot be the identity."""
         return self.strides != 1 or self.in_features != self.features
+
+
+class Varying(NamedTuple):
+    """What differs between blocks of one shape; stacked along a leading axis where they run in a loop.
+
+    Attributes:
+        beta: see :class:`BlockPlan`.
+        drop_rate: see :class:`BlockPlan`.
+        key: PRNG key of what the block drops; None where nothing is dropped.
+    """
+
+    beta: float | Float[Array, " *blocks"]
+    drop_rate: float | Float[Array, " *blocks"]
+    key: Key[Array, " *blocks"] | None = None
+
+    @classmethod
+    def of(cls, block: BlockPlan, key: Key[Array, ""] | None) -> Varying:
+        """Return what ``block`` has for itself; ``key`` is the network's."""
+        return cls(block.beta, block.drop_rate, None if key is None else jax.random.fold_in(key, block.depth))
+
+    @classmethod
+    def stacked(cls, blocks: Sequence[BlockPlan], key: Key[Array, ""] | None, dtype: DTypeLike) -> Varying:
+        """Return the same for blocks that run in a loop, ``(blocks,)`` each; beta of ``dtype``."""
+        depths = jnp.asarray([block.depth for block in blocks], jnp.uint32)
+        return cls(
+            jnp.asarray([block.beta for block in blocks], dtype),
+            jnp.asarray([block.drop_rate for block in blocks], jnp.float32),
+            None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, depths),
+        )
 
 
 def stem_widths(config: ResNetConfig) -> tuple[int, ...]:

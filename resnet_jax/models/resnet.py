@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from resnet_jax import ops
 from resnet_jax.errors import UsageError
-from resnet_jax.models import layers
+from resnet_jax.models import layers, layout
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer
-from resnet_jax.models.plan import BlockPlan, plan_stages, stem_widths
+from resnet_jax.models.plan import BlockPlan, Varying, plan_stages, stem_widths
 
 _AXES = {1: "W", 2: "H, W", 3: "D, H, W"}
 
@@ -56,6 +57,10 @@ class Stem(nn.Module):
         return ops.max_pool(x, window=3, stride=2, padding=1)
 
 
+#: What the backward pass may keep, by ``remat``; "none" is not among them. Convolutions are named in layers.Conv.
+_KEPT = {"block": None, "conv": jax.checkpoint_policies.save_only_these_names(layers.CONV_OUTPUT)}
+
+
 class Stage(nn.Module):
     """Residual blocks of one width and resolution; only the first may change the shape."""
 
@@ -63,10 +68,36 @@ class Stage(nn.Module):
     blocks: tuple[BlockPlan, ...]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return the output of the last block."""
-        for block in self.blocks:
-            x = Block(self.config, block, name=f"block{block.index}")(x, train=train)
+    def __call__(
+        self, x: Float[Array, "n *spatial c"], *, train: bool, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "n *out f"]:
+        """Return the output of the last block.
+
+        Args:
+            x: the input.
+            train: the mode of norm and dropout.
+            key: of what the network drops; None where nothing is dropped.
+        """
+        config = self.config
+
+        def run(block: Block, x: Array, varying: Varying) -> tuple[Array, None]:
+            return block(x, train=train, varying=varying), None
+
+        scanned = layout.stacks(config.execution, len(self.blocks))
+        if config.remat != "none":
+            # in a loop nothing can undo it; elsewhere the compiler would find the common subexpressions
+            run = nn.remat(run, prevent_cse=not scanned, policy=_KEPT[config.remat])
+        for block in self.blocks[:1] if scanned else self.blocks:
+            x, _ = run(Block(config, block, name=f"block{block.index}"), x, Varying.of(block, key))
+        if scanned:
+            rest = self.blocks[1:]
+            loop = nn.scan(
+                run,
+                length=len(rest),
+                variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+                split_rngs={"params": True, "dropout": True},
+            )
+            x, _ = loop(Block(config, rest[0], name=layout.STACK), x, Varying.stacked(rest, key, config.dtype))
         return x
 
 
@@ -74,7 +105,9 @@ class ResNet(nn.Module):
     """A residual network as a pure function ``(variables, images) -> logits``.
 
     Variables are ``params`` and, with batch norm, ``batch_stats``. Paths read ``stem/conv``,
-    ``stage1/block0/branch/conv1``, ``stage2/block0/shortcut/conv``, ``head``: stages count from 1, blocks from 0.
+    ``stage1/block0/branch/conv1``, ``stage2/block0/shortcut/conv``, ``head``: stages count from 1, blocks from 0. A
+    stage that is scanned has one path ``stage1/blocks/...`` for its blocks after the first
+    (:mod:`resnet_jax.models.layout`).
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,9 +146,10 @@ class ResNet(nn.Module):
                 f"the network takes {config.in_channels} channels in the last axis, got shape {x.shape}; "
                 f"pass in_channels={x.shape[-1]} to create_model, or move the channels last"
             )
+        key = self.make_rng("dropout") if train and (config.dropout > 0 or config.drop_path > 0) else None
         x = Stem(config, name="stem")(x.astype(config.dtype), train=train)
         for index, blocks in enumerate(plan_stages(config)):
-            x = Stage(config, blocks, name=f"stage{index + 1}")(x, train=train)
+            x = Stage(config, blocks, name=f"stage{index + 1}")(x, train=train, key=key)
         if config.is_pre:
             x = layers.activate(config, layers.norm(config, name="norm", after_conv=False)(x, train=train))
         features = ops.global_max_pool(x) if config.head_pool == "max" else ops.global_mean_pool(x)

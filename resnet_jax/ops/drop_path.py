@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def drop_path(key: Array, x: Float[Array, "n ..."], rate: float) -> Float[Array, "n ..."]:
+def drop_path(key: Array, x: Float[Array, "n ..."], rate: float | Float[Array, ""]) -> Float[Array, "n ..."]:
     """Set each example of ``x`` to zero with probability ``rate``; divide the others by ``1 - rate``.
 
     The expectation is ``x``, so that nothing is to be scaled in evaluation.
@@ -16,5 +16,6 @@ def drop_path(key: Array, x: Float[Array, "n ..."], rate: float) -> Float[Array,
     >>> sorted(set(y.ravel().tolist())), bool((y[:, 0] == y[:, 1]).all())
     ([0.0, 2.0], True)
     """
-    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+    share = 1.0 - rate
+    keep = jax.random.bernoulli(key, share, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(keep, x / jnp.asarray(share, x.dtype), jnp.zeros((), x.dtype))

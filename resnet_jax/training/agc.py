@@ -14,6 +14,7 @@ wherever it stands and whatever comes after it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,8 +22,9 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.layout import over_blocks
 from resnet_jax.ops import at_least_float32
-from resnet_jax.training.roles import CLASSIFIER_ROLES, KERNEL_ROLES, ROLE_RULES, Rules, mask
+from resnet_jax.training.roles import CLASSIFIER_ROLES, KERNEL_ROLES, ROLE_RULES, Rules, mask, stacked
 
 PyTree = Any
 EPS = 1e-3
@@ -69,16 +71,17 @@ def clip_adaptively(
     [0.01, 1.0]
     """
 
-    def clip(g: jax.Array, w: jax.Array, role: str) -> jax.Array:
-        if role in exclude:
-            return g
+    def clip(g: jax.Array, w: jax.Array, role: str, stacked: bool) -> jax.Array:
+        return g if role in exclude else over_blocks(partial(clip_units, role=role), stacked)(g, w)
+
+    def clip_units(g: jax.Array, w: jax.Array, role: str) -> jax.Array:
         norm = unit_norms(g, role)
         limit = (clipping * jnp.maximum(unit_norms(w, role), eps)).astype(norm.dtype)
         exceeds = norm > limit  # also keeps the division away from 0
         ratio = jnp.where(exceeds, limit / jnp.where(exceeds, norm, 1.0), 1.0)
         return (g.astype(ratio.dtype) * ratio).astype(g.dtype)
 
-    return optax.stateless(lambda g, w: jax.tree.map(clip, g, w, roles))
+    return optax.stateless(lambda g, w: jax.tree.map(clip, g, w, roles, stacked(g)))
 
 
 def require_excluded(params: PyTree, exclude: Collection[str], rules: Rules = ROLE_RULES) -> None:

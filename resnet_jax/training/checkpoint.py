@@ -1,11 +1,15 @@
 """Checkpoints of a run: the only file that knows Orbax.
 
+A network of many equal blocks is written as it is scanned, however it was computed (:mod:`resnet_jax.models.layout`):
+so any execution can go on with any other's state.
+
 Two folders: ``last`` keeps the two newest states, to resume from; ``best`` keeps the one with the best validation
 result. Writing is asynchronous, so a state may be donated to the next step right after :meth:`Checkpoints.save`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +17,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.errors import RunError
+from resnet_jax.models import layout
+from resnet_jax.models.layout import stack
 from resnet_jax.training.state import TrainState
 
 Kind = Literal["last", "best"]
@@ -45,7 +51,7 @@ class Checkpoints:
         """
         checkpointer, step = self._checkpointer(kind), int(state.step)
         if step not in self.steps(kind):
-            checkpointer.save_checkpointables_async(step, {"state": state, "progress": progress})
+            checkpointer.save_checkpointables_async(step, {"state": _relayout(state, stack), "progress": progress})
 
     def steps(self, kind: Kind) -> list[int]:
         """Return the saved steps, oldest first; empty if there is none."""
@@ -64,8 +70,8 @@ class Checkpoints:
         Raises:
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
-        loaded = self._load(kind, {"state": jax.tree.map(_abstract, like), "progress": None})
-        return loaded["state"], loaded["progress"]
+        loaded = self._load(kind, {"state": stack(jax.tree.map(_abstract, like)), "progress": None})
+        return _relayout(loaded["state"], lambda state: layout.like(state, like)), loaded["progress"]
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Load some fields of the newest state, and the step it is from; for use without the optimizer.
@@ -80,8 +86,8 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            loaded = self._load(kind, {"state": like})
-        return loaded["state"], self.steps(kind)[-1]
+            loaded = self._load(kind, {"state": stack(like)})
+        return _relayout(loaded["state"], lambda state: layout.like(state, like)), self.steps(kind)[-1]
 
     def _load(self, kind: Kind, abstract: dict[str, Any]) -> dict[str, Any]:
         steps = self.steps(kind)
@@ -108,6 +114,12 @@ class Checkpoints:
                 cleanup_tmp_directories=self._owner,
             )
         return self._open[kind]
+
+
+def _relayout(tree: Any, convert: Callable[[Any], Any]) -> Any:
+    """Return ``convert(tree)``, compiled if there is anything to convert."""
+    same = jax.tree.structure(jax.eval_shape(convert, tree)) == jax.tree.structure(tree)
+    return tree if same else jax.jit(convert)(tree)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -26,14 +26,15 @@ def frozen(params: PyTree, freeze: Sequence[str], rules: roles.Rules = roles.ROL
     """Return the tree of ``params`` with True for what ``freeze`` names.
 
     Args:
-        params: parameters or their shapes; only the paths are read.
+        params: parameters or their shapes; only the paths are read, and how many blocks are stacked.
         freeze: each is a role (``"norm_scale"``), a module with all that is in it (``"stem"``, ``"stage1/block0"``), or
             a regular expression for such a path (``"stage[12]"``, ``".*/norm1"``). ``"head"`` is the whole classifier:
             the role and the module.
         rules: how paths become roles.
 
     Raises:
-        UsageError: one of them names nothing, or together they leave nothing to train.
+        UsageError: one of them names nothing, together they leave nothing to train, or they cut through blocks that a
+            scanned network keeps in one array.
 
     >>> params = {"stem": {"conv": {"kernel": 0}}, "stage1": {"block0": {"norm1": {"scale": 0}}}, "head": {"bias": 0}}
     >>> frozen(params, ["stem", "norm_scale"])
@@ -42,15 +43,27 @@ def frozen(params: PyTree, freeze: Sequence[str], rules: roles.Rules = roles.ROL
     role_of = roles.roles(params, rules)
     found: set[str] = set()
 
-    def is_frozen(path: tuple[Any, ...], role: str) -> bool:
-        names = {item for item, pattern in patterns.items() if item == role or pattern.fullmatch(roles.join(path))}
+    def is_named(path: str, role: str) -> bool:
+        names = {item for item, pattern in patterns.items() if item == role or pattern.fullmatch(path)}
         found.update(names)
         return bool(names)
 
+    def is_frozen(path: tuple[Any, ...], leaf: Any, role: str) -> bool:
+        paths = roles.listed(path, leaf)
+        if isinstance(paths, str):
+            return is_named(paths, role)
+        named = [is_named(path, role) for path in paths]
+        if any(named) and not all(named):
+            raise UsageError(
+                f"freezing {', '.join(freeze)} takes {paths[named.index(True)]} and not {paths[named.index(False)]}, "
+                "which are computed in one loop: build the network with execution 'unroll' (--model.execution unroll)"
+            )
+        return all(named)
+
     patterns = {item: _pattern(item) for item in freeze}
-    result = jax.tree_util.tree_map_with_path(is_frozen, role_of)
+    result = jax.tree_util.tree_map_with_path(is_frozen, params, role_of)
     if missing := [item for item in freeze if item not in found]:
-        raise _names_nothing(missing[0], role_of)
+        raise _names_nothing(missing[0], params, role_of)
     if freeze and all(jax.tree.leaves(result)):
         raise UsageError(f"freezing {', '.join(freeze)} leaves nothing to train")
     return result
@@ -74,8 +87,11 @@ def _pattern(item: str) -> re.Pattern[str]:
         raise UsageError(f"freeze {item!r} is no regular expression: {error}") from error
 
 
-def _names_nothing(item: str, role_of: PyTree) -> UsageError:
-    paths = [roles.join(path) for path, _ in jax.tree_util.tree_leaves_with_path(role_of)]
+def _names_nothing(item: str, params: PyTree, role_of: PyTree) -> UsageError:
+    paths = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        listed = roles.listed(path, leaf)
+        paths += [listed] if isinstance(listed, str) else listed
     modules = dict.fromkeys("/".join(path.split("/")[:end]) for path in paths for end in range(1, path.count("/") + 2))
     present = sorted(set(jax.tree.leaves(role_of)))
     close = nearest(item, [*present, *modules])

@@ -33,14 +33,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
 from resnet_jax.training.freeze import frozen as find_frozen
@@ -112,7 +115,7 @@ def make_optimizer(
 
     Args:
         cfg: which one and its settings.
-        params: parameters or their `jax.ShapeDtypeStruct`s; only the paths are read, for the masks.
+        params: parameters or their `jax.ShapeDtypeStruct`s; only paths and shapes are read, for the masks.
         steps_per_epoch: optimizer steps in one pass over the training set.
         total_steps: optimizer steps of the whole run.
         rules: how paths become roles (`roles.Rules`).
@@ -142,7 +145,7 @@ def make_optimizer(
     if cfg.agc is not None:
         require_excluded(params, cfg.agc_exclude, rules)
     chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), rules)
-    if any(factor != 1.0 for factor in jax.tree.leaves(factors)):
+    if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
     tx = optax.chain(*chain)
     return update_only_the_rest(tx, frozen) if cfg.freeze else tx, lr
@@ -264,17 +267,31 @@ def scale_by_lars(
         adapted: booleans, where q acts (elsewhere it is 1).
     """
 
-    def scale(g: jax.Array, w: jax.Array, decays: bool, adapts: bool) -> jax.Array:
+    def scale(g: jax.Array, w: jax.Array, decays: bool, adapts: bool, stacked: bool) -> jax.Array:
         wd = weight_decay if decays else 0.0
+        return over_blocks(partial(adapt, wd=wd), stacked)(g, w) if adapts else g + wd * w
+
+    def adapt(g: jax.Array, w: jax.Array, wd: float) -> jax.Array:
         update = g + wd * w
-        if not adapts:
-            return update
         w_norm, g_norm = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
         usable = (w_norm > 0) & (g_norm > 0)
         ratio = trust_coefficient * w_norm / jnp.where(usable, g_norm + wd * w_norm, 1.0)
         return jnp.where(usable, ratio, 1.0) * update
 
-    return optax.stateless(lambda g, w: jax.tree.map(scale, g, w, decayed, adapted))
+    return optax.stateless(lambda g, w: jax.tree.map(scale, g, w, decayed, adapted, roles.stacked(g)))
+
+
+def _scale_by_trust_ratio() -> optax.GradientTransformation:
+    """Return Optax's, for each block's parameter by itself where they are stacked."""
+    tx = optax.scale_by_trust_ratio()
+
+    def scale(update: jax.Array, w: jax.Array) -> Any:
+        return tx.update(update, optax.EmptyState(), w)[0]
+
+    def scale_all(updates: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda s, u, w: over_blocks(scale, s)(u, w), roles.stacked(updates), updates, params)
+
+    return optax.stateless(scale_all)
 
 
 def _sgd(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
@@ -296,7 +313,7 @@ def _lars(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTre
 
 
 def _lamb(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
-    layerwise = optax.masked(optax.scale_by_trust_ratio(), kernels)
+    layerwise = optax.masked(_scale_by_trust_ratio(), kernels)
     return optax.chain(_scale_by_adam(settings), decay.add(), layerwise, optax.scale_by_learning_rate(lr))
 
 

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from resnet_jax.errors import UsageError, unknown
@@ -27,6 +29,7 @@ PyTree = Any
 
 _STEM = re.compile(r"(?:.*/)?stem/.*")
 _BLOCK = re.compile(r"(?:.*/)?stage(\d+)/block(\d+)/.*")
+Distance = int | tuple[int, ...]
 _TOP = re.compile(r"(?:norm|head|classifier|logits)/[^/]+|bias2")
 
 
@@ -37,7 +40,7 @@ def rate_factors(
     layer_decay: float | None = None,
     rules: roles.Rules = roles.ROLE_RULES,
 ) -> PyTree:
-    """Return the tree of ``params`` with the factor of each one's learning rate, a float.
+    """Return the tree of ``params`` with the factor of each one's learning rate, a float; an array for stacked blocks.
 
     Args:
         params: parameters or their shapes; only the paths are read.
@@ -58,16 +61,24 @@ def rate_factors(
         return factors
     if not 0.0 < layer_decay <= 1.0:
         raise UsageError(f"layer_decay must be in (0, 1], got {layer_decay}")
-    return jax.tree.map(lambda factor, distance: factor * layer_decay**distance, factors, distances(params))
+
+    def factor(by_role: float, distance: Distance, leaf: Any) -> float | np.ndarray:
+        if isinstance(distance, int):
+            return by_role * layer_decay**distance
+        return by_role * layer_decay ** np.reshape(distance, (-1,) + (1,) * (leaf.ndim - 1)).astype(np.float64)
+
+    return jax.tree.map(factor, factors, distances(params), params)
 
 
 def scale_rates(factors: PyTree) -> optax.GradientTransformation:
     """Return the transformation that multiplies each update by its factor; it goes last."""
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, factor: factor * u, updates, factors))
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda u, factor: jnp.asarray(factor, u.dtype) * u, updates, factors)
+    )
 
 
 def distances(params: PyTree) -> PyTree:
-    """Return the tree of ``params`` with each one's distance from the classifier, in blocks.
+    """Return the tree of ``params`` with each one's distance from the classifier, in blocks; tuples for stacked ones.
 
     Blocks are found by their names, ``stageS/blockB``, and ordered by the two numbers: block 10 comes after block 9.
 
@@ -77,8 +88,8 @@ def distances(params: PyTree) -> PyTree:
     >>> distances({"stem": {"bias1": 0}, "stage1": {"block9": {"gain": 0}, "block10": {"gain": 0}}, "bias2": 0})
     {'bias2': 0, 'stage1': {'block10': {'gain': 1}, 'block9': {'gain': 2}}, 'stem': {'bias1': 3}}
     """
-    paths = jax.tree_util.tree_map_with_path(lambda path, _: roles.join(path), params)
-    blocks = {path: _block(path) for path in jax.tree.leaves(paths)}
+    listed = jax.tree_util.tree_map_with_path(roles.listed, params)
+    blocks = {path: _block(path) for path in jax.tree.leaves(listed)}
     strange = [
         path for path, block in blocks.items() if block is None and not (_STEM.fullmatch(path) or _TOP.fullmatch(path))
     ]
@@ -96,7 +107,11 @@ def distances(params: PyTree) -> PyTree:
             return distance[block]
         return 0 if _TOP.fullmatch(path) else len(order) + 1
 
-    return jax.tree.map(measure, paths)
+    return jax.tree.map(
+        lambda paths: measure(paths) if isinstance(paths, str) else tuple(measure(path) for path in paths),
+        listed,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
 
 
 def _block(path: str) -> tuple[int, int] | None:

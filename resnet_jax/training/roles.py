@@ -35,6 +35,7 @@ from typing import Any
 import jax
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.layout import is_stacked, listed_paths
 
 PyTree = Any
 Rules = tuple[tuple[str, str], ...]
@@ -143,6 +144,20 @@ def count_by_role(params: PyTree, rules: Rules = ROLE_RULES) -> Mapping[str, int
     counts: Counter[str] = Counter()
     jax.tree.map(lambda role, leaf: counts.update({role: leaf.size}), _roles(params, rules), params)
     return {role: counts[role] for role in role_names(rules) if role in counts}
+
+
+def stacked(params: PyTree) -> PyTree:
+    """Return the tree of ``params`` with True where a parameter has a leading axis of blocks (`models.layout`).
+
+    What is done to each parameter by itself (norms, units) is then done to each block's.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_stacked(join(path)), params)
+
+
+def listed(path: tuple[Any, ...], leaf: Any) -> str | tuple[str, ...]:
+    """Return the path of a parameter; where it has a leading axis of blocks, the paths that people know them by."""
+    joined = join(path)
+    return tuple(listed_paths(joined, leaf.shape[0])) if is_stacked(joined) else joined
 
 
 def join(path: tuple[Any, ...]) -> str:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from resnet_jax.models.initialize import init_variables
 from resnet_jax.training.ema import ema_init
 
 
@@ -71,7 +72,7 @@ def init_state(
     (dtype('int32'), (64, 10))
     """
     init_key, run_key = jax.random.split(key)
-    variables = model.init(init_key, jnp.zeros((1, *input_shape)), train=False)
+    variables = init_variables(model, init_key, input_shape)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.models.activation import GAINS
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.layout import stack, unstack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.conventions import Convention
 from resnet_jax.weights.names import detect, find_convention, flat_shapes, foreign_name, foreign_names, look_up
@@ -53,7 +54,7 @@ def to_variables(
         fresh: freshly initialized variables of ``model``, for ``head="new"``.
 
     Returns:
-        ``{"params": ..., "batch_stats": ...}`` of NumPy arrays in the dtypes of the network's parameters.
+        ``{"params": ..., "batch_stats": ...}`` of NumPy arrays, in the dtypes and the layout of ``model``.
 
     Raises:
         DataError: tensors are missing, left over, of another shape or not floating point; one error lists them all.
@@ -85,7 +86,7 @@ def to_variables(
         )
     for path, name in names.items():
         result[path] = np.array(layouts[path].read(arrays[name]), dtype=shapes[path].dtype, order="C")
-    return unflatten_dict({path: result[path] for path in shapes}, sep="/")
+    return stack(unflatten_dict({path: result[path] for path in shapes}, sep="/"), model.config.execution)
 
 
 def from_variables(variables: Mapping[str, Any], model: ResNet, format: str) -> dict[str, np.ndarray]:
@@ -106,7 +107,7 @@ def from_variables(variables: Mapping[str, Any], model: ResNet, format: str) -> 
     shapes = {path: leaf.shape for path, leaf in flat_shapes(model).items()}
     convention = find_convention(model.config, format)
     names = foreign_names(shapes, convention, format)
-    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(unstack(dict(variables)), sep="/").items()}
     given = {path: leaf.shape for path, leaf in flat.items()}
     differing = sorted(path for path in {*shapes, *given} if shapes.get(path) != given.get(path))
     if differing:

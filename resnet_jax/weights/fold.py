@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from resnet_jax import ops
 from resnet_jax.errors import UsageError
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.layout import stack, unstack
 from resnet_jax.models.resnet import ResNet
 
 Flat = dict[tuple[str, ...], Any]
@@ -50,8 +51,8 @@ def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, d
     config = model.config
     if config.norm != "batch":
         raise UsageError(f"only batch norm can be folded into convolutions, and norm is {config.norm}")
-    params: Flat = flatten_dict(variables["params"])
-    stats: Flat = flatten_dict(variables["batch_stats"])
+    params: Flat = flatten_dict(unstack(variables["params"]))
+    stats: Flat = flatten_dict(unstack(variables["batch_stats"]))
     folded = {path: leaf for path, leaf in params.items() if "norm" not in path[-2] and path[-1] != "gain"}
     folded |= {path: params[path] for path in params if path[-1] == "gain" and "conv" not in path[-2]}
     for path in params:
@@ -67,7 +68,7 @@ def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, d
         kernel = folded[*conv, "kernel"]
         folded[*conv, "kernel"] = kernel * gain.reshape((1,) * (kernel.ndim - 1) + gain.shape)
         folded[*conv, "bias"] = (params.get((*conv, "bias"), jnp.zeros_like(mean)) - mean) * gain + bias
-    return ResNet(folded_config(config)), {"params": unflatten_dict(folded)}
+    return ResNet(folded_config(config)), {"params": stack(unflatten_dict(folded), config.execution)}
 
 
 def folded_config(config: ResNetConfig) -> ResNetConfig:

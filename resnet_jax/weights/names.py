@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.layout import unstack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.conventions import FORMATS, LEAVES, Convention
 
@@ -130,12 +131,13 @@ def detect(names: Iterable[str], config: ResNetConfig, paths: Iterable[str]) -> 
 
 
 def flat_shapes(model: ResNet) -> Mapping[str, Any]:
-    """Return shape and dtype of every variable by path, ``params/...`` and ``batch_stats/...``.
+    """Return shape and dtype of every variable by path, ``params/...`` and ``batch_stats/...``, block by block.
 
     No variable depends on the size of the image: a small one serves.
     """
     config = model.config
-    return flatten_dict(abstract_variables(model, (32,) * config.spatial_dims + (config.in_channels,)), sep="/")
+    variables = abstract_variables(model, (32,) * config.spatial_dims + (config.in_channels,))
+    return flatten_dict(unstack(variables), sep="/")
 
 
 @functools.cache

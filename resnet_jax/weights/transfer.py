@@ -14,6 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.layout import stack, unstack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.names import flat_shapes
 
@@ -39,7 +40,7 @@ def transfer(
             ``source``, scaled so that an image with equal channels gives the same response.
 
     Returns:
-        ``{"params": ..., "batch_stats": ...}`` of NumPy arrays, in the dtypes of ``model``.
+        ``{"params": ..., "batch_stats": ...}`` of NumPy arrays, in the dtypes and the layout of ``model``.
 
     Raises:
         UsageError: they do not fit, see :func:`require_fit`.
@@ -54,7 +55,7 @@ def transfer(
         if array.shape != leaf.shape:  # only the stem's first kernel can still differ, in its input channels
             array = _average_channels(np.asarray(array), leaf.shape[-2])
         result[path] = np.array(array, dtype=leaf.dtype)
-    return {"batch_stats": {}, **unflatten_dict(result, sep="/")}
+    return {"batch_stats": {}, **stack(unflatten_dict(result, sep="/"), model.config.execution)}
 
 
 def require_fit(source: Mapping[str, Any], model: ResNet, *, head: str = "exact", stem: str = "exact") -> None:
@@ -80,7 +81,7 @@ def require_fit(source: Mapping[str, Any], model: ResNet, *, head: str = "exact"
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten_dict(dict(variables), sep="/")
+    return flatten_dict(unstack(dict(variables)), sep="/")
 
 
 def _forgive_channels(given: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], model: ResNet) -> None:

@@ -1,0 +1,42 @@
+"""Initial variables, the same for every way to execute a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Key
+
+from resnet_jax.models.layout import stack
+from resnet_jax.models.resnet import ResNet
+
+
+def init_variables(model: nn.Module, key: Key[Array, ""], input_shape: Sequence[int]) -> dict[str, Any]:
+    """Return the initial variables of ``model``: ``params`` and, with batch norm, ``batch_stats``.
+
+    A loop draws each block's parameters from a key of its own, so that what is compiled does not grow with depth; the
+    result is then brought into the layout of the network's ``execution``. (``model.init`` draws other numbers from the
+    same key, and other ones for each layout.)
+
+    Args:
+        model: any Linen module called as ``model(x, train=...)``.
+        key: for the parameters.
+        input_shape: shape of one example, without the batch axis.
+
+    >>> import jax
+    >>> from resnet_jax.models.zoo import create_model
+    >>> def stage1(execution):
+    ...     model = create_model("resnet20_cifar", widths=(4, 4, 8), execution=execution)
+    ...     return jax.jit(lambda key: init_variables(model, key, (8, 8, 3))["params"]["stage1"])(jax.random.key(0))
+    >>> listed, stacked = stage1("unroll")["block2"], stage1("scan")["blocks"]
+    >>> bool((listed["branch"]["conv1"]["kernel"] == stacked["branch"]["conv1"]["kernel"][1]).all())
+    True
+    """
+    example = jnp.zeros((1, *input_shape))
+    if not isinstance(model, ResNet):
+        return dict(model.init(key, example, train=False))
+    scanned = ResNet(dataclasses.replace(model.config, execution="scan", remat="none"))
+    return stack(dict(scanned.init(key, example, train=False)), model.config.execution)

@@ -1,0 +1,157 @@
+"""Two layouts of the same variables: a subtree for every block, or equal blocks stacked along a leading axis.
+
+The first block of a stage stands alone, for it may change the shape. All others are equal, so a stage of n blocks is
+
+===========  ===================================================  ==========================
+layout       names in ``stage1``                                  leaves
+===========  ===================================================  ==========================
+listed       ``block0``, ``block1``, ..., ``block{n-1}``          ``(...)``
+stacked      ``block0``, ``blocks``                               ``(n - 1, ...)`` in ``blocks``
+===========  ===================================================  ==========================
+
+A network keeps its variables as its ``execution`` computes with them: a stage that is scanned is stacked. Files have
+one layout, that of ``execution="auto"``, whatever wrote them. Names for people (roles, freezing, diagnostics, other
+libraries' weights) are those of the listed layout.
+
+Everything here works on whole states too: any pytree with such dictionaries in it, of arrays or of their shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+STACK = "blocks"
+#: As many equal blocks are stacked: by ``execution``. Fewer compile as fast one by one, and run without copies.
+LEAST: dict[str, int | None] = {"auto": 8, "scan": 2, "unroll": None}
+
+_BLOCK = re.compile(r"block(\d+)")
+_STAGE = re.compile(r"stage\d+")
+_IN_STACK = re.compile(rf"(?:.*/)?{_STAGE.pattern}/{STACK}/")
+
+
+def stacks(execution: str, blocks: int) -> bool:
+    """Return whether a stage of so many blocks is stacked.
+
+    >>> stacks("auto", 9), stacks("auto", 8), stacks("scan", 3), stacks("unroll", 200)
+    (True, False, True, False)
+    """
+    least = LEAST[execution]
+    return least is not None and blocks - 1 >= least
+
+
+def stack(tree: PyTree, execution: str = "auto") -> PyTree:
+    """Return ``tree``, in any layout, in the one of ``execution``.
+
+    >>> stage = {f"block{i}": {"bias": np.full(2, i)} for i in range(3)}
+    >>> stacked = stack({"stage1": stage}, "scan")
+    >>> sorted(stacked["stage1"]), stacked["stage1"]["blocks"]["bias"].tolist()
+    (['block0', 'blocks'], [[1, 1], [2, 2]])
+    >>> stack(stacked, "unroll")["stage1"]["block2"]["bias"].tolist()
+    [2, 2]
+    """
+
+    def convert(stage: PyTree) -> PyTree:
+        if not _is_stage(stage):
+            return stage
+        if STACK in stage:
+            size = _length(stage[STACK])
+            if size is None or stacks(execution, size + 1):
+                return stage
+            return _listed(stage, [f"block{index}" for index in range(1, size + 1)])
+        return _stacked(stage) if stacks(execution, len(_rest(stage)) + 1) else stage
+
+    return jax.tree.map(convert, tree, is_leaf=_is_stage)
+
+
+def unstack(tree: PyTree) -> PyTree:
+    """Return ``tree`` with a subtree for every block: the listed layout."""
+    return stack(tree, "unroll")
+
+
+def like(tree: PyTree, example: PyTree) -> PyTree:
+    """Return ``tree`` in the layout of ``example``, which has the same leaves in some layout."""
+
+    def convert(example: PyTree, stage: PyTree) -> PyTree:
+        if not _is_stage(example) or (STACK in example) == (STACK in stage):
+            return stage
+        return _stacked(stage) if STACK in example else _listed(stage, _rest(example))
+
+    return jax.tree.map(convert, example, tree, is_leaf=_is_stage)
+
+
+def is_stacked(path: str) -> bool:
+    """Return whether the leaf at a '/'-joined path has a leading axis of blocks.
+
+    >>> is_stacked("stage1/blocks/branch/conv1/kernel"), is_stacked("stage1/block0/branch/conv1/kernel")
+    (True, False)
+    """
+    return _IN_STACK.match(path) is not None
+
+
+def listed_paths(path: str, blocks: int) -> list[str]:
+    """Return the paths in the listed layout of what a leaf of ``blocks`` stacked ones holds.
+
+    >>> listed_paths("stage1/blocks/branch/gain", 2)
+    ['stage1/block1/branch/gain', 'stage1/block2/branch/gain']
+    """
+    parts = path.split("/")
+    at = next(at for at, part in enumerate(parts) if part == STACK and _STAGE.fullmatch(parts[at - 1]))
+    return ["/".join([*parts[:at], f"block{index}", *parts[at + 1 :]]) for index in range(1, blocks + 1)]
+
+
+def over_blocks(function: Callable[..., Any], stacked: bool) -> Callable[..., Any]:
+    """Return ``function`` of one block's parameter as one of a stack of them, if it is ``stacked``."""
+    return jax.vmap(function) if stacked else function
+
+
+def _is_stage(node: Any) -> bool:
+    if not isinstance(node, dict) or "block0" not in node or not ("block1" in node or STACK in node):
+        return False
+    return all(name == STACK or _BLOCK.fullmatch(name) for name in node)
+
+
+def _rest(stage: dict[str, Any]) -> list[str]:
+    """Return the names of the blocks after the first, in order."""
+    numbers = sorted(int(match[1]) for name in stage if (match := _BLOCK.fullmatch(name)))
+    return [f"block{number}" for number in numbers if number > 0]
+
+
+def _stacked(stage: dict[str, Any]) -> dict[str, Any]:
+    names = _rest(stage)
+    first, *others = (stage[name] for name in names)
+    if any(jax.tree.structure(other) != jax.tree.structure(first) for other in others):
+        return stage  # parts of them are missing: the optimizer's memory of a network frozen in parts
+    kept = {name: block for name, block in stage.items() if name not in names}
+    return {**kept, STACK: jax.tree.map(lambda *leaves: _join(leaves), first, *others)}
+
+
+def _listed(stage: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    kept = {name: block for name, block in stage.items() if name != STACK}
+    blocks = {name: jax.tree.map(lambda leaf, i=i: _take(leaf, i), stage[STACK]) for i, name in enumerate(names)}
+    return {**kept, **blocks}
+
+
+def _length(stacked: PyTree) -> int | None:
+    leaves = jax.tree.leaves(stacked)
+    return leaves[0].shape[0] if leaves else None
+
+
+def _join(leaves: Sequence[Any]) -> Any:
+    first = leaves[0]
+    if isinstance(first, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((len(leaves), *first.shape), first.dtype, sharding=first.sharding)
+    return np.stack(leaves) if isinstance(first, np.ndarray) else jnp.stack(leaves)
+
+
+def _take(leaf: Any, index: int) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=leaf.sharding)
+    return leaf[index]
