@@ -14,7 +14,7 @@ from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import unstack
 from resnet_jax.training.compile import INIT_OPTIONS
 
-SMALL = {"stage_sizes": (3, 1, 4), "widths": (4, 8, 8), "num_classes": 3}
+SMALL = {"stage_sizes": (1, 3), "widths": (4, 8), "num_classes": 3}
 #: One network for each choice that acts on what a loop carries, reads or writes.
 NETS = {
     "plain": {},
@@ -45,6 +45,7 @@ NETS = {
     "1-D": {"spatial_dims": 1},
     "3-D": {"spatial_dims": 3},
 }
+QUICK = ("plain", "bottleneck D", "ghost", "fixup", "nf", "both", "bfloat16")
 
 
 def build(choices, **execution):
@@ -58,7 +59,8 @@ def evaluate(model, variables, x):
         logits, updates = model.apply(
             {**variables, "params": params}, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(5)}
         )
-        return jnp.sum(jnp.sin(logits)), (logits, updates)
+        weights = jnp.cos(jnp.arange(logits.size, dtype=jnp.float32)).reshape(logits.shape)
+        return jnp.vdot(logits, weights), (logits, updates)
 
     def everything(params, x):
         gradients, (logits, updates) = jax.grad(loss, (0, 1), has_aux=True)(params, x)
@@ -85,13 +87,15 @@ def close(got, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-3), err_msg=str(path))
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETS]
+)
 def test_scan_is_unroll(name):
     """To 1e-5 of an array's largest value in float32, 5e-2 in bfloat16, where the loop rounds at other places."""
     unrolled, scanned = build(NETS[name], execution="unroll"), build(NETS[name], execution="scan")
     x = jax.random.normal(jax.random.key(1), (4, *(4,) * unrolled.config.spatial_dims, 3))
     listed, stacked = variables_of(unrolled, x), variables_of(scanned, x)
-    assert "blocks" in stacked["params"]["stage1"]
+    assert "blocks" in stacked["params"]["stage2"]
     close(unstack(stacked), listed, 0)
     tolerance = 5e-2 if name == "bfloat16" else 1e-5
     close(evaluate(scanned, stacked, x), evaluate(unrolled, listed, x), tolerance)
@@ -99,7 +103,7 @@ def test_scan_is_unroll(name):
 
 @pytest.mark.parametrize("remat", ["block", "conv"])
 @pytest.mark.parametrize("execution", ["unroll", "scan"])
-@pytest.mark.parametrize("name", ["plain", "both", "fixup"])
+@pytest.mark.parametrize("name", ["plain", "both"])
 def test_rematerialization_changes_nothing(name, execution, remat):
     plain, again = build(NETS[name], execution=execution), build(NETS[name], execution=execution, remat=remat)
     x = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
@@ -120,7 +124,9 @@ def test_what_the_backward_pass_keeps():
             logits, _ = model.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
             return jnp.sum(logits)
 
-        pullback = jax.eval_shape(lambda p, s: jax.vjp(lambda p: loss(p, s), p)[1], shapes["params"], shapes["batch_stats"])
+        pullback = jax.eval_shape(
+            lambda p, s: jax.vjp(lambda p: loss(p, s), p)[1], shapes["params"], shapes["batch_stats"]
+        )
         maps = [leaf for leaf in jax.tree.leaves(pullback) if leaf.shape[:1] == (8,) and leaf.size == 8 * 2 * 8 * 8 * 4]
         return len(maps)
 

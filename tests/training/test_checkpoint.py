@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_jax.errors import RunError
+from resnet_jax.models.layout import stack
 from resnet_jax.training.checkpoint import KEEP, Checkpoints
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState
@@ -53,6 +56,51 @@ def test_restores_onto_another_number_of_devices(tmp_path):
         state, _ = checkpoints.restore("last", new_state(0, devices=2))
     assert len(state.params["layer"]["kernel"].devices()) == 2
     assert_same(state, new_state(4))
+
+
+def layered_state(execution: str, blocks: int = 10) -> TrainState:
+    """A state as a network of so many blocks has it: parameters, statistics and the optimizer's memory of them."""
+
+    def stage(scale: float) -> dict:
+        return {f"block{index}": {"branch": {"w": jnp.full((2, 3), scale * index)}} for index in range(blocks)}
+
+    state = new_state(4).replace(
+        params={"stage1": stage(1.0)},
+        batch_stats={"stage1": stage(2.0)},
+        opt_state=({"trace": {"stage1": stage(3.0)}},),
+    )
+    return jax.device_put(stack(state, execution), replicated(make_mesh(jax.devices()[:2])))
+
+
+@pytest.mark.parametrize("blocks", [4, 10])
+@pytest.mark.parametrize("written", ["auto", "scan", "unroll"])
+@pytest.mark.parametrize("read", ["auto", "scan", "unroll"])
+def test_any_execution_goes_on_with_the_state_of_any_other(tmp_path, written, read, blocks):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", layered_state(written, blocks), NOTE)
+    like = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else 0 * leaf,
+                        layered_state(read, blocks))  # fmt: skip
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore("last", like)
+        part, step = checkpoints.restore_part("last", {"params": jax.tree.map(abstract, like.params)})
+    assert_same(state, layered_state(read, blocks))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), part["params"], state.params))
+    assert step == 4
+
+
+def test_the_layout_on_disk_does_not_depend_on_the_execution(tmp_path):
+    names = {}
+    for execution in ("auto", "scan", "unroll"):
+        with Checkpoints(tmp_path / execution) as checkpoints:
+            checkpoints.save("last", layered_state(execution), NOTE)
+        files = (tmp_path / execution).rglob("_METADATA")
+        names[execution] = [sorted(json.loads(file.read_text())["tree_metadata"]) for file in files]
+    assert names["auto"] == names["scan"] == names["unroll"]
+    assert any("'blocks'" in name for found in names["auto"] for name in found)
+
+
+def abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def test_keeps_the_newest_and_the_best_apart(tmp_path):
