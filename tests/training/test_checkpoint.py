@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import jax
@@ -136,8 +137,18 @@ def test_a_part_of_the_state_can_be_read_without_the_optimizer(tmp_path):
     np.testing.assert_array_equal(loaded["params"]["layer"]["kernel"], 3.0)
 
 
-# a load that fails inside Orbax leaves its event loop to the garbage collector
-failed_load = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# a load that fails inside Orbax leaves its event loop to the garbage collector: let that be here, not in another test
+ignored = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def collected():
+    yield
+    gc.collect()
+
+
+def failed_load(test):
+    return ignored(pytest.mark.usefixtures("collected")(test))
 
 
 @failed_load
