@@ -18,6 +18,8 @@ VERBS = {
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
     "models": "list the networks with their exact sizes",
+    "bench": "speed and compile time of a network, against PyTorch and plain Flax",
+    "plan": "memory, operations and compile time of a train step before it runs",
     "weights": "bring in another library's weights, or write ours under its names",
 }
 
