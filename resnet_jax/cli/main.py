@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from resnet_jax.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.errors import ResNetJaxError, UsageError, nearest
 
 VERBS = {
@@ -36,6 +37,7 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in argv
     if not debug:  # Orbax tells of its own housekeeping through absl
         logging.getLogger("absl").setLevel(logging.ERROR)
+    keep_compiled_programs()
     try:
         result = _dispatch(argv)
     except Interrupted as stopped:
@@ -71,6 +73,9 @@ def _dispatch(argv: list[str]) -> Any:
         for name, text in VERBS.items():
             print(f"  {name:<8} {text}")
         print("\nresnet-jax VERB --help explains a verb.")
+        print(
+            f"Compiled programs are kept in {program_directory() or 'no directory'}; {VARIABLE} names another, or off."
+        )
         return None
     if argv[0] == "--version":
         from importlib.metadata import version

@@ -82,9 +82,9 @@ def test_what_cannot_be_planned(workload, devices, message):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is reset and read through /proc")
 def test_the_peak_of_a_real_step_is_the_planned_one():
-    """Beyond its arguments, within a quarter: the allocator of the process has pages of its own."""
+    """Beyond its arguments, within 24 MiB: code, threads and the allocator take 12 MiB of their own at any batch."""
     workload = {"model": "resnet20_cifar", "batch": 64}
     planned = plan(Workload(**workload))["memory"]
     command = [sys.executable, "-c", MEASURE, json.dumps(workload)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == pytest.approx(planned["peak"] - planned["arguments"], rel=0.25)
+    assert int(done.stdout) == pytest.approx(planned["peak"] - planned["arguments"], abs=24 * 2**20)
