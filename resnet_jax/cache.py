@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,24 @@ def cache_directory() -> Path:
 
 
 def program_directory() -> Path | None:
-    """Return where compiled programs are kept; None if ``RESNET_JAX_CACHE`` is off."""
-    return None if os.environ.get(VARIABLE, "").lower() == "off" else cache_directory() / "xla"
+    """Return where compiled programs are kept; None if ``RESNET_JAX_CACHE`` is off.
+
+    Every kind of processor has a folder of its own: a program compiled for one may not run on another, and machines
+    may share a home directory.
+    """
+    if os.environ.get(VARIABLE, "").lower() == "off":
+        return None
+    return cache_directory() / "xla" / hashlib.sha256(processor().encode()).hexdigest()[:8]
+
+
+def processor() -> str:
+    """Return what machine code depends on: the processor and its features."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        keys = ("model name", "flags", "Features", "CPU part")
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.split("\t")[0].rstrip(": ") in keys]
+        return "\n".join(sorted(set(lines)))
+    return f"{platform.machine()} {platform.processor()} {platform.node()}"
 
 
 def keep_compiled_programs() -> Path | None:

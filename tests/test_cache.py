@@ -45,10 +45,20 @@ def test_the_directory_follows_the_platform(platform, environment, expected, mon
 
 def test_programs_are_kept_below_it(monkeypatch, tmp_path):
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "new"))
-    assert cache.keep_compiled_programs() == tmp_path / "new" / "xla"
-    assert (tmp_path / "new" / "xla").is_dir()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "xla")
+    directory = cache.keep_compiled_programs()
+    assert directory is not None
+    assert directory.is_dir()
+    assert directory.parent == tmp_path / "new" / "xla"
+    assert directory == cache.program_directory() == Path(jax.config.jax_compilation_cache_dir)
     assert jax.config.jax_persistent_cache_min_compile_time_secs == cache.MIN_COMPILE_SECONDS
+
+
+def test_every_kind_of_processor_has_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path))
+    assert cache.processor() == cache.processor()
+    here = cache.program_directory()
+    monkeypatch.setattr(cache, "processor", lambda: "another")
+    assert cache.program_directory() != here
 
 
 def test_off_keeps_none(monkeypatch):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+from resnet_jax.cache import program_directory
 from tests.cli.conftest import last_json
 
 #: The command line with a network of one block; the last line of standard error counts the programs found.
@@ -38,7 +39,7 @@ def test_the_second_process_finds_what_the_first_compiled(tmp_path):
         return last_json(done.stdout), int(done.stderr.splitlines()[-1])
 
     def programs():
-        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "xla").glob("jit_*-cache")}
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "xla").glob("*/jit_*-cache")}
 
     cold, hits = train("cold")
     kept = programs()
@@ -54,7 +55,8 @@ def test_the_second_process_finds_what_the_first_compiled(tmp_path):
 def test_help_says_where(command, monkeypatch, tmp_path):
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path))
     _, out, _ = command("--help")
-    assert f"Compiled programs are kept in {tmp_path / 'xla'}; RESNET_JAX_CACHE names another, or off." in out
+    assert f"Compiled programs are kept in {program_directory()}; RESNET_JAX_CACHE names another, or off." in out
+    assert f"kept in {tmp_path}" in out
     monkeypatch.setenv("RESNET_JAX_CACHE", "off")
     _, out, _ = command("--help")
     assert "kept in no directory" in out
