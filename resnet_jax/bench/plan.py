@@ -131,12 +131,15 @@ def split_of(state: TrainState, batch: dict[str, Any], temporaries: int, devices
     The gradients are estimated: as large as the parameters, and among the temporaries. What is left of those are
     activations kept for the backward pass, and workspace.
     """
-    gradients = min(bytes_of(state.params), temporaries)
-    return {
+    named = {
         "parameters": bytes_of(state.params),
         "statistics": bytes_of(state.batch_stats),
         "optimizer": bytes_of(state.opt_state),
-        "other_state": bytes_of((state.step, state.rng, state.ema)),
+    }
+    gradients = min(named["parameters"], temporaries)
+    return {
+        **named,
+        "other_state": bytes_of(state) - sum(named.values()),
         "batch": bytes_of(batch) // devices,
         "gradients_estimate": gradients,
         "activations": temporaries - gradients,
