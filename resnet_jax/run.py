@@ -46,6 +46,8 @@ class Summary:
         seconds: wall-clock time of the command that finished the run.
         params_digest: see :func:`resnet_jax.digest.params_digest`; of the last state.
         run_dir: where everything is.
+        first_step_seconds: from the start of that command, its imports left out, until its first step was done:
+            reading the images and compiling, or finding the compiled step in the cache. None if no step was left.
     """
 
     test_accuracy: float
@@ -60,6 +62,23 @@ class Summary:
     seconds: float
     params_digest: str
     run_dir: str
+    first_step_seconds: float | None = None
+
+
+class _FirstStep:
+    """Observer of the time to the first step."""
+
+    def __init__(self, began: float):
+        self._began = began
+        self.seconds: float | None = None
+
+    def on_step(self, row: dict[str, float]) -> None:
+        """Stop the watch, once."""
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - self._began
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        """Nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +92,7 @@ class _Job:
     checkpoints: Checkpoints
     console: RichConsole
     source: Source | None
+    first_step: _FirstStep
 
     @property
     def title(self) -> str:
@@ -126,7 +146,7 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
         run.write_data(images.card)
         if source is not None:
             run.write_start(source.record())
-        job = _Job(config, images, parts, run, checkpoints, console, source)
+        job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began))
         _announce(job)
         state, progress = _restore(job)
         state, progress = _train(job, state, progress, stop)
@@ -177,7 +197,7 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=(live, metrics, events),
+                observers=(job.first_step, live, metrics, events),
                 stop=stop,
             )
         except (Interrupted, RunError):
@@ -208,6 +228,7 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> Sum
         seconds=time.perf_counter() - began,
         params_digest=digest,
         run_dir=str(job.run.path),
+        first_step_seconds=job.first_step.seconds,
     )
     job.draw_curves()
     title = f"{job.title}: {result.correct} of {result.examples} test images"
@@ -242,7 +263,9 @@ def _conclude(job: _Job, summary: Summary) -> None:
     if best is not None:
         job.say(f"best validation accuracy {best:.2%}")
     speed = f", {rate:,.0f} images/s while training" if rate else ""
-    job.say(f"{summary.steps:,} steps in {summary.seconds:.0f} s{speed}")
+    first = summary.first_step_seconds
+    start = "" if first is None else f", the first done after {first:.1f} s"
+    job.say(f"{summary.steps:,} steps in {summary.seconds:.0f} s{start}{speed}")
     job.say(f"curves {job.run.curves}")
     job.say(f"confusion {job.run.confusion}")
     job.say(f"params sha256 {summary.params_digest}")

@@ -8,6 +8,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: XLA's optimizations would cost more than they save. Subprocesses inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Nothing goes into the user's cache: the compiled convolutions stay beside pytest's own, for the next session too, and
+# programs are compiled where a test does not say otherwise.
+os.environ.setdefault("RESNET_JAX_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "resnet_jax"))
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import jax
 import pytest

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from resnet_jax.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.errors import ResNetJaxError, UsageError, nearest
 
 VERBS = {
@@ -18,6 +19,8 @@ VERBS = {
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
     "models": "list the networks with their exact sizes",
+    "bench": "speed and compile time of a network, against PyTorch and plain Flax",
+    "plan": "memory, operations and compile time of a train step before it runs",
     "weights": "bring in another library's weights, or write ours under its names",
 }
 
@@ -34,6 +37,7 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in argv
     if not debug:  # Orbax tells of its own housekeeping through absl
         logging.getLogger("absl").setLevel(logging.ERROR)
+    keep_compiled_programs()
     try:
         result = _dispatch(argv)
     except Interrupted as stopped:
@@ -69,6 +73,9 @@ def _dispatch(argv: list[str]) -> Any:
         for name, text in VERBS.items():
             print(f"  {name:<8} {text}")
         print("\nresnet-jax VERB --help explains a verb.")
+        print(
+            f"Compiled programs are kept in {program_directory() or 'no directory'}; {VARIABLE} names another, or off."
+        )
         return None
     if argv[0] == "--version":
         from importlib.metadata import version

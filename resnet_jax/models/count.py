@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from resnet_jax.models.attention import ChannelConv, Dense
+from resnet_jax.models.block import Block
 from resnet_jax.models.layers import Conv, Head
 from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
@@ -53,6 +54,46 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
     total = sum(value * _repeats(model, path) for path, value in macs.items())
     shapes = _listed(model, shapes)
     return Counts(_scalars(shapes["params"]), _scalars(shapes.get("batch_stats", {})), total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Elements:
+    """Array elements of one image that its convolutions and sums go through; what memory traffic is counted in.
+
+    Attributes:
+        conv_in: inputs of all convolutions.
+        conv_out: outputs of all convolutions.
+        residual: outputs of all residual sums.
+    """
+
+    conv_in: int
+    conv_out: int
+    residual: int
+
+
+def count_elements(model: ResNet, input_shape: Sequence[int]) -> Elements:
+    """Count the elements of ``model``'s feature maps for one image of ``input_shape`` (no batch axis).
+
+    >>> from resnet_jax.models.zoo import create_model
+    >>> count_elements(create_model("resnet50"), (224, 224, 3))
+    Elements(conv_in=10662400, conv_out=11113984, residual=5519360)
+    """
+    sizes = {"in": 0, "out": 0, "sum": 0}
+
+    def tally(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            repeats = _repeats(model, (*context.module.path, "", ""))
+            if isinstance(context.module, Conv):
+                sizes["in"] += repeats * args[0].size
+                sizes["out"] += repeats * out.size
+            elif isinstance(context.module, Block):
+                sizes["sum"] += repeats * out.size
+        return out
+
+    with nn.intercept_methods(tally):
+        _shapes(_condensed(model), input_shape)
+    return Elements(sizes["in"], sizes["out"], sizes["sum"])
 
 
 def abstract_variables(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:

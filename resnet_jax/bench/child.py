@@ -1,0 +1,68 @@
+"""One measurement in a process of its own: ``python -m resnet_jax.bench.child NAME '{...}'``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from resnet_jax.errors import ResNetJaxError, RunError
+
+
+def run_child(name: str, spec: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Run the measurement ``name`` in a new process and return its result.
+
+    Raises:
+        RunError: it failed; with the last line it wrote.
+    """
+    command = [sys.executable, "-m", "resnet_jax.bench.child", name, json.dumps(spec)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RunError(f"{spec['model']}: the process that measures {name} ended with {done.returncode}: {lines[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def first_step(spec: dict[str, Any]) -> dict[str, Any]:
+    """Build, initialize, compile and take one train step; the clock starts after the imports."""
+    import jax
+
+    from resnet_jax.bench.ours import Ours, environment, on_this_device
+    from resnet_jax.bench.workload import Workload
+
+    hits: list[str] = []
+    jax.monitoring.register_event_listener(
+        lambda event, **_: hits.append(event) if event == "/jax/compilation_cache/cache_hits" else None
+    )
+    found = environment()  # with the native convolutions, compiled once for a machine and not for a process
+    began = time.perf_counter()
+    ours = Ours(on_this_device(Workload(**spec)))
+    ours.dispatch()
+    ours.wait()
+    took = time.perf_counter() - began
+    return {**ours.facts, "first_step_seconds": took, "cache_hits": len(hits), **found}
+
+
+def plan(spec: dict[str, Any]) -> dict[str, Any]:
+    """Compile for as many fake devices as the environment makes; nothing runs."""
+    from resnet_jax.bench.plan import compile_plan
+    from resnet_jax.bench.workload import Workload
+
+    return compile_plan(Workload(**spec))
+
+
+def main() -> None:
+    """Run the measurement that the command line names."""
+    name, spec = sys.argv[1:]
+    try:
+        result = {"first_step": first_step, "plan": plan}[name](json.loads(spec))
+    except ResNetJaxError as error:
+        sys.exit(str(error))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Our step against PyTorch's and plain Flax's, in alternation: one figure a round from each, then the next round.
+
+Only one side computes at a time, so a machine that changes its pace changes it for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import resnet_jax
+from resnet_jax.bench.limits import rate_limits
+from resnet_jax.bench.worker import START_SECONDS, Worker, WorkerError
+from resnet_jax.bench.workload import Workload, peer_network
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.models.resnet import ResNet
+
+OURS = Path(__file__).with_name("ours.py")
+#: The sides in the order of their turns.
+PEERS = ("torch", "torch_compile", "flax")
+#: Compilation is measured, so nothing compiled is kept; several JAX processes share an accelerator's memory.
+JAX_ENVIRONMENT = {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How to measure.
+
+    Attributes:
+        rounds: turns of every side.
+        seconds: length of a turn, about.
+        python: an interpreter that has torch; None measures only ours.
+        compile_mode: mode of ``torch.compile``.
+        start_seconds: how long a side may take to compile and warm up.
+    """
+
+    rounds: int = 9
+    seconds: float = 2.0
+    python: Path | None = None
+    compile_mode: str = "default"
+    start_seconds: float = START_SECONDS
+
+
+def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Measure images a second of every side; medians over the rounds, warm-up and compilation excluded.
+
+    A side that cannot run is None, with the reason in ``not_run``.
+
+    Args:
+        workload: what.
+        how: against what, and how long.
+        say: told what goes on.
+
+    Raises:
+        UsageError: a workload that cannot be built or compared.
+        RunError: our side cannot run, or the networks have different numbers of parameters.
+    """
+    if how.rounds < 1 or how.seconds <= 0:
+        raise UsageError(f"--rounds must be 1 or more and --seconds above 0, got {how.rounds} and {how.seconds:g}")
+    model = workload.network()
+    peers = None if how.python is None else _peers(workload, model, how)
+    with contextlib.ExitStack() as stack:
+        say(f"{workload.model}: compiling ours")
+        ours = stack.enter_context(Worker(sys.executable, OURS, dataclasses.asdict(workload), JAX_ENVIRONMENT))
+        try:
+            facts = {"ours": ours.start(how.start_seconds)}
+        except WorkerError as error:
+            raise RunError(f"{workload.model} cannot be measured: {error}") from error
+        sides, not_run = {"ours": ours}, {}
+        for name in PEERS if peers is None else ():
+            not_run[name] = "no --against-python"
+        for name, start in (peers or {}).items():
+            say(f"{workload.model}: compiling {name}")
+            try:
+                sides[name] = stack.enter_context(start(facts["ours"]))
+                facts[name] = sides[name].start(how.start_seconds)
+            except WorkerError as error:
+                not_run[name] = str(error)
+                if name in sides:
+                    sides.pop(name).close()
+        _require_same_size(facts)
+        rounds, machine = _run(sides, not_run, how, say)
+    return _result(workload, model, how, facts, rounds, machine, not_run)
+
+
+def peers_folder() -> Path:
+    """Return the folder of the other frameworks' sides.
+
+    Raises:
+        UsageError: this is an installed package, which has none.
+    """
+    folder = Path(resnet_jax.__file__).parents[1] / "experiments" / "benchmarks" / "peers"
+    if not folder.is_dir():
+        raise UsageError(
+            "--against-python needs experiments/benchmarks/peers, which an installed package does not have: "
+            "run it from a checkout of the repository"
+        )
+    return folder
+
+
+def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Callable[[dict[str, Any]], Worker]]:
+    """Return what starts each other side, given the facts of ours."""
+    assert how.python is not None
+    if not how.python.is_file():
+        raise UsageError(f"--against-python: {how.python} is no interpreter")
+    if workload.accumulate > 1:
+        raise UsageError("--against-python compares whole steps: leave accumulation out")
+    network, folder = peer_network(model.config), peers_folder()
+
+    def spec(facts: dict[str, Any], **more: Any) -> dict[str, Any]:
+        device = "cpu" if facts["platform"] == "cpu" else "gpu"
+        side = workload.input_shape[0]
+        common = {"mode": workload.mode, "batch": workload.batch, "image_size": side, "network": network}
+        return {**common, "dtype": facts["dtype"], "device": device, **more}
+
+    def torch(compiled: bool) -> Callable[[dict[str, Any]], Worker]:
+        more = {"compile": compiled, "compile_mode": how.compile_mode}
+        return lambda facts: Worker(str(how.python), folder / "torch_peer.py", spec(facts, **more))
+
+    return {
+        "torch": torch(False),
+        "torch_compile": torch(True),
+        "flax": lambda facts: Worker(sys.executable, folder / "flax_peer.py", spec(facts), JAX_ENVIRONMENT),
+    }
+
+
+def _require_same_size(facts: dict[str, dict[str, Any]]) -> None:
+    sizes = {name: fact["params"] for name, fact in facts.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        raise RunError(f"the networks have different numbers of parameters: {listed}")
+
+
+def _run(
+    sides: dict[str, Worker], not_run: dict[str, str], how: Comparison, say: Callable[[str], None]
+) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, float]]]:
+    """Return the answers of every side, and the limits that were measured between them."""
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    machine = []
+    for number in range(1, how.rounds + 1):
+        say(f"round {number} of {how.rounds}")
+        for name, worker in list(sides.items()):
+            try:
+                answers[name].append(worker.call("round", seconds=how.seconds))
+            except WorkerError as error:
+                if name == "ours":
+                    raise RunError(f"our side failed in round {number}: {error}") from error
+                not_run[name] = f"round {number}: {error}"
+                answers.pop(name)
+                sides.pop(name)
+        try:
+            machine.append(sides["ours"].call("limits"))
+        except WorkerError as error:
+            raise RunError(f"the limits of the machine could not be measured: {error}") from error
+    return answers, machine
+
+
+def _result(
+    workload: Workload,
+    model: ResNet,
+    how: Comparison,
+    facts: dict[str, dict[str, Any]],
+    rounds: dict[str, list[dict[str, float]]],
+    machine: list[dict[str, float]],
+    not_run: dict[str, str],
+) -> dict[str, Any]:
+    ours = facts["ours"]
+    samples = {name: [answer["images"] / answer["seconds"] for answer in answers] for name, answers in rounds.items()}
+    rates = {name: statistics.median(samples[name]) if name in samples else None for name in ("ours", *PEERS)}
+    best = {key: max(limits[key] for limits in machine) for key in ("flops", "bytes")}
+    limits = rate_limits(ours["costs"], best)
+
+    def over(name: str) -> float | None:
+        rate = rates[name]
+        return None if rate is None else rates["ours"] / rate  # pyright: ignore[reportOptionalOperand]
+
+    versions: dict[str, str] = {}
+    for name in facts:
+        versions |= facts[name]["versions"]
+    return {
+        "mode": workload.mode,
+        "model": workload.model,
+        "batch": workload.batch,
+        "image_size": workload.input_shape[0],
+        "dtype": ours["dtype"],
+        "execution": getattr(model.config, "execution", None),
+        "remat": getattr(model.config, "remat", None),
+        "steps_per_dispatch": workload.steps_per_dispatch,
+        **rates,
+        "over_torch": over("torch" if ours["platform"] == "cpu" else "torch_compile"),
+        "over_torch_eager": over("torch"),
+        "over_torch_compile": over("torch_compile"),
+        "over_flax": over("flax"),
+        "not_run": not_run,
+        "compile_seconds": ours["compile_seconds"],
+        "trace_seconds": ours["trace_seconds"],
+        "temp_bytes": ours["temp_bytes"],
+        "limit_fraction": rates["ours"] / min(limits.values()),  # pyright: ignore[reportOptionalOperand]
+        "limits": {
+            "images_per_second": limits,
+            "machine": {"flops_per_second": best["flops"], "bytes_per_second": best["bytes"]},
+            "image": ours["costs"],
+        },
+        "params": ours["params"],
+        "rounds": samples,
+        "idle_cpu_seconds": {name: max(a["idle_cpu_seconds"] for a in answers) for name, answers in rounds.items()},
+        "peer_compile_seconds": {name: facts[name]["compile_seconds"] for name in facts if name != "ours"},
+        "torch_compile_mode": how.compile_mode,
+        "round_seconds": how.seconds,
+        "platform": ours["platform"],
+        "device": ours["device"],
+        "cores": ours["cores"],
+        "convolutions": ours["convolutions"],
+        "versions": versions,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

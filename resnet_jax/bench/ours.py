@@ -1,0 +1,165 @@
+"""Our side of a comparison: the compiled train step, or inference with batch norm folded, on data on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+from resnet_jax.bench.limits import image_costs, measure_limits
+from resnet_jax.bench.workload import Workload
+from resnet_jax.models.count import abstract_variables, count
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.ops import native
+from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, create_state, options_for
+from resnet_jax.training.mesh import make_mesh, shard_batch
+from resnet_jax.training.optimizers import OptimConfig, make_optimizer
+from resnet_jax.training.step import make_predict_step, make_train_step
+from resnet_jax.weights.fold import fold_batch_norm, folded_config
+
+#: The optimizer of all sides: SGD with momentum 0.9 and L2.
+OPTIMIZER = OptimConfig("sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4)
+
+
+def prepare(spec: dict[str, Any]) -> Ours:
+    """Build and compile; see :mod:`resnet_jax.bench.serve`."""
+    workload = on_this_device(Workload(**spec))
+    side, model = Ours(workload), workload.network()
+    sizes = count(model, workload.input_shape)
+    side.facts |= {
+        **environment(),
+        "params": sizes.params,
+        "dtype": model.config.dtype,
+        "costs": image_costs(model, workload.input_shape, workload.mode),
+    }
+    return side
+
+
+def on_this_device(workload: Workload) -> Workload:
+    """Fill in the dtype of the default device."""
+    if workload.dtype is not None:
+        return workload
+    return dataclasses.replace(workload, dtype="float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def optimizer(workload: Workload, model: ResNet) -> optax.GradientTransformation:
+    """Return the optimizer of a workload."""
+    params = abstract_variables(model, workload.input_shape)["params"]
+    return make_optimizer(OPTIMIZER, params, steps_per_epoch=1000, total_steps=100_000)[0]
+
+
+def train_step(workload: Workload, model: ResNet, tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """Return the pure train step; with several steps per dispatch, a scan of it over as many batches."""
+    step = make_train_step(model, tx, accumulate=workload.accumulate, norm_momentum=model.config.norm_momentum)
+    if workload.steps_per_dispatch == 1:
+        return step
+    return lambda state, batches: lax.scan(step, state, batches)
+
+
+def batch_axis(workload: Workload) -> int:
+    """Return the axis of examples in what the train step takes."""
+    return 0 if workload.steps_per_dispatch == 1 else 1
+
+
+def random_batch(workload: Workload, classes: int) -> dict[str, np.ndarray]:
+    """Return normal images and random labels, for every step of a dispatch."""
+    rng = np.random.default_rng(0)
+    leading = (workload.batch,) if workload.steps_per_dispatch == 1 else (workload.steps_per_dispatch, workload.batch)
+    image = rng.standard_normal((*leading, *workload.input_shape), np.float32)
+    return {"image": image, "label": rng.integers(0, max(classes, 1), leading).astype(np.int32)}
+
+
+def environment() -> dict[str, Any]:
+    """Return the device and the versions."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "cores": cores(),
+        "convolutions": native.status() if device.platform == "cpu" else "xla",
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
+    }
+
+
+def cores() -> int:
+    """Return the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Ours:
+    """A compiled step that goes on from its own result.
+
+    Attributes:
+        facts: seconds of tracing and of compiling, bytes of temporaries.
+        images: images of one call.
+    """
+
+    def __init__(self, workload: Workload):
+        """Compile and place the data."""
+        if jax.default_backend() == "cpu":
+            native.available()  # compiled once for a machine, which is not compiling the step
+        model, mesh = workload.network(), make_mesh(jax.devices()[:1])
+        host = random_batch(workload, model.config.num_classes)
+        build = self._training if workload.mode == "train" else self._inference
+        lower = build(workload, model, mesh, host)
+        began = time.perf_counter()
+        lowered = lower()
+        traced = time.perf_counter()
+        self._compiled = lowered.compile()
+        compiled = time.perf_counter()
+        self.images = workload.batch * workload.steps_per_dispatch
+        self._dtype = model.config.dtype
+        self.facts: dict[str, Any] = {
+            "trace_seconds": traced - began,
+            "compile_seconds": compiled - traced,
+            "temp_bytes": self._compiled.memory_analysis().temp_size_in_bytes,
+        }
+
+    def dispatch(self) -> None:
+        """Send one call."""
+        if self._donates:
+            self._state, self._result = self._compiled(self._state, self._data)
+        else:
+            self._result = self._compiled(self._state, self._data)
+
+    def wait(self) -> None:
+        """Wait for the last call, and so for all."""
+        jax.block_until_ready((self._state, self._result))
+
+    def limits(self) -> dict[str, float]:
+        """Measure the machine's limits."""
+        return measure_limits(self._dtype)
+
+    def _training(self, workload: Workload, model: ResNet, mesh: Mesh, host: Any) -> Callable[[], Any]:
+        tx, axis = optimizer(workload, model), batch_axis(workload)
+        step: Any = compile_train_step(train_step(workload, model, tx), mesh, batch_axis=axis)
+        self._donates = True
+        self._state = create_state(model, tx, jax.random.key(0), workload.input_shape, mesh=mesh)
+        self._data = shard_batch(host, mesh, axis)
+        jax.block_until_ready((self._state, self._data))
+        return lambda: step.lower(self._state, self._data)
+
+    def _inference(self, workload: Workload, model: ResNet, mesh: Mesh, host: Any) -> Callable[[], Any]:
+        folds = model.config.norm == "batch"
+
+        def init(key: jax.Array) -> Any:
+            variables: Any = model.init(key, jnp.zeros((1, *workload.input_shape)), train=False)
+            return fold_batch_norm(model, variables)[1] if folds else variables
+
+        deployed = ResNet(folded_config(model.config)) if folds else model
+        step: Any = compile_eval_step(make_predict_step(deployed), mesh)
+        self._donates = False
+        self._state = jax.jit(init, compiler_options=options_for(INIT_OPTIONS, mesh))(jax.random.key(0))
+        self._data = shard_batch({"image": host["image"]}, mesh)
+        jax.block_until_ready((self._state, self._data))
+        return lambda: step.lower(self._state, self._data)

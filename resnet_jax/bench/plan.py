@@ -1,0 +1,151 @@
+"""A train step before there is a machine for it: sizes, operations, memory and compile time, and nothing runs.
+
+The step is compiled ahead of time from shapes, sharded over as many fake CPU devices as are planned for. What it takes
+and returns is the same on any machine; its temporaries are those of the CPU's compiler, and another compiler fuses,
+orders and pads differently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.bench.child import run_child
+from resnet_jax.bench.ours import batch_axis, optimizer, train_step
+from resnet_jax.bench.workload import Workload
+from resnet_jax.errors import UsageError
+from resnet_jax.models.count import count
+from resnet_jax.training.compile import compile_train_step
+from resnet_jax.training.mesh import batch_sharding, check_batch_size, make_mesh, replicated
+from resnet_jax.training.state import TrainState, init_state
+
+NOTE = (
+    "arguments and outputs are exact; temporaries are those of the CPU's compiler: an accelerator's will differ, "
+    "most of all where it fuses more or pads channels"
+)
+
+
+def plan(workload: Workload, devices: int = 1) -> dict[str, Any]:
+    """Plan the train step of a workload for ``devices`` devices, in a process that has so many fake ones.
+
+    Returns:
+        ``params``, ``batch_stats`` and ``macs`` (scalars, and multiply-adds of one image), ``flops_per_step`` (6 MACs
+        for each image, on all devices together), ``memory`` and ``split`` (bytes on one device) and
+        ``trace_seconds``, ``compile_seconds``.
+
+    Raises:
+        UsageError: a network that cannot be built, or a batch that the devices cannot share.
+        RunError: it cannot be compiled.
+    """
+    if devices < 1:
+        raise UsageError(f"--devices must be 1 or more, got {devices}")
+    workload.network()
+    parts = devices * workload.accumulate
+    if workload.batch % parts:
+        raise UsageError(
+            f"a batch of {workload.batch} cannot be shared equally by {devices} devices x {workload.accumulate} "
+            f"accumulation steps; use a multiple of {parts}"
+        )
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+    return {
+        "model": workload.model,
+        "batch": workload.batch,
+        "image_size": workload.input_shape[0],
+        "devices": devices,
+        **run_child("plan", dataclasses.asdict(workload), environment),
+        "note": NOTE,
+    }
+
+
+def compile_plan(workload: Workload) -> dict[str, Any]:
+    """Compile the train step for all devices of this process and read its memory; see :func:`plan`."""
+    mesh = make_mesh()
+    check_batch_size(workload.batch, mesh, accumulate=workload.accumulate)
+    model = workload.network()
+    if model.config.norm_scope == "device":
+        model = type(model)(dataclasses.replace(model.config, norm_devices=mesh.size))
+    tx = optimizer(workload, model)
+    state, batch = abstract_arguments(workload, mesh)
+    step: Any = compile_train_step(train_step(workload, model, tx), mesh, batch_axis=batch_axis(workload))
+    began = time.perf_counter()
+    lowered = step.lower(state, batch)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    took = time.perf_counter() - traced
+    sizes = count(model, workload.input_shape)
+    memory = memory_of(compiled)
+    return {
+        **dataclasses.asdict(sizes),
+        "flops_per_step": 6 * sizes.macs * workload.batch * workload.steps_per_dispatch,
+        "dtype": model.config.dtype,
+        "memory": memory,
+        "split": split_of(state, batch, memory["temporaries"], mesh.size),
+        "trace_seconds": traced - began,
+        "compile_seconds": took,
+    }
+
+
+def abstract_arguments(workload: Workload, mesh: jax.sharding.Mesh) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state and the batch as shapes with shardings."""
+    model = workload.network()
+    tx, axis = optimizer(workload, model), batch_axis(workload)
+    shapes = jax.eval_shape(lambda key: init_state(model, tx, key, workload.input_shape), jax.random.key(0))
+    leading = (workload.batch,) if axis == 0 else (workload.steps_per_dispatch, workload.batch)
+    whole, cut = replicated(mesh), batch_sharding(mesh, axis)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*leading, *workload.input_shape), jnp.float32, sharding=cut),
+        "label": jax.ShapeDtypeStruct(leading, jnp.int32, sharding=cut),
+    }
+    return state, batch
+
+
+def memory_of(compiled: Any) -> dict[str, int]:
+    """Return the bytes on one device of a compiled function.
+
+    ``aliased`` is the part of the outputs that takes the place of donated arguments; ``peak`` is what is there at most:
+    arguments, outputs in places of their own, and all temporaries.
+    """
+    stats = compiled.memory_analysis()
+    memory = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes,
+        "aliased": stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+    }
+    return {**memory, "peak": sum(memory.values()) - 2 * memory["aliased"]}
+
+
+def split_of(state: TrainState, batch: dict[str, Any], temporaries: int, devices: int) -> dict[str, int]:
+    """Return the bytes on one device by what they hold.
+
+    The gradients are estimated: as large as the parameters, and among the temporaries. What is left of those are
+    activations kept for the backward pass, and workspace.
+    """
+    named = {
+        "parameters": bytes_of(state.params),
+        "statistics": bytes_of(state.batch_stats),
+        "optimizer": bytes_of(state.opt_state),
+    }
+    gradients = min(named["parameters"], temporaries)
+    return {
+        **named,
+        "other_state": bytes_of(state) - sum(named.values()),
+        "batch": bytes_of(batch) // devices,
+        "gradients_estimate": gradients,
+        "activations": temporaries - gradients,
+    }
+
+
+def bytes_of(tree: Any) -> int:
+    """Return the bytes of all arrays, or shapes, of a tree."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,103 @@
+"""What is measured: a network, a batch and how it is computed; and the same network in words another framework has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from resnet_jax.errors import UsageError
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.rows import MODELS
+from resnet_jax.models.zoo import create_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One step of one network.
+
+    Attributes:
+        model: its name.
+        batch: images of one step, on all devices together.
+        mode: ``train``, or ``infer``: the forward pass in evaluation mode, batch norm folded.
+        image_size: side in pixels; None takes the network's own.
+        dtype: of the computation; None: bfloat16 on an accelerator, float32 on the CPU.
+        execution: how depth is executed; None leaves it to the network.
+        remat: what is computed again in the backward pass; None leaves it to the network.
+        steps_per_dispatch: train steps inside one compiled call.
+        accumulate: micro-batches of a train step.
+    """
+
+    model: str
+    batch: int
+    mode: str = "train"
+    image_size: int | None = None
+    dtype: str | None = None
+    execution: str | None = None
+    remat: str | None = None
+    steps_per_dispatch: int = 1
+    accumulate: int = 1
+
+    def __post_init__(self):
+        """Check the numbers; raises UsageError."""
+        for name in ("batch", "image_size", "steps_per_dispatch", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', ' ')} must be 1 or more, got {value}")
+        if self.mode == "infer" and self.steps_per_dispatch > 1:
+            raise UsageError("several steps in one dispatch are for training: inference has no state to hand on")
+
+    def network(self) -> ResNet:
+        """Build the network; only what was asked for is passed on.
+
+        Raises:
+            UsageError: unknown name or choice.
+        """
+        asked = {"dtype": self.dtype, "execution": self.execution, "remat": self.remat}
+        return create_model(self.model, **{name: value for name, value in asked.items() if value is not None})
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        row = MODELS[self.model]
+        if self.image_size is None:
+            return row.input_shape
+        return (self.image_size,) * row.config.spatial_dims + (row.config.in_channels,)
+
+
+#: Choices that the networks of the other frameworks have too.
+SHARED = ("stage_sizes", "widths", "block", "stem", "shortcut", "stride_in", "num_classes", "in_channels")
+#: Choices that change neither the arithmetic nor the number of parameters of such a network.
+FREE = (
+    *("init", "head_init", "norm_momentum", "norm_eps", "dtype", "execution", "remat"),
+    *("norm_groups", "ghost_size", "norm_devices", "alpha", "ws_eps", "se_ratio", "se_divisor", "axis_name"),
+)
+
+
+def peer_network(config: ResNetConfig) -> dict[str, Any]:
+    """Return the network as arguments for the other frameworks' side, or refuse it.
+
+    They build what He et al. (2016) describe: basic blocks and bottlenecks in post-activation order with batch norm,
+    the CIFAR and the ImageNet stem, shortcuts A and B.
+
+    Raises:
+        UsageError: with the choices that they do not have.
+
+    >>> peer_network(ResNetConfig((3, 3, 3), (16, 32, 64), stem="cifar", shortcut="A", num_classes=10))["shortcut"]
+    'A'
+    """
+    plain = ResNetConfig(config.stage_sizes, config.widths)
+    covered = {"stem": ("cifar", "imagenet"), "shortcut": ("A", "A_end", "B")}
+    other = [name for name, values in covered.items() if getattr(config, name) not in values]
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        start_only = name == "residual" and value == "zero_gamma"
+        if name not in (*SHARED, *FREE) and value != getattr(plain, name) and not start_only:
+            other.append(name)
+    if other:
+        listed = ", ".join(f"{name} {getattr(config, name)}" for name in other)
+        raise UsageError(
+            "--against-python compares ResNets v1 and v1.5 with basic or bottleneck blocks, batch norm, the cifar or "
+            f"imagenet stem and shortcuts A or B; this network has {listed}"
+        )
+    return {name: getattr(config, name) for name in SHARED}

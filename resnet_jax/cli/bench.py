@@ -1,0 +1,118 @@
+"""``resnet-jax bench train | infer | compile``: speed and compile time on random data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.errors import UsageError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """How the step is computed."""
+
+    image_size: int | None = None
+    """Side of the images in pixels (default: the network's own)."""
+    dtype: str | None = None
+    """Of the computation (default: bfloat16 on an accelerator, float32 on the CPU and in plans)."""
+    execution: str | None = None
+    """How depth is executed: auto, unroll or scan."""
+    remat: str | None = None
+    """What the backward pass computes again: none, block or the name of a policy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedOptions:
+    """Options of ``bench train`` and ``bench infer``."""
+
+    model: tyro.conf.Positional[str]
+    """The network, as `resnet-jax models` names it."""
+    batch: int
+    """Images of a step."""
+    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
+    steps_per_dispatch: int = 1
+    """Train steps inside one compiled call."""
+    against_python: Path | None = None
+    """An interpreter that has torch: also measure PyTorch (eager, torch.compile) and plain Flax, in alternation."""
+    torch_compile_mode: str = "default"
+    """Mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune."""
+    rounds: int = 9
+    """Turns of every side; the figures are medians over them."""
+    seconds: float = 2.0
+    """Length of a turn."""
+    start_seconds: float = 1800.0
+    """How long a side may take to compile before it is left out."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileOptions:
+    """Options of ``bench compile``."""
+
+    models: tyro.conf.Positional[tuple[str, ...]]
+    """Networks, as `resnet-jax models` names them; ratios are over the first."""
+    batch: int
+    """Images of a step."""
+    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
+    steps_per_dispatch: int = 1
+    """Train steps inside one compiled call."""
+    warm: bool = True
+    """Also measure the first step of a process that finds its compilation in a cache."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Measure, and return the figures."""
+    if not argv or argv[0] in ("-h", "--help"):
+        raise UsageError("name what to measure: resnet-jax bench train MODEL ..., infer MODEL ... or compile MODEL ...")
+    if argv[0] not in ("train", "infer", "compile"):
+        raise unknown("bench verb", argv[0], ("train", "infer", "compile"))
+    return _compile(argv[1:]) if argv[0] == "compile" else _speed(argv[0], argv[1:])
+
+
+def _speed(mode: str, argv: list[str]) -> dict[str, Any]:
+    about = {
+        "train": "Images a second of the compiled train step, on random data that lies on the device.",
+        "infer": "Images a second of inference with batch norm folded, on random data that lies on the device.",
+    }[mode]
+    options = parse(SpeedOptions, argv, verb=f"bench {mode}", about=about)
+    from resnet_jax.bench.compare import Comparison, compare
+    from resnet_jax.bench.table import comparison_table
+    from resnet_jax.bench.workload import Workload
+
+    workload = Workload(
+        options.model,
+        options.batch,
+        mode,
+        steps_per_dispatch=options.steps_per_dispatch,
+        **dataclasses.asdict(options.choices),
+    )
+    how = Comparison(
+        options.rounds, options.seconds, options.against_python, options.torch_compile_mode, options.start_seconds
+    )
+    console = console_for(options.common)
+    with console.status("") as status:
+        result = compare(workload, how, status.update)
+    console.print(comparison_table(result), highlight=False, soft_wrap=True, markup=False)
+    return result
+
+
+def _compile(argv: list[str]) -> dict[str, Any]:
+    about = "Seconds to compile the train step, each network in a fresh process, and from there to its first step."
+    options = parse(CompileOptions, argv, verb="bench compile", about=about)
+    from resnet_jax.bench.cold import compile_models
+    from resnet_jax.bench.table import compile_table
+    from resnet_jax.bench.workload import Workload
+
+    shared = {"steps_per_dispatch": options.steps_per_dispatch, **dataclasses.asdict(options.choices)}
+    workloads = [Workload(model, options.batch, **shared) for model in options.models]
+    console = console_for(options.common)
+    with console.status("") as status:
+        result = compile_models(workloads, warm=options.warm, say=status.update)
+    console.print(compile_table(result), highlight=False, soft_wrap=True, markup=False)
+    return result

@@ -1,0 +1,44 @@
+"""``resnet-jax plan MODEL``: what a train step will need, on a machine one does not have yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import tyro
+
+from resnet_jax.cli.bench import Choices
+from resnet_jax.cli.options import Common, console_for, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Options of ``plan``."""
+
+    model: tyro.conf.Positional[str]
+    """The network, as `resnet-jax models` names it."""
+    batch: int
+    """Images of a step, on all devices together."""
+    devices: int = 1
+    """Devices to share the batch."""
+    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
+    accumulate: int = 1
+    """Micro-batches of a step."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Compile for fake devices and return what it says."""
+    about = "Parameters, operations, memory of each device and compile time of the train step; nothing runs."
+    options = parse(PlanOptions, argv, verb="plan", about=about)
+    from resnet_jax.bench.plan import plan
+    from resnet_jax.bench.table import plan_table
+    from resnet_jax.bench.workload import Workload
+
+    choices = dataclasses.asdict(options.choices)
+    workload = Workload(options.model, options.batch, accumulate=options.accumulate, **choices)
+    console = console_for(options.common)
+    with console.status(f"{options.model}: compiling for {options.devices} devices"):
+        result = plan(workload, options.devices)
+    console.print(plan_table(result), highlight=False, soft_wrap=True, markup=False)
+    return result

@@ -1,0 +1,30 @@
+"""A network of two blocks, and where an interpreter with PyTorch is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from resnet_jax.bench.workload import Workload
+from resnet_jax.models import ResNetConfig
+from resnet_jax.models.rows import MODELS, Row
+
+VARIABLE = "RESNET_JAX_TORCH_PYTHON"
+
+
+@pytest.fixture(scope="session")
+def torch_python() -> Path:
+    """The interpreter that the environment names; tests that need it say that they skip without."""
+    path = os.environ.get(VARIABLE)
+    if not path:
+        pytest.skip(f"{VARIABLE} does not name an interpreter that has torch")
+    return Path(path)
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> Workload:
+    """A network that compiles in a second; its batch suits 8 devices. Other processes do not know it."""
+    monkeypatch.setitem(MODELS, "tiny", Row(ResNetConfig((1, 1), (8, 16), stem="cifar", num_classes=10), 8, "tests"))
+    return Workload("tiny", 32)
