@@ -140,6 +140,8 @@ class TrainConfig:
     """Images per update, over all devices."""
     accumulate: int = 1
     """Micro-batches an update is made of, to fit a large batch in memory."""
+    steps_per_dispatch: int | None = None
+    """Updates made in one call, from pixels that lie on the devices; None: 1 on CPUs, more where it pays."""
     loss: str = "cross_entropy"
     """cross_entropy, bce (one against all) or mse (one-hot)."""
     label_smoothing: float = 0.0
@@ -189,6 +191,10 @@ class RunConfig:
         )
         _require(train.batch_size >= 1, f"train.batch_size must be 1 or more, got {train.batch_size}")
         _require(train.accumulate >= 1, f"train.accumulate must be 1 or more, got {train.accumulate}")
+        _require(
+            train.steps_per_dispatch is None or train.steps_per_dispatch >= 1,
+            f"train.steps_per_dispatch must be 1 or more, got {train.steps_per_dispatch}",
+        )
         _require(
             train.ema_decay is None or 0.0 <= train.ema_decay < 1.0,
             f"train.ema_decay must be in [0, 1), got {train.ema_decay}",

@@ -64,6 +64,11 @@ def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]
         raise UsageError(
             "an ablation tests the last state of equally long runs: set train.early_stopping None and train.select last"
         )
+    if (config.train.steps_per_dispatch or 1) > 1:
+        raise UsageError(
+            "the seeds of a cell already share their calls, one update of all of them in each: "
+            "leave out train.steps_per_dispatch"
+        )
     parts, shape = build_parts(config, images, mesh), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)
