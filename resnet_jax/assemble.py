@@ -13,8 +13,9 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax.config import DataConfig, RunConfig
-from resnet_jax.data.augment import Augment, augment, normalize
+from resnet_jax.data.augment import Augment, augment, cutout, normalize
 from resnet_jax.data.memory import materialize
+from resnet_jax.data.mix import Mix, mix
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records, in_memory
 from resnet_jax.data.source import load_dataset
@@ -36,7 +37,7 @@ from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import check_batch_size, shard_batch
 from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import Preprocess, make_eval_step, make_train_step
+from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
 
 #: Updates per call where the configuration does not say; 1 elsewhere: on a CPU a call costs next to nothing against a
 #: step. The number for GPUs and TPUs is a guess: no such device was at hand.
@@ -164,17 +165,12 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
-    augmentation = Augment(pad=config.data.pad, flip=config.data.flip)
-
-    def preprocess(key, batch):
-        return normalize(augment(key, batch, augmentation), card.mean, card.std, jnp.dtype(model.config.dtype))
-
     loss = get_loss(train.loss, train.label_smoothing)
     step = make_train_step(
         model,
         tx,
         loss=loss,
-        preprocess=preprocess,
+        preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
         ema_decay=train.ema_decay,
@@ -299,6 +295,27 @@ def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:
 def _threads(config: RunConfig, records: Records) -> int:
     # images in memory are indexed faster than handed over by another thread (and Grain takes seconds to import)
     return 0 if in_memory(records) else config.data.threads
+
+
+def train_preprocess(config: RunConfig, model: ResNet, card: DataCard) -> TrainPreprocess:
+    """Return the augmentation and normalization of a run; with mixup or cutmix it returns soft labels as well.
+
+    Raises:
+        UsageError: an augmentation out of range.
+    """
+    data, dtype = config.data, jnp.dtype(model.config.dtype)
+    augmentation = Augment(pad=data.pad, flip=data.flip, cutout=data.cutout)
+    mixing = Mix(data.mixup, data.cutmix, data.mix_probability)
+
+    def preprocess(key, batch):
+        images = normalize(augment(key, batch, augmentation), card.mean, card.std)
+        images = cutout(key, images, batch, augmentation.cutout)
+        if not mixing:
+            return images.astype(dtype)
+        images, labels = mix(key, images, batch, mixing, model.config.num_classes)
+        return images.astype(dtype), labels
+
+    return preprocess
 
 
 def eval_preprocess(model: ResNet, card: DataCard) -> Preprocess:

@@ -120,6 +120,14 @@ class DataConfig:
     """Zero pixels added on each side before a random crop back to size (CIFAR: 4)."""
     flip: bool = False
     """Mirror training images left-right with probability 1/2."""
+    cutout: int = 0
+    """Side in pixels of a square of each training image that is set to the mean (CIFAR-10: 16); 0 for none."""
+    mixup: float = 0.0
+    """Alpha of mixup, which averages two images and their labels (CIFAR: 1, ImageNet: 0.2); 0 for none."""
+    cutmix: float = 0.0
+    """Alpha of cutmix, which puts a box of one image into another (1); 0 for none."""
+    mix_probability: float = 1.0
+    """Chance of a training image to be mixed; with both mixup and cutmix it gets one of them, each as often."""
     mean: tuple[float, ...] = ()
     """Subtracted from x / 255, per channel; empty: that of the training images."""
     std: tuple[float, ...] = ()

@@ -6,15 +6,20 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.assemble import STEPS_PER_DISPATCH, steps_per_dispatch
-from resnet_jax.config import RunConfig, TrainConfig
+from resnet_jax.assemble import STEPS_PER_DISPATCH, build_model, steps_per_dispatch, train_preprocess
+from resnet_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.data.augment import Augment, augment, cutout, normalize
+from resnet_jax.data.mix import Mix, mix
 from resnet_jax.data.pipeline import TrainBatches
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.errors import UsageError
+from resnet_jax.rundir import DataCard
 
 RECORDS = ArrayRecords(np.zeros((40, 8, 8, 3), np.uint8), np.arange(40))
 BYTES = 40 * 8 * 8 * 3 + 40 * 4
@@ -73,3 +78,32 @@ def test_what_cannot_stay_on_the_devices_is_refused_with_the_reason(records, geo
         choose(2, mesh_of("gpu", 10**9), records, geometry)
     with pytest.raises(UsageError, match="not held in memory"):
         TrainBatches(records, 8, seed=0, geometry=geometry).resident()
+
+
+CARD = DataCard(("a", "b", "c"), (8, 8, 3), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), {"train": 40})
+
+
+def prepare(key, batch, dtype="float32", **data):
+    config = RunConfig(model=ModelConfig(dtype=dtype), data=DataConfig(**data))
+    return jax.jit(train_preprocess(config, build_model(config, CARD), CARD))(key, batch)
+
+
+def test_preparation_is_crop_flip_normalize_cutout_mix_in_this_order_and_rounds_once(key):
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (6, 8, 8, 3), np.uint8),
+        "label": np.arange(6, dtype=np.int32) % 3,
+        "epoch": np.zeros(6, np.int32),
+        "index": np.arange(6, dtype=np.int32),
+    }
+    images = normalize(augment(key, batch, Augment(1, True)), CARD.mean, CARD.std)
+    np.testing.assert_allclose(prepare(key, batch, pad=1, flip=True), images, rtol=1e-6, atol=1e-6)
+    images = cutout(key, images, batch, 3)
+    expected = mix(key, images, batch, Mix(0.4, 1.0, 0.9), 3)
+    mixing = {"pad": 1, "flip": True, "cutout": 3, "mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.9}
+    found = prepare(key, batch, **mixing)
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    half, labels = prepare(key, batch, dtype="bfloat16", **mixing)
+    assert (half.dtype, labels.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_array_equal(half, found[0].astype(jnp.bfloat16))

@@ -21,6 +21,7 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Preprocess = Callable[[jax.Array, Batch], jax.Array]
+TrainPreprocess = Callable[[jax.Array, Batch], jax.Array | tuple[jax.Array, jax.Array]]
 
 
 def make_train_step(
@@ -28,7 +29,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     *,
     loss: Loss = cross_entropy,
-    preprocess: Preprocess | None = None,
+    preprocess: TrainPreprocess | None = None,
     accumulate: int = 1,
     norm_momentum: float | None = None,
     ema_decay: float | None = None,
@@ -45,8 +46,9 @@ def make_train_step(
         model: a Linen module called as ``model(x, train=...)``.
         tx: the optimizer; build it once.
         loss: per-example loss ``(logits, labels) -> (N,)``; the step minimizes its mean.
-        preprocess: ``(key, batch) -> images`` for augmentation and normalization on the device. The key is the same
-            at every step: derive from it with what identifies an example (epoch and index in the batch).
+        preprocess: ``(key, batch) -> images`` for augmentation and normalization on the device, or ``(images, labels)``
+            where it changes those too (mixup). The key is the same at every step: derive from it with what identifies
+            an example (epoch and index in the batch).
         accumulate: number of equal micro-batches the batch is cut into; see
             :mod:`resnet_jax.training.accumulate` for what batch norm does then.
         norm_momentum: momentum of the network's batch norm; needed to accumulate with one.
@@ -55,8 +57,9 @@ def make_train_step(
             batch statistics over the same axis.
 
     Returns:
-        The step. Its metrics are float32 scalars: ``loss`` (mean), ``correct`` and ``count`` (sums over the batch),
-        ``grad_norm`` (global L2 norm before clipping), ``rejected`` (0 or 1).
+        The step. Its metrics are float32 scalars: ``loss`` (mean), ``correct`` and ``count`` (sums over the batch;
+        with soft labels, correct is the class of the largest share), ``grad_norm`` (global L2 norm before clipping),
+        ``rejected`` (0 or 1).
 
     Raises:
         UsageError: arguments that do not go together.
@@ -78,8 +81,7 @@ def make_train_step(
     value_and_grad = jax.value_and_grad(loss_and_updates, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        images = batch["image"] if preprocess is None else preprocess(state.rng, batch)
-        labels = batch["label"]
+        images, labels = _prepared(preprocess, state.rng, batch)
         dropout_key = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
@@ -165,6 +167,12 @@ def make_eval_step(
         }
 
     return eval_step
+
+
+def _prepared(preprocess: TrainPreprocess | None, key: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Return images and labels as the network and the loss take them."""
+    prepared = batch["image"] if preprocess is None else preprocess(key, batch)
+    return prepared if isinstance(prepared, tuple) else (prepared, batch["label"])
 
 
 def _all_finite(tree: Any) -> jax.Array:

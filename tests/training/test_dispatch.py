@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax.data.augment import Augment, augment, normalize
+from resnet_jax.data.augment import Augment, augment, cutout, normalize
+from resnet_jax.data.mix import Mix, mix
 from resnet_jax.data.pipeline import TrainBatches
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import RunError
@@ -34,8 +35,12 @@ def preprocess(key, batch):
     return normalize(augment(key, batch, Augment(pad=1, flip=True)), (0.4,) * 3, (0.2,) * 3)
 
 
+def mixing(key, batch):
+    return mix(key, cutout(key, preprocess(key, batch), batch, 3), batch, Mix(1.0, 1.0), 5)
+
+
 def pure_step(model, **options):
-    return make_train_step(model, TX, preprocess=preprocess, **options)
+    return make_train_step(model, TX, **{"preprocess": preprocess, **options})
 
 
 def start(mesh, model, **options):
@@ -69,11 +74,11 @@ def arrays(state):
         (1, {"dropout": 0.3}, {}),
         (8, {}, {"ema_decay": 0.9}),
         (8, {"norm_scope": "ghost", "ghost_size": 4}, {"accumulate": 2, "norm_momentum": 0.9}),
-        (8, {"norm_scope": "device", "norm_devices": 8}, {}),
+        (8, {"norm_scope": "device", "norm_devices": 8}, {"preprocess": mixing}),
     ],
 )
 def test_the_same_numbers_as_single_calls(devices, choices, options):
-    """Augmentation, dropout, moving averages, batch norm of each scope, accumulation: all of the state, each metric."""
+    """Augmentation, dropout, averages, batch norm of each scope, accumulation, mixing: all of the state and metrics."""
     mesh, model = make_mesh(jax.devices()[:devices]), small_model(**choices)
     step, averages = pure_step(model, **options), "ema_decay" in options
     expected = one_by_one(mesh, step, start(mesh, model, ema=averages))
