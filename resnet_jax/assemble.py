@@ -33,6 +33,7 @@ from resnet_jax.training.dispatch import chunks, compile_multi_step, put_residen
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluate import Evaluation, evaluate
 from resnet_jax.training.loop import Plan
+from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import check_batch_size, shard_batch
 from resnet_jax.training.optimizers import make_optimizer
@@ -166,6 +167,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
     loss = get_loss(train.loss, train.label_smoothing)
+    scaling = loss_scaling(config, model)
     step = make_train_step(
         model,
         tx,
@@ -174,6 +176,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
         ema_decay=train.ema_decay,
+        loss_scaling=scaling,
     )
     if per_call == 1:
         train_step, batches = compile_train_step(step, mesh), _sharded_batches(config, feed, mesh)
@@ -189,9 +192,25 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         step=step,
         train_step=train_step,
         evaluate=build_evaluation(config, model, card, mesh),
-        new_state=lambda: create_state(model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None),
+        new_state=lambda: create_state(
+            model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None, loss_scaling=scaling
+        ),
         batches=batches,
     )
+
+
+def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
+    """Return the loss scale's rules where the network computes in float16, else None.
+
+    Raises:
+        UsageError: values out of range, or set for a network that has no use for them.
+    """
+    scaling = LossScaling(config.train.loss_scale, config.train.loss_scale_growth_every)
+    if model.config.dtype == "float16":
+        return scaling
+    if scaling != LossScaling():
+        raise UsageError(f"train.loss_scale goes with model.dtype float16; {model.config.dtype} needs none")
+    return None
 
 
 def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int:

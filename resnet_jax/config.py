@@ -90,7 +90,7 @@ class ModelConfig:
     head_init: str | None = None
     """Initializer of the classifier's kernel."""
     dtype: str | None = None
-    """Dtype of the computation: float32, bfloat16. Statistics and logits stay float32."""
+    """Dtype of the computation: float32, bfloat16, or float16 with a loss scale. Statistics and logits stay float32."""
     param_dtype: str | None = None
     """Dtype of the parameters."""
 
@@ -156,6 +156,10 @@ class TrainConfig:
     """Share of the target spread over all classes, in [0, 1)."""
     ema_decay: float | None = None
     """Decay per step of moving averages of parameters and statistics, which are then what is evaluated."""
+    loss_scale: float = 32768.0
+    """With model.dtype float16: what the loss is multiplied by at first; halved when gradients overflow."""
+    loss_scale_growth_every: int = 2000
+    """Steps without overflow after which the loss scale is doubled."""
     eval_every: int = 1
     """Epochs between validations and checkpoints."""
     early_stopping: int | None = None

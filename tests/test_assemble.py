@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.assemble import STEPS_PER_DISPATCH, build_model, steps_per_dispatch, train_preprocess
+from resnet_jax.assemble import STEPS_PER_DISPATCH, build_model, loss_scaling, steps_per_dispatch, train_preprocess
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from resnet_jax.data.augment import Augment, augment, cutout, normalize
 from resnet_jax.data.mix import Mix, mix
@@ -20,6 +20,7 @@ from resnet_jax.data.records import ArrayRecords
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.errors import UsageError
 from resnet_jax.rundir import DataCard
+from resnet_jax.training.loss_scale import LossScaling
 
 RECORDS = ArrayRecords(np.zeros((40, 8, 8, 3), np.uint8), np.arange(40))
 BYTES = 40 * 8 * 8 * 3 + 40 * 4
@@ -107,3 +108,15 @@ def test_preparation_is_crop_flip_normalize_cutout_mix_in_this_order_and_rounds_
     half, labels = prepare(key, batch, dtype="bfloat16", **mixing)
     assert (half.dtype, labels.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_array_equal(half, found[0].astype(jnp.bfloat16))
+
+
+def test_float16_has_a_loss_scale_and_nothing_else_has():
+    def rules(dtype, **train):
+        config = RunConfig(model=ModelConfig(dtype=dtype), train=TrainConfig(**train))
+        return loss_scaling(config, build_model(config, CARD))
+
+    assert rules("float16") == LossScaling()
+    assert rules("float16", loss_scale=8.0, loss_scale_growth_every=5) == LossScaling(8.0, 5)
+    assert rules("bfloat16") is None
+    with pytest.raises(UsageError, match=r"train.loss_scale goes with model.dtype float16; bfloat16 needs none"):
+        rules("bfloat16", loss_scale=8.0)

@@ -24,6 +24,7 @@ from resnet_jax.assemble import (
     build_parts,
     evaluation_feed,
     iterate_feed,
+    loss_scaling,
     training_feed,
 )
 from resnet_jax.config import RunConfig
@@ -155,8 +156,10 @@ def _train_members(
     """Train and test one population; return the results of its members and the seconds of its steps."""
     splits, card = job.images.splits, job.images.card
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    averaged = job.config.train.ema_decay is not None
-    states = create_population(parts.model, parts.tx, keys, card.image_shape, mesh=job.mesh, ema=averaged)
+    averaged, scaling = job.config.train.ema_decay is not None, loss_scaling(job.config, parts.model)
+    states = create_population(
+        parts.model, parts.tx, keys, card.image_shape, mesh=job.mesh, ema=averaged, loss_scaling=scaling
+    )
     progress = PopulationProgress.start(len(seeds))
     with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
         if checkpoints.steps("last"):

@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": tuple(ACTIVATIONS),
     "init": tuple(INITIALIZERS),
     "head_init": tuple(INITIALIZERS),
-    "dtype": ("float32", "bfloat16", "float64"),
+    "dtype": ("float32", "bfloat16", "float16", "float64"),
     "param_dtype": ("float32", "float64"),
 }
 

@@ -30,7 +30,9 @@ class Observer(Protocol):
     """Somebody who is told how training goes. Steps are 1-based in all rows: updates done."""
 
     def on_step(self, row: dict[str, float]) -> None:
-        """Hear of one step: step, epoch (fractional), loss, accuracy, grad_norm."""
+        """Hear of one step: step, epoch (fractional), loss, accuracy, grad_norm; with a loss scale also loss_scale and
+        skipped, the steps skipped so far. A step that is skipped may have a loss and a grad_norm that are not finite.
+        """
         ...
 
     def on_epoch(self, row: dict[str, float]) -> None:
@@ -214,7 +216,6 @@ class _Session:
     def _report(self, step: int, metrics: dict[str, float]) -> None:
         if metrics["rejected"]:
             raise RunError(_diverged(step, metrics))
-        self.progress = dataclasses.replace(self.progress, epoch_sums=self.progress.epoch_sums.add(metrics))
         row = {
             "step": step,
             "epoch": step / self.plan.steps_per_epoch,
@@ -222,14 +223,23 @@ class _Session:
             "accuracy": metrics["correct"] / metrics["count"],
             "grad_norm": metrics["grad_norm"],
         }
+        if metrics.get("skipped"):
+            self.progress = dataclasses.replace(self.progress, skipped=self.progress.skipped + 1)
+        else:
+            self.progress = dataclasses.replace(self.progress, epoch_sums=self.progress.epoch_sums.add(metrics))
+        if "loss_scale" in metrics:
+            row |= {"loss_scale": metrics["loss_scale"], "skipped": self.progress.skipped}
         for observer in self.observers:
             observer.on_step(row)
 
 
 def _diverged(step: int, metrics: dict[str, float]) -> str:
+    scaled = "loss_scale" in metrics
     return (
-        f"training diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}. "
-        "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
+        f"training diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
+        + (f", with the loss scale down at {metrics['loss_scale']:g}. " if scaled else ". ")
+        + "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
         "--optim.schedule.warmup '5 epochs'), clipping (--optim.clip-norm 1), the normalization of the images "
         "(--data.mean, --data.std)"
+        + (", the range of float16, which ends at 65,504 (--model.dtype bfloat16)" if scaled else "")
     )

@@ -19,6 +19,7 @@ from resnet_jax.errors import RunError
 from resnet_jax.training.compile import compile_train_step
 from resnet_jax.training.dispatch import chunks, compile_multi_step, make_multi_step, put_resident
 from resnet_jax.training.loop import Plan, train
+from resnet_jax.training.loss_scale import LossScaling, init_loss_scale
 from resnet_jax.training.mesh import make_mesh, replicated, shard_batch
 from resnet_jax.training.step import make_train_step
 from tests.training.test_step import new_state, small_model
@@ -43,8 +44,10 @@ def pure_step(model, **options):
     return make_train_step(model, TX, **{"preprocess": preprocess, **options})
 
 
-def start(mesh, model, **options):
-    return jax.device_put(new_state(model, TX, **options), replicated(mesh))
+def start(mesh, model, *, ema=False, scaling=None):
+    state = new_state(model, TX, ema=ema)
+    state = state.replace(loss_scale=None if scaling is None else init_loss_scale(scaling))
+    return jax.device_put(state, replicated(mesh))
 
 
 def one_by_one(mesh, step, state):
@@ -75,16 +78,17 @@ def arrays(state):
         (8, {}, {"ema_decay": 0.9}),
         (8, {"norm_scope": "ghost", "ghost_size": 4}, {"accumulate": 2, "norm_momentum": 0.9}),
         (8, {"norm_scope": "device", "norm_devices": 8}, {"preprocess": mixing}),
+        (1, {"dtype": "float16"}, {"loss_scaling": LossScaling(initial=2.0**24)}),  # the first is too large
     ],
 )
 def test_the_same_numbers_as_single_calls(devices, choices, options):
-    """Augmentation, dropout, averages, batch norm of each scope, accumulation, mixing: all of the state and metrics."""
+    """Augmentation, dropout, averages, batch norm of each scope, accumulation, mixing, loss scale: all of it."""
     mesh, model = make_mesh(jax.devices()[:devices]), small_model(**choices)
-    step, averages = pure_step(model, **options), "ema_decay" in options
-    expected = one_by_one(mesh, step, start(mesh, model, ema=averages))
+    step, held = pure_step(model, **options), {"ema": "ema_decay" in options, "scaling": options.get("loss_scaling")}
+    expected = one_by_one(mesh, step, start(mesh, model, **held))
     chex.clear_trace_counter()
     counted = chex.assert_max_traces(step, n=1)
-    found = in_calls(mesh, compile_multi_step(counted, mesh), start(mesh, model, ema=averages), [(0, 3), (3, 2)])
+    found = in_calls(mesh, compile_multi_step(counted, mesh), start(mesh, model, **held), [(0, 3), (3, 2)])
     assert int(found[0].step) == STEPS
     chex.assert_trees_all_close((arrays(found[0]), found[1]), (arrays(expected[0]), expected[1]), rtol=1e-4, atol=1e-5)
 
