@@ -126,7 +126,7 @@ def test_each_device_gathers_its_own_images_from_its_own_copy():
     text = lowered.compile().as_text()
     assert text
     assert re.search(r"u8\[2,8,8,3\]", text), "2 of the batch's 16 images are on each device"
-    moved = re.findall(r"= \(?(.*) (?:all-gather|all-to-all|collective-permute)[-(]", text)
+    moved = re.findall(r"= \(?(.*) (?:all-gather|all-reduce|all-to-all|collective-permute)[-(]", text)
     assert not [types for types in moved if "u8" in types or re.search(r"\[\d+,8,8,3\]", types)]
 
 
