@@ -42,7 +42,7 @@ from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step
 
 #: Updates per call where the configuration does not say; 1 on other platforms. A CPU gains as well, 1.3 to 2.3 ms an
 #: update (one core: ResNet-20 on digits 28.6 -> 26.2 ms, two blocks of 8 and 16 channels 4.1 -> 2.4 ms), which is
-#: nothing to a larger step, and Ctrl-C waits for the end of a call. For GPUs and TPUs this is a guess: none was at hand.
+#: nothing to a larger step, and Ctrl-C waits for the end of a call. For GPUs and TPUs a guess: none was at hand.
 STEPS_PER_DISPATCH: dict[str, int] = {"gpu": 16, "tpu": 16}
 
 #: Share of a device's memory that the training set may take before that default falls back to single calls.
