@@ -94,7 +94,7 @@ class ModelConfig:
     remat: str | None = None
     """What the backward pass computes again to save memory: none, block (all of it), conv (all but convolutions)."""
     dtype: str | None = None
-    """Dtype of the computation: float32, bfloat16. Statistics and logits stay float32."""
+    """Dtype of the computation: float32, bfloat16, or float16 with a loss scale. Statistics and logits stay float32."""
     param_dtype: str | None = None
     """Dtype of the parameters."""
 
@@ -124,6 +124,14 @@ class DataConfig:
     """Zero pixels added on each side before a random crop back to size (CIFAR: 4)."""
     flip: bool = False
     """Mirror training images left-right with probability 1/2."""
+    cutout: int = 0
+    """Side in pixels of a square of each training image that is set to the mean (CIFAR-10: 16); 0 for none."""
+    mixup: float = 0.0
+    """Alpha of mixup, which averages two images and their labels (CIFAR: 1, ImageNet: 0.2); 0 for none."""
+    cutmix: float = 0.0
+    """Alpha of cutmix, which puts a box of one image into another (1); 0 for none."""
+    mix_probability: float = 1.0
+    """Chance of a training image to be mixed; with both mixup and cutmix it gets one of them, each as often."""
     mean: tuple[float, ...] = ()
     """Subtracted from x / 255, per channel; empty: that of the training images."""
     std: tuple[float, ...] = ()
@@ -144,12 +152,18 @@ class TrainConfig:
     """Images per update, over all devices."""
     accumulate: int = 1
     """Micro-batches an update is made of, to fit a large batch in memory."""
+    steps_per_dispatch: int | None = None
+    """Updates made in one call, from pixels that lie on the devices; None: 1 on CPUs, more where it pays."""
     loss: str = "cross_entropy"
     """cross_entropy, bce (one against all) or mse (one-hot)."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in [0, 1)."""
     ema_decay: float | None = None
     """Decay per step of moving averages of parameters and statistics, which are then what is evaluated."""
+    loss_scale: float = 32768.0
+    """With model.dtype float16: what the loss is multiplied by at first; halved when gradients overflow."""
+    loss_scale_growth_every: int = 2000
+    """Steps without overflow after which the loss scale is doubled."""
     eval_every: int = 1
     """Epochs between validations and checkpoints."""
     early_stopping: int | None = None
@@ -193,6 +207,10 @@ class RunConfig:
         )
         _require(train.batch_size >= 1, f"train.batch_size must be 1 or more, got {train.batch_size}")
         _require(train.accumulate >= 1, f"train.accumulate must be 1 or more, got {train.accumulate}")
+        _require(
+            train.steps_per_dispatch is None or train.steps_per_dispatch >= 1,
+            f"train.steps_per_dispatch must be 1 or more, got {train.steps_per_dispatch}",
+        )
         _require(
             train.ema_decay is None or 0.0 <= train.ema_decay < 1.0,
             f"train.ema_decay must be in [0, 1), got {train.ema_decay}",

@@ -193,7 +193,6 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
                 plan=parts.plan,
                 train_step=parts.train_step,
                 batches=parts.batches,
-                mesh=parts.mesh,
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,

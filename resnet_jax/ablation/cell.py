@@ -24,6 +24,7 @@ from resnet_jax.assemble import (
     build_parts,
     evaluation_feed,
     iterate_feed,
+    loss_scaling,
     training_feed,
 )
 from resnet_jax.config import RunConfig
@@ -63,6 +64,11 @@ def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]
     if config.train.early_stopping is not None or config.train.select != "last":
         raise UsageError(
             "an ablation tests the last state of equally long runs: set train.early_stopping None and train.select last"
+        )
+    if (config.train.steps_per_dispatch or 1) > 1:
+        raise UsageError(
+            "the seeds of a cell already share their calls, one update of all of them in each: "
+            "leave out train.steps_per_dispatch"
         )
     parts, shape = build_parts(config, images, mesh), images.card.image_shape
     model = parts.model
@@ -150,8 +156,10 @@ def _train_members(
     """Train and test one population; return the results of its members and the seconds of its steps."""
     splits, card = job.images.splits, job.images.card
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    averaged = job.config.train.ema_decay is not None
-    states = create_population(parts.model, parts.tx, keys, card.image_shape, mesh=job.mesh, ema=averaged)
+    averaged, scaling = job.config.train.ema_decay is not None, loss_scaling(job.config, parts.model)
+    states = create_population(
+        parts.model, parts.tx, keys, card.image_shape, mesh=job.mesh, ema=averaged, loss_scaling=scaling
+    )
     progress = PopulationProgress.start(len(seeds))
     with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
         if checkpoints.steps("last"):

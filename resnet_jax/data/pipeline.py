@@ -15,7 +15,7 @@ and the number of processes change nothing. Grain is the threaded executor; orde
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from resnet_jax.data.view import View
 from resnet_jax.errors import UsageError
 
 Batch = dict[str, np.ndarray]
+Batches = Generator[Batch, None, None]
 
 
 class TrainBatches:
@@ -85,11 +86,7 @@ class TrainBatches:
             UsageError: the step is negative.
             DataError: an image is unreadable or of another size.
         """
-        if step < 0:
-            raise UsageError(f"step {step} must be at least 0")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.batch_size
-        index = self._order(epoch)[start : start + self.batch_size][self._rows]
+        index, epoch = self.order(step)
         return {
             "image": self._view.images(index, epoch),
             "label": self._labels[index],
@@ -98,7 +95,39 @@ class TrainBatches:
             "epoch": np.full(len(index), epoch, np.int32),
         }
 
-    def iterate(self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4) -> Iterator[Batch]:
+    def order(self, step: int) -> tuple[np.ndarray, int]:
+        """Return the positions in the records of this process's part of batch ``step``, (B,), and its epoch.
+
+        Raises:
+            UsageError: the step is negative.
+        """
+        if step < 0:
+            raise UsageError(f"step {step} must be at least 0")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.batch_size
+        return self._order(epoch)[start : start + self.batch_size][self._rows], epoch
+
+    def resident(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all images, uint8 (N, H, W, C), and labels (N, ...), from which :meth:`order` picks the batches.
+
+        Raises:
+            UsageError: the batches are not made of stored pixels.
+        """
+        if not self.stored:
+            raise UsageError("the images are not held in memory, or the geometry draws other pixels in each epoch")
+        return self._view.images(np.arange(len(self.records))), self._labels
+
+    @property
+    def stored(self) -> bool:
+        """Whether the pixels of the batches lie in memory, the same in every epoch."""
+        return self._view.stored
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all images and labels of :meth:`resident`."""
+        return len(self.records) * int(np.prod(self._view.shape)) + self._labels.nbytes
+
+    def iterate(self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4) -> Batches:
         """Yield ``batch(step)`` for every step of the range in order, prepared ahead in threads.
 
         Args:
@@ -173,7 +202,7 @@ class EvalBatches:
             "epoch": np.zeros(len(rows), np.int32),
         }
 
-    def iterate(self, *, threads: int = 2, prefetch: int = 4) -> Iterator[Batch]:
+    def iterate(self, *, threads: int = 2, prefetch: int = 4) -> Batches:
         """Yield all batches in order, prepared ahead in threads; see `TrainBatches.iterate`."""
         return _in_order(self.batch, 0, len(self), threads, prefetch)
 
@@ -191,13 +220,14 @@ def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
     return slice(rank * part, (rank + 1) * part)
 
 
-def _in_order(batch: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int) -> Iterator[Batch]:
+def _in_order(batch: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int) -> Batches:
     if threads < 0 or prefetch < 1:
         raise UsageError(f"threads {threads} must be at least 0 and prefetch {prefetch} at least 1")
-    return _threaded(batch, range(start, stop), threads, prefetch) if threads else map(batch, range(start, stop))
+    steps = range(start, stop)
+    return _threaded(batch, steps, threads, prefetch) if threads else (batch(step) for step in steps)
 
 
-def _threaded(batch: Callable[[int], Batch], steps: range, threads: int, prefetch: int) -> Iterator[Batch]:
+def _threaded(batch: Callable[[int], Batch], steps: range, threads: int, prefetch: int) -> Batches:
     import grain
 
     dataset = grain.MapDataset.source(steps).map(batch)

@@ -33,7 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "head_init": tuple(INITIALIZERS),
     "execution": ("auto", "unroll", "scan"),
     "remat": ("none", "block", "conv"),
-    "dtype": ("float32", "bfloat16", "float64"),
+    "dtype": ("float32", "bfloat16", "float16", "float64"),
     "param_dtype": ("float32", "float64"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 class MetricsFile:
     """Writes a ``train`` row every few steps and an ``epoch`` row per epoch. An observer of the loop.
+
+    A number that is not finite, of a step that the loss scale skipped, is written as null.
 
     Args:
         path: the file; rows after ``start_step`` are dropped first, so that a resumed run leaves no row twice.
@@ -28,7 +31,8 @@ class MetricsFile:
     def on_step(self, row: dict[str, float]) -> None:
         """Write the row if its step is due."""
         if row["step"] % self._every == 0:
-            rate = float(self._learning_rate(int(row["step"]) - 1))
+            made = row["step"] - row.get("skipped", 0)  # the schedule goes by updates made
+            rate = float(self._learning_rate(max(int(made) - 1, 0)))
             self._write({"kind": "train", **row, "learning_rate": rate})
 
     def on_epoch(self, row: dict[str, float]) -> None:
@@ -40,7 +44,8 @@ class MetricsFile:
         self._file.close()
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+        self._file.write(json.dumps(clean) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -32,7 +32,8 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
     def curve(axes, source, name, color, label, **style):
         if source:
             marker = "o" if len(source) == 1 else None
-            x, y = [row["epoch"] for row in source], [row[name] for row in source]
+            x, y = ([row[key] for row in source] for key in ("epoch", name))
+            y = np.asarray(y, np.float64)  # null becomes NaN, which leaves a gap
             axes.plot(x, y, color=color, label=label, marker=marker, **{"linewidth": 1.6, **style})
 
     curve(loss, steps, "loss", BLUE, "single batches", linewidth=0.8, alpha=0.4)

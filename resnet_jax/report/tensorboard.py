@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 
@@ -35,5 +36,5 @@ class TensorBoard:
 
     def _write(self, group: str, row: dict[str, float]) -> None:
         for name, value in row.items():
-            if name not in ("step", "epoch"):
+            if name not in ("step", "epoch") and math.isfinite(value):
                 self._writer.add_scalar(f"{group}/{name}", value, int(row["step"]))

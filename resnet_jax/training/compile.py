@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.mesh import batch_sharding, replicated
 from resnet_jax.training.state import TrainState, init_state
 
@@ -36,6 +37,7 @@ def create_state(
     *,
     mesh: Mesh,
     ema: bool = False,
+    loss_scaling: LossScaling | None = None,
 ) -> TrainState:
     """Build the state inside jit, already on its devices: no host copy, and one compiled step afterwards.
 
@@ -43,7 +45,7 @@ def create_state(
     """
 
     def init(key):
-        return init_state(model, tx, key, input_shape, ema=ema)
+        return init_state(model, tx, key, input_shape, ema=ema, loss_scaling=loss_scaling)
 
     return jax.jit(init, out_shardings=replicated(mesh), compiler_options=options_for(INIT_OPTIONS, mesh))(key)
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from resnet_jax.errors import RunError
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.interrupt import StopRequest
-from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.progress import EpochSums, Progress
 from resnet_jax.training.state import TrainState
 
 if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
     from resnet_jax.training.checkpoint import Checkpoints
 
-#: Steps that may be on their way to the device before the loop waits for the oldest. Metrics are read this late, so
-#: the device always has work while the host reads.
+#: Calls of the step that may be on their way to the device before the loop waits for the oldest. Metrics are read this
+#: late, so the device always has work while the host reads.
 IN_FLIGHT = 3
 
 
@@ -32,7 +30,9 @@ class Observer(Protocol):
     """Somebody who is told how training goes. Steps are 1-based in all rows: updates done."""
 
     def on_step(self, row: dict[str, float]) -> None:
-        """Hear of one step: step, epoch (fractional), loss, accuracy, grad_norm."""
+        """Hear of one step: step, epoch (fractional), loss, accuracy, grad_norm; with a loss scale also loss_scale and
+        skipped, the steps skipped so far. A step that is skipped may have a loss and a grad_norm that are not finite.
+        """
         ...
 
     def on_epoch(self, row: dict[str, float]) -> None:
@@ -49,12 +49,26 @@ class Plan:
         steps_per_epoch: updates of one pass over the data.
         eval_every: epochs between validations and checkpoints; the end of the run is always one.
         early_stopping: rule on the validation accuracy; None only records the best.
+        steps_per_call: updates that one call of the train step makes at most.
     """
 
     total_steps: int
     steps_per_epoch: int
     eval_every: int = 1
     early_stopping: EarlyStopping | None = None
+    steps_per_call: int = 1
+
+    def calls(self, start: int) -> Iterator[tuple[int, int]]:
+        """Yield (updates done before, updates made) of every call from update ``start`` on; none passes an epoch's end.
+
+        >>> list(Plan(total_steps=10, steps_per_epoch=7, steps_per_call=4).calls(1))
+        [(1, 4), (5, 2), (7, 3)]
+        """
+        while start < self.total_steps:
+            ends_epoch = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
+            count = min(self.steps_per_call, ends_epoch - start, self.total_steps - start)
+            yield start, count
+            start += count
 
 
 class Interrupted(Exception):
@@ -70,8 +84,7 @@ def train(
     *,
     plan: Plan,
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
-    batches: Callable[[int, int], Iterator[Mapping[str, np.ndarray]]],
-    mesh: Mesh,
+    batches: Callable[[int, int], Iterator[Any]],
     evaluate: Callable[[TrainState], Evaluation] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
@@ -83,14 +96,15 @@ def train(
     Args:
         state: donated to the first step.
         plan: how long.
-        train_step: compiled ``(state, batch) -> (state, metrics)``.
-        batches: ``(start, stop) -> `` host batches of those steps, in order.
-        mesh: the devices the batches go to.
+        train_step: compiled ``(state, batch) -> (state, metrics)``; the metrics are scalars, or have a leading axis of
+            updates if a call makes several.
+        batches: ``(start, stop) -> `` what the train step takes for those steps, on its devices, one for each of
+            ``plan.calls(start)``.
         evaluate: validation of a state; None for none.
         checkpoints: where to save ``last`` and ``best``; None for nowhere.
         progress: as restored with the state.
         observers: told of every step and epoch.
-        stop: looked at between steps.
+        stop: looked at between calls.
 
     Returns:
         The final state and progress.
@@ -106,9 +120,10 @@ def train(
         return state, session.progress
     feed = batches(start, plan.total_steps)
     try:
-        for step, batch in enumerate(feed, start + 1):
-            state, metrics = train_step(state, shard_batch(batch, mesh))
-            session.sent(step, metrics)
+        for (done, count), batch in zip(plan.calls(start), feed, strict=True):
+            state, metrics = train_step(state, batch)
+            session.sent(done, count, metrics)
+            step = done + count
             ends_epoch = step % plan.steps_per_epoch == 0 or step == plan.total_steps
             if ends_epoch:
                 session.drain()
@@ -144,12 +159,12 @@ class _Session:
 
     def __init__(self, plan: Plan, progress: Progress, observers: Sequence[Observer]):
         self.plan, self.progress, self.observers = plan, progress, observers
-        self._in_flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
-        self._clock: float | None = None  # None until the first step is done: compilation is not timed
+        self._in_flight: deque[tuple[int, int, dict[str, jax.Array]]] = deque()
+        self._clock: float | None = None  # None until the first call is done: compilation is not timed
 
-    def sent(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Take the metrics of a step just dispatched, and read those that are due."""
-        self._in_flight.append((step, metrics))
+    def sent(self, done: int, count: int, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of a call just dispatched, and read those that are due."""
+        self._in_flight.append((done, count, metrics))
         if self._clock is None:
             self._read_oldest()
         while len(self._in_flight) > IN_FLIGHT:
@@ -185,19 +200,22 @@ class _Session:
         return improved
 
     def _read_oldest(self) -> None:
-        step, arrays = self._in_flight.popleft()
-        metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        done, count, arrays = self._in_flight.popleft()
+        columns = {name: np.ravel(value) for name, value in jax.device_get(arrays).items()}
+        now = time.perf_counter()
+        timed, self._clock = self._clock, now
+        for row in range(count):
+            metrics = {name: float(column[row]) for name, column in columns.items()}
+            self._report(done + row + 1, metrics)
+            if timed is not None:
+                examples = self.progress.timed_examples + metrics["count"]
+                self.progress = dataclasses.replace(self.progress, timed_examples=examples)
+        if timed is not None:
+            self.progress = dataclasses.replace(self.progress, seconds=self.progress.seconds + now - timed)
+
+    def _report(self, step: int, metrics: dict[str, float]) -> None:
         if metrics["rejected"]:
             raise RunError(_diverged(step, metrics))
-        now = time.perf_counter()
-        if self._clock is not None:
-            self.progress = dataclasses.replace(
-                self.progress,
-                seconds=self.progress.seconds + now - self._clock,
-                timed_examples=self.progress.timed_examples + metrics["count"],
-            )
-        self._clock = now
-        self.progress = dataclasses.replace(self.progress, epoch_sums=self.progress.epoch_sums.add(metrics))
         row = {
             "step": step,
             "epoch": step / self.plan.steps_per_epoch,
@@ -205,14 +223,23 @@ class _Session:
             "accuracy": metrics["correct"] / metrics["count"],
             "grad_norm": metrics["grad_norm"],
         }
+        if metrics.get("skipped"):
+            self.progress = dataclasses.replace(self.progress, skipped=self.progress.skipped + 1)
+        else:
+            self.progress = dataclasses.replace(self.progress, epoch_sums=self.progress.epoch_sums.add(metrics))
+        if "loss_scale" in metrics:
+            row |= {"loss_scale": metrics["loss_scale"], "skipped": self.progress.skipped}
         for observer in self.observers:
             observer.on_step(row)
 
 
 def _diverged(step: int, metrics: dict[str, float]) -> str:
+    scaled = "loss_scale" in metrics
     return (
-        f"training diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}. "
-        "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
+        f"training diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
+        + (f", with the loss scale down at {metrics['loss_scale']:g}. " if scaled else ". ")
+        + "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
         "--optim.schedule.warmup '5 epochs'), clipping (--optim.clip-norm 1), the normalization of the images "
         "(--data.mean, --data.std)"
+        + (", the range of float16, which ends at 65,504 (--model.dtype bfloat16)" if scaled else "")
     )

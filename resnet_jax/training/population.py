@@ -8,7 +8,8 @@ may order the sums of a convolution over members in another way).
 
 >>> import optax
 >>> from flax import linen as nn
->>> from resnet_jax.training.mesh import make_mesh
+>>> from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.mesh import make_mesh
 >>> class Tiny(nn.Module):
 ...     @nn.compact
 ...     def __call__(self, x, *, train):
@@ -37,6 +38,7 @@ from jax.sharding import Mesh
 from resnet_jax.errors import UsageError
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
 from resnet_jax.training.evaluate import Evaluation, EvaluationSums
+from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.mesh import replicated, shard_batch
 from resnet_jax.training.state import TrainState, init_state
 
@@ -83,6 +85,7 @@ def create_population(
     *,
     mesh: Mesh,
     ema: bool = False,
+    loss_scaling: LossScaling | None = None,
     rate_scales: Sequence[float] | None = None,
 ) -> TrainState:
     """Build the states of K runs inside one jit, replicated on the devices of ``mesh``.
@@ -94,6 +97,7 @@ def create_population(
         input_shape: shape of one example, without the batch axis.
         mesh: the devices.
         ema: also keep moving averages.
+        loss_scaling: of the train step, if it scales the loss; every member has a scale of its own.
         rate_scales: what to multiply the learning rate of each member by; None for 1.
 
     Returns:
@@ -109,7 +113,7 @@ def create_population(
         raise UsageError(f"got {len(rate_scales)} learning-rate scales for {members} members")
 
     def init(key: jax.Array, scale: jax.Array | None) -> TrainState:
-        state = init_state(model, tx, key, input_shape, ema=ema)
+        state = init_state(model, tx, key, input_shape, ema=ema, loss_scaling=loss_scaling)
         if scale is None:
             return state
         if not isinstance(state.opt_state, RateScaleState):

@@ -228,7 +228,7 @@ class _Session:
                 row |= {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
                 for observer in self.observers:
                     observer.on_divergence(index, row)
-            else:
+            elif not metrics.get("skipped"):
                 sums[index] = sums[index].add(metrics)
         self.progress = PopulationProgress(
             tuple(sums),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from resnet_jax.training.early_stopping import EarlyStoppingState
@@ -28,9 +29,9 @@ class EpochSums:
         return EpochSums(self.loss + metrics["loss"] * count, self.correct + metrics["correct"], self.examples + count)
 
     def means(self) -> dict[str, float]:
-        """Return the mean ``loss`` and ``accuracy``; nothing before the first step."""
+        """Return the mean ``loss`` and ``accuracy``; NaN of nothing."""
         if self.examples == 0:
-            return {}
+            return {"loss": math.nan, "accuracy": math.nan}
         return {"loss": self.loss / self.examples, "accuracy": self.correct / self.examples}
 
 
@@ -44,6 +45,7 @@ class Progress:
         seconds: time spent on training steps, compilation and evaluation left out, over all sessions.
         timed_examples: examples those seconds were spent on.
         finished: why the run is over (``"steps"`` or ``"early stopping"``), or None.
+        skipped: steps whose gradients overflowed under the loss scale, and which moved nothing.
     """
 
     epoch_sums: EpochSums = dataclasses.field(default_factory=EpochSums)
@@ -51,6 +53,7 @@ class Progress:
     seconds: float = 0.0
     timed_examples: float = 0.0
     finished: str | None = None
+    skipped: int = 0
 
     @property
     def images_per_second(self) -> float | None:

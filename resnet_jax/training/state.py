@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.training.ema import ema_init
+from resnet_jax.training.loss_scale import LossScale, LossScaling, init_loss_scale
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -28,6 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
         opt_state: the optimizer's state.
         rng: PRNG key of the run; it never changes, keys are derived from it by folding in step, epoch or index.
         ema: exponential moving averages ``{"params": ..., "batch_stats": ...}``, or None.
+        loss_scale: the dynamic loss scale of training in float16, or None.
     """
 
     step: jax.Array
@@ -36,6 +38,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     rng: jax.Array
     ema: Any = None
+    loss_scale: LossScale | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def init_state(
     input_shape: Sequence[int],
     *,
     ema: bool = False,
+    loss_scaling: LossScaling | None = None,
 ) -> TrainState:
     """Initialize a state. Pure; :func:`create_state` runs it inside jit with shardings.
 
@@ -64,6 +68,7 @@ def init_state(
         key: PRNG key of the run.
         input_shape: shape of one example, without the batch axis.
         ema: also keep moving averages, started at the initial values.
+        loss_scaling: of the train step, if it scales the loss.
 
     >>> from resnet_jax.models import create_model
     >>> model = create_model("resnet20_cifar")
@@ -81,4 +86,5 @@ def init_state(
         opt_state=tx.init(params),
         rng=run_key,
         ema=ema_init({"params": params, "batch_stats": batch_stats}) if ema else None,
+        loss_scale=None if loss_scaling is None else init_loss_scale(loss_scaling),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jax import lax
 from resnet_jax.errors import UsageError
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import ema_update
+from resnet_jax.training.loss_scale import LossScaling, next_loss_scale
 from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.state import TrainState
 
@@ -21,6 +23,7 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Preprocess = Callable[[jax.Array, Batch], jax.Array]
+TrainPreprocess = Callable[[jax.Array, Batch], jax.Array | tuple[jax.Array, jax.Array]]
 
 
 def make_train_step(
@@ -28,10 +31,11 @@ def make_train_step(
     tx: optax.GradientTransformation,
     *,
     loss: Loss = cross_entropy,
-    preprocess: Preprocess | None = None,
+    preprocess: TrainPreprocess | None = None,
     accumulate: int = 1,
     norm_momentum: float | None = None,
     ema_decay: float | None = None,
+    loss_scaling: LossScaling | None = None,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build ``train_step(state, batch) -> (state, metrics)``.
@@ -39,32 +43,37 @@ def make_train_step(
     The batch has ``image`` (N, H, W, C) and ``label``. One call makes one optimizer update. If the loss, a gradient,
     or a parameter or statistic that comes out is not finite, the update is rejected **as a whole**: params, opt_state,
     batch_stats and averages keep their old values, only ``step`` moves on (it is the position in the data) and
-    ``rejected`` is 1.
+    ``rejected`` is 1. With a loss scale the step is skipped in the same way, to go on with a smaller one: ``skipped``
+    is 1, and ``rejected`` only when there is none. The optimizer's own count, which schedules go by, counts updates
+    made: rejected and skipped steps are not in it.
 
     Args:
         model: a Linen module called as ``model(x, train=...)``.
         tx: the optimizer; build it once.
         loss: per-example loss ``(logits, labels) -> (N,)``; the step minimizes its mean.
-        preprocess: ``(key, batch) -> images`` for augmentation and normalization on the device. The key is the same
-            at every step: derive from it with what identifies an example (epoch and index in the batch).
+        preprocess: ``(key, batch) -> images`` for augmentation and normalization on the device, or ``(images, labels)``
+            where it changes those too (mixup). The key is the same at every step: derive from it with what identifies
+            an example (epoch and index in the batch).
         accumulate: number of equal micro-batches the batch is cut into; see
             :mod:`resnet_jax.training.accumulate` for what batch norm does then.
         norm_momentum: momentum of the network's batch norm; needed to accumulate with one.
         ema_decay: decay per step of the moving averages; the state must hold some (``init_state(ema=True)``).
+        loss_scaling: for float16; the state must hold a scale (``init_state(loss_scaling=...)``).
         axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
             batch statistics over the same axis.
 
     Returns:
-        The step. Its metrics are float32 scalars: ``loss`` (mean), ``correct`` and ``count`` (sums over the batch),
-        ``grad_norm`` (global L2 norm before clipping), ``rejected`` (0 or 1).
+        The step. Its metrics are float32 scalars: ``loss`` (mean), ``correct`` and ``count`` (sums over the batch;
+        with soft labels, correct is the class of the largest share), ``grad_norm`` (global L2 norm before clipping),
+        ``rejected`` (0 or 1); with a loss scale also ``loss_scale``, that of this step, and ``skipped`` (0 or 1).
 
     Raises:
-        UsageError: arguments that do not go together.
+        UsageError: arguments that do not go together, or, when traced, with the state.
     """
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
 
-    def loss_and_updates(params, batch_stats, images, labels, dropout_key):
+    def loss_and_updates(params, batch_stats, images, labels, dropout_key, scale):
         logits, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
@@ -73,13 +82,18 @@ def make_train_step(
             rngs={"dropout": dropout_key},
         )
         correct = jnp.sum(_is_correct(logits, labels).astype(jnp.float32))
-        return jnp.mean(loss(logits, labels)), (updates.get("batch_stats", {}), correct)
-
-    value_and_grad = jax.value_and_grad(loss_and_updates, has_aux=True)
+        value = jnp.mean(loss(logits, labels))
+        return value if scale is None else value * scale, (updates.get("batch_stats", {}), correct)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        images = batch["image"] if preprocess is None else preprocess(state.rng, batch)
-        labels = batch["label"]
+        if (state.loss_scale is None) != (loss_scaling is None):
+            raise UsageError(
+                "the state and the step must both have a loss scale or none: give loss_scaling to make_train_step and "
+                "to init_state or create_state"
+            )
+        scale = None if state.loss_scale is None else state.loss_scale.scale
+        value_and_grad = jax.value_and_grad(functools.partial(loss_and_updates, scale=scale), has_aux=True)
+        images, labels = _prepared(preprocess, state.rng, batch)
         dropout_key = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
@@ -96,6 +110,8 @@ def make_train_step(
         if axis_name is not None:
             grads, value = lax.pmean((grads, value), axis_name)
             correct, count = lax.psum((correct, count), axis_name)
+        if scale is not None:
+            value, grads = jax.tree.map(lambda x: x / scale.astype(x.dtype), (value, grads))
 
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -108,13 +124,19 @@ def make_train_step(
             ema = ema_update(ema, {"params": params, "batch_stats": stats}, ema_decay, state.step)
         new = state.replace(params=params, batch_stats=stats, opt_state=opt_state, ema=ema)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + 1)
+        rejected = 1.0 - finite.astype(jnp.float32)
         metrics = {
             "loss": value,
             "correct": correct,
             "count": count,
             "grad_norm": grad_norm,
-            "rejected": 1.0 - finite.astype(jnp.float32),
+            "rejected": rejected,
         }
+        if loss_scaling is not None and state.loss_scale is not None:
+            new = new.replace(loss_scale=next_loss_scale(state.loss_scale, finite, loss_scaling))
+            least = (state.loss_scale.scale <= loss_scaling.minimum).astype(jnp.float32)
+            metrics |= {"rejected": rejected * least, "skipped": rejected * (1.0 - least)}
+            metrics["loss_scale"] = state.loss_scale.scale
         return new, {name: metric.astype(jnp.float32) for name, metric in metrics.items()}
 
     return train_step
@@ -165,6 +187,12 @@ def make_eval_step(
         }
 
     return eval_step
+
+
+def _prepared(preprocess: TrainPreprocess | None, key: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Return images and labels as the network and the loss take them."""
+    prepared = batch["image"] if preprocess is None else preprocess(key, batch)
+    return prepared if isinstance(prepared, tuple) else (prepared, batch["label"])
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -186,6 +186,7 @@ def test_cells_that_cannot_be_built_are_listed_before_anything_is_trained(tmp_pa
     ("definition", "message"),
     [
         (Definition(tiny_config(early_stopping=3)), "set train.early_stopping None and train.select last"),
+        (Definition(tiny_config(steps_per_dispatch=2)), "leave out train.steps_per_dispatch"),
         (Definition(tiny_config(select="best")), "set train.early_stopping None and train.select last"),
         (Definition(tiny_config(batch_size=5000)), "larger than the 1258 training examples"),
         (

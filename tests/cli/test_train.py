@@ -139,6 +139,52 @@ def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(finished,
     assert resumed == whole
 
 
+def test_several_steps_per_dispatch_stopped_in_an_epoch_and_resumed(stripes, tmp_path, command, monkeypatch):
+    from resnet_jax.report.metrics_file import MetricsFile
+
+    on_step, signals = MetricsFile.on_step, []
+
+    def interrupting(self, row):
+        on_step(self, row)
+        if row["step"] == 2 and not signals:
+            signals.append(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    def train(name):
+        more = ["--train.steps-per-dispatch", "3", "--model.stage-sizes", "1", "1", "--model.widths", "8", "16"]
+        return command(*train_command(stripes, tmp_path / name, *more, "--json"))
+
+    status, whole, err = train("whole")
+    assert status == 0, err
+    monkeypatch.setattr(MetricsFile, "on_step", interrupting)
+    status, _, err = train("resumed")
+    assert (status, "after step 3" in err) == (130, True)
+    status, resumed, err = train("resumed")
+    assert (status, "Resuming after step 3 of 10" in err) == (0, True)
+    assert last_json(resumed)["params_digest"] == last_json(whole)["params_digest"]
+    rows = [
+        [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_metrics(path / "metrics.jsonl")]
+        for path in (tmp_path / "whole", tmp_path / "resumed")
+    ]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0] if row["kind"] == "train"] == list(range(1, 11))
+
+
+def test_float16_with_every_augmentation(stripes, tmp_path, command):
+    """From a loss scale that is too large, so that the first steps are skipped."""
+    more = ["--model.stage-sizes", "1", "1", "--model.widths", "8", "16", "--model.dtype", "float16"]
+    more += ["--data.cutout", "3", "--data.mixup", "0.4", "--data.cutmix", "1", "--data.flip"]
+    more += ["--train.loss-scale", "16777216", "--train.epochs", "3", "--train.steps-per-dispatch", "4"]
+    status, out, err = command(*train_command(stripes, tmp_path / "run", *more, "--json"))
+    assert status == 0, err
+    assert last_json(out)["steps"] == 15
+    steps = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
+    skipped = steps[-1]["skipped"]
+    assert 1 <= skipped < 15
+    assert [row["skipped"] for row in steps] == [min(row["step"], skipped) for row in steps]
+    assert [row["loss_scale"] for row in steps] == [2.0 ** (24 - min(row["step"] - 1, skipped)) for row in steps]
+
+
 def test_eval_repeats_the_test_result_and_knows_the_other_splits(finished, command):
     run_dir, summary = finished
     status, out, _ = command("eval", run_dir, "--json")

@@ -69,6 +69,20 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert (TrainBatches(numbered(50), 8, seed=4).batch(0)["index"] != expected[0]["index"]).any()
 
 
+def test_order_and_stored_pixels_make_the_batches():
+    """Of a part of the records too, whose pixels lie apart."""
+    records = Subset(numbered(50), np.arange(0, 50, 2))
+    batches = TrainBatches(records, 8, seed=3)
+    images, labels = batches.resident()
+    assert images.nbytes + labels.nbytes == batches.stored_bytes
+    for step in (0, 4):
+        index, epoch = batches.order(step)
+        batch = batches.batch(step)
+        np.testing.assert_array_equal(images[index], batch["image"])
+        np.testing.assert_array_equal(labels[index], batch["label"])
+        assert (batch["epoch"] == epoch).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from([1, 2, 3, 6]), st.integers(0, 9))
 def test_the_parts_of_all_processes_are_the_batch_of_one(processes, step):

@@ -41,6 +41,31 @@ def test_a_resumed_file_has_no_row_twice_and_survives_a_torn_line(tmp_path):
     assert read_metrics(tmp_path / "none.jsonl") == []
 
 
+def test_a_step_that_the_loss_scale_skipped(tmp_path):
+    """Numbers that are not finite are null, and the rate is that of the updates made."""
+    path = tmp_path / "m.jsonl"
+    metrics = MetricsFile(path, start_step=0, every=1, learning_rate=lambda t: 0.1 * t)
+    board = TensorBoard(tmp_path, start_step=0, every=1)
+    for skipped, step in enumerate((1, 2), 1):
+        row = {**STEP, "step": step, "loss": float("nan"), "grad_norm": float("inf"), "loss_scale": 8.0}
+        metrics.on_step({**row, "skipped": skipped})
+        board.on_step({**row, "skipped": skipped})
+    metrics.on_step({**STEP, "step": 5, "loss_scale": 2.0, "skipped": 2})
+    metrics.close()
+    board.close()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    first, second, third = (json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines())
+    assert (first["loss"], first["grad_norm"], first["loss_scale"]) == (None, None, 8.0)
+    assert [row["learning_rate"] for row in (first, second, third)] == [0.0, 0.0, pytest.approx(0.2)]
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"step/loss_scale" in events.read_bytes()
+    assert b"step/grad_norm" not in events.read_bytes()
+    plot_curves(read_metrics(path), tmp_path / "curves.png", title="run")
+
+
 def test_tensorboard_events_hold_the_scalars(tmp_path):
     board = TensorBoard(tmp_path, start_step=0, every=1)
     board.on_step(STEP)

@@ -68,7 +68,7 @@ def run(state=None, *, plan=None, step=None, **options):
     log = Log()
     plan = plan or Plan(total_steps=10, steps_per_epoch=4)
     result = train(
-        state or new_state(), plan=plan, train_step=step or fake_step(), batches=batches, mesh=MESH,
+        state or new_state(), plan=plan, train_step=step or fake_step(), batches=batches,
         observers=(log,), **options,
     )  # fmt: skip
     return *result, log
@@ -132,7 +132,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, at):
     plan = Plan(total_steps=10, steps_per_epoch=4)
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(Interrupted, match=f"after step {at}"):
         train(
-            new_state(), plan=plan, train_step=fake_step(), batches=stopping, mesh=MESH, evaluate=values,
+            new_state(), plan=plan, train_step=fake_step(), batches=stopping, evaluate=values,
             checkpoints=checkpoints, observers=(log,), stop=stop,
         )  # fmt: skip
     with Checkpoints(tmp_path) as checkpoints:
@@ -166,7 +166,7 @@ def test_an_error_while_feeding_comes_out_and_closes_the_feed():
             closed.append(True)
 
     with pytest.raises(OSError, match="disk on fire"):
-        train(new_state(), plan=Plan(10, 4), train_step=fake_step(), batches=failing, mesh=MESH)
+        train(new_state(), plan=Plan(10, 4), train_step=fake_step(), batches=failing)
     assert closed == [True]
 
 

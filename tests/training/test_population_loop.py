@@ -109,7 +109,6 @@ def run_alone(mesh, seed, *, poison=None, recorder=None, plan=PLAN):
         plan=plan,
         train_step=compile_train_step(make_train_step(Linear(), TX), mesh),
         batches=lambda start, stop: (batch_of(seed, t, poison) for t in range(start, stop)),
-        mesh=mesh,
         evaluate=lambda state: evaluation_of(state.params),
         observers=(recorder,) if recorder else (),
     )

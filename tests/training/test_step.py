@@ -297,6 +297,28 @@ def test_preprocessing_gets_the_key_of_the_run_and_the_batch():
     chex.assert_trees_all_close(shifted.params, expected.params, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_preprocessing_may_return_soft_labels_with_the_images(accumulate):
+    """Here of the class after the one in the batch; what is counted as correct goes by them."""
+    model, state, batch = small_model(), new_state(small_model()), new_batch()
+    following = (batch["label"] + 1) % 5
+
+    def preprocess(_key, batch):
+        soft = 0.7 * nn.one_hot((batch["label"] + 1) % 5, 5) + 0.3 * nn.one_hot(batch["label"], 5)
+        return batch["image"], soft
+
+    def run(batch, **options):
+        step = make_train_step(model, TX, accumulate=accumulate, norm_momentum=0.9, **options)
+        return jax.jit(step)(state, batch)
+
+    found, metrics = run(batch, preprocess=preprocess)
+    soft = 0.7 * np.eye(5, dtype=np.float32)[following] + 0.3 * np.eye(5, dtype=np.float32)[batch["label"]]
+    expected, wanted = run({**batch, "label": soft})
+    chex.assert_trees_all_close((found.params, metrics), (expected.params, wanted), rtol=1e-5, atol=1e-6)
+    _, hard = run({**batch, "label": following})
+    assert float(metrics["correct"]) == float(hard["correct"])
+
+
 @pytest.mark.parametrize(("size", "accumulate", "good"), [(12, 1, "8 or 16"), (24, 2, "16 or 32"), (3, 1, "8 or 16")])
 def test_batches_that_devices_cannot_share_are_refused(size, accumulate, good):
     with pytest.raises(UsageError, match=f"batch of {size} .* such as {good}"):

@@ -1,0 +1,179 @@
+"""Two images in one: mixup and cutmix on the device, with the soft labels that go with them.
+
+As in :mod:`resnet_jax.data.augment`, an example draws from its own key, so how much of it is replaced, and where,
+depends on (key, epoch, index) alone. With **what** depends on the batch: on the example beside it, 0 with 1, 2 with 3
+and so on. Batches are drawn in a new random order each epoch, so this partner is as random as one from a permutation of
+the batch, which the papers' code draws; and as the two lie on the same device, nothing is communicated. The last of an
+odd batch stays as it is.
+
+Mixup: H. Zhang et al., mixup: Beyond Empirical Risk Minimization (ICLR 2018, arXiv 1710.09412). Cutmix: S. Yun et al.,
+CutMix (ICCV 2019, arXiv 1905.04899). Both papers' code draws one lambda a batch; here, as in their equations, each
+example has its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from resnet_jax.data.augment import example_keys
+from resnet_jax.errors import UsageError
+
+#: Folded into the key of the run: these draws are independent of those for crop, flip and cutout.
+STREAM = 0x6D6978
+#: Equally likely values that lambda can take.
+QUANTILES = 2**12
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which images are mixed, and how.
+
+    Attributes:
+        mixup: alpha of mixup's Beta(alpha, alpha); 0 for no mixup. The paper's: 1 on CIFAR, 0.2 on ImageNet.
+        cutmix: alpha of cutmix's; 0 for none. The paper's: 1.
+        probability: of an example to be mixed at all. With both an example gets one of the two, each as often.
+
+    Raises:
+        UsageError: a negative alpha, or a probability outside [0, 1].
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            if not 0.0 <= value < float("inf"):
+                raise UsageError(f"{name} {value} must be a finite alpha of 0 or more")
+        if not 0.0 <= self.probability <= 1.0:
+            raise UsageError(f"the probability of mixing must be in [0, 1], got {self.probability}")
+
+    def __bool__(self) -> bool:
+        """Whether anything is mixed."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+
+
+def mix(
+    key: Key[Array, ""],
+    images: Float[Array, "b h w c"],
+    batch: Mapping[str, Array],
+    config: Mix,
+    num_classes: int,
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
+    """Return the images, each mixed with the one beside it, and their soft labels.
+
+    Args:
+        key: of the run; the same key all through training.
+        images: after crop, flip, normalization and cutout. Mixing commutes with normalization.
+        batch: with ``label`` (classes (b,), or rows (b, k)), ``epoch`` and ``index``.
+        config: static under ``jit``.
+        num_classes: K of the soft labels; read only if the labels are classes.
+
+    Returns:
+        Images of the same dtype, and float32 rows ``lambda y + (1 - lambda) y_partner``.
+
+    Raises:
+        UsageError: labels that are neither classes nor rows.
+
+    >>> batch = {"label": jnp.array([0, 1]), "epoch": jnp.array([0, 0]), "index": jnp.array([7, 8])}
+    >>> images = jnp.stack([jnp.zeros((4, 4, 1)), jnp.ones((4, 4, 1))])
+    >>> mixed, labels = mix(jax.random.key(0), images, batch, Mix(mixup=1.0), 2)
+    >>> bool(jnp.allclose(mixed[:, 0, 0, 0], labels[:, 1], rtol=1e-6)), labels.sum(axis=1).tolist()
+    (True, [1.0, 1.0])
+    """
+    labels = batch["label"]
+    if labels.ndim == 1:
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise UsageError(
+                f"only labels of classes can be mixed: integers (b,) or rows (b, k), got {labels.dtype} (b,)"
+            )
+        labels = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    other = partner(images)
+    mixed, kept = draws(key, batch["epoch"], batch["index"], config, (images.shape[1], images.shape[2]))
+    weight = kept[..., None].astype(images.dtype)
+    # where, besides the product: an image that is kept whole must not take an infinite partner's NaN
+    images = jnp.where(weight == 1, images, weight * images + (1 - weight) * other)
+    share = mixed[:, None]
+    return images, share * labels + (1 - share) * partner(labels)
+
+
+def partner(rows: Array) -> Array:
+    """Exchange every two rows (b, ...) that lie together; the last of an odd number stays.
+
+    >>> partner(jnp.arange(5)).tolist()
+    [1, 0, 3, 2, 4]
+    """
+    pairs = rows.shape[0] // 2
+    swapped = rows[: 2 * pairs].reshape(pairs, 2, *rows.shape[1:])[:, ::-1].reshape(2 * pairs, *rows.shape[1:])
+    return swapped if rows.shape[0] == 2 * pairs else jnp.concatenate([swapped, rows[2 * pairs :]])
+
+
+def draws(
+    key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], config: Mix, size: tuple[int, int]
+) -> tuple[Float[Array, " b"], Float[Array, "b h w"]]:
+    """Return how much of each example's label is kept, and of each of its pixels; float32, the first their mean.
+
+    One draw of four 32-bit words an example: whether and how it is mixed, lambda, and the centre of cutmix's box.
+    """
+    height, width = size
+    keys = example_keys(jax.random.fold_in(key, STREAM), epoch, index)
+    bits = jax.vmap(lambda k: jax.random.bits(k, (4,), jnp.uint32))(keys)
+    uniform = (bits >> jnp.uint32(8)).astype(jnp.float32) / 2**24  # [0, 1), exact
+    chance, cell = uniform[:, 0], (uniform[:, 1] * QUANTILES).astype(jnp.int32)
+    share = jnp.ones_like(chance)
+    pixels = jnp.ones((len(chance), height, width), jnp.float32)
+    limit = config.probability / 2 if config.mixup and config.cutmix else config.probability
+    if config.mixup:
+        blend = jnp.where(chance < limit, jnp.asarray(beta_quantiles(config.mixup))[cell], 1.0)
+        share, pixels = blend, jnp.broadcast_to(blend[:, None, None], pixels.shape)
+    if config.cutmix:
+        drawn = jnp.asarray(beta_quantiles(config.cutmix))[cell]
+        outside = ~box(drawn, uniform[:, 2], uniform[:, 3], size)
+        cut = (chance < config.probability) & ((chance >= limit) if config.mixup else True)
+        area = jnp.mean(outside.astype(jnp.float32), axis=(1, 2))
+        share = jnp.where(cut, area, share)
+        pixels = jnp.where(cut[:, None, None], outside.astype(jnp.float32), pixels)
+    return share, pixels
+
+
+def box(
+    share: Float[Array, " b"], down: Float[Array, " b"], right: Float[Array, " b"], size: tuple[int, int]
+) -> Bool[Array, "b h w"]:
+    """Return cutmix's box: the image's shape, 1 - ``share`` of its area, around a uniform pixel, cut off at the border.
+
+    What is cut off is why the label goes by the area that is left of the box and not by lambda (the authors' code).
+
+    Args:
+        share: lambda.
+        down: of the centre, in [0, 1).
+        right: of the centre, in [0, 1).
+        size: height and width, pixels.
+    """
+
+    def inside(length: int, centre: Array) -> Array:
+        middle = jnp.floor(centre * length)
+        half = jnp.floor(jnp.floor(length * jnp.sqrt(1 - share)) / 2)
+        place = jnp.arange(length, dtype=jnp.float32)[None]
+        return (place >= (middle - half)[:, None]) & (place < (middle + half)[:, None])
+
+    return inside(size[0], down)[:, :, None] & inside(size[1], right)[:, None, :]
+
+
+@functools.lru_cache(maxsize=8)
+def beta_quantiles(alpha: float) -> np.ndarray:
+    """Return the quantiles of Beta(alpha, alpha) at (i + 1/2) / 4096, float32: a uniform index is a draw.
+
+    Unlike rejection sampling this takes one gather and no loop, on all devices alike.
+    """
+    from scipy.special import betaincinv
+
+    values = betaincinv(alpha, alpha, (np.arange(QUANTILES // 2) + 0.5) / QUANTILES)
+    return np.concatenate([values, 1 - values[::-1]]).astype(np.float32)
