@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
@@ -19,6 +18,7 @@ from jax.sharding import Mesh
 from resnet_jax.bench.limits import image_costs, measure_limits
 from resnet_jax.bench.workload import Workload
 from resnet_jax.models.count import abstract_variables, count
+from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import native
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, create_state, options_for
@@ -153,7 +153,7 @@ class Ours:
         folds = model.config.norm == "batch"
 
         def init(key: jax.Array) -> Any:
-            variables: Any = model.init(key, jnp.zeros((1, *workload.input_shape)), train=False)
+            variables = init_variables(model, key, workload.input_shape)
             return fold_batch_norm(model, variables)[1] if folds else variables
 
         deployed = ResNet(folded_config(model.config)) if folds else model

@@ -114,10 +114,13 @@ def make_train_step(
             value, grads = jax.tree.map(lambda x: x / scale.astype(x.dtype), (value, grads))
 
         grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        # The update thereby waits for the whole gradient. Else the optimizer's results for the last stages would be made,
+        # and kept, while the activations of the first are still needed: 28 MiB more for ResNet-1202 with remat.
+        grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros((), g.dtype)), grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # of the result too: a finite gradient times a huge rate overflows, and must not reach a checkpoint
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         finite &= _all_finite(params) & _all_finite(stats)
         ema = state.ema
         if ema_decay is not None:
