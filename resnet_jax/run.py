@@ -242,11 +242,12 @@ def _announce(job: _Job) -> None:
     devices = job.parts.mesh.devices
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
     shape = "x".join(str(side) for side in job.images.card.image_shape)
+    together = f", {plan.steps_per_call} in a call" if plan.steps_per_call > 1 else ""
     optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
     facts = {
         "network": f"{config.model.name}, {len(job.images.card.class_names)} classes",
         "images": f"{config.data.source}: {sizes} ({shape})",
-        "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images, {optimizer}",
+        "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
         "devices": f"{devices.size} x {devices.flat[0].device_kind}",
         "run": str(job.run.path),
     }

@@ -5,7 +5,8 @@ positions of the examples, a few bytes each, and the device does the rest: it ga
 augments it inside the step, and goes on to the next one without asking.
 
 * The step is the **same function** as for single calls, on the same batches, so the numbers are those of single calls
-  up to float rounding (the compiler may fuse a loop's body otherwise).
+  up to float rounding (the compiler may fuse a loop's body otherwise; on a CPU, ResNet-20 came to the same bits after
+  285 updates one and sixteen in a call).
 * How many updates a call makes is data, not shape: a call cut short by the end of an epoch or of the run, or begun in
   the middle by a resumed one, runs the same program. For a given K it does not matter **at all** how a run was cut into
   calls.

@@ -8,8 +8,7 @@ may order the sums of a convolution over members in another way).
 
 >>> import optax
 >>> from flax import linen as nn
->>> from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.mesh import make_mesh
+>>> from resnet_jax.training.mesh import make_mesh
 >>> class Tiny(nn.Module):
 ...     @nn.compact
 ...     def __call__(self, x, *, train):

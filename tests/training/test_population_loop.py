@@ -24,6 +24,7 @@ from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, Plan, train
+from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.population import compile_population_step, create_population, member, stack_batches
 from resnet_jax.training.population_loop import PopulationProgress, restore_population, train_population
@@ -147,6 +148,18 @@ def test_a_divergence_is_written_down_where_the_run_alone_stops_and_the_others_g
     for index in (0, 2):
         assert not recorders[index].divergences
         chex.assert_trees_all_equal(member(states, index).params, member(clean, index).params)
+
+
+def test_a_step_that_the_loss_scale_skips_is_no_divergence_and_not_in_the_means(mesh):
+    scaling, recorders = LossScaling(), [Recorder(index) for index in range(3)]
+    keys = jnp.stack([jax.random.key(seed) for seed in SEEDS])
+    states = create_population(Linear(), TX, keys, SHAPE, mesh=mesh, loss_scaling=scaling)
+    scaled = compile_population_step(make_train_step(Linear(), TX, loss_scaling=scaling), mesh)
+    states, progress = run(mesh, scaled, poison=(1, 5), states=states, observers=recorders)
+    assert (progress.finished, progress.diverged) == ("steps", (None, None, None))
+    np.testing.assert_array_equal(states.loss_scale.scale, [scaling.initial / (1 + (seed == 1)) for seed in SEEDS])
+    assert [len(recorder.epochs) for recorder in recorders] == [3, 3, 3]
+    assert np.isfinite([row["loss"] for row in recorders[1].epochs]).all()
 
 
 def test_it_ends_when_all_have_diverged(mesh):

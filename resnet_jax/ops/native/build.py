@@ -50,7 +50,9 @@ def _load() -> str | None:
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
         for name in FUNCTIONS:
-            jax.ffi.register_ffi_target(f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+            jax.ffi.register_ffi_target(
+                f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu"
+            )
     except subprocess.CalledProcessError as error:
         return _slower(f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}")
     except (OSError, AttributeError) as error:
