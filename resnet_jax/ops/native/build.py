@@ -19,11 +19,15 @@ import jaxlib
 
 from resnet_jax.cache import cache_directory
 
-#: ``off`` keeps XLA's own convolutions.
+#: ``off`` keeps XLA's own forms.
 SWITCH = "RESNET_JAX_NATIVE"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-w")
 #: Names in the library; XLA knows them as ``resnet_jax_<name>``.
-FUNCTIONS = ("conv_forward", "conv_input_gradient", "conv_weight_gradient")
+FUNCTIONS = (
+    "conv_forward", "conv_input_gradient", "conv_weight_gradient",
+    "channel_moments", "channel_collect", "channel_collect_masked",
+    "max_pool", "max_pool_gather", "max_pool_scatter",
+)  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
