@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def available() -> bool:
-    """Return whether the compiled convolutions can be used; the first call may compile them (about 20 s)."""
+    """Return whether the compiled operations can be used; the first call may compile them (about 20 s)."""
     return _load() is None
 
 
@@ -63,7 +63,7 @@ def _load() -> str | None:
 
 
 def _slower(reason: str) -> str:
-    _log.warning("convolutions on the CPU take XLA's own forms, about half as fast: %s", reason)
+    _log.warning("convolutions and batch norm on the CPU take XLA's own forms, much slower: %s", reason)
     return reason
 
 
