@@ -12,6 +12,7 @@ from typing import Any
 
 from resnet_jax.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.errors import ResNetJaxError, UsageError, nearest
+from resnet_jax.memory import keep_freed_memory
 
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
@@ -27,6 +28,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``resnet-jax VERB ...`` and exit: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    keep_freed_memory()
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 

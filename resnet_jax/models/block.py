@@ -52,8 +52,7 @@ class PreActivation(nn.Module):
         self, x: Float[Array, "n *spatial c"], *, train: bool, beta: float | Float[Array, ""]
     ) -> Float[Array, "n *spatial c"]:
         """Return ``act(norm(x))``; with the NF rules ``act(x) * beta``."""
-        x = layers.norm(self.config, name="norm", after_conv=False)(x, train=train)
-        x = layers.activate(self.config, x)
+        x = layers.norm_and_activate(self.config, x, name="norm", train=train, after_conv=False)
         return x * beta if self.config.is_nf else x
 
 
@@ -109,8 +108,7 @@ class Branch(nn.Module):
         for number, spec in enumerate(convs, start=1):
             first, last = number == 1, number == count
             if config.is_pre and not first:
-                x = layers.norm(config, name=f"norm{number}")(x, train=train)
-                x = layers.activate(config, x)
+                x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
             if fixup and not first:
                 x = x + layers.scalar(self, config, f"bias{number}a", nn.initializers.zeros)
             if last and config.dropout > 0:
@@ -125,9 +123,10 @@ class Branch(nn.Module):
                 if last:
                     x = x * layers.scalar(self, config, "scale", nn.initializers.ones)
                 x = x + layers.scalar(self, config, f"bias{number}b", nn.initializers.zeros)
-            if not config.is_pre:
-                x = layers.norm(config, name=f"norm{number}", last_of_branch=last)(x, train=train)
-                x = x if last else layers.activate(config, x)
+            if not config.is_pre and last:
+                x = layers.norm(config, name=f"norm{number}", last_of_branch=True)(x, train=train)
+            elif not config.is_pre:
+                x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
         x = self._finish(x)
         return ops.drop_path(keys[1], x, varying.drop_rate) if keys is not None and self.block.drop_rate > 0 else x
 

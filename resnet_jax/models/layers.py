@@ -125,7 +125,9 @@ def conv(
     )
 
 
-def norm(config: ResNetConfig, *, name: str, after_conv: bool = True, last_of_branch: bool = False) -> nn.Module:
+def norm(
+    config: ResNetConfig, *, name: str, after_conv: bool = True, last_of_branch: bool = False, relu: bool = False
+) -> nn.Module:
     """Build the network's normalization called ``name``, called as ``(x, train=...)``.
 
     Args:
@@ -133,6 +135,7 @@ def norm(config: ResNetConfig, *, name: str, after_conv: bool = True, last_of_br
         name: its name in the tree of parameters.
         after_conv: whether it follows a convolution at once; a folded network has nothing there.
         last_of_branch: the residual rule may want its scale to start at 0.
+        relu: a batch norm may put a ReLU on top.
     """
     zero = last_of_branch and config.residual == "zero_gamma"
     scale_init = nn.initializers.zeros if zero else nn.initializers.ones
@@ -147,6 +150,7 @@ def norm(config: ResNetConfig, *, name: str, after_conv: bool = True, last_of_br
             statistics=config.norm_scope,
             ghost_size=config.ghost_size,
             devices=config.norm_devices,
+            relu=relu,
             name=name,
         )
     if config.norm in ("group", "layer", "instance"):
@@ -167,6 +171,13 @@ def activate(config: ResNetConfig, x: Array) -> Array:
     """Apply the network's activation; the NF rules scale it to unit variance for a standard normal input."""
     y = ACTIVATIONS[config.activation](x)
     return y * GAINS[config.activation] if config.is_nf else y
+
+
+def norm_and_activate(config: ResNetConfig, x: Array, *, name: str, train: bool, after_conv: bool = True) -> Array:
+    """Apply the network's normalization called ``name`` and its activation: batch norm and ReLU in one pass."""
+    if config.norm == "batch" and config.activation == "relu" and not config.is_nf:
+        return norm(config, name=name, after_conv=after_conv, relu=True)(x, train=train)
+    return activate(config, norm(config, name=name, after_conv=after_conv)(x, train=train))
 
 
 def scalar(module: nn.Module, config: ResNetConfig, name: str, init: Initializer) -> Array:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -10,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_jax.errors import UsageError
-from resnet_jax.ops import at_least_float32
+from resnet_jax.ops import at_least_float32, moments, normalize
 
 
 class BatchNorm(nn.Module):
@@ -45,6 +48,7 @@ class BatchNorm(nn.Module):
         statistics: the scope: ``global``, ``ghost``, ``device`` or ``frozen``.
         ghost_size: examples of a ghost batch.
         devices: parts the batch is sharded in, for the scope ``device`` under jit.
+        relu: put a ReLU on top, in the same pass over memory.
     """
 
     momentum: float = 0.9
@@ -56,6 +60,7 @@ class BatchNorm(nn.Module):
     statistics: str = "global"
     ghost_size: int | None = None
     devices: int = 1
+    relu: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *spatial c"]:
@@ -75,25 +80,32 @@ class BatchNorm(nn.Module):
         wide = x.astype(stat_dtype)
         if not train or self.statistics == "frozen":
             mean, var = running_mean.value[None], running_var.value[None]
-            y = _affine(wide, mean, var, scale, bias, self.eps)
-            return y.astype(self.dtype or x.dtype)
+            return self._normalize(wide[None], mean, var, scale, bias)[0].astype(self.dtype or x.dtype)
 
         parts = self._parts(x.shape[0])
         wide = wide.reshape(parts, x.shape[0] // parts, *x.shape[1:])
         spread = self.axis_name if self.statistics == "global" else None
-        mean = _mean(wide, spread)
-        var = _mean(jnp.square(wide - _over(mean, wide.ndim)), spread)
+        mean, var = moments(wide)
+        if spread is not None:
+            mean, var = _union(mean, var, lambda x: lax.pmean(x, spread))
         if not self.is_initializing():
             if not self.is_mutable_collection("batch_stats"):
                 raise ValueError(
                     f"{'/'.join(self.path)}: train=True moves the running statistics; "
                     "call model.apply(..., train=True, mutable=['batch_stats'])"
                 )
-            union_mean, union_var = _union(mean, var, None if spread else self.axis_name)
+            union_mean, union_var = _union(mean, var, partial(jnp.mean, axis=0, keepdims=True))
+            if self.axis_name is not None and spread is None:
+                union_mean, union_var = _union(union_mean, union_var, lambda x: lax.pmean(x, self.axis_name))
+            union_mean, union_var = union_mean[0], union_var[0]
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * union_mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * union_var
-        y = _affine(wide, mean, var, scale, bias, self.eps).reshape(x.shape)
-        return y.astype(self.dtype or x.dtype)
+        return self._normalize(wide, mean, var, scale, bias).reshape(x.shape).astype(self.dtype or x.dtype)
+
+    def _normalize(self, x: Array, mean: Array, var: Array, scale: Array, bias: Array) -> Array:
+        """Normalize ``x`` (parts, N, *spatial, C) by ``mean`` and ``var`` (parts, C)."""
+        gain = lax.rsqrt(var + self.eps) * _rows(scale, var)
+        return normalize(x, mean, gain, _rows(bias, var), relu=self.relu)
 
     def _parts(self, examples: int) -> int:
         """Return into how many parts of their own statistics the examples are cut."""
@@ -148,12 +160,14 @@ class GroupNorm(nn.Module):
             )
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        wide = x.astype(at_least_float32(x.dtype)).reshape(x.shape[0], -1, groups, channels // groups)
-        mean = jnp.mean(wide, axis=(1, 3), keepdims=True)
-        centred = wide - mean
-        var = jnp.mean(jnp.square(centred), axis=(1, 3), keepdims=True)
-        y = (centred * lax.rsqrt(var + self.eps)).reshape(x.shape)
-        y = y * _over(scale.astype(y.dtype)[None], x.ndim) + _over(bias.astype(y.dtype)[None], x.ndim)
+        wide = x.astype(at_least_float32(x.dtype))
+
+        def over_group(channel: Array) -> Array:
+            grouped = jnp.mean(channel.reshape(-1, groups, channels // groups), axis=-1, keepdims=True)
+            return jnp.broadcast_to(grouped, (*grouped.shape[:2], channels // groups)).reshape(-1, channels)
+
+        mean, var = _union(*moments(wide), over_group)  # each example is a part, each channel a part of its group
+        y = normalize(wide, mean, lax.rsqrt(var + self.eps) * _rows(scale, var), _rows(bias, var))
         return y.astype(self.dtype or x.dtype)
 
 
@@ -170,8 +184,8 @@ class Affine(nn.Module):
         scale = self.param("scale", nn.initializers.ones, channels, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
         wide = x.astype(at_least_float32(x.dtype))
-        y = wide * _over(scale.astype(wide.dtype)[None], x.ndim) + _over(bias.astype(wide.dtype)[None], x.ndim)
-        return y.astype(self.dtype or x.dtype)
+        gain, shift = (a.astype(wide.dtype)[None] for a in (scale, bias))
+        return normalize(wide[None], jnp.zeros_like(gain), gain, shift)[0].astype(self.dtype or x.dtype)
 
 
 class NoNorm(nn.Module):
@@ -183,29 +197,12 @@ class NoNorm(nn.Module):
         return x
 
 
-def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array, eps: float) -> Array:
-    """Normalize ``x`` ([parts,] N, *spatial, C) by ``mean`` and ``var`` (parts, C)."""
-    gain = lax.rsqrt(var + eps) * scale.astype(var.dtype)[None]
-    return (x - _over(mean, x.ndim)) * _over(gain, x.ndim) + _over(bias.astype(var.dtype)[None], x.ndim)
-
-
-def _mean(x: Array, axis_name: str | None) -> Array:
-    """Mean over all but the first and the last axis: (parts, C)."""
-    mean = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
-    return lax.pmean(mean, axis_name) if axis_name is not None else mean
-
-
-def _union(mean: Array, var: Array, axis_name: str | None) -> tuple[Array, Array]:
-    """Mean and variance of the union of equal parts, (C,) each, from theirs (parts, C)."""
-
-    def average(x: Array) -> Array:
-        x = jnp.mean(x, axis=0)
-        return lax.pmean(x, axis_name) if axis_name is not None else x
-
+def _union(mean: Array, var: Array, average: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Mean and variance of the union of equal parts from theirs; ``average`` takes the mean over the parts."""
     union = average(mean)
-    return union, average(var + jnp.square(mean - union[None]))
+    return union, average(var + jnp.square(mean - union))
 
 
-def _over(channel: Array, ndim: int) -> Array:
-    """Reshape (parts, C) to broadcast against an array of rank ``ndim`` whose first axis is parts (or 1)."""
-    return channel.reshape(channel.shape[0], *(1,) * (ndim - 2), channel.shape[1])
+def _rows(channel: Array, rows: Array) -> Array:
+    """Repeat ``channel`` (C,) for each row of ``rows`` (parts, C), in its dtype."""
+    return jnp.broadcast_to(channel.astype(rows.dtype), rows.shape)

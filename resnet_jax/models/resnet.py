@@ -38,8 +38,7 @@ class Stem(nn.Module):
             if config.residual == "fixup" and single:
                 x = x + layers.scalar(self, config, "bias1", nn.initializers.zeros)
             if not bare:
-                x = layers.norm(config, name=f"norm{number}")(x, train=train)
-                x = layers.activate(config, x)
+                x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
         return self._pool(x, train)
 
     def _pool(self, x: Array, train: bool) -> Array:
@@ -50,7 +49,7 @@ class Stem(nn.Module):
             x = layers.conv(config, x.shape[-1], 3, 2, name="pool_conv", before_norm=not config.is_pre)(x)
             if config.is_pre:
                 return x
-            return layers.activate(config, layers.norm(config, name="pool_norm")(x, train=train))
+            return layers.norm_and_activate(config, x, name="pool_norm", train=train)
         if config.stem_pool == "zero_max":
             x = jnp.pad(x, [(0, 0), *[(1, 1)] * (x.ndim - 2), (0, 0)])
             return ops.max_pool(x, window=3, stride=2, padding=0)
@@ -151,7 +150,7 @@ class ResNet(nn.Module):
         for index, blocks in enumerate(plan_stages(config)):
             x = Stage(config, blocks, name=f"stage{index + 1}")(x, train=train, key=key)
         if config.is_pre:
-            x = layers.activate(config, layers.norm(config, name="norm", after_conv=False)(x, train=train))
+            x = layers.norm_and_activate(config, x, name="norm", train=train, after_conv=False)
         features = ops.global_max_pool(x) if config.head_pool == "max" else ops.global_mean_pool(x)
         if config.residual == "fixup":
             features = features + layers.scalar(self, config, "bias2", nn.initializers.zeros).astype(features.dtype)

@@ -1,5 +1,6 @@
 """Pure array functions with no Linen in them: the ground floor."""
 
+from resnet_jax.ops.channels import moments, normalize
 from resnet_jax.ops.conv import conv
 from resnet_jax.ops.drop_path import drop_path
 from resnet_jax.ops.dtypes import at_least_float32
@@ -15,6 +16,8 @@ __all__ = [
     "global_mean_pool",
     "max_pool",
     "mean_pool_2",
+    "moments",
+    "normalize",
     "scaled_standardize",
     "standardize",
     "subsample_and_pad",

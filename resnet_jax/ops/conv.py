@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-from jax import lax
 from jaxtyping import Array, Float
 
 from resnet_jax.ops.conv_primitive import forward_p
 from resnet_jax.ops.conv_spec import ConvSpec
+from resnet_jax.ops.lowering import vary_alike
 
 
 def conv(
@@ -42,7 +42,7 @@ def conv(
     >>> conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), strides=(2, 2), padding=(1, 1)).shape
     (1, 4, 4, 16)
     """
-    x, kernel = _vary_alike(x, kernel)
+    x, kernel = vary_alike(x, kernel)
     spec = ConvSpec(
         size=x.shape[1:-1],
         window=kernel.shape[:-2],
@@ -53,14 +53,3 @@ def conv(
         precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
     )
     return forward_p.bind(x, kernel, spec=spec, members=(False, False))
-
-
-def _vary_alike(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Inside ``shard_map``, mark a replicated operand as varying where the other does, as ``lax`` functions do."""
-    x_axes, kernel_axes = (jax.typeof(a).mat.varying for a in (x, kernel))
-    if x_axes == kernel_axes:
-        return x, kernel
-    return (
-        lax.pcast(x, tuple(kernel_axes - x_axes), to="varying"),
-        lax.pcast(kernel, tuple(x_axes - kernel_axes), to="varying"),
-    )

@@ -12,7 +12,6 @@ result has it if any does. The grouped convolution that ``lax`` makes of it is w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -25,6 +24,7 @@ from jaxtyping import Array
 
 from resnet_jax.ops import conv_cpu, conv_spec
 from resnet_jax.ops.conv_spec import ConvSpec
+from resnet_jax.ops.lowering import devices_of_the_compiler, has_own_forms
 
 Form = Callable[[Array, Array, ConvSpec], Array]
 Members = tuple[bool, bool]
@@ -67,9 +67,9 @@ def _primitive(name: str, form: Form, cpu_form: Callable[..., Array]) -> Primiti
 
     def lower_on_cpu(ctx, a, b, *, spec, members):
         exported = ctx.module_context.lowering_parameters.for_export  # to run elsewhere: no forms of this machine
-        if exported or not all(_has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
+        if exported or not all(has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
             return lower(ctx, a, b, spec=spec, members=members)
-        devices = _devices_of_the_compiler(ctx.module_context.axis_context)
+        devices = devices_of_the_compiler(ctx.module_context.axis_context)
         each = partial(cpu_form, spec=spec, devices=devices)
         lowered = mlir.lower_fun(conv_cpu.over_members(each, members), multiple_results=False)
         return lowered(ctx, a, b)
@@ -77,22 +77,6 @@ def _primitive(name: str, form: Form, cpu_form: Callable[..., Array]) -> Primiti
     mlir.register_lowering(primitive, lower)
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
     return primitive
-
-
-def _has_own_forms(aval: Any) -> bool:
-    """Whether the forms for the CPU take an array: of real floats, not empty, of known shape, not split by type."""
-    known = all(isinstance(size, int) and size > 0 for size in aval.shape)
-    return known and jnp.issubdtype(aval.dtype, jnp.floating) and not any(aval.sharding.spec)
-
-
-def _devices_of_the_compiler(context: Any) -> int:
-    """Return over how many devices the compiler may still split an array: 1 inside ``shard_map`` over all axes."""
-    if isinstance(context, mlir.ShardingContext):
-        return context.num_devices
-    if isinstance(context, mlir.SPMDAxisContext):
-        sizes = dict(context.mesh.shape)
-        return math.prod(size for axis, size in sizes.items() if axis not in context.manual_axes)
-    return 1
 
 
 forward_p = _primitive("conv", conv_spec.forward, conv_cpu.forward)

@@ -9,13 +9,19 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax.ops.dtypes import at_least_float32
+from resnet_jax.ops.max_pool import max_pool_p
 
 
 def max_pool(x: Float[Array, "n *spatial c"], *, window: int, stride: int, padding: int) -> Float[Array, "n *out c"]:
-    """Maximum over square windows; the padding never wins (its value is -inf, as in PyTorch)."""
-    dims = x.ndim - 2
-    pads: Any = ((padding, padding),) * dims  # annotated as str in Flax, documented as pairs
-    return nn.max_pool(x, window_shape=(window,) * dims, strides=(stride,) * dims, padding=pads)
+    """Maximum over square windows; the padding never wins (its value is -inf, as in PyTorch).
+
+    The gradient goes to the first maximum of a window.
+
+    >>> max_pool(jnp.asarray([1.0, 3.0, 2.0]).reshape(1, 3, 1), window=2, stride=1, padding=0).ravel().tolist()
+    [3.0, 3.0]
+    """
+    (y,) = max_pool_p.bind(x, window=window, stride=stride, padding=padding)
+    return y
 
 
 def mean_pool_2(x: Float[Array, "n *spatial c"]) -> Float[Array, "n *out c"]:

@@ -244,3 +244,21 @@ def test_affine_scales_and_shifts():
     y = Affine().apply({"params": params}, jnp.ones((1, 2, 2)))
     assert y.tolist() == [[[3.0, 2.0], [3.0, 2.0]]]
     assert Affine().init(jax.random.key(0), jnp.ones((1, 2, 2)))["params"]["scale"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("choices", [{}, {"statistics": "ghost", "ghost_size": 2}, {"statistics": "frozen"}])
+@pytest.mark.parametrize("train", [True, False])
+def test_relu_on_top_is_relu_after(x, train, choices):
+    """In value, gradients and running averages."""
+    variables = BatchNorm().init(jax.random.key(0), x, train=False)
+    params = {"scale": jnp.array([1.0, -2.0, 0.5]), "bias": jnp.array([0.1, 0.2, -0.3])}
+
+    def loss(params, x, relu):
+        norm = BatchNorm(relu=relu, **choices)
+        y, updates = norm.apply({**variables, "params": params}, x, train=train, mutable=["batch_stats"])
+        y = y if relu else jax.nn.relu(y)
+        return jnp.sum(jnp.sin(y)), (y, updates)
+
+    on_top, after = (jax.jit(jax.value_and_grad(lambda p, x, r=r: loss(p, x, r), (0, 1), True)) for r in (True, False))
+    for a, b in zip(*map(jax.tree.leaves, (on_top(params, x), after(params, x))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -130,8 +130,8 @@ def test_every_convolution_of_the_network_pads_by_half_its_window():
     for eqn in convs:
         half = (eqn.invars[1].aval.shape[0] - 1) // 2
         assert eqn.params["spec"].padding == (half, half)
-    pools = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "reduce_window_max"]
-    assert [eqn.params["padding"] for eqn in pools] == [((0, 0), (1, 1), (1, 1), (0, 0))]
+    pools = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "max_pool"]
+    assert [eqn.params["padding"] for eqn in pools] == [1]
 
 
 def test_max_pool_padding_never_wins():

@@ -1,0 +1,25 @@
+"""Memory of the process, as the C library manages it."""
+
+from __future__ import annotations
+
+import ctypes
+
+#: glibc's names for them, ``<malloc.h>``.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep_freed_memory() -> bool:
+    """Make the process keep the memory that it frees, for itself; return whether the C library can (glibc's can).
+
+    On the CPU, XLA allocates the activations of a step anew at every step. glibc hands such large pieces back to the
+    system at once, which clears every page of the next ones: 30 % of the time of a ResNet-20 step at batch 128, 25 % of
+    a ResNet-50 step at batch 16 (one AMD core). The process then stays as large as it has ever been, and pieces that
+    do not fit into each other's places add to that: 3.0 GB became 4.3 GB for that ResNet-50.
+
+    It is a choice for a whole process, which belongs to its program: the command line makes it, importing this package
+    does not. Call it before JAX runs anything: threads keep the heap that they have begun with.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all(mallopt(name, value) for name, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)))

@@ -1,0 +1,157 @@
+"""Moments of each channel over all positions, and its normalization: what batch norm and its gradient are made of.
+
+Arrays are ``(parts, ..., channels)``, numbers of a channel ``(parts, channels)``: each part has its own.
+
+==================  ============================================  =================================================
+operation           of                                            gives
+==================  ============================================  =================================================
+:func:`moments`     ``x``                                         mean and variance (a mean of squared distances)
+:func:`spread`      ``bias``, ``gain``, ``x``, ``mean``           ``bias + gain * (x - mean)``
+:func:`collect`     ``g``, ``x``, ``mean``                        sums of ``g`` and of ``g * (x - mean)``
+==================  ============================================  =================================================
+
+``spread`` is linear in its first two operands, ``collect`` in its first; each is the transpose of the other, and the
+tangents of ``moments`` are two sums of ``collect``. So the gradient of a batch norm takes one pass over its input and
+the cotangent for all sums, and one elementwise pass. Both may be *masked*: zero where another ``bias + gain * (x -
+mean)`` is not positive. A ``spread`` masked by itself is a ReLU after it, whose cotangent nobody has to keep or make.
+
+On the CPU XLA sums over positions at a few percent of the speed of memory; there these sums are compiled
+(``native/norm.cc``). Everywhere else, in wider floats, and where a compiler splits the batch, they are the plain ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import ad
+from jaxtyping import Array, Float
+
+from resnet_jax.ops import native
+from resnet_jax.ops.lowering import leading_axis_primitive, vary_alike
+
+PerChannel = Float[Array, "parts c"]
+
+
+def moments(x: Float[Array, "parts *positions c"]) -> tuple[PerChannel, PerChannel]:
+    """Return mean and variance over all positions.
+
+    The variance is the mean squared distance from the mean: E[x^2] - E[x]^2 would cancel for |mean| >> std.
+
+    >>> mean, var = moments(jnp.asarray([[[1001.0], [1003.0]]]))
+    >>> float(mean[0, 0]), float(var[0, 0])
+    (1002.0, 1.0)
+    """
+    mean, var = moments_p.bind(x)
+    return mean, var
+
+
+def normalize(
+    x: Float[Array, "parts *positions c"], mean: PerChannel, gain: PerChannel, bias: PerChannel, *, relu: bool = False
+) -> Float[Array, "parts *positions c"]:
+    """Return ``(x - mean) * gain + bias``, or its positive part.
+
+    >>> row = jnp.ones((1, 1))
+    >>> normalize(jnp.asarray([[[1.0], [4.0]]]), 2 * row, 3 * row, row, relu=True).ravel().tolist()
+    [0.0, 7.0]
+    """
+    mask = (bias, gain) if relu else ()
+    (y,) = spread_p.bind(*vary_alike(bias, gain, x, mean, *mask))
+    return y
+
+
+def _plain_moments(x: Array) -> tuple[Array, Array]:
+    axes = _positions(x)
+    mean = jnp.mean(x, axes)
+    return mean, jnp.mean(jnp.square(x - _over(mean, x)), axes)
+
+
+def _plain_spread(bias: Array, gain: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
+    distance = x - _over(mean, x)
+    value = distance * _over(gain, x) + _over(bias, x)
+    return (_masked(value, distance, mask),)
+
+
+def _plain_collect(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
+    distance = x - _over(mean, x)
+    g = _masked(g, distance, mask)
+    return jnp.sum(g, _positions(x)), jnp.sum(g * distance, _positions(x))
+
+
+def _masked(value: Array, distance: Array, mask: Sequence[Array]) -> Array:
+    """Keep ``value`` where the mask is positive, or not a number: it must be seen."""
+    if not mask:
+        return value
+    bias, gain = mask
+    switched_off = distance * _over(gain, value) + _over(bias, value) <= 0
+    return jnp.where(switched_off, jnp.zeros_like(value), value)
+
+
+def _positions(x: Array) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim - 1))
+
+
+def _over(channel: Array, x: Array) -> Array:
+    return channel.reshape(channel.shape[0], *(1,) * (x.ndim - 2), channel.shape[1])
+
+
+moments_p = leading_axis_primitive("channel_moments", _plain_moments, native.moments)
+spread_p = leading_axis_primitive("channel_spread", _plain_spread)
+collect_p = leading_axis_primitive("channel_collect", _plain_collect, native.collect)
+
+
+def _moments_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    mean, var = moments_p.bind(x)
+    if isinstance(dx, ad.Zero):
+        return (mean, var), tuple(ad.Zero(jax.typeof(a)) for a in (mean, var))
+    total, product = collect_p.bind(dx, x, mean)
+    count = math.prod(x.shape[1:-1])
+    return (mean, var), (total / count, 2 * product / count)
+
+
+def _spread_jvp(primals, tangents):
+    _, gain, x, mean, *mask = primals
+    dbias, dgain, dx, dmean, *_ = tangents
+    terms = []
+    if not all(isinstance(d, ad.Zero) for d in (dbias, dgain, dmean)):
+        dbias, dgain, dmean = map(ad.instantiate_zeros, (dbias, dgain, dmean))
+        terms += spread_p.bind(dbias - gain * dmean, dgain, x, mean, *mask)
+    if not isinstance(dx, ad.Zero):
+        terms.append(_masked(dx * _over(gain, x), x - _over(mean, x), mask))
+    out = spread_p.bind(*primals)
+    return out, [sum(terms[1:], terms[0])] if terms else [ad.Zero(jax.typeof(out[0]))]
+
+
+def _collect_jvp(primals, tangents):
+    g, x, mean, *mask = primals
+    dg, dx, dmean, *_ = tangents
+    outs = collect_p.bind(*primals)
+    total, product = (ad.Zero(jax.typeof(out)) for out in outs)
+    if not isinstance(dg, ad.Zero):
+        total, product = collect_p.bind(dg, x, mean, *mask)
+    if not (isinstance(dx, ad.Zero) and isinstance(dmean, ad.Zero)):
+        moved = ad.instantiate_zeros(dx) - _over(ad.instantiate_zeros(dmean), x)
+        seen = _masked(g, x - _over(mean, x), mask)
+        product = ad.instantiate_zeros(product) + jnp.sum(seen * moved, _positions(x))
+    return outs, (total, product)
+
+
+def _spread_transpose(cotangents, bias, gain, *fixed):
+    total, product = collect_p.bind(ad.instantiate_zeros(cotangents[0]), *fixed)
+    linear = (total if ad.is_undefined_primal(bias) else None, product if ad.is_undefined_primal(gain) else None)
+    return *linear, *(None for _ in fixed)
+
+
+def _collect_transpose(cotangents, g, *fixed):
+    del g
+    return *spread_p.bind(*map(ad.instantiate_zeros, cotangents), *fixed), *(None for _ in fixed)
+
+
+ad.primitive_jvps[moments_p] = _moments_jvp
+ad.primitive_jvps[spread_p] = _spread_jvp
+ad.primitive_jvps[collect_p] = _collect_jvp
+ad.primitive_transposes[spread_p] = _spread_transpose
+ad.primitive_transposes[collect_p] = _collect_transpose

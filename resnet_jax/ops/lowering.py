@@ -1,0 +1,96 @@
+"""What primitives with forms of their own for the CPU have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jaxtyping import Array
+
+from resnet_jax.ops import native
+
+
+def has_own_forms(aval: Any) -> bool:
+    """Whether the forms for the CPU take an array: of real floats, not empty, of known shape, not split by type."""
+    known = all(isinstance(size, int) and size > 0 for size in aval.shape)
+    return known and jnp.issubdtype(aval.dtype, jnp.floating) and not any(aval.sharding.spec)
+
+
+def devices_of_the_compiler(context: Any) -> int:
+    """Return over how many devices the compiler may still split an array: 1 inside ``shard_map`` over all axes."""
+    if isinstance(context, mlir.ShardingContext):
+        return context.num_devices
+    if isinstance(context, mlir.SPMDAxisContext):
+        sizes = dict(context.mesh.shape)
+        return math.prod(size for axis, size in sizes.items() if axis not in context.manual_axes)
+    return 1
+
+
+def vary_alike(*operands: Array) -> tuple[Array, ...]:
+    """Inside ``shard_map``, mark a replicated operand as varying where another does, as ``lax`` functions do."""
+    varying = [jax.typeof(a).mat.varying for a in operands]
+    every = frozenset().union(*varying)
+    return tuple(
+        a if axes == every else lax.pcast(a, tuple(every - axes), to="varying")
+        for a, axes in zip(operands, varying, strict=True)
+    )
+
+
+def leading_axis_primitive(
+    name: str, plain: Callable[..., Sequence[Array]], compiled: Callable[..., Sequence[Array]] | None = None
+) -> Primitive:
+    """Make a primitive over arrays that all have the same leading axis and do nothing across it.
+
+    It has everything but its derivatives. An axis of ``vmap`` joins the leading axis.
+
+    Args:
+        name: of the primitive.
+        plain: what it does, ``(*operands, **parameters)``, in JAX.
+        compiled: how it runs on the CPU, in float32 and where no compiler splits the arrays.
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    @cache
+    def jitted(parameters):
+        return jax.jit(partial(primitive.bind, **dict(parameters)))
+
+    @primitive.def_impl
+    def run(*operands, **parameters):
+        with jax.disable_jit(False):
+            return jitted(tuple(parameters.items()))(*operands)
+
+    @primitive.def_abstract_eval
+    @cache
+    def shape(*operands, **parameters):
+        return jax.make_jaxpr(partial(plain, **parameters))(*operands).out_avals
+
+    def lower_on_cpu(ctx, *operands, **parameters):
+        context = ctx.module_context
+        own = not context.lowering_parameters.for_export and devices_of_the_compiler(context.axis_context) == 1
+        arrays = (*ctx.avals_in, *ctx.avals_out)
+        own = own and all(has_own_forms(aval) and aval.dtype == jnp.float32 for aval in arrays)
+        form = compiled if own and compiled is not None and native.available() else plain
+        return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
+
+    def batch(operands, axes, **parameters):
+        size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
+        operands = [
+            jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+            for a, axis in zip(operands, axes, strict=True)
+        ]
+        leading = operands[0].shape[1]
+        outs = primitive.bind(*(a.reshape(size * leading, *a.shape[2:]) for a in operands), **parameters)
+        return [out.reshape(size, leading, *out.shape[1:]) for out in outs], [0] * len(outs)
+
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=True))
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    batching.primitive_batchers[primitive] = batch
+    return primitive
