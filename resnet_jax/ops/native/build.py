@@ -1,4 +1,4 @@
-"""Compile ``conv.cc`` once for a machine, keep the library, and make its functions known to XLA."""
+"""Compile the C++ beside this file once for a machine, keep the library, and make its functions known to XLA."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def _load() -> str | None:
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
         for name in FUNCTIONS:
-            jax.ffi.register_ffi_target(
-                f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu"
-            )
+            jax.ffi.register_ffi_target(f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     except subprocess.CalledProcessError as error:
         return _slower(f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}")
     except (OSError, AttributeError) as error:
@@ -70,21 +68,23 @@ def _compilers() -> list[str]:
 
 
 def _compiled(compiler: str) -> Path:
-    """Return the library for this source, compiler, jaxlib and processor; compile it if there is none."""
-    source = resources.files(__package__).joinpath("conv.cc").read_bytes()
+    """Return the library for these sources, compiler, jaxlib and processor; compile it if there is none."""
+    here = resources.files(__package__)
+    sources = {file.name: file.read_bytes() for file in here.iterdir() if file.name.endswith((".cc", ".h"))}
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    identity = "\n".join([version, jaxlib.__version__, _processor(), *FLAGS])
-    digest = hashlib.sha256(source + identity.encode()).hexdigest()[:16]
+    identity = repr((sorted(sources.items()), version, jaxlib.__version__, _processor(), FLAGS))
     folder = cache_directory() / "native"
-    library = folder / f"conv-{digest}.so"
+    library = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)
-    _log.info("compiling the convolutions for this processor, once: %s", library)
+    _log.info("compiling %s for this processor, once: %s", ", ".join(sorted(sources)), library)
     with tempfile.TemporaryDirectory(dir=folder) as work:  # renamed when whole: another process may be at it too
-        text, built = Path(work) / "conv.cc", Path(work) / "conv.so"
-        text.write_bytes(source)
-        command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(text), "-o", str(built)]
+        for name, text in sources.items():
+            (Path(work) / name).write_bytes(text)
+        units = sorted(str(Path(work) / name) for name in sources if name.endswith(".cc"))
+        built = Path(work) / "native.so"
+        command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", *units, "-o", str(built)]
         subprocess.run(command, capture_output=True, text=True, check=True)
         os.replace(built, library)
     return library

@@ -1,0 +1,92 @@
+// What the compiled operations have in common: vectors of the processor, memory of a thread, and a loop over threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace resnet_jax {
+
+namespace ffi = xla::ffi;
+
+using Index = int64_t;
+
+// Floats in a register.
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+typedef float Vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef float VecU __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+
+inline Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
+inline void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
+
+inline Vec load_some(const float* p, Index count) {
+  if (count >= LANES) return load(p);
+  Vec v = {};
+  if (count > 0) std::memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+
+inline void store_some(float* p, Vec v, Index count) {
+  if (count >= LANES) return store(p, v);
+  if (count > 0) std::memcpy(p, &v, count * sizeof(float));
+}
+
+inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
+
+// Memory of this thread that is kept from call to call, so that its pages are not given back and cleared again each
+// time. What the task of a loop writes is LOCAL; what the tasks of all threads read or fill is SHARED, of the caller.
+enum Purpose { LOCAL, SHARED, PURPOSES };
+
+inline float* scratch(Purpose purpose, Index floats) {
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<float, Free> memory[PURPOSES];
+  thread_local Index size[PURPOSES] = {};
+  if (size[purpose] < floats) {
+    size[purpose] = ceil_div(floats, 1024) * 1024;
+    memory[purpose].reset();
+    memory[purpose].reset(static_cast<float*>(std::aligned_alloc(64, size[purpose] * sizeof(float))));
+    if (!memory[purpose]) throw std::bad_alloc();
+  }
+  return memory[purpose].get();
+}
+
+// Runs task(0) .. task(count - 1) on the caller and on whatever threads of XLA's pool come free in time. The caller
+// never waits for a thread that has not begun, so any number of these may run in one pool at once.
+template <typename Task>
+void parallel_for(ffi::ThreadPool& pool, Index count, const Task& task) {
+  struct Shared {
+    std::atomic<Index> next{0}, done{0};
+    Index count;
+    const Task* task;
+  };
+  auto shared = std::make_shared<Shared>();
+  shared->count = count;
+  shared->task = &task;
+  auto work = [shared] {
+    Index finished = 0;
+    for (Index i; (i = shared->next.fetch_add(1)) < shared->count; ++finished) (*shared->task)(i);
+    shared->done.fetch_add(finished);
+  };
+  Index helpers = std::min<Index>(pool.num_threads(), count) - 1;
+  for (Index i = 0; i < helpers; ++i) pool.Schedule([work]() mutable { work(); });
+  work();
+  while (shared->done.load() < count) std::this_thread::yield();
+}
+
+}  // namespace resnet_jax
