@@ -9,6 +9,7 @@
 #pragma once
 
 #include "common.h"
+#include "convolution.h"
 
 namespace resnet_jax {
 
@@ -16,7 +17,6 @@ namespace resnet_jax {
 constexpr int TILE_PIXELS = LANES == 16 ? 14 : LANES == 8 ? 6 : 8;
 // What a thread works on at a time should fit in its second-level cache, beside the packed kernel.
 constexpr Index BAND_BYTES = 256 << 10;
-constexpr Index TASKS = 16;  // enough for some cores, each with some tasks
 
 struct Tap {
   Index dy, dx;         // where it reads, from the pixel it is for
@@ -183,13 +183,13 @@ void correlate_any_stride(ffi::ThreadPool& pool, const Correlation& op, const fl
 }
 
 // To a single tap without stride or padding the pixels of all images are one long row: cut it into full tiles.
-void flatten(Correlation& op) {
+inline void flatten(Correlation& op) {
   const Index pixels = op.n * op.h * op.w;
   const Index w = pixels % 14 == 0 ? 14 : pixels % 8 == 0 ? 8 : op.w;
   op.n = 1, op.h = op.full_h = op.out_h = pixels / w, op.w = op.full_w = op.out_w = w;
 }
 
-void correlate_any(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
+inline void correlate_any(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
   if (op.out_h <= 0 || op.out_w <= 0) return;
   if (op.c <= 4) return correlate_any_stride<4>(pool, op, in, out);
   if (op.c <= 16) return correlate_any_stride<16>(pool, op, in, out);
