@@ -24,17 +24,6 @@ struct Strip {
   Index x_image, x_row, x_pixel, g_pixel;
 };
 
-// Channels of pixels that will be needed soon, fetched into the second-level cache in steps.
-struct Ahead {
-  const float* at;
-  Index pixels, stride, channels;
-
-  void fetch(Index count) {
-    for (; count > 0 && pixels > 0; --count, --pixels, at += stride)
-      for (Index c = 0; c < channels; c += 16) __builtin_prefetch(at + c, 0, 2);
-  }
-};
-
 template <int R, int V>
 void outer_tile(const Strip& strip, const float* x, const float* g, float* sums_out) {
   Vec sums[R][V];
@@ -178,7 +167,7 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
       Ahead next_g{g_band + pixels * op.k, next_pixels, op.k, std::min(k_part, op.k - k0)};
       Ahead next_x{x + (image * op.h + (y + rows) * op.stride) * op.w * op.c + c0, next_pixels * op.stride * op.stride, op.c,
                    channels};
-      const Index x_fetch = ceil_div(next_x.pixels, fetches), g_fetch = ceil_div(next_g.pixels, fetches);
+      const Index x_fetch = ceil_div(next_x.pieces, fetches), g_fetch = ceil_div(next_g.pieces, fetches);
       for (Index panel = 0; panel < panels; ++panel)
         for (Index c = 0; c < channels; c += BLOCK_CHANNELS) {
           const Index block = std::min(BLOCK_CHANNELS, channels - c);
