@@ -6,16 +6,24 @@
 
 #include "correlate.h"
 #include "weight_gradient.h"
+#include "winograd.h"
 
 namespace resnet_jax {
+
+// One of the forms of a correlation.
+inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in, float* out) {
+  if (op.taps.size() == 1 && op.out_stride == 1 && op.in_stride == 1 && op.taps[0].dy == 0 && op.taps[0].dx == 0 &&
+      op.out_h == op.h && op.out_w == op.w)
+    flatten(op);
+  takes_winograd(op) ? winograd(pool, op, in, out) : correlate_any(pool, op, in, out);
+}
 
 inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y) {
   Correlation sum{op.n, op.h, op.w, op.c, op.out_h, op.out_w, op.k, op.out_h, op.out_w, op.stride, 1, 0, 0, op.k, 1, {}};
   for (Index i = 0; i < op.rows; ++i)
     for (Index j = 0; j < op.columns; ++j)
       sum.taps.push_back({i - op.pad_y, j - op.pad_x, kernel + (i * op.columns + j) * op.c * op.k});
-  if (op.rows * op.columns == 1 && op.stride == 1 && op.pad_y == 0 && op.pad_x == 0) flatten(sum);
-  correlate_any(pool, sum, x, y);
+  correlation(pool, sum, x, y);
 }
 
 inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const float* g, const float* kernel, float* x) {
@@ -28,8 +36,7 @@ inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const f
           if ((py + op.pad_y - i) % op.stride == 0 && (px + op.pad_x - j) % op.stride == 0)
             sum.taps.push_back({(py + op.pad_y - i) / op.stride, (px + op.pad_x - j) / op.stride,
                                 kernel + (i * op.columns + j) * op.c * op.k});
-      if (op.rows * op.columns == 1 && op.stride == 1 && op.pad_y == 0 && op.pad_x == 0) flatten(sum);
-      correlate_any(pool, sum, g, x);
+      correlation(pool, sum, g, x);
     }
 }
 
