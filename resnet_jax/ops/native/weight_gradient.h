@@ -58,6 +58,33 @@ constexpr std::array<OuterTile, sizeof...(R)> outer_tiles(std::integer_sequence<
   return {outer_tile<R + 1, V>...};
 }
 
+// The tiles of V vectors, of 1 to R channels.
+template <int V>
+struct Outer {
+  static constexpr int R = V == 1 ? (LANES == 16 ? 16 : 12) : (LANES == 16 ? 8 : 6);
+  static constexpr auto TILES = outer_tiles<V>(std::make_integer_sequence<int, R>());
+};
+
+// Into how many groups a sum is cut whose groups add up apart from each other, to be added in order.
+inline Index partial_sums(Index size, Index tasks, Index most) {
+  return std::clamp<Index>(std::min(ceil_div(TASKS, tasks), PARTIAL_FLOATS / size), 1, most);
+}
+
+inline void add_partial_sums(ffi::ThreadPool& pool, const float* partial, Index groups, Index size, float* sums) {
+  if (groups == 1) return;
+  const Index chunk = ceil_div(ceil_div(size, TASKS), LANES) * LANES;
+  parallel_for(pool, ceil_div(size, chunk), [&](Index task) {
+    const Index begin = task * chunk, count = std::min(size - begin, chunk);
+    float* const to = sums + begin;
+    std::memcpy(to, partial + begin, count * sizeof(float));
+    for (Index group = 1; group < groups; ++group) {
+      const float* const from = partial + group * size + begin;
+#pragma GCC ivdep
+      for (Index i = 0; i < count; ++i) to[i] += from[i];
+    }
+  });
+}
+
 // Copies images [image, image + images), rows y, y + step, ... and columns x, x + step, ... of `channels` channels from c
 // on, in blocks of BLOCK_CHANNELS, each block_size from the last; zeros lie outside.
 inline void copy_pixels(const float* in, Index h, Index w, Index all_channels, Index image, Index images, Index y, Index rows,
@@ -102,8 +129,7 @@ inline Index part(Index size, Index most, Index unit) {
 
 template <int V>
 void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* g, float* dw) {
-  constexpr int R = V == 1 ? (LANES == 16 ? 16 : 12) : (LANES == 16 ? 8 : 6);
-  static constexpr auto TILES = outer_tiles<V>(std::make_integer_sequence<int, R>());
+  constexpr int R = Outer<V>::R;
   constexpr Index width = V * LANES;
   const Index taps = op.rows * op.columns, size = taps * op.c * op.k;
   // Of one tap only those pixels are copied that it reads. Few channels: those of a row of taps are as good as channels.
@@ -121,8 +147,7 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
   const bool direct_x = taps == 1 && step == 1 && op.pad_y == 0 && op.pad_x == 0 && op.c <= BLOCK_CHANNELS;
   const bool direct_g = op.k == width || op.k == 2 * width;
   const Index copied_rows = (band_rows - 1) * stride + op.rows;
-  // Groups of bands add up apart from each other and are then added in order.
-  const Index groups = std::clamp<Index>(std::min(ceil_div(TASKS, c_parts * k_parts), PARTIAL_FLOATS / size), 1, bands);
+  const Index groups = partial_sums(size, c_parts * k_parts, bands);
   float* const partial = groups == 1 ? dw : scratch(SHARED, groups * size);
 
   parallel_for(pool, groups * c_parts * k_parts, [&](Index task) {
@@ -182,7 +207,7 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
               for (Index tile = 0; tile < tiles; ++tile) {
                 const Index r = together * tile / tiles, r_end = together * (tile + 1) / tiles;
                 next_x.fetch(x_fetch), next_g.fetch(g_fetch);
-                TILES[r_end - r - 1](strip, x_band + c / BLOCK_CHANNELS * block_size + (i * columns + j) * block + r,
+                Outer<V>::TILES[r_end - r - 1](strip, x_band + c / BLOCK_CHANNELS * block_size + (i * columns + j) * block + r,
                                      direct_g ? g_band + panel * width : g_copy + panel * g_size,
                                      sums + panel * sums_size + ((i * op.columns + j) * channels + c + r) * width);
               }
@@ -197,27 +222,7 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
           for (int v = 0; v < V; ++v) store_some(to + v * LANES, load(from + v * LANES), op.k - k - v * LANES);
         }
   });
-  if (groups == 1) return;
-  const Index chunk = ceil_div(ceil_div(size, TASKS), LANES) * LANES;
-  parallel_for(pool, ceil_div(size, chunk), [&](Index task) {
-    const Index begin = task * chunk, count = std::min(size - begin, chunk);
-    float* const to = dw + begin;
-    for (Index i = 0; i < count; ++i) to[i] = partial[begin + i] + partial[size + begin + i];
-    for (Index group = 2; group < groups; ++group) {
-      const float* const from = partial + group * size + begin;
-#pragma GCC ivdep
-      for (Index i = 0; i < count; ++i) to[i] += from[i];
-    }
-  });
-}
-
-inline void weight_gradient(ffi::ThreadPool& pool, Convolution op, const float* x, const float* g, float* dw) {
-  if (op.rows * op.columns == 1 && op.stride == 1 && op.pad_y == 0 && op.pad_x == 0) {  // pixels are all alike
-    op.n *= op.h * op.w;
-    op.h = op.w = op.out_h = op.out_w = 1;
-  }
-  if (op.k <= LANES) return weight_gradient_in_tiles<1>(pool, op, x, g, dw);
-  return weight_gradient_in_tiles<2>(pool, op, x, g, dw);
+  add_partial_sums(pool, partial, groups, size, dw);
 }
 
 }  // namespace resnet_jax

@@ -10,7 +10,7 @@
 
 namespace resnet_jax {
 
-constexpr Index WINOGRAD_CHANNELS = 64;               // fewer do not repay the transforms
+constexpr Index WINOGRAD_CHANNELS = 32;               // fewer do not repay the transforms
 constexpr Index WINOGRAD_TILES = 56, FEWEST_TILES = 32;  // of a block: many share a pass over the transformed kernel
 constexpr Index SKEW = 64;                            // floats that keep the 16 positions out of each other's cache sets
 
@@ -33,8 +33,46 @@ inline void kernel_axis(const Vec* g, int g_step, Vec* u, int u_step) {
   u[0] = g[0], u[u_step] = half + middle, u[2 * u_step] = half - middle, u[3 * u_step] = g[2 * g_step];
 }
 
-inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
-  constexpr int BLOCK = 64, V = 2, width = V * LANES;
+// The 2x2 tiles of the output of n images, numbered, with their first pixel and that of the input they need.
+struct Tiles {
+  Index h, w, out_h, out_w, low_y, low_x;
+  Index down = ceil_div(out_h, 2), across = ceil_div(out_w, 2);
+
+  Index image(Index tile) const { return tile / (down * across); }
+  Index y(Index tile) const { return tile % (down * across) / across * 2; }
+  Index x(Index tile) const { return tile % across * 2; }
+};
+
+// B^T d B of tiles [begin, begin + count) and channels [c0, c0 + channels): [position][block][tile][channel of the block],
+// positions position_size apart. Channels from c on are zero.
+inline void transform_input(const Tiles& tiles, const float* in, Index c, Index begin, Index count, Index c0, Index channels,
+                            Index block, float* v, Index position_size) {
+  for (Index t = 0; t < count; ++t) {
+    const Index tile = begin + t, y = tiles.y(tile) + tiles.low_y, x = tiles.x(tile) + tiles.low_x;
+    const float* from[16];
+    for (Index p = 0; p < 16; ++p) {
+      const Index in_y = y + p / 4, in_x = x + p % 4;
+      const bool inside = in_y >= 0 && in_y < tiles.h && in_x >= 0 && in_x < tiles.w;
+      from[p] = inside ? in + ((tiles.image(tile) * tiles.h + in_y) * tiles.w + in_x) * c + c0 : nullptr;
+    }
+    for (Index i = 0; i < channels; i += LANES) {
+      Vec d[16];
+#pragma GCC unroll 16
+      for (int p = 0; p < 16; ++p) d[p] = from[p] ? load_some(from[p] + i, c - c0 - i) : Vec{};
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) input_axis(d + j, 4);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) input_axis(d + 4 * j, 1);
+      float* const to = v + (i / block * count + t) * block + i % block;
+#pragma GCC unroll 16
+      for (int p = 0; p < 16; ++p) store(to + p * position_size, d[p]);
+    }
+  }
+}
+
+template <int BLOCK>
+void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
+  constexpr int V = 2, width = V * LANES;
   const Index c_blocks = ceil_div(op.c, BLOCK), k_blocks = ceil_div(op.k, width), padded_c = c_blocks * BLOCK;
   Index low_y = op.taps[0].dy, low_x = op.taps[0].dx;
   for (const Tap& tap : op.taps) low_y = std::min(low_y, tap.dy), low_x = std::min(low_x, tap.dx);
@@ -59,35 +97,15 @@ inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* 
     }
   });
 
-  const Index tiles_y = ceil_div(op.out_h, 2), tiles_x = ceil_div(op.out_w, 2), tiles = op.n * tiles_y * tiles_x;
+  const Tiles all{op.h, op.w, op.out_h, op.out_w, low_y, low_x};
+  const Index tiles = op.n * all.down * all.across;
   const Index most = std::clamp(tiles / TASKS, FEWEST_TILES, WINOGRAD_TILES), blocks = ceil_div(tiles, most);
   parallel_for(pool, blocks, [&](Index block) {
     const Index begin = tiles * block / blocks, count = tiles * (block + 1) / blocks - begin;
     const Index v_size = count * padded_c + SKEW, m_size = count * k_blocks * width + SKEW;
     float* const v = scratch(LOCAL, 16 * (v_size + m_size));  // [position][block of channels][tile][channel], both
     float* const m = v + 16 * v_size;
-    for (Index t = 0; t < count; ++t) {
-      const Index image = (begin + t) / (tiles_y * tiles_x), tile = (begin + t) % (tiles_y * tiles_x);
-      const Index y = tile / tiles_x * 2 + low_y, x = tile % tiles_x * 2 + low_x;
-      const float* from[16];
-      for (Index p = 0; p < 16; ++p) {
-        const Index in_y = y + p / 4, in_x = x + p % 4;
-        const bool inside = in_y >= 0 && in_y < op.h && in_x >= 0 && in_x < op.w;
-        from[p] = inside ? in + ((image * op.h + in_y) * op.w + in_x) * op.c : nullptr;
-      }
-      for (Index c = 0; c < padded_c; c += LANES) {
-        Vec d[16];
-#pragma GCC unroll 16
-        for (int p = 0; p < 16; ++p) d[p] = from[p] ? load_some(from[p] + c, op.c - c) : Vec{};
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) input_axis(d + i, 4);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) input_axis(d + 4 * i, 1);
-        float* const to = v + (c / BLOCK * count + t) * BLOCK + c % BLOCK;
-#pragma GCC unroll 16
-        for (int p = 0; p < 16; ++p) store(to + p * v_size, d[p]);
-      }
-    }
+    transform_input(all, in, op.c, begin, count, 0, padded_c, BLOCK, v, v_size);
     const Index no_offset = 0;
     for (Index p = 0; p < 16; ++p)
       for (Index kb = 0; kb < k_blocks; ++kb) {
@@ -96,8 +114,7 @@ inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* 
         correlate_row<BLOCK, 1, V, TILE_PIXELS>(v + p * v_size, row, m + p * m_size + kb * count * width, count);
       }
     for (Index t = 0; t < count; ++t) {
-      const Index image = (begin + t) / (tiles_y * tiles_x), tile = (begin + t) % (tiles_y * tiles_x);
-      const Index y = tile / tiles_x * 2, x = tile % tiles_x * 2;
+      const Index tile = begin + t, image = all.image(tile), y = all.y(tile), x = all.x(tile);
       const bool right = x + 1 < op.out_w, below = y + 1 < op.out_h;
       float* const to = out + ((image * op.full_h + y) * op.full_w + x) * op.k;
       for (Index k = 0; k < op.k; k += LANES) {
@@ -115,6 +132,10 @@ inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* 
       }
     }
   });
+}
+
+inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
+  op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, out) : winograd_in_blocks<64>(pool, op, in, out);
 }
 
 }  // namespace resnet_jax
