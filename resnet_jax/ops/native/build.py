@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def available() -> bool:
-    """Return whether the compiled convolutions can be used; the first call may compile them (about 20 s)."""
+    """Return whether the compiled operations can be used; the first call may compile them (about 20 s)."""
     return _load() is None
 
 
@@ -48,23 +48,33 @@ def _load() -> str | None:
     if compiler is None:
         return _slower("no C++ compiler was found: install g++ or clang++, or set CXX")
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
+        library = _opened(compiler)
         for name in FUNCTIONS:
             jax.ffi.register_ffi_target(f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     except subprocess.CalledProcessError as error:
-        return _slower(f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}")
+        return _slower(f"{compiler} failed: {(error.stderr.strip().splitlines() or [f'exit {error.returncode}'])[-1]}")
     except (OSError, AttributeError) as error:
         return _slower(str(error))
     return None
 
 
 def _slower(reason: str) -> str:
-    _log.warning("convolutions on the CPU take XLA's own forms, about half as fast: %s", reason)
+    _log.warning("convolutions on the CPU take XLA's own forms, which are slower: %s", reason)
     return reason
 
 
 def _compilers() -> list[str]:
     return [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
+
+
+def _opened(compiler: str) -> ctypes.CDLL:
+    """Load the library; one that does not load (a full disk, another C library) is compiled anew."""
+    library = _compiled(compiler)
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:
+        library.unlink()
+        return ctypes.CDLL(str(_compiled(compiler)))
 
 
 def _compiled(compiler: str) -> Path:
