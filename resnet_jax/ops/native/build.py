@@ -11,11 +11,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 import jax
-import jaxlib
 
 from resnet_jax.cache import cache_directory
 
@@ -79,10 +78,10 @@ def _opened(compiler: str) -> ctypes.CDLL:
 
 def _compiled(compiler: str) -> Path:
     """Return the library for these sources, compiler, jaxlib and processor; compile it if there is none."""
-    here = resources.files(__package__)
+    here = resources.files("resnet_jax.ops.native")
     sources = {file.name: file.read_bytes() for file in here.iterdir() if file.name.endswith((".cc", ".h"))}
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    identity = repr((sorted(sources.items()), version, jaxlib.__version__, _processor(), FLAGS))
+    identity = repr((sorted(sources.items()), version, metadata.version("jaxlib"), _processor(), FLAGS))
     folder = cache_directory() / "native"
     library = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if library.exists():

@@ -228,6 +228,7 @@ inline void correlate_any(ffi::ThreadPool& pool, Correlation op, const float* in
   if (op.out_h <= 0 || op.out_w <= 0) return;
   if (op.taps.empty()) return clear(pool, op, out);
   if (op.taps.size() == 1) std::swap(op.step, op.in_stride);
+  if (op.c == 3) return correlate_any_stride<3>(pool, op, in, out);  // colours
   if (op.c <= 4) return correlate_any_stride<4>(pool, op, in, out);
   if (op.c <= 16) return correlate_any_stride<16>(pool, op, in, out);
   if (op.c <= 32) return correlate_any_stride<32>(pool, op, in, out);
