@@ -1,4 +1,5 @@
-// What XLA calls. The caller has checked: two spatial dimensions, one stride of 1 or 2 for both, no dilation, no groups.
+// What XLA calls. The caller has checked: two spatial dimensions, one stride of 1 or 2 for both, no dilation, no
+// groups.
 
 #include "conv.h"
 
@@ -18,7 +19,8 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Index stride, In
   return ffi::Error::Success();
 }
 
-ffi::Error InputGradient(ffi::ThreadPool pool, Array g, Array kernel, Index stride, Index pad_y, Index pad_x, Result x) {
+ffi::Error InputGradient(ffi::ThreadPool pool, Array g, Array kernel, Index stride, Index pad_y, Index pad_x,
+                         Result x) {
   input_gradient(pool, of(*x, kernel, g, stride, pad_y, pad_x), g.typed_data(), kernel.typed_data(), x->typed_data());
   return ffi::Error::Success();
 }

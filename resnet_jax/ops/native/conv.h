@@ -20,14 +20,16 @@ inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in,
 }
 
 inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y) {
-  Correlation sum{op.n, op.h, op.w, op.c, op.out_h, op.out_w, op.k, op.out_h, op.out_w, op.stride, 1, 0, 0, op.k, 1, {}};
+  Correlation sum{op.n,     op.h,     op.w,      op.c, op.out_h, op.out_w, op.k,
+                  op.out_h, op.out_w, op.stride, 1,    0,        0,        op.k, 1, {}};
   for (Index i = 0; i < op.rows; ++i)
     for (Index j = 0; j < op.columns; ++j)
       sum.taps.push_back({i - op.pad_y, j - op.pad_x, kernel + (i * op.columns + j) * op.c * op.k});
   correlation(pool, sum, x, y);
 }
 
-inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const float* g, const float* kernel, float* x) {
+inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const float* g, const float* kernel,
+                           float* x) {
   for (Index py = 0; py < op.stride; ++py)
     for (Index px = 0; px < op.stride; ++px) {
       Correlation sum{op.n, op.out_h, op.out_w, op.k, op.h, op.w, op.c, ceil_div(op.h - py, op.stride),

@@ -1,5 +1,5 @@
-// Correlation: out[y * out_stride + first_y, ...] = sum over taps of in[y * in_stride + dy, ...] times the tap's matrix.
-// The forward convolution is one of these, the input gradient one for each phase of the stride.
+// Correlation: out[y * out_stride + first_y, ...] = sum over taps of in[y * in_stride + dy, ...] times the matrix of
+// the tap. The forward convolution is one of these, the input gradient one for each phase of the stride.
 //
 // A tile of R pixels times V vectors of output channels stays in registers while the taps and the input channels pass.
 // The input comes from a copy of some of its rows with the padding written out and the channels cut into blocks of a
@@ -36,8 +36,8 @@ struct Correlation {
 
 // Copies rows y, y + step, ... and columns x, x + step, ... of channels [c, c + BLOCK) of one image; zeros lie outside.
 template <int BLOCK>
-void copy_block(const float* image, Index h, Index w, Index channels, Index c, Index y, Index rows, Index x, Index columns,
-                Index step, float* out) {
+void copy_block(const float* image, Index h, Index w, Index channels, Index c, Index y, Index rows, Index x,
+                Index columns, Index step, float* out) {
   Index valid = std::min<Index>(BLOCK, channels - c);
   for (Index row = 0; row < rows; ++row, out += columns * BLOCK) {
     Index in_y = y + row * step;
@@ -63,8 +63,8 @@ void copy_block(const float* image, Index h, Index w, Index channels, Index c, I
   }
 }
 
-// What all tiles of a row have in common: the copied blocks of input channels, the taps as offsets into one of them, the
-// kernel packed in the order [block][tap][input channel][output channel], and where and how to write.
+// What all tiles of a row have in common: the copied blocks of input channels, the taps as offsets into one of them,
+// the kernel packed in the order [block][tap][input channel][output channel], and where and how to write.
 struct Row {
   Index blocks, block_step;
   const Index* taps;

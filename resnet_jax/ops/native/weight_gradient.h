@@ -1,7 +1,7 @@
 // Weight gradient: dw[i, j] = sum over pixels of x[y * stride + i - pad, ...] g[y, ...]^T.
 //
-// A tile of R input channels times V vectors of output channels stays in registers while the pixels of a band pass. Both
-// operands come from copies of the band: x with the padding written out, g cut into panels as wide as the tile.
+// A tile of R input channels times V vectors of output channels stays in registers while the pixels of a band pass.
+// Both operands come from copies of the band: x with the padding written out, g cut into panels as wide as the tile.
 #pragma once
 
 #include <array>
@@ -85,10 +85,11 @@ inline void add_partial_sums(ffi::ThreadPool& pool, const float* partial, Index 
   });
 }
 
-// Copies images [image, image + images), rows y, y + step, ... and columns x, x + step, ... of `channels` channels from c
-// on, in blocks of BLOCK_CHANNELS, each block_size from the last; zeros lie outside.
-inline void copy_pixels(const float* in, Index h, Index w, Index all_channels, Index image, Index images, Index y, Index rows,
-                        Index x, Index columns, Index step, Index c, Index channels, float* out, Index block_size) {
+// Copies images [image, image + images), rows y, y + step, ... and columns x, x + step, ... of `channels` channels from
+// c on, in blocks of BLOCK_CHANNELS, each block_size from the last; zeros lie outside.
+inline void copy_pixels(const float* in, Index h, Index w, Index all_channels, Index image, Index images, Index y,
+                        Index rows, Index x, Index columns, Index step, Index c, Index channels, float* out,
+                        Index block_size) {
   const Index first = std::clamp<Index>(ceil_div(-x, step), 0, columns);
   const Index last = std::clamp<Index>(ceil_div(w - x, step), first, columns);
   const Index whole = channels / BLOCK_CHANNELS, rest = channels - whole * BLOCK_CHANNELS;
@@ -132,7 +133,8 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
   constexpr int R = Outer<V>::R;
   constexpr Index width = V * LANES;
   const Index taps = op.rows * op.columns, size = taps * op.c * op.k;
-  // Of one tap only those pixels are copied that it reads. Few channels: those of a row of taps are as good as channels.
+  // Of one tap only those pixels are copied that it reads. Where channels are few, those of a row of taps, which lie
+  // one after the other, are taken for channels.
   const Index step = taps == 1 ? op.stride : 1, stride = op.stride / step;
   const bool merged = op.c <= 8;
   const Index columns = (op.out_w - 1) * stride + op.columns;
@@ -151,7 +153,8 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
   float* const partial = groups == 1 ? dw : scratch(SHARED, groups * size);
 
   parallel_for(pool, groups * c_parts * k_parts, [&](Index task) {
-    const Index group = task / (c_parts * k_parts), c0 = task / k_parts % c_parts * c_part, k0 = task % k_parts * k_part;
+    const Index group = task / (c_parts * k_parts);
+    const Index c0 = task / k_parts % c_parts * c_part, k0 = task % k_parts * k_part;
     const Index channels = std::min(c_part, op.c - c0), panels = ceil_div(std::min(k_part, op.k - k0), width);
     const Index sums_size = taps * channels * width;
     const Index x_size = band_images * copied_rows * columns * channels + LANES;
@@ -190,8 +193,8 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
       }
       const Index fetches = panels * ceil_div(channels, R) * taps, next_pixels = band + 1 < last_band ? pixels : 0;
       Ahead next_g{g_band + pixels * op.k, next_pixels, op.k, std::min(k_part, op.k - k0)};
-      Ahead next_x{x + (image * op.h + (y + rows) * op.stride) * op.w * op.c + c0, next_pixels * op.stride * op.stride, op.c,
-                   channels};
+      Ahead next_x{x + (image * op.h + (y + rows) * op.stride) * op.w * op.c + c0,
+                   next_pixels * op.stride * op.stride, op.c, channels};
       const Index x_fetch = ceil_div(next_x.pieces, fetches), g_fetch = ceil_div(next_g.pieces, fetches);
       for (Index panel = 0; panel < panels; ++panel)
         for (Index c = 0; c < channels; c += BLOCK_CHANNELS) {
@@ -207,9 +210,10 @@ void weight_gradient_in_tiles(ffi::ThreadPool& pool, const Convolution& op, cons
               for (Index tile = 0; tile < tiles; ++tile) {
                 const Index r = together * tile / tiles, r_end = together * (tile + 1) / tiles;
                 next_x.fetch(x_fetch), next_g.fetch(g_fetch);
-                Outer<V>::TILES[r_end - r - 1](strip, x_band + c / BLOCK_CHANNELS * block_size + (i * columns + j) * block + r,
-                                     direct_g ? g_band + panel * width : g_copy + panel * g_size,
-                                     sums + panel * sums_size + ((i * op.columns + j) * channels + c + r) * width);
+                Outer<V>::TILES[r_end - r - 1](
+                    strip, x_band + c / BLOCK_CHANNELS * block_size + (i * columns + j) * block + r,
+                    direct_g ? g_band + panel * width : g_copy + panel * g_size,
+                    sums + panel * sums_size + ((i * op.columns + j) * channels + c + r) * width);
               }
         }
     }

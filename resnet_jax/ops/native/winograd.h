@@ -2,7 +2,7 @@
 // "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308). Its transforms have the coefficients 0, 1 and
 // 1/2 alone, so that its rounding errors are those of the direct form, about twice.
 //
-// Blocks of tiles pass through the three steps while they are in the cache. The products take the tiles of correlate.h: a
+// Blocks of tiles pass through the three steps while they are in the cache. The products are those of correlate.h: a
 // tile of 2x2 pixels is to them a pixel, each of the 16 positions a single tap.
 #pragma once
 
@@ -10,9 +10,10 @@
 
 namespace resnet_jax {
 
-constexpr Index WINOGRAD_CHANNELS = 32;               // fewer do not repay the transforms
-constexpr Index WINOGRAD_TILES = 56, FEWEST_TILES = 32;  // of a block: many share a pass over the transformed kernel
-constexpr Index SKEW = 64;                            // floats that keep the 16 positions out of each other's cache sets
+constexpr Index WINOGRAD_CHANNELS = 32;  // fewer do not repay the transforms
+// Of a block: many share a pass over the transformed kernel, few give work to many threads.
+constexpr Index WINOGRAD_TILES = 56, FEWEST_TILES = 32;
+constexpr Index SKEW = 64;  // floats that keep the 16 positions out of each other's cache sets
 
 inline bool takes_winograd(const Correlation& op) {
   return op.taps.size() == 9 && op.in_stride == 1 && op.out_stride == 1 && std::min(op.c, op.k) >= WINOGRAD_CHANNELS;
@@ -43,10 +44,10 @@ struct Tiles {
   Index x(Index tile) const { return tile % across * 2; }
 };
 
-// B^T d B of tiles [begin, begin + count) and channels [c0, c0 + channels): [position][block][tile][channel of the block],
-// positions position_size apart. Channels from c on are zero.
-inline void transform_input(const Tiles& tiles, const float* in, Index c, Index begin, Index count, Index c0, Index channels,
-                            Index block, float* v, Index position_size) {
+// B^T d B of tiles [begin, begin + count) and channels [c0, c0 + channels), as [position][block][tile][channel of the
+// block] with positions position_size apart. Channels from c on are zero.
+inline void transform_input(const Tiles& tiles, const float* in, Index c, Index begin, Index count, Index c0,
+                            Index channels, Index block, float* v, Index position_size) {
   for (Index t = 0; t < count; ++t) {
     const Index tile = begin + t, y = tiles.y(tile) + tiles.low_y, x = tiles.x(tile) + tiles.low_x;
     const float* from[16];
@@ -109,8 +110,8 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
     const Index no_offset = 0;
     for (Index p = 0; p < 16; ++p)
       for (Index kb = 0; kb < k_blocks; ++kb) {
-        const Row row{c_blocks, count * BLOCK, &no_offset, 1, kernel + p * position + kb * padded_c * width, width, width,
-                      true};
+        const float* const panel = kernel + p * position + kb * padded_c * width;
+        const Row row{c_blocks, count * BLOCK, &no_offset, 1, panel, width, width, true};
         correlate_row<BLOCK, 1, V, TILE_PIXELS>(v + p * v_size, row, m + p * m_size + kb * count * width, count);
       }
     for (Index t = 0; t < count; ++t) {

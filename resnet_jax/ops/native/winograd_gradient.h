@@ -1,5 +1,5 @@
-// The weight gradient of a 3x3 convolution with stride 1 as the transpose of Winograd's F(2x2, 3x3): the tiles of x and of g
-// are transformed, multiplied and summed at each of 16 positions; the sums become the 9 taps at the end.
+// The weight gradient of a 3x3 convolution with stride 1 as the transpose of Winograd's F(2x2, 3x3): the tiles of x and
+// of g are transformed, multiplied and summed at each of 16 positions; the sums become the 9 taps at the end.
 #pragma once
 
 #include "weight_gradient.h"
@@ -59,7 +59,8 @@ inline void winograd_gradient(ffi::ThreadPool& pool, const Convolution& op, cons
   float* const partial = groups == 1 ? dw : scratch(SHARED, groups * size);
 
   parallel_for(pool, groups * c_parts * k_parts, [&](Index task) {
-    const Index group = task / (c_parts * k_parts), c0 = task / k_parts % c_parts * c_part, k0 = task % k_parts * k_part;
+    const Index group = task / (c_parts * k_parts);
+    const Index c0 = task / k_parts % c_parts * c_part, k0 = task % k_parts * k_part;
     const Index sums_size = c_part * width, v_size = GRADIENT_TILES * c_part + SKEW;
     const Index m_size = GRADIENT_TILES * k_part + SKEW;
     float* const sums = scratch(LOCAL, 16 * (panels * sums_size + v_size + m_size));  // [position][panel][c][k]

@@ -32,6 +32,7 @@ CASES = {
     "pointwise": (3, (5, 7), 70, 130, (1, 1), 1, (0, 0)),
     "pointwise_many_channels": (2, (5, 5), 300, 40, (1, 1), 1, (0, 0)),
     "pointwise_strided": (3, (7, 8), 70, 33, (1, 1), 2, (0, 0)),
+    "pointwise_strided_colours": (3, (7, 8), 3, 20, (1, 1), 2, (0, 0)),
     "pointwise_padded": (2, (5, 4), 24, 72, (1, 1), 1, (1, 2)),
     "pointwise_strided_padded": (2, (5, 4), 20, 18, (1, 1), 2, (1, 1)),
     "winograd": (2, (14, 14), 64, 64, (3, 3), 1, (1, 1)),
