@@ -1,7 +1,26 @@
 """Which form each operation of a convolution takes on the CPU, and why.
 
-Measured with jax 0.10.2 on two AMD cores with AVX2, in float32, against Eigen's convolutions (training/compile.py) and
-in CPU seconds, as the machine had other work; ``experiments/benchmarks/conv_forms.py`` prints the table of a machine.
+On one device, float32 images with one stride of 1 or 2 for both axes and neither dilation nor groups take the compiled
+form of :mod:`~resnet_jax.ops.native`, if there is a compiler. In GFLOP/s of one core of an AMD EPYC (Zen 5, AVX-512,
+two cores; CPU seconds, as the machine had other work; jax 0.10.2, the clearing of new memory for the result included),
+the forms of the second table first, then the compiled one:
+
+=================================  ===========  ==============  ===============
+convolution                        forward      input gradient  weight gradient
+=================================  ===========  ==============  ===============
+3x3, 16 channels, 128x32x32        91, 186      91, 185         107, 180
+3x3, 32 channels, 128x16x16        213, 262     210, 280        112, 246
+3x3, 64 channels, 128x8x8          239, 385     235, 393        115, 334
+3x3, 64 channels, 16x56x56         289, 379     294, 374        85, 335
+3x3, 256 channels, 16x14x14        221, 463     213, 454        207, 389
+1x1, 1024 to 256, 16x14x14         217, 224     233, 235        172, 187
+3x3 stride 2, 256, 16x28x28        164, 232     193, 234        104, 201
+7x7 stride 2, 3 to 64, 16x224x224  107, 103     25, 38          34, 203
+=================================  ===========  ==============  ===============
+
+Everything else, and everything where there is no compiler or the compiler of XLA may split the arrays, takes these,
+measured on two AMD cores with AVX2 against Eigen's convolutions (training/compile.py);
+``experiments/benchmarks/conv_forms.py`` prints the table of a machine.
 
 ============================  =====================  =================================================================
 convolution                   form                   reason

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from resnet_jax import ops
-from resnet_jax.ops import conv_cpu, conv_spec, tiles
+from resnet_jax.ops import conv_cpu, conv_spec, native, tiles
 from resnet_jax.ops.conv_spec import ConvSpec
 
 #: One convolution for each form: shape of x, shape of the kernel, arguments.
@@ -37,6 +37,19 @@ CASES = {
     "three_dims": ((2, 4, 5, 3, 2), (3, 2, 1, 2, 4), {"strides": (1, 2, 1), "padding": (1, 0, 1)}),
     "one_pixel": ((1, 1, 1, 8), (3, 3, 8, 8), {"padding": (1, 1)}),
 }
+
+
+@pytest.fixture(params=["native", "xla"], scope="module", autouse=True)
+def forms(request):
+    """Everything in this module holds with the compiled convolutions and without them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "xla":
+            patch.setattr(native, "takes", lambda spec, dtype: False)
+        elif not native.available():
+            pytest.skip(f"no compiled convolutions: {native.status()}")
+        jax.clear_caches()
+        yield request.param
+    jax.clear_caches()
 
 
 def both(kernel_shape, *, strides=None, padding=None, dilation=None, groups=1):
@@ -229,7 +242,7 @@ def test_a_split_batch_is_never_gathered(name):
     compiled = jax.jit(gradient, in_shardings=(split, whole)).lower(x, w).compile()
     text = compiled.as_text()
     assert "all-reduce" in text
-    assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
+    assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute", "resnet_jax_conv"))
     assert compiled.output_shardings[1][0].is_equivalent_to(split, x.ndim)
     x, w = jax.device_put(x, split), jax.device_put(w, whole)
     expected = jax.grad(energy(reference), (0, 1))(jax.device_get(x), jax.device_get(w))
@@ -301,7 +314,14 @@ def test_exported_with_an_unknown_batch_for_every_platform():
     (batch,) = export.symbolic_shape("batch")
     abstract = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
     exported = export.export(jax.jit(lambda x: ours(x, w)), platforms=("cpu", "cuda", "tpu"))(abstract)
+    assert "resnet_jax_conv" not in exported.mlir_module()
     close(exported.call(x), reference(x, w))
+
+
+def test_one_device_calls_the_compiled_form(forms):
+    ours, _, x, w = case("strided")
+    text = jax.jit(jax.grad(energy(ours), (0, 1))).lower(x, w).as_text()
+    assert ("resnet_jax_conv_weight_gradient" in text) == (forms == "native")
 
 
 def test_precision_is_that_of_the_call():
@@ -372,18 +392,20 @@ def primitives(f, *operands):
 
 
 @pytest.mark.parametrize(
-    ("name", "products"),
+    ("name", "products", "compiled"),
     [
-        ("pointwise", "fdx"),
-        ("pointwise_padded", ""),
-        ("winograd", "fdx"),
-        ("rows", "x"),
-        ("strided", ""),
-        ("grouped", ""),
-        ("one_dim", ""),
+        ("pointwise", "fdx", True),
+        ("pointwise_padded", "", True),
+        ("winograd", "fdx", True),
+        ("rows", "x", True),
+        ("strided", "", True),
+        ("strided_narrow", "", False),
+        ("dilated", "", False),
+        ("grouped", "", False),
+        ("one_dim", "", False),
     ],
 )
-def test_which_form_is_taken(name, products):
+def test_which_form_is_taken(name, products, compiled, forms):
     """``products`` names the operations without any convolution: f forward, d input gradient, x weight gradient."""
     x_shape, w_shape, arguments = CASES[name]
     dims = len(w_shape) - 2
@@ -394,13 +416,17 @@ def test_which_form_is_taken(name, products):
     )  # fmt: skip
     x, w = arrays(x_shape, w_shape)
     g = conv_spec.forward(x, w, spec)
-    forms = {"f": (conv_cpu.forward, x, w), "d": (conv_cpu.input_gradient, g, w), "x": (conv_cpu.weight_gradient, x, g)}
-    found = ""
-    for letter, (form, *operands) in forms.items():
-        form = functools.partial(form, spec=spec, devices=1)
-        if "conv_general_dilated" not in primitives(form, *operands):
-            found += letter
-    assert found == products
+    found, called = "", ""
+    calls = {"f": (conv_cpu.forward, x, w), "d": (conv_cpu.input_gradient, g, w), "x": (conv_cpu.weight_gradient, x, g)}
+    for letter, (form, *operands) in calls.items():
+        taken = primitives(functools.partial(form, spec=spec, devices=1), *operands)
+        found += letter if not taken & {"conv_general_dilated", "ffi_call"} else ""
+        called += letter if "ffi_call" in taken else ""
+        assert "ffi_call" not in primitives(functools.partial(form, spec=spec, devices=2), *operands)
+    if forms == "native" and compiled:
+        assert (found, called) == ("", "fdx")
+    else:
+        assert (found, called) == (products, "")
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,15 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 import jax
-import jaxlib
 
-from resnet_jax.cache import cache_directory
+from resnet_jax.cache import cache_directory, processor
 
 #: ``off`` keeps XLA's own forms.
 SWITCH = "RESNET_JAX_NATIVE"
@@ -52,11 +50,11 @@ def _load() -> str | None:
     if compiler is None:
         return _slower("no C++ compiler was found: install g++ or clang++, or set CXX")
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
+        library = _opened(compiler)
         for name in FUNCTIONS:
             jax.ffi.register_ffi_target(f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     except subprocess.CalledProcessError as error:
-        return _slower(f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}")
+        return _slower(f"{compiler} failed: {(error.stderr.strip().splitlines() or [f'exit {error.returncode}'])[-1]}")
     except (OSError, AttributeError) as error:
         return _slower(str(error))
     return None
@@ -71,12 +69,22 @@ def _compilers() -> list[str]:
     return [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
 
 
+def _opened(compiler: str) -> ctypes.CDLL:
+    """Load the library; one that does not load (a full disk, another C library) is compiled anew."""
+    library = _compiled(compiler)
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:
+        library.unlink()
+        return ctypes.CDLL(str(_compiled(compiler)))
+
+
 def _compiled(compiler: str) -> Path:
     """Return the library for these sources, compiler, jaxlib and processor; compile it if there is none."""
-    here = resources.files(__package__)
+    here = resources.files("resnet_jax.ops.native")
     sources = {file.name: file.read_bytes() for file in here.iterdir() if file.name.endswith((".cc", ".h"))}
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    identity = repr((sorted(sources.items()), version, jaxlib.__version__, _processor(), FLAGS))
+    identity = repr((sorted(sources.items()), version, metadata.version("jaxlib"), processor(), FLAGS))
     folder = cache_directory() / "native"
     library = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if library.exists():
@@ -93,12 +101,3 @@ def _compiled(compiler: str) -> Path:
         os.replace(built, library)
     return library
 
-
-def _processor() -> str:
-    """Return what ``-march=native`` depends on: a cache directory may be shared by machines."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        keys = ("model name", "flags", "Features", "CPU part")
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.split("\t")[0].rstrip(": ") in keys]
-        return "\n".join(sorted(set(lines)))
-    return f"{platform.machine()} {platform.processor()} {platform.node()}"

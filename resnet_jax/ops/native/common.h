@@ -47,6 +47,17 @@ inline void store_some(float* p, Vec v, Index count) {
 
 inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
+// Pieces of an array that will be needed soon, fetched into the second-level cache in steps.
+struct Ahead {
+  const float* at;
+  Index pieces, stride, floats;
+
+  void fetch(Index count) {
+    for (; count > 0 && pieces > 0; --count, --pieces, at += stride)
+      for (Index i = 0; i < floats; i += 16) __builtin_prefetch(at + i, 0, 2);
+  }
+};
+
 // Memory of this thread that is kept from call to call, so that its pages are not given back and cleared again each
 // time. What the task of a loop writes is LOCAL; what the tasks of all threads read or fill is SHARED, of the caller.
 enum Purpose { LOCAL, SHARED, PURPOSES };

@@ -1,5 +1,5 @@
-// Correlation: out[y * out_stride + first_y, ...] = sum over taps of in[y * in_stride + dy, ...] times the tap's matrix.
-// The forward convolution is one of these, the input gradient one for each phase of the stride.
+// Correlation: out[y * out_stride + first_y, ...] = sum over taps of in[y * in_stride + dy, ...] times the matrix of
+// the tap. The forward convolution is one of these, the input gradient one for each phase of the stride.
 //
 // A tile of R pixels times V vectors of output channels stays in registers while the taps and the input channels pass.
 // The input comes from a copy of some of its rows with the padding written out and the channels cut into blocks of a
@@ -9,6 +9,7 @@
 #pragma once
 
 #include "common.h"
+#include "convolution.h"
 
 namespace resnet_jax {
 
@@ -16,7 +17,7 @@ namespace resnet_jax {
 constexpr int TILE_PIXELS = LANES == 16 ? 14 : LANES == 8 ? 6 : 8;
 // What a thread works on at a time should fit in its second-level cache, beside the packed kernel.
 constexpr Index BAND_BYTES = 256 << 10;
-constexpr Index TASKS = 16;  // enough for some cores, each with some tasks
+constexpr Index LINE = 16;  // floats of a cache line
 
 struct Tap {
   Index dy, dx;         // where it reads, from the pixel it is for
@@ -30,29 +31,31 @@ struct Correlation {
   Index in_stride, out_stride, first_y, first_x;
   Index matrix_c, matrix_k;        // distance of consecutive input and output channels in a tap's matrix
   std::vector<Tap> taps;
+  Index step = 1;  // of a single tap with a stride only those pixels are copied that it reads
 };
 
-// Copies rows [y, y + rows) and columns [x, x + columns) of channels [c, c + BLOCK) of one image; zeros lie outside.
+// Copies rows y, y + step, ... and columns x, x + step, ... of channels [c, c + BLOCK) of one image; zeros lie outside.
 template <int BLOCK>
-void copy_block(const float* image, Index h, Index w, Index channels, Index c, Index y, Index rows, Index x, Index columns,
-                float* out) {
+void copy_block(const float* image, Index h, Index w, Index channels, Index c, Index y, Index rows, Index x,
+                Index columns, Index step, float* out) {
   Index valid = std::min<Index>(BLOCK, channels - c);
   for (Index row = 0; row < rows; ++row, out += columns * BLOCK) {
-    Index in_y = y + row;
+    Index in_y = y + row * step;
     if (in_y < 0 || in_y >= h) {
       std::memset(out, 0, columns * BLOCK * sizeof(float));
       continue;
     }
-    Index first = std::clamp<Index>(-x, 0, columns), last = std::clamp<Index>(w - x, first, columns);
+    Index first = std::clamp<Index>(ceil_div(-x, step), 0, columns);
+    Index last = std::clamp<Index>(ceil_div(w - x, step), first, columns);
     std::memset(out, 0, first * BLOCK * sizeof(float));
     std::memset(out + last * BLOCK, 0, (columns - last) * BLOCK * sizeof(float));
-    const float* in = image + (in_y * w + x + first) * channels + c;
+    const float* in = image + (in_y * w + x + first * step) * channels + c;
     float* to = out + first * BLOCK;
     if (valid == BLOCK) {
-      for (Index column = first; column < last; ++column, in += channels, to += BLOCK)
+      for (Index column = first; column < last; ++column, in += step * channels, to += BLOCK)
         std::memcpy(to, in, BLOCK * sizeof(float));
     } else {
-      for (Index column = first; column < last; ++column, in += channels, to += BLOCK) {
+      for (Index column = first; column < last; ++column, in += step * channels, to += BLOCK) {
         std::memcpy(to, in, valid * sizeof(float));
         std::memset(to + valid, 0, (BLOCK - valid) * sizeof(float));
       }
@@ -60,8 +63,8 @@ void copy_block(const float* image, Index h, Index w, Index channels, Index c, I
   }
 }
 
-// What all tiles of a row have in common: the copied blocks of input channels, the taps as offsets into one of them, the
-// kernel packed in the order [block][tap][input channel][output channel], and where and how to write.
+// What all tiles of a row have in common: the copied blocks of input channels, the taps as offsets into one of them,
+// the kernel packed in the order [block][tap][input channel][output channel], and where and how to write.
 struct Row {
   Index blocks, block_step;
   const Index* taps;
@@ -73,7 +76,7 @@ struct Row {
 
 // R pixels of a row, IN_STRIDE apart in the copied rows, times V vectors of output channels.
 template <int BLOCK, int IN_STRIDE, int R, int V>
-inline void correlate_tile(const float* in, const Row& row, float* out) {
+__attribute__((noinline)) void correlate_tile(const float* in, const Row& row, float* out) {
   const Index out_step = row.out_step, channels = row.channels;
   const float* kernel = row.kernel;
   Vec sums[R][V];
@@ -118,9 +121,22 @@ void correlate_row(const float* in, const Row& row, float* out, Index pixels) {
   }
 }
 
+// Writes a BLOCK x WIDTH panel of a tap's matrix row by row; zeros lie outside its c rows and k columns.
+template <int BLOCK, int WIDTH>
+void pack(const float* matrix, Index matrix_c, Index matrix_k, Index c, Index k, float* out) {
+  if (c < BLOCK || k < WIDTH) std::memset(out, 0, BLOCK * WIDTH * sizeof(float));
+  if (matrix_k == 1) {
+    for (Index i = 0; i < c; ++i) std::memcpy(out + i * WIDTH, matrix + i * matrix_c, k * sizeof(float));
+  } else {
+    for (Index j = 0; j < k; ++j)
+      for (Index i = 0; i < c; ++i) out[i * WIDTH + j] = matrix[i * matrix_c + j * matrix_k];
+  }
+}
+
 template <int BLOCK, int IN_STRIDE, int V>
 void correlate(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
-  const Index tap_count = op.taps.size(), width = V * LANES;
+  constexpr Index width = V * LANES;
+  const Index tap_count = op.taps.size();
   const Index c_blocks = ceil_div(op.c, BLOCK), k_blocks = ceil_div(op.k, width);
   const Index panel = tap_count * BLOCK * width;
 
@@ -129,10 +145,11 @@ void correlate(ffi::ThreadPool& pool, const Correlation& op, const float* in, fl
   parallel_for(pool, k_blocks * c_blocks, [&](Index task) {
     Index k0 = task / c_blocks * width, c0 = task % c_blocks * BLOCK;
     float* to = packed + task * panel;
-    for (const Tap& tap : op.taps)
-      for (Index c = c0; c < c0 + BLOCK; ++c)
-        for (Index k = k0; k < k0 + width; ++k)
-          *to++ = c < op.c && k < op.k ? tap.matrix[c * op.matrix_c + k * op.matrix_k] : 0.0f;
+    for (const Tap& tap : op.taps) {
+      pack<BLOCK, width>(tap.matrix + c0 * op.matrix_c + k0 * op.matrix_k, op.matrix_c, op.matrix_k,
+                         std::min<Index>(BLOCK, op.c - c0), std::min(width, op.k - k0), to);
+      to += BLOCK * width;
+    }
   });
 
   Index low_y = 0, high_y = 0, low_x = 0, high_x = 0;
@@ -149,21 +166,30 @@ void correlate(ffi::ThreadPool& pool, const Correlation& op, const float* in, fl
   const Index row_bytes = columns * BLOCK * IN_STRIDE * group * Index(sizeof(float));
   const Index band = std::clamp<Index>(std::min(BAND_BYTES / row_bytes, ceil_div(op.n * op.out_h, TASKS)), 1, op.out_h);
   const Index bands = ceil_div(op.out_h, band);
-  parallel_for(pool, op.n * bands, [&](Index task) {
-    const Index image = task / bands, y0 = task % bands * band, y1 = std::min(op.out_h, y0 + band);
-    const Index rows = (y1 - y0 - 1) * IN_STRIDE + high_y - low_y + 1, block_step = rows * columns * BLOCK;
-    float* copy = scratch(LOCAL, group * block_step);
-    for (Index cb = 0; cb < c_blocks; cb += group) {
-      for (Index b = 0; b < group; ++b)
-        copy_block<BLOCK>(in + image * op.h * op.w * op.c, op.h, op.w, op.c, (cb + b) * BLOCK, y0 * IN_STRIDE + low_y,
-                          rows, low_x, columns, copy + b * block_step);
-      for (Index kb = 0; kb < k_blocks; ++kb) {
-        const Row row{group, block_step, taps.data(), tap_count, packed + (kb * c_blocks + cb) * panel,
-                      op.out_stride * op.k, op.k - kb * width, cb == 0};
-        for (Index y = y0; y < y1; ++y) {
-          Index pixel = (image * op.full_h + y * op.out_stride + op.first_y) * op.full_w + op.first_x;
-          correlate_row<BLOCK, IN_STRIDE, V, V == 1 && TILE_PIXELS < 8 ? 8 : TILE_PIXELS>(
-              copy + (y - y0) * IN_STRIDE * columns * BLOCK, row, out + pixel * op.k + kb * width, op.out_w);
+  const Index all_bands = op.n * bands, runs = std::min(all_bands, 4 * TASKS);
+  parallel_for(pool, runs, [&](Index run) {
+    const Index last_band = all_bands * (run + 1) / runs;
+    for (Index task = all_bands * run / runs; task < last_band; ++task) {
+      const Index image = task / bands, y0 = task % bands * band, y1 = std::min(op.out_h, y0 + band);
+      const Index rows = (y1 - y0 - 1) * IN_STRIDE + high_y - low_y + 1, block_step = rows * columns * BLOCK;
+      const float* const source = in + image * op.h * op.w * op.c;
+      float* const copy = scratch(LOCAL, group * block_step);
+      Ahead next{source + std::clamp<Index>(y1 * IN_STRIDE * op.step + high_y, 0, op.h) * op.w * op.c, 0, LINE, LINE};
+      if (task + 1 < last_band) next.pieces = (y1 - y0) * IN_STRIDE * op.step * op.w * op.c / LINE;
+      const Index fetch = ceil_div(next.pieces, (y1 - y0) * k_blocks * ceil_div(c_blocks, group));
+      for (Index cb = 0; cb < c_blocks; cb += group) {
+        for (Index b = 0; b < group; ++b)
+          copy_block<BLOCK>(source, op.h, op.w, op.c, (cb + b) * BLOCK, y0 * IN_STRIDE * op.step + low_y, rows, low_x,
+                            columns, op.step, copy + b * block_step);
+        for (Index kb = 0; kb < k_blocks; ++kb) {
+          const Row row{group, block_step, taps.data(), tap_count, packed + (kb * c_blocks + cb) * panel,
+                        op.out_stride * op.k, op.k - kb * width, cb == 0};
+          for (Index y = y0; y < y1; ++y) {
+            next.fetch(fetch);
+            const Index pixel = (image * op.full_h + y * op.out_stride + op.first_y) * op.full_w + op.first_x;
+            correlate_row<BLOCK, IN_STRIDE, V, V == 1 && TILE_PIXELS < 8 ? 8 : TILE_PIXELS>(
+                copy + (y - y0) * IN_STRIDE * columns * BLOCK, row, out + pixel * op.k + kb * width, op.out_w);
+          }
         }
       }
     }
@@ -183,14 +209,26 @@ void correlate_any_stride(ffi::ThreadPool& pool, const Correlation& op, const fl
 }
 
 // To a single tap without stride or padding the pixels of all images are one long row: cut it into full tiles.
-void flatten(Correlation& op) {
+inline void flatten(Correlation& op) {
   const Index pixels = op.n * op.h * op.w;
   const Index w = pixels % 14 == 0 ? 14 : pixels % 8 == 0 ? 8 : op.w;
   op.n = 1, op.h = op.full_h = op.out_h = pixels / w, op.w = op.full_w = op.out_w = w;
 }
 
-void correlate_any(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
+// No tap at all: zeros.
+inline void clear(ffi::ThreadPool& pool, const Correlation& op, float* out) {
+  parallel_for(pool, op.n * op.out_h, [&](Index task) {
+    const Index row = task / op.out_h * op.full_h + task % op.out_h * op.out_stride + op.first_y;
+    float* to = out + (row * op.full_w + op.first_x) * op.k;
+    for (Index i = 0; i < op.out_w; ++i, to += op.out_stride * op.k) std::memset(to, 0, op.k * sizeof(float));
+  });
+}
+
+inline void correlate_any(ffi::ThreadPool& pool, Correlation op, const float* in, float* out) {
   if (op.out_h <= 0 || op.out_w <= 0) return;
+  if (op.taps.empty()) return clear(pool, op, out);
+  if (op.taps.size() == 1) std::swap(op.step, op.in_stride);
+  if (op.c == 3) return correlate_any_stride<3>(pool, op, in, out);  // colours
   if (op.c <= 4) return correlate_any_stride<4>(pool, op, in, out);
   if (op.c <= 16) return correlate_any_stride<16>(pool, op, in, out);
   if (op.c <= 32) return correlate_any_stride<32>(pool, op, in, out);

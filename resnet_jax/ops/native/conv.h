@@ -1,0 +1,56 @@
+// The three operations of a convolution over images, in float32, for the CPU that this file is compiled on.
+//
+// Arrays are dense and row-major: images (N, H, W, C), kernels (rows, columns, C, K). Sums are over fixed blocks in a
+// fixed order that depends on the shapes alone: results do not depend on the number of threads.
+#pragma once
+
+#include "correlate.h"
+#include "weight_gradient.h"
+#include "winograd.h"
+#include "winograd_gradient.h"
+
+namespace resnet_jax {
+
+// One of the forms of a correlation.
+inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in, float* out) {
+  if (op.taps.size() == 1 && op.out_stride == 1 && op.in_stride == 1 && op.taps[0].dy == 0 && op.taps[0].dx == 0 &&
+      op.out_h == op.h && op.out_w == op.w)
+    flatten(op);
+  takes_winograd(op) ? winograd(pool, op, in, out) : correlate_any(pool, op, in, out);
+}
+
+inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y) {
+  Correlation sum{op.n,     op.h,     op.w,      op.c, op.out_h, op.out_w, op.k,
+                  op.out_h, op.out_w, op.stride, 1,    0,        0,        op.k, 1, {}};
+  for (Index i = 0; i < op.rows; ++i)
+    for (Index j = 0; j < op.columns; ++j)
+      sum.taps.push_back({i - op.pad_y, j - op.pad_x, kernel + (i * op.columns + j) * op.c * op.k});
+  correlation(pool, sum, x, y);
+}
+
+inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const float* g, const float* kernel,
+                           float* x) {
+  for (Index py = 0; py < op.stride; ++py)
+    for (Index px = 0; px < op.stride; ++px) {
+      Correlation sum{op.n, op.out_h, op.out_w, op.k, op.h, op.w, op.c, ceil_div(op.h - py, op.stride),
+                      ceil_div(op.w - px, op.stride), 1, op.stride, py, px, 1, op.k, {}};
+      for (Index i = 0; i < op.rows; ++i)
+        for (Index j = 0; j < op.columns; ++j)
+          if ((py + op.pad_y - i) % op.stride == 0 && (px + op.pad_x - j) % op.stride == 0)
+            sum.taps.push_back({(py + op.pad_y - i) / op.stride, (px + op.pad_x - j) / op.stride,
+                                kernel + (i * op.columns + j) * op.c * op.k});
+      correlation(pool, sum, g, x);
+    }
+}
+
+inline void weight_gradient(ffi::ThreadPool& pool, Convolution op, const float* x, const float* g, float* dw) {
+  if (takes_winograd(op)) return winograd_gradient(pool, op, x, g, dw);
+  if (op.rows * op.columns == 1 && op.stride == 1 && op.pad_y == 0 && op.pad_x == 0) {  // pixels are all alike
+    op.n *= op.h * op.w;
+    op.h = op.w = op.out_h = op.out_w = 1;
+  }
+  if (op.k <= LANES) return weight_gradient_in_tiles<1>(pool, op, x, g, dw);
+  return weight_gradient_in_tiles<2>(pool, op, x, g, dw);
+}
+
+}  // namespace resnet_jax
