@@ -100,4 +100,3 @@ def _compiled(compiler: str) -> Path:
         subprocess.run(command, capture_output=True, text=True, check=True)
         os.replace(built, library)
     return library
-
