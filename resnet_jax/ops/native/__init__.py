@@ -6,8 +6,8 @@ forms of the convolutions of ResNets reach 90 to 290 forward and 34 to 207 in th
 equivalent of 285 to 470. All convolutions of a training step of resnet20_cifar (batch 128), one by one, take 115 ms of
 a core, of resnet50 (batch 16) 1.80 s, or 1.56 s into memory that was in use before; PyTorch's, into new memory, 152 ms
 and 2.08 s: to clear the pages of a result of 51 MB takes as long as to compute it.
-XLA's sums over positions, of which batch norm is made, run at a few percent of the speed of memory, those of ``norm.cc``
-at a third to all of it; max-pooling takes a third of the time, its gradient a twentieth.
+XLA's sums over positions, of which batch norm is made, run at a few percent of the speed of memory, those of
+``norm.cc`` at a third to all of it; max-pooling takes a third of the time, its gradient a twentieth.
 
 As ``torch.compile`` does, the C++ is compiled at first use with the compiler of the machine, for its very processor,
 and kept in the user's cache directory. Without a compiler everything works, in XLA's own forms: :func:`status` says
