@@ -16,7 +16,10 @@ constexpr Index WINOGRAD_TILES = 56, FEWEST_TILES = 32;
 constexpr Index SKEW = 64;  // floats that keep the 16 positions out of each other's cache sets
 
 inline bool takes_winograd(const Correlation& op) {
-  return op.taps.size() == 9 && op.in_stride == 1 && op.out_stride == 1 && std::min(op.c, op.k) >= WINOGRAD_CHANNELS;
+  if (op.taps.size() != 9 || op.in_stride != 1 || op.out_stride != 1) return false;
+  const Tap &first = op.taps.front(), &last = op.taps.back();  // opposite corners: nine taps may lie in a line as well
+  return std::abs(last.dy - first.dy) == 2 && std::abs(last.dx - first.dx) == 2 &&
+         std::min(op.c, op.k) >= WINOGRAD_CHANNELS;
 }
 
 // B^T d B and A^T m A along one axis: 4 vectors, each `step` from the next.
