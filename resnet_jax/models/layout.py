@@ -47,8 +47,13 @@ def stacks(execution: str, blocks: int) -> bool:
     return least is not None and blocks - 1 >= least
 
 
-def stack(tree: PyTree, execution: str = "auto") -> PyTree:
+def stack(tree: PyTree, execution: str = "auto", *, axis: int = 0) -> PyTree:
     """Return ``tree``, in any layout, in the one of ``execution``.
+
+    Args:
+        tree: variables, or a state.
+        execution: whose layout.
+        axis: of the blocks in a stacked leaf: 1 in a population, whose members come first.
 
     >>> stage = {f"block{i}": {"bias": np.full(2, i)} for i in range(3)}
     >>> stacked = stack({"stage1": stage}, "scan")
@@ -62,11 +67,11 @@ def stack(tree: PyTree, execution: str = "auto") -> PyTree:
         if not _is_stage(stage):
             return stage
         if STACK in stage:
-            size = _length(stage[STACK])
+            size = _length(stage[STACK], axis)
             if size is None or stacks(execution, size + 1):
                 return stage
-            return _listed(stage, [f"block{index}" for index in range(1, size + 1)])
-        return _stacked(stage) if stacks(execution, len(_rest(stage)) + 1) else stage
+            return _listed(stage, [f"block{index}" for index in range(1, size + 1)], axis)
+        return _stacked(stage, axis) if stacks(execution, len(_rest(stage)) + 1) else stage
 
     return jax.tree.map(convert, tree, is_leaf=_is_stage)
 
@@ -76,13 +81,13 @@ def unstack(tree: PyTree) -> PyTree:
     return stack(tree, "unroll")
 
 
-def like(tree: PyTree, example: PyTree) -> PyTree:
-    """Return ``tree`` in the layout of ``example``, which has the same leaves in some layout."""
+def like(tree: PyTree, example: PyTree, *, axis: int = 0) -> PyTree:
+    """Return ``tree`` in the layout of ``example``, which has the same leaves in some layout; see :func:`stack`."""
 
     def convert(example: PyTree, stage: PyTree) -> PyTree:
         if not _is_stage(example) or (STACK in example) == (STACK in stage):
             return stage
-        return _stacked(stage) if STACK in example else _listed(stage, _rest(example))
+        return _stacked(stage, axis) if STACK in example else _listed(stage, _rest(example), axis)
 
     return jax.tree.map(convert, example, tree, is_leaf=_is_stage)
 
@@ -124,34 +129,40 @@ def _rest(stage: dict[str, Any]) -> list[str]:
     return [f"block{number}" for number in numbers if number > 0]
 
 
-def _stacked(stage: dict[str, Any]) -> dict[str, Any]:
+def _stacked(stage: dict[str, Any], axis: int) -> dict[str, Any]:
     names = _rest(stage)
     first, *others = (stage[name] for name in names)
-    if any(jax.tree.structure(other) != jax.tree.structure(first) for other in others):
-        return stage  # parts of them are missing: the optimizer's memory of a network frozen in parts
+    if any(_form(other) != _form(first) for other in others):
+        return stage  # parts are missing (the optimizer's memory of a network frozen in parts), or no equal blocks
     kept = {name: block for name, block in stage.items() if name not in names}
-    return {**kept, STACK: jax.tree.map(lambda *leaves: _join(leaves), first, *others)}
+    return {**kept, STACK: jax.tree.map(lambda *leaves: _join(leaves, axis), first, *others)}
 
 
-def _listed(stage: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _listed(stage: dict[str, Any], names: Sequence[str], axis: int) -> dict[str, Any]:
     kept = {name: block for name, block in stage.items() if name != STACK}
-    blocks = {name: jax.tree.map(lambda leaf, i=i: _take(leaf, i), stage[STACK]) for i, name in enumerate(names)}
+    blocks = {name: jax.tree.map(lambda leaf, i=i: _take(leaf, i, axis), stage[STACK]) for i, name in enumerate(names)}
     return {**kept, **blocks}
 
 
-def _length(stacked: PyTree) -> int | None:
+def _form(block: PyTree) -> Any:
+    return jax.tree.structure(block), [jnp.shape(leaf) for leaf in jax.tree.leaves(block)]
+
+
+def _length(stacked: PyTree, axis: int) -> int | None:
     leaves = jax.tree.leaves(stacked)
-    return leaves[0].shape[0] if leaves else None
+    return leaves[0].shape[axis] if leaves else None
 
 
-def _join(leaves: Sequence[Any]) -> Any:
+def _join(leaves: Sequence[Any], axis: int) -> Any:
     first = leaves[0]
     if isinstance(first, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((len(leaves), *first.shape), first.dtype, sharding=first.sharding)
-    return np.stack(leaves) if isinstance(first, np.ndarray) else jnp.stack(leaves)
+        shape = (*first.shape[:axis], len(leaves), *first.shape[axis:])
+        return jax.ShapeDtypeStruct(shape, first.dtype, sharding=first.sharding)
+    return np.stack(leaves, axis) if isinstance(first, np.ndarray) else jnp.stack(leaves, axis)
 
 
-def _take(leaf: Any, index: int) -> Any:
+def _take(leaf: Any, index: int, axis: int) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=leaf.sharding)
-    return leaf[index]
+        shape = (*leaf.shape[:axis], *leaf.shape[axis + 1 :])
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+    return leaf[(slice(None),) * axis + (index,)]

@@ -44,14 +44,16 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, kind: Kind, state: TrainState, progress: dict[str, Any]) -> None:
+    def save(self, kind: Kind, state: TrainState, progress: dict[str, Any], *, axis: int = 0) -> None:
         """Start writing ``state`` and the JSON-serializable, non-empty ``progress`` under the state's step.
 
-        Saving the same step a second time into one folder does nothing: it would be the same state.
+        Saving the same step a second time into one folder does nothing: it would be the same state. ``axis`` is that of
+        stacked blocks: 1 in a population, whose members come first.
         """
         checkpointer, step = self._checkpointer(kind), int(state.step)
         if step not in self.steps(kind):
-            checkpointer.save_checkpointables_async(step, {"state": _relayout(state, stack), "progress": progress})
+            written = _relayout(state, lambda state: stack(state, axis=axis))
+            checkpointer.save_checkpointables_async(step, {"state": written, "progress": progress})
 
     def steps(self, kind: Kind) -> list[int]:
         """Return the saved steps, oldest first; empty if there is none."""
@@ -59,19 +61,20 @@ class Checkpoints:
             return []
         return [checkpoint.step for checkpoint in self._checkpointer(kind).checkpoints]
 
-    def restore(self, kind: Kind, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, kind: Kind, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]]:
         """Load the newest checkpoint of ``kind``: the state and the progress saved with it.
 
         Args:
             kind: ``last`` or ``best``.
             like: a state with the shapes, dtypes and shardings wanted; the checkpoint may have been written on
                 another number of devices.
+            axis: as for :meth:`save`.
 
         Raises:
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
-        loaded = self._load(kind, {"state": stack(jax.tree.map(_abstract, like)), "progress": None})
-        return _relayout(loaded["state"], lambda state: layout.like(state, like)), loaded["progress"]
+        loaded = self._load(kind, {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None})
+        return _relayout(loaded["state"], lambda state: layout.like(state, like, axis=axis)), loaded["progress"]
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Load some fields of the newest state, and the step it is from; for use without the optimizer.

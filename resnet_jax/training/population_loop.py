@@ -155,7 +155,7 @@ def train_population(
 
 def save_population(checkpoints: Checkpoints, states: TrainState, progress: PopulationProgress) -> None:
     """Start writing the population as ``last``, under the step that its members share."""
-    checkpoints.save("last", states.replace(step=states.step[0]), progress.to_json())
+    checkpoints.save("last", states.replace(step=states.step[0]), progress.to_json(), axis=1)
 
 
 def restore_population(checkpoints: Checkpoints, like: TrainState, mesh: Mesh) -> tuple[TrainState, PopulationProgress]:
@@ -169,7 +169,8 @@ def restore_population(checkpoints: Checkpoints, like: TrainState, mesh: Mesh) -
     Raises:
         RunError: there is no checkpoint, or it does not fit.
     """
-    states, progress = checkpoints.restore("last", like.replace(step=jax.device_put(like.step[0], replicated(mesh))))
+    single = like.replace(step=jax.device_put(like.step[0], replicated(mesh)))
+    states, progress = checkpoints.restore("last", single, axis=1)
     steps = jnp.broadcast_to(states.step, (population_size(like),))
     return states.replace(step=jax.device_put(steps, replicated(mesh))), PopulationProgress.from_json(progress)
 

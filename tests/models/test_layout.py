@@ -73,6 +73,19 @@ def test_optimizer_states_and_shapes_are_converted_too():
     assert jax.tree.map(jnp.shape, unstack(stack(shapes))) == jax.tree.map(jnp.shape, variables)
 
 
+def test_behind_the_members_of_a_population():
+    """Three members: taken for blocks, they would be too few to stay stacked."""
+    runs = [random_variables(model("unroll"), (8, 8, 3), seed=seed) for seed in range(3)]
+    listed = jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *(stack(run) for run in runs))
+    same(stack(listed, axis=1), expected)
+    same(stack(expected, axis=1), expected)
+    same(stack(expected, "unroll", axis=1), listed)
+    same(like(expected, listed, axis=1), listed)
+    shapes = jax.eval_shape(lambda: listed)
+    assert jax.tree.map(jnp.shape, stack(shapes, axis=1)) == jax.tree.map(jnp.shape, expected)
+
+
 def test_a_tree_that_is_frozen_in_parts_stays_listed():
     stage = {"block0": 0, **{f"block{index}": {"w": np.ones(1)} if index < 5 else {} for index in range(1, 12)}}
     assert stack({"stage1": stage}) == {"stage1": stage}
@@ -84,6 +97,7 @@ def test_a_tree_that_is_frozen_in_parts_stays_listed():
         {"blocks": {"conv1": {"kernel": np.ones((3, 3, 1, 1))}}},  # a module of that name, and no stack
         {"block0": {"w": np.ones(2)}, "block1": {"w": np.ones(2)}, "norm": {"scale": np.ones(2)}},
         {"stage1": {f"block{index}x": np.ones(1) for index in range(20)}},
+        {"net": {f"block{index}": {"kernel": np.ones((index + 1, index + 2))} for index in range(20)}},  # not equal
     ],
 )
 def test_modules_of_others_are_left_alone(tree):

@@ -89,6 +89,32 @@ def test_any_execution_goes_on_with_the_state_of_any_other(tmp_path, written, re
     assert step == 4
 
 
+def population(execution: str, members: int) -> TrainState:
+    """A state of members that differ, with ten blocks each; the step is theirs together."""
+    single = layered_state(execution)
+
+    def spread(leaf: jax.Array) -> jax.Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jnp.stack([leaf if is_key else leaf + 100 * index for index in range(members)])
+
+    return jax.tree.map(spread, single).replace(step=single.step)
+
+
+@pytest.mark.parametrize("members", [2, 9])
+@pytest.mark.parametrize(("written", "read"), [("auto", "unroll"), ("unroll", "auto"), ("auto", "auto")])
+def test_the_members_of_a_population_are_not_taken_for_blocks(tmp_path, written, read, members):
+    """Nine of them are as many as the equal blocks: exchanged, they would fit."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", population(written, members), NOTE, axis=1)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore("last", population(read, members), axis=1)
+    assert_same(state, population(read, members))
+    expected = jax.tree.map(lambda leaf: jnp.shape(leaf)[:2], population("auto", members).params)
+    found = jax.tree.map(lambda leaf: jnp.shape(leaf)[:2], stack(state.params, axis=1))
+    assert found == expected
+    assert found["stage1"]["blocks"]["branch"]["w"] == (members, 9)
+
+
 def test_the_layout_on_disk_does_not_depend_on_the_execution(tmp_path):
     names = {}
     for execution in ("auto", "scan", "unroll"):
