@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 #: glibc's names for them, ``<malloc.h>``.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -19,6 +20,8 @@ def keep_freed_memory() -> bool:
     It is a choice for a whole process, which belongs to its program: the command line makes it, importing this package
     does not. Call it before JAX runs anything: threads keep the heap that they have begun with.
     """
+    if not sys.platform.startswith("linux"):
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

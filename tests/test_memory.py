@@ -43,3 +43,9 @@ def test_a_step_that_runs_again_touches_few_new_pages():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert not memory.keep_freed_memory()
+
+
+def test_nor_is_another_system(monkeypatch):
+    monkeypatch.setattr(memory.sys, "platform", "win32")
+    monkeypatch.delattr(memory.ctypes, "CDLL")  # there it takes no None
+    assert not memory.keep_freed_memory()

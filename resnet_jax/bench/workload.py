@@ -78,7 +78,7 @@ def peer_network(config: ResNetConfig) -> dict[str, Any]:
     """Return the network as arguments for the other frameworks' side, or refuse it.
 
     They build what He et al. (2016) describe: basic blocks and bottlenecks in post-activation order with batch norm,
-    the CIFAR and the ImageNet stem, shortcuts A and B.
+    the CIFAR and the ImageNet stem, shortcuts A and B; in float32 or bfloat16.
 
     Raises:
         UsageError: with the choices that they do not have.
@@ -87,7 +87,11 @@ def peer_network(config: ResNetConfig) -> dict[str, Any]:
     'A'
     """
     plain = ResNetConfig(config.stage_sizes, config.widths)
-    covered = {"stem": ("cifar", "imagenet"), "shortcut": ("A", "A_end", "B")}
+    covered = {
+        "stem": ("cifar", "imagenet"),
+        "shortcut": ("A", "A_end", "B"),
+        "dtype": ("float32", "bfloat16"),
+    }
     other = [name for name, values in covered.items() if getattr(config, name) not in values]
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
@@ -98,6 +102,6 @@ def peer_network(config: ResNetConfig) -> dict[str, Any]:
         listed = ", ".join(f"{name} {getattr(config, name)}" for name in other)
         raise UsageError(
             "--against-python compares ResNets v1 and v1.5 with basic or bottleneck blocks, batch norm, the cifar or "
-            f"imagenet stem and shortcuts A or B; this network has {listed}"
+            f"imagenet stem, shortcuts A or B, in float32 or bfloat16; this network has {listed}"
         )
     return {name: getattr(config, name) for name in SHARED}

@@ -23,7 +23,7 @@ class Choices:
     execution: str | None = None
     """How depth is executed: auto, unroll or scan."""
     remat: str | None = None
-    """What the backward pass computes again: none, block or the name of a policy."""
+    """What the backward pass computes again: none, block (all of it) or conv (all but convolutions)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,7 @@ def test_the_classics_can_be_compared(name):
         ("resnet20_cifar", {"drop_path": 0.1}, "drop_path 0.1"),
         ("resnext50_32x4d", {}, "groups 32, base_width 4"),
         ("seresnet50", {}, "attention se"),
+        ("resnet20_cifar", {"dtype": "float16"}, "dtype float16"),
     ],
 )
 def test_other_networks_are_refused_with_what_they_have(name, choices, reason):
