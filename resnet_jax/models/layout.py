@@ -29,7 +29,8 @@ import numpy as np
 PyTree = Any
 
 STACK = "blocks"
-#: As many equal blocks are stacked: by ``execution``. Fewer compile as fast one by one, and run without copies.
+#: As many equal blocks are stacked: by ``execution``. Fewer compile as fast one by one, and run without copies. The
+#: number of ``auto`` is part of the format of files.
 LEAST: dict[str, int | None] = {"auto": 8, "scan": 2, "unroll": None}
 
 _BLOCK = re.compile(r"block(\d+)")

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -28,17 +29,23 @@ FUNCTIONS = (
 )  # fmt: skip
 
 _log = logging.getLogger(__name__)
+_lock = threading.Lock()
 
 
 def available() -> bool:
     """Return whether the compiled operations can be used; the first call may compile them (about 20 s)."""
-    return _load() is None
+    return _reason() is None
 
 
 def status() -> str:
     """Return ``native``, or ``xla`` and the reason."""
-    reason = _load()
+    reason = _reason()
     return "native" if reason is None else f"xla ({reason})"
+
+
+def _reason() -> str | None:
+    with _lock:  # programs may be lowered in several threads
+        return _load()
 
 
 @functools.cache

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shlex
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -65,6 +67,18 @@ def test_two_at_once_get_one_whole_library(quick_compiler, cache):
         first, second = pool.map(build._opened, [compiler, compiler])
     assert first._name == second._name
     assert len(list((cache / "native").iterdir())) == 1
+
+
+def test_two_threads_load_it_once(monkeypatch):
+    calls = []
+
+    def slow():
+        calls.append(time.sleep(0.1))
+
+    monkeypatch.setattr(build, "_load", functools.cache(slow))
+    with ThreadPoolExecutor(2) as pool:
+        assert [future.result() for future in [pool.submit(native.available) for _ in range(2)]] == [True, True]
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a library"])
