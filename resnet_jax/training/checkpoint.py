@@ -10,6 +10,7 @@ result. Writing is asynchronous, so a state may be donated to the next step righ
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +53,7 @@ class Checkpoints:
         """
         checkpointer, step = self._checkpointer(kind), int(state.step)
         if step not in self.steps(kind):
-            written = _relayout(state, lambda state: stack(state, axis=axis))
+            written = _relayout(state, stack, axis)
             checkpointer.save_checkpointables_async(step, {"state": written, "progress": progress})
 
     def steps(self, kind: Kind) -> list[int]:
@@ -74,7 +75,7 @@ class Checkpoints:
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
         loaded = self._load(kind, {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None})
-        return _relayout(loaded["state"], lambda state: layout.like(state, like, axis=axis)), loaded["progress"]
+        return _relayout(loaded["state"], partial(layout.like, example=like), axis), loaded["progress"]
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Load some fields of the newest state, and the step it is from; for use without the optimizer.
@@ -90,7 +91,7 @@ class Checkpoints:
         context.pytree.loading.partial_load = True
         with context:
             loaded = self._load(kind, {"state": stack(like)})
-        return _relayout(loaded["state"], lambda state: layout.like(state, like)), self.steps(kind)[-1]
+        return _relayout(loaded["state"], partial(layout.like, example=like), 0), self.steps(kind)[-1]
 
     def _load(self, kind: Kind, abstract: dict[str, Any]) -> dict[str, Any]:
         steps = self.steps(kind)
@@ -119,10 +120,10 @@ class Checkpoints:
         return self._open[kind]
 
 
-def _relayout(tree: Any, convert: Callable[[Any], Any]) -> Any:
-    """Return ``convert(tree)``, compiled if there is anything to convert."""
-    same = jax.tree.structure(jax.eval_shape(convert, tree)) == jax.tree.structure(tree)
-    return tree if same else jax.jit(convert)(tree)
+def _relayout(tree: Any, convert: Callable[..., Any], axis: int) -> Any:
+    """Return ``convert(tree, axis=axis)``, compiled if there is anything to convert (once for each ``convert``)."""
+    same = jax.tree.structure(jax.eval_shape(partial(convert, axis=axis), tree)) == jax.tree.structure(tree)
+    return tree if same else jax.jit(convert, static_argnames="axis")(tree, axis=axis)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
