@@ -60,7 +60,8 @@ def processor() -> str:
 def keep_compiled_programs() -> Path | None:
     """Let JAX keep what it compiles, so that a later process with the same program starts without compiling.
 
-    A kept program is the very one that was compiled: its numbers are the same to the last bit. On a GPU the choices of
+    A kept program is the very one that was compiled: with the same version of this package, which may bring other C++
+    for it to call, its numbers are the same to the last bit. On a GPU the choices of
     autotuning are kept too. A directory that the user gave JAX (``JAX_COMPILATION_CACHE_DIR``) stays. Call it before
     anything is compiled.
 

@@ -321,8 +321,8 @@ def config_to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
-#: Fields that change how a run is watched, fed or computed, and not what comes out (beyond rounding, for the last two).
-WITHOUT_EFFECT = ("data.threads", "train.log_every", "model.execution", "model.remat")
+#: Fields that change how a run is watched, fed or computed, and not what comes out (the last three: beyond rounding).
+WITHOUT_EFFECT = ("data.threads", "train.log_every", "train.steps_per_dispatch", "model.execution", "model.remat")
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

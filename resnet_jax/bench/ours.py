@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from resnet_jax.bench.limits import image_costs, measure_limits
 from resnet_jax.bench.workload import Workload
+from resnet_jax.memory import keep_freed_memory
 from resnet_jax.models.count import abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
@@ -32,13 +33,15 @@ OPTIMIZER = OptimConfig("sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-
 
 
 def prepare(spec: dict[str, Any]) -> Ours:
-    """Build and compile; see :mod:`resnet_jax.bench.serve`."""
+    """Build and compile, in a process that keeps its memory as the command line's does; see :mod:`.serve`."""
+    keeps_memory = keep_freed_memory()
     workload = on_this_device(Workload(**spec))
     side, model = Ours(workload), workload.network()
     sizes = count(model, workload.input_shape)
     side.facts |= {
         **environment(),
         "params": sizes.params,
+        "keeps_freed_memory": keeps_memory,
         "dtype": model.config.dtype,
         "costs": image_costs(model, workload.input_shape, workload.mode),
     }

@@ -3,6 +3,9 @@
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.count import Counts, abstract_variables, count
+from resnet_jax.models.initialize import init_variables
+from resnet_jax.models.layout import stack as stack_blocks
+from resnet_jax.models.layout import unstack as unstack_blocks
 from resnet_jax.models.norm import BatchNorm, GroupNorm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
@@ -19,5 +22,8 @@ __all__ = [
     "abstract_variables",
     "count",
     "create_model",
+    "init_variables",
     "list_models",
+    "stack_blocks",
+    "unstack_blocks",
 ]

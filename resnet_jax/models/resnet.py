@@ -83,6 +83,12 @@ class Stage(nn.Module):
             return block(x, train=train, varying=varying), None
 
         scanned = layout.stacks(config.execution, len(self.blocks))
+        if not self.is_initializing() and self.has_variable("params", "block1" if scanned else layout.STACK):
+            raise UsageError(
+                f"{'/'.join(self.path)}: these variables are {'listed block by block' if scanned else 'stacked'}, and "
+                f"execution {config.execution!r} of {len(self.blocks)} blocks needs the other layout: "
+                f"resnet_jax.stack_blocks(variables, {config.execution!r}) brings them into it"
+            )
         if config.remat != "none":
             # in a loop nothing can undo it; elsewhere the compiler would find the common subexpressions
             run = nn.remat(run, prevent_cse=not scanned, policy=_KEPT[config.remat])
@@ -105,8 +111,8 @@ class ResNet(nn.Module):
 
     Variables are ``params`` and, with batch norm, ``batch_stats``. Paths read ``stem/conv``,
     ``stage1/block0/branch/conv1``, ``stage2/block0/shortcut/conv``, ``head``: stages count from 1, blocks from 0. A
-    stage that is scanned has one path ``stage1/blocks/...`` for its blocks after the first
-    (:mod:`resnet_jax.models.layout`).
+    stage that is scanned has one path ``stage1/blocks/...`` for its blocks after the first, in what it captures too;
+    ``unstack_blocks`` gives each its own (:mod:`resnet_jax.models.layout`).
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -69,7 +69,8 @@ def accumulate_gradients(
 
     zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     parts = (micro(images), micro(labels), jax.random.split(dropout_key, steps))
-    # XLA:CPU compiles gradient convolutions 10 to 27 times slower inside a loop: unroll there.
+    # In a loop XLA:CPU makes the gradients of lax's convolutions (Flax's layers, not ours) 10 to 27 times slower, and
+    # the step takes any network: unroll there.
     unroll = steps if jax.default_backend() == "cpu" else 1
     (value, correct, grads), stats = lax.scan(body, zeros, parts, unroll=unroll)
     if jax.tree.leaves(batch_stats):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models import create_model
+from resnet_jax.errors import UsageError
+from resnet_jax.models import create_model, stack_blocks
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import unstack
 from resnet_jax.training.compile import INIT_OPTIONS
@@ -173,3 +174,16 @@ def test_the_choice_is_part_of_the_configuration():
         build({}, execution="loop")
     with pytest.raises(ValueError, match="unknown remat 'all'"):
         build({}, remat="all")
+
+
+@pytest.mark.parametrize(("given", "execution"), [("unroll", "scan"), ("scan", "unroll")])
+def test_variables_in_the_other_layout_are_refused_with_the_way_out(given, execution):
+    x = jnp.ones((1, 4, 4, 3))
+    variables = jax.eval_shape(
+        lambda key: init_variables(build({}, execution=given), key, x.shape[1:]), jax.random.key(0)
+    )
+    model = build({}, execution=execution)
+    with pytest.raises(UsageError, match=rf"stage2: .*resnet_jax.stack_blocks\(variables, '{execution}'\)"):
+        jax.eval_shape(lambda v: model.apply(v, x, train=False), variables)
+    other = stack_blocks(variables, execution)
+    assert jax.eval_shape(lambda v: model.apply(v, x, train=False), other).shape == (1, 3)

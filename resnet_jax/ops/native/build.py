@@ -82,7 +82,7 @@ def _opened(compiler: str) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(library))
     except OSError:
-        library.unlink()
+        library.unlink(missing_ok=True)
         return ctypes.CDLL(str(_compiled(compiler)))
 
 
