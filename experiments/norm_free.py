@@ -13,7 +13,7 @@ for an accelerator:
 This script runs a reduced one that a CPU can do, **not comparable with published accuracies**: a fixed part of the
 training images (the first of each class), brought to 16 pixels, a few epochs with a cosine schedule.
 
-    uv run python experiments/norm_free.py --data FOLDER --out experiments/results/norm-free
+    uv run python experiments/norm_free.py --data FOLDER --out experiments/results/norm-free/study
 
 FOLDER has train/CLASS/* and test/CLASS/*. Hardware, time and result: experiments/results/norm-free/README.md.
 """
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--depths", default="resnet20_cifar,resnet56_cifar")
     parser.add_argument("--seeds", default="3")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--members-at-once", type=int, default=1, help="seeds in one program")
     parser.add_argument("--train", type=int, default=500, help="training images per class")
