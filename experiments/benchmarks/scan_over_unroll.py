@@ -5,7 +5,8 @@ its time; rematerialization brings ResNet-1202 at batch 8 below 300 MiB of tempo
 
     uv run python experiments/benchmarks/scan_over_unroll.py --out experiments/results/bench/scan-over-unroll.json
 
-Hardware and result: experiments/results/bench/README.md. Two CPU cores need about six minutes, four of them to compile the unrolled step.
+Hardware and result: experiments/results/bench/README.md. Two CPU cores need about six minutes, four of them to compile
+the unrolled step.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet_jax.ops.channels import moments
 from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.max_pool import max_pool_p
 
@@ -43,7 +44,8 @@ def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
     >>> global_mean_pool(jnp.ones((2, 4, 4, 3), jnp.bfloat16)).dtype
     dtype('float32')
     """
-    return jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
+    mean, _ = moments(x.astype(at_least_float32(x.dtype)))  # on the CPU XLA takes 2 % of an inference for it
+    return mean
 
 
 def global_max_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
