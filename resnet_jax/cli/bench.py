@@ -36,7 +36,7 @@ class SpeedOptions:
     """Images of a step."""
     choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
     steps_per_dispatch: int = 1
-    """Train steps inside one compiled call."""
+    """Train steps inside one compiled call: a scan over as many batches of float images that lie on the device."""
     against_python: Path | None = None
     """An interpreter that has torch: also measure PyTorch (eager, torch.compile) and plain Flax, in alternation."""
     torch_compile_mode: str = "default"
@@ -60,7 +60,7 @@ class CompileOptions:
     """Images of a step."""
     choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
     steps_per_dispatch: int = 1
-    """Train steps inside one compiled call."""
+    """As for bench train: a scan over as many batches of float images."""
     warm: bool = True
     """Also measure the first step of a process that finds its compilation in a cache."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)

@@ -24,18 +24,6 @@ from tests.ops.test_conv import close
 COMPILED = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 
 
-@pytest.fixture(params=["compiled", "plain"])
-def form(request, monkeypatch):
-    """Run a test with the compiled sums and without; nothing that the other left compiled is used."""
-    if request.param == "plain":
-        monkeypatch.setattr(native, "available", lambda: False)
-    elif not native.available():
-        pytest.skip("no C++ compiler")
-    jax.clear_caches()
-    yield request.param
-    jax.clear_caches()
-
-
 def arrays(shape, *, seed=0, dtype: DTypeLike = np.float32):
     """Return an x of the shape, a like cotangent, and a gain and a bias per channel."""
     rng = np.random.default_rng(seed)

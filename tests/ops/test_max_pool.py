@@ -21,18 +21,6 @@ from tests.ops.test_conv import close
 SIZES = [(3, 2, 1), (2, 2, 0), (3, 1, 2), (4, 3, 0), (1, 2, 0)]
 
 
-@pytest.fixture(params=["compiled", "plain"])
-def form(request, monkeypatch):
-    """Run a test with the compiled forms and without; nothing that the other left compiled is used."""
-    if request.param == "plain":
-        monkeypatch.setattr(native, "available", lambda: False)
-    elif not native.available():
-        pytest.skip("no C++ compiler")
-    jax.clear_caches()
-    yield request.param
-    jax.clear_caches()
-
-
 def both(window, stride, padding):
     def reference(x):
         dims = x.ndim - 2
