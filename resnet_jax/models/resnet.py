@@ -13,6 +13,7 @@ from resnet_jax.models import layers, layout
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer
+from resnet_jax.models.instrument import BLOCK_AXES
 from resnet_jax.models.plan import BlockPlan, Varying, plan_stages, stem_widths
 
 _AXES = {1: "W", 2: "H, W", 3: "D, H, W"}
@@ -99,7 +100,7 @@ class Stage(nn.Module):
             loop = nn.scan(
                 run,
                 length=len(rest),
-                variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+                variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0, **BLOCK_AXES},
                 split_rngs={"params": True, "dropout": True},
             )
             x, _ = loop(Block(config, rest[0], name=layout.STACK), x, Varying.stacked(rest, key, config.dtype))

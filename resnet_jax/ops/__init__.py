@@ -5,6 +5,7 @@ from resnet_jax.ops.conv import conv
 from resnet_jax.ops.drop_path import drop_path
 from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
+from resnet_jax.ops.probe import gate, squared_norm, tap
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
 
@@ -12,6 +13,7 @@ __all__ = [
     "at_least_float32",
     "conv",
     "drop_path",
+    "gate",
     "global_max_pool",
     "global_mean_pool",
     "max_pool",
@@ -19,6 +21,8 @@ __all__ = [
     "moments",
     "normalize",
     "scaled_standardize",
+    "squared_norm",
     "standardize",
     "subsample_and_pad",
+    "tap",
 ]
