@@ -15,7 +15,7 @@ def squared_norm(x: Array) -> Float[Array, ""]:
 
 
 @jax.custom_vjp
-def tap(x: Float[Array, "..."], probe: Float[Array, ""]) -> Float[Array, "..."]:
+def tap(x: Float[Array, "*shape"], probe: Float[Array, ""]) -> Float[Array, "*shape"]:
     """Return ``x``; the gradient with respect to ``probe`` is the squared norm of the gradient with respect to ``x``.
 
     So the norms of the gradients at any number of places are one more gradient, of one number per place: nothing is
@@ -42,7 +42,7 @@ tap.defvjp(lambda x, probe: (x, jnp.asarray(probe)), _tap_backward)
 
 
 @jax.custom_vjp
-def gate(x: Float[Array, "..."], factor: Float[Array, ""]) -> Float[Array, "..."]:
+def gate(x: Float[Array, "*shape"], factor: Float[Array, ""]) -> Float[Array, "*shape"]:
     """Return ``x``; the gradient with respect to it is multiplied by ``factor``.
 
     >>> float(jax.grad(lambda x: gate(x * x, 0.5))(3.0))
