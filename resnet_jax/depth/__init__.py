@@ -9,6 +9,12 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "Anatomy": "resnet_jax.models.instrument",
+    "BLOCK_AXES": "resnet_jax.models.instrument",
+    "DepthProfile": "resnet_jax.depth.result",
+    "Identity": "resnet_jax.models.instrument",
+    "instrumented": "resnet_jax.models.instrument",
+    "profile": "resnet_jax.depth.profiling",
     "Moments": "resnet_jax.depth.measure",
     "measure_moments": "resnet_jax.depth.measure",
     "sample_moments": "resnet_jax.depth.measure",

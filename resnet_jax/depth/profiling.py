@@ -1,0 +1,233 @@
+"""Signals and gradients through depth: one forward and one backward pass, two dozen numbers for every block."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from resnet_jax.depth.result import DepthProfile
+from resnet_jax.depth.signals import FORWARD, forward_signals
+from resnet_jax.errors import UsageError
+from resnet_jax.models.instrument import PROBES, SIGNALS, Anatomy, Chart, instrumented, probe, survey
+from resnet_jax.models.layout import is_stacked, listed_paths
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.ops import at_least_float32, squared_norm
+
+Loss = Callable[[Array, Array], Array]
+
+_POINTS = ("input", "output", "preact", "branch_in", "skip_in", "seen")
+
+
+def cross_entropy(logits: Float[Array, "n k"], labels: Array) -> Float[Array, " n"]:
+    """Return the cross-entropy of each example; labels are classes (N,) or shares of classes (N, k)."""
+    logits = logits.astype(at_least_float32(logits.dtype))
+    if labels.ndim == 1:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
+
+
+def profile(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Float[Array, "n *spatial c"],
+    labels: Array,
+    *,
+    train: bool = True,
+    loss: Loss = cross_entropy,
+    optimizer: tuple[optax.GradientTransformation, Any] | None = None,
+    anatomy: Anatomy | None = None,
+    key: Array | None = None,
+) -> DepthProfile:
+    """Measure what reaches every block of a network, forward and backward, on one batch.
+
+    Works at initialization and on a trained network, unrolled, scanned and rematerialized, in any dtype (sums are in
+    float32 or wider), and on a batch that is sharded over devices: the numbers are those of the whole batch. The
+    first call for a network compiles; later ones with arrays of the same shapes do not.
+
+    Args:
+        model: a Linen module called as ``model(x, train=...)``.
+        variables: ``params`` and, with batch norm, ``batch_stats``; in the layout of the network's execution.
+        images: normalized images (or whatever the network takes).
+        labels: for the loss.
+        train: batch norm normalizes by the statistics of this batch, as in a train step; else by its running averages.
+            ``about["normalization"]`` of the result says which. Ours drop nothing in either case; other networks drop
+            what they drop, by ``key``.
+        loss: per-example loss ``(logits, labels) -> (N,)``; its mean is what is differentiated.
+        optimizer: ``(transformation, its state)`` to measure updates with.
+        anatomy: what a block is; None: this library's.
+        key: for what other people's networks drop.
+
+    Raises:
+        UsageError: the network has no such blocks, or its variables do not fit.
+
+    >>> from resnet_jax.models import create_model, init_variables
+    >>> model = create_model("resnet20_cifar", widths=(4, 8, 16), num_classes=10)
+    >>> images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    >>> variables = jax.jit(lambda key: init_variables(model, key, (8, 8, 3)))(jax.random.key(0))
+    >>> found = profile(model, variables, images, jnp.arange(4))
+    >>> found.names[0], found.grad_norm.shape, found.about["normalization"]
+    ('stage1/block0', (9,), 'batch norm, statistics of this batch')
+    """
+    if len(images) != len(labels):
+        raise UsageError(f"{len(images)} images and {len(labels)} labels: profile needs one label for each image")
+    model, anatomy = _nothing_dropped(model), Anatomy() if anatomy is None else anatomy
+    tx, state = (None, None) if optimizer is None else optimizer
+    key = jax.random.key(0) if key is None else key
+    measure = _measure(model, train, loss, anatomy, tx)
+    found, chart = measure(variables, images, labels, state, key)
+    return _result(model, variables, images, train, jax.device_get(found), chart)
+
+
+@functools.lru_cache(maxsize=8)
+def _measure(
+    model: nn.Module, train: bool, loss: Loss, anatomy: Anatomy, tx: optax.GradientTransformation | None
+) -> Callable[..., tuple[dict[str, Any], Chart]]:
+    charts: list[Chart] = []
+
+    def measure(variables, images, labels, state, key):
+        rest = {name: value for name, value in variables.items() if name != "params"}
+        taps = probe(*_POINTS)
+
+        def apply(params, probes, mutable):
+            collections = {**rest, "params": params, **({PROBES: probes} if probes else {})}
+            return model.apply(collections, images, train=train, mutable=mutable, rngs={"dropout": key})
+
+        chart = survey(lambda mutable: apply(variables["params"], {}, mutable), anatomy, taps)
+        charts.append(chart)
+
+        def mean_loss(params, probes):
+            with instrumented(anatomy, forward_signals(), taps):
+                logits, updates = apply(params, probes, [SIGNALS, "batch_stats"])
+            return jnp.mean(loss(logits, labels)), updates[SIGNALS]
+
+        (value, signals), (grads, squares) = jax.value_and_grad(mean_loss, (0, 1), has_aux=True)(
+            variables["params"], chart.zeros
+        )
+        norms = {"weight": variables["params"], "grad": grads}
+        if tx is not None:
+            norms["update"] = tx.update(grads, state, variables["params"])[0]
+        return {
+            "loss": value,
+            "forward": {name: chart.rows(signals, name) for name in FORWARD},
+            "backward": {point: jnp.sqrt(chart.rows(squares, point)) for point in _POINTS},
+            "parameters": {name: _norms(tree) for name, tree in norms.items()},
+        }
+
+    compiled = jax.jit(measure)
+
+    def call(*operands):
+        found = compiled(*operands)
+        return found, charts[-1]  # all traces of one network have equal charts, but for sizes that are not used
+
+    return call
+
+
+def _norms(tree: Any) -> dict[str, Array]:
+    """Return the norm of every leaf by its path; of a stacked leaf one for each block, ``(blocks,)``."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {"/".join(str(part.key) for part in path): leaf for path, leaf in leaves}
+    return {
+        path: jnp.sqrt(jax.vmap(squared_norm)(leaf) if is_stacked(path) else squared_norm(leaf))
+        for path, leaf in named.items()
+    }
+
+
+def _result(
+    model: nn.Module, variables: Any, images: Array, train: bool, found: dict[str, Any], chart: Chart
+) -> DepthProfile:
+    forward, backward = (
+        {name: np.asarray(value, np.float64) for name, value in found[part].items()} for part in ("forward", "backward")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = forward["inner"] / (forward["skip_norm"] * forward["branch_norm"])
+    # A skip that takes its own input parts from the branch at the block's input, before any pre-activation; one that
+    # takes what the branch takes (a projection in pre-activation order) parts behind it.
+    seen = backward["seen"] > 0
+    before = np.where(np.isnan(backward["preact"]), backward["branch_in"], backward["preact"])
+    parameters = _parameters(found["parameters"], chart)
+    blocks = _per_block(parameters, len(chart.names))
+    return DepthProfile(
+        names=chart.names,
+        stage=chart.stages,
+        elements=forward["elements"].astype(np.int64),
+        **{name: forward[name] for name in FORWARD if name not in ("elements", "inner")},
+        branch_skip_cosine=cosine,
+        grad_norm=backward["input"],
+        grad_norm_out=backward["output"],
+        branch_grad_norm=np.where(seen, backward["branch_in"], before),
+        skip_grad_norm=np.where(seen, backward["seen"], backward["skip_in"]),
+        **blocks,
+        **parameters,
+        about={
+            "model": type(model).__name__,
+            "loss": float(found["loss"]),
+            "images": list(images.shape),
+            "dtype": str(getattr(getattr(model, "config", None), "dtype", images.dtype)),
+            "normalization": _normalization(model, variables, train),
+            "blocks": len(chart.names),
+        },
+    )
+
+
+def _parameters(norms: dict[str, dict[str, Any]], chart: Chart) -> dict[str, Any]:
+    place = {name: depth for depth, name in enumerate(chart.names)}
+    names: list[str] = []
+    for path, value in norms["weight"].items():
+        names += listed_paths(path, len(value)) if is_stacked(path) else [path]
+    columns = {
+        kind: np.concatenate([np.atleast_1d(np.asarray(value, np.float64)) for value in by_path.values()])
+        for kind, by_path in norms.items()
+    }
+    blocks = [next((place[name] for name in _parents(path) if name in place), -1) for path in names]
+    columns.setdefault("update", np.full(len(names), np.nan))
+    return {
+        "parameters": tuple(names),
+        "parameter_block": np.asarray(blocks, np.int64),
+        **{f"parameter_{kind}_norm": columns[kind] for kind in ("weight", "grad", "update")},
+    }
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+
+
+def _per_block(parameters: dict[str, Any], blocks: int) -> dict[str, np.ndarray]:
+    """Return norms over all parameters of each block."""
+    names = {"weight_norm": "weight", "weight_grad_norm": "grad", "update_norm": "update"}
+    owner = parameters["parameter_block"]
+    return {
+        name: np.sqrt(
+            [np.sum(np.square(parameters[f"parameter_{kind}_norm"][owner == block])) for block in range(blocks)]
+        )
+        for name, kind in names.items()
+    }
+
+
+def _normalization(model: nn.Module, variables: Any, train: bool) -> str:
+    """Say what the network normalizes by."""
+    config = getattr(model, "config", None)
+    norm = getattr(config, "norm", None)
+    if jax.tree.leaves(variables.get("batch_stats", {})):
+        frozen = getattr(config, "norm_scope", None) == "frozen"
+        scope = {"ghost": f"ghost batches of {getattr(config, 'ghost_size', None)}", "device": "each device's part"}
+        of = scope.get(getattr(config, "norm_scope", ""), "this batch")
+        return f"batch norm, statistics of {of}" if train and not frozen else "batch norm, running averages"
+    if norm is None:
+        return "no batch statistics"
+    return {"none": "none", "folded": "batch norm folded into the convolutions"}.get(norm, f"{norm} norm")
+
+
+def _nothing_dropped(model: nn.Module) -> nn.Module:
+    if not isinstance(model, ResNet):
+        return model
+    return ResNet(dataclasses.replace(model.config, dropout=0.0, head_dropout=0.0, drop_path=0.0))
