@@ -131,7 +131,7 @@ class DepthProfile:
     def save(self, path: str | Path) -> None:
         """Write an npz: one array per column, ``names``, the parameters' columns, ``about`` as JSON text."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "about"}
-        arrays = {name: np.asarray(value) for name, value in {**fields, **self.columns()}.items()}
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in {**fields, **self.columns()}.items()}
         with Path(path).open("wb") as file:
             np.savez(file, about=np.asarray(json.dumps(self.about)), **arrays)
 
