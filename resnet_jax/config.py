@@ -172,6 +172,8 @@ class TrainConfig:
     """Which state is tested at the end: last, or best (on validation)."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl and TensorBoard scalars."""
+    depth_every: int = 0
+    """Steps between rows of depth.jsonl, the gradient that reaches every block, from the first step on; 0 for none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +218,7 @@ class RunConfig:
             f"train.ema_decay must be in [0, 1), got {train.ema_decay}",
         )
         _require(train.log_every >= 1, f"train.log_every must be 1 or more steps, got {train.log_every}")
+        _require(train.depth_every >= 0, f"train.depth_every must be 0 or more steps, got {train.depth_every}")
         _require(train.eval_every >= 1, f"train.eval_every must be 1 or more epochs, got {train.eval_every}")
         if train.select not in ("last", "best"):
             raise unknown("train.select", train.select, ("last", "best"))
@@ -321,8 +324,11 @@ def config_to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
-#: Fields that change how a run is watched, fed or computed, and not what comes out (the last three: beyond rounding).
-WITHOUT_EFFECT = ("data.threads", "train.log_every", "train.steps_per_dispatch", "model.execution", "model.remat")
+#: Fields that change how a run is watched, fed or computed, and not what comes out (the last four: beyond rounding).
+WITHOUT_EFFECT = (
+    "data.threads", "train.log_every", "train.depth_every",
+    "train.steps_per_dispatch", "model.execution", "model.remat",
+)  # fmt: skip
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -15,7 +15,9 @@ from resnet_jax.config import RunConfig, require_same
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.finetune import Source, describe, find_source, require_transfer, start_state
+from resnet_jax.models.instrument import Anatomy
 from resnet_jax.report.console import Console
+from resnet_jax.report.depth_file import DepthFile, read_depth
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.tensorboard import TensorBoard
@@ -25,6 +27,7 @@ from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
 from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.probing import chart_blocks
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.state import TrainState
 
@@ -105,8 +108,10 @@ class _Job:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def draw_curves(self) -> None:
-        """Draw curves.png from metrics.jsonl."""
+        """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
         plot_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title)
+        if self.run.depth.is_file():
+            plot_gradients_through_time(read_depth(self.run.depth), self.run.gradients, title=self.title)
 
 
 def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichConsole | None = None) -> Summary:
@@ -185,6 +190,11 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
         )
         metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
         events = TensorBoard(run.tensorboard, start_step=start, every=every)
+        depth = None
+        if job.config.train.depth_every:
+            chart = chart_blocks(parts.model, job.images.card.image_shape, Anatomy())
+            depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every)
+            stack.callback(depth.close)
         for observer in (live, metrics, events):
             stack.callback(observer.close)
         try:
@@ -198,6 +208,7 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
                 progress=progress,
                 observers=(job.first_step, live, metrics, events),
                 stop=stop,
+                on_blocks=None if depth is None else depth.on_blocks,
             )
         except (Interrupted, RunError):
             job.checkpoints.close()

@@ -7,8 +7,9 @@
 ``environment.json``  versions of Python and the packages, and the devices
 ``metrics.jsonl``  one line per logged step and per epoch
 ``tensorboard/``   the same for TensorBoard
+``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
 ``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
-``curves.png``, ``confusion.png``  pictures
+``curves.png``, ``confusion.png``, ``depth.png``  pictures; the last of depth.jsonl
 ``summary.json``   the result; its presence says that the run is finished
 =================  ====================================================================
 """
@@ -64,9 +65,11 @@ class RunDirectory:
     start = property(lambda self: self.path / "start.json")
     environment = property(lambda self: self.path / "environment.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
+    depth = property(lambda self: self.path / "depth.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
     checkpoints = property(lambda self: self.path / "checkpoints")
     curves = property(lambda self: self.path / "curves.png")
+    gradients = property(lambda self: self.path / "depth.png")
     confusion = property(lambda self: self.path / "confusion.png")
     summary = property(lambda self: self.path / "summary.json")
 

@@ -65,6 +65,11 @@ def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]
         raise UsageError(
             "an ablation tests the last state of equally long runs: set train.early_stopping None and train.select last"
         )
+    if config.train.depth_every:
+        raise UsageError(
+            "the members of a population train in one program, which does not measure the gradient at every block: set "
+            "train.depth_every 0, or train that cell alone"
+        )
     if (config.train.steps_per_dispatch or 1) > 1:
         raise UsageError(
             "the seeds of a cell already share their calls, one update of all of them in each: "

@@ -252,7 +252,7 @@ def survey(apply: Callable[[list[str]], Any], anatomy: Anatomy, *hooks: Hook) ->
                 "variable_axes={**resnet_jax.depth.BLOCK_AXES, ...}"
             )
         counts.append(node.shape[0] if node.shape else None)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(found.get(PROBES, {})))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(found.get(PROBES, {})))
     leaves = jax.tree_util.tree_flatten_with_path(zeros)[0]
     points = sorted({str(path[-1].key) for path, _ in leaves})
     return Chart(tuple(seen), tuple(counts), tuple(seen.values()), tuple(points), zeros)

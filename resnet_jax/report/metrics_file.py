@@ -24,8 +24,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, *, start_step: int, every: int, learning_rate: Callable[[int], Any]) -> None:
         self._every, self._learning_rate = every, learning_rate
-        kept = [row for row in read_metrics(path) if row["step"] <= start_step]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+        keep_until(path, start_step)
         self._file = path.open("a", buffering=1)
 
     def on_step(self, row: dict[str, float]) -> None:
@@ -59,6 +58,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the rows after ``step``: a run that is resumed there writes them again."""
+    kept = [row for row in read_metrics(path) if row.get("step", 0) <= step]
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def write_whole(path: Path, text: str) -> None:

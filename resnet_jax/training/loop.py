@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
 #: late, so the device always has work while the host reads.
 IN_FLIGHT = 3
 
+#: The metric of a step with a probe that is an array.
+BLOCKS = "block_grad_norm"
+
 
 class Observer(Protocol):
     """Somebody who is told how training goes. Steps are 1-based in all rows: updates done."""
@@ -90,14 +93,15 @@ def train(
     progress: Progress | None = None,
     observers: Sequence[Observer] = (),
     stop: StopRequest | None = None,
+    on_blocks: Callable[[int, np.ndarray], None] | None = None,
 ) -> tuple[TrainState, Progress]:
     """Train until the plan is done, from wherever ``state`` and ``progress`` stand.
 
     Args:
         state: donated to the first step.
         plan: how long.
-        train_step: compiled ``(state, batch) -> (state, metrics)``; the metrics are scalars, or have a leading axis of
-            updates if a call makes several.
+        train_step: compiled ``(state, batch) -> (state, metrics)``; the metrics are scalars (but for
+            ``block_grad_norm``), or have a leading axis of updates if a call makes several.
         batches: ``(start, stop) -> `` what the train step takes for those steps, on its devices, one for each of
             ``plan.calls(start)``.
         evaluate: validation of a state; None for none.
@@ -105,6 +109,7 @@ def train(
         progress: as restored with the state.
         observers: told of every step and epoch.
         stop: looked at between calls.
+        on_blocks: told of (step, norms (blocks,)) where a step measured the gradient norm at every block.
 
     Returns:
         The final state and progress.
@@ -114,7 +119,7 @@ def train(
             rejected and the newest checkpoint is from before it.
         Interrupted: ``stop`` was requested; the state is saved.
     """
-    session = _Session(plan, progress or Progress(), observers)
+    session = _Session(plan, progress or Progress(), observers, on_blocks)
     start = int(state.step)
     if start >= plan.total_steps or session.progress.finished:
         return state, session.progress
@@ -157,8 +162,14 @@ def train(
 class _Session:
     """The book-keeping of one call of :func:`train`: metrics in flight, the clock, the progress."""
 
-    def __init__(self, plan: Plan, progress: Progress, observers: Sequence[Observer]):
-        self.plan, self.progress, self.observers = plan, progress, observers
+    def __init__(
+        self,
+        plan: Plan,
+        progress: Progress,
+        observers: Sequence[Observer],
+        on_blocks: Callable[[int, np.ndarray], None] | None,
+    ):
+        self.plan, self.progress, self.observers, self.on_blocks = plan, progress, observers, on_blocks
         self._in_flight: deque[tuple[int, int, dict[str, jax.Array]]] = deque()
         self._clock: float | None = None  # None until the first call is done: compilation is not timed
 
@@ -201,12 +212,16 @@ class _Session:
 
     def _read_oldest(self) -> None:
         done, count, arrays = self._in_flight.popleft()
-        columns = {name: np.ravel(value) for name, value in jax.device_get(arrays).items()}
+        arrays = jax.device_get(arrays)
+        calls = np.shape(arrays["count"])  # () where a call makes one update, else (K,)
+        columns = {name: np.reshape(value, (-1, *np.shape(value)[len(calls) :])) for name, value in arrays.items()}
         now = time.perf_counter()
         timed, self._clock = self._clock, now
         for row in range(count):
-            metrics = {name: float(column[row]) for name, column in columns.items()}
+            metrics = {name: float(column[row]) for name, column in columns.items() if column.ndim == 1}
             self._report(done + row + 1, metrics)
+            if self.on_blocks is not None and BLOCKS in columns:
+                self.on_blocks(done + row + 1, columns[BLOCKS][row])
             if timed is not None:
                 examples = self.progress.timed_examples + metrics["count"]
                 self.progress = dataclasses.replace(self.progress, timed_examples=examples)

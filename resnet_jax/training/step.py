@@ -13,10 +13,12 @@ from flax import linen as nn
 from jax import lax
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.instrument import PROBES, Anatomy
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import ema_update
 from resnet_jax.training.loss_scale import LossScaling, next_loss_scale
 from resnet_jax.training.losses import cross_entropy
+from resnet_jax.training.probing import block_grad_norm, chart_taps, taps
 from resnet_jax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -37,6 +39,7 @@ def make_train_step(
     ema_decay: float | None = None,
     loss_scaling: LossScaling | None = None,
     axis_name: str | None = None,
+    probe: Anatomy | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build ``train_step(state, batch) -> (state, metrics)``.
 
@@ -61,11 +64,14 @@ def make_train_step(
         loss_scaling: for float16; the state must hold a scale (``init_state(loss_scaling=...)``).
         axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
             batch statistics over the same axis.
+        probe: what a block is (``Anatomy()`` for this library's networks), to measure the gradient that reaches each.
 
     Returns:
         The step. Its metrics are float32 scalars: ``loss`` (mean), ``correct`` and ``count`` (sums over the batch;
         with soft labels, correct is the class of the largest share), ``grad_norm`` (global L2 norm before clipping),
-        ``rejected`` (0 or 1); with a loss scale also ``loss_scale``, that of this step, and ``skipped`` (0 or 1).
+        ``rejected`` (0 or 1); with a loss scale also ``loss_scale``, that of this step, and ``skipped`` (0 or 1). With
+        a probe there is one array, ``block_grad_norm`` (blocks,): the norm of dL/dx over the whole batch, x the input
+        of each block in depth order, L the mean loss (:func:`~resnet_jax.training.probing.chart_blocks` names them).
 
     Raises:
         UsageError: arguments that do not go together, or, when traced, with the state.
@@ -73,14 +79,12 @@ def make_train_step(
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
 
-    def loss_and_updates(params, batch_stats, images, labels, dropout_key, scale):
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
+    def apply(variables, images, dropout_key, mutable):
+        return model.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
+
+    def loss_and_updates(trained, batch_stats, images, labels, dropout_key, scale):
+        with taps(probe):
+            logits, updates = apply({**trained, "batch_stats": batch_stats}, images, dropout_key, ["batch_stats"])
         correct = jnp.sum(_is_correct(logits, labels).astype(jnp.float32))
         value = jnp.mean(loss(logits, labels))
         return value if scale is None else value * scale, (updates.get("batch_stats", {}), correct)
@@ -97,13 +101,16 @@ def make_train_step(
         dropout_key = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
+        trained, chart = {"params": state.params}, None
+        if probe is not None:
+            variables = {**trained, "batch_stats": state.batch_stats}
+            chart = chart_taps(lambda mutable: apply(variables, images[::accumulate], dropout_key, mutable), probe)
+            trained |= {PROBES: chart.zeros}
         if accumulate == 1:
-            (value, (stats, correct)), grads = value_and_grad(
-                state.params, state.batch_stats, images, labels, dropout_key
-            )
+            (value, (stats, correct)), grads = value_and_grad(trained, state.batch_stats, images, labels, dropout_key)
         else:
             (value, (stats, correct)), grads = accumulate_gradients(
-                value_and_grad, state.params, state.batch_stats, images, labels, dropout_key,
+                value_and_grad, trained, state.batch_stats, images, labels, dropout_key,
                 steps=accumulate, norm_momentum=norm_momentum,
             )  # fmt: skip
         count = jnp.asarray(labels.shape[0], jnp.float32)
@@ -113,6 +120,7 @@ def make_train_step(
         if scale is not None:
             value, grads = jax.tree.map(lambda x: x / scale.astype(x.dtype), (value, grads))
 
+        grads, squares = grads["params"], grads.get(PROBES)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         # The update thereby waits for the whole gradient. Else what the optimizer makes of the last stages lies
@@ -135,6 +143,10 @@ def make_train_step(
             "grad_norm": grad_norm,
             "rejected": rejected,
         }
+        if chart is not None:
+            metrics["block_grad_norm"] = block_grad_norm(
+                chart, squares, accumulate=accumulate, scale=scale, axis_name=axis_name
+            )
         if loss_scaling is not None and state.loss_scale is not None:
             new = new.replace(loss_scale=next_loss_scale(state.loss_scale, finite, loss_scaling))
             least = (state.loss_scale.scale <= loss_scaling.minimum).astype(jnp.float32)
