@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from resnet_jax.training.compile import INIT_OPTIONS, options_for
 from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.state import init_state
 from resnet_jax.use import TrainedRun, load_run, own_splits
 
@@ -154,9 +156,8 @@ def find_subject(target: str, looking: Looking, model: ModelConfig | None = None
         hint = f"; did you mean {close!r}?" if close else ""
         raise UsageError(f"{target!r} is neither a network that `resnet-jax models` lists nor a run directory{hint}")
     if choices:
-        raise UsageError(
-            f"{target} is a run, which has its own network: leave out {', '.join(f'model.{name}' for name in choices)}"
-        )
+        listed = ", ".join(f"--model.{name}" for name in choices)
+        raise UsageError(f"{target} is a run, which has its own network: leave out {listed}")
     return run_subject(target, looking)
 
 
@@ -253,8 +254,15 @@ def profile_subject(subject: Subject) -> DepthProfile:
         loss=subject.loss,
         optimizer=subject.optimizer,
     )
-    about = {**found.about, "name": subject.name, "facts": subject.facts}
-    return dataclasses.replace(found, about=about)
+    first = {name: subject.facts[name] for name in ("network", "weights", "images")}
+    facts = {
+        **first,
+        "normalization": found.about["normalization"],
+        "loss": f"{found.about['loss']:.4g} (mean over the batch)",
+        "blocks": str(len(found)),
+        **subject.facts,
+    }
+    return dataclasses.replace(found, about={**found.about, "name": subject.name, "facts": facts})
 
 
 def _subject(
@@ -337,15 +345,21 @@ def _own_optimizer(trained: TrainedRun, looking: Looking) -> tuple[tuple[optax.G
     splits = own_splits(trained, "count steps with")
     feed = training_feed(config, Images(splits, geometry_of(config.data), trained.card))
     params = abstract_variables(model, shape)["params"]
-    tx, _ = make_optimizer(
-        config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=count_steps(config, feed)
+    optimizer = functools.partial(
+        make_optimizer, params=params, steps_per_epoch=feed.steps_per_epoch, total_steps=count_steps(config, feed)
     )
-    named = f"of the run's own {config.optim.name}"
+    tx, schedule = optimizer(config.optim)
+    text = f"of the run's own {config.optim.name}"
+    if not float(schedule(trained.step)):  # a schedule that has come to its end: the next update would be nothing
+        tx, _ = optimizer(dataclasses.replace(config.optim, schedule=ScheduleConfig()))
+        text += f" at its base learning rate {config.optim.learning_rate:g} (the schedule has ended at 0)"
     try:
-        return (tx, _restore_optimizer(trained, tx, looking)), f"{named}, with its state after step {trained.step:,}"
+        return (tx, _restore_optimizer(trained, tx, looking)), f"{text}, with its state after step {trained.step:,}"
     except RunError as error:
-        reason = str(error).splitlines()[0]
-        return (tx, tx.init(trained.variables["params"])), f"{named}, but with a fresh state: {reason}"
+        return (
+            tx,
+            tx.init(trained.variables["params"]),
+        ), f"{text}, but with a fresh state: {str(error).splitlines()[0]}"
 
 
 def _restore_optimizer(trained: TrainedRun, tx: optax.GradientTransformation, looking: Looking) -> Any:

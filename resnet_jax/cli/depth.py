@@ -84,10 +84,11 @@ def _profile(argv: list[str]) -> dict[str, Any]:
     console = console_for(options.common)
     with console.status(f"{options.target}: one forward and one backward pass"):
         subject = find(options)
+        make_directory(out)
         found = profile_subject(subject)
     with console.status("drawing"):
         save(found.save, out / "profile.npz")
-        report = write_profile_report(found, out, title=f"Depth profile of {subject.name}", facts=subject.facts)
+        report = write_profile_report(found, out, title=f"Depth profile of {subject.name}", facts=found.about["facts"])
     console.print(f"{len(found)} blocks; report {report}", highlight=False, soft_wrap=True, markup=False)
     return outcome(len(found), began, out)
 
@@ -119,7 +120,7 @@ def find(options: Any) -> Any:
 
 
 def output_directory(out: Path | None, target: str, ours: Sequence[str], *, force: bool, verb: str = "depth") -> Path:
-    """Return where to write, and see before any work that it can be written.
+    """Return where to write; nothing is made yet.
 
     Args:
         out: as given.
@@ -130,7 +131,6 @@ def output_directory(out: Path | None, target: str, ours: Sequence[str], *, forc
 
     Raises:
         UsageError: it holds other things, or is a file.
-        RunError: it cannot be made.
     """
     out = Path(f"{verb}-{Path(target).resolve().name}") if out is None else out
     if out.exists() and not out.is_dir():
@@ -139,11 +139,19 @@ def output_directory(out: Path | None, target: str, ours: Sequence[str], *, forc
     if others and not force:
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise UsageError(f"{out} holds other things ({listed}); name another directory with --out, or give --force")
+    return out
+
+
+def make_directory(out: Path) -> None:
+    """Make the directory, before any long work.
+
+    Raises:
+        RunError: it cannot be made.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make {out}: {error.strerror or error}") from error
-    return out
 
 
 def save(write: Any, path: Path) -> None:

@@ -125,8 +125,7 @@ def draw_depth(name: str, title: str, caption: str, depth: DepthAxis, panels: Se
         draw_panel(axes, x, panel)
         mark_stages(axes, depth, names=axes is every_axes[0])
     every_axes[-1].set_xlabel(BLOCK, color=INK)
-    empty = not any(np.isfinite(line.values).any() for panel in panels for line in panel.lines)
-    return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, empty)
+    return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, not any(map(_anything, panels)))
 
 
 def draw_over(
@@ -137,8 +136,7 @@ def draw_over(
     for axes, panel in zip(every_axes, panels, strict=True):
         draw_panel(axes, x, panel, points=points)
     every_axes[-1].set_xlabel(label, color=INK)
-    empty = not any(np.isfinite(line.values).any() for panel in panels for line in panel.lines)
-    return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, empty)
+    return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, not any(map(_anything, panels)))
 
 
 def draw_panel(axes: Any, x: np.ndarray, panel: Panel, *, points: bool = False) -> None:
@@ -159,14 +157,22 @@ def draw_panel(axes: Any, x: np.ndarray, panel: Panel, *, points: bool = False) 
             low, high = _drawable(line.low, panel.scale), _drawable(line.high, panel.scale)
             axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
     axes.set_ylabel(panel.label, color=INK)
+    if not _anything(panel):
+        axes.set_yticks([])
+        zero = all(np.all(np.asarray(line.values) == 0) for line in panel.lines)
+        text = "0 everywhere" if zero else "nothing that can be drawn"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=INK)
+        return
     if panel.level is not None:
         axes.axhline(panel.level, color=INK, linewidth=0.8, alpha=0.6, zorder=1)
     _scale(axes, panel)
     if len(panel.lines) > 1:
+        rows = len(axes.figure.axes)
+        above = 1 + 0.25 * rows / axes.figure.get_figheight()  # clear of the names of the stages
         columns = 2 if sum(len(line.label) for line in panel.lines) > 54 else len(panel.lines)
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 1.06), borderaxespad=0, ncols=columns, frameon=False, fontsize=8.5,
-            labelcolor=INK, handlelength=2.4, columnspacing=1.1, handletextpad=0.6,
+            loc="lower left", bbox_to_anchor=(-0.02, above), borderaxespad=0, ncols=columns, frameon=False,
+            fontsize=8.5, labelcolor=INK, handlelength=2.4, columnspacing=1.1, handletextpad=0.6,
         )  # fmt: skip
 
 
@@ -206,6 +212,11 @@ def plain(axes: Any) -> None:
     for spine in axes.spines.values():
         spine.set_color(INK)
     axes.tick_params(which="both", color=INK, labelcolor=INK, labelsize=9)
+
+
+def _anything(panel: Panel) -> bool:
+    """Return whether a panel has a value that can be drawn."""
+    return any(np.isfinite(_drawable(line.values, panel.scale)).any() for line in panel.lines)
 
 
 def _stacked(rows: int, legends: Sequence[bool]) -> tuple[Any, list[Any]]:

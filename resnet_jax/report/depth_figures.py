@@ -10,7 +10,7 @@ import numpy as np
 from resnet_jax.report.depth_axes import DepthAxis, DepthFigure, Line, Panel, draw_depth
 
 #: Last part of a parameter's path -> what it is called in a figure.
-KINDS = {"kernel": "weights of convolutions", "scale": "scales of norms", "bias": "biases"}
+KINDS = {"kernel": "weights", "scale": "norm scales", "bias": "biases"}
 OTHER = "other parameters"
 
 
@@ -91,9 +91,9 @@ def gradient_figure(
     depth: DepthAxis, grad_norm: np.ndarray, branch_grad_norm: np.ndarray, skip_grad_norm: np.ndarray
 ) -> DepthFigure:
     """Draw the norm of the gradient that arrives at each block's input, and of its two parts."""
-    lines, parts = [Line("whole gradient", grad_norm)], ""
+    lines, parts = [Line("whole", grad_norm)], ""
     if np.isfinite(skip_grad_norm).any():
-        lines += [Line("through the skip", skip_grad_norm), Line("through the branch", branch_grad_norm)]
+        lines += [Line("through skip", skip_grad_norm), Line("through branch", branch_grad_norm)]
         parts = " The parts are what came back through skip and branch."
     return draw_depth(
         "gradient",
@@ -121,7 +121,7 @@ def weights_figure(depth: DepthAxis, weight_grad_ratio: np.ndarray, update_ratio
     """Draw, per block, gradient and update of its parameters relative to them; the latter only if there is one."""
     panels = [Panel("gradient / weights", [Line("", weight_grad_ratio)], "log")]
     text = "Norm of the gradient of all parameters of a block over the norm of the parameters"
-    if np.isfinite(update_ratio).any():
+    if (np.nan_to_num(update_ratio) > 0).any():
         panels.append(Panel("update / weights", [Line("", update_ratio)], "log"))
         text += (
             "; below, the optimizer's next update over the parameters: 0.001 means that a step changes them by 0.1 %"
@@ -159,9 +159,9 @@ def parameters_figure(
     return draw_depth(
         "parameters",
         "How fast each kind of parameter learns",
-        "Norm of the gradient of each parameter over the norm of the parameter, by kind: the line is the geometric "
-        "mean within a block, the shade reaches from the smallest to the largest. Parameters that are still 0, or "
-        "whose gradient is, have no ratio and are left out.",
+        "Norm of the gradient of each parameter over the norm of the parameter, by kind: weights of convolutions, scales "
+        "of norms, biases. The line is the geometric mean within a block, the shade reaches from the smallest to the "
+        "largest. Parameters that are still 0, or whose gradient is, have no ratio and are left out.",
         depth,
         [Panel("gradient / parameter", lines or [Line("", np.full(len(depth), np.nan))], "log")],
     )

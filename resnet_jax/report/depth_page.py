@@ -142,7 +142,9 @@ def render_page(page: Page) -> str:
 def _section(section: Section, anchor: str) -> str:
     figures = "\n".join(_figure(figure) for figure in section.figures if not figure.empty)
     tables = "\n".join(_table(table, f"{anchor}-table-{index}") for index, table in enumerate(section.tables))
-    text = f"<p>{escape(section.text)}</p>" if section.text else ""
+    missing = [figure.title for figure in section.figures if figure.empty]
+    paragraphs = [section.text, f"Left out, having no values to draw: {', '.join(missing)}." if missing else ""]
+    text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs if paragraph)
     grid = f'<div class="figures">\n{figures}\n</div>' if figures else ""
     return f"""<section aria-labelledby="{anchor}">
 <h2 id="{anchor}">{escape(section.title)}</h2>

@@ -143,8 +143,12 @@ def readable(value: float) -> str:
 def _gradient(profile: DepthProfile) -> list[str]:
     first, last = float(profile.grad_norm[0]), float(profile.grad_norm_out[-1])
     if not first or not last:
-        where = "the input of block 0" if last else "the output of the last block"
-        return [f"No gradient at all is left at {where}: everything before it cannot learn."]
+        if last:
+            return ["No gradient at all is left at the input of block 0: everything before it does not learn."]
+        return [
+            "No gradient at all reaches the output of the last block: nothing before the classifier would learn from this "
+            "batch. (A classifier that starts at 0, like Fixup's, does that for one step.)"
+        ]
     ratio, blocks = first / last, len(profile)
     each = ratio ** (1 / blocks)
     if ratio > 10:
@@ -200,7 +204,7 @@ def _dead(profile: DepthProfile) -> list[str]:
     if not profile.dead_units[worst] > 0:
         return ["No channel is dead on this batch."]
     return [
-        f"In block {worst} {percent(profile.dead_units[worst])} of the channels are dead on this batch; nowhere more."
+        f"In block {worst}, {percent(profile.dead_units[worst])} of the channels are dead on this batch; nowhere more."
     ]
 
 
