@@ -350,7 +350,7 @@ def _own_optimizer(trained: TrainedRun, looking: Looking) -> tuple[tuple[optax.G
     )
     tx, schedule = optimizer(config.optim)
     text = f"of the run's own {config.optim.name}"
-    if not float(schedule(trained.step)):  # a schedule that has come to its end: the next update would be nothing
+    if np.asarray(schedule(trained.step)) == 0:  # a schedule that has come to its end: the next update would be nothing
         tx, _ = optimizer(dataclasses.replace(config.optim, schedule=ScheduleConfig()))
         text += f" at its base learning rate {config.optim.learning_rate:g} (the schedule has ended at 0)"
     try:

@@ -256,11 +256,12 @@ def log_scale(axis: Any, values: np.ndarray, level: float | None = None) -> None
     if level is not None:
         seen = np.append(seen, level)
     low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.5, 2.0)
+    low, high = max(low, 1e-280), max(high, 1e-280)  # else the margins underflow
     if high < 4 * low:
         middle = np.sqrt(low) * np.sqrt(high)
         low, high = middle / 2, middle * 2
-    margin = (high / low) ** 0.05
-    axes, decades = axis.axes, np.log10(high / low)
+    axes, decades = axis.axes, np.log10(high) - np.log10(low)
+    margin = 10 ** (0.05 * decades)
     scale = axes.set_yscale if axis is axes.yaxis else axes.set_xscale
     scale("log")
     limits = axes.set_ylim if axis is axes.yaxis else axes.set_xlim

@@ -159,9 +159,9 @@ def parameters_figure(
     return draw_depth(
         "parameters",
         "How fast each kind of parameter learns",
-        "Norm of the gradient of each parameter over the norm of the parameter, by kind: weights of convolutions, scales "
-        "of norms, biases. The line is the geometric mean within a block, the shade reaches from the smallest to the "
-        "largest. Parameters that are still 0, or whose gradient is, have no ratio and are left out.",
+        "Norm of the gradient of each parameter over the norm of the parameter, by kind: weights of convolutions, "
+        "scales of norms, biases. The line is the geometric mean within a block, the shade reaches from the smallest "
+        "to the largest. Parameters that are still 0, or whose gradient is, have no ratio and are left out.",
         depth,
         [Panel("gradient / parameter", lines or [Line("", np.full(len(depth), np.nan))], "log")],
     )

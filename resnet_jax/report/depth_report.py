@@ -146,8 +146,8 @@ def _gradient(profile: DepthProfile) -> list[str]:
         if last:
             return ["No gradient at all is left at the input of block 0: everything before it does not learn."]
         return [
-            "No gradient at all reaches the output of the last block: nothing before the classifier would learn from this "
-            "batch. (A classifier that starts at 0, like Fixup's, does that for one step.)"
+            "No gradient at all reaches the output of the last block: nothing before the classifier would learn from "
+            "this batch. (A classifier that starts at 0, like Fixup's, does that for one step.)"
         ]
     ratio, blocks = first / last, len(profile)
     each = ratio ** (1 / blocks)
