@@ -132,9 +132,13 @@ def draw_over(
     name: str, title: str, caption: str, x: np.ndarray, label: str, panels: Sequence[Panel], *, points: bool = False
 ) -> DepthFigure:
     """Draw panels over something else than depth, ``x`` (points,) called ``label``; as dots if ``points``."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, every_axes = _stacked(len(panels), [len(panel.lines) > 1 for panel in panels])
     for axes, panel in zip(every_axes, panels, strict=True):
         draw_panel(axes, x, panel, points=points)
+        if np.issubdtype(np.asarray(x).dtype, np.integer):
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     every_axes[-1].set_xlabel(label, color=INK)
     return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, not any(map(_anything, panels)))
 

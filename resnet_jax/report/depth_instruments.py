@@ -61,8 +61,8 @@ def singular_values_figure(
         name,
         title,
         f"Singular values of {of}, on a log axis: by what factor it stretches a small change that goes through it, "
-        f"in the direction where it does so most, least, and typically.{band} At 1 a change keeps its size, and so does a "
-        "gradient on its way back.",
+        f"in the direction where it does so most, least, and typically.{band} At 1 a change keeps its size, and so "
+        "does a gradient on its way back.",
         depth,
         [Panel("singular value", lines, "log", level=1.0)],
     )
@@ -74,8 +74,8 @@ def hessian_figure(depth: DepthAxis, largest_eigenvalue: np.ndarray) -> DepthFig
         "curvature",
         "Curvature of the loss by depth",
         "Largest eigenvalue of the Hessian of the loss with respect to the parameters of each block, on a log axis: "
-        "how sharply the loss bends when only that block moves. Plain gradient descent becomes unstable where the learning "
-        "rate is above 2 over the eigenvalue.",
+        "how sharply the loss bends when only that block moves. Plain gradient descent becomes unstable where the "
+        "learning rate is above 2 over the eigenvalue.",
         depth,
         [Panel("largest eigenvalue", [Line("", largest_eigenvalue)], "log")],
     )
@@ -95,8 +95,8 @@ def lesion_figure(depth: DepthAxis, accuracy: np.ndarray, whole: float) -> Depth
         "lesions",
         "Accuracy without one block",
         f"Share of images still named correctly when the branch of one block is taken out and only its skip remains. "
-        f"The line across is the whole network, {100 * whole:.2f} %. (Veit et al. 2016: a residual network loses little, a "
-        "plain one everything.)",
+        f"The line across is the whole network, {100 * whole:.2f} %. (Veit et al. 2016: a residual network loses "
+        "little, a plain one everything.)",
         depth,
         [Panel("accuracy", [Line("", accuracy)], "percent", level=whole, limits=(max(low - 0.05, -0.02), 1.02))],
     )
@@ -158,8 +158,8 @@ def path_lengths_figure(
         "path-lengths",
         "Gradient by the length of the path",
         "A path takes skip or branch at every block; its length is how many branches it takes. Above: the gradient "
-        "that comes back along one path. Below: how many paths have each length, and what share of all gradient they carry: "
-        "where the second lies left of the first, the network learns through its short paths (Veit et al. 2016).",
+        "that comes back along one path. Below: how many paths have each length, and what share of all gradient they "
+        "carry: where the second lies left of the first, the network learns through short paths (Veit et al. 2016).",
         np.asarray(length),
         "branches on the path",
         [
@@ -189,7 +189,7 @@ def heat_map_figure(
         quantity: what the colour is.
     """
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     values = np.asarray(norms, np.float64)
     values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
@@ -216,6 +216,10 @@ def heat_map_figure(
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=24)
     bar.ax.tick_params(which="both", color=INK, labelcolor=INK, labelsize=9)
+    if high < 100 * low:
+        bar.ax.yaxis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 5.0))
+        )
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     bar.outline.set_edgecolor(INK)

@@ -12,7 +12,7 @@
 
   // Sort by a column: numbers by size, with what is missing last; a second time the other way round.
   const key = (row, column) => {
-    const text = row.cells[column].textContent;
+    const text = row.cells[column].textContent.trim();
     if (text === "") return null;
     const number = Number(text.replace("∞", "Infinity"));
     return Number.isNaN(number) ? text : number;
