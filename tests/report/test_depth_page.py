@@ -203,9 +203,10 @@ def test_the_summary_of_networks_in_trouble(changes, said):
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--virtual-time-budget=5000",
-)  # fmt: skip
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--virtual-time-budget=5000",
+)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium or google-chrome on this machine")
 
 #: Runs in a page around the report, 390 pixels wide; says what it finds in attributes of its own root.
