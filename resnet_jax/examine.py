@@ -306,8 +306,6 @@ def _read(
     if labels.max() >= model.config.num_classes:
         raise UsageError(f"label {labels.max()} is none of the network's {model.config.num_classes} classes")
     pixels = View(Subset(records, chosen), geometry_of(config.data), training=False).images(np.arange(len(chosen)))
-    if pixels.shape[1:] != tuple(card.image_shape):
-        raise UsageError(f"the images are {pixels.shape[1:]}, the network takes {tuple(card.image_shape)}")
     images = normalize(jnp.asarray(pixels), card.mean, card.std, jnp.dtype(model.config.dtype))
     return images, jnp.asarray(labels)
 
