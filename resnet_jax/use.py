@@ -131,10 +131,7 @@ def reestimate_run(trained: TrainedRun, batches: int) -> TrainedRun:
         RunError: the images are not what they were.
     """
     config, card = trained.config, trained.card
-    if not card.examples:
-        raise UsageError(f"{trained.path} was imported: it has no training images to re-estimate statistics from")
-    splits, class_names = load_splits(config)
-    _require_same_data(trained, splits, class_names)
+    splits = own_splits(trained, "re-estimate statistics from")
     mesh = make_mesh()
     config = _batches_for(config, mesh)
     size = config.train.batch_size
@@ -152,6 +149,24 @@ def reestimate_run(trained: TrainedRun, batches: int) -> TrainedRun:
         mesh=mesh,
     )
     return dataclasses.replace(trained, variables=variables)
+
+
+def own_splits(trained: TrainedRun, purpose: str) -> Splits:
+    """Return the splits of a run's own data, as it divided them; nothing is decoded yet.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        purpose: what they are for, for the message.
+
+    Raises:
+        UsageError: the run was imported and has no data.
+        RunError: the images are not what they were.
+    """
+    if not trained.card.examples:
+        raise UsageError(f"{trained.path} was imported: it has no training images to {purpose}")
+    splits, class_names = load_splits(trained.config)
+    _require_same_data(trained, splits, class_names)
+    return splits
 
 
 def _batches_for(config: RunConfig, mesh: Mesh) -> RunConfig:

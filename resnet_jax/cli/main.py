@@ -21,6 +21,7 @@ VERBS = {
     "predict": "name what is in images",
     "models": "list the networks with their exact sizes",
     "bench": "speed and compile time of a network, against PyTorch and plain Flax",
+    "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
     "weights": "bring in another library's weights, or write ours under its names",
 }

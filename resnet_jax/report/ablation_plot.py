@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.report.plots import BLUE, GREY
+from resnet_jax.report.canvas import BLUE, GREY, PALETTE, VERMILION, new_figure
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-RED = "#D55E00"
 MAX_TOGETHER = len(PALETTE)
 COLUMNS = 4
 
@@ -67,15 +65,11 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
         path: PNG to write.
         title: headline.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     together = len(cells) <= MAX_TOGETHER
     columns = 1 if together else COLUMNS
     rows = 1 if together else -(-len(cells) // columns)
     size = (9.0, 5.0) if together else (3.2 * columns, 2.4 * rows + 0.6)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     if together:
         _draw_together(panels[0], cells)
@@ -172,7 +166,7 @@ def _draw_alone(axes: Any, cells: Sequence[CellCurves], index: int) -> None:
         axes.plot(epochs, mean, color=GREY, linewidth=0.7, alpha=0.35)
     cell = cells[index]
     _draw_cell(axes, cell, BLUE)
-    axes.set_title(cell.note, fontsize=9, loc="left", color=RED if cell.diverged else "black")
+    axes.set_title(cell.note, fontsize=9, loc="left", color=VERMILION if cell.diverged else "black")
 
 
 def _draw_cell(axes: Any, cell: CellCurves, color: str) -> None:

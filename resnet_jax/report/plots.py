@@ -1,7 +1,4 @@
-"""The two pictures of a run: its learning curves and its confusion matrix.
-
-Colours are from Okabe and Ito's palette, which people with any common colour vision can tell apart.
-"""
+"""The two pictures of a run: its learning curves and its confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+from resnet_jax.report.canvas import BLUE, GREY, VERMILION, new_figure
+
 #: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
 MAX_NAMED_CLASSES = 25
 
@@ -38,15 +36,15 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
 
     curve(loss, steps, "loss", BLUE, "single batches", linewidth=0.8, alpha=0.4)
     curve(loss, epochs, "loss", BLUE, "training")
-    curve(loss, evaluated, "val_loss", ORANGE, "validation")
+    curve(loss, evaluated, "val_loss", VERMILION, "validation")
     curve(accuracy, epochs, "accuracy", BLUE, "training (while learning)")
-    curve(accuracy, evaluated, "val_accuracy", ORANGE, "validation")
+    curve(accuracy, evaluated, "val_accuracy", VERMILION, "validation")
     curve(rate, steps, "learning_rate", GREY, None)
     loss.set_yscale("log")
     if evaluated:
         best = max(evaluated, key=lambda row: row["val_accuracy"])
         label = f"best {best['val_accuracy']:.2%} at epoch {best['epoch']:.0f}"
-        accuracy.plot(best["epoch"], best["val_accuracy"], "o", color=ORANGE, label=label)
+        accuracy.plot(best["epoch"], best["val_accuracy"], "o", color=VERMILION, label=label)
     for axes, name in ((loss, "loss (log scale)"), (accuracy, "accuracy"), (rate, "learning rate")):
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.25)
@@ -85,12 +83,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
-    # Figure and canvas by hand: pyplot would choose a window system and keep global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size)
     return figure, figure.subplots(rows, columns)
 
 

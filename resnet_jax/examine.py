@@ -1,0 +1,401 @@
+"""Looking at a network through depth: a named one at its initialization, or a trained run, with images to look with.
+
+:func:`find_subject` takes what a person names and returns everything that an instrument needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from resnet_jax.assemble import (
+    Images,
+    build_model,
+    count_steps,
+    geometry_of,
+    load_images,
+    loss_scaling,
+    training_feed,
+)
+from resnet_jax.config import DataConfig, ModelConfig, RunConfig
+from resnet_jax.data.augment import normalize
+from resnet_jax.data.records import Records, Subset
+from resnet_jax.data.rng import SHUFFLE, permutation
+from resnet_jax.data.source import load_dataset
+from resnet_jax.data.view import View
+from resnet_jax.depth.profiling import profile
+from resnet_jax.depth.result import DepthProfile
+from resnet_jax.errors import RunError, UsageError, nearest, unknown
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.initialize import init_variables
+from resnet_jax.models.layout import stack
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.rows import MODELS
+from resnet_jax.models.zoo import create_model
+from resnet_jax.rundir import DataCard, RunDirectory, describe_environment
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.compile import INIT_OPTIONS, options_for
+from resnet_jax.training.losses import get_loss
+from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.schedules import ScheduleConfig
+from resnet_jax.training.state import init_state
+from resnet_jax.use import TrainedRun, load_run, own_splits
+
+NORM_MODES = ("batch", "running")
+#: The source of images that are independent N(0, 1) pixels with random labels.
+RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class Looking:
+    """With what a network is looked at.
+
+    Attributes:
+        batch: images.
+        seed: of the initialization of a named network, and of which images are taken or drawn.
+        norm_mode: ``batch``: batch norm normalizes by the statistics of this batch, as in training; ``running``: by its
+            running averages, as in evaluation.
+        source: images: ``random``, or as in :mod:`resnet_jax.data.source`. None: a run's own training images; for a
+            named network random ones.
+        image_size: side in pixels; None: the network's, or the source's.
+        mean: subtracted from x / 255 of a source, per channel; empty: the run's, or that of the images.
+        std: divides it.
+        learning_rate: of the SGD whose update is measured in a named network.
+        checkpoint: of a run: last or best; None: the one it tested.
+        execution: another way to compute the same: see :class:`resnet_jax.models.ResNetConfig`.
+        remat: the same.
+        dtype: of the computation.
+    """
+
+    batch: int
+    seed: int = 0
+    norm_mode: str = "batch"
+    source: str | None = None
+    image_size: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    learning_rate: float = 0.1
+    checkpoint: str | None = None
+    execution: str | None = None
+    remat: str | None = None
+    dtype: str | None = None
+
+    def __post_init__(self):
+        """Check the numbers; raises UsageError."""
+        for name in ("batch", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', ' ')} must be 1 or more, got {value}")
+        if self.seed < 0:
+            raise UsageError(f"seed must be 0 or more, got {self.seed}")
+        if not self.learning_rate > 0:
+            raise UsageError(f"the learning rate must be above 0, got {self.learning_rate}")
+        if self.norm_mode not in NORM_MODES:
+            raise unknown("norm mode", self.norm_mode, NORM_MODES)
+
+    @property
+    def computation(self) -> dict[str, Any]:
+        """What changes how the network is computed, as fields of a :class:`ResNetConfig`."""
+        asked = {"execution": self.execution, "remat": self.remat, "dtype": self.dtype}
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network and what to look at it with.
+
+    Attributes:
+        name: for people.
+        model: the network.
+        variables: its variables, in the layout of its execution, on one device.
+        images: normalized, ``(n, *spatial, c)``.
+        labels: int ``(n,)``.
+        train: whether batch norm normalizes by the statistics of the batch.
+        loss: per example, ``(logits, labels) -> (n,)``.
+        optimizer: transformation and state.
+        facts: label -> value, for a report: the network, its weights, the images, the optimizer, ...
+    """
+
+    name: str
+    model: ResNet
+    variables: dict[str, Any]
+    images: jax.Array
+    labels: jax.Array
+    train: bool
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    optimizer: tuple[optax.GradientTransformation, Any]
+    facts: dict[str, str]
+
+
+def find_subject(target: str, looking: Looking, model: ModelConfig | None = None) -> Subject:
+    """Return the network called ``target``, or the one of the run directory of that path.
+
+    Args:
+        target: a name of :func:`resnet_jax.models.list_models`, or a run directory.
+        looking: with what.
+        model: choices that differ from the named network's; its own name is not looked at.
+
+    Raises:
+        UsageError: neither a network nor a run directory, choices that do not fit, or more images than there are.
+    """
+    choices = {} if model is None else model.choices()
+    if target in MODELS:
+        return initial_subject(target, looking, choices)
+    if not Path(target).exists():
+        close = nearest(target, MODELS)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise UsageError(f"{target!r} is neither a network that `resnet-jax models` lists nor a run directory{hint}")
+    if choices:
+        listed = ", ".join(f"--model.{name}" for name in choices)
+        raise UsageError(f"{target} is a run, which has its own network: leave out {listed}")
+    return run_subject(target, looking)
+
+
+def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None = None) -> Subject:
+    """Return a named network at its initialization: the weights with which a training of this seed begins.
+
+    Args:
+        name: of the network.
+        looking: with what.
+        choices: fields of :class:`resnet_jax.config.ModelConfig` that differ from the named network's.
+
+    Raises:
+        UsageError: as :func:`find_subject`.
+    """
+    if looking.checkpoint is not None:
+        raise UsageError(
+            f"{name} is a named network at its initialization and has no checkpoints; name a run directory"
+        )
+    choices = {**(choices or {}), **looking.computation}
+    if looking.source in (None, RANDOM):
+        model = create_model(name, **choices)
+        config = model.config
+        shape = MODELS[name].input_shape if looking.image_size is None else (looking.image_size,) * config.spatial_dims
+        images, labels = _random(looking, (*shape[: config.spatial_dims], config.in_channels), config.num_classes)
+        said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
+    else:
+        data = DataConfig(source=looking.source, image_size=looking.image_size, mean=looking.mean, std=looking.std)
+        config = RunConfig(model=ModelConfig(name, **choices), data=data, seed=looking.seed)
+        found = load_images(config)
+        model = build_model(config, found.card)
+        images, labels = _read(looking, found.splits.train, config, model, found.card)
+        said = f"{looking.batch} training images of {looking.source} (seed {looking.seed}), not augmented"
+    _require_several(looking, model)
+    mesh = make_mesh(jax.devices()[:1])
+    key = jax.random.split(jax.random.key(looking.seed))[0]  # as training.state.init_state does
+    init = jax.jit(
+        lambda key: init_variables(model, key, images.shape[1:]), compiler_options=options_for(INIT_OPTIONS, mesh)
+    )
+    variables = init(key)
+    tx = optax.sgd(looking.learning_rate)
+    facts = {
+        "network": _network(name, choices, variables),
+        "weights": f"at initialization (seed {looking.seed})",
+        "images": f"{said}; {_size(images)}",
+        "updates": f"of plain SGD, learning rate {looking.learning_rate:g}",
+    }
+    loss = get_loss("cross_entropy", 0.0)
+    return _subject(name, model, variables, images, labels, looking, loss, (tx, tx.init(variables["params"])), facts)
+
+
+def run_subject(path: str | Path, looking: Looking) -> Subject:
+    """Return the network of a run directory, with its own training images and its own optimizer.
+
+    Raises:
+        UsageError: not a run directory, more images than there are, or none are known.
+        RunError: no such checkpoint, or the images are not what they were.
+    """
+    trained = _computed(load_run(path, looking.checkpoint), looking)
+    model, config = trained.model, trained.config
+    if looking.mean or looking.std:
+        trained = dataclasses.replace(
+            trained, card=dataclasses.replace(trained.card, mean=looking.mean, std=looking.std)
+        )
+    if looking.source == RANDOM:
+        images, labels = _random(looking, trained.card.image_shape, model.config.num_classes)
+        said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
+    else:
+        records, said = _records(trained, looking)
+        if not trained.card.mean:
+            raise UsageError(f"{path} does not say how its images are normalized: give --data.mean and --data.std")
+        images, labels = _read(looking, records, config, model, trained.card)
+    _require_several(looking, model)
+    optimizer, updates = _own_optimizer(trained, looking)
+    facts = {
+        "network": _network(config.model.name, {**config.model.choices(), **looking.computation}, trained.variables),
+        "weights": f"of {trained.path.name} after step {trained.step:,}"
+        + (", averaged over steps" if config.train.ema_decay is not None else ""),
+        "images": f"{said}; {_size(images)}",
+        "updates": updates,
+    }
+    name = trained.path.resolve().name
+    loss = get_loss(config.train.loss, config.train.label_smoothing)
+    return _subject(name, model, trained.variables, images, labels, looking, loss, optimizer, facts)
+
+
+def profile_subject(subject: Subject) -> DepthProfile:
+    """Measure signals and gradients; the facts are in the result's ``about``."""
+    found = profile(
+        subject.model,
+        subject.variables,
+        subject.images,
+        subject.labels,
+        train=subject.train,
+        loss=subject.loss,
+        optimizer=subject.optimizer,
+    )
+    first = {name: subject.facts[name] for name in ("network", "weights", "images")}
+    facts = {
+        **first,
+        "normalization": found.about["normalization"],
+        "loss": f"{found.about['loss']:.4g} (mean over the batch)",
+        "blocks": str(len(found)),
+        **subject.facts,
+    }
+    return dataclasses.replace(found, about={**found.about, "name": subject.name, "facts": facts})
+
+
+def _subject(
+    name: str,
+    model: ResNet,
+    variables: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    looking: Looking,
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    optimizer: tuple[optax.GradientTransformation, Any],
+    facts: dict[str, str],
+) -> Subject:
+    environment = describe_environment()
+    packages = environment["packages"]
+    config = model.config
+    facts = {
+        **facts,
+        "computed in": f"{config.dtype}, execution {config.execution}, remat {config.remat}",
+        "versions": ", ".join(f"{name} {packages[name]}" for name in ("resnet-jax", "jax", "flax") if packages[name]),
+        "device": environment["devices"][0],
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    return Subject(name, model, variables, images, labels, looking.norm_mode == "batch", loss, optimizer, facts)
+
+
+def _random(looking: Looking, shape: tuple[int, ...], classes: int) -> tuple[jax.Array, jax.Array]:
+    pixels, which = jax.random.split(jax.random.fold_in(jax.random.key(looking.seed), 1))
+    images = jax.random.normal(pixels, (looking.batch, *shape))
+    return images, jax.random.randint(which, (looking.batch,), 0, classes)
+
+
+def _read(
+    looking: Looking, records: Records, config: RunConfig, model: ResNet, card: DataCard
+) -> tuple[jax.Array, jax.Array]:
+    """Return the first images of the records in an order that the seed gives, normalized, and their labels."""
+    if looking.batch > len(records):
+        raise UsageError(f"--batch {looking.batch} is more than the {len(records):,} images there are")
+    chosen = permutation(len(records), looking.seed, SHUFFLE)[: looking.batch]
+    labels = records.labels[chosen]
+    if labels.max() >= model.config.num_classes:
+        raise UsageError(f"label {labels.max()} is none of the network's {model.config.num_classes} classes")
+    pixels = View(Subset(records, chosen), geometry_of(config.data), training=False).images(np.arange(len(chosen)))
+    images = normalize(jnp.asarray(pixels), card.mean, card.std, jnp.dtype(model.config.dtype))
+    return images, jnp.asarray(labels)
+
+
+def _records(trained: TrainedRun, looking: Looking) -> tuple[Records, str]:
+    said = f"(seed {looking.seed}), not augmented"
+    if looking.source is None:
+        records = own_splits(trained, "look with; name a --data.source, or random").train
+        return records, f"{looking.batch} of the run's own training images {said}"
+    splits = load_dataset(looking.source, channels=trained.card.image_shape[-1]).splits
+    return splits.get("train", splits.get("all")), f"{looking.batch} images of {looking.source} {said}"  # pyright: ignore[reportReturnType]
+
+
+def _computed(trained: TrainedRun, looking: Looking) -> TrainedRun:
+    """Return the run with its network computed as asked for, on one device."""
+    model = ResNet(dataclasses.replace(trained.model.config, **looking.computation))
+    variables = jax.device_put(stack(trained.variables, model.config.execution), jax.devices()[0])
+    config = trained.config
+    if looking.image_size is not None and looking.source != RANDOM:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=looking.image_size))
+    card = trained.card
+    if looking.image_size is not None:
+        card = dataclasses.replace(card, image_shape=(looking.image_size, looking.image_size, card.image_shape[-1]))
+    return dataclasses.replace(trained, model=model, variables=variables, config=config, card=card)
+
+
+def _own_optimizer(trained: TrainedRun, looking: Looking) -> tuple[tuple[optax.GradientTransformation, Any], str]:
+    """Return the run's optimizer with its state; with a fresh one, or plain SGD, where the run has none. Says which."""
+    config, model = trained.config, trained.model
+    if not trained.card.examples:  # imported or folded: it was never trained here
+        tx = optax.sgd(looking.learning_rate)
+        text = f"of plain SGD, learning rate {looking.learning_rate:g}: the network was imported without an optimizer"
+        return (tx, tx.init(trained.variables["params"])), text
+    shape = trained.card.image_shape
+    splits = own_splits(trained, "count steps with")
+    feed = training_feed(config, Images(splits, geometry_of(config.data), trained.card))
+    params = abstract_variables(model, shape)["params"]
+    optimizer = functools.partial(
+        make_optimizer, params=params, steps_per_epoch=feed.steps_per_epoch, total_steps=count_steps(config, feed)
+    )
+    tx, schedule = optimizer(config.optim)
+    text = f"of the run's own {config.optim.name}"
+    if np.asarray(schedule(trained.step)) == 0:  # a schedule that has come to its end: the next update would be nothing
+        tx, _ = optimizer(dataclasses.replace(config.optim, schedule=ScheduleConfig()))
+        text += f" at its base learning rate {config.optim.learning_rate:g} (the schedule has ended at 0)"
+    try:
+        return (tx, _restore_optimizer(trained, tx, looking)), f"{text}, with its state after step {trained.step:,}"
+    except RunError as error:
+        return (
+            tx,
+            tx.init(trained.variables["params"]),
+        ), f"{text}, but with a fresh state: {str(error).splitlines()[0]}"
+
+
+def _restore_optimizer(trained: TrainedRun, tx: optax.GradientTransformation, looking: Looking) -> Any:
+    config, model = trained.config, trained.model
+    sharding = replicated(make_mesh(jax.devices()[:1]))
+    state = jax.eval_shape(
+        lambda key: init_state(
+            model,
+            tx,
+            key,
+            trained.card.image_shape,
+            ema=config.train.ema_decay is not None,
+            loss_scaling=loss_scaling(config, build_model(config, trained.card)),
+        ),
+        jax.random.key(0),
+    )
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+    kind: Any = looking.checkpoint or config.train.select
+    with Checkpoints(RunDirectory(trained.path).checkpoints, owner=False) as checkpoints:
+        return checkpoints.restore(kind, like)[0].opt_state
+
+
+def _require_several(looking: Looking, model: ResNet) -> None:
+    config = model.config
+    if looking.batch == 1 and looking.norm_mode == "batch" and config.norm == "batch" and config.norm_scope != "frozen":
+        raise UsageError(
+            "batch norm takes its statistics over the images of the batch, and one image has none to speak of: use "
+            "--batch 2 or more, or --norm-mode running"
+        )
+
+
+def _network(name: str, choices: dict[str, Any], variables: Any) -> str:
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    changed = "".join(
+        f", {key} {value}" for key, value in choices.items() if key not in ("execution", "remat", "dtype")
+    )
+    return f"{name}{changed}: {size:,} parameters"
+
+
+def _size(images: jax.Array) -> str:
+    return "x".join(str(side) for side in images.shape[1:])
