@@ -17,7 +17,7 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.finetune import Source, describe, find_source, require_transfer, start_state
 from resnet_jax.models.instrument import Anatomy
 from resnet_jax.report.console import Console
-from resnet_jax.report.depth_file import DepthFile, read_depth
+from resnet_jax.report.depth_file import DepthFile, draw_history, read_depth
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.tensorboard import TensorBoard
@@ -111,7 +111,7 @@ class _Job:
         """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
         plot_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title)
         if self.run.depth.is_file():
-            plot_gradients_through_time(read_depth(self.run.depth), self.run.gradients, title=self.title)
+            draw_history(read_depth(self.run.depth), self.run.gradients, title=self.title)
 
 
 def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichConsole | None = None) -> Summary:
@@ -193,7 +193,9 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
         depth = None
         if job.config.train.depth_every:
             chart = chart_blocks(parts.model, job.images.card.image_shape, Anatomy())
-            depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every)
+            depth = DepthFile(
+                run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every
+            )
             stack.callback(depth.close)
         for observer in (live, metrics, events):
             stack.callback(observer.close)
@@ -279,4 +281,6 @@ def _conclude(job: _Job, summary: Summary) -> None:
     job.say(f"{summary.steps:,} steps in {summary.seconds:.0f} s{start}{speed}")
     job.say(f"curves {job.run.curves}")
     job.say(f"confusion {job.run.confusion}")
+    if job.run.gradients.is_file():
+        job.say(f"gradients through depth {job.run.gradients}")
     job.say(f"params sha256 {summary.params_digest}")

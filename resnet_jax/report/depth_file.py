@@ -70,6 +70,21 @@ class GradientHistory:
     grad_norm: np.ndarray
 
 
+def draw_history(history: GradientHistory, path: Path, *, title: str) -> None:
+    """Draw the gradient norm over depth and time, in colour.
+
+    Args:
+        history: as :func:`read_depth` gives it.
+        path: PNG to write.
+        title: headline.
+    """
+    from resnet_jax.report.depth_axes import DepthAxis
+    from resnet_jax.report.depth_instruments import heat_map_figure
+
+    figure = heat_map_figure(DepthAxis(history.stage), history.steps.tolist(), history.grad_norm, title=title)
+    figure.save_png(path.parent).replace(path)
+
+
 def read_depth(path: Path) -> GradientHistory:
     """Read a depth.jsonl.
 

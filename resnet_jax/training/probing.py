@@ -72,7 +72,6 @@ def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], anatomy: Anatom
     def chart(variables, images):
         rngs = {"dropout": jax.random.key(0)}
 
-
         def apply(mutable):
             return model.apply(variables, images, train=True, mutable=mutable, rngs=rngs)
 
