@@ -32,7 +32,7 @@ from resnet_jax.data.records import Records, Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.view import View
-from resnet_jax.depth.profiling import profile
+from resnet_jax.depth.profiling import describe_normalization, profile
 from resnet_jax.depth.result import DepthProfile
 from resnet_jax.errors import RunError, UsageError, nearest, unknown
 from resnet_jax.models.count import abstract_variables
@@ -254,14 +254,7 @@ def profile_subject(subject: Subject) -> DepthProfile:
         loss=subject.loss,
         optimizer=subject.optimizer,
     )
-    first = {name: subject.facts[name] for name in ("network", "weights", "images")}
-    facts = {
-        **first,
-        "normalization": found.about["normalization"],
-        "loss": f"{found.about['loss']:.4g} (mean over the batch)",
-        "blocks": str(len(found)),
-        **subject.facts,
-    }
+    facts = {**subject.facts, "loss": f"{found.about['loss']:.4g} (mean over the batch)", "blocks": str(len(found))}
     return dataclasses.replace(found, about={**found.about, "name": subject.name, "facts": facts})
 
 
@@ -280,7 +273,9 @@ def _subject(
     packages = environment["packages"]
     config = model.config
     facts = {
-        **facts,
+        **{name: facts[name] for name in ("network", "weights", "images")},
+        "normalization": describe_normalization(model, variables, looking.norm_mode == "batch"),
+        "updates": facts["updates"],
         "computed in": f"{config.dtype}, execution {config.execution}, remat {config.remat}",
         "versions": ", ".join(f"{name} {packages[name]}" for name in ("resnet-jax", "jax", "flax") if packages[name]),
         "device": environment["devices"][0],
