@@ -164,7 +164,10 @@ def _figure(figure: DepthFigure) -> str:
 
 
 def _table(table: Table, anchor: str) -> str:
-    heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in table.columns)
+    heads = "".join(
+        f'<th scope="col"{_of_text(values)}><button type="button">{escape(name)}</button></th>'
+        for name, values in table.columns.items()
+    )
     columns = [_cells(values) for values in table.columns.values()]
     rows = "\n".join("<tr>" + "".join(row) for row in zip(*columns, strict=True))
     meaning = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in table.meaning.items())
@@ -183,6 +186,10 @@ def _table(table: Table, anchor: str) -> str:
 </div>
 {legend}
 </details>"""
+
+
+def _of_text(values: np.ndarray | Sequence[str]) -> str:
+    return ' class="text"' if len(values) and isinstance(values[0], str) else ""
 
 
 def _cells(values: np.ndarray | Sequence[str]) -> list[str]:
