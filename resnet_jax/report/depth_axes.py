@@ -139,7 +139,7 @@ def draw_over(
     for axes, panel in zip(every_axes, panels, strict=True):
         draw_panel(axes, x, panel, points=points)
         if np.issubdtype(np.asarray(x).dtype, np.integer):
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     every_axes[-1].set_xlabel(label, color=INK)
     return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, not any(map(_anything, panels)))
 
@@ -187,7 +187,7 @@ def mark_stages(axes: Any, depth: DepthAxis, *, names: bool = True) -> None:
 
     count = len(depth)
     axes.set_xlim(-0.5, count - 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     for start in depth.starts[1:]:
         axes.axvline(start - 0.5, color=INK, linewidth=0.8, alpha=0.45, linestyle=(0, (2, 2)), zorder=1)
     if not names:

@@ -137,10 +137,11 @@ def _gradient(profile: DepthProfile) -> list[str]:
     elif ratio < 0.1:
         verdict = "it fades on its way back"
     else:
-        verdict = "it keeps its size within a factor of ten"
+        verdict = "it stays within a factor of ten"
+    later = f"{blocks} blocks later" if blocks > 1 else "one block later"
     return [
         f"The gradient that arrives at the input of block 0 is {change(first, last)} that at the output of the last "
-        f"block, {blocks} blocks later: {verdict} (on average {100 * (each - 1):+.2g} % per block)."
+        f"block, {later}: {verdict} (on average by a factor of {each:.4g} per block)."
     ]
 
 
@@ -174,6 +175,8 @@ def _learning(profile: DepthProfile) -> list[str]:
         return []
     low, high = (int(known[at]) for at in (np.argmin(ratio[known]), np.argmax(ratio[known])))
     typical = float(np.median(ratio[known]))
+    if len(known) == 1:
+        return [f"The next update would change the parameters of block {low} by {percent(typical)} of their size."]
     return [
         f"The next update would change the parameters of a typical block (median) by {percent(typical)} of their "
         f"size; from {percent(ratio[low])} in block {low} to {percent(ratio[high])} in block {high}."

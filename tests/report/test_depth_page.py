@@ -177,8 +177,8 @@ def test_the_summary_says_what_the_arrays_say():
         dead_units=np.array([0, 0.25, 0, 0]),
     )
     gradient, signal, branches, learning, dead = summarize(known)
-    assert "block 0 is 4 times that at the output of the last block, 4 blocks later: it keeps its size" in gradient
-    assert "+41 % per block" in gradient
+    assert "block 0 is 4 times that at the output of the last block, 4 blocks later: it stays within" in gradient
+    assert "by a factor of 1.414 per block" in gradient
     assert "1 behind block 0 and 0.5 behind the last: 0.5 times" in signal
     assert "0.5 times the size of the skip, and 10 % of the gradient" in branches
     assert "by 2 % of their size; from 1 % in block 0 to 8 % in block 3" in learning
