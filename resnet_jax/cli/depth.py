@@ -1,4 +1,4 @@
-"""``resnet-jax depth profile | jacobian | lesion | check``: what happens to signals and gradients through depth."""
+"""``resnet-jax depth profile | check``: what happens to signals and gradients through depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from resnet_jax.cli.depth_options import TargetOptions, find, make_directory, ou
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError, unknown
 
-VERBS = ("profile", "jacobian", "lesion", "check")
+#: Sub-verb -> what it needs; all but ``profile`` are modules ``depth_NAME`` beside this one.
+VERBS = {"profile": "TARGET ...", "check": "TARGET ..."}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +26,9 @@ class ProfileOptions(TargetOptions):
 def run(argv: list[str]) -> dict[str, Any] | None:
     """Measure, write arrays, figures and report, and return the figures."""
     if not argv or argv[0] in ("-h", "--help"):
+        listed = " or ".join(f"{name} {needs}" for name, needs in VERBS.items())
         raise UsageError(
-            "name what to look at: resnet-jax depth profile TARGET ..., jacobian TARGET ..., lesion TARGET ... or "
-            "check TARGET ...; TARGET is a network's name or a run directory"
+            f"name what to look at: resnet-jax depth {listed}; TARGET is a network's name or a run directory"
         )
     if argv[0] not in VERBS:
         raise unknown("depth verb", argv[0], VERBS)
