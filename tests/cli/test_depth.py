@@ -69,6 +69,9 @@ def test_a_named_network(command, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
     again = DepthProfile.load(out / "profile.npz")
     assert "running averages" in again.about["facts"]["normalization"]
+    averages = profile(model, variables, subject.images, subject.labels, train=False)
+    np.testing.assert_allclose(again.act_var, averages.act_var, rtol=1e-4)
+    assert (np.abs(again.act_var / found.act_var - 1) > 0.01).any()
     assert "running averages" in (out / "report.html").read_text()
 
 
@@ -89,8 +92,15 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
         "the run's own sgd at its base learning rate 0.1 (the schedule has ended at 0), with its state"
         in facts["updates"]
     )
-    # momentum 0.9 and weight decay: the update is not the gradient's alone, but that of the restored state
-    assert (np.abs(found.update_norm / (0.1 * found.weight_grad_norm) - 1) > 1e-3).all()
+    # the update is that of the restored state: ten steps of momentum
+    _, state = find_subject(str(trained), Looking(batch=12)).optimizer
+    steps = [int(leaf) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    assert steps == [10]
+    momentum = [
+        float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    assert len(momentum) > 10
+    assert max(momentum) > 0
 
     # the loss is the run's, mean squared error, on normalized pixels of the training split
     subject = find_subject(str(trained), Looking(batch=12))
