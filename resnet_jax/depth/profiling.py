@@ -172,7 +172,7 @@ def _result(
             "loss": float(found["loss"]),
             "images": list(images.shape),
             "dtype": str(getattr(getattr(model, "config", None), "dtype", images.dtype)),
-            "normalization": _normalization(model, variables, train),
+            "normalization": describe_normalization(model, variables, train),
             "blocks": len(chart.names),
         },
     )
@@ -213,7 +213,7 @@ def _per_block(parameters: dict[str, Any], blocks: int) -> dict[str, np.ndarray]
     }
 
 
-def _normalization(model: nn.Module, variables: Any, train: bool) -> str:
+def describe_normalization(model: nn.Module, variables: Mapping[str, Any], train: bool) -> str:
     """Say what the network normalizes by."""
     config = getattr(model, "config", None)
     norm = getattr(config, "norm", None)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.report.canvas import BLUE, GREEN, PURPLE, VERMILION, new_figure
+from resnet_jax.report.numbers import power_of_ten
 
 #: Colour of text, axes and grids; its own, so that a page can put the reader's in its place.
 INK = "#0b0c0d"
@@ -138,7 +139,7 @@ def draw_over(
     for axes, panel in zip(every_axes, panels, strict=True):
         draw_panel(axes, x, panel, points=points)
         if np.issubdtype(np.asarray(x).dtype, np.integer):
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     every_axes[-1].set_xlabel(label, color=INK)
     return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, not any(map(_anything, panels)))
 
@@ -186,7 +187,7 @@ def mark_stages(axes: Any, depth: DepthAxis, *, names: bool = True) -> None:
 
     count = len(depth)
     axes.set_xlim(-0.5, count - 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     for start in depth.starts[1:]:
         axes.axvline(start - 0.5, color=INK, linewidth=0.8, alpha=0.45, linestyle=(0, (2, 2)), zorder=1)
     if not names:
@@ -281,20 +282,6 @@ def log_scale(axis: Any, values: np.ndarray, level: float | None = None) -> None
         )
     axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())
-
-
-def power_of_ten(value: float) -> str:
-    """Return a short label: plain from 0.001 to 1,000, a power of ten beyond.
-
-    >>> power_of_ten(0.02), power_of_ten(1e-7), power_of_ten(2e12)
-    ('0.02', '10⁻⁷', '2×10¹²')
-    """
-    if value == 0 or 1e-3 <= abs(value) < 9999:
-        return f"{value:g}"
-    mantissa, _, exponent = f"{value:.1e}".partition("e")
-    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    factor = f"{float(mantissa):g}"
-    return f"10{raised}" if factor == "1" else f"{factor}×10{raised}"
 
 
 def _left_out(panels: Sequence[Panel]) -> str:

@@ -22,8 +22,8 @@ from resnet_jax.report.depth_axes import (
     draw_over,
     mark_stages,
     plain,
-    power_of_ten,
 )
+from resnet_jax.report.numbers import power_of_ten
 
 
 def singular_values_figure(

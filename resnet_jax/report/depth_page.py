@@ -6,7 +6,6 @@ Every instrument makes a :class:`Section` or two; :func:`write_page` puts them i
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,6 +16,7 @@ import numpy as np
 
 from resnet_jax.errors import RunError
 from resnet_jax.report.depth_axes import DepthFigure
+from resnet_jax.report.numbers import short_number
 from resnet_jax.report.svg import inline_svg
 
 REPORT = "report.html"
@@ -164,7 +164,10 @@ def _figure(figure: DepthFigure) -> str:
 
 
 def _table(table: Table, anchor: str) -> str:
-    heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in table.columns)
+    heads = "".join(
+        f'<th scope="col"{_of_text(values)}><button type="button">{escape(name)}</button></th>'
+        for name, values in table.columns.items()
+    )
     columns = [_cells(values) for values in table.columns.values()]
     rows = "\n".join("<tr>" + "".join(row) for row in zip(*columns, strict=True))
     meaning = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in table.meaning.items())
@@ -185,24 +188,15 @@ def _table(table: Table, anchor: str) -> str:
 </details>"""
 
 
+def _of_text(values: np.ndarray | Sequence[str]) -> str:
+    return ' class="text"' if len(values) and isinstance(values[0], str) else ""
+
+
 def _cells(values: np.ndarray | Sequence[str]) -> list[str]:
     return [
         f'<td class="text">{escape(value)}' if isinstance(value, str) else f"<td>{short_number(value)}"
         for value in (values.tolist() if isinstance(values, np.ndarray) else values)
     ]
-
-
-def short_number(value: float) -> str:
-    """Return four digits at most of a number, whole numbers whole; nothing for NaN.
-
-    >>> short_number(123456), short_number(0.000123456), short_number(float("nan")), short_number(float("inf"))
-    ('123456', '0.0001235', '', '∞')
-    """
-    if isinstance(value, int):
-        return str(value)
-    if math.isnan(value):
-        return ""
-    return f"{value:.4g}".replace("inf", "∞")
 
 
 def _resource(name: str) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from resnet_jax.depth.result import DepthProfile
 from resnet_jax.report import depth_figures as draw
-from resnet_jax.report.depth_axes import DepthAxis, power_of_ten
+from resnet_jax.report.depth_axes import DepthAxis
 from resnet_jax.report.depth_page import Page, Section, Table, write_page
+from resnet_jax.report.numbers import change, percent, readable
 
 #: Names of the files that :func:`write_profile_report` writes.
 FIGURES = (
@@ -120,26 +121,6 @@ def summarize(profile: DepthProfile) -> list[str]:
     return [*_gradient(profile), *_signal(profile), *_branches(profile), *_learning(profile), *_dead(profile)]
 
 
-def change(new: float, old: float) -> str:
-    """Return ``new`` over ``old`` in words.
-
-    >>> change(8.0, 2.0), change(1.0, 1.05), change(0.0, 1.0)
-    ('4 times', '0.952 times', '0 times')
-    """
-    return f"{readable(new / old)} times"
-
-
-def readable(value: float) -> str:
-    """Return three digits of a number as one writes it in a sentence.
-
-    >>> readable(1303.2), readable(0.0765432), readable(3.2e9), readable(4.4e-7)
-    ('1,300', '0.0765', '3.2×10⁹', '4.4×10⁻⁷')
-    """
-    if value and not 1e-4 <= abs(value) < 1e6:
-        return power_of_ten(value)
-    return f"{float(f'{value:.3g}'):,.15g}"
-
-
 def _gradient(profile: DepthProfile) -> list[str]:
     first, last = float(profile.grad_norm[0]), float(profile.grad_norm_out[-1])
     if not first or not last:
@@ -156,10 +137,11 @@ def _gradient(profile: DepthProfile) -> list[str]:
     elif ratio < 0.1:
         verdict = "it fades on its way back"
     else:
-        verdict = "it keeps its size within a factor of ten"
+        verdict = "it stays within a factor of ten"
+    later = f"{blocks} blocks later" if blocks > 1 else "one block later"
     return [
         f"The gradient that arrives at the input of block 0 is {change(first, last)} that at the output of the last "
-        f"block, {blocks} blocks later: {verdict} (on average {100 * (each - 1):+.2g} % per block)."
+        f"block, {later}: {verdict} (on average by a factor of {each:.4g} per block)."
     ]
 
 
@@ -193,6 +175,8 @@ def _learning(profile: DepthProfile) -> list[str]:
         return []
     low, high = (int(known[at]) for at in (np.argmin(ratio[known]), np.argmax(ratio[known])))
     typical = float(np.median(ratio[known]))
+    if len(known) == 1:
+        return [f"The next update would change the parameters of block {low} by {percent(typical)} of their size."]
     return [
         f"The next update would change the parameters of a typical block (median) by {percent(typical)} of their "
         f"size; from {percent(ratio[low])} in block {low} to {percent(ratio[high])} in block {high}."
@@ -206,13 +190,3 @@ def _dead(profile: DepthProfile) -> list[str]:
     return [
         f"In block {worst}, {percent(profile.dead_units[worst])} of the channels are dead on this batch; nowhere more."
     ]
-
-
-def percent(share: float) -> str:
-    """Return a share as percent, with two digits.
-
-    >>> percent(0.0123), percent(0.5), percent(25.0)
-    ('1.2 %', '50 %', '2,500 %')
-    """
-    value = 100 * float(share)
-    return f"{float(f'{value:.2g}'):,.15g} %"

@@ -1,0 +1,139 @@
+"""What the verbs of ``resnet-jax depth`` share: what is looked at, with which images, and where the results go."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from resnet_jax.cli.bench import Choices
+from resnet_jax.cli.options import Common
+from resnet_jax.config import ModelConfig
+from resnet_jax.errors import RunError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource:
+    """Which images."""
+
+    source: str | None = None
+    """random, digits, folder:PATH, npz:PATH or tfds:NAME (default: a run's own training images; else random ones)."""
+    mean: tuple[float, ...] = ()
+    """Subtracted from x / 255, per channel (default: the run's, or that of the images)."""
+    std: tuple[float, ...] = ()
+    """Divides x / 255 - mean, per channel (default: the run's, or that of the images)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetOptions:
+    """What to look at, with what, and where to write."""
+
+    target: tyro.conf.Positional[str]
+    """A network, as `resnet-jax models` names it, at its initialization; or a run directory."""
+    batch: int = 32
+    """Images to look with."""
+    out: Path | None = None
+    """Directory for arrays, figures and report.html (default: made of what is done and TARGET)."""
+    force: bool = False
+    """Write into a directory that holds other things too."""
+    seed: int = 0
+    """Of the initialization, and of which images are taken or drawn."""
+    norm_mode: str = "batch"
+    """Batch norm normalizes by the statistics of this batch (batch, as in training) or its averages (running)."""
+    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
+    checkpoint: str | None = None
+    """Of a run: last or best (default: the one it tested)."""
+    data: ImageSource = dataclasses.field(default_factory=ImageSource)
+    """Which images."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """Choices that differ from the named network's. (model.name is TARGET.)"""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+def find(options: TargetOptions, **more: Any) -> Any:
+    """Return the subject that the options name; see :func:`resnet_jax.examine.find_subject`.
+
+    Args:
+        options: as given.
+        **more: other fields of :class:`resnet_jax.examine.Looking`.
+    """
+    from resnet_jax.examine import Looking, find_subject
+
+    if options.model.name not in (ModelConfig().name, options.target):
+        raise UsageError(f"the network is {options.target}; leave out --model.name {options.model.name}")
+    choices = options.choices
+    model = options.model
+    for name in ("execution", "remat", "dtype"):
+        there, here = getattr(model, name), getattr(choices, name)
+        if there is not None and here is not None and there != here:
+            raise UsageError(f"--{name} {here} and --model.{name} {there} contradict each other; give one of them")
+        choices = dataclasses.replace(choices, **{name: here or there})
+        model = dataclasses.replace(model, **{name: None})
+    looking = Looking(
+        batch=options.batch,
+        seed=options.seed,
+        norm_mode=options.norm_mode,
+        checkpoint=options.checkpoint,
+        **dataclasses.asdict(options.data),
+        **dataclasses.asdict(choices),
+        **more,
+    )
+    return find_subject(options.target, looking, model)
+
+
+def output_directory(options: TargetOptions, ours: Sequence[str], verb: str = "depth") -> Path:
+    """Return where to write; nothing is made yet.
+
+    Args:
+        options: as given.
+        ours: names of files that this command writes; it replaces those of an earlier call.
+        verb: first part of the default directory.
+
+    Raises:
+        UsageError: it holds other things, or is a file.
+    """
+    out = Path(f"{verb}-{Path(options.target).resolve().name}") if options.out is None else options.out
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a directory with --out")
+    others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
+    if others and not options.force:
+        listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise UsageError(f"{out} holds other things ({listed}); name another directory with --out, or give --force")
+    return out
+
+
+def make_directory(out: Path) -> None:
+    """Make the directory, before any long work.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make {out}: {error.strerror or error}") from error
+
+
+def save(write: Any, path: Path) -> None:
+    """Call ``write(path)``.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        write(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def outcome(blocks: int, began: float, out: Path) -> dict[str, Any]:
+    """Return what ``--json`` prints: blocks, wall-clock seconds, and the largest memory this process has held."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"blocks": blocks, "seconds": time.perf_counter() - began, "peak_bytes": peak, "out": str(out)}
