@@ -171,10 +171,10 @@ def test_chart_names_the_blocks_in_any_execution():
 def digits(**train):
     config = load_recipe("digits")
     model = dataclasses.replace(config.model, stage_sizes=(1, 2), widths=(4, 8), stem_width=4)
-    train = dataclasses.replace(
-        config.train, **{"epochs": 1, "max_steps": 9, "batch_size": 32, "log_every": 4, **train}
-    )
-    return dataclasses.replace(config, model=model, train=train)
+    shorter = {"epochs": 1, "max_steps": 9, "batch_size": 32, "log_every": 4, **train}
+    constant = dataclasses.replace(config.optim, schedule=ScheduleConfig("constant"))
+    train = dataclasses.replace(config.train, **shorter)
+    return dataclasses.replace(config, model=model, optim=constant, train=train)
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 4])
