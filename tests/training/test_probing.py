@@ -26,6 +26,7 @@ from resnet_jax.training.loss_scale import LossScaling, init_loss_scale
 from resnet_jax.training.mesh import DATA_AXIS, make_mesh, replicated, shard_batch
 from resnet_jax.training.pmap import pmap_train_step, replicate, split_batch
 from resnet_jax.training.probing import chart_blocks
+from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import make_train_step
 from tests.tools import random_variables
