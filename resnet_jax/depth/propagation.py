@@ -90,9 +90,7 @@ def _lean(model: nn.Module) -> nn.Module:
     if not isinstance(model, ResNet):
         return model
     return ResNet(
-        dataclasses.replace(
-            model.config, execution="scan", remat="block", dropout=0.0, head_dropout=0.0, drop_path=0.0
-        )
+        dataclasses.replace(model.config, execution="scan", remat="block", dropout=0.0, head_dropout=0.0, drop_path=0.0)
     )
 
 
