@@ -27,6 +27,8 @@ class Signal:
         channels: channels in each group, ``(G,)``.
         square: mean square, ``(G, *spatial)``.
         mean: mean, ``(G, *spatial)``.
+        shared: mean product of a channel's values for two images, ``(G, *spatial)``: what all images have in common,
+            hence the mean square of the channels' means, which a batch norm takes away. ``mean^2`` or more.
         shape: quantiles of the values divided by their root mean square, ``(G, quantiles)``, where a reflected walk
             needs them; all zeros for channels of zeros.
     """
@@ -34,6 +36,7 @@ class Signal:
     channels: np.ndarray
     square: np.ndarray
     mean: np.ndarray
+    shared: np.ndarray
     shape: np.ndarray
 
     @property
@@ -72,18 +75,20 @@ def weight_variance(init: str, shape: Sequence[int]) -> float:
     }[init]
 
 
-def gaussian(channels: int, square: np.ndarray) -> Signal:
+def gaussian(channels: int, square: np.ndarray, shared: np.ndarray | None = None) -> Signal:
     """Build the signal of equal channels of mean 0."""
-    return Signal(np.array([channels]), square[None], np.zeros_like(square)[None], half_normal()[None])
+    nothing = np.zeros_like(square)[None]
+    shared = nothing if shared is None else shared[None]
+    return Signal(np.array([channels]), square[None], nothing, shared, half_normal()[None])
 
 
 def scale(x: Signal, factor: float) -> Signal:
-    return dataclasses.replace(x, square=x.square * factor**2, mean=x.mean * factor)
+    return dataclasses.replace(x, square=x.square * factor**2, mean=x.mean * factor, shared=x.shared * factor**2)
 
 
 def add(skip: Signal, branch: Signal) -> Signal:
     """Add a branch of mean 0, independent of the skip."""
-    return dataclasses.replace(skip, square=skip.square + branch.square)
+    return dataclasses.replace(skip, square=skip.square + branch.square, shared=skip.shared + branch.shared)
 
 
 def conv(config: ResNetConfig, x: Signal, features: int, kernel_size: int, strides: int, groups: int = 1) -> Signal:
@@ -92,19 +97,28 @@ def conv(config: ResNetConfig, x: Signal, features: int, kernel_size: int, strid
     With n the fan-in, weights that sum to 0 and have squares that sum to S see of an input of n numbers only its
     distance from its own mean: the expectation is S / (n - 1) times the sum of (x - mean)^2.
     """
-    square, mean = x.over_channels(x.square), x.over_channels(x.mean)
+    square, mean, shared = (x.over_channels(values) for values in (x.square, x.mean, x.shared))
     c_in = x.total // groups
     shape = (kernel_size,) * square.ndim + (c_in, features)
-    variance = weight_variance(config.init, shape)
-    total = c_in * window_sum(square, kernel_size, strides)
+    total, common = (c_in * window_sum(values, kernel_size, strides) for values in (square, shared))
     if config.standardizes == "none":
-        return gaussian(features, variance * total)
+        variance = weight_variance(config.init, shape)
+        return gaussian(features, variance * total, variance * common)
     fan_in = math.prod(shape[:-1])
     scatter = c_in * window_sum(square - np.square(mean), kernel_size, strides)
     window_mean = c_in * window_sum(mean, kernel_size, strides) / fan_in
-    within = total - fan_in * np.square(window_mean) - scatter / fan_in
-    squares = variance / (variance + config.ws_eps) * (1 if config.standardizes == "scaled" else fan_in)
-    return gaussian(features, squares * within / (fan_in - 1))
+    of_mean = fan_in * np.square(window_mean)
+    within, common = total - of_mean - scatter / fan_in, np.maximum(common - of_mean, 0.0)
+    each = effective_variance(config, shape) * fan_in / (fan_in - 1)
+    return gaussian(features, each * within, each * common)
+
+
+def effective_variance(config: ResNetConfig, shape: Sequence[int]) -> float:
+    """Return the variance of a weight that the convolution computes with, standardized if the network does that."""
+    variance = weight_variance(config.init, shape)
+    if config.standardizes == "none":
+        return variance
+    return variance / (variance + config.ws_eps) * (1 / math.prod(shape[:-1]) if config.standardizes == "scaled" else 1)
 
 
 def window_sum(values: np.ndarray, kernel_size: int, strides: int) -> np.ndarray:
@@ -135,20 +149,22 @@ def norm(config: ResNetConfig, x: Signal, train: bool) -> Signal:
         centre, square = x.over_channels(centre)[None], x.over_channels(square)[None]
     variance = square - np.square(centre) + config.norm_eps
     centred = x.square - 2.0 * x.mean * centre + np.square(centre)
-    return dataclasses.replace(x, square=centred / variance, mean=(x.mean - centre) / np.sqrt(variance))
+    kept = x.shared / variance if config.norm in ("group", "layer") else np.zeros_like(x.shared)
+    return dataclasses.replace(x, square=centred / variance, mean=(x.mean - centre) / np.sqrt(variance), shared=kept)
 
 
 def subsample_and_pad(x: Signal, block: BlockPlan) -> Signal:
     """Option A: every ``strides``-th position, and a group of channels of zeros."""
     take = (slice(None), *(slice(None, None, block.strides),) * (x.square.ndim - 1))
-    square, mean = x.square[take], x.mean[take]
+    square, mean, shared = x.square[take], x.mean[take], x.shared[take]
     new = block.features - x.total
     if new == 0:
-        return dataclasses.replace(x, square=square, mean=mean)
+        return dataclasses.replace(x, square=square, mean=mean, shared=shared)
     return Signal(
         np.append(x.channels, new),
         np.concatenate([square, np.zeros_like(square[:1])]),
         np.concatenate([mean, np.zeros_like(mean[:1])]),
+        np.concatenate([shared, np.zeros_like(shared[:1])]),
         np.concatenate([x.shape, np.zeros_like(x.shape[:1])]),
     )
 
@@ -156,8 +172,24 @@ def subsample_and_pad(x: Signal, block: BlockPlan) -> Signal:
 def activate(config: ResNetConfig, x: Signal) -> Signal:
     """Activate Gaussian values, with the NF rules' gain."""
     square, mean = gaussian_moments(config.activation, x.square, x.mean)
-    y = dataclasses.replace(x, square=square, mean=mean, shape=np.broadcast_to(half_normal(), x.shape.shape))
+    shared = _activated_shared(config, x, mean)
+    shape = np.broadcast_to(half_normal(), x.shape.shape)
+    y = dataclasses.replace(x, square=square, mean=mean, shared=shared, shape=shape)
     return scale(y, GAINS[config.activation]) if config.is_nf else y
+
+
+def _activated_shared(config: ResNetConfig, x: Signal, activated_mean: np.ndarray) -> np.ndarray:
+    """Return E[f(z) f(z')] of two images: over what they share, the squared mean of f over what they do not."""
+    common = np.maximum(x.shared - np.square(x.mean), 0.0)
+    if config.norm in ("none", "folded") or not common.any():
+        return np.square(activated_mean)  # without norm nobody asks
+    nodes, weights = np.polynomial.hermite_e.hermegauss(15)
+    total = np.zeros_like(common)
+    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+        mean = x.mean + np.sqrt(common) * node
+        own = np.maximum(x.square - np.square(x.mean) - common, 0.0)
+        total += weight * np.square(gaussian_moments(config.activation, own + np.square(mean), mean)[1])
+    return total
 
 
 def gaussian_moments(activation: str, square: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,15 +231,26 @@ def reflected_sum(skip: Signal, branch: Signal) -> Signal:
     """
     squares, means, shapes = [], [], []
     for square, shape in zip(skip.square, skip.shape, strict=True):
+        values, _ = walk(square, shape, branch)
         root, step = math.sqrt(square.mean()), math.sqrt(branch.square[0].mean())
-        values = np.maximum(root * shape[:, None] + step * normal(64)[None], 0.0).ravel()
+        values = np.maximum(values.ravel(), 0.0)
         after = np.square(values).mean()
         # each quantile stands for the equal share of values around it, by their root mean square
         quantiles = np.sqrt(np.square(np.sort(values)).reshape(shape.size, -1).mean(axis=1) / after)
         squares.append((square + branch.square[0]) * after / (root**2 + step**2))
         means.append(np.sqrt(squares[-1]) * values.mean() / math.sqrt(after))
         shapes.append(quantiles)
-    return Signal(skip.channels, np.stack(squares), np.stack(means), np.stack(shapes))
+    mean = np.stack(means)
+    return Signal(skip.channels, np.stack(squares), mean, np.square(mean), np.stack(shapes))
+
+
+def walk(square: np.ndarray, shape: np.ndarray, branch: Signal) -> tuple[np.ndarray, np.ndarray]:
+    """Return equally probable values before the reflection, ``(quantiles, steps)``, and which quantile each becomes."""
+    root, step = math.sqrt(square.mean()), math.sqrt(branch.square[0].mean())
+    values = root * shape[:, None] + step * normal(64)[None]
+    becomes = np.empty(values.size, int)
+    becomes[np.argsort(np.maximum(values, 0.0), axis=None, kind="stable")] = np.arange(values.size) // values.shape[1]
+    return values, becomes.reshape(values.shape)
 
 
 @functools.cache

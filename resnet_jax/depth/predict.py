@@ -137,7 +137,7 @@ def _given_stem(config: ResNetConfig, image_size: int | Sequence[int], stem: tup
     sizes = tuple(-(-size // 2**halvings) for size in _sizes(config, image_size))
     square, mean = (np.broadcast_to(np.asarray(value, np.float64), sizes)[None] for value in stem)
     shape = mean_field.rectified_normal(float(mean.mean() ** 2 / max(square.mean(), 1e-300)))
-    return Signal(np.array([stem_widths(config)[-1]]), square, mean, shape[None])
+    return Signal(np.array([stem_widths(config)[-1]]), square, mean, np.square(mean), shape[None])
 
 
 def _sizes(config: ResNetConfig, image_size: int | Sequence[int]) -> tuple[int, ...]:
