@@ -211,10 +211,15 @@ def gaussian_moments(activation: str, square: np.ndarray, mean: np.ndarray) -> t
     if not mean.any():
         return square * (1.0 + slope**2) / 2.0, std * (1.0 - slope) / math.sqrt(2.0 * math.pi)
     ratio = np.divide(mean, std, out=np.sign(mean) * 40.0, where=std > 0)
-    above = 0.5 * (1.0 + _erf(ratio / math.sqrt(2.0)))
+    above = normal_cdf(ratio)
     density = np.exp(-0.5 * np.square(ratio)) / math.sqrt(2.0 * math.pi)
     positive, positive_mean = square * above + mean * std * density, mean * above + std * density
     return positive + slope**2 * (square - positive), positive_mean + slope * (mean - positive_mean)
+
+
+def normal_cdf(x: np.ndarray) -> np.ndarray:
+    """Return the probability that a standard normal number is below ``x``, elementwise."""
+    return 0.5 * (1.0 + _erf(x / math.sqrt(2.0)))
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])

@@ -30,15 +30,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from resnet_jax.depth import mean_field
+from resnet_jax.depth.flow import ZERO_BRANCH, Flow, through_block
 from resnet_jax.depth.mean_field import Signal
 from resnet_jax.depth.measure import Moments
 from resnet_jax.errors import UsageError
-from resnet_jax.models.block import branch_convs
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan, plan_stages, stem_widths
-
-#: Residual rules whose branch is exactly 0 at initialization.
-_ZERO_BRANCH = ("zero_gamma", "skipinit", "rezero", "fixup", "nf_gain")
+from resnet_jax.models.plan import plan_stages, stem_widths
 
 
 def predict_moments(
@@ -73,18 +70,18 @@ def predict_moments(
     >>> predict_moments(config, 32).variance.round(2).tolist()
     [1.0, 1.03, 1.07, 0.99, 1.03, 1.06, 0.95, 0.98, 1.01]
     """
-    _check(config)
-    x = _stem(config, image_size, train) if stem is None else _given_stem(config, image_size, stem)
+    check_predictable(config)
+    x = predict_stem(config, image_size, stem, train)
     before, rows, stages = x.moments(), [], []
     for block in (block for stage in plan_stages(config) for block in stage):
-        x = _block(config, block, x, train)
+        x = through_block(config, block, Flow.start(x), train).signal
         rows.append(x.moments())
         stages.append(block.stage)
     values = np.array(rows)
     return Moments(before, values[:, 0], values[:, 1], np.array(stages))
 
 
-def _check(config: ResNetConfig) -> None:
+def check_predictable(config: ResNetConfig) -> None:
     """Refuse what has no rule."""
     identity = config.shortcut not in ("C", "none")
     if not config.is_pre and identity and config.activation != "relu":
@@ -97,18 +94,18 @@ def _check(config: ResNetConfig) -> None:
             "no closed form is offered for shortcut D without a norm after its projection: the mean over "
             "neighbouring positions depends on how alike they are; use shortcut B"
         )
-    if config.attention != "none" and config.norm == "none" and not config.is_nf and not _zero_branch(config):
+    if config.attention != "none" and config.norm == "none" and not config.is_nf and config.residual not in ZERO_BRANCH:
         raise UsageError(
             f"no closed form is offered for attention {config.attention} on a branch without norm: its weights are "
             "1/2 at initialization only where the channels' means are 0"
         )
 
 
-def _zero_branch(config: ResNetConfig) -> bool:
-    return config.residual in _ZERO_BRANCH
-
-
-# ---- network ----------------------------------------------------------------------------------------------------
+def predict_stem(
+    config: ResNetConfig, image_size: int | Sequence[int], stem: tuple[ArrayLike, ArrayLike] | None, train: bool
+) -> Signal:
+    """Return what enters the first block: ``stem`` where it is given, else for images of N(0, 1) pixels."""
+    return _stem(config, image_size, train) if stem is None else _given_stem(config, image_size, stem)
 
 
 def _stem(config: ResNetConfig, image_size: int | Sequence[int], train: bool) -> Signal:
@@ -145,44 +142,3 @@ def _sizes(config: ResNetConfig, image_size: int | Sequence[int]) -> tuple[int, 
     if len(sizes) != config.spatial_dims or min(sizes) < 1:
         raise UsageError(f"image_size {image_size} must give {config.spatial_dims} positive sizes (spatial_dims)")
     return sizes
-
-
-def _block(config: ResNetConfig, block: BlockPlan, x: Signal, train: bool) -> Signal:
-    """Propagate through one block."""
-    seen = x
-    if config.is_pre:
-        seen = mean_field.activate(config, mean_field.norm(config, x, train))
-        seen = mean_field.scale(seen, block.beta)
-    branch = _branch(config, block, seen, train)
-    if config.shortcut == "none":
-        return branch if config.is_pre else mean_field.activate(config, branch)
-    if config.shortcut == "C" or (block.changes_shape and config.shortcut in ("B", "D")):
-        y = _projection(config, block, seen, train)
-        return mean_field.add(y, branch) if config.is_pre else mean_field.activate(config, mean_field.add(y, branch))
-    skip = mean_field.subsample_and_pad(x, block) if block.changes_shape else x
-    if config.is_pre:
-        return mean_field.add(skip, branch)
-    return skip if _zero_branch(config) else mean_field.reflected_sum(skip, branch)
-
-
-def _branch(config: ResNetConfig, block: BlockPlan, x: Signal, train: bool) -> Signal:
-    """Propagate through a branch, the residual rule's factor included."""
-    convs = branch_convs(config, block)
-    for number, spec in enumerate(convs, start=1):
-        if config.is_pre and number > 1:
-            x = mean_field.activate(config, mean_field.norm(config, x, train))
-        x = mean_field.conv(config, x, spec.features, spec.kernel_size, spec.strides, spec.groups)
-        if not config.is_pre:
-            x = mean_field.norm(config, x, train)
-            x = x if number == len(convs) else mean_field.activate(config, x)
-    if config.attention != "none" and not config.is_nf:
-        x = mean_field.scale(x, 0.5)  # the sigmoid of nearly 0; the NF rules double it
-    if _zero_branch(config):
-        return mean_field.scale(x, 0.0)
-    return mean_field.scale(x, config.alpha) if config.is_nf else x
-
-
-def _projection(config: ResNetConfig, block: BlockPlan, seen: Signal, train: bool) -> Signal:
-    """Propagate through a 1x1 projection; in post-activation order a norm follows."""
-    y = mean_field.conv(config, seen, block.features, 1, block.strides)
-    return y if config.is_pre else mean_field.norm(config, y, train)

@@ -69,7 +69,8 @@ def measure_propagation(
     """
     anatomy = anatomy or Anatomy()
     model = _lean(model)
-    shape = tuple(inputs.shape) if hasattr(inputs, "shape") else tuple(inputs)
+    given = None if isinstance(inputs, (tuple, list)) else jnp.asarray(inputs)
+    shape = tuple(inputs) if given is None else given.shape
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     init = jax.jit(lambda key: init_variables(model, key, shape[1:]), compiler_options=options)
     keys = jax.random.split(key, (draws, 4))
@@ -77,7 +78,7 @@ def measure_propagation(
     measure = jax.jit(_measure(model, chart, anatomy, train))
     rows = []
     for of_weights, of_inputs, of_function, of_drops in keys:
-        x = inputs if hasattr(inputs, "shape") else jax.random.normal(of_inputs, shape)
+        x = jax.random.normal(of_inputs, shape) if given is None else given
         rows.append(jax.device_get(measure(init(of_weights), x, of_function, of_drops)))
     square, variance, gradient = (np.asarray(values, np.float64) for values in zip(*rows, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -112,8 +113,8 @@ def _measure(model: nn.Module, chart: Chart, anatomy: Anatomy, train: bool) -> C
 
     def measure(variables: Mapping[str, Any], x: Array, key: Array, drops: Array) -> tuple[Array, ...]:
         def note(block: nn.Module, point: str, x: Array) -> Array:
+            wide = x.astype(at_least_float32(x.dtype))
             if point in ("input", "output"):
-                wide = x.astype(at_least_float32(x.dtype))
                 mean = jnp.mean(wide)
                 moments = [jnp.mean(jnp.square(wide)), jnp.mean(jnp.square(wide - mean))]
                 block.put_variable(SIGNALS, point, jnp.stack(moments))
