@@ -111,7 +111,7 @@ def squared_slope(activation: str, square: np.ndarray, mean: np.ndarray) -> np.n
 
     ReLU and leaky ReLU by their closed forms, others by Gauss-Hermite quadrature.
 
-    >>> float(squared_slope("relu", np.array(2.0), np.array(0.0)))
+    >>> float(squared_slope("relu", np.array([2.0]), np.array([0.0]))[0])
     0.5
     """
     std = np.sqrt(np.maximum(square - np.square(mean), 0.0))

@@ -74,9 +74,9 @@ def predict_gradients(
         UsageError: no closed form is offered for the network; the message says for which part of it.
 
     >>> from resnet_jax.models import create_model
-    >>> plain = create_model("plain20_cifar", norm="none", num_classes=10).config
-    >>> predict_gradients(plain, 2**9).squared_norm[:4].round(2).tolist()
-    [1.0, 1.0, 1.0, 1.0]
+    >>> config = create_model("rezero_resnet20_cifar").config
+    >>> predict_gradients(config, 32).squared_norm.tolist()
+    [0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 1.0]
     """
     check_predictable(config)
     if config.shortcut == "D" and len(config.stage_sizes) > 1:
