@@ -19,6 +19,10 @@ _HOME = {
     "measure_moments": "resnet_jax.depth.measure",
     "sample_moments": "resnet_jax.depth.measure",
     "predict_moments": "resnet_jax.depth.predict",
+    "Gradients": "resnet_jax.depth.predict_backward",
+    "predict_gradients": "resnet_jax.depth.predict_backward",
+    "Propagation": "resnet_jax.depth.propagation",
+    "measure_propagation": "resnet_jax.depth.propagation",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

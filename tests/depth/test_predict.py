@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.depth import measure_moments, predict_moments, sample_moments
-from resnet_jax.depth.predict import gaussian_moments, weight_variance
+from resnet_jax.depth.mean_field import gaussian_moments, weight_variance
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig, create_model
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
