@@ -189,7 +189,7 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
         found = load_images(config)
         model = build_model(config, found.card)
         images, labels = _read(looking, found.splits.train, config, model, found.card)
-        said = f"{looking.batch} training images of {looking.source} (seed {looking.seed}), not augmented"
+        said = f"{looking.batch} training images of {_short(looking.source)} (seed {looking.seed}), not augmented"
     _require_several(looking, model)
     mesh = make_mesh(jax.devices()[:1])
     key = jax.random.split(jax.random.key(looking.seed))[0]  # as training.state.init_state does
@@ -233,7 +233,8 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
     optimizer, updates = _own_optimizer(trained, looking)
     facts = {
         "network": _network(config.model.name, {**config.model.choices(), **looking.computation}, trained.variables),
-        "weights": f"of {trained.path.name} after step {trained.step:,}"
+        "weights": f"of {trained.path.name}"
+        + (f" after step {trained.step:,}" if trained.card.examples else ", imported")
         + (", averaged over steps" if config.train.ema_decay is not None else ""),
         "images": f"{said}; {_size(images)}",
         "updates": updates,
@@ -311,7 +312,7 @@ def _records(trained: TrainedRun, looking: Looking) -> tuple[Records, str]:
         records = own_splits(trained, "look with; name a --data.source, or random").train
         return records, f"{looking.batch} of the run's own training images {said}"
     splits = load_dataset(looking.source, channels=trained.card.image_shape[-1]).splits
-    return splits.get("train", splits.get("all")), f"{looking.batch} images of {looking.source} {said}"  # pyright: ignore[reportReturnType]
+    return splits.get("train", splits.get("all")), f"{looking.batch} images of {_short(looking.source)} {said}"  # pyright: ignore[reportReturnType]
 
 
 def _computed(trained: TrainedRun, looking: Looking) -> TrainedRun:
@@ -348,11 +349,9 @@ def _own_optimizer(trained: TrainedRun, looking: Looking) -> tuple[tuple[optax.G
         text += f" at its base learning rate {config.optim.learning_rate:g} (the schedule has ended at 0)"
     try:
         return (tx, _restore_optimizer(trained, tx, looking)), f"{text}, with its state after step {trained.step:,}"
-    except RunError as error:
-        return (
-            tx,
-            tx.init(trained.variables["params"]),
-        ), f"{text}, but with a fresh state: {str(error).splitlines()[0]}"
+    except RunError:
+        fresh = tx.init(trained.variables["params"])
+        return (tx, fresh), f"{text}, with a fresh state: the checkpoint has none for this network"
 
 
 def _restore_optimizer(trained: TrainedRun, tx: optax.GradientTransformation, looking: Looking) -> Any:
@@ -390,6 +389,12 @@ def _network(name: str, choices: dict[str, Any], variables: Any) -> str:
         f", {key} {value}" for key, value in choices.items() if key not in ("execution", "remat", "dtype")
     )
     return f"{name}{changed}: {size:,} parameters"
+
+
+def _short(source: str | None) -> str:
+    """Return a source without the folders of its path: a report may travel."""
+    kind, colon, path = str(source).partition(":")
+    return f"{kind}{colon}{Path(path).name}"
 
 
 def _size(images: jax.Array) -> str:

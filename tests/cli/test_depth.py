@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from resnet_jax.cli.main import run as run_command
+from resnet_jax.config import ModelConfig
 from resnet_jax.data.source import load_dataset
 from resnet_jax.depth import DepthProfile, profile
 from resnet_jax.examine import Looking, find_subject
+from resnet_jax.imported import import_weights
 from resnet_jax.models import create_model, init_variables
 from resnet_jax.report.depth_report import FIGURES
 
@@ -67,12 +69,13 @@ def test_a_named_network(command, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
     again = DepthProfile.load(out / "profile.npz")
     assert "running averages" in again.about["facts"]["normalization"]
+    averages = profile(model, variables, subject.images, subject.labels, train=False)
+    np.testing.assert_allclose(again.act_var, averages.act_var, rtol=1e-4)
+    assert (np.abs(again.act_var / found.act_var - 1) > 0.01).any()
     assert "running averages" in (out / "report.html").read_text()
 
 
-def model_choices():
-    from resnet_jax.config import ModelConfig
-
+def model_choices() -> ModelConfig:
     return ModelConfig(stage_sizes=(1, 2), widths=(4, 8))
 
 
@@ -89,8 +92,15 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
         "the run's own sgd at its base learning rate 0.1 (the schedule has ended at 0), with its state"
         in facts["updates"]
     )
-    # momentum 0.9 and weight decay: the update is not the gradient's alone, but that of the restored state
-    assert (np.abs(found.update_norm / (0.1 * found.weight_grad_norm) - 1) > 1e-3).all()
+    # the update is that of the restored state: ten steps of momentum
+    _, state = find_subject(str(trained), Looking(batch=12)).optimizer
+    steps = [int(leaf) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    assert steps == [10]
+    momentum = [
+        float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    assert len(momentum) > 10
+    assert max(momentum) > 0
 
     # the loss is the run's, mean squared error, on normalized pixels of the training split
     subject = find_subject(str(trained), Looking(batch=12))
@@ -101,10 +111,26 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
     # on other images, in another execution: the same network
     twice = find_subject(str(trained), Looking(batch=12, execution="scan", source=f"npz:{stripes}"))
     same = find_subject(str(trained), Looking(batch=12, execution="scan"))
-    assert twice.facts["images"].startswith("12 images of npz:")
+    assert twice.facts["images"].startswith("12 images of npz:stripes.npz (seed 0)")
     assert "blocks" in same.variables["params"]["stage2"] or "block1" in same.variables["params"]["stage2"]
     logits = [s.model.apply(s.variables, subject.images, train=False) for s in (subject, same)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_an_imported_network_has_neither_images_nor_an_optimizer(command, trained, tmp_path):
+    file, imported, out = tmp_path / "net.safetensors", tmp_path / "imported", tmp_path / "out"
+    assert command("weights", "export", trained, "--format", "cifar", "--out", file)[0] == 0
+    import_weights(file, ModelConfig(num_classes=2, stage_sizes=(1, 2), widths=(4, 8)), imported)
+    argv = ("depth", "profile", imported, "--batch", 4, "--out", out)
+    status, _, error = command(*argv)
+    assert (status, "name a --data.source, or random" in error) == (2, True)
+    status, _, error = command(*argv, "--data.source", "random", "--image-size", 8, "--remat", "block")
+    assert status == 0, error
+    facts = DepthProfile.load(out / "profile.npz").about["facts"]
+    assert facts["weights"] == "of imported, imported"
+    assert "imported without an optimizer" in facts["updates"]
+    assert facts["images"].endswith("8x8x3")
+    assert facts["computed in"] == "float32, execution auto, remat block"
 
 
 def loss_by_hand(subject) -> float:
