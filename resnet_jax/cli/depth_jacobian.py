@@ -1,0 +1,59 @@
+"""``resnet-jax depth jacobian TARGET``: singular values of the Jacobian of every block and of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from resnet_jax.cli.depth_options import TargetOptions, find, make_directory, outcome, output_directory, save
+from resnet_jax.cli.options import console_for, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class JacobianOptions(TargetOptions):
+    """Options of ``depth jacobian``."""
+
+    batch: int = 2
+    """Images to look with; all of them together are one operator."""
+    iterations: int = 32
+    """Products with each block's Jacobian and its transpose, for every probe."""
+    probes: int = 1
+    """Random starts."""
+    to_last: bool = False
+    """Also from every block to the last one: the time grows with the square of the depth."""
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Measure, write arrays, figures and report, and return the figures."""
+    began = time.perf_counter()
+    about = "How a network stretches small changes: singular values of the Jacobian of every block and of the whole."
+    options = parse(JacobianOptions, argv, verb="depth jacobian", about=about)
+    from resnet_jax.depth.jacobian import jacobians
+    from resnet_jax.report.jacobian_report import FIGURES, write_jacobian_report
+
+    out = output_directory(options, ("jacobian.npz", *FIGURES), "jacobian")
+    console = console_for(options.common)
+    with console.status(f"{options.target}: one block after the other"):
+        subject = find(options)
+        make_directory(out)
+        found = jacobians(
+            subject.model,
+            subject.variables,
+            subject.images,
+            train=subject.train,
+            iterations=options.iterations,
+            probes=options.probes,
+            seed=options.seed,
+            to_last=options.to_last,
+        )
+    with console.status("drawing"):
+        save(found.save, out / "jacobian.npz")
+        kept = {name: text for name, text in subject.facts.items() if name != "updates"}
+        facts = {
+            **kept,
+            "Golub-Kahan": f"{options.iterations} iterations, probes: {options.probes}",
+        }
+        report = write_jacobian_report(found, out, title=f"Jacobians of {subject.name}", facts=facts)
+    console.print(f"{len(found.names)} blocks; report {report}", highlight=False, soft_wrap=True, markup=False)
+    return outcome(len(found.names), began, out)
