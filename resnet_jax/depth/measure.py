@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from resnet_jax.depth.blockwise import nothing_dropped, without_place
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import unstack
@@ -70,7 +71,7 @@ def measure_moments(
     >>> moments.mean_square.shape, moments.stage_starts
     ((9,), (0, 3, 6))
     """
-    config = dataclasses.replace(_nothing_dropped(model.config), execution="unroll", remat="none")
+    config = dataclasses.replace(nothing_dropped(model.config), execution="unroll", remat="none")
     return _moments(config, *_measure(config, train)(unstack(variables), images))
 
 
@@ -88,7 +89,7 @@ def sample_moments(
         images: normalized images.
         train: normalize by the statistics of this batch; else at the initial running averages, 0 and 1.
     """
-    config = _nothing_dropped(config)
+    config = nothing_dropped(config)
     blocks = [block for stage in plan_stages(config) for block in stage]
     keys = list(jax.random.split(key, len(blocks) + 1))
     of_block = _without_depth(config)
@@ -96,7 +97,7 @@ def sample_moments(
     x, stem = apply(init(keys[0], images), images)
     rows = []
     for block, block_key in zip(blocks, keys[1:], strict=True):
-        init, apply = _block(of_block, _without_place(block), train)
+        init, apply = _block(of_block, without_place(block), train)
         beta = np.asarray(block.beta, config.dtype)
         x, row = apply(init(block_key, x), beta, x)
         rows.append(row)
@@ -162,20 +163,11 @@ def _reduce(x: Array) -> Array:
     return jnp.stack([jnp.mean(jnp.square(x)), jnp.mean(x)])
 
 
-def _without_place(block: BlockPlan) -> BlockPlan:
-    """Return ``block`` without its place and its beta: what is left decides what is compiled."""
-    return dataclasses.replace(block, stage=0, index=0, depth=0, beta=1.0, drop_rate=0.0)
-
-
 def _without_depth(config: ResNetConfig) -> ResNetConfig:
     """Return ``config`` with one block per stage, unless (Fixup) a block's initial weights depend on the depth."""
     if config.residual == "fixup":
         return config
     return dataclasses.replace(config, stage_sizes=(1,) * len(config.stage_sizes))
-
-
-def _nothing_dropped(config: ResNetConfig) -> ResNetConfig:
-    return dataclasses.replace(config, dropout=0.0, head_dropout=0.0, drop_path=0.0)
 
 
 def _moments(config: ResNetConfig, stem: ArrayLike, rows: ArrayLike) -> Moments:

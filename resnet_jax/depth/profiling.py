@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet_jax.depth.blockwise import nothing_dropped
 from resnet_jax.depth.result import DepthProfile
 from resnet_jax.depth.signals import FORWARD, forward_signals
 from resnet_jax.errors import UsageError
@@ -79,7 +79,7 @@ def profile(
     """
     if len(images) != len(labels):
         raise UsageError(f"{len(images)} images and {len(labels)} labels: profile needs one label for each image")
-    model, anatomy = _nothing_dropped(model), Anatomy() if anatomy is None else anatomy
+    model, anatomy = without_drops(model), Anatomy() if anatomy is None else anatomy
     tx, state = (None, None) if optimizer is None else optimizer
     key = jax.random.key(0) if key is None else key
     measure = _measure(model, train, loss, anatomy, tx)
@@ -227,7 +227,20 @@ def describe_normalization(model: nn.Module, variables: Mapping[str, Any], train
     return {"none": "none", "folded": "batch norm folded into the convolutions"}.get(norm, f"{norm} norm")
 
 
-def _nothing_dropped(model: nn.Module) -> nn.Module:
-    if not isinstance(model, ResNet):
-        return model
-    return ResNet(dataclasses.replace(model.config, dropout=0.0, head_dropout=0.0, drop_path=0.0))
+def without_drops(model: nn.Module) -> nn.Module:
+    """Return a network of ours without dropout and stochastic depth, any other as it is."""
+    return ResNet(nothing_dropped(model.config)) if isinstance(model, ResNet) else model
+
+
+def chart_of(model: nn.Module, variables: Mapping[str, Any], images: Array, anatomy: Anatomy, train: bool) -> Chart:
+    """Return the chart of a network's blocks; nothing is computed."""
+    charts: list[Chart] = []
+
+    def look(variables, images):
+        rngs = {"dropout": jax.random.key(0)}
+        charts.append(
+            survey(lambda mutable: model.apply(variables, images, train=train, mutable=mutable, rngs=rngs), anatomy)
+        )
+
+    jax.eval_shape(look, dict(variables), images)
+    return charts[0]

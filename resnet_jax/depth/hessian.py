@@ -1,0 +1,184 @@
+"""Curvature by depth: extreme eigenvalues of the Hessian of the loss, in the parameters of one block at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from resnet_jax.depth.lanczos import lanczos, symmetric_ritz
+from resnet_jax.depth.profiling import Loss, chart_of, cross_entropy, without_drops
+from resnet_jax.depth.spectra import check_counts
+from resnet_jax.errors import UsageError
+from resnet_jax.models.instrument import Anatomy, Chart
+
+#: Lanczos keeps so many vectors of all parameters; more bytes than this are refused.
+MOST_BYTES = 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class HessianEigenvalues:
+    """Extreme eigenvalues of the diagonal blocks of a Hessian, float64 ``(blocks,)`` in depth order.
+
+    An eigenvalue lies within the residual of each; a largest one is a lower bound until it has converged.
+
+    Attributes:
+        names: path of every block.
+        stages: stage of every block, from 0, int.
+        largest: largest eigenvalue of the second derivatives by the parameters of each block alone.
+        smallest: smallest one; negative where the loss is not convex.
+        largest_residual: bound on the error of ``largest``.
+        smallest_residual: bound on the error of ``smallest``.
+        whole: largest and smallest of the Hessian by all parameters, and their residuals, ``(4,)``; NaN where it was
+            not asked for.
+        iterations: of Lanczos.
+    """
+
+    names: tuple[str, ...]
+    stages: np.ndarray
+    largest: np.ndarray
+    smallest: np.ndarray
+    largest_residual: np.ndarray
+    smallest_residual: np.ndarray
+    whole: np.ndarray
+    iterations: int
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write every field as an array of an ``.npz``."""
+        arrays: dict[str, Any] = {
+            field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)
+        }
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HessianEigenvalues:
+        """Read what :meth:`save` wrote."""
+        with np.load(path) as arrays:
+            values: dict[str, Any] = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**values, "names": tuple(values["names"].tolist()), "iterations": int(values["iterations"])})
+
+
+def hessian_eigenvalues(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Float[Array, "n *spatial c"],
+    labels: Array,
+    *,
+    train: bool = True,
+    loss: Loss = cross_entropy,
+    iterations: int = 20,
+    whole: bool = False,
+    seed: int = 0,
+    anatomy: Anatomy | None = None,
+) -> HessianEigenvalues:
+    """Return the extreme eigenvalues of the Hessian of the mean loss, block by block.
+
+    Lanczos over products of the Hessian with vectors, forward over reverse: each costs about two gradients, and a
+    block takes ``iterations`` of them. One program is compiled for all blocks; memory is that of ``iterations`` copies
+    of all parameters.
+
+    Args:
+        model: a Linen module called as ``model(x, train=...)``; nothing is dropped.
+        variables: in the layout of its execution.
+        images: what the network takes.
+        labels: for the loss.
+        train: normalize by the statistics of this batch instead of the running averages.
+        loss: per-example loss ``(logits, labels) -> (N,)``.
+        iterations: products for each block.
+        whole: also of the Hessian by all parameters.
+        seed: of the random starts.
+        anatomy: what a block is; None: this library's.
+
+    Raises:
+        UsageError: the network has no such blocks, a count is less than 1, or memory would not do.
+    """
+    check_counts(iterations=iterations)
+    model, anatomy = without_drops(model), Anatomy() if anatomy is None else anatomy
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    if size * iterations * 4 > MOST_BYTES:
+        raise UsageError(
+            f"{iterations} vectors of {size:,} parameters are more than {MOST_BYTES >> 30} GiB; take fewer iterations"
+        )
+    chart = chart_of(model, variables, images, anatomy, train)
+    owners = _owners(variables["params"], chart)
+    measure = _measure(model, train, loss, iterations)
+    rows = []
+    for number in [*range(len(chart.names)), *([_WHOLE] if whole else [])]:
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        ritz = symmetric_ritz(*jax.device_get(measure(variables, images, labels, owners, number, key)))
+        rows.append((ritz.values[-1], ritz.values[0], ritz.residuals[-1], ritz.residuals[0]))
+    table = np.asarray(rows[: len(chart.names)])
+    return HessianEigenvalues(
+        names=chart.names,
+        stages=chart.stages,
+        largest=table[:, 0],
+        smallest=table[:, 1],
+        largest_residual=table[:, 2],
+        smallest_residual=table[:, 3],
+        whole=np.asarray(rows[-1]) if whole else np.full(4, np.nan),
+        iterations=iterations,
+    )
+
+
+#: Stands for all parameters in the place of a block's depth index.
+_WHOLE = 2**31 - 1
+
+
+@functools.lru_cache(maxsize=8)
+def _measure(model: nn.Module, train: bool, loss: Loss, iterations: int) -> Callable[..., tuple[Array, Array]]:
+    def measure(variables, images, labels, owners, block, key):
+        rest = {name: value for name, value in variables.items() if name != "params"}
+
+        def mean_loss(params):
+            out, _ = model.apply({**rest, "params": params}, images, train=train, mutable=["batch_stats"])
+            return jnp.mean(loss(out, labels))
+
+        flat, unravel = ravel_pytree(variables["params"])
+        mine = jax.tree.map(
+            lambda leaf, owner: jnp.broadcast_to(_over(owner, leaf), leaf.shape), variables["params"], owners
+        )
+        mask = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(mine)])
+        mask = ((mask == block) | (block == _WHOLE)).astype(flat.dtype)
+
+        def product(v):
+            tangent = unravel(v * mask)
+            return ravel_pytree(jax.jvp(jax.grad(mean_loss), (variables["params"],), (tangent,))[1])[0] * mask
+
+        start, go_on = jax.random.split(key)
+        v = jax.random.normal(start, flat.shape, flat.dtype)
+        return lanczos(product, v, iterations, go_on, within=lambda v: v * mask)
+
+    return jax.jit(measure)
+
+
+def _over(owner: Array, leaf: Array) -> Array:
+    return jnp.reshape(owner, (*owner.shape, *(1,) * (leaf.ndim - owner.ndim)))
+
+
+def _owners(params: Any, chart: Chart) -> Any:
+    """Return for every leaf the depth index of its block, int32 (blocks,) where blocks are stacked; -1 for no block."""
+    first: dict[tuple[str, ...], tuple[int, int | None]] = {}
+    place = 0
+    for path, count in zip(chart.paths, chart.counts, strict=True):
+        first[path] = (place, count)
+        place += count or 1
+
+    def owner(path, leaf):
+        names = tuple(str(part.key) for part in path)
+        for length in range(len(names) - 1, 0, -1):
+            if names[:length] in first:
+                start, count = first[names[:length]]
+                return np.asarray(start, np.int32) if count is None else np.arange(start, start + count, dtype=np.int32)
+        return np.asarray(-1, np.int32)
+
+    return jax.tree_util.tree_map_with_path(owner, params)
