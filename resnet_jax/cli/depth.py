@@ -1,4 +1,4 @@
-"""``resnet-jax depth profile | jacobian | check``: what happens to signals and gradients through depth."""
+"""``resnet-jax depth profile | jacobian | lesion | check``: what happens to signals and gradients through depth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError, unknown
 
 #: Sub-verb -> what it needs; all but ``profile`` are modules ``depth_NAME`` beside this one.
-VERBS = {"profile": "TARGET ...", "jacobian": "TARGET ...", "check": "TARGET ..."}
+VERBS = {"profile": "TARGET ...", "jacobian": "TARGET ...", "lesion": "TARGET ...", "check": "TARGET ..."}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.depth.lanczos import lanczos, symmetric_ritz
 from resnet_jax.depth.profiling import Loss, chart_of, cross_entropy, without_drops
 from resnet_jax.depth.spectra import check_counts
@@ -54,18 +55,12 @@ class HessianEigenvalues:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write every field as an array of an ``.npz``."""
-        arrays: dict[str, Any] = {
-            field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)
-        }
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
+        save_arrays(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HessianEigenvalues:
         """Read what :meth:`save` wrote."""
-        with np.load(path) as arrays:
-            values: dict[str, Any] = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**values, "names": tuple(values["names"].tolist()), "iterations": int(values["iterations"])})
+        return load_arrays(cls, path)
 
 
 def hessian_eigenvalues(

@@ -197,6 +197,19 @@ class Chart:
             stages += [stage] * (count or 1)
         return np.asarray(stages)
 
+    def place(self, values: Mapping[str, Float[Array, " blocks"]]) -> dict[str, Any]:
+        """Return a collection that has, for each name, its number for every block: the inverse of :meth:`rows`."""
+        tree: dict[str, Any] = {}
+        start = 0
+        for path, count in zip(self.paths, self.counts, strict=True):
+            node = tree
+            for part in path:
+                node = node.setdefault(part, {})
+            for name, numbers in values.items():
+                node[name] = numbers[start] if count is None else numbers[start : start + count]
+            start += count or 1
+        return tree
+
     def rows(self, collection: Mapping[str, Any], point: str) -> Float[Array, "blocks ..."]:
         """Return what ``collection`` has for ``point`` of every block, in depth order; NaN where it has nothing."""
         rows = []

@@ -1,0 +1,167 @@
+"""Lesions of two trained networks: residual networks behave like ensembles of relatively shallow paths.
+
+Claim (Veit et al. 2016, arXiv 1605.06431): taking out one residual block of a trained network costs little, unless the
+block changes the shape (their fig. 3); the error grows smoothly with the number of blocks taken out (fig. 5a) and with
+how far their order is disturbed (fig. 5b); most of the gradient comes back through short paths (fig. 6).
+
+Reduced: the paper's network has 54 blocks (ResNet-110) and all 10,000 test images; here are the pretrained ResNet-20
+(9 blocks) and ResNet-44 (21 blocks) of akamaster/pytorch_resnet_cifar10, option A shortcuts, and the first 1,017 test
+images of CIFAR-10, pixel-exact. Nothing is trained.
+
+    python experiments/lesions.py --weights FOLDER --images cifar10-test-lossless-1017.npz
+
+FOLDER has resnet20-12fca82f.th and resnet44-014dd654.th. Two CPU cores: about 10 minutes. Expected: 932 and 950 of 1,017
+whole; results in experiments/results/lesions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.depth import delete_blocks, path_lengths, permute_blocks
+from resnet_jax.memory import keep_freed_memory
+from resnet_jax.models import create_model
+from resnet_jax.report.canvas import BLUE, ORANGE, new_figure
+from resnet_jax.rundir import describe_environment
+from resnet_jax.weights import load_state_dict, to_variables
+
+NETS = {"resnet20_cifar": "resnet20-12fca82f.th", "resnet44_cifar": "resnet44-014dd654.th"}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OUT = Path(__file__).parent / "results" / "lesions"
+STYLES = {
+    "resnet20_cifar": {"color": BLUE, "marker": "o"},
+    "resnet44_cifar": {"color": ORANGE, "marker": "s", "ls": "--"},
+}
+
+
+def study(name: str, weights: Path, images: np.ndarray, labels: np.ndarray, draws: int) -> dict[str, Any]:
+    """Return what is left of one network under every lesion, and where its gradient comes through."""
+    model = create_model(name)
+    variables = to_variables(load_state_dict(weights), model)
+    blocks = model.config.num_blocks
+    how: dict[str, Any] = {"draws": draws, "batch_size": 256}
+    counts = [k for k in (1, 2, 3, 4, 6, 8, 10, 14) if k < blocks]
+    deletions = delete_blocks(model, variables, images, labels, counts=counts, **how)
+    permutations = permute_blocks(model, variables, images, labels, swaps=(1, 2, 4, 8, 16), **how)
+    paths = path_lengths(model, variables, images[:128], labels[:128], draws=4 * draws)
+    return {
+        "blocks": blocks,
+        "names": list(deletions.names),
+        "stages": deletions.stages.tolist(),
+        "images": len(images),
+        "correct": round(deletions.whole_accuracy * len(images)),
+        "accuracy": deletions.whole_accuracy,
+        "without_block": deletions.accuracy.tolist(),
+        "counts": deletions.counts.tolist(),
+        "without_several": deletions.several_accuracy.tolist(),
+        "swaps": permutations.swaps.tolist(),
+        "correlation": permutations.correlation.tolist(),
+        "permuted": permutations.accuracy.tolist(),
+        "path_lengths": paths.lengths.tolist(),
+        "path_log_norm": paths.log_norm.tolist(),
+        "path_share_of_paths": np.exp(paths.log_paths - blocks * np.log(2)).tolist(),
+        "path_contribution": paths.contribution.tolist(),
+        "effective_lengths": paths.effective_lengths(),
+    }
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw the four panels of the study."""
+    figure = new_figure((11.0, 7.0))
+    (single, several), (order, lengths) = figure.subplots(2, 2)
+    for name, found in results.items():
+        style = {"label": f"{name}, {found['blocks']} blocks", "ms": 4, **STYLES[name]}
+        error = 100 * (1 - np.asarray(found["without_block"]))
+        single.plot(np.linspace(0, 1, found["blocks"]), error, **style)
+        starts = [i for i, block in enumerate(found["names"]) if block.endswith("block0")]
+        single.plot(np.asarray(starts) / (found["blocks"] - 1), error[starts], "k*", ms=9, zorder=3)
+        several_error = 100 * (1 - np.asarray(found["without_several"]))
+        several.errorbar(
+            np.asarray(found["counts"]) / found["blocks"],
+            several_error.mean(1),
+            several_error.std(1),
+            capsize=2,
+            **style,
+        )
+        flat = {key: value for key, value in style.items() if key != "ls"}
+        order.plot(np.ravel(found["correlation"]), 100 * (1 - np.ravel(found["permuted"])), ls="", **flat)
+        lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_contribution"]), **style)
+        shape = {key: value for key, value in style.items() if key not in ("label", "marker", "ms")}
+        lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_share_of_paths"]), alpha=0.35, **shape)
+    single.plot([], [], "k*", ms=9, label="first block of a stage")
+    single.set(xlabel="block taken out (0 first, 1 last)", ylabel="test error (%)", title="without one block")
+    several.set(
+        xlabel="share of the blocks taken out", ylabel="test error (%)", title="without several (mean, deviation)"
+    )
+    order.set(xlabel="Kendall's tau with the trained order", ylabel="test error (%)", title="blocks exchanged")
+    lengths.set(
+        xlabel="branches on the path", ylabel="share (%)", title="gradient by path length (pale: share of all paths)"
+    )
+    for axes in (single, several, order, lengths):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120, facecolor="white")
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the table as Markdown."""
+    rows = [
+        "| network | correct, whole | error | worst equal block | median equal block | blocks that change the shape | "
+        "a third of the blocks out | paths holding 95 % of the gradient |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        error = 100 * (1 - np.asarray(found["without_block"]))
+        first = np.asarray([block.endswith("block0") for block in found["names"]])
+        third = int(np.argmin(np.abs(np.asarray(found["counts"]) - found["blocks"] / 3)))
+        several = 100 * (1 - np.asarray(found["without_several"][third]))
+        low, high = found["effective_lengths"]
+        rows.append(
+            f"| {name} | {found['correct']} of {found['images']} | {100 * (1 - found['accuracy']):.1f} % "
+            f"| {error[~first].max():.1f} % | {np.median(error[~first]):.1f} % "
+            f"| {', '.join(f'{e:.1f}' for e in error[first])} % "
+            f"| {several.mean():.1f} +- {several.std():.1f} % ({found['counts'][third]} blocks) "
+            f"| {low} to {high} of {found['blocks']} branches |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """Run the study and write its results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--most", type=int, default=None, help="images to look at (default: all)")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    keep_freed_memory()
+    with np.load(options.images) as file:
+        pixels, labels = file["x"][: options.most], file["y"][: options.most]
+    images = ((pixels / np.float32(255) - np.asarray(MEAN)) / np.asarray(STD)).astype(np.float32)
+    results = {name: study(name, options.weights / file, images, labels, options.draws) for name, file in NETS.items()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    packages = describe_environment()["packages"]
+    record = {
+        "command": "python experiments/lesions.py --weights FOLDER --images cifar10-test-lossless-1017.npz",
+        "date": str(datetime.date.today()),
+        "packages": {name: packages[name] for name in ("jax", "flax", "numpy")},
+        "device": jax.devices()[0].device_kind,
+        "networks": results,
+    }
+    (options.out / "lesions.json").write_text(json.dumps(record) + "\n")
+    (options.out / "table.md").write_text(table(results))
+    draw(results, options.out / "lesions.png")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""``resnet-jax depth lesion TARGET``: what a network loses without its blocks, and which paths its gradient takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+from resnet_jax.cli.depth_options import TargetOptions, find, make_directory, outcome, output_directory, save
+from resnet_jax.cli.options import console_for, parse
+from resnet_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionOptions(TargetOptions):
+    """Options of ``depth lesion``."""
+
+    batch: int = 512
+    """Images that the network is asked about, whole and in parts."""
+    draws: int = 8
+    """Random choices of blocks for each number of them, orders for each number of exchanges, paths of each length."""
+    at_once: int = 128
+    """Images at a time."""
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Measure, write arrays, figures and report, and return the figures."""
+    began = time.perf_counter()
+    about = (
+        "Takes blocks out of a network, exchanges them, and follows its gradient along single paths (Veit et al. "
+        "2016): with running averages, on images of its own (--data.source for an imported one)."
+    )
+    options = parse(LesionOptions, argv, verb="depth lesion", about=about)
+    if options.draws < 1 or options.at_once < 1:
+        raise UsageError(f"--draws and --at-once must be 1 or more, got {options.draws} and {options.at_once}")
+    from resnet_jax.depth.arrays import save_arrays
+    from resnet_jax.depth.lesion import delete_blocks, permute_blocks
+    from resnet_jax.depth.paths import path_lengths
+    from resnet_jax.report.lesion_page import FIGURES, write_lesion_report
+
+    files = ("deletions.npz", "permutations.npz", "paths.npz", *FIGURES)
+    out = output_directory(options, files, "lesion")
+    console = console_for(options.common)
+    with console.status(f"{options.target}: without each of its blocks"):
+        subject = find(options)
+        make_directory(out)
+        measured = (subject.model, subject.variables, subject.images, subject.labels)
+        blocks = subject.model.config.num_blocks
+        counts = sorted({max(1, round(blocks * share)) for share in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)})
+        how: dict[str, Any] = {"draws": options.draws, "batch_size": options.at_once, "seed": options.seed}
+        deletions = delete_blocks(*measured, counts=counts, **how)
+        permutations = paths = None
+        if any(size > 2 for size in subject.model.config.stage_sizes):
+            permutations = permute_blocks(*measured, swaps=(1, 2, 4, 8, 16), **how)
+        if subject.model.config.shortcut != "none":
+            first = (subject.images[: options.at_once], subject.labels[: options.at_once])
+            paths = path_lengths(*measured[:2], *first, draws=options.draws, seed=options.seed)
+    with console.status("drawing"):
+        for name, result in (("deletions", deletions), ("permutations", permutations), ("paths", paths)):
+            if result is not None:
+                save(functools.partial(save_arrays, result), out / f"{name}.npz")
+        facts = {name: text for name, text in subject.facts.items() if name != "updates"}
+        report = write_lesion_report(
+            deletions, permutations, paths, out, title=f"Lesions of {subject.name}", facts=facts
+        )
+    console.print(f"{blocks} blocks; report {report}", highlight=False, soft_wrap=True, markup=False)
+    return {**outcome(blocks, began, out), "accuracy": deletions.whole_accuracy}

@@ -1,0 +1,165 @@
+"""Which paths carry the gradient: its size by the number of branches it comes through (Veit et al. 2016, section 4.2).
+
+A network of L residual blocks is a sum over 2^L paths, each through the branch or by the skip of every block. A path of
+length k goes through k branches; there are C(L, k) of them. (arXiv 1605.06431; their figure 6)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from resnet_jax import ops
+from resnet_jax.depth.profiling import Loss, chart_of, cross_entropy, without_drops
+from resnet_jax.errors import UsageError
+from resnet_jax.models.instrument import GATES, PROBES, Anatomy, Hook, instrumented, probe
+
+_BRANCH, _SKIP = "branch", "skip"
+
+
+@dataclasses.dataclass(frozen=True)
+class PathLengths:
+    """The gradient at the first block's input, by how many branches it came through.
+
+    Attributes:
+        lengths: numbers of branches k, int (lengths,).
+        log_norm: natural logarithm of the mean norm of the gradient along one path of that length, (lengths,).
+        log_paths: logarithm of the number of such paths, C(L, k), (lengths,).
+        norms: of each sampled path, (lengths, draws).
+        blocks: L.
+    """
+
+    lengths: np.ndarray
+    log_norm: np.ndarray
+    log_paths: np.ndarray
+    norms: np.ndarray
+    blocks: int
+
+    @property
+    def contribution(self) -> np.ndarray:
+        """Share of each length in the sum over lengths of paths times mean norm, (lengths,); it sums to 1."""
+        logs = self.log_norm + self.log_paths
+        highest = np.max(logs[np.isfinite(logs)], initial=-np.inf)
+        if not np.isfinite(highest):
+            return np.full(logs.shape, np.nan)
+        shares = np.exp(logs - highest)
+        return shares / shares.sum()
+
+    def effective_lengths(self, share: float = 0.95) -> tuple[int, int]:
+        """Return the shortest and longest of the central lengths that hold so much of the contribution."""
+        below = np.cumsum(self.contribution)
+        tail = (1.0 - share) / 2.0
+        low, high = np.searchsorted(below, [tail, 1.0 - tail])
+        last = len(self.lengths) - 1
+        return int(self.lengths[min(low, last)]), int(self.lengths[min(high, last)])
+
+
+def path_lengths(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Float[Array, "n *spatial c"],
+    labels: Array,
+    *,
+    lengths: Sequence[int] | None = None,
+    draws: int = 16,
+    train: bool = False,
+    loss: Loss = cross_entropy,
+    seed: int = 0,
+    anatomy: Anatomy | None = None,
+) -> PathLengths:
+    """Measure gradients along random paths of each length.
+
+    The forward pass is whole. On the way back, k random blocks pass the gradient through their branch only and all
+    others by their skip only.
+
+    Args:
+        model: a network whose blocks have a branch and a skip.
+        variables: in the layout of its execution.
+        images: a batch.
+        labels: for the loss.
+        lengths: which; None: all, or some 40 of them in a deep network.
+        draws: paths of each length.
+        train: normalize by the statistics of this batch instead of the running averages.
+        loss: per-example loss; its mean is what is differentiated.
+        seed: of the paths.
+        anatomy: what a block is; None: this library's.
+
+    Raises:
+        UsageError: blocks without a skip, or lengths that do not exist.
+    """
+    anatomy, model = Anatomy() if anatomy is None else anatomy, without_drops(model)
+    chart = chart_of(model, variables, images, anatomy, train)
+    blocks = len(chart.names)
+    if lengths is None:
+        lengths = sorted({round(k) for k in np.linspace(0, blocks, min(blocks + 1, 41))})
+    if not lengths or not all(0 <= k <= blocks for k in lengths):
+        raise UsageError(f"paths through {blocks} blocks have lengths 0 to {blocks}, got {tuple(lengths)}")
+    gradient = gradient_through(model, variables, images, labels, train=train, loss=loss, anatomy=anatomy)
+    rng = np.random.default_rng(seed)
+    norms = np.zeros((len(lengths), draws))
+    for row, k in enumerate(lengths):
+        for draw in range(draws):
+            through = np.zeros(blocks, np.float32)
+            through[rng.choice(blocks, k, replace=False)] = 1.0
+            norms[row, draw] = gradient(through, 1.0 - through)
+    with np.errstate(divide="ignore"):
+        log_norm = np.log(norms.mean(axis=1))
+    log_paths = [math.lgamma(blocks + 1) - math.lgamma(k + 1) - math.lgamma(blocks - k + 1) for k in lengths]
+    return PathLengths(np.asarray(lengths), log_norm, np.asarray(log_paths), norms, blocks)
+
+
+def gradient_through(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Array,
+    labels: Array,
+    *,
+    train: bool,
+    loss: Loss,
+    anatomy: Anatomy,
+) -> Any:
+    """Return ``(branch (blocks,), skip (blocks,)) -> `` the norm of the gradient at the first block's input.
+
+    The two arrays multiply the gradient that goes back into each block's branch and skip.
+    """
+    chart = chart_of(model, variables, images, anatomy, train)
+    skips: list[tuple[str, ...]] = []
+
+    def hook(block: nn.Module, point: str, x: Array) -> Array:
+        if point not in (_BRANCH, _SKIP):
+            return x
+        if point == _SKIP:
+            skips.append(block.path)
+        return ops.gate(x, block.get_variable(GATES, point))
+
+    taps: Hook = probe("input")
+
+    @jax.jit
+    def norm(variables, branch, skip):
+        gates = chart.place({_BRANCH: branch, _SKIP: skip})
+
+        def mean_loss(probes):
+            with instrumented(anatomy, taps, hook):
+                out, _ = model.apply(
+                    {**variables, GATES: gates, PROBES: probes}, images, train=train, mutable=["batch_stats"]
+                )
+            return jnp.mean(loss(out, labels))
+
+        zeros = chart.place({"input": jnp.zeros(len(chart.names))})
+        return jnp.sqrt(chart.rows(jax.grad(mean_loss)(zeros), "input")[0])
+
+    def measure(branch: Any, skip: Any) -> float:
+        value = float(norm(dict(variables), jnp.asarray(branch, jnp.float32), jnp.asarray(skip, jnp.float32)))
+        if not set(chart.paths) <= set(skips):
+            raise UsageError("the blocks of this network have no skip: its gradient has one path only")
+        return value
+
+    return measure
