@@ -10,8 +10,8 @@ images of CIFAR-10, pixel-exact. Nothing is trained.
 
     python experiments/lesions.py --weights FOLDER --images cifar10-test-lossless-1017.npz
 
-FOLDER has resnet20-12fca82f.th and resnet44-014dd654.th. Two CPU cores: about 10 minutes. Expected: 932 and 950 of 1,017
-whole; results in experiments/results/lesions.
+FOLDER has resnet20-12fca82f.th and resnet44-014dd654.th. Two CPU cores: about 10 minutes. Expected: 932 and 950 of
+1,017 whole; results in experiments/results/lesions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from resnet_jax.depth import delete_blocks, path_lengths, permute_blocks
 from resnet_jax.memory import keep_freed_memory
 from resnet_jax.models import create_model
-from resnet_jax.report.canvas import BLUE, ORANGE, new_figure
+from resnet_jax.report.canvas import BLUE, VERMILION, new_figure
 from resnet_jax.rundir import describe_environment
 from resnet_jax.weights import load_state_dict, to_variables
 
@@ -37,7 +37,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OUT = Path(__file__).parent / "results" / "lesions"
 STYLES = {
     "resnet20_cifar": {"color": BLUE, "marker": "o"},
-    "resnet44_cifar": {"color": ORANGE, "marker": "s", "ls": "--"},
+    "resnet44_cifar": {"color": VERMILION, "marker": "s", "ls": "--"},
 }
 
 
@@ -98,7 +98,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     single.plot([], [], "k*", ms=9, label="first block of a stage")
     single.set(xlabel="block taken out (0 first, 1 last)", ylabel="test error (%)", title="without one block")
     several.set(
-        xlabel="share of the blocks taken out", ylabel="test error (%)", title="without several (mean, deviation)"
+        xlabel="share of the blocks taken out", ylabel="test error (%)", title="without several (deviation: bars)"
     )
     order.set(xlabel="Kendall's tau with the trained order", ylabel="test error (%)", title="blocks exchanged")
     lengths.set(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ResNetJaxError(Exception):
@@ -14,6 +15,18 @@ class ResNetJaxError(Exception):
     """
 
     exit_code = 1
+
+
+class CheckError(ResNetJaxError):
+    """What was checked did not pass.
+
+    Attributes:
+        result: the verdict, as the command line prints it with ``--json``.
+    """
+
+    def __init__(self, message: str, result: dict[str, Any]):
+        super().__init__(message)
+        self.result = result
 
 
 class UsageError(ResNetJaxError, ValueError):

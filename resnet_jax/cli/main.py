@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.cache import VARIABLE, keep_compiled_programs, program_directory
-from resnet_jax.errors import ResNetJaxError, UsageError, nearest
+from resnet_jax.errors import CheckError, ResNetJaxError, UsageError, nearest
 from resnet_jax.memory import keep_freed_memory
 
 VERBS = {
@@ -50,6 +50,11 @@ def run(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 128 + (stopped.request.signal or 0)
+    except CheckError as failed:
+        print(failed, file=sys.stderr)
+        if "--json" in argv:
+            print(json.dumps(failed.result), flush=True)
+        return failed.exit_code
     except ResNetJaxError as error:
         if debug:
             raise

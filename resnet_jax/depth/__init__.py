@@ -27,6 +27,8 @@ _HOME = {
     "sample_moments": "resnet_jax.depth.measure",
     "PathLengths": "resnet_jax.depth.paths",
     "Permutations": "resnet_jax.depth.lesion",
+    "PropagationCheck": "resnet_jax.depth.checking",
+    "check": "resnet_jax.depth.checking",
     "delete_blocks": "resnet_jax.depth.lesion",
     "path_lengths": "resnet_jax.depth.paths",
     "permute_blocks": "resnet_jax.depth.lesion",

@@ -109,7 +109,7 @@ def _chart(model: nn.Module, variables: Any, shape: Sequence[int], anatomy: Anat
 
 def _measure(model: nn.Module, chart: Chart, anatomy: Anatomy, train: bool) -> Callable[..., tuple[Array, ...]]:
     """Return ``(variables, x, key, drops) -> (mean squares, variances, squared gradient norms)``, by depth."""
-    last = _at_blocks(chart, "last", np.arange(len(chart.names)) == len(chart.names) - 1)
+    last = chart.place({"last": (np.arange(len(chart.names)) == len(chart.names) - 1).astype(np.float32)})
 
     def measure(variables: Mapping[str, Any], x: Array, key: Array, drops: Array) -> tuple[Array, ...]:
         def note(block: nn.Module, point: str, x: Array) -> Array:
@@ -136,17 +136,3 @@ def _measure(model: nn.Module, chart: Chart, anatomy: Anatomy, train: bool) -> C
         return moments[:, 0], moments[:, 1], gradients
 
     return measure
-
-
-def _at_blocks(chart: Chart, name: str, values: np.ndarray) -> dict[str, Any]:
-    """Return a collection with a number called ``name`` for every block, from ``(blocks,)``."""
-    tree: dict[str, Any] = {}
-    start = 0
-    for path, count in zip(chart.paths, chart.counts, strict=True):
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        mine = values[start : start + (count or 1)]
-        node[name] = jnp.asarray(mine if count else mine[0], jnp.float32)
-        start += count or 1
-    return tree

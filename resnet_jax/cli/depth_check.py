@@ -1,0 +1,97 @@
+"""``resnet-jax depth check MODEL``: do signals and gradients get through at initialization? Fails where they do not."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.config import ModelConfig
+from resnet_jax.errors import CheckError, UsageError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckOptions:
+    """Options of ``depth check``."""
+
+    target: tyro.conf.Positional[str]
+    """The network, as `resnet-jax models` names it."""
+    batch: int = 4
+    """Images of independent N(0, 1) pixels."""
+    image_size: int | None = None
+    """Side of the images in pixels (default: the network's own)."""
+    draws: int = 2
+    """Of the weights; the verdict is about their geometric mean."""
+    seed: int = 0
+    """Of weights and images."""
+    limit: float = 100.0
+    """Exponential change of the root mean square over the whole depth that is too much."""
+    norm_mode: str = "batch"
+    """Batch norm normalizes by the statistics of the batch, or by its averages: batch or running."""
+    out: Path | None = None
+    """Directory for check.npz, figures and report.html (default: none is written)."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """Choices that differ from the named network's. (model.name is MODEL.)"""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Measure, print the verdict and return it.
+
+    Raises:
+        CheckError: signals or gradients do not get through; it carries the verdict.
+    """
+    began = time.perf_counter()
+    about = (
+        "Draws a network's weights, measures signals and gradients through depth, and fails where they explode or end."
+    )
+    options = parse(CheckOptions, argv, verb="depth check", about=about)
+    if options.norm_mode not in ("batch", "running"):
+        raise unknown("norm mode", options.norm_mode, ("batch", "running"))
+    if options.batch < 1 or options.seed < 0:
+        raise UsageError(f"--batch must be 1 or more and --seed 0 or more, got {options.batch} and {options.seed}")
+    if options.model.name not in (ModelConfig().name, options.target):
+        raise UsageError(f"the network is {options.target}; leave out --model.name {options.model.name}")
+    import jax
+
+    from resnet_jax.depth.checking import check
+    from resnet_jax.models import MODELS, create_model
+    from resnet_jax.report.check_report import check_table, write_check_report
+
+    model = create_model(options.target, **options.model.choices())
+    dims, size = model.config.spatial_dims, options.image_size or MODELS[options.target].image_size
+    shape = (options.batch, *(size,) * dims, model.config.in_channels)
+    console = console_for(options.common)
+    with console.status(f"{options.target}: {options.draws} draws of its weights"):
+        found = check(
+            model,
+            shape,
+            key=jax.random.key(options.seed),
+            draws=options.draws,
+            train=options.norm_mode == "batch",
+            limit=options.limit,
+        )
+    result: dict[str, Any] = {
+        "ok": found.ok,
+        "sentences": list(found.sentences),
+        "blocks": len(found.names),
+        "signal": {"rate": found.signal.rate, "total": found.signal.total},
+        "gradient": {"rate": found.gradient.rate, "total": found.gradient.total},
+        "no_prediction": found.no_prediction,
+    }
+    console.print(check_table(found), highlight=False, soft_wrap=True, markup=False)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        facts = {"network": options.target, "images": f"{options.batch} of N(0, 1) pixels, {size} wide"}
+        report = write_check_report(found, options.out, title=f"Propagation check of {options.target}", facts=facts)
+        result["out"] = str(options.out)
+        console.print(f"report {report}", highlight=False, soft_wrap=True, markup=False)
+    result["seconds"] = time.perf_counter() - began
+    if not found.ok:
+        raise CheckError(str(found), result)
+    console.print(str(found), highlight=False, soft_wrap=True, markup=False)
+    return result
