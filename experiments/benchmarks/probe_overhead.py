@@ -6,8 +6,8 @@ a sum of squares per block is added), and O(blocks) more memory; a run that logs
 
     uv run python experiments/benchmarks/probe_overhead.py --out experiments/results/bench/probe_overhead.json
 
-Both programs are compiled first and run in turns, the order changing; figures are medians over the turns. Two CPU cores,
-about 3 minutes. Expected: experiments/results/bench/README.md.
+Both programs are compiled first and run in turns, the order changing; figures are medians over the turns. Two CPU
+cores, about 3 minutes. Expected: experiments/results/bench/README.md.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def measure(name: str, batch: int, choices: dict[str, Any], turns: int) -> dict[
     programs, states, memory = [], [], []
     for probe in (None, Anatomy()):
         state = create_state(model, tx, jax.random.key(0), shape, mesh=mesh)
-        program = compile_train_step(make_train_step(model, tx, probe=probe), mesh).lower(state, data).compile()
+        step: Any = compile_train_step(make_train_step(model, tx, probe=probe), mesh)
+        program = step.lower(state, data).compile()
         memory.append(program.memory_analysis().temp_size_in_bytes)
         for _ in range(2):
             state, metrics = program(state, data)
@@ -96,7 +97,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     packages = describe_environment()["packages"]
     record = {
-        "command": "python experiments/benchmarks/probe_overhead.py --out experiments/results/bench/probe_overhead.json",
+        "command": f"python experiments/benchmarks/probe_overhead.py --out {options.out}",
         "date": str(datetime.date.today()),
         "packages": {name: packages[name] for name in ("jax", "flax", "numpy")},
         "device": jax.devices()[0].device_kind,
