@@ -19,6 +19,16 @@ _HOME = {
     "measure_moments": "resnet_jax.depth.measure",
     "sample_moments": "resnet_jax.depth.measure",
     "predict_moments": "resnet_jax.depth.predict",
+    "Shattering": "resnet_jax.depth.shattering",
+    "autocorrelation": "resnet_jax.depth.shattering",
+    "gradient_correlation": "resnet_jax.depth.shattering",
+    "gradients_along_line": "resnet_jax.depth.shattering",
+    "measure_shattering": "resnet_jax.depth.shattering",
+    "wide_gradient_correlation": "resnet_jax.depth.shattering",
+    "LinearProbes": "resnet_jax.depth.similarity",
+    "Similarity": "resnet_jax.depth.similarity",
+    "linear_cka": "resnet_jax.depth.similarity",
+    "linear_probes": "resnet_jax.depth.similarity",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
