@@ -265,7 +265,7 @@ def _output_signal(name: str) -> Hook:
             block.put_variable(SIGNALS, name, jnp.mean(wide, axis=tuple(range(1, x.ndim - 1))))
         else:
             flat = wide.reshape(len(x), -1)
-            flat = flat - jnp.mean(flat, axis=0)  # HSIC does not see it, and rounding gains
+            flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # HSIC does not see it, and rounding gains
             block.put_variable(SIGNALS, name, jnp.matmul(flat, flat.T, precision="highest"))
         return x
 
