@@ -64,7 +64,7 @@ class Size:
     points: int = 128
 
 
-SMOKE = Size(width=8, inputs=32, depths=(1, 3), draws=2, lags=4, layers=(20,), widths=(2, 4, 4), image=4, points=8)
+SMOKE = Size(width=8, inputs=32, depths=(2,), draws=2, lags=4, layers=(20,), widths=(2, 4, 4), image=4, points=8)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
@@ -141,7 +141,8 @@ def draw_correlations(found: dict[str, Any], path: Path) -> None:
 def draw_gradients(rows: dict[str, np.ndarray], path: Path) -> None:
     """Draw one draw of the gradients over the input, each scaled by its standard deviation."""
     figure = new_figure((11, 2 * len(rows) / 2 + 1))
-    for index, (axes, (name, row)) in enumerate(zip(np.ravel(figure.subplots(-(-len(rows) // 2), 2)), rows.items())):
+    grid = np.ravel(figure.subplots(len(rows) // 2, 2))
+    for index, (axes, (name, row)) in enumerate(zip(grid, rows.items(), strict=True)):
         axes.plot(np.linspace(-2, 2, len(row)), (row - row.mean()) / row.std(), color=PALETTE[index], linewidth=0.8)
         axes.set_title(name, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)

@@ -96,7 +96,7 @@ class LinearProbes(_Kept):
 def unbiased_hsic(grams: Float[ArrayLike, "blocks n n"]) -> np.ndarray:
     """Return the unbiased HSIC of all pairs of Gram matrices over the same n examples, float64 ``(blocks, blocks)``.
 
-    Song et al. 2012 (JMLR 13), eq. 5; Nguyen et al. 2021 (arXiv 2010.15327), eq. 3. With zeros in the diagonals of K, L::
+    Song et al. 2012 (JMLR 13), eq. 5; Nguyen et al. 2021 (arXiv 2010.15327), eq. 3. With zero diagonals of K and L::
 
         (tr(K L) + (1'K1)(1'L1) / ((n - 1)(n - 2)) - 2 / (n - 2) 1'K L1) / (n (n - 3))
 
@@ -253,9 +253,7 @@ def fit_ridge(
 
 
 def _output_signal(name: str) -> Hook:
-    """Return a hook that writes, of every block's output, the Gram matrix of the batch or the mean over positions.
-
-    """
+    """Return a hook that writes, of every block's output, the Gram matrix of the batch or the mean over positions."""
 
     def at(block: nn.Module, point: str, x: Array) -> Array:
         if point != "output" or not block.is_mutable_collection(SIGNALS):

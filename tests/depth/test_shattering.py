@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +113,7 @@ def test_batch_norm_with_skips_shatters_sublinearly():
         assert 0.8 < product * np.sqrt(layers) < 1.3
 
 
-CHOICES = {"stage_sizes": (1, 3), "widths": (4, 8), "num_classes": 3}
+CHOICES: dict[str, Any] = {"stage_sizes": (1, 3), "widths": (4, 8), "num_classes": 3}
 
 
 @pytest.fixture(scope="module")

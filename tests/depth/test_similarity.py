@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from resnet_jax.models.instrument import Anatomy, instrumented
 from resnet_jax.models.layout import stack
 from tests.tools import random_variables
 
-CHOICES = {"stage_sizes": (1, 3), "widths": (4, 8), "num_classes": 3}
+CHOICES: dict[str, Any] = {"stage_sizes": (1, 3), "widths": (4, 8), "num_classes": 3}
 IMAGES = np.random.default_rng(0).normal(size=(12, 8, 8, 3)).astype(np.float32)
 
 
@@ -45,12 +46,12 @@ def outputs(network):
     return [np.asarray(x, np.float64) for x in run(IMAGES)]
 
 
-def estimate_by_tuples(k, l):
+def estimate_by_tuples(k, other):
     """Return HSIC as its definition: the mean of a kernel over all tuples of different examples."""
     n = len(k)
-    pairs = np.mean([k[i, j] * l[i, j] for i, j in itertools.permutations(range(n), 2)])
-    fours = np.mean([k[i, j] * l[q, r] for i, j, q, r in itertools.permutations(range(n), 4)])
-    threes = np.mean([k[i, j] * l[i, q] for i, j, q in itertools.permutations(range(n), 3)])
+    pairs = np.mean([k[i, j] * other[i, j] for i, j in itertools.permutations(range(n), 2)])
+    fours = np.mean([k[i, j] * other[q, r] for i, j, q, r in itertools.permutations(range(n), 4)])
+    threes = np.mean([k[i, j] * other[i, q] for i, j, q in itertools.permutations(range(n), 3)])
     return pairs + fours - 2 * threes
 
 
@@ -77,7 +78,7 @@ def test_batches_accumulate(network, outputs, tmp_path):
     model, variables = network
     found = depth.linear_cka(model, variables, [IMAGES[:6], IMAGES[6:]])
     flat = [x.reshape(12, -1) for x in outputs]
-    hsic = sum(unbiased_hsic(np.stack([x[part] @ x[part].T for x in flat])) for part in (slice(6), slice(6, 12)))
+    hsic = np.sum([unbiased_hsic(np.stack([x[i : i + 6] @ x[i : i + 6].T for x in flat])) for i in (0, 6)], axis=0)
     np.testing.assert_allclose(found.cka, hsic / np.sqrt(np.outer(hsic.diagonal(), hsic.diagonal())), atol=1e-4)
     found.save(tmp_path / "s.npz")
     again = depth.Similarity.load(tmp_path / "s.npz")
