@@ -141,8 +141,10 @@ def draw_correlations(found: dict[str, Any], path: Path) -> None:
 def draw_gradients(rows: dict[str, np.ndarray], path: Path) -> None:
     """Draw one draw of the gradients over the input, each scaled by its standard deviation."""
     figure = new_figure((11, 2 * len(rows) / 2 + 1))
-    grid = np.ravel(figure.subplots(len(rows) // 2, 2))
-    for index, (axes, (name, row)) in enumerate(zip(grid, rows.items(), strict=True)):
+    grid = np.ravel(figure.subplots(-(-len(rows) // 2), 2))
+    for axes in grid[len(rows) :]:
+        axes.remove()
+    for index, (axes, (name, row)) in enumerate(zip(grid, rows.items(), strict=False)):
         axes.plot(np.linspace(-2, 2, len(row)), (row - row.mean()) / row.std(), color=PALETTE[index], linewidth=0.8)
         axes.set_title(name, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
@@ -165,7 +167,9 @@ def table(found: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write results.json, table.md and the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Autocorrelation of gradients along a line of inputs, at initialization."
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args(arguments)

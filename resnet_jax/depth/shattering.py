@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.depth.profiling import cross_entropy, describe_normalization
 from resnet_jax.errors import UsageError
+from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
 
 
@@ -302,7 +303,7 @@ def _output_gradients(model: nn.Module, loss: bool) -> Callable[..., tuple[Array
     @jax.jit
     def evaluate(variables, wanted, images):
         def total(x):
-            logits = model.apply(variables, x, train=False)
+            logits = jnp.asarray(model.apply(variables, x, train=False))
             labels = jnp.full((len(x),), wanted)
             each = cross_entropy(logits, labels) if loss else jnp.take(logits, wanted, axis=-1)
             return jnp.sum(each), each
@@ -326,9 +327,10 @@ def _line_statistics(model: nn.Module, variables: Mapping[str, Any], images: np.
         model.config, norm_momentum=0.0, norm_scope="global", ghost_size=None, dropout=0.0, head_dropout=0.0,
         drop_path=0.0,
     )  # fmt: skip
-    return {**variables, **_updated(ResNet(config))(variables, images)}
+    return {**variables, **_updated(config)(variables, images)}
 
 
 @functools.lru_cache(maxsize=8)
-def _updated(model: ResNet) -> Callable[..., Any]:
+def _updated(config: ResNetConfig) -> Callable[..., Any]:
+    model = ResNet(config)
     return jax.jit(lambda variables, images: model.apply(variables, images, train=True, mutable=["batch_stats"])[1])

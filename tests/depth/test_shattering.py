@@ -19,7 +19,7 @@ from tests.tools import random_variables
 
 def test_gradients_of_a_cubic_form_whatever_the_batch():
     matrix = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
-    start, stop = np.float32([1, -1, 2]), np.float32([0, 3, 1])
+    start, stop = np.asarray([1, -1, 2], np.float32), np.asarray([0, 3, 1], np.float32)
 
     def cubic(x):
         return jnp.sum((matrix @ x) ** 3)
