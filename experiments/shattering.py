@@ -167,9 +167,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write results.json, table.md and the figures."""
-    parser = argparse.ArgumentParser(
-        description="Autocorrelation of gradients along a line of inputs"
-    )
+    parser = argparse.ArgumentParser(description="Autocorrelation of gradients along a line of inputs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args(arguments)
