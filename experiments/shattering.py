@@ -4,8 +4,9 @@ Claim examined (Balduzzi et al. 2017, arXiv 1702.08591, figures 1 and 2): along 
 plain rectifier nets look like white noise, those of residual nets with batch norm, the more so with a branch that
 counts for beta = 0.1, nearly like brown noise.
 
-Expected: at lag 1 the autocorrelation of plain nets falls from near that of brown noise at one layer to near 0 at 50;
-that of residual nets stays well above. Fully connected nets: width 200, 256 inputs in [-2, 2], mean of 20 draws.
+Expected: at lag 1 the autocorrelation of plain nets falls from near that of brown noise at one layer to near 0 at 50
+(with batch norm it does, without it came down to 0.74 only); that of residual nets stays well above. Fully connected
+nets: width 200, 256 inputs in [-2, 2], mean of 20 draws.
 Convolutional ones: the CIFAR networks of 20, 56 and 110 layers and the same without skips, one draw each.
 
     uv run python experiments/shattering.py --out experiments/results/shattering
@@ -129,9 +130,17 @@ def draw_correlations(found: dict[str, Any], path: Path) -> None:
         for noise, style in (("brown noise", "-"), ("white noise", ":")):
             axes.plot(found["noise"][noise]["mean"], color=GREY, linestyle=style, linewidth=3, alpha=0.5, label=noise)
         for index, (label, curve) in enumerate(found["curves"][panel].items()):
-            axes.plot(curve["mean"], color=PALETTE[index], linestyle=STYLES[index], label=f"{label} layers")
+            axes.plot(
+                curve["mean"],
+                color=PALETTE[index],
+                linestyle=STYLES[index],
+                label=f"{label} layer{'s' * (int(label) != 1)}",
+            )
         axes.set_title(panel, fontsize=10)
-        axes.legend(fontsize=7, frameon=False)
+        axes.set_xticks(range(0, len(found["noise"]["brown noise"]["mean"]), 3))
+        # below everything that is drawn: no curve is hidden
+        axes.set_ylim(-0.6, 1.05)
+        axes.legend(fontsize=7, frameon=False, loc="lower center", ncols=3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("lag, in steps along the line")
     figure.supylabel("autocorrelation of gradients")
