@@ -22,6 +22,8 @@ class JacobianOptions(TargetOptions):
     """Random starts."""
     to_last: bool = False
     """Also from every block to the last one: the time grows with the square of the depth."""
+    hessian: bool = False
+    """Also the largest eigenvalue of the loss's Hessian in each block's parameters: many gradients for every block."""
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -29,10 +31,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     about = "How a network stretches small changes: singular values of the Jacobian of every block and of the whole."
     options = parse(JacobianOptions, argv, verb="depth jacobian", about=about)
+    from resnet_jax.depth.hessian import hessian_eigenvalues
     from resnet_jax.depth.jacobian import jacobians
     from resnet_jax.report.jacobian_report import FIGURES, write_jacobian_report
 
-    out = output_directory(options, ("jacobian.npz", *FIGURES), "jacobian")
+    out = output_directory(options, ("jacobian.npz", "hessian.npz", *FIGURES), "jacobian")
     console = console_for(options.common)
     with console.status(f"{options.target}: one block after the other"):
         subject = find(options)
@@ -47,6 +50,19 @@ def run(argv: list[str]) -> dict[str, Any]:
             seed=options.seed,
             to_last=options.to_last,
         )
+    hessian = None
+    if options.hessian:
+        with console.status(f"{options.target}: curvature, one block after the other"):
+            hessian = hessian_eigenvalues(
+                subject.model,
+                subject.variables,
+                subject.images,
+                subject.labels,
+                train=subject.train,
+                iterations=options.iterations,
+                seed=options.seed,
+            )
+            save(hessian.save, out / "hessian.npz")
     with console.status("drawing"):
         save(found.save, out / "jacobian.npz")
         kept = {name: text for name, text in subject.facts.items() if name != "updates"}
@@ -54,6 +70,7 @@ def run(argv: list[str]) -> dict[str, Any]:
             **kept,
             "Golub-Kahan": f"{options.iterations} iterations, probes: {options.probes}",
         }
-        report = write_jacobian_report(found, out, title=f"Jacobians of {subject.name}", facts=facts)
+        title = f"Jacobians of {subject.name}"
+        report = write_jacobian_report(found, out, title=title, facts=facts, hessian=hessian)
     console.print(f"{len(found.names)} blocks; report {report}", highlight=False, soft_wrap=True, markup=False)
     return outcome(len(found.names), began, out)

@@ -8,19 +8,34 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.depth.hessian import HessianEigenvalues
 from resnet_jax.depth.jacobian import JacobianSpectra
 from resnet_jax.depth.spectra import Spectra
 from resnet_jax.report.depth_axes import DepthAxis, DepthFigure
 from resnet_jax.report.depth_instruments import singular_values_figure
 from resnet_jax.report.depth_page import Page, Section, Table, write_page
+from resnet_jax.report.lesion_report import hessian_sections
 from resnet_jax.report.numbers import readable
 
 LEVELS = (0.1, 0.5, 0.9)
 #: Names of the files that :func:`write_jacobian_report` writes.
-FIGURES = ("report.html", "singular-values.png", "singular-values-to-output.png", "singular-values-to-last.png")
+FIGURES = (
+    "report.html",
+    "singular-values.png",
+    "singular-values-to-output.png",
+    "singular-values-to-last.png",
+    "curvature.png",
+)
 
 
-def write_jacobian_report(found: JacobianSpectra, folder: Path, *, title: str, facts: Mapping[str, str]) -> Path:
+def write_jacobian_report(
+    found: JacobianSpectra,
+    folder: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    hessian: HessianEigenvalues | None = None,
+) -> Path:
     """Write the page and its figures; return the page's path.
 
     Args:
@@ -28,8 +43,12 @@ def write_jacobian_report(found: JacobianSpectra, folder: Path, *, title: str, f
         folder: where to.
         title: headline.
         facts: label -> value, shown at the top.
+        hessian: curvature, if it was measured.
     """
-    return write_page(Page(title, facts, summarize_jacobians(found), jacobian_sections(found)), folder)
+    sections = jacobian_sections(found)
+    if hessian is not None:
+        sections[-1:-1] = hessian_sections(DepthAxis(hessian.stages), hessian.names, hessian.largest)
+    return write_page(Page(title, facts, summarize_jacobians(found), sections), folder)
 
 
 def jacobian_sections(found: JacobianSpectra) -> list[Section]:

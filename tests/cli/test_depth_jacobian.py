@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import ModelConfig
+from resnet_jax.depth.hessian import HessianEigenvalues
 from resnet_jax.depth.jacobian import JacobianSpectra, jacobians
 from resnet_jax.examine import Looking, find_subject
 from resnet_jax.report.jacobian_report import FIGURES
@@ -50,3 +51,13 @@ def test_what_is_refused(command, tmp_path, argv, said):
         "depth", "jacobian", "resnet20_cifar", *SMALL, "--image-size", 8, "--out", tmp_path / "out", *argv
     )
     assert (status, said in error) == (2, True), error
+
+
+def test_curvature(command, tmp_path):
+    argv = ("depth", "jacobian", "resnet20_cifar", *SMALL, "--image-size", 8, "--iterations", 3, "--hessian")
+    status, _, error = command(*argv, "--out", tmp_path / "out")
+    assert status == 0, error
+    found = HessianEigenvalues.load(tmp_path / "out" / "hessian.npz")
+    assert (found.largest > 0).all()
+    assert (tmp_path / "out" / "curvature.png").exists()
+    assert "The loss bends most for block" in (tmp_path / "out" / "report.html").read_text()
