@@ -2,8 +2,8 @@ r"""A thousand layers train: ResNet-1202 and the pre-activation ResNet-1001, and
 
 Claim examined: He et al. 2016 (arXiv 1512.03385, section 4.2, "exploring over 1000 layers") train 1,202 layers with "no
 optimization difficulty" (training error below 0.1 %, test error 7.93 %), and He et al. 2016b (arXiv 1603.05027, table
-4) find pre-activation with pure identity skips easier still: 1,001 layers, 4.92 % test error (4.62 % at batch 64). Equation 5
-there is the reason given: the gradient reaches any block through the skips directly, so it does not vanish.
+4) find pre-activation with pure identity skips easier still: 1,001 layers, 4.92 % test error (4.62 % at batch 64).
+Equation 5 there is the reason given: the gradient reaches any block through the skips directly, so it does not vanish.
 
 The full study needs an accelerator (a step of 128 images of 32 pixels is 1.5e13 operations for 1,202 layers):
 
@@ -55,7 +55,17 @@ AROUND = 20
 """Steps whose mean loss is the loss at the start, and at the end."""
 
 
-def config_for(model: ModelConfig, data: DataConfig, *, steps: int, batch_size: int, depth_every: int) -> RunConfig:
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How much is trained; the small try-out makes several steps in a call, of fewer blocks and channels."""
+
+    steps: int
+    batch_size: int
+    depth_every: int
+    together: int | None = None
+
+
+def config_for(model: ModelConfig, data: DataConfig, length: Length) -> RunConfig:
     """Return one run: the papers' optimizer in its warm-up phase."""
     recipe = load_recipe("cifar10-resnet20")
     return dataclasses.replace(
@@ -63,8 +73,8 @@ def config_for(model: ModelConfig, data: DataConfig, *, steps: int, batch_size: 
         model=model,
         data=data,
         train=dataclasses.replace(
-            recipe.train, epochs=steps, max_steps=steps, batch_size=batch_size, eval_every=100, log_every=1,
-            depth_every=depth_every,
+            recipe.train, epochs=length.steps, max_steps=length.steps, batch_size=length.batch_size, eval_every=100,
+            log_every=1, depth_every=length.depth_every, steps_per_dispatch=length.together,
         ),
         optim=dataclasses.replace(recipe.optim, learning_rate=0.01, schedule=ScheduleConfig("constant")),
     )  # fmt: skip
@@ -127,20 +137,22 @@ def result(name: str, run: Path, batch_size: int) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown table."""
     first, last = rows[0]["gradient_steps"]
-    lines = [
-        f"| net | blocks | steps | loss, first {AROUND} steps | loss, last {AROUND} steps | s a step | peak memory, GB | "
-        f"gradient ratio, step {first} | gradient ratio, step {last} | largest / smallest block, step {first} | "
-        f"the same, step {last} |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['net']} | {row['blocks']} | {row['steps']} | {row['loss_start']:.3f} | {row['loss_end']:.3f} | "
-            f"{row['seconds_a_step']:.2f} | {row['peak_bytes'] / 1e9:.2f} | {row['gradient_ratio_first']:.3g} | "
-            f"{row['gradient_ratio_last']:.3g} | {row['gradient_extent_first']:.3g} | "
-            f"{row['gradient_extent_last']:.3g} |"
-        )
-    return "\n".join(lines) + "\n"
+    columns = {
+        "net": lambda row: row["net"],
+        "blocks": lambda row: row["blocks"],
+        "steps": lambda row: row["steps"],
+        f"loss, first {AROUND} steps": lambda row: f"{row['loss_start']:.3f}",
+        f"loss, last {AROUND} steps": lambda row: f"{row['loss_end']:.3f}",
+        "s a step": lambda row: f"{row['seconds_a_step']:.2f}",
+        "peak memory, GB": lambda row: f"{row['peak_bytes'] / 1e9:.2f}",
+        f"block 0 / last, step {first}": lambda row: f"{row['gradient_ratio_first']:.3g}",
+        f"block 0 / last, step {last}": lambda row: f"{row['gradient_ratio_last']:.3g}",
+        f"largest / smallest, step {first}": lambda row: f"{row['gradient_extent_first']:.3g}",
+        f"largest / smallest, step {last}": lambda row: f"{row['gradient_extent_last']:.3g}",
+    }
+    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[str(cell(row)) for cell in columns.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -214,31 +226,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="everything small, in seconds, on the embedded digits")
     arguments = parser.parse_args(argv)
     if arguments.smoke:
-        data, choices, steps, batch_size, depth_every = (
-            dataclasses.replace(load_recipe("digits").data, val_fraction=0.0),
-            {"stage_sizes": (8, 2), "widths": (2, 4)},
-            4,
-            16,
-            1,
-        )
+        data = dataclasses.replace(load_recipe("digits").data, val_fraction=0.0)
+        model, length = ModelConfig(remat="block", stage_sizes=(1, 1), widths=(2, 4)), Length(4, 16, 1, together=4)
     elif arguments.data is None:
         parser.error("name the images with --data FOLDER, or try --smoke")
     else:
         folder = arguments.runs / f"images-{arguments.train}-{arguments.test}"
         images = part_of(arguments.data, folder, train=arguments.train, test=arguments.test)
         data = DataConfig(f"folder:{images}", val_fraction=0.0, pad=4, flip=True)
-        choices, steps, batch_size, depth_every = {}, arguments.steps, arguments.batch_size, 5
-    runs = {}
+        model, length = ModelConfig(remat="block"), Length(arguments.steps, arguments.batch_size, depth_every=5)
+    runs: dict[str, Path] = {}
     for net, name in NETS.items():
-        model = ModelConfig(net, remat="block", **choices)
-        config = config_for(model, data, steps=steps, batch_size=batch_size, depth_every=depth_every)
+        config = config_for(dataclasses.replace(model, name=net), data, length)
         runs[name] = arguments.runs / net
         if arguments.smoke:
             train(config, runs[name])
         else:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
                 alone.submit(train_alone, config, runs[name]).result()
-    Console().print(report(runs, batch_size, arguments.out, data.source), markup=False, highlight=False)
+    Console().print(report(runs, length.batch_size, arguments.out, data.source), markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import degradation
+from resnet_jax.config import differences
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,9 @@ def test_table_is_mean_and_deviation_over_seeds():
     assert last == "| plain 20 | 20.0 ± 14.1 | 25.0 ± 0.0 | 50.0 ± 0.0 | 4 | 8 |"  # ratios: geometric mean
 
 
-def test_only_the_deepest_net_warms_up():
+def test_runs_differ_in_what_is_compared_and_in_nothing_else():
     study = degradation.smoke()
-    assert study.config("plain", 56, 0).optim.schedule.warmup is None
-    schedule = study.config("resnet", 110, 0).optim.schedule
-    assert (schedule.warmup, schedule.warmup_start_factor) == ("2 steps", 0.1)
+    plain, residual = (study.config(kind, 110, 0) for kind in ("plain", "resnet"))
+    assert differences(plain, residual) == ["model.name: plain110_cifar -> resnet110_cifar"]
+    assert differences(plain, study.config("plain", 110, 1)) == ["seed: 0 -> 1"]
+    assert differences(plain, study.config("plain", 20, 0)) == ["model.name: plain110_cifar -> plain20_cifar"]
