@@ -46,6 +46,7 @@ from resnet_jax.memory import keep_freed_memory
 from resnet_jax.report.canvas import BLUE, GREEN, VERMILION, new_figure
 from resnet_jax.report.depth_axes import BLOCK, DepthAxis, mark_stages
 from resnet_jax.report.depth_file import GradientHistory, read_depth
+from resnet_jax.report.depth_report import readable
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.use import evaluate_run, load_run
@@ -122,7 +123,8 @@ def result(run: Path, summary: Any) -> dict[str, Any]:
         final = evaluate_run(load_run(run), "train")
         stored.write_text(json.dumps({"error": 1 - final.accuracy, "loss": final.loss}))
     final = json.loads(stored.read_text())
-    epochs = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "epoch"]
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "epoch"]
+    epochs = [row for row in rows if float(row["epoch"]).is_integer()] or rows  # the last one may be a few steps only
     history = read_depth(run / "depth.jsonl")
     ratio = history.grad_norm[:, 0] / history.grad_norm[:, -1]
     return {
@@ -155,7 +157,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         spread = [f" ± {value.std(ddof=1):.1f}" if len(chosen) > 1 else "" for value in values]
         errors = [f"{value.mean():.1f}{more}" for value, more in zip(values, spread, strict=True)]
         means = [np.exp(np.mean(np.log([row[key] for row in chosen]))) for key in ratios]
-        lines.append([f"{KINDS[kind]} {depth}", *errors, *(f"{mean:.3g}" for mean in means)])
+        lines.append([f"{KINDS[kind]} {depth}", *errors, *map(readable, means)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
