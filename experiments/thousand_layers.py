@@ -165,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the loss of every batch, thin, and its running mean; the line across is the loss of guessing, log 10."""
     figure = new_figure((8.4, 3.6), dpi=150)
-    panels = np.atleast_1d(figure.subplots(1, len(rows), sharey=True))
+    panels = np.atleast_1d(figure.subplots(1, len(rows)))
     for axes, row, color in zip(panels, rows, (BLUE, VERMILION), strict=False):
         loss = np.asarray(row["loss"])
         steps = 1 + np.arange(len(loss))
