@@ -235,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.smoke:
         data = dataclasses.replace(load_recipe("digits").data, val_fraction=0.0)
-        model, length = ModelConfig(remat="block", stage_sizes=(1, 1), widths=(2, 4)), Length(4, 16, 1, together=4)
+        model, length = ModelConfig(remat="block", stage_sizes=(1, 1), widths=(2, 4)), Length(4, 16, 1, together=2)
     elif arguments.data is None:
         parser.error("name the images with --data FOLDER, or try --smoke")
     else:

@@ -38,8 +38,8 @@ def test_pictures_and_table_are_written(folder):
     assert (folder / "out" / "table.md").read_text().count("\n") == 4
 
 
-def test_blocks_are_computed_again_and_the_rate_is_that_of_the_warm_up(folder):
+def test_blocks_are_computed_again_and_every_net_has_its_rate(folder):
     for net in thousand_layers.NETS:
         config = (folder / "out" / f"{net}-config.yaml").read_text()
         assert "remat: block" in config
-        assert "learning_rate: 0.01" in config
+        assert f"learning_rate: {thousand_layers.RATES[net]}\n" in config
