@@ -34,6 +34,7 @@ import optax
 
 from resnet_jax import compile_train_step, create_model, create_state, make_mesh, make_train_step
 from resnet_jax.data.digits import load_digits
+from resnet_jax.data.folder import load_folder
 from resnet_jax.depth import Anatomy, profile
 from resnet_jax.models import init_variables
 from resnet_jax.report.canvas import new_figure
@@ -66,11 +67,10 @@ def load_images(folder: Path | None, *, per_class: int, size: int) -> tuple[np.n
         images = np.stack([records.image(i) for i in range(10 * per_class)])
         labels = np.asarray(records.labels)[: 10 * per_class]
     else:
-        classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir())
-        files = [(f, label) for label, path in enumerate(classes) for f in sorted(path.iterdir())[:per_class]]
-        pixels = [cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file, _ in files]
-        images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in pixels])
-        labels = np.asarray([label for _, label in files])
+        records = load_folder(str(folder)).splits["train"]
+        rows = np.concatenate([np.flatnonzero(records.labels == label)[:per_class] for label in range(10)])
+        pixels = [cv2.resize(records.image(int(row)), (size, size), interpolation=cv2.INTER_AREA) for row in rows]
+        images, labels = np.stack(pixels), np.asarray(records.labels)[rows]
     images = images.astype(np.float32)
     images = (images - images.mean((0, 1, 2))) / images.std((0, 1, 2))
     order = np.random.default_rng(SEED).permutation(len(images))
@@ -229,9 +229,11 @@ def table_start(rows: list[dict[str, Any]]) -> str:
         cells = []
         for depth in depths:
             row = found.get((kind, depth))
-            cell = "" if row is None else _number(row["first_over_last"])
+            cell = ""
             if row is not None and row["per_block"] is not None:
-                cell += f" ({row['per_block']:.3f})"
+                cell = f"{_number(row['first_over_last'])} ({row['per_block']:.3f})"
+            elif row is not None:
+                cell = "overflow" if None in row["grad_norm"] else "0 everywhere" if not any(row["grad_norm"]) else "0"
             cells.append(cell)
         if any(cells):
             lines.append(f"| {kind} | " + " | ".join(cells) + " |")
