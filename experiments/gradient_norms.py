@@ -171,6 +171,8 @@ def _multiples(kinds: list[str], ylabel: str, xlabel: str) -> tuple[Any, dict[st
         ax.set_title(kind, fontsize=10, color=INK)
         ax.set_yscale("log")
         ax.axhline(1, color=INK, linewidth=0.7, alpha=0.6)
+    for ax in axes.flat[len(kinds) :]:
+        ax.set_visible(False)
     figure.supylabel(ylabel, fontsize=10, color=INK)
     figure.supxlabel(xlabel, fontsize=10, color=INK)
     return figure, dict(zip(kinds, axes.flat, strict=False))
@@ -179,7 +181,7 @@ def _multiples(kinds: list[str], ylabel: str, xlabel: str) -> tuple[Any, dict[st
 def _finish(figure: Any, axes: dict[str, Any], path: Path) -> None:
     for ax in axes.values():
         low, high = ax.get_ylim()
-        ax.set_ylim(min(low, 0.2), max(high, 5.0))  # what hardly changes shall look so
+        ax.set_ylim(min(low, 0.09), max(high, 11.0))  # what hardly changes shall look so
         if not ax.get_legend_handles_labels()[0]:
             ax.text(0.5, 0.6, "not finite", transform=ax.transAxes, ha="center", color=INK)
     most = max(axes.values(), key=lambda ax: len(ax.get_legend_handles_labels()[0]))
