@@ -37,6 +37,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.depth.arrays import save_arrays
     from resnet_jax.depth.lesion import delete_blocks, permute_blocks
     from resnet_jax.depth.paths import path_lengths
+    from resnet_jax.depth.profiling import describe_normalization
     from resnet_jax.report.lesion_page import FIGURES, write_lesion_report
 
     files = ("deletions.npz", "permutations.npz", "paths.npz", *FIGURES)
@@ -61,6 +62,7 @@ def run(argv: list[str]) -> dict[str, Any]:
             if result is not None:
                 save(functools.partial(save_arrays, result), out / f"{name}.npz")
         facts = {name: text for name, text in subject.facts.items() if name != "updates"}
+        facts["normalization"] = describe_normalization(subject.model, subject.variables, train=False)
         report = write_lesion_report(
             deletions, permutations, paths, out, title=f"Lesions of {subject.name}", facts=facts
         )
