@@ -235,7 +235,8 @@ def table_start(rows: list[dict[str, Any]]) -> str:
             if row is not None and row["per_block"] is not None:
                 cell = f"{_number(row['first_over_last'])} ({row['per_block']:.3f})"
             elif row is not None:
-                cell = "overflow" if None in row["grad_norm"] else "0 everywhere" if not any(row["grad_norm"]) else "0"
+                overflow = None in row["grad_norm"] or None in row["act_var"]  # behind a NaN, ReLU's gradient is 0
+                cell = "overflow" if overflow else "0 everywhere" if not any(row["grad_norm"]) else "0"
             cells.append(cell)
         if any(cells):
             lines.append(f"| {kind} | " + " | ".join(cells) + " |")
