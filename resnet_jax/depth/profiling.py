@@ -147,6 +147,9 @@ def _result(
     forward, backward = (
         {name: np.asarray(value, np.float64) for name, value in found[part].items()} for part in ("forward", "backward")
     )
+    loss = float(found["loss"])
+    if not np.isfinite(loss):  # masks of what is no number let no gradient through: the zeros would say "vanished"
+        backward = {point: np.full_like(norms, np.nan) for point, norms in backward.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
         cosine = forward["inner"] / (forward["skip_norm"] * forward["branch_norm"])
     # A skip that takes its own input parts from the branch at the block's input, before any pre-activation; one that
@@ -169,7 +172,7 @@ def _result(
         **parameters,
         about={
             "model": type(model).__name__,
-            "loss": float(found["loss"]),
+            "loss": loss,
             "images": list(images.shape),
             "dtype": str(getattr(getattr(model, "config", None), "dtype", images.dtype)),
             "normalization": describe_normalization(model, variables, train),

@@ -17,7 +17,7 @@ class DepthProfile:
     """Signals and gradients at every block, float64 ``(blocks,)`` in depth order unless said otherwise.
 
     Norms are Euclidean, over the whole batch; gradients are those of the mean loss. NaN marks what a block does not
-    have: a plain net has no skip.
+    have: a plain net has no skip; and all gradients where the loss is not finite.
 
     Attributes:
         names: path of each block.

@@ -224,6 +224,17 @@ def test_zero_branches_leave_the_gradient_alone():
     np.testing.assert_array_equal(found.branch_grad_share, 0)
 
 
+def test_an_overflow_is_not_a_vanished_gradient():
+    config = smallest(create_model("resnet20_cifar").config)
+    config = dataclasses.replace(config, norm="none")
+    images = pictures(config)
+    variables = jax.tree.map(lambda leaf: leaf * 1e12, random_variables(ResNet(config), images.shape[1:]))
+    found = profile(ResNet(config), variables, images, LABELS)
+    assert not np.isfinite(found.about["loss"])
+    assert np.isnan(found.grad_norm).all()
+    assert np.isnan(found.branch_grad_norm).all()
+
+
 def test_a_file_brings_back_the_profile(tmp_path):
     config = smallest(create_model("plain20_cifar").config)
     found = measured(config, "unroll", "none", 1)
