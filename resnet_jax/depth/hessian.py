@@ -41,7 +41,7 @@ class HessianEigenvalues:
         smallest_residual: bound on the error of ``smallest``.
         whole: largest and smallest of the Hessian by all parameters, and their residuals, ``(4,)``; NaN where it was
             not asked for.
-        iterations: of Lanczos.
+        iterations: of Lanczos; fewer in a block of fewer parameters.
     """
 
     names: tuple[str, ...]
@@ -106,11 +106,14 @@ def hessian_eigenvalues(
         )
     chart = chart_of(model, variables, images, anatomy, train)
     owners = _owners(variables["params"], chart)
+    counts = {**_counts(variables["params"], owners, len(chart.names)), _WHOLE: size}
     measure = _measure(model, train, loss, iterations)
     rows = []
     for number in [*range(len(chart.names)), *([_WHOLE] if whole else [])]:
         key = jax.random.fold_in(jax.random.key(seed), number)
-        ritz = symmetric_ritz(*jax.device_get(measure(variables, images, labels, owners, number, key)))
+        diagonal, off = jax.device_get(measure(variables, images, labels, owners, number, key))
+        steps = max(min(iterations, counts[number]), 1)  # a space of fewer dimensions has no more eigenvalues
+        ritz = symmetric_ritz(diagonal[:steps], off[:steps])
         rows.append((ritz.values[-1], ritz.values[0], ritz.residuals[-1], ritz.residuals[0]))
     table = np.asarray(rows[: len(chart.names)])
     return HessianEigenvalues(
@@ -177,3 +180,12 @@ def _owners(params: Any, chart: Chart) -> Any:
         return np.asarray(-1, np.int32)
 
     return jax.tree_util.tree_map_with_path(owner, params)
+
+
+def _counts(params: Any, owners: Any, blocks: int) -> dict[int, int]:
+    """Return the number of parameters of every block, by its depth index."""
+    counts = np.zeros(blocks, np.int64)
+    for leaf, owner in zip(jax.tree.leaves(params), jax.tree.leaves(owners), strict=True):
+        owner = np.atleast_1d(owner)
+        np.add.at(counts, owner[owner >= 0], leaf.size // owner.size)
+    return dict(enumerate(counts.tolist()))

@@ -116,7 +116,8 @@ def lanczos(
         start: any vector.
         iterations: k.
         key: for the directions after an exhausted Krylov space.
-        within: projects a vector on the subspace in which A lives.
+        within: projects a vector on the subspace in which A lives. Beyond its dimension the numbers are 0 and mean
+            nothing: cut them off before :func:`symmetric_ritz`.
 
     >>> a = jnp.diag(jnp.arange(-1.0, 3.0))
     >>> values = symmetric_ritz(*lanczos(lambda v: a @ v, jnp.ones(4), 4, jax.random.key(0))).values
@@ -155,7 +156,8 @@ def extend(
         basis: orthonormal rows; those not yet used are zero.
         w: a vector.
         scale: norm of the operator as far as it is known.
-        key: for a random direction with length 0, where ``w`` lies in the span of the basis.
+        key: for a random direction with length 0, where ``w`` lies in the span of the basis; zeros where the basis
+            fills the space.
         within: projects that direction on the subspace in question.
     """
 
@@ -166,8 +168,12 @@ def extend(
         return w
 
     def fresh():
-        direction = orthogonal(within(jax.random.normal(key, w.shape, w.dtype)))
-        return direction / jnp.maximum(jnp.linalg.norm(direction), jnp.asarray(1e-30, w.dtype))
+        direction = within(jax.random.normal(key, w.shape, w.dtype))
+        whole, direction = jnp.linalg.norm(direction), orthogonal(direction)
+        left = jnp.linalg.norm(direction)
+        # of a basis that fills the space only rounding is left
+        full = left <= jnp.sqrt(jnp.finfo(w.dtype).eps) * whole
+        return jnp.where(full, 0.0, direction / jnp.where(full, 1.0, left))
 
     w = orthogonal(w)
     norm = jnp.linalg.norm(w)

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from resnet_jax.depth import HessianEigenvalues, hessian_eigenvalues
 from resnet_jax.depth.profiling import cross_entropy
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig
+from resnet_jax.models.instrument import Anatomy
 from resnet_jax.models.layout import stack, unstack
 from tests.tools import random_variables
 
@@ -82,6 +84,34 @@ def test_few_iterations_bound_from_below_and_files_keep_everything(tmp_path):
     again = HessianEigenvalues.load(tmp_path / "hessian.npz")
     assert (again.names, again.iterations) == (found.names, 2)
     np.testing.assert_array_equal(again.largest, found.largest)
+
+
+class Scaled(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("scale", nn.initializers.ones, (x.shape[-1],))[None]
+
+
+class Scales(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return Scaled(name="b1")(Scaled(name="b0")(x))
+
+
+def test_blocks_of_fewer_parameters_than_iterations_have_all_their_eigenvalues():
+    """Of the squared length of ``s x`` by s: the diagonal ``2 mean(x^2)``."""
+    x = np.asarray([[1.0, 2.0], [3.0, -1.0]], np.float32)
+    variables = Scales().init(jax.random.key(0), x, train=True)
+    found = hessian_eigenvalues(
+        Scales(), variables, x, LABELS[:2], loss=_squared_length, anatomy=Anatomy(Scaled), iterations=8
+    )
+    np.testing.assert_allclose(found.largest, 10.0, rtol=1e-5)
+    np.testing.assert_allclose(found.smallest, 5.0, rtol=1e-5)
+
+
+def _squared_length(out, labels):
+    del labels
+    return jnp.sum(jnp.square(out), axis=-1)
 
 
 def test_what_cannot_be_done_is_said():

@@ -202,6 +202,22 @@ def test_symmetric_eigenvalues_and_their_bounds():
     np.testing.assert_allclose(ritz.values, values, atol=1e-3)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_a_basis_that_fills_its_subspace_ends_there(dimensions, sign):
+    mask = (np.arange(20) < dimensions).astype(np.float32)
+    values = sign * mask * np.arange(2, 22, dtype=np.float32)
+    for seed in range(4):
+        start = jax.random.normal(jax.random.key(seed), (20,))
+        diagonal, off = lanczos(
+            lambda v: values * v, start, 8, jax.random.key(seed + 9), within=lambda v: jnp.asarray(mask) * v
+        )
+        ritz = symmetric_ritz(diagonal[:dimensions], off[:dimensions])
+        np.testing.assert_allclose(ritz.values, np.sort(values[:dimensions]), rtol=1e-4)
+        assert (ritz.residuals < 1e-3).all()
+        assert not np.asarray(diagonal[dimensions:]).any()
+
+
 def test_what_is_not_finite_stays_so():
     ritz = singular_ritz(np.asarray([1.0, np.nan]), np.asarray([0.0, 0.0]))
     assert np.isnan(ritz.values).all()
