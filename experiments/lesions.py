@@ -72,6 +72,11 @@ def study(name: str, weights: Path, images: np.ndarray, labels: np.ndarray, draw
     }
 
 
+def shape_changers(names: list[str]) -> list[int]:
+    """Return the depth index of the blocks that change the shape: the first of every stage but the first."""
+    return [i for i, name in enumerate(names) if name.endswith("/block0") and not name.startswith("stage1/")]
+
+
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw the four panels of the study."""
     figure = new_figure((11.0, 7.0))
@@ -80,7 +85,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         style = {"label": f"{name}, {found['blocks']} blocks", "ms": 4, **STYLES[name]}
         error = 100 * (1 - np.asarray(found["without_block"]))
         single.plot(np.linspace(0, 1, found["blocks"]), error, **style)
-        starts = [i for i, block in enumerate(found["names"]) if block.endswith("block0")]
+        starts = shape_changers(found["names"])
         single.plot(np.asarray(starts) / (found["blocks"] - 1), error[starts], "k*", ms=9, zorder=3)
         several_error = 100 * (1 - np.asarray(found["without_several"]))
         several.errorbar(
@@ -95,7 +100,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_contribution"]), **style)
         shape = {key: value for key, value in style.items() if key not in ("label", "marker", "ms")}
         lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_share_of_paths"]), alpha=0.35, **shape)
-    single.plot([], [], "k*", ms=9, label="first block of a stage")
+    single.plot([], [], "k*", ms=9, label="changes the shape")
     single.set(xlabel="block taken out (0 first, 1 last)", ylabel="test error (%)", title="without one block")
     several.set(
         xlabel="share of the blocks taken out", ylabel="test error (%)", title="without several (deviation: bars)"
@@ -108,6 +113,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
+    single.set_ylim(top=92)  # room for the legend
+    single.legend(frameon=False, fontsize=8, loc="upper right")
     figure.savefig(path, dpi=120, facecolor="white")
 
 
@@ -120,7 +127,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     for name, found in results.items():
         error = 100 * (1 - np.asarray(found["without_block"]))
-        first = np.asarray([block.endswith("block0") for block in found["names"]])
+        first = np.isin(np.arange(found["blocks"]), shape_changers(found["names"]))
         third = int(np.argmin(np.abs(np.asarray(found["counts"]) - found["blocks"] / 3)))
         several = 100 * (1 - np.asarray(found["without_several"][third]))
         low, high = found["effective_lengths"]

@@ -157,7 +157,8 @@ def permute_blocks(
 ) -> Permutations:
     """Exchange equal blocks within stages and evaluate (section 4.3): parameters and statistics change places.
 
-    The first block of a stage stays, for it changes the shape. Arguments as of :func:`delete_blocks`.
+    The first block of a stage stays: in every stage but the first it changes the shape. Arguments as of
+    :func:`delete_blocks`.
 
     Raises:
         UsageError: the network is none of this library's layout, or has no stage with two equal blocks.

@@ -31,7 +31,8 @@ class PathLengths:
 
     Attributes:
         lengths: numbers of branches k, int (lengths,).
-        log_norm: natural logarithm of the mean norm of the gradient along one path of that length, (lengths,).
+        log_norm: natural logarithm of the mean norm of the gradient along one path of that length, (lengths,);
+            -inf where float32 has no number so small.
         log_paths: logarithm of the number of such paths, C(L, k), (lengths,).
         norms: of each sampled path, (lengths, draws).
         blocks: L.
@@ -45,21 +46,35 @@ class PathLengths:
 
     @property
     def contribution(self) -> np.ndarray:
-        """Share of each length in the sum over lengths of paths times mean norm, (lengths,); it sums to 1."""
-        logs = self.log_norm + self.log_paths
-        highest = np.max(logs[np.isfinite(logs)], initial=-np.inf)
+        """Share of each length in the sum of paths times mean norm over all lengths between, (lengths,).
+
+        It sums to 1 where every length was measured; see :meth:`over_all_lengths`.
+        """
+        every, shares = self.over_all_lengths()
+        return shares[np.searchsorted(every, self.lengths)]
+
+    def over_all_lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return every length from the shortest measured to the longest, and its share; the shares sum to 1.
+
+        Between measured lengths the logarithm of the mean norm is interpolated.
+        """
+        every = np.arange(self.lengths[0], self.lengths[-1] + 1)
+        known = np.isfinite(self.log_norm)
+        norms = np.interp(every, self.lengths, np.where(known, self.log_norm, 0.0))
+        gone = np.interp(every, self.lengths, np.where(known, 0.0, 1.0)) > 0  # beside a length whose gradient is 0
+        logs = np.where(gone, -np.inf, norms) + np.asarray([_log_paths(self.blocks, int(k)) for k in every])
+        highest = np.max(logs)
         if not np.isfinite(highest):
-            return np.full(logs.shape, np.nan)
+            return every, np.full(logs.shape, np.nan)
         shares = np.exp(logs - highest)
-        return shares / shares.sum()
+        return every, shares / shares.sum()
 
     def effective_lengths(self, share: float = 0.95) -> tuple[int, int]:
         """Return the shortest and longest of the central lengths that hold so much of the contribution."""
-        below = np.cumsum(self.contribution)
+        every, shares = self.over_all_lengths()
         tail = (1.0 - share) / 2.0
-        low, high = np.searchsorted(below, [tail, 1.0 - tail])
-        last = len(self.lengths) - 1
-        return int(self.lengths[min(low, last)]), int(self.lengths[min(high, last)])
+        low, high = np.minimum(np.searchsorted(np.cumsum(shares), [tail, 1.0 - tail]), len(every) - 1)
+        return int(every[low]), int(every[high])
 
 
 def path_lengths(
@@ -93,13 +108,14 @@ def path_lengths(
         anatomy: what a block is; None: this library's.
 
     Raises:
-        UsageError: blocks without a skip, or lengths that do not exist.
+        UsageError: blocks without a skip, lengths that do not exist, or gradients that float32 cannot hold.
     """
     anatomy, model = Anatomy() if anatomy is None else anatomy, without_drops(model)
     chart = chart_of(model, variables, images, anatomy, train)
     blocks = len(chart.names)
     if lengths is None:
         lengths = sorted({round(k) for k in np.linspace(0, blocks, min(blocks + 1, 41))})
+    lengths = sorted(set(lengths))
     if not lengths or not all(0 <= k <= blocks for k in lengths):
         raise UsageError(f"paths through {blocks} blocks have lengths 0 to {blocks}, got {tuple(lengths)}")
     gradient = gradient_through(model, variables, images, labels, train=train, loss=loss, anatomy=anatomy)
@@ -110,10 +126,21 @@ def path_lengths(
             through = np.zeros(blocks, np.float32)
             through[rng.choice(blocks, k, replace=False)] = 1.0
             norms[row, draw] = gradient(through, 1.0 - through)
+    if not np.isfinite(norms).all() or not norms.any():
+        raise UsageError(
+            "the gradients along paths are "
+            + ("not finite" if norms.any() else "all zero")
+            + " in float32, which holds norms of 1e-22 to 1e19: multiply the loss by a number"
+        )
     with np.errstate(divide="ignore"):
         log_norm = np.log(norms.mean(axis=1))
-    log_paths = [math.lgamma(blocks + 1) - math.lgamma(k + 1) - math.lgamma(blocks - k + 1) for k in lengths]
+    log_paths = [_log_paths(blocks, k) for k in lengths]
     return PathLengths(np.asarray(lengths), log_norm, np.asarray(log_paths), norms, blocks)
+
+
+def _log_paths(blocks: int, k: int) -> float:
+    """Return the logarithm of C(blocks, k)."""
+    return math.lgamma(blocks + 1) - math.lgamma(k + 1) - math.lgamma(blocks - k + 1)
 
 
 def gradient_through(

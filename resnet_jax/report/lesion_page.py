@@ -52,7 +52,7 @@ def write_lesion_report(
     if paths is not None:
         counts = np.exp(paths.log_paths - paths.blocks * np.log(2.0))
         sections += path_sections(paths.lengths, np.exp(paths.log_norm), counts, paths.contribution)
-        low, high = paths.effective_lengths()
+        low, high = paths.effective_lengths()  # of all lengths, those between the measured ones too
         summary.append(
             f"95 % of the gradient, summed over paths, comes through {low} to {high} branches of {paths.blocks}."
         )

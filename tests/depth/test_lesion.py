@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import kendalltau
+from scipy.stats import binom, kendalltau
 
+from resnet_jax import ops
 from resnet_jax.depth import Deletions, delete_blocks, load_arrays, path_lengths, permute_blocks, save_arrays
 from resnet_jax.depth.lesion import reorder
 from resnet_jax.depth.paths import PathLengths, gradient_through
-from resnet_jax.depth.profiling import cross_entropy, profile
+from resnet_jax.depth.profiling import chart_of, cross_entropy, profile
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig, create_model, init_variables
-from resnet_jax.models.instrument import Anatomy
+from resnet_jax.models.instrument import GATES, Anatomy, instrumented
 from resnet_jax.models.layout import stack
 from resnet_jax.weights import load_state_dict, to_variables
 from tests.tools import random_variables
@@ -126,33 +127,80 @@ def test_permutations():
 
 
 def tiny(**choices):
-    return ResNet(ResNetConfig((3,), (3,), stem="cifar", num_classes=3, norm="none", **choices))
+    return ResNet(ResNetConfig((3,), (3,), stem="cifar", num_classes=3, **{"norm": "none", **choices}))
+
+
+def vectors(model, variables, images, labels):
+    """Return the gradient at the first block's input, whole, as a function of the gates of branches and skips."""
+    chart = chart_of(model, variables, images, Anatomy(), False)
+    first = np.eye(len(chart.names), dtype=np.float32)[0]
+
+    @jax.jit
+    def gradient(branch, skip):
+        gates = chart.place({"branch": branch, "skip": skip, "first": jnp.asarray(first)})
+
+        def loss(added):
+            def hook(block, point, x):
+                if point == "input":
+                    return x + added * block.get_variable(GATES, "first")
+                return ops.gate(x, block.get_variable(GATES, point)) if point in ("branch", "skip") else x
+
+            with instrumented(Anatomy(), hook):
+                logits = model.apply({**variables, GATES: gates}, images, train=False)
+            return jnp.mean(cross_entropy(logits, labels))
+
+        return jax.grad(loss)(jnp.zeros((*images.shape[:-1], model.config.widths[0])))
+
+    return lambda branch, skip: np.asarray(gradient(*(jnp.asarray(g, jnp.float32) for g in (branch, skip))))
 
 
 @pytest.mark.parametrize("choices", [{}, {"order": "pre"}, {"execution": "scan"}, {"norm": "batch"}])
 def test_all_paths_together_are_the_gradient(choices):
-    """The gradient is the sum over all 2^L paths; here of their norms' upper bound, and exactly for each subset sum."""
-    model = ResNet(ResNetConfig((3,), (3,), stem="cifar", num_classes=3, **{"norm": "none", **choices}))
-    variables = variables_of(model)
-    images, labels = data(4)
-    whole = profile(model, variables, images, labels, train=False).grad_norm[0]
+    """The gradient is the sum over all 2^L paths, as vectors; the norms are those of the vectors."""
+    model = tiny(**choices)
+    variables, (images, labels) = variables_of(model), data(4)
+    vector = vectors(model, variables, images, labels)
+    paths = {b: vector(np.asarray(b), 1 - np.asarray(b)) for b in itertools.product([0.0, 1.0], repeat=3)}
+    whole = vector(np.ones(3), np.ones(3))
+    np.testing.assert_allclose(sum(paths.values()), whole, atol=2e-6 * np.linalg.norm(whole))
+    plain = profile(model, variables, images, labels, train=False).grad_norm[0]
+    np.testing.assert_allclose(np.linalg.norm(whole), plain, rtol=1e-5)
+
     gradient = gradient_through(model, variables, images, labels, train=False, loss=cross_entropy, anatomy=Anatomy())
-    np.testing.assert_allclose(gradient(np.ones(3), np.ones(3)), whole, rtol=1e-5)
+    norms = {b: np.linalg.norm(path) for b, path in paths.items()}
+    for b, norm in norms.items():
+        np.testing.assert_allclose(gradient(np.asarray(b), 1 - np.asarray(b)), norm, rtol=1e-5)
     np.testing.assert_allclose(gradient(np.zeros(3), np.zeros(3)), 0.0)
-    # Linear in each gate: doubling what passes through a single path doubles its norm, and the paths that two gates
-    # leave open add up to what both leave open.
-    alone = gradient(np.array([1.0, 0, 0]), np.array([0, 1.0, 1.0]))
-    np.testing.assert_allclose(gradient(np.array([2.0, 0, 0]), np.array([0, 1.0, 1.0])), 2 * alone, rtol=1e-5)
-    norms = [gradient(np.asarray(b), 1 - np.asarray(b)) for b in itertools.product([0.0, 1.0], repeat=3)]
-    assert whole <= sum(norms) * (1 + 1e-5)
+
     found = path_lengths(model, variables, images, labels, draws=40)
     assert found.lengths.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(np.exp(found.log_paths), [1, 3, 3, 1])
-    np.testing.assert_allclose(found.norms[0], norms[0], rtol=1e-5)
-    np.testing.assert_allclose(found.norms[3], norms[7], rtol=1e-5)
-    single = [norms[4], norms[2], norms[1]]
-    assert all(np.abs(np.asarray(single) / value - 1).min() < 1e-5 for value in found.norms[1])
+    for k, row in enumerate(found.norms):
+        of_length = np.asarray([norm for b, norm in norms.items() if sum(b) == k])
+        assert all(np.abs(of_length / value - 1).min() < 1e-5 for value in row)
+        assert all(np.abs(row / value - 1).min() < 1e-5 for value in of_length)  # 40 draws find all three
     np.testing.assert_allclose(found.contribution.sum(), 1.0)
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1e-25, "all zero"), (1e25, "not finite")])
+def test_gradients_beyond_float32_are_refused(scale, said):
+    model = tiny()
+    with pytest.raises(UsageError, match=f"{said} in float32.*multiply the loss"):
+        path_lengths(model, variables_of(model), *data(4), draws=2, loss=lambda a, b: cross_entropy(a, b) * scale)
+
+
+def test_lengths_left_out_do_not_move_the_shares():
+    """Of equal norms the shares are those of the paths, however many lengths were measured."""
+    every = np.arange(541)
+    paths = np.asarray([lgamma(541) - lgamma(k + 1) - lgamma(541 - k) for k in every])
+    for lengths in (every, every[::12]):
+        found = PathLengths(lengths, np.full(len(lengths), -3.0), paths[lengths], np.ones((len(lengths), 1)), 540)
+        np.testing.assert_allclose(found.contribution, np.exp(paths[lengths] - 540 * np.log(2)), rtol=1e-9)
+        low, high = found.effective_lengths()
+        assert (low, high) == tuple(int(q) for q in binom.ppf([0.025, 0.975], 540, 0.5))
+    # beside a length whose gradient is 0 nothing is made up
+    gap = PathLengths(np.asarray([0, 2, 4]), np.asarray([0.0, -np.inf, 0.0]), paths[:3], np.ones((3, 1)), 4)
+    np.testing.assert_allclose(gap.over_all_lengths()[1], [0.5, 0, 0, 0, 0.5])
 
 
 def test_zero_branches_leave_the_shortest_path_alone():
