@@ -136,7 +136,7 @@ def in_training(
         norms.append(np.asarray(metrics["block_grad_norm"], np.float64))
         losses.append(float(metrics["loss"]))
         rejected += int(metrics["rejected"])
-    stages = np.asarray(chart_blocks(model, shape, Anatomy()).stages)
+    stages = np.asarray(chart_blocks(model, shape, batch, Anatomy()).stages)
     return {
         "kind": kind,
         "depth": depth,

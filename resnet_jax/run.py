@@ -110,8 +110,8 @@ class _Job:
     def draw_curves(self) -> None:
         """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
         plot_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title)
-        if self.run.depth.is_file():
-            draw_history(read_depth(self.run.depth), self.run.gradients, title=self.title)
+        if self.run.depth.is_file() and len((history := read_depth(self.run.depth)).steps):
+            draw_history(history, self.run.gradients, title=self.title)
 
 
 def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichConsole | None = None) -> Summary:
@@ -192,7 +192,8 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
         events = TensorBoard(run.tensorboard, start_step=start, every=every)
         depth = None
         if job.config.train.depth_every:
-            chart = chart_blocks(parts.model, job.images.card.image_shape, Anatomy())
+            size = job.config.train.batch_size // job.config.train.accumulate
+            chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
             depth = DepthFile(
                 run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every
             )

@@ -1,8 +1,9 @@
-"""Results as files: a frozen dataclass of arrays and numbers is one ``.npz``."""
+"""Results as files: a frozen dataclass of arrays, numbers, names and facts is one ``.npz``."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from typing import Any, TypeVar
 
@@ -13,10 +14,16 @@ from resnet_jax.errors import UsageError
 T = TypeVar("T")
 
 
-def save_arrays(result: Any, path: str | os.PathLike[str]) -> None:
-    """Write every field of a dataclass of arrays, numbers and names."""
-    names = [field.name for field in dataclasses.fields(result)]
-    arrays: dict[str, Any] = {name: np.asarray(getattr(result, name)) for name in names}
+#: A field of this name is a dictionary of plain values, kept as JSON text.
+_FACTS = "about"
+
+
+def save_arrays(result: Any, path: str | os.PathLike[str], **more: np.ndarray) -> None:
+    """Write every field of a dataclass of arrays, numbers, names and ``about``, and more arrays for other readers."""
+    values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    if _FACTS in values:
+        values[_FACTS] = json.dumps(values[_FACTS])
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in {**more, **values}.items()}
     with open(path, "wb") as file:
         np.savez(file, **arrays)
 
@@ -25,14 +32,17 @@ def load_arrays(kind: type[T], path: str | os.PathLike[str]) -> T:
     """Read what :func:`save_arrays` wrote: arrays as they are, numbers as numbers, names as a tuple.
 
     Raises:
-        UsageError: a field is missing.
+        UsageError: a field is missing: the file holds something else.
     """
     with np.load(path) as arrays:
         wanted = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
         missing = [name for name in wanted if name not in arrays]
         if missing:
-            raise UsageError(f"{path} has no {', '.join(missing)}: it is no {kind.__name__}")
-        return kind(**{name: _plain(arrays[name]) for name in wanted})
+            raise UsageError(f"{path} is no {kind.__name__}: it has no {', '.join(missing)}")
+        values = {name: _plain(arrays[name]) for name in wanted}
+    if _FACTS in values:
+        values[_FACTS] = json.loads(values[_FACTS])
+    return kind(**values)
 
 
 def _plain(array: np.ndarray) -> Any:

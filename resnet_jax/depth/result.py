@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.errors import UsageError
 
 
@@ -130,10 +130,7 @@ class DepthProfile:
 
     def save(self, path: str | Path) -> None:
         """Write an npz: one array per column, ``names``, the parameters' columns, ``about`` as JSON text."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "about"}
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in {**fields, **self.columns()}.items()}
-        with Path(path).open("wb") as file:
-            np.savez(file, about=np.asarray(json.dumps(self.about)), **arrays)
+        save_arrays(self, path, **self.columns())
 
     @classmethod
     def load(cls, path: str | Path) -> DepthProfile:
@@ -142,15 +139,7 @@ class DepthProfile:
         Raises:
             UsageError: the file is no profile.
         """
-        with np.load(path) as arrays:
-            wanted = [f.name for f in dataclasses.fields(cls)]
-            missing = [name for name in wanted if name not in arrays]
-            if missing:
-                raise UsageError(f"{path} is no depth profile: it has no {', '.join(missing)}")
-            values: dict[str, Any] = {name: arrays[name] for name in wanted}
-        for name in ("names", "parameters"):
-            values[name] = tuple(str(one) for one in values[name])
-        return cls(**{**values, "about": json.loads(str(values["about"]))})
+        return load_arrays(cls, path)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.depth.profiling import cross_entropy, describe_normalization
 from resnet_jax.errors import UsageError
 from resnet_jax.models.config import ResNetConfig
@@ -51,9 +51,7 @@ class Shattering:
 
     def save(self, path: str | Path) -> None:
         """Write an npz: one array per attribute, ``about`` as JSON text."""
-        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "about"}
-        with Path(path).open("wb") as file:
-            np.savez(file, about=np.asarray(json.dumps(self.about)), **arrays)
+        save_arrays(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Shattering:
@@ -62,13 +60,7 @@ class Shattering:
         Raises:
             UsageError: the file is none of this kind.
         """
-        with np.load(path) as arrays:
-            wanted = [f.name for f in dataclasses.fields(cls)]
-            missing = [name for name in wanted if name not in arrays]
-            if missing:
-                raise UsageError(f"{path} keeps no shattering: it has no {', '.join(missing)}")
-            values: dict[str, Any] = {name: arrays[name] for name in wanted}
-        return cls(**{**values, "about": json.loads(str(values["about"]))})
+        return load_arrays(cls, path)
 
 
 def gradients_along_line(

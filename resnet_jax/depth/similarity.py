@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +18,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.errors import UsageError
 from resnet_jax.models.instrument import SIGNALS, Anatomy, Chart, Hook, instrumented, survey
 from resnet_jax.ops import at_least_float32
@@ -29,14 +29,9 @@ _GRAM, _POOLED = "gram", "pooled"
 class _Kept:
     """What can be kept in an npz and read back."""
 
-    names: tuple[str, ...]
-
     def save(self, path: str | Path) -> None:
         """Write an npz: one array per attribute, ``about`` as JSON text."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "about"}  # pyright: ignore[reportArgumentType]
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in fields.items()}
-        with Path(path).open("wb") as file:
-            np.savez(file, about=np.asarray(json.dumps(getattr(self, "about", {}))), **arrays)
+        save_arrays(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -45,14 +40,7 @@ class _Kept:
         Raises:
             UsageError: the file is none of this kind.
         """
-        with np.load(path) as arrays:
-            wanted = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
-            missing = [name for name in wanted if name not in arrays]
-            if missing:
-                raise UsageError(f"{path} keeps no {cls.__name__}: it has no {', '.join(missing)}")
-            values: dict[str, Any] = {name: arrays[name] for name in wanted}
-        names = tuple(str(name) for name in values["names"])
-        return cls(**{**values, "names": names, "about": json.loads(str(values["about"]))})
+        return load_arrays(cls, path)
 
 
 @dataclasses.dataclass(frozen=True)

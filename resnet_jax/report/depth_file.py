@@ -86,15 +86,14 @@ def draw_history(history: GradientHistory, path: Path, *, title: str) -> None:
 
 
 def read_depth(path: Path) -> GradientHistory:
-    """Read a depth.jsonl.
+    """Read a depth.jsonl; a run that ended in its first step has no rows.
 
     Raises:
-        UsageError: there is none, or it has no rows.
+        UsageError: there is none.
     """
     rows = read_metrics(path)
-    if len(rows) < 2 or "blocks" not in rows[0]:
+    if not rows or "blocks" not in rows[0]:
         raise UsageError(f"{path} has no gradients through depth: train with --train.depth-every 10")
-    steps, norms = ([row[key] for row in rows[1:]] for key in ("step", "grad_norm"))
-    return GradientHistory(
-        tuple(rows[0]["blocks"]), np.asarray(rows[0]["stage"]), np.asarray(steps), np.asarray(norms, np.float64)
-    )
+    names, (steps, norms) = tuple(rows[0]["blocks"]), ([row[k] for row in rows[1:]] for k in ("step", "grad_norm"))
+    grad_norm = np.asarray(norms, np.float64).reshape(len(steps), len(names))
+    return GradientHistory(names, np.asarray(rows[0]["stage"]), np.asarray(steps, np.int64), grad_norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from resnet_jax.depth.hessian import HessianEigenvalues
 from resnet_jax.depth.jacobian import JacobianSpectra
 from resnet_jax.depth.spectra import Spectra
 from resnet_jax.report.depth_axes import DepthAxis, DepthFigure
-from resnet_jax.report.depth_instruments import singular_values_figure
+from resnet_jax.report.depth_instruments import hessian_figure, singular_values_figure
 from resnet_jax.report.depth_page import Page, Section, Table, write_page
-from resnet_jax.report.lesion_report import hessian_sections
 from resnet_jax.report.numbers import readable
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -75,6 +74,23 @@ def jacobian_sections(found: JacobianSpectra) -> list[Section]:
         ),
         *([Section("To the end", "The product of the Jacobians of all blocks that follow.", ends)] if ends else []),
         Section("All numbers", "", tables=[Table("One row per block", columns, _meaning(columns))]),
+    ]
+
+
+def hessian_sections(depth: DepthAxis, names: Sequence[str], largest_eigenvalue: np.ndarray) -> list[Section]:
+    """Return the section on curvature; the arguments are those of :func:`hessian_figure`."""
+    said = ""
+    if np.isfinite(largest_eigenvalue).any():
+        block = int(np.nanargmax(largest_eigenvalue))
+        said = f" The loss bends most for block {block} ({names[block]}): {readable(float(largest_eigenvalue[block]))}."
+    columns: dict[str, Any] = {"block": np.arange(len(depth)), "name": list(names), "eigenvalue": largest_eigenvalue}
+    return [
+        Section(
+            "Curvature",
+            f"The Hessian holds the second derivatives of the loss.{said}",
+            [hessian_figure(depth, largest_eigenvalue)],
+            [Table("Largest eigenvalue of each block", columns)],
+        )
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sections about lesions, paths and curvature: from plain arrays to sentences, figures and tables of the page."""
+"""Sections about lesions and paths: from plain arrays to sentences, figures and tables of the page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import numpy as np
 from resnet_jax.report.depth_axes import DepthAxis
 from resnet_jax.report.depth_instruments import (
     deletions_figure,
-    hessian_figure,
     lesion_figure,
     path_lengths_figure,
     permutations_figure,
 )
 from resnet_jax.report.depth_page import Section, Table
-from resnet_jax.report.numbers import readable
 
 
 def lesion_sections(
@@ -95,22 +93,5 @@ def path_sections(
             "the branch.",
             [path_lengths_figure(length, gradient, count, total)],
             [Table("One row per length", columns)],
-        )
-    ]
-
-
-def hessian_sections(depth: DepthAxis, names: Sequence[str], largest_eigenvalue: np.ndarray) -> list[Section]:
-    """Return the section on curvature; the arguments are those of :func:`hessian_figure`."""
-    said = ""
-    if np.isfinite(largest_eigenvalue).any():
-        block = int(np.nanargmax(largest_eigenvalue))
-        said = f" The loss bends most for block {block} ({names[block]}): {readable(float(largest_eigenvalue[block]))}."
-    columns: dict[str, Any] = {"block": np.arange(len(depth)), "name": list(names), "eigenvalue": largest_eigenvalue}
-    return [
-        Section(
-            "Curvature",
-            f"The Hessian holds the second derivatives of the loss.{said}",
-            [hessian_figure(depth, largest_eigenvalue)],
-            [Table("Largest eigenvalue of each block", columns)],
         )
     ]

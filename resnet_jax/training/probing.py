@@ -58,15 +58,21 @@ def block_grad_norm(
     return jnp.sqrt(chart.rows(squares, "input") / factor)
 
 
-def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], anatomy: Anatomy) -> Chart:
+def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: Anatomy) -> Chart:
     """Return the chart of the blocks that the step's ``block_grad_norm`` is about; nothing is computed.
 
+    Args:
+        model: the network.
+        image_shape: of one image.
+        batch: images that it normalizes together: a network may refuse other numbers.
+        anatomy: what a block is.
+
     >>> from resnet_jax.models import create_model
-    >>> chart_blocks(create_model("resnet20_cifar"), (32, 32, 3), Anatomy()).names[:2]
+    >>> chart_blocks(create_model("resnet20_cifar"), (32, 32, 3), 128, Anatomy()).names[:2]
     ('stage1/block0', 'stage1/block1')
     """
     variables = abstract_variables(model, image_shape)
-    images = jax.ShapeDtypeStruct((8, *image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     charts: list[Chart] = []
 
     def chart(variables, images):

@@ -221,7 +221,7 @@ def test_hundreds_of_blocks_do_not_overflow(tmp_path):
     save_arrays(found, tmp_path / "paths.npz")
     again = load_arrays(PathLengths, tmp_path / "paths.npz")
     np.testing.assert_array_equal(again.contribution, found.contribution)
-    with pytest.raises(UsageError, match="it is no Deletions"):
+    with pytest.raises(UsageError, match="is no Deletions: it has no names"):
         load_arrays(Deletions, tmp_path / "paths.npz")
 
 

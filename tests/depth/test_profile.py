@@ -247,7 +247,7 @@ def test_a_file_brings_back_the_profile(tmp_path):
         np.testing.assert_array_equal(getattr(again, name), column)
     np.testing.assert_allclose(found.compare(again)["grad_norm"], 1)
     np.savez(tmp_path / "other.npz", x=1)
-    with pytest.raises(UsageError, match=r"other.npz is no depth profile: it has no names"):
+    with pytest.raises(UsageError, match=r"other.npz is no DepthProfile: it has no names"):
         depth.DepthProfile.load(tmp_path / "other.npz")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from resnet_jax.report.depth_axes import DepthAxis
 from resnet_jax.report.depth_page import Page, render_page
-from resnet_jax.report.lesion_report import hessian_sections, lesion_sections, path_sections, summarize_lesions
+from resnet_jax.report.jacobian_report import hessian_sections
+from resnet_jax.report.lesion_report import lesion_sections, path_sections, summarize_lesions
 
 from .test_depth_page import read
 

@@ -14,7 +14,7 @@ import pytest
 
 from resnet_jax.config import load_recipe
 from resnet_jax.depth import profile
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.models.instrument import Anatomy
 from resnet_jax.models.layout import stack
@@ -161,7 +161,7 @@ def test_several_updates_in_a_call_have_a_row_each():
 
 def test_chart_names_the_blocks_in_any_execution():
     for execution in ("unroll", "scan"):
-        chart = chart_blocks(network(execution=execution), SHAPE, Anatomy())
+        chart = chart_blocks(network(execution=execution), SHAPE, BATCH, Anatomy())
         assert chart.names == ("stage1/block0", "stage2/block0", "stage2/block1", "stage2/block2")
         assert chart.stages.tolist() == [0, 1, 1, 1]
 
@@ -191,6 +191,25 @@ def test_a_run_leaves_its_gradients_through_depth(tmp_path, steps_per_dispatch):
     plain = fit(digits(**together), tmp_path / "plain")
     assert summary.params_digest == plain.params_digest
     assert not (tmp_path / "plain" / "depth.jsonl").exists()
+
+
+def test_ghost_batches_of_any_size(tmp_path):
+    config = digits(depth_every=4, accumulate=2)
+    ghost = dataclasses.replace(config.model, norm_scope="ghost", ghost_size=16)
+    fit(dataclasses.replace(config, model=ghost), tmp_path / "run")
+    assert read_depth(tmp_path / "run" / "depth.jsonl").steps.tolist() == [1, 5, 9]
+
+
+def test_a_run_that_diverges_in_its_first_step_says_so(tmp_path):
+    config = digits(depth_every=4)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, norm="none", stage_sizes=(1, 300), order="pre")
+    )
+    with pytest.raises(RunError, match="training diverged at step 1: loss"):
+        fit(config, tmp_path / "run")
+    history = read_depth(tmp_path / "run" / "depth.jsonl")
+    assert (len(history.steps), len(history.names), history.grad_norm.shape) == (0, 301, (0, 301))
+    assert not (tmp_path / "run" / "depth.png").exists()
 
 
 def test_a_resumed_run_leaves_no_row_twice(tmp_path):
