@@ -140,6 +140,8 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     source = find_source(config, run)
     if run.config.is_file() and (stored := run.read_summary()) is not None:
         console.print(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
+        if config.train.depth_every and not run.depth.is_file():
+            console.print("It kept no gradients through depth: to train again with them, give another --run-dir.")
         return Summary(**stored)
 
     images = load_images(config)

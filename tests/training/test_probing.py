@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from resnet_jax.config import load_recipe
 from resnet_jax.depth import profile
@@ -190,6 +192,9 @@ def test_a_run_leaves_its_gradients_through_depth(tmp_path, steps_per_dispatch):
     assert (tmp_path / "probed" / "depth.png").stat().st_size > 5000
     plain = fit(digits(**together), tmp_path / "plain")
     assert summary.params_digest == plain.params_digest
+    said = io.StringIO()
+    fit(digits(depth_every=4, **together), tmp_path / "plain", console=Console(file=said, width=200))
+    assert "It kept no gradients through depth: to train again with them, give another --run-dir." in said.getvalue()
     assert not (tmp_path / "plain" / "depth.jsonl").exists()
 
 
