@@ -18,6 +18,7 @@ do.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -143,6 +144,7 @@ def lanczos(
     return state[1], state[2]
 
 
+@functools.partial(jax.jit, static_argnames="within")
 def extend(
     basis: Float[Array, "k n"],
     w: Float[Array, " n"],
