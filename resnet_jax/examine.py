@@ -385,10 +385,8 @@ def _require_several(looking: Looking, model: ResNet) -> None:
 
 def _network(name: str, choices: dict[str, Any], variables: Any) -> str:
     size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    changed = "".join(
-        f", {key} {value}" for key, value in choices.items() if key not in ("execution", "remat", "dtype")
-    )
-    return f"{name}{changed}: {size:,} parameters"
+    changed = [f", {key} {value}" for key, value in choices.items() if key not in ("execution", "remat", "dtype")]
+    return f"{name}{''.join(changed)}: {size:,} parameters"
 
 
 def _short(source: str | None) -> str:

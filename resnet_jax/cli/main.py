@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,9 @@ def run(argv: list[str]) -> int:
             raise
         print("Stopped at once; what was saved before stays.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE
     except Exception as error:
         if debug:
             raise

@@ -174,7 +174,7 @@ def draw_panel(axes: Any, x: np.ndarray, panel: Panel, *, points: bool = False) 
     if len(panel.lines) > 1:
         rows = len(axes.figure.axes)
         above = 1 + 0.25 * rows / axes.figure.get_figheight()  # clear of the names of the stages
-        columns = 2 if sum(len(line.label) for line in panel.lines) > 54 else len(panel.lines)
+        columns = 2 if sum(len(line.label) for line in panel.lines) > 44 else len(panel.lines)
         axes.legend(
             loc="lower left", bbox_to_anchor=(-0.02, above), borderaxespad=0, ncols=columns, frameon=False,
             fontsize=8.5, labelcolor=INK, handlelength=2.4, columnspacing=1.1, handletextpad=0.6,

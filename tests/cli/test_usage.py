@@ -152,3 +152,16 @@ def test_the_program_itself_exits_with_the_status():
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown recipe 'digist'")
+
+
+@pytest.mark.parametrize(("argv", "status"), [(["models"], 1), (["models", "--help"], 141)])
+def test_nobody_reads_and_nothing_is_said(argv, status):
+    """Of a table Rich itself ends the process, with 1; of all else we do, as a shell does."""
+    code = f"from resnet_jax.cli.main import main; main({argv})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    process.stderr.close()
+    assert (process.wait(), said) == (status, "")
