@@ -148,8 +148,8 @@ def norm(config: ResNetConfig, x: Signal, train: bool) -> Signal:
     if config.norm == "layer":
         centre, square = x.over_channels(centre)[None], x.over_channels(square)[None]
     variance = square - np.square(centre) + config.norm_eps
-    centred = x.square - 2.0 * x.mean * centre + np.square(centre)
-    kept = x.shared / variance if config.norm in ("group", "layer") else np.zeros_like(x.shared)
+    centred, shared = (values - 2.0 * x.mean * centre + np.square(centre) for values in (x.square, x.shared))
+    kept = shared / variance if config.norm in ("group", "layer") else np.zeros_like(x.shared)
     return dataclasses.replace(x, square=centred / variance, mean=(x.mean - centre) / np.sqrt(variance), shared=kept)
 
 

@@ -87,11 +87,13 @@ def norm(config: ResNetConfig, x: Signal, g: Gradient, train: bool, batch: float
     if config.norm == "batch" and (not train or config.norm_scope == "frozen"):
         return scale(g, 1.0 / math.sqrt(1.0 + config.norm_eps))
     spatial = tuple(range(1, x.square.ndim))
-    square, shared = (values.mean(axis=spatial, keepdims=True) for values in (x.square, x.shared))
+    moments = [values.mean(axis=spatial, keepdims=True) for values in (x.square, x.shared, x.mean)]
     together = {"layer": x.total, "group": x.total // config.norm_groups}.get(config.norm, 1)
     if config.norm == "layer":
-        square, shared = (x.over_channels(values)[None] for values in (square, shared))
-    variance = square - shared / together + config.norm_eps
+        moments = [x.over_channels(values)[None] for values in moments]
+    square, shared, centre = moments
+    of_means = np.square(centre) + (shared - np.square(centre)) / together  # the square of a mean over its channels
+    variance = square - of_means + config.norm_eps
     count = together * math.prod(x.square.shape[1:]) * (batch if config.norm == "batch" else 1)
     return dataclasses.replace(g, square=g.square / variance * max(1.0 - 2.0 / count, 0.0))
 

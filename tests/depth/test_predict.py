@@ -104,7 +104,7 @@ SLOW = pytest.mark.slow
 def test_prediction_holds_at_any_depth(rule, layers):
     config = cifar(((layers - 2) // 6,) * 3, (16, 32, 64), **DEEP[rule])
     predicted = predict_moments(config, 16)
-    square, variance, stem = measured(config, 16, seeds=4 if layers < 1000 else 1)
+    square, variance, stem = measured(config, 16, seeds=4)
     assert len(square) == (layers - 2) // 2
     if rule in TOLERANCE:
         np.testing.assert_allclose(square, predicted.mean_square, rtol=TOLERANCE[rule])
