@@ -53,6 +53,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "NF": {"norm": "none", "residual": "nf"},
 }
 SEED = 0
+#: Steps of a training whose norms at every block are written; the ratio of first to last is, for all of them.
+KEPT = 13
 
 
 def build(kind: str, depth: int, **choices: Any) -> Any:
@@ -136,6 +138,7 @@ def in_training(
         norms.append(np.asarray(metrics["block_grad_norm"], np.float64))
         losses.append(float(metrics["loss"]))
         rejected += int(metrics["rejected"])
+    kept = np.unique(np.linspace(0, steps - 1, min(steps, KEPT)).round().astype(int))
     stages = np.asarray(chart_blocks(model, shape, batch, Anatomy()).stages)
     return {
         "kind": kind,
@@ -146,7 +149,8 @@ def in_training(
         "rejected": rejected,
         "loss": _listed(np.asarray(losses)),
         "stage": stages.tolist(),
-        "grad_norm": [_listed(row) for row in norms],
+        "kept_steps": kept.tolist(),
+        "grad_norm": [_listed(norms[step]) for step in kept],
         "growth": [growth(row, stages) for row in norms],
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -183,7 +187,7 @@ def _finish(figure: Any, axes: dict[str, Any], path: Path) -> None:
         low, high = ax.get_ylim()
         ax.set_ylim(min(low, 0.09), max(high, 11.0))  # what hardly changes shall look so
         if not ax.get_legend_handles_labels()[0]:
-            ax.text(0.5, 0.6, "not finite", transform=ax.transAxes, ha="center", color=INK)
+            ax.text(0.5, 0.6, "no ratio: 0 or not finite", transform=ax.transAxes, ha="center", color=INK)
     most = max(axes.values(), key=lambda ax: len(ax.get_legend_handles_labels()[0]))
     handles, labels = most.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
@@ -218,8 +222,8 @@ def draw_training(rows: list[dict[str, Any]], path: Path) -> None:
     _finish(figure, axes, path)
 
 
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.3g}"
+def _number(value: float | None, otherwise: str = "not finite") -> str:
+    return otherwise if value is None else f"{value:.3g}"
 
 
 def table_start(rows: list[dict[str, Any]]) -> str:
@@ -244,7 +248,7 @@ def table_start(rows: list[dict[str, Any]]) -> str:
 
 
 def table_training(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: first over last before the first update and at the end, and the loss."""
+    """Return a Markdown table: first over last before the first update and at the end (none: it is 0 or not finite)."""
     lines = [
         "| | layers | step 0 | last tenth of the steps, median | loss, first | loss, last tenth | rejected |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -255,8 +259,8 @@ def table_training(rows: list[dict[str, Any]]) -> str:
         losses = _values(row["loss"])
         end, loss = (float(np.median(x[-tail:])) for x in (ratios, losses))
         lines.append(
-            f"| {row['kind']} | {row['depth']} | {_number(row['growth'][0]['first_over_last'])} | "
-            f"{_number(end if np.isfinite(end) else None)} | {_number(row['loss'][0])} | "
+            f"| {row['kind']} | {row['depth']} | {_number(row['growth'][0]['first_over_last'], 'none')} | "
+            f"{_number(end if np.isfinite(end) else None, 'none')} | {_number(row['loss'][0])} | "
             f"{_number(loss if np.isfinite(loss) else None)} | {row['rejected']} of {row['steps']} |"
         )
     return "\n".join(lines) + "\n"
