@@ -26,6 +26,9 @@ RULES = {
     "batch norm, post": ({}, 0.15),
     "batch norm, pre, bottleneck": ({"order": "pre", "block": "bottleneck", "widths": (8,)}, 0.15),
     "no norm, post": ({"norm": "none", "shortcut": "A", "widths": (64,)}, 0.15),
+    "instance norm, post": ({"norm": "instance"}, 0.12),
+    "group norm, pre": ({"norm": "group", "norm_groups": 4, "order": "pre"}, 0.15),
+    "layer norm, pre": ({"norm": "layer", "order": "pre"}, 0.12),
 }
 
 
