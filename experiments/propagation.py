@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from resnet_jax import create_model, list_models
 from resnet_jax.depth import check
+from resnet_jax.depth.checking import Direction
 
 
 def measure(name: str, **choices: Any) -> dict[str, Any]:
@@ -37,11 +39,17 @@ def measure(name: str, **choices: Any) -> dict[str, Any]:
         "network": name,
         "ok": found.ok,
         "blocks": len(found.names),
-        "signal": {"rate": round(found.signal.rate, 4), "total": float(f"{found.signal.total:.3g}")},
-        "gradient": {"rate": round(found.gradient.rate, 4), "total": float(f"{found.gradient.total:.3g}")},
+        "signal": _numbers(found.signal),
+        "gradient": _numbers(found.gradient),
         "sentences": list(found.sentences),
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def _numbers(one: Direction) -> dict[str, Any]:
+    """Return what the verdict is about; root mean squares by depth are those of both draws together."""
+    root = [float(f"{value:.4g}") for value in np.sqrt(one.measured)]
+    return {"rate": round(one.rate, 4), "total": float(f"{one.total:.3g}"), "root_mean_square": root}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -75,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
             "device": jax.devices()[0].device_kind,
             "rows": rows,
         }
-        (given.out / "propagation.json").write_text(json.dumps(record, indent=1) + "\n")
+        (given.out / "propagation.json").write_text(json.dumps(record) + "\n")
         (given.out / "propagation.md").write_text(table(rows))
 
 

@@ -4,12 +4,15 @@ What is wrong with a deep network at its start is exponential: each block multip
 factor, and the factors add up to more than an optimizer can bridge. What is harmless grows like a power of depth: in
 batch-norm residual networks the variance rises linearly, and the gradient of block l by a factor 1 + O(1 / l) (De and
 Smith 2020, arXiv 2002.10444; Yang and Schoenholz 2017, arXiv 1712.08969), which is how networks of 1,001 layers train.
-So the logarithm of the change from one block to the next is fitted, over the blocks of a stage behind its first, as
+So the exponential part of the change from one block to the next, in logarithms, is estimated in two ways. It is r in
 
     change(l) = r + a / l        (l: place in the stage, from 1)
 
-and the verdict looks at the exponential part alone, ``exp(r blocks / 2)`` in root mean square. In stages of fewer than
-6 blocks the two cannot be told apart, and r is the mean change.
+fitted over the last two thirds of the stages (at their start powers of depth look otherwise); and it is the mean change
+over their last third, which is all that is left of growth that started with some variance, like ``1 / (25 + l)`` in NF networks (Brock et al. 2021,
+arXiv 2101.08692) or ``1 / l`` with l counted over all stages where skips go through them. Either takes some powers of
+depth for exponentials, which agree in both; so the verdict looks at the smaller, ``exp(r blocks / 2)`` in root mean
+square. In stages of fewer than 6 blocks nothing can be told apart, and r is the mean change.
 
 The default limit of 100 was chosen so that a plain net of 20 layers with batch norm passes (it trains; about 20) and
 one of 56 layers does not (He et al. 2016, fig. 1: it trains badly; about 8,000).
@@ -48,7 +51,7 @@ class Direction:
         measured: mean square of the signal, or squared norm of the gradient over that at the last output, at each
             depth; geometric mean over the draws, ``(blocks + 1,)``.
         predicted: the closed form, ``(blocks + 1,)``; None where there is none.
-        rate: factor of the root mean square from a block to the next, by the exponential part: r of the fit.
+        rate: factor of the root mean square from a block to the next, by the exponential part.
         total: that factor over all blocks, at least 1 however it points.
         steepest: depth index of the block with the largest change.
         steepest_factor: its factor of the root mean square.
@@ -184,17 +187,31 @@ def _direction(draws: np.ndarray, predicted: np.ndarray | None, place: np.ndarra
         change = -change  # what a block does to the gradient that comes from behind it
     if not np.isfinite(change).all():
         return Direction(np.exp(logs), predicted, math.nan, math.inf, 0, math.nan)
-    behind = place > 0
-    if place.max() + 1 >= LONG:
-        columns = np.stack([np.ones(behind.sum()), 1.0 / place[behind]], axis=1)
-        rate = float(np.linalg.lstsq(columns, change[behind], rcond=None)[0][0])
-    else:
-        rate = float(change.mean())
+    rate = _exponential(change, place)
     steepest = int(np.argmax(np.abs(change)))
     total = math.exp(min(abs(rate) * len(place) / 2, 700.0))
     return Direction(
         np.exp(logs), predicted, math.exp(rate / 2), total, steepest, math.exp(float(change[steepest]) / 2)
     )
+
+
+def _exponential(change: np.ndarray, place: np.ndarray) -> float:
+    """Return the change of the logarithm from a block to the next that is not a power of depth.
+
+    >>> place = np.arange(200)
+    >>> [round(_exponential(change, place), 3) for change in (1 / (1 + place), 1 / (25 + place), 0.1 + 0.0 * place)]
+    [0.0, 0.001, 0.1]
+    """
+    if place.max() + 1 < LONG:
+        return float(change.mean())
+    starts = np.flatnonzero(place == 0)
+    length = np.repeat(lengths := np.diff(np.append(starts, len(place))), lengths)
+    long = length >= LONG
+    later, last = (long & (place >= share * length / 3) for share in (1, 2))
+    columns = np.stack([np.ones(later.sum()), 1.0 / place[later]], axis=1)
+    fitted = float(np.linalg.lstsq(columns, change[later], rcond=None)[0][0])
+    late = float(change[last].mean())
+    return math.copysign(min(abs(fitted), abs(late)), late) if fitted * late > 0 else 0.0
 
 
 def _trouble(one: Direction, limit: float) -> str:
