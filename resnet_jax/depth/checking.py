@@ -9,10 +9,11 @@ So the exponential part of the change from one block to the next, in logarithms,
     change(l) = r + a / l        (l: place in the stage, from 1)
 
 fitted over the last two thirds of the stages (at their start powers of depth look otherwise); and it is the mean change
-over their last third, which is all that is left of growth that started with some variance, like ``1 / (25 + l)`` in NF networks (Brock et al. 2021,
-arXiv 2101.08692) or ``1 / l`` with l counted over all stages where skips go through them. Either takes some powers of
-depth for exponentials, which agree in both; so the verdict looks at the smaller, ``exp(r blocks / 2)`` in root mean
-square. In stages of fewer than 6 blocks nothing can be told apart, and r is the mean change.
+over their last third, which is all that is left of growth that started with some variance, like ``1 / (25 + l)`` in NF
+networks (Brock et al. 2021, arXiv 2101.08692), or of ``1 / l`` with l counted over all stages where skips go through
+them. Either takes some powers of depth for exponentials, which agree in both; so the verdict looks at the smaller,
+``exp(r blocks / 2)`` in root mean square. In stages of fewer than 6 blocks nothing can be told apart, and r is the mean
+change.
 
 The default limit of 100 was chosen so that a plain net of 20 layers with batch norm passes (it trains; about 20) and
 one of 56 layers does not (He et al. 2016, fig. 1: it trains badly; about 8,000).
