@@ -15,8 +15,9 @@ them. Either takes some powers of depth for exponentials, which agree in both; s
 ``exp(r blocks / 2)`` in root mean square. In stages of fewer than 6 blocks nothing can be told apart, and r is the mean
 change.
 
-The default limit of 100 was chosen so that a plain net of 20 layers with batch norm passes (it trains; about 20) and
-one of 56 layers does not (He et al. 2016, fig. 1: it trains badly; about 8,000).
+The default limit of 100 was chosen so that a plain net of 20 layers with batch norm passes (it trains; about 25) and
+one of 56 layers does not (He et al. 2016, fig. 1: it trains badly; about 5,000). Of 96 of the named networks it fails
+the plain ones of 32 layers and more, and no other (experiments/results/propagation).
 """
 
 from __future__ import annotations
