@@ -18,7 +18,7 @@ from resnet_jax.data.augment import Augment, augment, cutout, normalize
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.mix import Mix, mix
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
-from resnet_jax.data.records import Records, in_memory
+from resnet_jax.data.records import Dataset, Records, in_memory
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, resolve_splits
 from resnet_jax.data.stats import channel_stats
@@ -29,14 +29,14 @@ from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.instrument import Anatomy
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.zoo import create_model
-from resnet_jax.rundir import DataCard
+from resnet_jax.rundir import DataCard, labels_digest
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluate import Evaluation, evaluate
 from resnet_jax.training.loop import Plan
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.losses import get_loss
+from resnet_jax.training.losses import as_pair, get_loss
 from resnet_jax.training.mesh import check_batch_size, shard_batch
 from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.probing import is_due
@@ -71,11 +71,15 @@ def geometry_of(config: DataConfig) -> Geometry:
 def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
     """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
     data = config.data
-    dataset = load_dataset(data.source, channels=config.model.in_channels)
-    splits = resolve_splits(
+    dataset = load_dataset(data.place, channels=config.model.in_channels)
+    return divide(dataset, data), dataset.class_names
+
+
+def divide(dataset: Dataset, data: DataConfig) -> Splits:
+    """Divide a data set as a run divides its own."""
+    return resolve_splits(
         dataset, val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.split_seed
     )
-    return splits, dataset.class_names
 
 
 def load_images(config: RunConfig) -> Images:
@@ -87,7 +91,7 @@ def load_images(config: RunConfig) -> Images:
     data, geometry = config.data, geometry_of(config.data)
     splits, class_names = load_splits(config)
     if splits.test is None:
-        raise DataError(f"{data.source} has no images to test on: give it a test or val split")
+        raise DataError(f"{data.place} has no images to test on: give it a test or val split")
     splits = dataclasses.replace(
         splits,
         train=materialize(splits.train, geometry, training=True),
@@ -108,6 +112,7 @@ def load_images(config: RunConfig) -> Images:
         mean=mean,
         std=std,
         examples={name: len(records) for name, records in parts.items() if records is not None},
+        labels=labels_digest(records.labels for records in parts.values() if records is not None),
     )
     return Images(splits, geometry, card)
 
@@ -126,7 +131,8 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     classes = len(card.class_names)
     choices = {"num_classes": classes, "in_channels": card.image_shape[-1], **config.model.choices()}
     choices["norm_devices"] = devices if config.model.norm_scope == "device" else 1
-    if choices["num_classes"] < classes:
+    two_of_one = choices["num_classes"] == 1 and classes == 2 and not card.examples  # yes or no, imported
+    if choices["num_classes"] < classes and not two_of_one:
         raise UsageError(
             f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
             "to use their number"
@@ -330,7 +336,7 @@ def build_evaluation(
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
         feed = evaluation_feed(config, records)
-        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=model.config.num_classes)
+        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=max(model.config.num_classes, 2))
 
     return evaluation
 
@@ -338,9 +344,11 @@ def build_evaluation(
 def build_eval_step(
     config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return the eval step of a run as a pure function."""
-    loss = get_loss(config.train.loss, config.train.label_smoothing)
-    return make_eval_step(model, loss=loss, preprocess=eval_preprocess(model, card), logits=logits)
+    """Return the eval step of a run as a pure function. One output is taken for a yes or no: two classes."""
+    loss, read_out = get_loss(config.train.loss, config.train.label_smoothing), None
+    if model.config.num_classes == 1:
+        loss, read_out = get_loss("cross_entropy"), as_pair
+    return make_eval_step(model, loss=loss, preprocess=eval_preprocess(model, card), logits=logits, read_out=read_out)
 
 
 def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import RunError, UsageError, unknown
 from resnet_jax.training.optimizers import OptimConfig
 
@@ -110,6 +111,8 @@ class DataConfig:
 
     source: str = "digits"
     """digits, folder:PATH, npz:PATH or tfds:NAME."""
+    moved_to: str | None = None
+    """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
     val_fraction: float = 0.1
     """Share of the training images held out for validation, by class and always the same ones."""
     test_fraction: float = 0.2
@@ -138,6 +141,11 @@ class DataConfig:
     """Divides x / 255 - mean, per channel; empty: that of the training images."""
     threads: int = 2
     """Threads that decode and assemble batches."""
+
+    @property
+    def place(self) -> str:
+        """Where the images are now."""
+        return self.source if self.moved_to is None else self.moved_to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,8 +237,7 @@ class RunConfig:
             not (needs_val and data.val_fraction == 0.0),
             "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
         )
-        _require(len(data.mean) == len(data.std), "data.mean and data.std must have the same number of channels")
-        _require(all(s > 0 for s in data.std), f"data.std must be positive, got {data.std}")
+        check_normalization(data.mean, data.std)
         _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
         for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):
             _require(value == "exact" or self.init_from is not None, f"{name} {value} needs init_from")
@@ -326,7 +333,7 @@ def config_to_yaml(config: RunConfig) -> str:
 
 #: Fields that change how a run is watched, fed or computed, and not what comes out (the last four: beyond rounding).
 WITHOUT_EFFECT = (
-    "data.threads", "train.log_every", "train.depth_every",
+    "data.threads", "data.moved_to", "train.log_every", "train.depth_every",
     "train.steps_per_dispatch", "model.execution", "model.remat",
 )  # fmt: skip
 
@@ -349,10 +356,17 @@ def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
     """
     changed = differences(old, new)
     if changed:
+        hint = ""
+        if old.data.source != new.data.source:
+            hint = (
+                f" If the same images only lie elsewhere now: --data.source {old.data.source} "
+                f"--data.moved-to {new.data.source}"
+            )
         raise RunError(
             f"{where} holds a run of another configuration:\n  "
             + "\n  ".join(changed)
             + "\nUse another --run-dir, or the same settings to go on with it."
+            + hint
         )
 
 

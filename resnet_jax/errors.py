@@ -24,9 +24,13 @@ class CheckError(ResNetJaxError):
         result: the verdict, as the command line prints it with ``--json``.
     """
 
-    def __init__(self, message: str, result: dict[str, Any]):
+    def __init__(self, message: str, result: Any):
         super().__init__(message)
         self.result = result
+
+
+class PartialError(CheckError):
+    """A part of what was asked for failed, and is named; the result holds the rest."""
 
 
 class UsageError(ResNetJaxError, ValueError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,38 +17,42 @@ import numpy as np
 import optax
 
 from resnet_jax.assemble import (
-    Images,
     build_model,
-    count_steps,
     geometry_of,
     load_images,
-    loss_scaling,
-    training_feed,
 )
+from resnet_jax.chosen import Chosen, bring_to_size, choose_images, describe_sizes
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig
 from resnet_jax.data.augment import normalize
+from resnet_jax.data.classes import read_class_names
+from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import Records, Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
-from resnet_jax.data.source import load_dataset
+from resnet_jax.data.stats import check_normalization
+from resnet_jax.data.transform import Geometry
 from resnet_jax.data.view import View
 from resnet_jax.depth.profiling import describe_normalization, profile
 from resnet_jax.depth.result import DepthProfile
-from resnet_jax.errors import RunError, UsageError, nearest, unknown
-from resnet_jax.models.count import abstract_variables
+from resnet_jax.errors import UsageError, nearest, unknown
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.zoo import create_model
-from resnet_jax.rundir import DataCard, RunDirectory, describe_environment
-from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.own_optimizer import own_optimizer
+from resnet_jax.rundir import DataCard, describe_environment
+from resnet_jax.trained import (
+    TrainedRun,
+    load_run,
+    require_images,
+    with_class_names,
+    with_geometry,
+    with_moved_data,
+    with_normalization,
+)
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
 from resnet_jax.training.losses import get_loss
-from resnet_jax.training.mesh import make_mesh, replicated
-from resnet_jax.training.optimizers import make_optimizer
-from resnet_jax.training.schedules import ScheduleConfig
-from resnet_jax.training.state import init_state
-from resnet_jax.use import TrainedRun, load_run, own_splits
+from resnet_jax.training.mesh import make_mesh
 
 NORM_MODES = ("batch", "running")
 #: The source of images that are independent N(0, 1) pixels with random labels.
@@ -71,6 +74,9 @@ class Looking:
         mean: subtracted from x / 255 of a source, per channel; empty: the run's, or that of the images.
         std: divides it.
         learning_rate: of the SGD whose update is measured in a named network.
+        moved_to: where a run's own images lie now, if no longer where it was trained.
+        class_names: file with the names of a run's outputs, by which the classes of ``source`` are matched; None: what
+            the run knows.
         checkpoint: of a run: last or best; None: the one it tested.
         execution: another way to compute the same: see :class:`resnet_jax.models.ResNetConfig`.
         remat: the same.
@@ -85,6 +91,8 @@ class Looking:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     learning_rate: float = 0.1
+    moved_to: str | None = None
+    class_names: Path | None = None
     checkpoint: str | None = None
     execution: str | None = None
     remat: str | None = None
@@ -102,6 +110,11 @@ class Looking:
             raise UsageError(f"the learning rate must be above 0, got {self.learning_rate}")
         if self.norm_mode not in NORM_MODES:
             raise unknown("norm mode", self.norm_mode, NORM_MODES)
+        check_normalization(self.mean, self.std)
+        if self.moved_to is not None and self.source is not None:
+            raise UsageError(
+                "give --data.moved-to, where the run's own images lie now, or --data.source, other images; not both"
+            )
 
     @property
     def computation(self) -> dict[str, Any]:
@@ -176,9 +189,15 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
         raise UsageError(
             f"{name} is a named network at its initialization and has no checkpoints; name a run directory"
         )
+    if looking.moved_to is not None or looking.class_names is not None:
+        raise UsageError(
+            f"{name} is a named network at its initialization: it has no images that moved and no names for its "
+            "outputs; name a run directory"
+        )
     choices = {**(choices or {}), **looking.computation}
     if looking.source in (None, RANDOM):
         model = create_model(name, **choices)
+        _require_classes(model, name)
         config = model.config
         shape = MODELS[name].input_shape if looking.image_size is None else (looking.image_size,) * config.spatial_dims
         images, labels = _random(looking, (*shape[: config.spatial_dims], config.in_channels), config.num_classes)
@@ -217,20 +236,25 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
     """
     trained = _computed(load_run(path, looking.checkpoint), looking)
     model, config = trained.model, trained.config
+    _require_classes(model, trained.path)
     if looking.mean or looking.std:
-        trained = dataclasses.replace(
-            trained, card=dataclasses.replace(trained.card, mean=looking.mean, std=looking.std)
-        )
+        trained = with_normalization(trained, looking.mean, looking.std)
+    if looking.class_names is not None:
+        names = read_class_names(looking.class_names, model.config.num_classes)
+        trained = with_class_names(trained, names)
     if looking.source == RANDOM:
         images, labels = _random(looking, trained.card.image_shape, model.config.num_classes)
         said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
     else:
-        records, said = _records(trained, looking)
-        if not trained.card.mean:
-            raise UsageError(f"{path} does not say how its images are normalized: give --data.mean and --data.std")
-        images, labels = _read(looking, records, config, model, trained.card)
+        require_images(trained)
+        chosen = choose_images(trained, "train", looking.source)
+        records, sizes = bring_to_size(trained, _first(looking, chosen.records))
+        images, labels = _normalized(records, model, trained.card)
+        said = "; ".join((_said(looking, chosen), *chosen.said, *describe_sizes(trained, sizes)))
+        for place in (config.data.source, chosen.place):
+            said = said.replace(place, _short(place))
     _require_several(looking, model)
-    optimizer, updates = _own_optimizer(trained, looking)
+    optimizer, updates = own_optimizer(trained, looking.learning_rate, looking.checkpoint)
     facts = {
         "network": _network(config.model.name, {**config.model.choices(), **looking.computation}, trained.variables),
         "weights": f"of {trained.path.name}"
@@ -294,84 +318,49 @@ def _random(looking: Looking, shape: tuple[int, ...], classes: int) -> tuple[jax
 def _read(
     looking: Looking, records: Records, config: RunConfig, model: ResNet, card: DataCard
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the first images of the records in an order that the seed gives, normalized, and their labels."""
+    """Return the images of a named network's own source, as stored or in the size asked for, and their labels."""
+    records = materialize(_first(looking, records), geometry_of(config.data), training=False)
+    return _normalized(records, model, card)
+
+
+def _first(looking: Looking, records: Records) -> Subset:
+    """Return the first images of the records in an order that the seed gives."""
     if looking.batch > len(records):
         raise UsageError(f"--batch {looking.batch} is more than the {len(records):,} images there are")
-    chosen = permutation(len(records), looking.seed, SHUFFLE)[: looking.batch]
-    labels = records.labels[chosen]
-    if labels.max() >= model.config.num_classes:
-        raise UsageError(f"label {labels.max()} is none of the network's {model.config.num_classes} classes")
-    pixels = View(Subset(records, chosen), geometry_of(config.data), training=False).images(np.arange(len(chosen)))
+    return Subset(records, permutation(len(records), looking.seed, SHUFFLE)[: looking.batch])
+
+
+def _normalized(records: Records, model: ResNet, card: DataCard) -> tuple[jax.Array, jax.Array]:
+    pixels = View(records, Geometry(), training=False).images(np.arange(len(records)))
     images = normalize(jnp.asarray(pixels), card.mean, card.std, jnp.dtype(model.config.dtype))
-    return images, jnp.asarray(labels)
+    return images, jnp.asarray(records.labels)
 
 
-def _records(trained: TrainedRun, looking: Looking) -> tuple[Records, str]:
-    said = f"(seed {looking.seed}), not augmented"
-    if looking.source is None:
-        records = own_splits(trained, "look with; name a --data.source, or random").train
-        return records, f"{looking.batch} of the run's own training images {said}"
-    splits = load_dataset(looking.source, channels=trained.card.image_shape[-1]).splits
-    return splits.get("train", splits.get("all")), f"{looking.batch} images of {_short(looking.source)} {said}"  # pyright: ignore[reportReturnType]
+def _said(looking: Looking, chosen: Chosen) -> str:
+    if chosen.own:
+        whose = "of the run's own training images"
+    else:
+        part = "" if chosen.split == "all" else f"{chosen.split} "
+        whose = f"{part}images of {_short(chosen.place)}"
+    return f"{looking.batch} {whose} (seed {looking.seed}), not augmented"
 
 
 def _computed(trained: TrainedRun, looking: Looking) -> TrainedRun:
     """Return the run with its network computed as asked for, on one device."""
     model = ResNet(dataclasses.replace(trained.model.config, **looking.computation))
     variables = jax.device_put(stack(trained.variables, model.config.execution), jax.devices()[0])
-    config = trained.config
-    if looking.image_size is not None and looking.source != RANDOM:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=looking.image_size))
-    card = trained.card
+    changed = dataclasses.replace(trained, model=model, variables=variables)
     if looking.image_size is not None:
-        card = dataclasses.replace(card, image_shape=(looking.image_size, looking.image_size, card.image_shape[-1]))
-    return dataclasses.replace(trained, model=model, variables=variables, config=config, card=card)
+        changed = with_geometry(changed, looking.image_size, None)
+    return changed if looking.moved_to is None else with_moved_data(changed, looking.moved_to)
 
 
-def _own_optimizer(trained: TrainedRun, looking: Looking) -> tuple[tuple[optax.GradientTransformation, Any], str]:
-    """Return the run's optimizer with its state; with a fresh one, or plain SGD, where the run has none. Says which."""
-    config, model = trained.config, trained.model
-    if not trained.card.examples:  # imported or folded: it was never trained here
-        tx = optax.sgd(looking.learning_rate)
-        text = f"of plain SGD, learning rate {looking.learning_rate:g}: the network was imported without an optimizer"
-        return (tx, tx.init(trained.variables["params"])), text
-    shape = trained.card.image_shape
-    splits = own_splits(trained, "count steps with")
-    feed = training_feed(config, Images(splits, geometry_of(config.data), trained.card))
-    params = abstract_variables(model, shape)["params"]
-    optimizer = functools.partial(
-        make_optimizer, params=params, steps_per_epoch=feed.steps_per_epoch, total_steps=count_steps(config, feed)
-    )
-    tx, schedule = optimizer(config.optim)
-    text = f"of the run's own {config.optim.name}"
-    if np.asarray(schedule(trained.step)) == 0:  # a schedule that has come to its end: the next update would be nothing
-        tx, _ = optimizer(dataclasses.replace(config.optim, schedule=ScheduleConfig()))
-        text += f" at its base learning rate {config.optim.learning_rate:g} (the schedule has ended at 0)"
-    try:
-        return (tx, _restore_optimizer(trained, tx, looking)), f"{text}, with its state after step {trained.step:,}"
-    except RunError:
-        fresh = tx.init(trained.variables["params"])
-        return (tx, fresh), f"{text}, with a fresh state: the checkpoint has none for this network"
-
-
-def _restore_optimizer(trained: TrainedRun, tx: optax.GradientTransformation, looking: Looking) -> Any:
-    config, model = trained.config, trained.model
-    sharding = replicated(make_mesh(jax.devices()[:1]))
-    state = jax.eval_shape(
-        lambda key: init_state(
-            model,
-            tx,
-            key,
-            trained.card.image_shape,
-            ema=config.train.ema_decay is not None,
-            loss_scaling=loss_scaling(config, build_model(config, trained.card)),
-        ),
-        jax.random.key(0),
-    )
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
-    kind: Any = looking.checkpoint or config.train.select
-    with Checkpoints(RunDirectory(trained.path).checkpoints, owner=False) as checkpoints:
-        return checkpoints.restore(kind, like)[0].opt_state
+def _require_classes(model: ResNet, name: object) -> None:
+    outputs = model.config.num_classes
+    if outputs < 2:
+        raise UsageError(
+            f"{name} has {outputs} outputs: the loss whose gradients are looked at needs two classes or more"
+        )
 
 
 def _require_several(looking: Looking, model: ResNet) -> None:

@@ -137,6 +137,11 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     run = RunDirectory(directory)
     if run.config.is_file():
         require_same(run.read_config(), config, where=directory)
+    elif config.data.moved_to is not None:
+        raise UsageError(
+            f"data.moved_to says where the images of a run under way lie now, and there is no run in {directory}: name "
+            "the images of a new one with data.source, or the run with --run-dir"
+        )
     source = find_source(config, run)
     if run.config.is_file() and (stored := run.read_summary()) is not None:
         console.print(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
@@ -262,7 +267,7 @@ def _announce(job: _Job) -> None:
     optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
     facts = {
         "network": f"{config.model.name}, {len(job.images.card.class_names)} classes",
-        "images": f"{config.data.source}: {sizes} ({shape})",
+        "images": f"{config.data.place}: {sizes} ({shape})",
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
         "devices": f"{devices.size} x {devices.flat[0].device_kind}",
         "run": str(job.run.path),

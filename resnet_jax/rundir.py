@@ -24,9 +24,11 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from resnet_jax.config import RunConfig, config_to_yaml, differences, load_recipe, parse_config, require_same
 from resnet_jax.errors import RunError, UsageError
@@ -45,6 +47,7 @@ class DataCard:
         mean: per channel, of x / 255.
         std: per channel, of x / 255.
         examples: images per split.
+        labels: digest of the labels of all splits in order (:func:`labels_digest`); empty if it was not kept.
     """
 
     class_names: tuple[str, ...]
@@ -52,6 +55,22 @@ class DataCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     examples: dict[str, int]
+    labels: str = ""
+
+    def same_as(self, other: DataCard) -> bool:
+        """Return whether both describe the same data; labels that one of them does not know are not compared."""
+        known = bool(self.labels and other.labels)
+        return dataclasses.replace(self, labels="") == dataclasses.replace(other, labels="") and (
+            not known or self.labels == other.labels
+        )
+
+
+def labels_digest(labels: Iterable[np.ndarray]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of labels, (N,) a split: which class is where in the data."""
+    digest = hashlib.sha256()
+    for part in labels:
+        digest.update(np.int64(len(part)).tobytes() + np.asarray(part, "<i4").tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +145,7 @@ class RunDirectory:
         Raises:
             RunError: the directory has another one: the data changed since the run began.
         """
-        if self.data.is_file() and self.read_data() != card:
+        if self.data.is_file() and not self.read_data().same_as(card):
             raise RunError(
                 f"the data is not what it was when {self.path} began (see {self.data.name}); use another --run-dir"
             )

@@ -22,6 +22,8 @@ class ImageSource:
 
     source: str | None = None
     """random, digits, folder:PATH, npz:PATH or tfds:NAME (default: a run's own training images; else random ones)."""
+    moved_to: str | None = None
+    """Where a run's own images lie now, if no longer where it was trained."""
     mean: tuple[float, ...] = ()
     """Subtracted from x / 255, per channel (default: the run's, or that of the images)."""
     std: tuple[float, ...] = ()
@@ -47,6 +49,8 @@ class TargetOptions:
     choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
     checkpoint: str | None = None
     """Of a run: last or best (default: the one it tested)."""
+    class_names: Path | None = None
+    """Of a run: file with the names of its outputs, one a line, by which the classes of --data.source are matched."""
     data: ImageSource = dataclasses.field(default_factory=ImageSource)
     """Which images."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -78,6 +82,7 @@ def find(options: TargetOptions, **more: Any) -> Any:
         seed=options.seed,
         norm_mode=options.norm_mode,
         checkpoint=options.checkpoint,
+        class_names=options.class_names,
         **dataclasses.asdict(options.data),
         **dataclasses.asdict(choices),
         **more,

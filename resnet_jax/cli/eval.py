@@ -1,4 +1,4 @@
-"""``resnet-jax eval RUN_DIR``: the accuracy of a run on one of its splits."""
+"""``resnet-jax eval RUN_DIR``: the accuracy of a run on one of its splits, or on other images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalData:
-    """Other images than the run's own."""
+class EvalData(ImageOptions):
+    """Other images than the run's own, or another preparation of them."""
 
     source: str | None = None
     """digits, folder:PATH, npz:PATH or tfds:NAME; the whole of it if it has one split only."""
-    mean: tuple[float, ...] = ()
-    """Subtracted from x / 255, per channel (default: the run's)."""
-    std: tuple[float, ...] = ()
-    """Divides x / 255 - mean, per channel (default: the run's)."""
+    moved_to: str | None = None
+    """Where the run's own images lie now, if no longer where it was trained; the run's own division is used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,44 +29,60 @@ class EvalOptions:
     run_dir: tyro.conf.Positional[Path]
     """The run directory."""
     split: str = "test"
-    """train, val or test, as the run divided its data."""
+    """train, val or test, as the run divided its data; of another source, its own."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
     data: EvalData = dataclasses.field(default_factory=EvalData)
-    """Other images, or another normalization."""
+    """Other images, or another preparation of them."""
+    class_names: Path | None = None
+    """File with the names of the network's outputs, one a line in their order, by which the classes of --data.source
+    are matched (default: what the run knows)."""
     reestimate: int | None = None
     """First measure batch statistics anew, on so many batches of the run's own training images, not augmented; the run
     directory stays as it is."""
     logits: Path | None = None
-    """Also save the logits, in the order of the images, as a .npy file."""
+    """Also save the outputs of the network, in the order of the images, as a .npy file."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
-    from resnet_jax.use import evaluate_run, load_run, reestimate_run, with_normalization
+    from resnet_jax.errors import UsageError
+    from resnet_jax.use import evaluate_run, load_run, reestimate_run, with_moved_data
 
-    trained = load_run(options.run_dir, options.checkpoint)
-    if options.data.mean or options.data.std:
-        trained = with_normalization(trained, options.data.mean, options.data.std)
+    data = options.data
+    if data.source is not None and data.moved_to is not None:
+        raise UsageError(
+            "give --data.moved-to, where the run's own images lie now, or --data.source, other images; not both"
+        )
+    trained = prepared(load_run(options.run_dir, options.checkpoint), data, options.class_names)
+    if data.moved_to is not None:
+        trained = with_moved_data(trained, data.moved_to)
     if options.reestimate is not None:
-        trained = reestimate_run(trained, options.reestimate)
-    result = evaluate_run(trained, options.split, source=options.data.source, logits=options.logits is not None)
+        trained = reestimate_run(trained, options.reestimate, source=data.source)
+    result = evaluate_run(trained, options.split, source=data.source, logits=options.logits is not None)
     if result.logits is not None:
         save_array(options.logits, result.logits)
-    console_for(options.common).print(
-        f"{options.split} accuracy {result.accuracy:.2%} ({result.correct} of {result.examples}), "
-        f"loss {result.loss:.4f}, state after step {trained.step:,}",
-        highlight=False,
-    )
+    console = console_for(options.common)
+    counted = f"{result.accuracy:.2%} ({result.correct} of {result.examples})"
+    accuracy = f"{result.split} accuracy {counted}" if result.own else f"accuracy {counted} over {result.what}"
+    for line in (*result.said, f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}"):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     return {
         "accuracy": result.accuracy,
         "correct": result.correct,
         "examples": result.examples,
         "loss": result.loss,
-        "split": options.split,
+        "split": result.split,
         "step": trained.step,
+        "images": result.what,
+        "source": result.place,
+        "own_division": result.own,
+        "image_shape": list(trained.card.image_shape),
+        "classes": result.classes,
+        "outputs": trained.model.config.num_classes,
+        "said": list(result.said),
     }
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
+from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
 
 
@@ -23,22 +25,36 @@ class PredictOptions:
     """Classes to show for each image."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
+    data: ImageOptions = dataclasses.field(default_factory=ImageOptions)
+    """How the images are prepared, where that is not the run's own way."""
+    class_names: Path | None = None
+    """File with the names of the network's outputs, one a line in their order (default: what the run knows)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> list[dict[str, Any]]:
     """Predict and return one object per image."""
     options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
-    from resnet_jax.errors import UsageError
-    from resnet_jax.use import load_run, predict_images
+    from resnet_jax.errors import PartialError, UsageError
+    from resnet_jax.use import Predictor, load_run
 
     if not options.images:
         raise UsageError("name at least one image: resnet-jax predict RUN_DIR IMAGE ...")
-    trained = load_run(options.run_dir, options.checkpoint)
-    predictions = predict_images(trained, options.images, options.top)
-    console = console_for(options.common)
-    for prediction in predictions:
+    trained = prepared(load_run(options.run_dir, options.checkpoint), options.data, options.class_names)
+    console, failures = console_for(options.common), Console(stderr=True)
+    results: list[dict[str, Any]] = []
+    for prediction in Predictor(trained).predict(options.images, options.top):
+        if prediction.error is not None:
+            failures.print(f"error: {prediction.error}", highlight=False, soft_wrap=True, markup=False)
+            results.append({"image": prediction.image, "error": prediction.error})
+            continue
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         shown = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
         console.print(f"{prediction.image}: {shown}", highlight=False, soft_wrap=True, markup=False)
-    return [{"image": p.image, "classes": list(p.classes), "probabilities": list(p.probabilities)} for p in predictions]
+        classes, probabilities = list(prediction.classes), list(prediction.probabilities)
+        results.append({"image": prediction.image, "classes": classes, "probabilities": probabilities})
+    bad = [result["image"] for result in results if "error" in result]
+    if bad:
+        listed = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+        raise PartialError(f"{len(bad)} of {len(results)} files could not be read: {listed}", results)
+    return results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from resnet_jax.data.decode import check_channels
 from resnet_jax.data.records import Dataset
 from resnet_jax.errors import UsageError, unknown
@@ -52,3 +54,15 @@ def load_dataset(spec: str, *, channels: int | None = None) -> Dataset:
             from resnet_jax.data.tfds import load_tfds
 
             return load_tfds(location, channels)
+
+
+def is_gone(spec: str) -> bool:
+    """Return whether a data set is looked for at a path where nothing is.
+
+    >>> is_gone("digits"), is_gone("npz:nowhere/x.npz"), is_gone("tfds:mnist@nowhere")
+    (False, True, True)
+    """
+    kind, _, location = spec.partition(":")
+    if kind == "tfds":
+        location = location.partition("@")[2]
+    return bool(location) and not Path(location).expanduser().exists()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from resnet_jax.data.records import Records, gather, in_memory
+from resnet_jax.errors import UsageError
 
 SAMPLE = 4096
 CHUNK = 256
@@ -43,3 +46,34 @@ def channel_stats(records: Records, *, max_examples: int | None = None) -> tuple
     mean = histogram @ values / pixels
     variance = (histogram * (values - mean[:, None]) ** 2).sum(axis=1) / pixels
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def check_normalization(
+    mean: Sequence[float], std: Sequence[float], *, channels: int | None = None, name: str = "data."
+) -> None:
+    """Refuse numbers that are not mean and deviation of pixels between 0 and 1; empty means "not given".
+
+    Args:
+        mean: of x / 255, per channel.
+        std: of x / 255, per channel.
+        channels: how many there must be, if any is given; None: as many of the one as of the other.
+        name: what comes before ``mean`` and ``std`` where the user gives them, for the message.
+
+    Raises:
+        UsageError: with the values over 255 where that is what they look like.
+
+    >>> check_normalization([0.5], [0.25], channels=1)
+    """
+    if len(mean) != len(std) or (channels is not None and len(mean) not in (0, channels)):
+        wanted = "the same number of values, one a channel" if channels is None else f"one value a channel, {channels}"
+        raise UsageError(f"{name}mean and {name}std need {wanted}; got {tuple(mean)} and {tuple(std)}")
+    if all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std):
+        return
+    said = (
+        f"{name}mean and {name}std are those of x / 255: each mean must be in [0, 1] and each deviation above 0 and at "
+        f"most 1, got {tuple(mean)} and {tuple(std)}"
+    )
+    if all(0 <= m <= 255 for m in mean) and all(0 < s <= 255 for s in std):
+        over = [" ".join(f"{value / 255:.4g}" for value in values) for values in (mean, std)]
+        said += f". If these are on the scale of 0 to 255: {name}mean {over[0]} and {name}std {over[1]}"
+    raise UsageError(said)

@@ -58,6 +58,12 @@ class Geometry:
         """Whether training draws random numbers."""
         return self.train == "random_resized"
 
+    @property
+    def shorter_side(self) -> int:
+        """Pixels that the shorter side of an image is brought to in evaluation, before the centre is cut out."""
+        size = self.image_size or 0
+        return round(size / EVAL_CENTRE) if self.random else size
+
     def keeps(self, shape: tuple[int, ...], *, training: bool) -> bool:
         """Return whether an image of this shape (height, width, ...) passes unchanged."""
         if training and self.random:
@@ -75,8 +81,7 @@ class Geometry:
         """Apply the evaluation geometry to uint8 (height, width, channels); the same every time."""
         if self.image_size is None or self.keeps(image.shape, training=False):
             return image
-        size = self.image_size
-        shorter = round(size / EVAL_CENTRE) if self.random else size
+        size, shorter = self.image_size, self.shorter_side
         height, width = (round(side * shorter / min(image.shape[:2])) for side in image.shape[:2])
         return centre_crop(resize(image, height, width), size)
 

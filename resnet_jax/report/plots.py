@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.confusion import Confusion
 from resnet_jax.report.canvas import BLUE, GREY, VERMILION, new_figure
 
 #: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
 MAX_NAMED_CLASSES = 25
+
+#: Rows of the picture at most; it has hardly more pixels, and a matrix of thousands of classes would take gigabytes.
+MAX_DRAWN_CLASSES = 512
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
@@ -56,25 +60,31 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
     _save(figure, path)
 
 
-def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str) -> None:
+def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str], path: Path, *, title: str) -> None:
     """Draw a confusion matrix: rows are true classes, columns predicted ones, shading is the share of the row.
 
+    Of more than :data:`MAX_DRAWN_CLASSES` classes neighbours are drawn together, and the axes say how many.
+
     Args:
-        confusion: int (classes, classes).
+        confusion: counts, or a matrix, int (classes, classes).
         class_names: one per class.
         path: PNG to write.
         title: headline.
     """
-    classes = len(class_names)
+    counts = confusion if isinstance(confusion, Confusion) else Confusion.from_dense(confusion)
+    each = -(-counts.classes // MAX_DRAWN_CLASSES)
+    matrix = counts.grouped(each).dense()
+    classes = len(matrix)
     side = float(np.clip(0.5 * classes + 2.0, 4.5, 12.0))
     figure, axes = _subplots(1, 1, (side + 0.6, side))
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    together = f", {each} classes together" if each > 1 else ""
+    axes.set(xlabel=f"predicted{together}", ylabel=f"true{together}", title=title)
     if classes <= MAX_NAMED_CLASSES:
         axes.set_xticks(range(classes), class_names, rotation=45, ha="right")
         axes.set_yticks(range(classes), class_names)
-        for (row, column), count in np.ndenumerate(confusion):
+        for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)

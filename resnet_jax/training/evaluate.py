@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from resnet_jax.confusion import Confusion
 from resnet_jax.training.mesh import shard_batch
 
 
@@ -21,14 +22,14 @@ class Evaluation:
         loss: mean loss per example.
         correct: examples whose largest logit is the label's.
         examples: examples counted.
-        confusion: int64 (classes, classes); ``confusion[i, j]`` examples of class i were taken for class j.
+        confusion: how many examples of which class were taken for which.
         logits: (examples, classes) in the order of the data if the step gave them, else None.
     """
 
     loss: float
     correct: int
     examples: int
-    confusion: np.ndarray
+    confusion: Confusion
     logits: np.ndarray | None = None
 
     @property
@@ -42,7 +43,8 @@ class EvaluationSums:
 
     def __init__(self, num_classes: int):
         self._loss, self._correct, self._examples = 0.0, 0, 0
-        self._confusion = np.zeros((num_classes, num_classes), np.int64)
+        self._classes = num_classes
+        self._pairs: dict[tuple[int, int], int] = {}
         self._logits: list[np.ndarray] = []
 
     def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]) -> None:
@@ -51,7 +53,9 @@ class EvaluationSums:
         self._loss += float(out["loss_sum"])
         self._correct += int(out["correct"])
         self._examples += int(out["count"])
-        np.add.at(self._confusion, (batch["label"][mask], out["prediction"][mask]), 1)
+        found = np.stack([batch["label"][mask], out["prediction"][mask]])
+        for (true, predicted), count in zip(*_counted(found), strict=True):
+            self._pairs[true, predicted] = self._pairs.get((true, predicted), 0) + count
         if "logits" in out:
             self._logits.append(out["logits"][mask])
 
@@ -64,7 +68,14 @@ class EvaluationSums:
         if self._examples == 0:
             raise ValueError("cannot evaluate an empty data set")
         logits = np.concatenate(self._logits) if self._logits else None
-        return Evaluation(self._loss / self._examples, self._correct, self._examples, self._confusion, logits)
+        confusion = Confusion.of(self._pairs, self._classes)
+        return Evaluation(self._loss / self._examples, self._correct, self._examples, confusion, logits)
+
+
+def _counted(pairs: np.ndarray) -> tuple[list[list[int]], list[int]]:
+    """Return the distinct columns of integers (2, N), and how often each occurs."""
+    columns, counts = np.unique(pairs, axis=1, return_counts=True)
+    return columns.T.tolist(), counts.tolist()
 
 
 def evaluate(

@@ -116,6 +116,18 @@ def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Floa
     return optax.squared_error(outputs.astype(jnp.float32), dense_targets(outputs, targets)).mean(axis=-1)
 
 
+def as_pair(logits: Float[Array, "B 1"]) -> Float[Array, "B 2"]:
+    """Return the one logit z of a network that says yes or no as the two logits (0, z).
+
+    Softmax of them is (1 - sigmoid(z), sigmoid(z)), their cross-entropy the binary one of z, and the larger of them
+    decides at a probability of 1/2 (a tie is a no).
+
+    >>> as_pair(jnp.array([[2.0]])).tolist()
+    [[0.0, 2.0]]
+    """
+    return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
+
+
 LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType({"cross_entropy": cross_entropy, "bce": bce, "mse": mse})
 """The losses by name. Those that smooth labels take the keyword ``label_smoothing``."""
 

@@ -176,10 +176,18 @@ def make_eval_step(
     loss: Loss = cross_entropy,
     preprocess: Preprocess | None = None,
     logits: bool = False,
+    read_out: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Callable[[Mapping[str, Any], Batch], dict[str, jax.Array]]:
     """Build ``eval_step(variables, batch) -> outputs``; add the sums up to evaluate a data set.
 
     The batch also has ``mask`` (N,), False for padding, so that a last partial batch is counted exactly.
+
+    Args:
+        model: called as ``model.apply(variables, images, train=False)``.
+        loss: per example, of what is read out.
+        preprocess: as for :func:`make_train_step`.
+        logits: whether to return the outputs of the network as well, as they are.
+        read_out: what makes logits, one a class, of the outputs; None where they are that already.
 
     Returns:
         The step. Its outputs: ``loss_sum`` and ``correct`` (float32 and int32 sums over unmasked examples),
@@ -189,7 +197,8 @@ def make_eval_step(
     predict_step = make_predict_step(model, preprocess=preprocess)
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        outputs = predict_step(variables, batch)
+        raw = predict_step(variables, batch)
+        outputs = raw if read_out is None else read_out(raw)
         mask, labels = batch["mask"], batch["label"]
         # where, not a product: a padded example may well have an infinite loss
         losses = jnp.where(mask, loss(outputs, labels), 0.0)
@@ -198,7 +207,7 @@ def make_eval_step(
             "correct": jnp.sum(mask & _is_correct(outputs, labels), dtype=jnp.int32),
             "count": jnp.sum(mask, dtype=jnp.int32),
             "prediction": jnp.argmax(outputs, axis=-1).astype(jnp.int32),
-            **({"logits": outputs} if logits else {}),
+            **({"logits": raw} if logits else {}),
         }
 
     return eval_step

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.confusion import Confusion
 from resnet_jax.errors import RunError
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -59,7 +60,7 @@ def accuracies(*values):
 
     def run(state):
         correct = next(results)
-        return Evaluation(loss=0.5, correct=correct, examples=100, confusion=np.zeros((2, 2)))
+        return Evaluation(loss=0.5, correct=correct, examples=100, confusion=Confusion.of({}, 2))
 
     return run
 

@@ -1,0 +1,254 @@
+"""Which images a trained network is shown: a split of its own, wherever that lies now, or another source.
+
+Their labels are positions of the network's outputs, and what was done to get there is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from resnet_jax.assemble import divide, load_splits
+from resnet_jax.data.classes import match_classes
+from resnet_jax.data.memory import materialize
+from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
+from resnet_jax.data.source import is_gone, load_dataset
+from resnet_jax.data.split import Splits
+from resnet_jax.errors import DataError, RunError, UsageError, unknown
+from resnet_jax.rundir import DataCard, labels_digest
+from resnet_jax.trained import TrainedRun, class_names_of, with_moved_data
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """Images for a network.
+
+    Attributes:
+        records: as stored, in the order of the source; labels are positions of the network's outputs.
+        split: ``train``, ``val`` or ``test``; ``all`` of a source that has one split.
+        own: whether they are a split of the run's own data, as the run divided it.
+        place: where they lie.
+        classes: how many of the network's classes they belong to.
+        said: what the user should know of the choice and of the classes.
+    """
+
+    records: Records
+    split: str
+    own: bool
+    place: str
+    classes: int
+    said: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """Name them: ``the test split``, ``all 1,017 images of npz:x.npz``."""
+        if self.own:
+            return f"the {self.split} split"
+        part = "" if self.split == "all" else f"{self.split} "
+        return f"all {len(self.records):,} {part}images of {self.place}"
+
+
+def choose_images(trained: TrainedRun, split: str, source: str | None = None) -> Chosen:
+    """Choose the images of a split.
+
+    A ``source`` of the kind of the run's own data, with the same classes, division and labels, is that data at another
+    place: the run's own division is used, so that no image that was trained on is in its test. Of any other source
+    its own split is taken, val for a test that it has not, or everything if it has one split only.
+
+    Args:
+        trained: the network.
+        split: ``train``, ``val`` or ``test``.
+        source: None for the run's own data.
+
+    Raises:
+        UsageError: no such split, no data of its own, or classes that cannot be matched.
+        RunError: the run's own data is not what it was.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    names = class_names_of(trained)
+    if source is None:
+        return _own(trained, split)
+    channels = trained.card.image_shape[-1]
+    dataset = load_dataset(source, channels=channels)
+    if is_own_data(trained, source, dataset):
+        if source == trained.config.data.place:
+            return _own(trained, split)
+        own = _own(with_moved_data(trained, source), split)
+        said = (
+            f"{source} has the classes, the division and the number of images of the data that {trained.path} was "
+            "trained on: taken for the same data, so its own division is used"
+        )
+        return dataclasses.replace(own, said=(said,))
+    part, said = _part(dataset, split)
+    records = dataset.splits[part]
+    matching = match_classes(
+        dataset.class_names,
+        names,
+        present=np.unique(records.labels).tolist(),
+        source=source,
+        network=str(trained.path),
+    )
+    records = relabelled(records, matching.labels(records.labels))
+    return Chosen(records, part, False, source, len(np.unique(records.labels)), (*said, *matching.said))
+
+
+def _own(trained: TrainedRun, split: str) -> Chosen:
+    records = getattr(own_splits(trained, f"evaluate as its {split} split; name some with --data.source"), split)
+    if records is None:
+        raise UsageError(f"{trained.path} has no {split} split")
+    place, data = trained.config.data.place, trained.config.data
+    said = () if data.moved_to is None else (f"the run's own data, moved from {data.source} to {place}",)
+    return Chosen(records, split, True, place, len(np.unique(records.labels)), said)
+
+
+def _part(dataset: Dataset, split: str) -> tuple[str, tuple[str, ...]]:
+    if "all" in dataset.splits:
+        return "all", ()
+    if split in dataset.splits:
+        return split, ()
+    if split == "test":
+        return "val", (f"{dataset.name} has no test split: its val split is taken",)
+    raise UsageError(f"{dataset.name} has no {split} split: it has {', '.join(dataset.splits)}")
+
+
+def own_splits(trained: TrainedRun, purpose: str) -> Splits:
+    """Return the splits of a run's own data, as it divided them; nothing is decoded yet.
+
+    Args:
+        trained: the run.
+        purpose: what they are for, for the message.
+
+    Raises:
+        UsageError: the run was imported and has no data.
+        DataError: the data is not there.
+        RunError: the data is not what it was.
+    """
+    data, card = trained.config.data, trained.card
+    if not trained.was_trained_here:
+        raise UsageError(f"{trained.path} was imported: it has no images of its own to {purpose}")
+    try:
+        splits, class_names = load_splits(trained.config)
+    except DataError as error:
+        if not is_gone(data.place):
+            raise
+        raise DataError(f"{error}. If the images lie elsewhere now, say where with --data.moved-to") from error
+    changed = _difference(card, splits, class_names)
+    if changed:
+        raise RunError(
+            f"{data.place} is not what {data.source} was when {trained.path} was trained: {changed}. Its division into "
+            "splits would be another one; evaluate on all of it with --data.source, or say with --data.moved-to where "
+            "the images lie now"
+        )
+    return splits
+
+
+def is_own_data(trained: TrainedRun, source: str, dataset: Dataset) -> bool:
+    """Return whether a source is of the kind of the run's own data and has its classes, division and labels."""
+    data = trained.config.data
+    if not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
+        return False
+    try:
+        splits = divide(dataset, data)
+    except (DataError, UsageError):  # it cannot be divided so
+        return False
+    return not _difference(trained.card, splits, dataset.class_names)
+
+
+def _difference(card: DataCard, splits: Splits, class_names: tuple[str, ...]) -> str:
+    """Say in what data is not that of a card; empty if in nothing that the card knows."""
+    parts = {name: getattr(splits, name) for name in SPLITS}
+    parts = {name: records for name, records in parts.items() if records is not None}
+    examples = {name: len(records) for name, records in parts.items()}
+    if examples != card.examples or class_names != card.class_names:
+        return f"then {card.examples} of classes {card.class_names}, now {examples} of {class_names}"
+    if card.labels and labels_digest(records.labels for records in parts.values()) != card.labels:
+        return "as many images of the same classes, but in another order or with other labels"
+    return ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Relabelled:
+    """Records with other labels."""
+
+    records: Records
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.records.image(index)
+
+    def describe(self, index: int) -> str:
+        return self.records.describe(index)
+
+
+def relabelled(records: Records, labels: np.ndarray) -> Records:
+    """Return the same images with other labels, int32 (N,)."""
+    if isinstance(records, ArrayRecords):
+        return dataclasses.replace(records, labels=labels)
+    return Relabelled(records, labels)
+
+
+class Sizes:
+    """Records that remember the sizes of the images read from them."""
+
+    def __init__(self, records: Records):
+        self.records = records
+        self.seen: set[tuple[int, int]] = set()
+
+    labels = property(lambda self: self.records.labels)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> np.ndarray:
+        image = self.records.image(index)
+        self.seen.add((image.shape[0], image.shape[1]))
+        return image
+
+    def describe(self, index: int) -> str:
+        return self.records.describe(index)
+
+
+def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes]:
+    """Return images that evaluation brings to the network's size, in memory if they fit, and the sizes they come in.
+
+    Raises:
+        UsageError: the network's images are not square and these have another size: no rule brings them to it.
+        DataError: an image is unreadable.
+    """
+    sizes = Sizes(records)
+    first = sizes.image(0).shape
+    height, width, channels = trained.card.image_shape
+    if trained.geometry.image_size is None and first[:2] != (height, width):
+        raise UsageError(
+            f"{trained.path} takes images of {height}x{width} pixels (height x width), and {records.describe(0)} has "
+            f"{first[0]}x{first[1]}: no rule brings images to a size that is not square. Resize them, or give "
+            "--data.image-size for square ones"
+        )
+    if first[2] != channels:
+        raise UsageError(f"{trained.path} takes {channels} channels, and {records.describe(0)} has {first[2]}")
+    watched = records if in_memory(records) else sizes
+    return materialize(watched, trained.geometry, training=False), sizes
+
+
+def describe_sizes(trained: TrainedRun, sizes: Sizes) -> tuple[str, ...]:
+    """Say what was done to images that were not of the network's size; nothing if all were."""
+    height, width, _ = trained.card.image_shape
+    others = sorted(size for size in sizes.seen if size != (height, width))
+    if not others:
+        return ()
+    found = " and ".join(f"{h}x{w}" for h, w in others)
+    if len(others) > 2:
+        smallest, largest = (pick(others, key=lambda size: size[0] * size[1]) for pick in (min, max))
+        found = f"of {len(others)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]},"
+    how = "shorter side resized, centre cut out"
+    if trained.geometry.random:
+        how = f"shorter side to {trained.geometry.shorter_side}, centre cut out"
+    square = all(h == w for h, w in others) and not trained.geometry.random
+    return (f"images {found} brought to {height}x{width}" + ("" if square else f" ({how})"),)
