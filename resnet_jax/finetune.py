@@ -9,14 +9,15 @@ import jax
 
 from resnet_jax.assemble import Parts
 from resnet_jax.config import RunConfig
+from resnet_jax.data.classes import are_numbers, match_classes
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.rundir import DataCard, RunDirectory
+from resnet_jax.trained import TrainedRun, load_run
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.ema import ema_init
 from resnet_jax.training.mesh import replicated
 from resnet_jax.training.state import TrainState
-from resnet_jax.use import TrainedRun, load_run
 from resnet_jax.weights.transfer import require_fit, transfer
 
 
@@ -75,8 +76,10 @@ def require_transfer(config: RunConfig, source: Source, parts: Parts, card: Data
         UsageError: with what differs, both sides named, and what to ask for.
     """
     old, new = source.trained.card.class_names, card.class_names
-    described = source.trained.card.examples  # an imported network has no names for its classes
-    if config.init_head == "exact" and described and len(old) == len(new) and old != new:
+    named = source.trained.was_trained_here or not are_numbers(
+        old
+    )  # else it was imported without names for its classes
+    if config.init_head == "exact" and named and len(old) == len(new) and not _same_order(new, old):
         index = next(index for index, names in enumerate(zip(old, new, strict=True)) if names[0] != names[1])
         raise UsageError(
             f"{config.init_from} was trained on other classes: class {index} was {old[index]!r} and is {new[index]!r}; "
@@ -89,6 +92,14 @@ def require_transfer(config: RunConfig, source: Source, parts: Parts, card: Data
             f"{config.init_from} ({source.trained.config.model.name}) cannot start {config.model.name}: {error}\n"
             "--init-head new and --init-stem mean handle another number of classes and of channels"
         ) from error
+
+
+def _same_order(new: tuple[str, ...], old: tuple[str, ...]) -> bool:
+    """Return whether each class of the data is the output at its own position."""
+    try:
+        return match_classes(new, old).outputs.tolist() == list(range(len(new)))
+    except UsageError:
+        return False
 
 
 def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:

@@ -67,7 +67,7 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
         UsageError: ``run_dir`` is no run directory, its network has no batch norm, or ``out`` is in use.
         RunError: ``out`` cannot be written.
     """
-    from resnet_jax.use import load_run
+    from resnet_jax.trained import load_run
     from resnet_jax.weights.fold import fold_batch_norm
 
     _require_new(out)
@@ -121,7 +121,7 @@ def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
         UsageError: not a run directory, or an unknown format.
         RunError: the file cannot be written.
     """
-    from resnet_jax.use import load_run
+    from resnet_jax.trained import load_run
 
     trained = load_run(run_dir)
     state_dict = from_variables(trained.variables, trained.model, format)

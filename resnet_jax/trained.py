@@ -141,7 +141,7 @@ def with_class_names(trained: TrainedRun, names: Sequence[str]) -> TrainedRun:
 
 
 def with_moved_data(trained: TrainedRun, place: str) -> TrainedRun:
-    """Return the same run, whose own images lie at ``place`` now; they are compared with data.json when they are read."""
+    """Return the same run, whose own images lie at ``place`` now; reading compares them with data.json."""
     data = dataclasses.replace(trained.config.data, moved_to=place)
     return dataclasses.replace(trained, config=dataclasses.replace(trained.config, data=data))
 
@@ -155,8 +155,8 @@ def require_images(trained: TrainedRun) -> None:
     card, config = trained.card, trained.model.config
     if config.spatial_dims != 2 or card.image_shape[-1] not in (1, 3):
         raise UsageError(
-            f"{trained.path} takes inputs of {config.spatial_dims} dimensions and {card.image_shape[-1]} channels; images "
-            "have 2, and 1 or 3. Call its model.apply with arrays of your own"
+            f"{trained.path} takes inputs of {config.spatial_dims} dimensions and {card.image_shape[-1]} channels; "
+            "images have 2, and 1 or 3. Call its model.apply with arrays of your own"
         )
     if not card.mean:
         raise UsageError(f"{trained.path} does not say how its images are normalized: give --data.mean and --data.std")

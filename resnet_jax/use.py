@@ -52,8 +52,8 @@ class RunEvaluation(Evaluation):
 
     Attributes:
         split: ``train``, ``val`` or ``test``; ``all`` for every image of a source that has one split.
-        own: whether that is a split of the run's own data, as the run divided it. Else images may be among them that the
-            network was trained on.
+        own: whether that is a split of the run's own data, as the run divided it. Else images may be among them that
+            the network was trained on.
         place: where the images lie.
         classes: how many classes they belong to; the network has ``len(confusion)``.
         what: the images in words, ``the test split`` or ``all 1,017 images of npz:x.npz``.

@@ -135,8 +135,8 @@ def _wrong_numbers(values: list[int], ours: list[str], source: str, network: str
         )
     outside = _listed([str(value) for value in values if not _has_number(value, ours)])
     return (
-        f"{both}: {outside} cannot be matched by number. Give the names of the outputs with --class-names FILE, one name "
-        "a line in their order"
+        f"{both}: {outside} cannot be matched by number. Give the names of the outputs with --class-names FILE, one "
+        "name a line in their order"
     )
 
 
