@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax.assemble import build_model, load_images
+from resnet_jax.assemble import build_model
 from resnet_jax.cli.eval import run as eval_command
 from resnet_jax.cli.train import run as train_command
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_yaml, parse_config
@@ -27,7 +27,7 @@ from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.optimizers import OptimConfig
 from resnet_jax.training.state import TrainState
 from resnet_jax.use import evaluate_run, load_run, reestimate_run
-from tests.tools import random_variables
+from tests.tools import random_variables, write_run
 
 
 def _images(path: Path, channels: int, classes: list[str]) -> str:
@@ -42,21 +42,6 @@ def _images(path: Path, channels: int, classes: list[str]) -> str:
     return f"npz:{path}"
 
 
-def _write_run(path: Path, config: RunConfig, seed: int = 0) -> dict:
-    """Write a run directory as training leaves it, with given weights instead of trained ones; return these."""
-    card = load_images(config).card
-    variables = random_variables(build_model(config, card), card.image_shape, seed)
-    averaged = jax.tree.map(lambda leaf: 0.5 * leaf, variables) if config.train.ema_decay is not None else None
-    state = TrainState(
-        jnp.int32(7), variables["params"], variables["batch_stats"], {}, jax.random.key(0), averaged
-    )  # fmt: skip
-    run = RunDirectory.open(path, config)
-    run.write_data(card)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), {"made": "for a test"})
-    return averaged or variables
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """Images and a run to start from: three classes, three channels; its averages are what it evaluates."""
@@ -66,7 +51,7 @@ def place(tmp_path_factory) -> Path:
         data=DataConfig(_images(folder / "source.npz", 3, ["a", "b", "c"]), val_fraction=0.0),
         train=TrainConfig(ema_decay=0.9),
     )
-    np.savez(folder / "weights.npz", **_named(_write_run(folder / "source", config)))
+    np.savez(folder / "weights.npz", **_named(write_run(folder / "source", config)))
     _images(folder / "grey.npz", 1, ["k", "l", "m", "n"])
     return folder
 
@@ -174,7 +159,7 @@ def test_it_resumes_without_its_source_and_notices_another_one(place, tuned, tmp
     shutil.rmtree(moved / "source")
     assert find_source(config, RunDirectory(run_dir)) is None
     assert fit(config, run_dir).params_digest == tuned[1]
-    _write_run(moved / "source", RunDirectory(place / "source").read_config(), seed=1)
+    write_run(moved / "source", RunDirectory(place / "source").read_config(), seed=1)
     with pytest.raises(RunError, match=r"are not those that .* began with \(see start.json\)"):
         fit(config, run_dir)
     with pytest.raises(UsageError, match="nowhere is not a run directory"):
@@ -257,7 +242,7 @@ def test_re_estimated_statistics_of_a_run_are_those_of_its_plain_training_images
         data=DataConfig(f"npz:{place / 'source.npz'}", val_fraction=0.0, pad=2, flip=True),
         train=TrainConfig(batch_size=16),
     )
-    _write_run(run_dir, config)
+    write_run(run_dir, config)
     trained = load_run(run_dir)
     measured = reestimate_run(trained, 4)
     with np.load(place / "source.npz") as data:

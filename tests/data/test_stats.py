@@ -6,7 +6,7 @@ import pytest
 from resnet_jax.data import stats
 from resnet_jax.data.folder import load_folder
 from resnet_jax.data.records import ArrayRecords, Subset
-from resnet_jax.data.stats import channel_stats
+from resnet_jax.data.stats import channel_stats, check_normalization
 
 IMAGES = np.random.default_rng(0).integers(0, 200, (700, 3, 5, 3), np.uint8)
 RECORDS = ArrayRecords(IMAGES, np.arange(700))
@@ -49,3 +49,37 @@ def test_no_cancellation_for_a_bright_image_with_one_dark_pixel():
 def test_a_constant_channel_has_deviation_one():
     mean, std = channel_stats(ArrayRecords(np.full((4, 2, 2), 51, np.uint8), np.arange(4)))
     assert (mean[0], std[0]) == (pytest.approx(0.2), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((123.675,), (58.395,), "data.mean 0.485 and data.std 0.229"),
+        ((103.53,), (1.0,), "data.mean 0.406 and data.std 0.003922"),
+        ((0.5,), (58.0,), "data.std 0.2275"),
+        ((float("nan"),), (0.25,), r"in \[0, 1\]"),
+        ((0.5,), (float("nan"),), "above 0"),
+        ((0.5,), (float("inf"),), "above 0"),
+        ((-0.1,), (0.25,), r"in \[0, 1\]"),
+        ((0.5,), (0.0,), "above 0"),
+        ((0.5,), (-0.2,), "above 0"),
+        ((0.5, 0.5), (0.2,), "one a channel"),
+    ],
+)
+def test_normalization_off_the_scale_is_refused(mean, std, message):
+    from resnet_jax.config import DataConfig, RunConfig
+    from resnet_jax.errors import UsageError
+
+    with pytest.raises(UsageError, match=message) as error:
+        RunConfig(data=DataConfig(mean=mean, std=std))
+    if not all(value >= 0 for value in (*mean, *std)) or 0.0 in std:
+        assert "255" not in str(error.value).replace("x / 255", "")
+
+
+def test_normalization_in_range_is_taken():
+    check_normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), channels=3)
+    check_normalization((0.0,), (1.0,))
+    check_normalization((0.0,), (1 / 255,))
+    check_normalization((), (), channels=3)
+    with pytest.raises(ValueError, match="one value a channel, 3"):
+        check_normalization((0.5,), (0.5,), channels=3)
