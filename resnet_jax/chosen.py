@@ -138,8 +138,9 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
         raise DataError(f"{error}. If the images lie elsewhere now, say where with --data.moved-to") from error
     changed = _difference(card, splits, class_names)
     if changed:
+        then = "it" if data.moved_to is None else data.source
         raise RunError(
-            f"{data.place} is not what {data.source} was when {trained.path} was trained: {changed}. Its division into "
+            f"{data.place} is not what {then} was when {trained.path} was trained: {changed}. Its division into "
             "splits would be another one; evaluate on all of it with --data.source, or say with --data.moved-to where "
             "the images lie now"
         )

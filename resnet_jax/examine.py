@@ -253,6 +253,7 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
         said = "; ".join((_said(looking, chosen), *chosen.said, *describe_sizes(trained, sizes)))
         for place in (config.data.source, chosen.place):
             said = said.replace(place, _short(place))
+        said = said.replace(str(trained.path), trained.path.resolve().name)
     _require_several(looking, model)
     optimizer, updates = own_optimizer(trained, looking.learning_rate, looking.checkpoint)
     facts = {

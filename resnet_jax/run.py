@@ -12,8 +12,9 @@ from rich.console import Console as RichConsole
 
 from resnet_jax.assemble import Images, Parts, build_parts, load_images
 from resnet_jax.config import RunConfig, require_same
+from resnet_jax.data.source import is_gone
 from resnet_jax.digest import params_digest
-from resnet_jax.errors import RunError, UsageError
+from resnet_jax.errors import DataError, RunError, UsageError
 from resnet_jax.finetune import Source, describe, find_source, require_transfer, start_state
 from resnet_jax.models.instrument import Anatomy
 from resnet_jax.report.console import Console
@@ -149,7 +150,7 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
             console.print("It kept no gradients through depth: to train again with them, give another --run-dir.")
         return Summary(**stored)
 
-    images = load_images(config)
+    images = _images_of(config, run)
     parts = build_parts(config, images, make_mesh())
     if source is not None:
         require_transfer(config, source, parts, images.card)
@@ -166,6 +167,17 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     run.write_summary(dataclasses.asdict(summary))
     _conclude(job, summary)
     return summary
+
+
+def _images_of(config: RunConfig, run: RunDirectory) -> Images:
+    try:
+        return load_images(config)
+    except DataError as error:
+        if run.config.is_file() and is_gone(config.data.place):
+            raise DataError(
+                f"{error}. If the images of the run in {run.path} lie elsewhere now, say where with --data.moved-to"
+            ) from error
+        raise
 
 
 def _restore(job: _Job) -> tuple[TrainState, Progress]:

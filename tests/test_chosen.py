@@ -59,7 +59,7 @@ def test_its_own_split_is_its_own_wherever_it_lies(tmp_path):
         assert moved.what == "the test split"
         assert new in moved.said[0]
     assert len(choose_images(run, "train", new).records) == 42
-    with pytest.raises(DataError, match="--data.moved-to"):
+    with pytest.raises(DataError, match=r"--data.moved-to"):
         choose_images(run, "test")
     assert run.config.data.moved_to is None
 
@@ -75,10 +75,10 @@ def test_its_own_split_is_its_own_wherever_it_lies(tmp_path):
 def test_what_is_not_the_same_data_is_refused_where_it_is_said_to_be_moved(tmp_path, changed):
     run = trained_on(write(tmp_path / "old.npz"), tmp_path / "run")
     other = write(tmp_path / "other.npz", **changed)
-    with pytest.raises(RunError, match="is not what .* was when"):
+    with pytest.raises(RunError, match=r"is not what .* was when"):
         choose_images(with_moved_data(run, other), "test")
     if "names" in changed:
-        with pytest.raises(UsageError, match="no class 'pig'"):
+        with pytest.raises(UsageError, match=r"no class 'pig'"):
             choose_images(run, "test", other)
         return
     for split in ("train", "val", "test"):
@@ -101,7 +101,7 @@ def test_a_data_json_without_the_digest_of_its_labels_still_loads(tmp_path):
     assert choose_images(old, "test", write(tmp_path / "new.npz")).own
     directory.write_data(run.card)  # a resumed run goes on, and knows more from then on
     assert directory.read_data() == run.card
-    with pytest.raises(RunError, match="data is not what it was"):
+    with pytest.raises(RunError, match=r"data is not what it was"):
         directory.write_data(dataclasses.replace(run.card, labels="0" * 16))
 
 
@@ -113,7 +113,7 @@ def test_another_source_gives_its_own_split_and_says_what_it_is(tmp_path):
     source = f"npz:{tmp_path / 'two.npz'}"
     assert choose_images(run, "test", source).what == f"all 6 test images of {source}"
     assert choose_images(run, "train", source).what == f"all 9 train images of {source}"
-    with pytest.raises(UsageError, match="has no val split: it has train, test"):
+    with pytest.raises(UsageError, match=r"has no val split: it has train, test"):
         choose_images(run, "val", source)
 
 
@@ -145,16 +145,16 @@ def test_labels_are_those_of_the_network(tmp_path):
     assert chosen.records.labels[:3].tolist() == [2, 0, 1]
     assert which(chosen.records)[:3] == [0, 1, 2], "the images keep their order"
     unnamed = imported(("0", "1", "2"))
-    with pytest.raises(UsageError, match="--class-names"):
+    with pytest.raises(UsageError, match=r"--class-names"):
         choose_images(unnamed, "test", source)
     given = choose_images(with_class_names(unnamed, NAMES), "test", source)
     np.testing.assert_array_equal(given.records.labels, chosen.records.labels)
 
 
 def test_an_imported_network_has_no_split_of_its_own():
-    with pytest.raises(UsageError, match="was imported: it has no images of its own.*--data.source"):
+    with pytest.raises(UsageError, match=r"was imported: it has no images of its own.*--data.source"):
         choose_images(imported(NAMES), "test")
-    with pytest.raises(UsageError, match="to look with"):
+    with pytest.raises(UsageError, match=r"to look with"):
         own_splits(imported(NAMES), "look with")
 
 
@@ -170,9 +170,9 @@ def test_images_come_in_the_size_of_the_network_and_it_is_said(tmp_path):
     records, sizes = bring_to_size(larger, choose_images(larger, "test", source).records)
     assert records.image(0).shape == (16, 16, 3)
     assert describe_sizes(larger, sizes) == ("images 4x4 brought to 16x16",)
-    with pytest.raises(UsageError, match="1 pixel or more"):
+    with pytest.raises(UsageError, match=r"1 pixel or more"):
         with_geometry(run, 0, None)
-    with pytest.raises(UsageError, match="data.crop must be none or random_resized"):
+    with pytest.raises(UsageError, match=r"data.crop must be none or random_resized"):
         with_geometry(run, None, "centre")
 
 
@@ -204,9 +204,9 @@ def test_a_network_that_is_not_square_takes_its_own_size_only(tmp_path):
     run = imported(NAMES, shape=(8, 12, 3))
     right = ArrayRecords(np.zeros((2, 8, 12, 3), np.uint8), np.array([0, 1]))
     assert bring_to_size(run, right)[0].image(0).shape == (8, 12, 3)
-    with pytest.raises(UsageError, match="takes images of 8x12 pixels.*has 16x16: no rule"):
+    with pytest.raises(UsageError, match=r"takes images of 8x12 pixels.*has 16x16: no rule"):
         bring_to_size(run, ArrayRecords(np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 1]), "wrong"))
-    with pytest.raises(UsageError, match="takes 3 channels.* has 1"):
+    with pytest.raises(UsageError, match=r"takes 3 channels.* has 1"):
         bring_to_size(imported(NAMES), ArrayRecords(np.zeros((2, 8, 8), np.uint8), np.array([0, 1])))
 
 
@@ -221,10 +221,10 @@ def test_one_output_or_none(tmp_path):
 
 def test_normalization_is_checked_where_it_is_given():
     run = imported(NAMES)
-    with pytest.raises(UsageError, match="data.mean 0.485 0.456 0.406 and data.std 0.229"):
+    with pytest.raises(UsageError, match=r"data.mean 0.485 0.456 0.406 and data.std 0.229"):
         with_normalization(run, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     with pytest.raises(UsageError, match=r"in \[0, 1\]"):
         with_normalization(run, (float("nan"), 0.5, 0.5), (0.2, 0.2, 0.2))
-    with pytest.raises(UsageError, match="need 3 means"):
+    with pytest.raises(UsageError, match=r"need 3 means"):
         with_normalization(run, (0.5, 0.5, 0.5), ())
     assert with_normalization(run, (0.1, 0.2, 0.3), (0.2, 0.2, 0.2)).card.mean == (0.1, 0.2, 0.3)

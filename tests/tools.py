@@ -14,7 +14,7 @@ from resnet_jax.assemble import build_model, load_images
 from resnet_jax.config import RunConfig
 from resnet_jax.models import layout
 from resnet_jax.models.count import abstract_variables
-from resnet_jax.rundir import RunDirectory
+from resnet_jax.rundir import DataCard, RunDirectory
 from resnet_jax.training.compile import INIT_OPTIONS
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState
@@ -22,17 +22,23 @@ from resnet_jax.training.state import TrainState
 
 def write_run(path: Path, config: RunConfig, seed: int = 0) -> dict[str, Any]:
     """Write a run directory as training leaves it, with given weights instead of trained ones; return these."""
-    from resnet_jax.training.checkpoint import Checkpoints  # Orbax is slow to import
-
     card = load_images(config).card
     variables = random_variables(build_model(config, card), card.image_shape, seed)
     averaged = jax.tree.map(lambda leaf: 0.5 * leaf, variables) if config.train.ema_decay is not None else None
-    state = TrainState(jnp.int32(7), variables["params"], variables["batch_stats"], {}, jax.random.key(0), averaged)
+    write_network(path, config, card, variables, averaged)
+    return averaged or variables
+
+
+def write_network(path: Path, config: RunConfig, card: DataCard, variables: dict, averaged: Any = None) -> None:
+    """Write a run directory of a network with these variables."""
+    from resnet_jax.training.checkpoint import Checkpoints  # Orbax is slow to import
+
+    stats = variables.get("batch_stats", {})
+    state = TrainState(jnp.int32(7), variables["params"], stats, {}, jax.random.key(0), averaged)
     run = RunDirectory.open(path, config)
     run.write_data(card)
     with Checkpoints(run.checkpoints) as checkpoints:
         checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), {"made": "for a test"})
-    return averaged or variables
 
 
 def paths(tree: Any) -> list[str]:

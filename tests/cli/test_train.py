@@ -278,16 +278,18 @@ def test_data_that_changed_since_training_is_not_evaluated(finished, stripes, tm
     other = tmp_path / "other.npz"
     with np.load(stripes) as data:
         np.savez(other, x=data["x"][:100], y=data["y"][:100], class_names=data["class_names"])
-        np.savez(tmp_path / "renamed.npz", x=data["x"], y=data["y"])
+        np.savez(tmp_path / "renamed.npz", x=data["x"], y=data["y"], class_names=np.array(["row", "column"]))
     (moved / "config.yaml").write_text((moved / "config.yaml").read_text().replace(str(stripes), str(other)))
     status, _, err = command("eval", moved)
     assert status == 1
     assert "is not what it was" in err
-    status, out, _ = command("eval", moved, "--data.source", f"npz:{other}", "--json")
+    status, out, err = command("eval", moved, "--data.source", f"npz:{other}", "--json")
     assert (status, last_json(out)["examples"]) == (0, 100)
+    assert f"over all 100 images of npz:{other}" in err
+    assert "test accuracy" not in err
     status, _, err = command("eval", moved, "--data.source", f"npz:{tmp_path / 'renamed.npz'}")
     assert status == 2
-    assert "was trained on" in err
+    assert "has no class 'row' (nearest: 'rows') and 1 more" in err
 
 
 @pytest.mark.parametrize(
