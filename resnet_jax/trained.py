@@ -53,8 +53,10 @@ class TrainedRun:
 
         A network of images that are not square takes images of exactly its size.
         """
-        height, width, _ = self.card.image_shape
-        size = height if height == width else None
+        *sides, _ = self.card.image_shape
+        if len(sides) != 2:
+            raise UsageError(f"{self.path} takes inputs of {len(sides)} dimensions, and images have 2")
+        size = sides[0] if sides[0] == sides[1] else None
         return geometry_of(dataclasses.replace(self.config.data, image_size=size))
 
     @property
@@ -122,11 +124,13 @@ def with_geometry(trained: TrainedRun, image_size: int | None, crop: str | None)
     if image_size is not None:
         if image_size < 1:
             raise UsageError(f"the side of an image must be 1 pixel or more, got {image_size}")
-        card = dataclasses.replace(card, image_shape=(image_size, image_size, card.image_shape[-1]))
+        shape = (*(image_size,) * trained.model.config.spatial_dims, card.image_shape[-1])
+        card = dataclasses.replace(card, image_shape=shape)  # pyright: ignore[reportArgumentType]
     if crop is not None:
         data = dataclasses.replace(data, crop=crop)
     changed = dataclasses.replace(trained, card=card, config=dataclasses.replace(trained.config, data=data))
-    changed.geometry  # refuses what cannot be  # noqa: B018
+    if crop is not None:
+        changed.geometry  # refuses what cannot be  # noqa: B018
     return changed
 
 

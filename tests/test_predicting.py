@@ -64,9 +64,12 @@ def test_predictions_are_those_of_the_network_for_any_number_of_images(files):
 def test_it_is_compiled_once_for_a_network_whatever_the_number_of_images_and_calls(files, monkeypatch):
     traced = []
     make = predicting.make_predict_step
-    monkeypatch.setattr(
-        predicting, "make_predict_step", lambda *args, **more: (traced.append(1), make(*args, **more))[1]
-    )
+
+    def counted(*args, **more):
+        traced.append(1)
+        return make(*args, **more)
+
+    monkeypatch.setattr(predicting, "make_predict_step", counted)
     paths, _ = files
     trained = network(width=5)
     for count in (3, 37, 1):
