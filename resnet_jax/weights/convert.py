@@ -3,8 +3,9 @@
 PyTorch keeps kernels as (out, in, *window), we as (*window, in, out); its linear layers are (out, in), ours (in, out).
 Some libraries have axes of length 1 behind, and timm's normalizer-free nets a factor elsewhere
 (:class:`resnet_jax.weights.conventions.Convention`): a round trip of a scaled variable may end one unit in the last
-place beside. Everything else differs in the name only. PyTorch's running variance is the unbiased one of each batch,
-ours the biased one; for evaluation they mean the same.
+place beside. Everything else differs in the name only. Tensors in half precision are converted to the network's dtype
+(float32 unless its choices say otherwise), which is exact; float64 is rounded to it. PyTorch's running variance is the
+unbiased one of each batch, ours the biased one; for evaluation they mean the same.
 """
 
 from __future__ import annotations
@@ -23,13 +24,23 @@ from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import stack, unstack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.conventions import Convention
-from resnet_jax.weights.names import detect, find_convention, flat_shapes, foreign_name, foreign_names, look_up
+from resnet_jax.weights.names import (
+    Fit,
+    best_fit,
+    find_convention,
+    flat_shapes,
+    foreign_name,
+    foreign_names,
+    look_up,
+    part_that_fits,
+)
 
 Variables = dict[str, Any]
 
 _STEM_KERNELS = ("params/stem/conv/kernel", "params/stem/conv1/kernel")
 _HEAD_KERNEL = "params/head/kernel"
 _HEAD = (_HEAD_KERNEL, "params/head/bias")
+_HEADLESS = "there is no classifier: num_classes 0 (--model.num-classes 0) takes the network without one"
 
 
 def to_variables(
@@ -44,7 +55,8 @@ def to_variables(
     """Return the variables of ``model`` filled from ``state_dict``.
 
     Args:
-        state_dict: arrays by foreign name, as :func:`resnet_jax.weights.files.load_state_dict` returns them.
+        state_dict: arrays by foreign name, as :func:`resnet_jax.weights.files.load_state_dict` returns them. Words that
+            begin all of the names (``model.``, ``backbone.``) are taken off when the rest then fits.
         model: the network they are meant for.
         format: a key of :data:`resnet_jax.weights.conventions.FORMATS`; None finds it by the names.
         head: ``exact``, or ``new`` to leave the file's classifier aside and take the one of ``fresh`` (other classes;
@@ -57,18 +69,20 @@ def to_variables(
         ``{"params": ..., "batch_stats": ...}`` of NumPy arrays, in the dtypes and the layout of ``model``.
 
     Raises:
-        DataError: tensors are missing, left over, of another shape or not floating point; one error lists them all.
+        DataError: tensors are missing, left over, of another shape or not floating point, a value is not finite or a
+            variance negative; one error lists them all.
         UsageError: unknown format, head or stem, or ``head="new"`` with a classifier but no ``fresh`` one.
     """
     for kind, value, known in (("head", head, ("exact", "new")), ("stem", stem, ("exact", "mean"))):
         if value not in known:
             raise unknown(kind, value, known)
     shapes = flat_shapes(model)
-    format = detect(state_dict, model.config, shapes) if format is None else format
+    fit = best_fit(state_dict, model.config, shapes, format)
+    format = fit.format
     convention = find_convention(model.config, format)
     names = foreign_names(shapes, convention, format)
     layouts = {path: _Layout.of(path, shapes[path].shape, model.config, convention) for path in shapes}
-    arrays = dict(state_dict)
+    arrays = {name.removeprefix(fit.prefix): array for name, array in state_dict.items()}
     result: dict[str, Any] = {}
     if head == "new":
         for path in _HEAD:
@@ -83,9 +97,14 @@ def to_variables(
         raise DataError(
             f"these tensors do not fit the network (weight format {format!r}), {len(faults)} faults:\n  "
             + "\n  ".join(faults)
+            + (_part_hint(state_dict, fit) or _headless_hint(faults, names))
         )
     for path, name in names.items():
-        result[path] = np.array(layouts[path].read(arrays[name]), dtype=shapes[path].dtype, order="C")
+        with np.errstate(over="ignore"):  # the check below says it with the name
+            result[path] = np.array(layouts[path].read(arrays[name]), dtype=shapes[path].dtype, order="C")
+    unusable = [fault for path, name in names.items() for fault in _unusable(path, name, result[path])]
+    if unusable:
+        raise DataError("these tensors hold values no network can compute with:\n  " + "\n  ".join(unusable))
     return stack(unflatten_dict({path: result[path] for path in shapes}, sep="/"), model.config.execution)
 
 
@@ -201,10 +220,45 @@ def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...])
         return []
     fault = f"{name} is {array.shape}; need {expected}"
     if path in _HEAD and array.ndim == len(expected) and array.shape[1:] == expected[1:]:
-        fault += f": {array.shape[0]} classes instead of {expected[0]}; head='new' starts a new classifier"
+        fault += (
+            f": {array.shape[0]} classes instead of {expected[0]}; head='new' starts a new classifier, "
+            f"num_classes={array.shape[0]} takes this one"
+        )
     elif path in _STEM_KERNELS and array.ndim == len(expected) and array.shape[2:] == expected[2:]:
         fault += f": {array.shape[1]} input channels instead of {expected[1]}; stem='mean' averages them"
     return [fault]
+
+
+def _unusable(path: str, name: str, array: np.ndarray) -> list[str]:
+    """Say which values of one tensor, in the network's dtype, make its outputs NaN."""
+    bad = int(np.count_nonzero(~np.isfinite(array)))
+    if bad:
+        return [f"{name}: {bad} of {array.size} values are NaN or infinite (in {array.dtype})"]
+    negative = int(np.count_nonzero(array < 0)) if path.startswith("batch_stats/") and path.endswith("/var") else 0
+    return [f"{name}: {negative} of {array.size} variances are negative"] if negative else []
+
+
+def _part_hint(state_dict: Mapping[str, np.ndarray], fit: Fit) -> str:
+    """Say under which prefix the network is, if a part of the names has one; nobody said what the others are."""
+    start, count = part_that_fits(state_dict, fit)
+    if not start:
+        return ""
+    others = [name for name in state_dict if not name.startswith(f"{start}.")]
+    shown = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
+    hint = (
+        f"\n{count} of the network's {len(fit.wanted)} tensors are under {start!r}: the key {start} (--key {start}) "
+        f"takes those and leaves {len(others)} aside ({shown})"
+    )
+    head = fit.wanted - {name.removeprefix(f"{start}.") for name in state_dict}
+    if head and len(head) <= 2:
+        hint += f"; {_HEADLESS}"
+    return hint
+
+
+def _headless_hint(faults: list[str], names: Mapping[str, str]) -> str:
+    """Say how a network without classifier comes in, if nothing else is amiss."""
+    head = tuple(f"missing {names[path]} " for path in _HEAD if path in names)
+    return f"\n{_HEADLESS}" if head and all(fault.startswith(head) for fault in faults) else ""
 
 
 def _fresh(fresh: Mapping[str, Any] | None, path: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,28 +1,33 @@
 """A state dict, flat names to NumPy arrays, from a file of any of the formats in use; and back to safetensors.
 
-PyTorch's two containers are read by :mod:`.torch_file`; safetensors is a JSON header and raw arrays (its package has no
-bfloat16 for NumPy, hence the table here).
+What a file is, its content decides and not its name. PyTorch's two containers are read by :mod:`.torch_file`;
+safetensors is a JSON header and raw arrays (its package has no bfloat16 for NumPy, hence the table here).
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import DataError
-from resnet_jax.weights.torch_file import load_torch
+from resnet_jax.errors import DataError, UsageError
+from resnet_jax.weights import select
+from resnet_jax.weights.sniff import describe, read_file, recognize
+from resnet_jax.weights.torch_file import is_torch, parse_torch
 
-#: Keys under which training scripts put the state dict in a checkpoint, in the order they are looked for.
-WRAPPERS = ("state_dict", "model")
-#: What ``torch.nn.DataParallel`` puts before every name.
-PREFIX = "module."
-#: torch's count of training batches, one per batch norm; no forward pass uses it.
-COUNTER = "num_batches_tracked"
+#: What ``torch.nn.DataParallel`` and its kind put before every name.
+PREFIX = "module"
+#: What torch.compile, sharding and checkpointing put anywhere into names; it names no layer.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+#: Counts that no forward pass uses: training batches of a batch norm, updates of torch's AveragedModel.
+COUNTERS = ("num_batches_tracked", "n_averaged")
+_MOST_WORDS = 8
 
 SAFETENSORS_DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -38,74 +43,161 @@ SAFETENSORS_DTYPES: dict[str, np.dtype] = {
 }
 
 
-def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """The state dict of a file, and what was done to get at it.
+
+    Attributes:
+        tensors: the arrays by name, in the layout and the dtypes of the file.
+        key: the path of the mapping they were in, empty at the top.
+        prefix: what was taken off every name, such as ``module.`` or ``_orig_mod.module.``.
+        left_aside: names that were not asked for.
+        metadata: texts a safetensors file keeps with its arrays.
+    """
+
+    tensors: dict[str, np.ndarray]
+    key: str = ""
+    prefix: str = ""
+    left_aside: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def load_state_dict(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     """Read the tensors of a checkpoint.
 
-    A wrapper (``{"state_dict": ...}`` or ``{"model": ...}``) and the prefix ``module.`` common to all names are taken
-    off, and batch norm's ``num_batches_tracked`` left out.
+    The state dict is the only mapping of names to tensors in the file, at any depth, or the one ``key`` leads to. The
+    prefix ``module.`` common to all names and the words in them that torch.compile and its kind add are taken off
+    (any other prefix when the network is known: :func:`resnet_jax.weights.convert.to_variables`), and batch norm's
+    ``num_batches_tracked`` is left out.
 
     Args:
-        path: a ``.safetensors`` file, or a PyTorch checkpoint under any name.
+        path: a safetensors file or a PyTorch checkpoint, under any name.
+        key: dotted path of the mapping to take, such as ``ema`` or ``checkpoint.model``, which may go on with a prefix
+            of the names to take, such as ``model.backbone``.
 
     Returns:
         The arrays by name, in the layout and the dtypes of the file.
 
     Raises:
-        DataError: not there, of another format, damaged, hostile, or not a state dict.
+        DataError: not there, of another format, damaged, hostile, or without a state dict.
+        UsageError: several mappings and no ``key``, or no such ``key``.
     """
+    return read_weights(path, key).tensors
+
+
+def read_weights(path: str | Path, key: str | None = None) -> WeightFile:
+    """Read the tensors of a checkpoint, and tell where in it they were; see :func:`load_state_dict`."""
     path = Path(path).expanduser()
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
-    return clean(content, path)
+    data = read_file(path)
+    if is_torch(data):
+        return clean(parse_torch(data, path), path, key)
+    if not _is_safetensors(data) and (path.suffix != ".safetensors" or recognize(data, path)):
+        raise DataError(
+            f"{path}: this is {describe(data, path)}; weights are read from PyTorch checkpoints and safetensors files"
+        )
+    arrays, metadata = _parse_safetensors(data, path)
+    return dataclasses.replace(clean(arrays, path, key), metadata=metadata)
 
 
-def clean(content: Any, source: str | Path) -> dict[str, np.ndarray]:
+def clean(content: Any, source: str | Path, key: str | None = None) -> WeightFile:
     """Return the state dict inside ``content``; see :func:`load_state_dict`.
 
     Raises:
-        DataError: there is none; ``source`` names the place in the message.
+        DataError: there is none, or it holds something else than tensors; ``source`` names the place in the message.
+        UsageError: there are several and no ``key``, or no such ``key``.
 
     >>> clean({"epoch": 3, "state_dict": {"module.fc.bias": np.zeros(2)}}, "net.pt")
-    {'fc.bias': array([0., 0.])}
+    WeightFile(tensors={'fc.bias': array([0., 0.])}, key='state_dict', prefix='module.', left_aside=(), metadata={})
     """
-    if isinstance(content, Mapping):
-        wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        content = wrapped[0] if wrapped else content
-    if not isinstance(content, Mapping) or not content:
-        raise DataError(f"{source}: no state dict at the top or under {' or '.join(map(repr, WRAPPERS))}")
-    foreign = [f"{name!a} ({type(v).__name__})" for name, v in content.items() if not _is_tensor(name, v)]
+    found, part = select.choose(content, key, source)
+    foreign = select.foreign_entries(found)
     if foreign:
-        raise DataError(f"{source}: not a state dict, which maps names to tensors; it holds {', '.join(foreign[:8])}")
-    if all(name.startswith(PREFIX) for name in content):
-        content = {name.removeprefix(PREFIX): value for name, value in content.items()}
-    return {name: value for name, value in content.items() if name.rpartition(".")[2] != COUNTER}
+        where = f"{source}: {found.path!r} is" if found.path else f"{source}: this is"
+        rest = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
+        raise DataError(
+            f"{where} not a state dict, which maps names to tensors; it holds {', '.join(foreign[:8])}{rest}"
+        )
+    arrays = {name: value for name, value in found.entries.items() if name.rpartition(".")[2] not in COUNTERS}
+    arrays, prefix = unwrapped(arrays)
+    if not part:
+        return WeightFile(arrays, found.path, prefix)
+    part = ".".join(word for word in part.split(".") if f"{word}." not in prefix) if prefix else part
+    taken = {name.removeprefix(f"{part}."): value for name, value in arrays.items() if name.startswith(f"{part}.")}
+    if not part:
+        taken = arrays
+    if not taken:
+        raise UsageError(f"{source}: no name in {found.path or 'the file'} begins with {part!r}")
+    aside = tuple(name for name in arrays if part and not name.startswith(f"{part}."))
+    return WeightFile(taken, found.path, f"{prefix}{part}." if part else prefix, aside)
+
+
+def unwrapped(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """Take off the names what only wraps a network, and return what stood before every one of them.
+
+    >>> unwrapped({"_orig_mod.module.fc.weight": 1, "_orig_mod.module.layer1._orig_mod.conv1.weight": 2})
+    ({'fc.weight': 1, 'layer1.conv1.weight': 2}, '_orig_mod.module.')
+    """
+    names = {name: [word for word in name.split(".") if word not in WRAPPERS] for name in arrays}
+    for _ in range(_MOST_WORDS):
+        if names and all(len(words) > 1 and words[0] == PREFIX for words in names.values()):
+            names = {name: words[1:] for name, words in names.items()}
+    short = {name: ".".join(words) for name, words in names.items()}
+    if len(set(short.values())) < len(short) or not all(short.values()):  # two names would be one
+        return dict(arrays), ""
+    prefixes = {_before(name, new) for name, new in short.items()}
+    return {short[name]: value for name, value in arrays.items()}, prefixes.pop() if len(prefixes) == 1 else ""
+
+
+def _before(name: str, new: str) -> str:
+    """Return what stands before the first word of ``new`` in ``name``."""
+    words, first = name.split("."), new.partition(".")[0]
+    return "".join(f"{word}." for word in words[: words.index(first)])
 
 
 def save_safetensors(
     state_dict: Mapping[str, np.ndarray], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write ``state_dict`` to ``path``, which appears only when it is complete.
+    """Write ``state_dict`` to ``path``, which appears only when it is complete, readable as the umask says.
 
     Args:
         state_dict: arrays by name, as :func:`resnet_jax.weights.convert.from_variables` makes them.
         path: the file to write; an existing one is replaced.
         metadata: texts to keep with the arrays; ``format: pt``, which readers in PyTorch look for, is added.
+
+    Raises:
+        OSError: it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = Path(path).expanduser()
     partial = path.with_name(path.name + ".tmp")
     arrays = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
-    save_file(arrays, partial, metadata={"format": "pt", **(metadata or {})})
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(b"")
+        mode = partial.stat().st_mode  # safetensors makes a file of its own, for its user only
+        save_file(arrays, partial, metadata={"format": "pt", **(metadata or {})})
+        with contextlib.suppress(OSError):  # a file system without modes
+            partial.chmod(mode)
+        os.replace(partial, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _is_safetensors(data: bytes) -> bool:
+    """Return whether ``data`` begins with the length of a JSON header that is there."""
+    return 2 <= int.from_bytes(data[:8], "little") <= len(data) - 8 and data[8:9] == b"{"
+
+
+def _parse_safetensors(data: bytes, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    import json
+
     from safetensors import SafetensorError, deserialize
 
     try:
-        entries = deserialize(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot read this file: {error.strerror}") from None
+        entries: Iterable[Any] = deserialize(data)
     except SafetensorError as error:
         raise DataError(f"{path}: not a safetensors file, or a damaged one: {error}") from None
     arrays = {}
@@ -114,8 +206,5 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
             known = ", ".join(SAFETENSORS_DTYPES)
             raise DataError(f"{path}: tensor {name!a} is of type {entry['dtype']}; known are {known}")
         arrays[name] = np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays
-
-
-def _is_tensor(name: object, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, np.ndarray)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the package has just read it
+    return {name: arrays[name] for name in header if name in arrays}, header.get("__metadata__") or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,9 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.conventions import FORMATS, LEAVES, Convention
 
 _Value = TypeVar("_Value")
+
+#: How many words a prefix may have.
+_MOST_WORDS = 8
 
 
 def name_map(model: ResNet, format: str) -> dict[str, str]:
@@ -118,16 +122,97 @@ def detect(names: Iterable[str], config: ResNetConfig, paths: Iterable[str]) -> 
     >>> detect(["linear.bias"], ResNetConfig((1,), (8,)), ["params/stem/conv/kernel", "params/head/bias"])
     'cifar'
     """
-    given, paths, scores, reasons = set(names), list(paths), {}, []
-    for format in FORMATS:
+    return best_fit(names, config, paths, prefixes=False).format
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How well names fit a network.
+
+    Attributes:
+        format: the weight format in which they fit best.
+        prefix: what must be taken off every one of them for that, ``model.`` or nothing.
+        matched: how many of the network's variables are then there.
+        wanted: their names in that format.
+    """
+
+    format: str
+    prefix: str
+    matched: int
+    wanted: frozenset[str]
+
+
+def best_fit(
+    names: Iterable[str],
+    config: ResNetConfig,
+    paths: Iterable[str],
+    format: str | None = None,
+    *,
+    prefixes: bool = True,
+) -> Fit:
+    """Find the format and the prefix with which most variables at ``paths`` are called by one of ``names``.
+
+    Args:
+        names: of a state dict.
+        config: the network.
+        paths: of its variables.
+        format: the only one to look at; None looks at all.
+        prefixes: whether words that begin every name may be taken off, as many as help most; ties: the fewest.
+
+    Raises:
+        UsageError: no format has names for such a network; each says why.
+
+    >>> paths = ["params/stem/conv/kernel", "params/head/bias"]
+    >>> best_fit(["net.model.linear.bias", "net.model.x"], ResNetConfig((1,), (8,)), paths).prefix
+    'net.model.'
+    """
+    given, paths, reasons = list(names), list(paths), []
+    starts = ["", *(_common_prefixes(given) if prefixes else [])]
+    fits: list[Fit] = []
+    for candidate in FORMATS if format is None else (format,):
         try:
-            found = foreign_names(paths, find_convention(config, format), format)
-            scores[format] = len(given & set(found.values()))
+            wanted = frozenset(foreign_names(paths, find_convention(config, candidate), candidate).values())
         except UsageError as error:
+            if format is not None:
+                raise
             reasons.append(str(error))
-    if not scores:
+            continue
+        fits += [
+            Fit(candidate, start, len(wanted & {name.removeprefix(start) for name in given}), wanted)
+            for start in starts
+        ]
+    if not fits:
         raise UsageError("no weight format fits this network:\n  " + "\n  ".join(reasons))
-    return max(scores, key=lambda format: scores[format])
+    return max(fits, key=lambda fit: (fit.matched, -len(fit.prefix)))
+
+
+def part_that_fits(names: Iterable[str], fit: Fit) -> tuple[str, int]:
+    """Return a prefix that only some of ``names`` have and under which more of the network is, and how much of it.
+
+    >>> fit = Fit("cifar", "", 0, frozenset(["conv1.weight", "linear.bias"]))
+    >>> part_that_fits(["backbone.conv1.weight", "head.weight"], fit)
+    ('backbone', 1)
+    """
+    counts: dict[str, int] = {}
+    for name in names:
+        words = name.split(".")
+        for depth in range(1, min(len(words), _MOST_WORDS)):
+            if ".".join(words[depth:]) in fit.wanted:
+                start = ".".join(words[:depth])
+                counts[start] = counts.get(start, 0) + 1
+    best = max(counts, key=lambda start: counts[start], default="")
+    return (best, counts[best]) if best and counts[best] > fit.matched else ("", 0)
+
+
+def _common_prefixes(names: list[str]) -> list[str]:
+    """Return ``a.``, ``a.b.``, ... for the words that begin all the names, each of which goes on after them."""
+    split = [name.split(".") for name in names]
+    prefixes = []
+    for depth in range(1, min([_MOST_WORDS, *map(len, split)]) if split else 1):
+        if len({tuple(words[:depth]) for words in split}) > 1:
+            break
+        prefixes.append(".".join(split[0][:depth]) + ".")
+    return prefixes
 
 
 def flat_shapes(model: ResNet) -> Mapping[str, Any]:

@@ -1,10 +1,11 @@
 """A pickle machine that can build plain containers and nothing else.
 
 A pickle is a program for a small stack machine, and ``pickle.load`` lets it import and call anything. This machine
-knows only the instructions that containers, numbers and text need (those of Python's own pickler, protocols 2 to 5)
-and resolves a global name only in a table it is given: a name that is not there is refused, and there is no way from
-a pickle to an import. It reads a file of n bytes in O(n) time and memory. (The C unpickler allocates what the memo
-indices of the file demand, up to 64 GiB.) The instructions are documented in the standard library's ``pickletools``.
+knows only the instructions of Python's own pickler (protocols 2 to 5) and resolves a global name only in a table it is
+given: there is no way from a pickle to an import. What is not in the table is refused or, on request, stands for itself
+as an :class:`Inert` placeholder: a name, nothing else; what the pickle wants done with it is read and thrown away.
+It reads a file of n bytes in O(n) time and memory. (The C unpickler allocates what the memo indices of the file
+demand, up to 64 GiB.) The instructions are documented in the standard library's ``pickletools``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,19 @@ class Global:
     """A name a pickle refers to, such as ``torch.FloatStorage``; it stands for itself until it is called."""
 
     name: str
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Inert:
+    """Where an object would be that this machine does not make: of which class, or made by which function.
+
+    Attributes:
+        name: the full name, such as ``argparse.Namespace``.
+        is_module: whether the pickle gave it the attributes of a ``torch.nn.Module``.
+    """
+
+    name: str
+    is_module: bool = False
 
 
 #: What an allowed global does when the pickle calls it with a tuple of arguments; None: it is never called.
@@ -46,16 +60,39 @@ _OTHERS = {
 }
 # fmt: on
 _KNOWN = {*_CONSTANTS, *_LITERALS, *_TUPLES, *_OTHERS}
-_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes if opcode.name in _KNOWN}
+#: What the pickler needs for sets, bytes and objects besides; known where placeholders are wanted.
+_BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_OF_OBJECTS = {"NEWOBJ", "NEWOBJ_EX", "EMPTY_SET", "ADDITEMS", "FROZENSET", "POP", "POP_MARK", *_BYTES}
+_OPCODES, _ALL_OPCODES = (
+    {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes if opcode.name in known}
+    for known in (_KNOWN, _KNOWN | _OF_OBJECTS)
+)
+
+#: What no checkpoint needs and an attack does, by module: these names, or all of them (None). Refused by name even
+#: where placeholders are wanted, so that a hostile file is not taken for a careless one.
+_BUILTINS = {"eval", "exec", "execfile", "compile", "__import__", "open", "input"}
+_HOSTILE: dict[str, set[str] | None] = {
+    "builtins": _BUILTINS,
+    "__builtin__": _BUILTINS,
+    **dict.fromkeys(("subprocess", "runpy", "pty", "ctypes", "shutil", "importlib", "sys", "pickle", "_pickle")),
+    "code": {"interact", "InteractiveConsole", "InteractiveInterpreter"},
+    "commands": {"getoutput", "getstatusoutput"},
+    "socket": {"socket", "create_connection", "create_server"},
+    "webbrowser": {"open", "open_new", "open_new_tab"},
+}
+_SYSTEM_MODULES, _HARMLESS_OF_SYSTEM = {"os", "posix", "nt"}, {"_Environ", "stat_result", "environ", "fspath"}
 
 
-def load(stream: BinaryIO, builders: Builders, persistent: Callable[[Any], Any] | None = None) -> Any:
+def load(
+    stream: BinaryIO, builders: Builders, persistent: Callable[[Any], Any] | None = None, *, inert: bool = False
+) -> Any:
     """Run the pickle that starts at the stream's position, and leave the stream right behind it.
 
     Args:
         stream: the pickle; a ``BytesIO``, so that a claimed length cannot allocate more than is there.
         builders: the globals that may appear, by full name.
         persistent: turns a persistent id into the object it stands for; None refuses them all.
+        inert: let other globals stand for themselves, and what the pickle would make with them be :class:`Inert`.
 
     Returns:
         What the pickle describes. Ordered dictionaries come out as the builder of their global makes them.
@@ -69,11 +106,14 @@ def load(stream: BinaryIO, builders: Builders, persistent: Callable[[Any], Any] 
     >>> load(io.BytesIO(pickle.dumps(os.getcwd)), {})
     Traceback (most recent call last):
     _pickle.UnpicklingError: refusing the global posix.getcwd; allowed are none
+    >>> load(io.BytesIO(pickle.dumps({"lr": 0.1, "seen": {1, 2}}, 2)), {}, inert=True)
+    {'lr': 0.1, 'seen': Inert(name='__builtin__.set', is_module=False)}
     """
-    machine = _Machine(builders, persistent)
+    machine = _Machine(builders, persistent, inert)
+    opcodes = _ALL_OPCODES if inert else _OPCODES
     while True:
         code = stream.read(1)
-        opcode = _OPCODES.get(code)
+        opcode = opcodes.get(code)
         if opcode is None:
             raise UnpicklingError(f"pickle instruction {code!r} is not allowed" if code else "the pickle is cut short")
         if opcode.name == "STOP":
@@ -95,8 +135,8 @@ def _line(stream: BinaryIO) -> str:
 class _Machine:
     """The stack, the marks in it and the memo."""
 
-    def __init__(self, builders: Builders, persistent: Callable[[Any], Any] | None):
-        self.builders, self.persistent = builders, persistent
+    def __init__(self, builders: Builders, persistent: Callable[[Any], Any] | None, inert: bool):
+        self.builders, self.persistent, self.inert = builders, persistent, inert
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each open mark
         self.memo: dict[int, Any] = {}
@@ -117,10 +157,14 @@ class _Machine:
             self.stack.append(tuple(items))
         elif name in ("APPEND", "APPENDS"):
             items = [self.pop()] if name == "APPEND" else self.pop_mark()
-            self.top(list).extend(items)
+            target = self.top(list)
+            if isinstance(target, list):
+                target.extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = [self.pop(), self.pop()][::-1] if name == "SETITEM" else self.pop_mark()
-            update(self.top(dict), items[::2], items[1::2])
+            target = self.top(dict)
+            if isinstance(target, dict):
+                update(target, items[::2], items[1::2], inert=self.inert)
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.top(object)
         elif name in ("BINGET", "LONG_BINGET"):
@@ -137,9 +181,36 @@ class _Machine:
         elif name == "REDUCE":
             arguments, function = self.pop(), self.pop()
             self.stack.append(self.call(function, arguments))
-        elif name == "BUILD":  # attributes of an ordered dictionary (torch's version numbers): nothing plain holds them
-            self.pop()
-            self.top(dict)
+        elif name == "BUILD":  # attributes, such as torch's version numbers of a state dict: nothing plain holds them
+            state, target = self.pop(), self.top(object if self.inert else dict)
+            if isinstance(target, Inert) and isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys():
+                target.is_module = True
+        elif name in _OF_OBJECTS:
+            self.step_object(name, argument)
+
+    def step_object(self, name: str, argument: Any) -> None:
+        """Do what belongs to sets, bytes and objects: only the names of objects are kept."""
+        if name in _BYTES:
+            self.stack.append(bytes(argument))
+        elif name in ("NEWOBJ", "NEWOBJ_EX"):
+            for _ in range(1 if name == "NEWOBJ" else 2):
+                self.pop()  # the arguments
+            self.stack.append(Inert(_name_of(self.pop())))
+        elif name == "EMPTY_SET":
+            self.stack.append(Inert("builtins.set"))
+        elif name == "ADDITEMS":
+            self.pop_mark()
+            self.top(Inert)
+        elif name == "FROZENSET":
+            self.pop_mark()
+            self.stack.append(Inert("builtins.frozenset"))
+        elif name == "POP":
+            if self.stack or not self.below:
+                self.pop()
+            else:
+                self.pop_mark()
+        elif name == "POP_MARK":
+            self.pop_mark()
 
     def pop(self) -> Any:
         if not self.stack:
@@ -153,26 +224,54 @@ class _Machine:
         return items
 
     def top(self, kind: type) -> Any:
-        if not self.stack or not isinstance(self.stack[-1], kind):
+        kinds = (kind, Inert) if self.inert else (kind,)  # a class of its own may fill like a list or a dict
+        if not self.stack or not isinstance(self.stack[-1], kinds):
             raise UnpicklingError(f"the pickle fills a {kind.__name__} that is not there")
         return self.stack[-1]
 
     def push_global(self, module: Any, attribute: Any) -> None:
-        name = f"{module}.{attribute}" if isinstance(module, str) and isinstance(attribute, str) else "(not text)"
-        if name not in self.builders:
+        is_text = isinstance(module, str) and isinstance(attribute, str)
+        name = f"{module}.{attribute}" if is_text else "(not text)"
+        if name not in self.builders and not (self.inert and is_text and not is_hostile(module, attribute)):
             allowed = ", ".join(self.builders) or "none"
             raise UnpicklingError(f"refusing the global {ascii(name)[1:-1]}; allowed are {allowed}")
         self.stack.append(Global(name))
 
     def call(self, function: Any, arguments: Any) -> Any:
         builder = self.builders.get(function.name) if isinstance(function, Global) else None
+        known = isinstance(function, Global) and function.name in self.builders
+        if self.inert and not known and isinstance(function, (Global, Inert)) and isinstance(arguments, tuple):
+            return Inert(function.name)
         if builder is None or not isinstance(arguments, tuple):
             raise UnpicklingError("the pickle calls something that is not a function")
         return builder(arguments)
 
 
-def update(target: dict, keys: list, values: list) -> None:
+def is_hostile(module: str, attribute: str) -> bool:
+    """Return whether a global is one that runs programs, opens files or imports.
+
+    >>> is_hostile("posix", "system"), is_hostile("argparse", "Namespace")
+    (True, False)
+    """
+    top = module.partition(".")[0]
+    if top in _SYSTEM_MODULES:
+        return attribute not in _HARMLESS_OF_SYSTEM
+    names = _HOSTILE.get(top, set())
+    return names is None or (attribute in names and module == top)
+
+
+def _name_of(value: Any) -> str:
+    return value.name if isinstance(value, (Global, Inert)) else type(value).__name__
+
+
+def update(target: dict, keys: list, values: list, *, inert: bool = False) -> None:
     """Set ``target[key] = value`` for each pair; keys are text or integers (hashing nested ones could recurse deeply).
+
+    Args:
+        target: the dictionary to fill.
+        keys: its new keys.
+        values: what belongs to them.
+        inert: put a placeholder in the place of any other key.
 
     Raises:
         UnpicklingError: a key without a value, or of another type.
@@ -181,5 +280,7 @@ def update(target: dict, keys: list, values: list) -> None:
         raise UnpicklingError("a dictionary has a key without a value")
     for key, value in zip(keys, values, strict=True):
         if not isinstance(key, (str, int)):
-            raise UnpicklingError(f"a dictionary has a key of type {type(key).__name__}; need text or an integer")
+            if not inert:
+                raise UnpicklingError(f"a dictionary has a key of type {type(key).__name__}; need text or an integer")
+            key = Inert(_name_of(key))
         target[key] = value

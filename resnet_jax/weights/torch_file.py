@@ -16,6 +16,7 @@ import io
 import math
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -26,11 +27,12 @@ from numpy.lib.stride_tricks import as_strided
 
 from resnet_jax.errors import DataError
 from resnet_jax.weights import plain_pickle
-from resnet_jax.weights.plain_pickle import Global
+from resnet_jax.weights.plain_pickle import Global, Inert
+from resnet_jax.weights.sniff import describe, describe_zip, read_file
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
+LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # in pickle protocol 2, torch's default
 LEGACY_PROTOCOL = 1001
 
 STORAGE_DTYPES: dict[str, np.dtype] = {
@@ -44,6 +46,8 @@ STORAGE_DTYPES: dict[str, np.dtype] = {
     "torch.CharStorage": np.dtype(np.int8),
     "torch.ByteStorage": np.dtype(np.uint8),
     "torch.BoolStorage": np.dtype(np.bool_),
+    "torch.ComplexFloatStorage": np.dtype(np.complex64),
+    "torch.ComplexDoubleStorage": np.dtype(np.complex128),
 }
 
 #: An empty tensor takes no bytes, whatever its other dimensions say; no real one says more than this.
@@ -58,30 +62,48 @@ def load_torch(path: str | Path) -> Any:
 
     Returns:
         What was saved: nested dict (ordered ones too), list, tuple, numbers and text, with a NumPy array for each
-        tensor and parameter. bfloat16 keeps its type (``ml_dtypes``). Tensors that shared memory still do.
+        tensor and parameter. bfloat16 keeps its type (``ml_dtypes``). Tensors that shared memory still do. Anything
+        else, such as an ``argparse.Namespace`` beside the tensors, is an :class:`Inert` placeholder with its name.
 
     Raises:
         DataError: not there, not a PyTorch checkpoint, cut short or damaged, a tensor that reaches outside its storage,
-            or a pickle that needs anything but tensors and plain containers; that is refused by its full name.
+            or a pickle that asks for what runs programs; that is refused by its full name.
     """
     path = Path(path).expanduser()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read this file: {error.strerror}") from None
+    return parse_torch(read_file(path), path)
+
+
+def is_torch(data: bytes) -> bool:
+    """Return whether ``data`` begins like one of PyTorch's containers."""
+    return data.startswith(ZIP_MAGIC) or _is_legacy(data)
+
+
+def _is_legacy(data: bytes) -> bool:
+    """Return whether ``data`` is a pickle, of any protocol, of the magic number."""
+    return data[:1] == b"\x80" and LEGACY_START[2:] in data[:32]
+
+
+def parse_torch(data: bytes, path: Path) -> Any:
+    """Read a PyTorch checkpoint from its bytes; see :func:`load_torch`. ``path`` is for messages."""
     try:
         if data.startswith(ZIP_MAGIC):
             return _load_zip(data)
-        if data.startswith(LEGACY_START):
+        if _is_legacy(data):
             return _load_legacy(data)
     except UnpicklingError as error:
         raise DataError(f"{path}: {error}") from None
-    raise DataError(f"{path}: not a PyTorch checkpoint, which begins with {ZIP_MAGIC!r} or {LEGACY_START!r}")
+    raise DataError(
+        f"{path}: not a PyTorch checkpoint, which begins with {ZIP_MAGIC!r} or {LEGACY_START!r}; this is "
+        f"{describe(data, path)}"
+    )
 
 
 def _load_zip(data: bytes) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            other = describe_zip([info.filename for info in archive.infolist()])
+            if other:
+                raise UnpicklingError(other)
             if sum(info.compress_size for info in archive.infolist()) > len(data):
                 raise zipfile.BadZipFile("its entries are longer than the file")
             entries = {info.filename: _read_stored(archive, info) for info in archive.infolist()}
@@ -94,15 +116,15 @@ def _load_zip(data: bytes) -> Any:
         OSError,
         struct.error,
     ) as error:
-        raise UnpicklingError(f"damaged zip file: {error}") from None
+        raise UnpicklingError(f"damaged zip file, perhaps a download that stopped: {error}") from None
     pickles = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise UnpicklingError(f"a zip file with {len(pickles)} entries NAME/data.pkl; a PyTorch checkpoint has one")
     root = pickles[0].removesuffix("data.pkl")
     if entries.get(f"{root}byteorder", b"little") != b"little":
         raise UnpicklingError("saved on a big-endian machine; only little-endian files are read")
-    storages = _Storages(limit=len(data))
-    result = plain_pickle.load(io.BytesIO(entries[pickles[0]]), _BUILDERS, storages.reserve)
+    storages = _Storages(limit=len(data), skips_unknown=True)  # an entry each: nothing has to know their lengths
+    result = plain_pickle.load(io.BytesIO(entries[pickles[0]]), _BUILDERS, storages.reserve, inert=True)
     for key, array in storages.arrays.items():
         if f"{root}data/{key}" not in entries:
             raise UnpicklingError(f"the entry of storage {key!r} is missing")
@@ -127,7 +149,9 @@ def _load_legacy(data: bytes) -> Any:
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise UnpicklingError("saved on a big-endian machine; only little-endian files are read")
     storages = _Storages(limit=len(data))
-    result = plain_pickle.load(stream, _BUILDERS, storages.reserve)
+    result = plain_pickle.load(stream, _BUILDERS, storages.reserve, inert=True)
+    if isinstance(result, Inert) and result.is_module:  # its storages do not matter: it is going to be refused
+        return result
     keys = plain_pickle.load(stream, {})
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise UnpicklingError("the list of storage keys is not a list of texts")
@@ -145,20 +169,27 @@ def _load_legacy(data: bytes) -> Any:
 class _Storages:
     """The storages a pickle has named: allocated when they are named, filled afterwards."""
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, *, skips_unknown: bool = False):
         self.arrays: dict[str, np.ndarray] = {}
-        self.left = limit
+        self.left, self.skips_unknown = limit, skips_unknown
 
-    def reserve(self, identifier: Any) -> np.ndarray:
-        """Return the storage of ``("storage", type, key, location, elements[, view])``, at first full of zeros."""
+    def reserve(self, identifier: Any) -> np.ndarray | Global | Inert:
+        """Return the storage of ``("storage", type, key, location, elements[, view])``, at first full of zeros.
+
+        Old files have the source of a pickled module's class the same way: its class stands for itself.
+        """
         match identifier:
+            case ("module", Global() as kind, *_):
+                return kind
             case ("storage", Global(name=name), str(key), str(), int(size)) if name in STORAGE_DTYPES:
                 pass
             case ("storage", Global(name=name), str(key), str(), int(size), None) if name in STORAGE_DTYPES:
                 pass
+            case ("storage", Global(name=name), *_) if self.skips_unknown and _is_unknown(name):
+                return Inert(name)  # of quantized or 8-bit floating-point numbers, say
             case _:
                 raise UnpicklingError(
-                    "a persistent id that is not a plain tensor storage (a pickled module or a view?)"
+                    "a persistent id that is not a plain tensor storage (of another type, or a view?)"
                 )
         dtype = STORAGE_DTYPES[name]
         array = self.arrays.get(key)
@@ -172,15 +203,21 @@ class _Storages:
         return array
 
 
+def _is_unknown(name: str) -> bool:
+    return name.startswith("torch.") and name.endswith("Storage") and name not in STORAGE_DTYPES
+
+
 def _fill(storage: np.ndarray, key: str, data: bytes) -> None:
     if len(data) != storage.nbytes:
         raise UnpicklingError(f"storage {key!r} needs {storage.nbytes} bytes, the file has {len(data)}: cut short?")
     storage[...] = np.frombuffer(data, storage.dtype)
 
 
-def _rebuild_tensor(arguments: tuple) -> np.ndarray:
+def _rebuild_tensor(arguments: tuple) -> np.ndarray | Inert:
     """Return the window ``(storage, offset, size, stride, ...)``; a stride-0 axis may not exceed the storage."""
     match arguments:
+        case (Inert(name=name), *_):  # a storage that is none of torch's
+            return Inert(name)
         case (np.ndarray() as storage, int(offset), tuple(size), tuple(stride), *_) if len(size) == len(
             stride
         ) <= 32 and all(type(n) is int for n in (offset, *size, *stride)):
@@ -204,12 +241,22 @@ def _rebuild_tensor(arguments: tuple) -> np.ndarray:
     return as_strided(storage[offset:], size, strides)
 
 
-def _rebuild_parameter(arguments: tuple) -> np.ndarray:
+def _rebuild_parameter(arguments: tuple) -> np.ndarray | Inert:
     """Return the tensor of ``(tensor, requires_grad, hooks)``."""
     match arguments:
-        case (np.ndarray() as tensor, *_):
+        case ((np.ndarray() | Inert()) as tensor, *_):
             return tensor
     raise UnpicklingError("a parameter without a tensor")
+
+
+def _rebuild_from_type(arguments: tuple) -> Any:
+    """Return the tensor of ``(function, type, arguments, state)``: a tensor of a subclass or with attributes."""
+    match arguments:
+        case (Global(name=name), _, tuple(inner), *_) if name in _TENSORS:
+            return _TENSORS[name](inner)
+        case (Global(name=name), Global(name=kind), *_):
+            return Inert(f"{kind} made by {name}")
+    raise UnpicklingError("a tensor of a class of its own without its tensor")
 
 
 def _ordered_dict(arguments: tuple) -> dict:
@@ -241,11 +288,24 @@ def _brief(value: Any) -> str:
     return type(value).__name__
 
 
-_BUILDERS: plain_pickle.Builders = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch.Size": _size,
+def _default_dict(arguments: tuple) -> dict:
+    """Return ``defaultdict(factory)`` as a plain dict."""
+    if len(arguments) > 1:
+        raise UnpicklingError("a defaultdict that is not made of a factory")
+    return {}
+
+
+_TENSORS: dict[str, Callable[[tuple], Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+}
+_BUILDERS: plain_pickle.Builders = {
+    "collections.OrderedDict": _ordered_dict,
+    "collections.defaultdict": _default_dict,
+    "torch.Size": _size,
+    **_TENSORS,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     **dict.fromkeys(STORAGE_DTYPES),
 }

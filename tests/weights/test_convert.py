@@ -305,6 +305,63 @@ def test_averaging_does_not_hide_a_fault(kernel):
         to_variables({**exported(), "conv1.weight": kernel}, model, stem="mean")
 
 
+@pytest.mark.parametrize("prefix", ["model.", "backbone.", "encoder.", "net.0.", "student.model.backbone."])
+def test_words_that_begin_all_names_are_taken_off_when_the_rest_fits(prefix):
+    state_dict = exported()
+    prefixed = {prefix + name: array for name, array in state_dict.items()}
+    trees_equal(to_variables(prefixed, CIFAR), to_variables(state_dict, CIFAR))
+    trees_equal(to_variables(prefixed, CIFAR, "cifar"), to_variables(state_dict, CIFAR))
+
+
+def test_words_of_the_format_itself_stay():
+    model = create_model("resnet50", stage_sizes=(1, 1), widths=(8, 16), stem_width=8, num_classes=0)
+    state_dict = from_variables(random_variables(model, (32, 32, 3)), model, "transformers")
+    assert all(name.startswith("resnet.") for name in state_dict)
+    back = to_variables({f"model.{name}": array for name, array in state_dict.items()}, model)
+    trees_equal(back, to_variables(state_dict, model))
+
+
+def test_a_backbone_beside_another_head_is_refused_with_what_takes_it():
+    state_dict = exported()
+    given = {f"backbone.{name}": array for name, array in state_dict.items() if not name.startswith("linear")}
+    given |= {"head.weight": np.zeros((10, 64), np.float32), "head.bias": np.zeros(10, np.float32)}
+    with pytest.raises(
+        DataError, match=r"--key backbone\) takes those and leaves 2 aside \(head\.weight, head\.bias\)"
+    ) as e:
+        to_variables(given, CIFAR)
+    assert "--model.num-classes 0" in str(e.value)
+    features = create_model("resnet20_cifar", stage_sizes=(1, 1, 1), num_classes=0)
+    backbone = {name.removeprefix("backbone."): array for name, array in given.items() if name.startswith("backbone.")}
+    assert "head" not in to_variables(backbone, features)["params"]
+    with pytest.raises(DataError, match=r"2 faults:\n(.|\n)*there is no classifier: num_classes 0"):
+        to_variables(backbone, CIFAR)
+
+
+def test_values_no_network_can_compute_with_are_refused_by_name():
+    state_dict = exported()
+    state_dict["layer1.0.conv1.weight"][0, 0, 0, :2] = np.nan, np.inf
+    state_dict["bn1.running_var"][3] = -1e-3
+    with pytest.raises(DataError) as caught:
+        to_variables({f"model.{name}": array for name, array in state_dict.items()}, CIFAR)
+    assert sorted(line.strip() for line in str(caught.value).splitlines()[1:]) == [
+        "bn1.running_var: 1 of 16 variances are negative",
+        "layer1.0.conv1.weight: 2 of 2304 values are NaN or infinite (in float32)",
+    ]
+    state_dict = exported()
+    state_dict["linear.bias"] = state_dict["linear.bias"].astype(np.float64) + 1e300  # no float32
+    with pytest.raises(DataError, match=r"linear\.bias: 10 of 10 values are NaN or infinite \(in float32\)"):
+        to_variables(state_dict, CIFAR)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
+def test_other_precisions_come_in_converted(dtype):
+    state_dict = {name: array.astype(dtype) for name, array in exported().items()}
+    variables = to_variables(state_dict, CIFAR)
+    bias = variables["params"]["head"]["bias"]
+    assert bias.dtype == np.float32
+    np.testing.assert_array_equal(bias, state_dict["linear.bias"].astype(np.float32))
+
+
 @pytest.mark.parametrize("format", ["torchvison", "keras"])
 def test_unknown_format(format):
     with pytest.raises(UsageError, match="unknown weight format"):
