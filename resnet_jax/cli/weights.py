@@ -14,22 +14,46 @@ from resnet_jax.errors import UsageError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
+class ForeignModel(ModelConfig):
+    """The network of the file: its name, and what is different in it."""
+
+    name: str = ""
+    """The network it belongs to, as `resnet-jax models` names it; `--model NAME` is the same. Files of `weights export`
+    say it themselves."""
+    num_classes: int | None = None
+    """Outputs of the file's network (default: the named network's); `--num-classes N` is the same."""
+    in_channels: int | None = None
+    """Channels of its images (default: the named network's)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ImportOptions:
     """Options of ``weights import``."""
 
     file: tyro.conf.Positional[Path]
-    """A PyTorch checkpoint (.pth, .pt, .th) or a .safetensors file."""
-    model: str
-    """The network it belongs to, as `resnet-jax models` names it."""
+    """A PyTorch checkpoint (.pth, .pt, .th, ...) or a safetensors file, under any name."""
     out: Path
     """The directory to write; it is then accepted wherever a run directory is."""
+    model: ForeignModel = dataclasses.field(default_factory=ForeignModel)
+    """The network of the file."""
+    key: str | None = None
+    """Where a checkpoint holds several networks: which one, by its keys joined by dots (ema, checkpoint.model), or the
+    prefix of its names (state_dict.backbone)."""
+    image_size: int | None = None
+    """Side of its images in pixels (default: what the file or its format says, or what is usual for the network)."""
+    crop: str | None = None
+    """What of an image is evaluated: random_resized (the centre 0.875, as after such training) or none (all of it)."""
+    class_names: Path | None = None
+    """File with the names of the outputs in their order, one a line, or a JSON list (default: if known)."""
     mean: tuple[float, ...] = ()
-    """Normalization of the images, per channel of x / 255, if known."""
+    """Normalization of the images, per channel of x / 255 (default: what the file or its format says, if known)."""
     std: tuple[float, ...] = ()
     """The same."""
-    num_classes: int | None = None
-    """Classes of the file's network (default: the named network's)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+#: Shorter ways to say what ``--model.name`` and ``--model.num-classes`` say.
+SHORT = {"--model": "--model.name", "--num-classes": "--model.num-classes", "--num_classes": "--model.num-classes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +63,7 @@ class ExportOptions:
     run_dir: tyro.conf.Positional[Path]
     """The run directory."""
     format: str = "torchvision"
-    """Whose names to use: torchvision, timm or cifar."""
+    """Whose names to use: torchvision, timm, cifar (akamaster's), transformers, pytorchcv or fixup."""
     out: Path = Path("model.safetensors")
     """The file to write."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
@@ -67,13 +91,52 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def _import(argv: list[str]) -> dict[str, Any]:
-    options = parse(ImportOptions, argv, verb="weights import", about="Read another library's weights.")
+    options = parse(ImportOptions, _spelled_out(argv), verb="weights import", about="Read another library's weights.")
     from resnet_jax.imported import import_weights
 
-    model = ModelConfig(options.model, num_classes=options.num_classes)
-    run = import_weights(options.file, model, options.out, mean=options.mean, std=options.std)
-    console_for(options.common).print(f"{options.file} is now {run.path}", soft_wrap=True, markup=False)
-    return {"run_dir": str(run.path), "model": options.model}
+    model = ModelConfig(**{field.name: getattr(options.model, field.name) for field in dataclasses.fields(ModelConfig)})
+    imported = import_weights(
+        options.file,
+        model,
+        options.out,
+        key=options.key,
+        image_size=options.image_size,
+        crop=options.crop,
+        class_names=options.class_names,
+        mean=options.mean,
+        std=options.std,
+    )
+    console = console_for(options.common)
+    console.print(f"{options.file} is now {imported.path}", soft_wrap=True, markup=False, highlight=False)
+    for subject, text in imported.lines.items():
+        console.print(f"  {subject:<13}  {text}", soft_wrap=True, markup=False, highlight=False)
+    return {
+        "run_dir": str(imported.path),
+        "model": imported.run.read_config().model.name,
+        "format": imported.format,
+        "key": imported.file.key,
+        "prefix": imported.prefix,
+        "left_aside": list(imported.file.left_aside),
+        "image_shape": list(imported.card.image_shape),
+        "crop": imported.crop,
+        "mean": list(imported.card.mean),
+        "std": list(imported.card.std),
+        "class_names": list(imported.card.class_names),
+        "said": imported.lines,
+    }
+
+
+def _spelled_out(argv: list[str]) -> list[str]:
+    """Return the arguments with the short ways of :data:`SHORT` spelled out.
+
+    >>> _spelled_out(["--model", "resnet18", "--model.stem=cifar", "--num-classes=10"])
+    ['--model.name', 'resnet18', '--model.stem=cifar', '--model.num-classes=10']
+    """
+    result = []
+    for argument in argv:
+        option, equals, value = argument.partition("=")
+        result.append(SHORT[option] + equals + value if option in SHORT else argument)
+    return result
 
 
 def _export(argv: list[str]) -> dict[str, Any]:

@@ -222,10 +222,14 @@ def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...])
     if path in _HEAD and array.ndim == len(expected) and array.shape[1:] == expected[1:]:
         fault += (
             f": {array.shape[0]} classes instead of {expected[0]}; head='new' starts a new classifier, "
-            f"num_classes={array.shape[0]} takes this one"
+            f"num_classes={array.shape[0]} (--model.num-classes {array.shape[0]}) takes this one"
         )
     elif path in _STEM_KERNELS and array.ndim == len(expected) and array.shape[2:] == expected[2:]:
         fault += f": {array.shape[1]} input channels instead of {expected[1]}; stem='mean' averages them"
+        if path == _STEM_KERNELS[0]:
+            fault += f", in_channels={array.shape[1]} (--model.in-channels {array.shape[1]}) takes them"
+    elif path == _STEM_KERNELS[0] and array.shape[:2] == expected[:2] and set(array.shape[2:]) == {3}:
+        fault += ": a first convolution of 3 pixels; stem='cifar' (--model.stem cifar) has such a one"
     return [fault]
 
 

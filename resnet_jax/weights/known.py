@@ -1,0 +1,156 @@
+"""What is known of networks whose weights others published: size of the images, normalization, names of the outputs.
+
+A state dict says nothing of these, and a wrong guess is a wrong answer without a sign of it: so only what the source
+named here says of *all* its weights of that network is known, and what it says of some only is not. The ImageNet
+classes are their WordNet ids, as folders and TensorFlow Datasets call them (``imagenet_wnids.txt``, in label order; the
+list is that of ``timm/data/_info/imagenet_synsets.txt``, Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.rows import MODELS
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+AKAMASTER = "akamaster/pytorch_resnet_cifar10, trainer.py"
+TORCHVISION = "torchvision, the transforms of its weights"
+TIMM = "timm 1.0.31, the default_cfg of its weights"
+TRANSFORMERS = "the preprocessor_config.json of microsoft/resnet-*"
+
+#: The option-A nets of akamaster/pytorch_resnet_cifar10, whose code knows no other data than CIFAR-10.
+_AKAMASTER = {f"resnet{depth}_cifar" for depth in (20, 32, 44, 56, 110, 1202)}
+#: torchvision/models/resnet.py: every weight of these is of 224 pixels and ImageNet's normalization. (Weights "V2" were
+#: measured with the shorter side resized to 232, not 256.)
+_TORCHVISION = {
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+}  # fmt: skip
+#: timm/models/{resnet,resnetv2,nfnet}.py, networks all of whose 1,000-class weights agree. Not in it are resnet18d and
+#: resnet50d, some of whose weights want ImageNet's mean and some 0.5 (and resnet34: see :func:`caution`).
+_TIMM: dict[str, Normalization] = {
+    **dict.fromkeys(_TORCHVISION, IMAGENET),
+    **dict.fromkeys(
+        (
+            "resnet26", "resnet34d", "resnet26d", "resnet101d", "resnet152d", "resnet200d", "resnet26t", "resnet50c",
+            "resnet50s", "resnext101_32x4d", "resnext101_32x16d", "resnext50d_32x4d", "seresnet50",
+            "seresnext50_32x4d", "seresnext101_32x4d", "seresnext101_32x8d", "ecaresnet26t", "ecaresnet50t",
+            "ecaresnet50d", "ecaresnet101d", "resnetrs50", "resnetrs101", "resnetrs152", "resnetrs200", "resnetrs270",
+            "resnetrs350", "resnetrs420", "nf_resnet50_timm",
+        ),
+        IMAGENET,
+    ),
+    **dict.fromkeys(
+        (
+            "resnetv2_18", "resnetv2_34", "resnetv2_50", "resnetv2_101", "resnetv2_18d", "resnetv2_34d", "bit_r50x1",
+            "bit_r50x3", "bit_r101x1", "bit_r101x3", "bit_r152x2", "bit_r152x4",
+        ),
+        HALF,
+    ),
+}  # fmt: skip
+#: Those of them that are evaluated without a margin around the crop, at a size all weights share.
+_TIMM_SIZES = {
+    "resnetrs152": 256, "resnetrs200": 256, "resnetrs270": 256, "resnetrs350": 288, "resnetrs420": 320,
+    "bit_r50x3": 448, "bit_r101x1": 448, "bit_r101x3": 448, "bit_r152x4": 480,
+}  # fmt: skip
+_TRANSFORMERS = {"resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152"}
+
+#: Choices that leave the function of a trained network alone, or that a library's own epsilon may change.
+_FREE = {
+    "ws_eps", "norm_momentum", "norm_scope", "ghost_size", "norm_devices", "dropout", "head_dropout",
+    "drop_path", "init", "head_init", "execution", "remat", "dtype", "param_dtype", "axis_name", "num_classes",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known of a network's images and outputs, and from where.
+
+    Attributes:
+        image_size: side in pixels.
+        crop: ``random_resized`` (evaluation cuts the centre 0.875 out of the resized image) or ``none``.
+        size_source: who says so.
+        normalization: mean and deviation per channel of x / 255; None if not known.
+        class_names: of the outputs; None if not known.
+        source: who says these two.
+        caution: where others use the same names for something else; empty if nobody is known to.
+    """
+
+    image_size: int
+    crop: str
+    size_source: str
+    normalization: Normalization | None = None
+    class_names: tuple[str, ...] | None = None
+    source: str = ""
+    caution: str = ""
+
+
+def known_of(format: str, name: str, config: ResNetConfig) -> Known:
+    """Return what is known of weights in ``format`` for the network called ``name`` with the choices ``config``.
+
+    >>> from resnet_jax.models import create_model
+    >>> known_of("cifar", "resnet20_cifar", create_model("resnet20_cifar").config).class_names[3]
+    'cat'
+    """
+    known = _usual_size(name, config)
+    if not is_as_named(name, config):
+        return known
+    if format == "cifar" and name in _AKAMASTER and config.num_classes == 10:
+        return dataclasses.replace(
+            known, size_source=f"as in {AKAMASTER}", normalization=IMAGENET, class_names=CIFAR10, source=AKAMASTER
+        )
+    if format in ("torchvision", "timm") and name in _TIMM and config.num_classes in (1000, 21843):
+        source = TORCHVISION if name in _TORCHVISION else TIMM
+        if config.num_classes == 21843 and not name.startswith("bit_"):
+            return known
+        known = dataclasses.replace(known, normalization=_TIMM[name], source=source, caution=caution(name))
+        if name in _TORCHVISION:
+            known = dataclasses.replace(known, size_source=f"as in {TORCHVISION}")
+        elif name in _TIMM_SIZES and config.num_classes == 1000:
+            known = dataclasses.replace(known, image_size=_TIMM_SIZES[name], crop="none", size_source=f"as in {TIMM}")
+    elif format == "transformers" and name in _TRANSFORMERS and config.num_classes == 1000:
+        known = dataclasses.replace(
+            known, normalization=IMAGENET, source=TRANSFORMERS, size_source=f"as in {TRANSFORMERS}"
+        )
+    else:
+        return known
+    return dataclasses.replace(known, class_names=imagenet_wnids() if config.num_classes == 1000 else None)
+
+
+def is_as_named(name: str, config: ResNetConfig) -> bool:
+    """Return whether ``config`` computes what the network called ``name`` does, but for the number of classes."""
+    named = MODELS[name].config
+    fields = [field.name for field in dataclasses.fields(ResNetConfig) if field.name not in _FREE]
+    return all(getattr(config, field) == getattr(named, field) for field in fields)
+
+
+def caution(name: str) -> str:
+    """Return for which weights of the same names what is known is wrong."""
+    if name == "resnet34":
+        return "timm's resnet34.ra4_e3600_r224_in1k has the same names and wants --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5"
+    return ""
+
+
+def imagenet_wnids() -> tuple[str, ...]:
+    """Return the WordNet ids of the 1,000 ImageNet classes in label order.
+
+    >>> len(imagenet_wnids()), imagenet_wnids()[0]
+    (1000, 'n01440764')
+    """
+    return tuple(resources.files("resnet_jax.weights").joinpath("imagenet_wnids.txt").read_text("ascii").split())
+
+
+def _usual_size(name: str, config: ResNetConfig) -> Known:
+    """Return the size that networks of such a stem are published for, and nothing else."""
+    size = MODELS[name].image_size
+    if config.stem == "cifar" and MODELS[name].config.stem != "cifar":
+        size = 32
+    crop = "random_resized" if size >= 64 else "none"
+    return Known(size, crop, "usual for such a network")
