@@ -1,8 +1,9 @@
 r"""Our networks against PyTorch implementations that nobody here wrote, with the same random weights.
 
 Claim: logits agree to 1e-4, the gradient of every parameter to 1e-3 relative (norm of the difference over norm), the
-running statistics after one step to 1e-4 relative; in eval and in train mode, for every case of ``cases.py``. In
-float64 the two agree to rounding, which shows that what is left in float32 is rounding too.
+running statistics after one step to 1e-4 relative; in eval and in train mode, for every case that results/README.md
+lists. That page also says how many of the cases of ``cases.py`` were run and which were not. In float64 the two agree to
+rounding, which shows that what is left in float32 is rounding too.
 
 The peers live in an environment of their own:
 
@@ -10,12 +11,13 @@ The peers live in an environment of their own:
     PEERS/bin/pip install torch==2.13.0 numpy safetensors transformers timm torchvision pytorchcv   # CPU build of torch
     git clone https://github.com/hongyi-zhang/Fixup; git clone https://github.com/akamaster/pytorch_resnet_cifar10
 
-Command (what is in results/ came from it; name cases, or patterns like 'timm-*', to run a few):
+Command (runs every case; what is in results/ came from it with the names of the cases listed there. Name cases, or
+patterns like 'timm-*', to run a few):
 
     uv run python experiments/parity/compare.py --peer PEERS/bin/python \
         --checkout fixup=Fixup --checkout akamaster=pytorch_resnet_cifar10
 
-Hardware and time: 2 CPU cores, about a minute a case. Expected: "yes" in every row.
+Hardware and time: 2 CPU cores, one to three minutes a case. Expected: "yes" in every row.
 """
 
 from __future__ import annotations
@@ -251,13 +253,15 @@ def report(rows: Mapping[str, Any]) -> str:
     ours = sorted({f"jax {row['ours']['jax']}, Python {row['ours']['python']}" for row in rows.values()})
     dates = sorted({row["date"] for row in rows.values()})
     passed = sum(row["passes"] for row in rows.values())
+    others = ", ".join(name for name in CASES if name not in rows) or "none"
     bars = (
         "logits {logits:.0e}, the gradient of every parameter {grad:.0e} and the statistics after one step {stats:.0e}"
     )
     bars = bars.format_map(BARS) + " relative"
     return f"""# The same weights in PyTorch and here
 
-{passed} of {len(rows)} cases are within the bars: {bars}.
+{passed} of the {len(rows)} cases that were run are within the bars: {bars}.
+[cases.py](../cases.py) has {len(CASES)}; not run: {others}.
 All parameters and statistics are random; the command is in the docstring of [compare.py](../compare.py), every figure
 in [parity.json](parity.json).
 

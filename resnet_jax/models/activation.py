@@ -17,7 +17,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 #: gamma = 1 / sqrt(Var[f(z)]) for z ~ N(0, 1) (Brock et al. 2021, arXiv 2101.08692, section 4.1; for ReLU it is
-#: sqrt(2 / (1 - 1/pi))). The digits are those of the authors' code, so that their weights give their logits.
+#: sqrt(2 / (1 - 1/pi))). The digits are those of the authors' code and of timm, which are estimates, up to 0.1 % above
+#: the exact values. timm's weights give timm's logits with them; the authors' own would not give theirs: their networks
+#: pad as "SAME" does, have a bias in every convolution and guard the variance of the weights otherwise
+#: (1 / sqrt(max(fan_in var, 1e-4))), and no format of theirs is read.
 GAINS: dict[str, float] = {
     "relu": 1.7139588594436646,
     "leaky_relu": 1.70590341091156,

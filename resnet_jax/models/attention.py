@@ -83,7 +83,9 @@ def hidden_channels(channels: int, ratio: float, divisor: int) -> int:
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Return the odd kernel size nearest to (log2(C) + 1) / 2 from below, at least 3 (eq. 12, as in the authors' code).
+    """Return (log2(C) + 1) / 2 rounded down, plus 1 if that is even, at least 3.
+
+    That is how the authors' code reads "the nearest odd number" of their eq. 12, and timm with it; the least is timm's.
 
     >>> [eca_kernel_size(channels) for channels in (64, 256, 512, 1024, 2048)]
     [3, 5, 5, 5, 7]

@@ -90,7 +90,8 @@ class ResNetConfig:
         se_divisor: hidden channels are rounded to a multiple of it (8 is timm's habit, 1 the paper).
         dropout: rate before the branch's last convolution (wide ResNets, arXiv 1605.07146).
         head_dropout: rate before the classifier.
-        drop_path: stochastic depth (arXiv 1603.09382): rate of the last block, falling linearly to 0 at the first.
+        drop_path: stochastic depth: rate of the last block, falling linearly to 0 at the first, as in timm. (Where it
+            was published, arXiv 1603.09382, eq. 4, the rates of L blocks are 1/L, 2/L, ... of the last: none is 0.)
         head_pool: ``mean`` or ``max`` over all positions.
         activation: a name in :data:`resnet_jax.models.activation.ACTIVATIONS`, used everywhere, the stem included.
         init: initializer of the convolutions, a name in :data:`resnet_jax.models.init.INITIALIZERS`.

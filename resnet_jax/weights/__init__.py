@@ -2,12 +2,18 @@
 
 | file | one concept |
 |---|---|
-| `plain_pickle` | a pickle machine that can build plain containers and nothing else |
+| `sniff` | what a file is that is no checkpoint |
+| `plain_pickle` | a pickle machine that can build plain containers, and placeholders for all else |
 | `torch_file` | PyTorch's two checkpoint containers as NumPy arrays |
+| `select` | which part of a checkpoint is the state dict |
 | `files` | a state dict from a file of any format; safetensors out |
 | `conventions` | what other libraries call our variables, as data |
 | `names` | looking names up, and finding out whose they are |
 | `convert` | state dict to variables and back, complete or refused |
+| `known` | size, normalization and class names of published weights |
+| `notes` | the same of our own exported files |
+| `transfer` | one network's variables as the start of another |
+| `fold` | batch norm folded into convolutions |
 
 >>> from resnet_jax.models import create_model
 >>> from resnet_jax.weights import name_map

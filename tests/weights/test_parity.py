@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import os
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_another_network_does_not_pass(parity, choices, mode, figures):
     assert not difference.passes
     for figure in figures:
         assert getattr(difference, figure) > 2 * parity.BARS[figure]
+
+
+def test_the_page_says_which_cases_were_run(parity):
+    rows = json.loads((FOLDER / "results" / "parity.json").read_text())
+    page = parity.report(rows)
+    assert (FOLDER / "results" / "README.md").read_text() == page
+    assert f"{len(rows)} of the {len(rows)} cases that were run are within the bars" in page
+    missing = [name for name in parity.CASES if name not in rows]
+    assert f"has {len(parity.CASES)}; not run: {', '.join(missing) or 'none'}." in page
+    assert "every case of ``cases.py``" not in parity.__doc__
 
 
 def test_worst(parity):
