@@ -2,8 +2,8 @@ r"""Our networks against PyTorch implementations that nobody here wrote, with th
 
 Claim: logits agree to 1e-4, the gradient of every parameter to 1e-3 relative (norm of the difference over norm), the
 running statistics after one step to 1e-4 relative; in eval and in train mode, for every case that results/README.md
-lists. That page also says how many of the cases of ``cases.py`` were run and which were not. In float64 the two agree to
-rounding, which shows that what is left in float32 is rounding too.
+lists. That page also says which of the cases of ``cases.py`` were not run. In float64 the two agree to rounding, which
+shows that what is left in float32 is rounding too.
 
 The peers live in an environment of their own:
 
