@@ -1,17 +1,41 @@
-"""Encoded bytes to pixels, and one channel count to another."""
+"""Encoded bytes to pixels, and one channel count to another.
+
+What is stored becomes uint8 RGB, or grey, so:
+
+- **as it lies in the file**: an EXIF orientation is not applied (a TIFF's own orientation tag is, by the decoder, and so is
+  AVIF's); colour profiles are not applied.
+- **16 bits a channel**: the upper 8 are kept. 16-bit files whose brightest value is below 4,096 hold 10 or 12-bit values,
+  which that would turn nearly black: refused. 10 and 12 bits of AVIF are scaled by the decoder.
+- **palette** and **1, 2 or 4 bits**: the colours they stand for. **CMYK**: converted without a profile.
+- **alpha**: dropped, so that the colours under transparent pixels are seen; a TIFF with transparent pixels is refused, for
+  the decoder mixes them with black.
+- **several images in one file** (animated GIF, PNG and WebP, TIFF pages): the first.
+- **floating-point, signed and 32-bit** pixels (TIFF, HDR, PFM, EXR) have no stated range: refused, and so are TIFFs in
+  CIELab and raw sensor data, PNM whose white is not 1, 255 or 65,535, and JPEG 2000 of 9 to 15 bits.
+- **more than 178,956,970 pixels**: refused before they are decoded, by what the header says.
+"""
 
 from __future__ import annotations
 
+import struct
+from typing import Any
+
 import numpy as np
 
+from resnet_jax.data.formats import HEAD_BYTES, READABLE, identify, jpeg2000_siz, shape_in_header, tiff_tags
 from resnet_jax.errors import DataError, UsageError
 
 GREY_WEIGHTS = (299, 587, 114)
 """Red, green and blue parts of luma in thousandths (ITU-R BT.601), as in JPEG's own grey channel."""
+MAX_PIXELS = 178_956_970
+"""Height x width that is still decoded: half a gigabyte of RGB, the limit at which Pillow refuses too."""
+TWELVE_BITS = 4096
+
+_TIFF_COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
 
 
 def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
-    """Decode JPEG, PNG, BMP or WebP bytes as stored: an EXIF orientation is not applied, alpha is dropped.
+    """Decode an image file; the module says what becomes of every kind.
 
     Args:
         data: the whole file.
@@ -22,21 +46,143 @@ def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
         uint8 (height, width, channels).
 
     Raises:
-        DataError: not an image, or cut short.
+        DataError: not an image, cut short, too large, or of a kind whose pixels have no stated way to 8 bits.
     """
     import cv2
 
-    flags = (cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # no bytes at all, or a size in the header that no image has
-        image = None
-    if image is None:
+    shape = shape_in_header(data)
+    if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
         raise DataError(
-            f"{where}: cannot decode these {len(data)} bytes; need a whole JPEG, PNG, BMP or WebP image "
-            "(restore the file or remove it)"
+            f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than the {MAX_PIXELS:,} that are decoded: "
+            "it is broken, or has to be shrunk or cut into pieces first"
         )
+    if data.startswith((b"II*\0", b"MM\0*")):
+        image = _decode_tiff(data, where)
+        if image is not None and image.ndim == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if channels == 1 else image
+        elif image is not None:
+            image = np.repeat(image[..., None], channels, axis=-1)
+    else:
+        _check_range(data, where)
+        image = _imdecode(data, cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE)
+        if image is not None and _is_deep(data) and 0 < image.max() < TWELVE_BITS >> 8:
+            raise DataError(_too_dark(where, f"below {(int(image.max()) + 1) << 8:,}"))
+    if image is None:
+        raise DataError(f"{where}: {_why_not(data)}")
     return image.reshape(*image.shape[:2], channels)
+
+
+def _imdecode(data: bytes, flags: int) -> np.ndarray | None:
+    import cv2
+
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # no bytes at all, or a size in the header that no image has
+        return None
+
+
+def _why_not(data: bytes) -> str:
+    """Say why these bytes gave no image."""
+    found = identify(data[:HEAD_BYTES])
+    if not data:
+        return "the file is empty (0 bytes); restore it or remove it"
+    begins = "" if found is None else f", which begin as {found.name} but are cut short or broken"
+    if found is None or found.readable:
+        return (
+            f"cannot decode these {len(data):,} bytes{begins}; need a whole {READABLE} image (restore the file or remove it)"
+        )
+    return f"this is {found.name} and no image that is read ({READABLE}); {found.advice}"
+
+
+def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
+    """Return RGB (h, w, 3) or grey (h, w), uint8; None if it cannot be decoded."""
+    import cv2
+
+    try:
+        tags = tiff_tags(data)
+    except struct.error:
+        return None
+    bits, sample_format = tags.get(258, (1,)), tags.get(339, (1,))
+    if set(sample_format) != {1} or max(bits) > 16:
+        kind = {1: "integers", 2: "signed integers", 3: "floating-point numbers"}.get(sample_format[0], "other values")
+        raise DataError(
+            f"{where}: a TIFF of {max(bits)}-bit {kind}, which have no fixed scale from black to white; save its pixels as "
+            "8-bit or 16-bit unsigned integers"
+        )
+    colours = tags.get(262, (1,))[0]
+    if colours not in _TIFF_COLOURS:
+        raise DataError(
+            f"{where}: a TIFF whose colours are stored as photometric {colours} (CIELab, raw sensor data, ...), which "
+            "the decoder would take for RGB; save it as RGB or grey"
+        )
+    samples = tags.get(277, (1,))[0]
+    if max(bits) <= 8 and not (colours == 2 and samples > 3):
+        flags = cv2.IMREAD_GRAYSCALE if _TIFF_COLOURS[colours] == "grey" else cv2.IMREAD_COLOR_RGB
+        return _imdecode(data, flags)
+    image: Any = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        return None
+    if image.ndim == 3 and image.shape[-1] == 4 and colours == 2:
+        if image[..., 3].min() != np.iinfo(image.dtype).max:
+            raise DataError(
+                f"{where}: a TIFF with transparent pixels, which the decoder mixes with black; save it without an alpha "
+                "channel, or as PNG"
+            )
+    if image.ndim == 3:
+        image = np.ascontiguousarray(image[..., 2::-1])  # BGR, BGRA -> RGB
+    if image.dtype == np.uint16:
+        if 0 < image.max() < TWELVE_BITS:
+            raise DataError(_too_dark(where, f"{image.max():,}"))
+        image = (image >> 8).astype(np.uint8)
+        if colours == 0:  # 0 is white
+            image = 255 - image
+    return image if image.dtype == np.uint8 else None
+
+
+def _is_deep(data: bytes) -> bool:
+    """Return whether a file other than TIFF stores 16 bits a channel of which the decoder keeps the upper 8."""
+    if data.startswith(b"\x89PNG"):
+        return data[24:25] == b"\x10"
+    if (siz := jpeg2000_siz(data)) is not None:
+        return siz[2] == 16
+    return data[:2] in (b"P2", b"P3", b"P5", b"P6") and _pnm_maximum(data) > 255
+
+
+def _too_dark(where: str, brightest: str) -> str:
+    return (
+        f"{where}: 16 bits a channel, but the brightest value is {brightest} of 65,535: these are 10 or 12-bit values, "
+        "and keeping the upper 8 of 16 bits would leave almost nothing of them; scale them to 8 bits first"
+    )
+
+
+def _check_range(data: bytes, where: str) -> None:
+    """Refuse images whose white is not the largest value of their type, which the decoder does not scale; and no images."""
+    if data.startswith(b"P7\n"):
+        header = data[:HEAD_BYTES].split(b"ENDHDR")[0]
+        known = any(b"TUPLTYPE " + kind in header for kind in (b"RGB", b"GRAYSCALE"))
+        if not known or b"MAXVAL 255\n" not in header:
+            raise DataError(f"{where}: a PAM image; only TUPLTYPE RGB or GRAYSCALE of MAXVAL 255 is read, save it as PNG")
+    elif data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        maximum = _pnm_maximum(data)
+        if maximum not in (255, 65535):
+            raise DataError(
+                f"{where}: a PNM image whose white is {maximum:,}; only 255 and 65,535 are read, save it as PNG"
+            )
+    elif (siz := jpeg2000_siz(data)) is not None:
+        if siz[3] or not (siz[2] <= 8 or siz[2] == 16):
+            kind = "signed " if siz[3] else ""
+            raise DataError(f"{where}: a JPEG 2000 image of {kind}{siz[2]} bits; only 8 and 16 are read, save it as PNG")
+    elif (found := identify(data[:HEAD_BYTES])) is not None and not found.readable:
+        raise DataError(f"{where}: this is {found.name} and no image that is read ({READABLE}); {found.advice}")
+
+
+def _pnm_maximum(data: bytes) -> int:
+    """Return the third number of a PNM header: width, height, largest value (255 if the header is broken)."""
+    words = [word for line in data[:HEAD_BYTES].split(b"\n") for word in line.split(b"#")[0].split()]
+    try:
+        return int(words[3])
+    except (IndexError, ValueError):
+        return 255
 
 
 def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:

@@ -1,26 +1,28 @@
 """``folder:PATH``: one folder a class, images inside it.
 
 Two layouts: ``PATH/CLASS/*.jpg`` (one split, ``all``), or ``PATH/train/CLASS/*.jpg`` with ``PATH/test`` or
-``PATH/val`` (also ``valid``, ``validation``) or both beside it. Classes are the folder names in sorted order,
-images are in sorted order, so that labels and indices do not depend on the file system. A name that begins
-with a dot is ignored, and so is a file that is not .jpg, .jpeg, .png, .bmp or .webp.
+``PATH/val`` (also ``training``, ``testing``, ``valid``, ``validation``, in capitals or not) or both beside it. Classes are
+the folder names in sorted order, images are in sorted order, so that labels and indices do not depend on the file
+system. Images in subfolders of a class folder belong to the class. A file is an image if its suffix or its first bytes
+say so (see :mod:`resnet_jax.data.formats`); every other file is counted in the data set's notes. A name that begins
+with a dot is ignored.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from resnet_jax.data.decode import decode_image
-from resnet_jax.data.records import Dataset
+from resnet_jax.data.formats import HEAD_BYTES, READABLE, identify
+from resnet_jax.data.layout import LAYOUTS, alike, check_class_names, folded, shortened, split_of
+from resnet_jax.data.listing import LeftOut, Listing, files_in, folder_names, list_images
+from resnet_jax.data.records import Dataset, Records
 from resnet_jax.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LAYOUTS = "need PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg with PATH/test or PATH/val beside it"
+MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_gt", "_annotation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +33,13 @@ class FolderRecords:
         paths: N files.
         labels: int32 (N,).
         channels: 3 (RGB) or 1 (grey).
+        encoded_bytes: the size of all files.
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
     channels: int = 3
+    encoded_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,34 +65,75 @@ def load_folder(path: str, channels: int | None = None) -> Dataset:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder; {LAYOUTS}")
+        raise DataError(_no_folder(root))
     folders = _split_folders(root)
-    classes = {split: _folder_names(folder) for split, folder in folders.items()}
-    reference = next(iter(folders))
+    classes = {split: folder_names(folder) for split, folder in folders.items()}
     for split, names in classes.items():
         if not names:
-            raise DataError(f"{folders[split]}: no class folders in it; {LAYOUTS}")
+            raise DataError(f"{folders[split]}: no class folders in it, which holds {_holding(folders[split])}; {LAYOUTS}")
+        check_class_names(folders[split], names)
+    reference = next(iter(folders))
+    for split, names in classes.items():
         _check_same_classes(folders[reference], classes[reference], folders[split], names)
-    splits = {split: _list_images(folders[split], names, channels or 3) for split, names in classes.items()}
-    return Dataset(f"folder:{path}", splits, tuple(classes[reference]))
+    if len(classes[reference]) == 1:
+        raise DataError(_one_class(folders[reference], classes[reference][0]))
+    splits: dict[str, Records] = {}
+    notes: list[str] = []
+    listings: list[tuple[str, Listing]] = []
+    for split, names in classes.items():
+        found = [(f"{folders[split]}/{name}", _list_class(folders[split], name, root)) for name in names]
+        counts = [len(listing.paths) for _, listing in found]
+        splits[split] = FolderRecords(
+            tuple(image for _, listing in found for image in listing.paths),
+            np.repeat(np.arange(len(names), dtype=np.int32), counts),
+            channels or 3,
+            sum(listing.bytes for _, listing in found),
+        )
+        listings += found
+    notes += _notes_of_files(root, listings)
+    notes += _notes_of_folders(root, folders, classes[reference])
+    origins = {} if "all" in folders else {split: folder.name for split, folder in folders.items()}
+    return Dataset(f"folder:{path}", splits, tuple(classes[reference]), tuple(notes), origins)
+
+
+def _no_folder(root: Path) -> str:
+    if not root.exists():
+        return f"{root}: there is no such folder; {LAYOUTS}"
+    with root.open("rb") as file:
+        found = identify(file.read(HEAD_BYTES))
+    if root.suffix == ".npz":
+        return f"{root}: this is a file of arrays and no folder; write npz:{root}"
+    what = "a file" if found is None else found.name
+    advice = f"; {found.advice}" if found is not None and found.advice else ""
+    return f"{root}: this is {what} and no folder{advice}; {LAYOUTS}"
+
+
+def _one_class(folder: Path, name: str) -> str:
+    """Say what to do about a folder with a single class folder in it: mostly it is the wrapping of an archive."""
+    inside = folder_names(folder / name)
+    hint = f"; if the class folders are those in {name} ({shortened(inside, 3)}), write folder:{folder / name}"
+    return f"{folder}: the classes are {name}; need at least two to tell apart{hint if inside else ''}; {LAYOUTS}"
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    names = _folder_names(root)
-    if "train" not in names or not _folder_names(root / "train"):  # "train" may also be a class: a vehicle
-        if names and set(names) <= set(SPLIT_FOLDERS):
-            raise DataError(f"{root}: holds {', '.join(names)} but no train with class folders; {LAYOUTS}")
+    names = folder_names(root)
+    found = {name: split for name in names if (split := split_of(name)) is not None}
+    train = [name for name, split in found.items() if split == "train" and folder_names(root / name)]
+    if not train:  # "train" may also be a class: a vehicle
+        if names and len(found) == len(names):
+            holding = ", ".join(f"{name} holds {_holding(root / name)}" for name in names[:3])
+            raise DataError(f"{root}: holds {', '.join(names)} but no train with class folders ({holding}); {LAYOUTS}")
         return {"all": root}
     folders: dict[str, Path] = {}
-    for name in sorted(set(names) & set(SPLIT_FOLDERS), key=list(SPLIT_FOLDERS).index):
-        split = SPLIT_FOLDERS[name]
+    for name in sorted(found, key=lambda name: (("train", "val", "test").index(found[name]), name)):
+        split = found[name]
         if split in folders:
             raise DataError(f"{root}: both {folders[split].name} and {name} are there; keep one of them")
         folders[split] = root / name
     if len(folders) == 1:
         raise DataError(
-            f"{root}: train has neither test nor val beside it (found {', '.join(names)}); "
-            f"name {root / 'train'} itself to have the splits taken from it"
+            f"{root}: {train[0]} has neither test nor val beside it (found {', '.join(names)}); "
+            f"name {root / train[0]} itself to have the splits taken from it"
         )
     return folders
 
@@ -97,30 +142,84 @@ def _check_same_classes(reference: Path, expected: list[str], folder: Path, foun
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
         name, present, absent = (missing[0], reference, folder) if missing else (extra[0], folder, reference)
+        others = found if missing else expected
+        close = [other for other in others if folded(other) == folded(name)]
+        hint = f"; {close[0]!r} there is written otherwise: rename one of them" if close else ""
         raise DataError(
             f"class {name!r} is in {present} but not in {absent} ({len(missing)} classes missing and "
-            f"{len(extra)} unknown in {folder}); all splits need the same class folders"
+            f"{len(extra)} unknown in {folder}){hint}; all splits need the same class folders"
         )
 
 
-def _list_images(folder: Path, classes: list[str], channels: int) -> FolderRecords:
-    paths: list[str] = []
-    counts: list[int] = []
-    for name in classes:
-        with os.scandir(folder / name) as entries:
-            found = sorted(e.path for e in entries if _is_image(e.name))
-        if not found:
-            raise DataError(f"{folder / name}: no images in it; a class folder holds {', '.join(SUFFIXES)} files")
-        paths += found
-        counts.append(len(found))
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-    return FolderRecords(tuple(paths), labels, channels)
+def _list_class(folder: Path, name: str, root: Path) -> Listing:
+    above = (root,) if folder == root else (root, folder)
+    listing = list_images(folder / name, above)
+    if not listing.paths:
+        there = f"{sum(listing.left_out.counts.values()):,} files, none an image: {listing.left_out}"
+        what = there if listing.left_out.counts else "it is empty"
+        raise DataError(f"{folder / name}: no images in it ({what}); a class folder holds {READABLE} files")
+    return listing
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def _holding(folder: Path) -> str:
+    """Return what a folder without class folders holds."""
+    if names := folder_names(folder):
+        return f"the folders {shortened(names, 3)}"
+    images, others = files_in(folder)
+    if images:
+        return f"{len(images):,} images that belong to no class"
+    return f"{sum(others.counts.values()):,} files: {others}" if others.counts else "nothing"
 
 
-def _folder_names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+def _notes_of_files(root: Path, listings: list[tuple[str, Listing]]) -> list[str]:
+    """Say what is left out of the class folders and what is read from below them."""
+    left_out, loops = LeftOut(), []
+    for _, listing in listings:
+        left_out.update(listing.left_out)
+        loops += listing.loops
+    images = sum(len(listing.paths) for _, listing in listings)
+    nested = sum(listing.nested for _, listing in listings)
+    notes = []
+    if left_out.counts:
+        others = sum(left_out.counts.values())
+        notes.append(f"{others:,} of {images + others:,} files left out, for they are no images: {left_out}")
+    if nested:
+        where = [f"{folder}/{name}" for folder, listing in listings for name in listing.subfolders]
+        short = shortened((str(Path(name).relative_to(root)) for name in where), 3)
+        notes.append(f"{nested:,} of {images:,} images lie in subfolders of their class folder: {short}")
+    if loops:
+        notes.append(f"links that lead back to a folder above them are not followed: {shortened(loops, 3)}")
+    masks = [path for _, listing in listings for path in _masks(listing.paths)]
+    if masks:
+        notes.append(
+            f"{len(masks):,} of {images:,} images are named like masks of others beside them and are read as images: "
+            f"{shortened((Path(path).name for path in masks), 3)}"
+        )
+    return notes
+
+
+def _masks(paths: list[str]) -> list[str]:
+    """Return the files that are called like another one of them with ``_mask`` or the like at the end."""
+    stems = {path.rpartition(".")[0]: path for path in paths}
+    return [
+        path
+        for stem, path in stems.items()
+        for ending in MASK_ENDINGS
+        if stem.lower().endswith(ending) and stem[: -len(ending)] in stems
+    ]
+
+
+def _notes_of_folders(root: Path, folders: dict[str, Path], classes: list[str]) -> list[str]:
+    """Say what lies beside the class folders and the splits, and which classes are easily taken for one."""
+    notes = []
+    if "all" not in folders:
+        others = [name for name in folder_names(root) if root / name not in folders.values()]
+        if others:
+            notes.append(f"folders left out beside the splits: {shortened(others)}")
+    for folder in dict.fromkeys((root, *folders.values())):
+        images, _ = files_in(folder)
+        if images:
+            notes.append(f"{len(images):,} images left out that lie beside the class folders of {folder}: no class")
+    if same := alike(classes):
+        notes.append(f"classes that differ in capitals or accents only are told apart: {shortened(same)}")
+    return notes

@@ -6,12 +6,14 @@ above reads only this protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from resnet_jax.data.arrays import checked_images, checked_labels, class_hint
 from resnet_jax.errors import DataError
 
 
@@ -62,10 +64,10 @@ class ArrayRecords:
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
-        if images.ndim == 3:
+        if images.ndim == 3 and images.dtype == np.uint8:
             images = images[..., None]
-        object.__setattr__(self, "images", _checked_images(images, self.name))
-        object.__setattr__(self, "labels", _checked_labels(labels, len(images), self.name))
+        object.__setattr__(self, "images", checked_images(images, self.name))
+        object.__setattr__(self, "labels", checked_labels(labels, len(images), self.name))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,34 +77,6 @@ class ArrayRecords:
 
     def describe(self, index: int) -> str:
         return self.origin.describe(index) if self.origin is not None else f"index {index} of {self.name}"
-
-
-def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
-    found = f"{name}: images are {images.dtype} {images.shape}"
-    if images.dtype != np.uint8:
-        raise DataError(f"{found}; need uint8 pixels 0..255 (normalization is part of training, not of the data)")
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        channels_first = images.ndim == 4 and images.shape[1] in (1, 3)
-        hint = "; this looks like (N, C, H, W): use images.transpose(0, 2, 3, 1)" if channels_first else ""
-        raise DataError(f"{found}; need (N, H, W), (N, H, W, 1) or (N, H, W, 3){hint}")
-    if 0 in images.shape:
-        raise DataError(f"{found}; there is nothing in it")
-    return images
-
-
-def _checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
-    found = f"{name}: labels are {labels.dtype} {labels.shape}"
-    if labels.ndim == 0 or len(labels) != count:
-        raise DataError(f"{found} for {count} images; need one label an image, in the same order")
-    if np.issubdtype(labels.dtype, np.floating):
-        return labels.astype(np.float32)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        hint = "; use labels.ravel()" if labels.size == count else ""
-        raise DataError(f"{found}; need integers of shape (N,){hint}")
-    limits = np.iinfo(np.int32)
-    if labels.min() < limits.min or labels.max() > limits.max:
-        raise DataError(f"{found} with values {labels.min()}..{labels.max()}; class indices must fit int32")
-    return labels.astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,14 +136,18 @@ class Dataset:
         name: the spec it was loaded from.
         splits: ``{"all": ...}``, or ``"train"`` with ``"test"`` or ``"val"`` or both.
         class_names: one name a class, in label order.
+        notes: what a person should know before the figures: what was left out, what was taken for what; one line each.
+        origins: split -> how the source calls it, where it has splits of its own.
 
     Raises:
-        DataError: other splits, fewer than two classes, or a label that is not an integer in 0..K-1.
+        DataError: other splits, fewer than two classes, a name given twice, or a label that is not an integer in 0..K-1.
     """
 
     name: str
     splits: Mapping[str, Records]
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         held_out = set(self.splits) - {"train"}
@@ -179,8 +157,14 @@ class Dataset:
         if len(self.class_names) < 2:
             found = ", ".join(self.class_names) or "none"
             raise DataError(f"{self.name}: the classes are {found}; need at least two to tell apart")
+        twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)
+        if twice:
+            raise DataError(
+                f"{self.name}: {len(twice)} class names are given twice, {twice[0]!r} for one; every class needs a name of "
+                "its own"
+            )
         for split, records in self.splits.items():
-            _check_labels(records, self.num_classes, f"{self.name}, split {split!r}")
+            _check_labels(records, self.class_names, f"{self.name}, split {split!r}")
 
     @property
     def num_classes(self) -> int:
@@ -188,17 +172,19 @@ class Dataset:
         return len(self.class_names)
 
 
-def _check_labels(records: Records, num_classes: int, where: str) -> None:
-    labels = records.labels
+def _check_labels(records: Records, class_names: Sequence[str], where: str) -> None:
+    labels, num_classes = records.labels, len(class_names)
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"{where}: labels are {labels.dtype}, but classes are integers 0..{num_classes - 1}; for "
-            "regression use the Python API: ArrayRecords(images, labels) and batches of it, without a Dataset"
+            f"{where}: labels are {labels.dtype} {labels.shape}, but classes are integers 0..{num_classes - 1}"
+            f"{class_hint(labels)}; for regression use the Python API: ArrayRecords(images, labels) and batches of it, "
+            "without a Dataset"
         )
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         first = int(outside[0])
+        hint = "; classes are counted from 0: use y - 1" if labels.min() == 1 and labels.max() == num_classes else ""
         raise DataError(
             f"{where}: label {labels[first]} at index {first} ({records.describe(first)}) is outside "
-            f"0..{num_classes - 1}, the range of {num_classes} classes; {len(outside)} such labels in all"
+            f"0..{num_classes - 1}, the range of {num_classes} classes; {len(outside)} such labels in all{hint}"
         )

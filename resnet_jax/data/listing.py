@@ -1,0 +1,180 @@
+"""The image files below a folder, and a count of everything that is passed over."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resnet_jax.data.formats import HEAD_BYTES, SUFFIXES, Format, identify
+from resnet_jax.data.layout import NO_CLASSES, check_below_class, shortened
+from resnet_jax.errors import DataError
+
+
+@dataclass
+class LeftOut:
+    """Files that are no images, counted by suffix.
+
+    Attributes:
+        counts: suffix (or what stands for it) -> files.
+        formats: suffix -> what the first file of it is.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    formats: dict[str, Format | None] = field(default_factory=dict)
+
+    def add(self, name: str, found: Format | None) -> None:
+        """Count one file."""
+        suffix = os.path.splitext(name)[1].lower() or "without a suffix"
+        self.formats.setdefault(suffix, found)
+        self.counts[suffix] += 1
+
+    def update(self, other: LeftOut) -> None:
+        """Count those of another folder too."""
+        self.counts.update(other.counts)
+        self.formats = {**other.formats, **self.formats}
+
+    def __str__(self) -> str:
+        """Return ``60 .heic (a HEIC image: convert it to PNG or JPEG), 24 .txt``, the most frequent first."""
+        return shortened(f"{count:,} {suffix}{self._explained(suffix)}" for suffix, count in self.counts.most_common())
+
+    def _explained(self, suffix: str) -> str:
+        found = self.formats.get(suffix)
+        return "" if found is None or found.name.startswith("text") else f" ({found.name}; {found.advice})"
+
+
+@dataclass
+class Listing:
+    """What lies below one folder.
+
+    Attributes:
+        paths: the images, sorted.
+        bytes: size of all of them.
+        nested: how many lie in subfolders.
+        subfolders: those that hold any, relative, sorted.
+        left_out: the other files.
+        loops: links that lead back to a folder above them; not followed.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    bytes: int = 0
+    nested: int = 0
+    subfolders: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    loops: list[str] = field(default_factory=list)
+
+
+def list_images(folder: Path, above: tuple[Path, ...] = ()) -> Listing:
+    """List the images in a folder and its subfolders; nothing is decoded.
+
+    A file is an image if its suffix is that of one, or else if its first bytes are. Names that begin with a dot are
+    ignored. Links are followed, but not back to a folder above.
+
+    Args:
+        folder: where to look.
+        above: folders that no link may lead back to.
+
+    Raises:
+        DataError: a folder cannot be read, a link leads nowhere, an image is empty, or subfolders hold splits or masks.
+    """
+    listing = Listing()
+    chain = tuple(_identity(path) for path in (*above, folder))
+    _walk(str(folder), str(folder), chain, listing)
+    listing.paths.sort()
+    listing.subfolders.sort()
+    return listing
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder``, sorted, without hidden ones and those of operating systems.
+
+    Raises:
+        DataError: it cannot be read, or holds a link that leads nowhere.
+    """
+    return sorted(
+        entry.name for entry in _entries(str(folder)) if _is_folder(entry) and entry.name.casefold() not in NO_CLASSES
+    )
+
+
+def files_in(folder: Path) -> tuple[list[str], LeftOut]:
+    """Return the image files that lie in ``folder`` itself, sorted, and a count of its other files."""
+    images, others = [], LeftOut()
+    for entry in [entry for entry in _entries(str(folder)) if not _is_folder(entry)]:
+        found = _other_format(entry)
+        if found is None:
+            images.append(entry.path)
+        else:
+            others.add(entry.name, found[0])
+    return sorted(images), others
+
+
+def _walk(folder: str, top: str, chain: tuple[tuple[int, int], ...], listing: Listing) -> None:
+    images, subfolders = 0, []
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            if entry.name.casefold() not in NO_CLASSES:
+                subfolders.append(entry)
+            continue
+        found = _other_format(entry)
+        if found is not None:
+            listing.left_out.add(entry.name, found[0])
+            continue
+        size = entry.stat().st_size
+        if size == 0:
+            raise DataError(f"{entry.path}: the file is empty (0 bytes); restore it or remove it")
+        listing.paths.append(entry.path)
+        listing.bytes += size
+        images += 1
+    if folder != top and images:
+        listing.nested += images
+        listing.subfolders.append(os.path.relpath(folder, top))
+    check_below_class(folder, [entry.name for entry in subfolders])
+    for entry in subfolders:
+        identity = _identity(entry.path)
+        if identity in chain:
+            listing.loops.append(entry.path)
+        else:
+            _walk(entry.path, top, (*chain, identity), listing)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot read this folder ({error.strerror or error})") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise DataError(
+            f"{entry.path}: a link that leads nowhere (to {os.readlink(entry.path)}); restore what it points to, or "
+            "remove it"
+        )
+    return entry.is_dir()
+
+
+def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:
+    """Return None for an image, else what the file is, as far as it is known."""
+    if not entry.is_file():
+        return (Format(_special(entry.stat().st_mode), advice="it is not read"),)
+    if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+        return None
+    try:
+        with open(entry.path, "rb") as file:
+            found = identify(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise DataError(f"{entry.path}: cannot read it ({error.strerror or error})") from error
+    return None if found is not None and found.readable else (found,)
+
+
+def _special(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
