@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: images, network, optimizer, compiled steps."""
+"""From a configuration and its images to the parts of a run: network, optimizer, batches, compiled steps."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from resnet_jax.config import DataConfig, RunConfig
+from resnet_jax.config import RunConfig
 from resnet_jax.data.augment import Augment, augment, cutout, normalize
-from resnet_jax.data.memory import materialize
 from resnet_jax.data.mix import Mix, mix
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
-from resnet_jax.data.records import Dataset, Records, in_memory
-from resnet_jax.data.source import load_dataset
-from resnet_jax.data.split import Splits, resolve_splits
-from resnet_jax.data.stats import channel_stats
-from resnet_jax.data.transform import Geometry
-from resnet_jax.data.view import View
-from resnet_jax.errors import DataError, UsageError
+from resnet_jax.data.records import Records, in_memory
+from resnet_jax.errors import UsageError
+from resnet_jax.images import Images, geometry_of
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.instrument import Anatomy
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.zoo import create_model
-from resnet_jax.rundir import DataCard, labels_digest
+from resnet_jax.rundir import DataCard
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -50,71 +45,6 @@ STEPS_PER_DISPATCH: dict[str, int] = {"gpu": 16, "tpu": 16}
 
 #: Share of a device's memory that the training set may take before that default falls back to single calls.
 RESIDENT_SHARE = 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """The images of a run, split and described."""
-
-    splits: Splits
-    geometry: Geometry
-    card: DataCard
-
-
-def geometry_of(config: DataConfig) -> Geometry:
-    """Return the host-side geometry of a configuration."""
-    if config.crop not in ("none", "random_resized"):
-        raise UsageError(f"data.crop must be none or random_resized, got {config.crop!r}")
-    return Geometry(config.image_size, "random_resized" if config.crop == "random_resized" else "none")
-
-
-def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
-    """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
-    data = config.data
-    dataset = load_dataset(data.place, channels=config.model.in_channels)
-    return divide(dataset, data), dataset.class_names
-
-
-def divide(dataset: Dataset, data: DataConfig) -> Splits:
-    """Divide a data set as a run divides its own."""
-    return resolve_splits(
-        dataset, val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.split_seed
-    )
-
-
-def load_images(config: RunConfig) -> Images:
-    """Open the source for a run; what fits is decoded into memory, so that a bad image shows now and not at the end.
-
-    Raises:
-        DataError: the images are not as they should be, or nothing is left to test on.
-    """
-    data, geometry = config.data, geometry_of(config.data)
-    splits, class_names = load_splits(config)
-    if splits.test is None:
-        raise DataError(f"{data.place} has no images to test on: give it a test or val split")
-    splits = dataclasses.replace(
-        splits,
-        train=materialize(splits.train, geometry, training=True),
-        val=None if splits.val is None else materialize(splits.val, geometry, training=False),
-        test=materialize(splits.test, geometry, training=False),
-    )
-    height, width, channels = View(splits.train, geometry, training=True, seed=config.seed).shape
-    mean, std = data.mean, data.std
-    if not mean:
-        statistics = channel_stats(splits.train)
-        mean, std = (tuple(float(value) for value in values) for values in statistics)
-    elif len(mean) != channels:
-        raise UsageError(f"data.mean has {len(mean)} numbers, the images have {channels} channels")
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    card = DataCard(
-        class_names=class_names,
-        image_shape=(height, width, channels),
-        mean=mean,
-        std=std,
-        examples={name: len(records) for name, records in parts.items() if records is not None},
-        labels=labels_digest(records.labels for records in parts.values() if records is not None),
-    )
-    return Images(splits, geometry, card)
 
 
 def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNet:

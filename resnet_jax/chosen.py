@@ -9,13 +9,13 @@ import dataclasses
 
 import numpy as np
 
-from resnet_jax.assemble import divide, load_splits
 from resnet_jax.data.classes import match_classes
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
 from resnet_jax.data.source import is_gone, load_dataset
 from resnet_jax.data.split import Splits
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
+from resnet_jax.images import divide, load_splits
 from resnet_jax.rundir import DataCard, labels_digest
 from resnet_jax.trained import TrainedRun, class_names_of, with_moved_data
 

@@ -16,11 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax.assemble import (
-    build_model,
-    geometry_of,
-    load_images,
-)
+from resnet_jax.assemble import build_model
 from resnet_jax.chosen import Chosen, bring_to_size, choose_images, describe_sizes
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig
 from resnet_jax.data.augment import normalize
@@ -34,6 +30,7 @@ from resnet_jax.data.view import View
 from resnet_jax.depth.profiling import describe_normalization, profile
 from resnet_jax.depth.result import DepthProfile
 from resnet_jax.errors import UsageError, nearest, unknown
+from resnet_jax.images import geometry_of, load_images
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet

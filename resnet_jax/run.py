@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from rich.console import Console as RichConsole
 
-from resnet_jax.assemble import Images, Parts, build_parts, load_images
+from resnet_jax.assemble import Parts, build_parts
 from resnet_jax.config import RunConfig, require_same
 from resnet_jax.data.source import is_gone
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import DataError, RunError, UsageError
 from resnet_jax.finetune import Source, describe, find_source, require_transfer, start_state
+from resnet_jax.images import Images, load_images
 from resnet_jax.models.instrument import Anatomy
+from resnet_jax.recipe_fit import misfit
 from resnet_jax.report.console import Console
 from resnet_jax.report.depth_file import DepthFile, draw_history, read_depth
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
@@ -157,10 +160,13 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     run = RunDirectory.open(directory, config)
     with run.locked(), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
         run.write_data(images.card)
+        other_kind = misfit(config, images)
+        notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
+        run.write_notes(notes)
         if source is not None:
             run.write_start(source.record())
         job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began))
-        _announce(job)
+        _announce(job, notes)
         state, progress = _restore(job)
         state, progress = _train(job, state, progress, stop)
         summary = _test(job, state, progress, began)
@@ -270,7 +276,7 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> Sum
     return summary
 
 
-def _announce(job: _Job) -> None:
+def _announce(job: _Job, notes: Sequence[str] = ()) -> None:
     config, plan = job.config, job.parts.plan
     devices = job.parts.mesh.devices
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
@@ -288,6 +294,8 @@ def _announce(job: _Job) -> None:
         facts["start"] = describe(config, job.source, job.parts)
     for name, fact in facts.items():
         job.say(f"{name:>9}  {fact}")
+    for note in notes:
+        job.say(f"{'note':>9}  {note}")
 
 
 def _conclude(job: _Job, summary: Summary) -> None:

@@ -3,6 +3,7 @@
 =================  ====================================================================
 ``config.yaml``    the configuration; ``resnet-jax train config.yaml`` reproduces the run
 ``data.json``      class names, image shape, normalization and the size of each split
+``notes.txt``      what was said of the data at the start, if anything: what was left out, which folder is which split
 ``start.json``     with ``init_from``: which weights the run began with
 ``environment.json``  versions of Python and the packages, and the devices
 ``metrics.jsonl``  one line per logged step and per epoch
@@ -24,7 +25,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class RunDirectory:
     config = property(lambda self: self.path / "config.yaml")
     data = property(lambda self: self.path / "data.json")
     start = property(lambda self: self.path / "start.json")
+    notes = property(lambda self: self.path / "notes.txt")
     environment = property(lambda self: self.path / "environment.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
@@ -150,6 +152,12 @@ class RunDirectory:
                 f"the data is not what it was when {self.path} began (see {self.data.name}); use another --run-dir"
             )
         write_whole(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+
+    def write_notes(self, notes: Sequence[str]) -> None:
+        """Write notes.txt, one note a line; nothing if there are none."""
+        if notes:
+            text = "".join(f"{note}\n" for note in notes)
+            write_whole(self.notes, text.encode("utf-8", "backslashreplace").decode())  # of names that are not UTF-8
 
     def read_start(self) -> dict[str, Any] | None:
         """Return what the run began with, or None if it began from scratch or not at all."""

@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 
-from resnet_jax.assemble import build_model, geometry_of
+from resnet_jax.assemble import build_model
 from resnet_jax.config import RunConfig
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.images import geometry_of
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.rundir import DataCard, RunDirectory

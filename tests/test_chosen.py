@@ -8,11 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from resnet_jax.assemble import build_model, load_images
+from resnet_jax.assemble import build_model
 from resnet_jax.chosen import bring_to_size, choose_images, describe_sizes, own_splits
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import DataError, RunError, UsageError
+from resnet_jax.images import load_images
 from resnet_jax.rundir import DataCard, RunDirectory
 from resnet_jax.trained import TrainedRun, with_class_names, with_geometry, with_moved_data, with_normalization
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.assemble import build_model, load_images
+from resnet_jax.assemble import build_model
 from resnet_jax.config import RunConfig
+from resnet_jax.images import load_images
 from resnet_jax.models import layout
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.rundir import DataCard, RunDirectory

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from resnet_jax.ablation.grid import Cell
 from resnet_jax.ablation.result import CellResult, MemberResult, finite
 from resnet_jax.assemble import (
-    Images,
     Parts,
     build_eval_step,
     build_parts,
@@ -32,6 +31,7 @@ from resnet_jax.data.pipeline import Batch
 from resnet_jax.data.records import Records
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.images import Images
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.report.metrics_file import read_metrics, write_whole
 from resnet_jax.rundir import RunDirectory

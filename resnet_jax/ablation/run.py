@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from resnet_jax.ablation.cell import CellJob, check_cell, load_result, result_fi
 from resnet_jax.ablation.directory import AblationDirectory, Definition
 from resnet_jax.ablation.result import CellResult
 from resnet_jax.ablation.table import comma_separated, markdown, percent
-from resnet_jax.assemble import Images, load_images
 from resnet_jax.config import RunConfig, require_same
 from resnet_jax.errors import UsageError
+from resnet_jax.images import Images, Pixels, PixelsWanted, describe_images, load_pixels
+from resnet_jax.recipe_fit import misfit
 from resnet_jax.report.ablation_plot import CellCurves, plot_ablation
 from resnet_jax.report.metrics_file import read_metrics, write_whole
 from resnet_jax.rundir import RunDirectory
@@ -62,7 +63,7 @@ def ablate(
     console = console or RichConsole(quiet=True)
     directory = AblationDirectory(Path(out) if out is not None else definition.default_path())
     directory.require(definition)
-    mesh, load = make_mesh(), _ImagesOnce()
+    mesh, load = make_mesh(), _ImagesOnce(lambda text: _say(console, text))
     checked = _check(definition, load, mesh)
     _refuse(checked, skip_incompatible)
     directory.open(definition)
@@ -105,6 +106,10 @@ def ablate(
     }
 
 
+def _say(console: RichConsole, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Checked:
     """A cell after the check: its configuration, or None if it was refused."""
@@ -114,18 +119,25 @@ class _Checked:
 
 
 class _ImagesOnce:
-    """Loads images once for all configurations in a row that want the same; holds those of the last one only."""
+    """Loads images once for all configurations in a row that want the same pixels; holds those of the last one only."""
 
-    def __init__(self) -> None:
-        self._held: tuple[Any, Images] | None = None
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._held: tuple[PixelsWanted, Pixels] | None = None
+        self._say, self._said = say, set[str]()
 
     def __call__(self, config: RunConfig) -> Images:
-        # what happens to an image after it was read decides nothing here
-        wanted = (dataclasses.replace(config.data, pad=0, flip=False, threads=0), config.model.in_channels)
+        # loading sees nothing of a configuration but this, so that no other field can decide about the pixels
+        wanted = PixelsWanted.of(config)
         if self._held is None or self._held[0] != wanted:
             self._held = None  # the old ones first out of memory
-            self._held = (wanted, load_images(config))
-        return self._held[1]
+            self._held = (wanted, load_pixels(wanted))
+        images = describe_images(self._held[1], config.data)
+        other_kind = misfit(config, images)
+        for note in (*images.splits.notes, *([other_kind] if other_kind else [])):
+            if note not in self._said:
+                self._say(f"note  {note}")
+                self._said.add(note)
+        return images
 
 
 def _check(definition: Definition, load: _ImagesOnce, mesh: Mesh) -> list[_Checked]:
@@ -181,7 +193,7 @@ class _Job:
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        _say(self._console, text)
 
     def announce(self) -> None:
         """Say what there is to do."""

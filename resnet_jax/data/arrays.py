@@ -30,7 +30,7 @@ def checked_images(images: np.ndarray, name: str) -> np.ndarray:
     if images.dtype != np.uint8:
         raise DataError(
             f"{found}; need uint8 pixels 0..255 (normalization is part of training, not of the data)"
-            f"{_to_uint8(images)}{_shape_hint(images) if images.ndim not in (3, 4) else ''}"
+            f"{_to_uint8(images)}{_shape_hint(images) if images.ndim != 3 and images.shape[-1:] not in ((1,), (3,)) else ''}"
         )
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise DataError(f"{found}; {SHAPES}{_shape_hint(images)}")
@@ -59,6 +59,8 @@ def _to_uint8(images: np.ndarray) -> str:
         if broken:
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
             return f"; {broken:,} of these values are NaN or infinite, the first at {where}: mend or leave out those images"
+    if images.dtype == np.int8 and values.min() < 0:
+        return "; int8 ends at 127: if pixels 0..255 were turned into it, x.view(np.uint8) gets them back"
     low, high = float(values.min()), float(values.max())
     spans = f"; the values are {low:g} to {high:g}: "
     if low < 0:
@@ -95,7 +97,10 @@ def _shape_hint(images: np.ndarray) -> str:
             return "; this looks like grey volumes (N, D, H, W), and only flat images are trained on: choose slices of them"
         return f"; {shape[-1]} channels are not read: choose 1 or 3 of them, for example x[..., [0, 1, 2]]"
     if images.ndim == 2:
-        for channels, tail in ((1, ""), (3, " or, channels first, x.reshape(-1, 3, {side}, {side}).transpose(0, 2, 3, 1)")):
+        for channels, tail in (
+            (1, ""),
+            (3, " or, channels first, x.reshape(-1, 3, {side}, {side}).transpose(0, 2, 3, 1)"),
+        ):
             side = math.isqrt(shape[1] // channels)
             if side > 1 and side * side * channels == shape[1]:
                 last = "" if channels == 1 else f", {channels}"
@@ -160,4 +165,4 @@ def class_hint(labels: np.ndarray) -> str:
     if labels.size != count or not whole:
         return ""
     ravel = ".ravel()" if labels.ndim > 1 else ""
-    return f"; use labels{ravel}{'.astype(np.int64)' if labels.dtype.kind in 'fb' else ''}"
+    return f"; use y{ravel}{'.astype(np.int64)' if labels.dtype.kind in 'fb' else ''}"

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.formats import HEAD_BYTES, READABLE, identify, jpeg2000_siz, shape_in_header, tiff_tags
+from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify, jpeg2000_siz, shape_in_header, tiff_tags
 from resnet_jax.errors import DataError, UsageError
 
 GREY_WEIGHTS = (299, 587, 114)
@@ -88,10 +88,13 @@ def _why_not(data: bytes) -> str:
         return "the file is empty (0 bytes); restore it or remove it"
     begins = "" if found is None else f", which begin as {found.name} but are cut short or broken"
     if found is None or found.readable:
-        return (
-            f"cannot decode these {len(data):,} bytes{begins}; need a whole {READABLE} image (restore the file or remove it)"
-        )
-    return f"this is {found.name} and no image that is read ({READABLE}); {found.advice}"
+        return f"cannot decode these {len(data):,} bytes{begins}; need a whole {READABLE} image (restore the file or remove it)"
+    return _another_kind(found)
+
+
+def _another_kind(found: Format) -> str:
+    advice = f"; {found.advice}" if found.advice else " (restore the file or remove it)"
+    return f"this is {found.name} and no image that is read ({READABLE}){advice}"
 
 
 def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
@@ -161,7 +164,9 @@ def _check_range(data: bytes, where: str) -> None:
         header = data[:HEAD_BYTES].split(b"ENDHDR")[0]
         known = any(b"TUPLTYPE " + kind in header for kind in (b"RGB", b"GRAYSCALE"))
         if not known or b"MAXVAL 255\n" not in header:
-            raise DataError(f"{where}: a PAM image; only TUPLTYPE RGB or GRAYSCALE of MAXVAL 255 is read, save it as PNG")
+            raise DataError(
+                f"{where}: a PAM image; only TUPLTYPE RGB or GRAYSCALE of MAXVAL 255 is read, save it as PNG"
+            )
     elif data[:2] in (b"P2", b"P3", b"P5", b"P6"):
         maximum = _pnm_maximum(data)
         if maximum not in (255, 65535):
@@ -171,9 +176,11 @@ def _check_range(data: bytes, where: str) -> None:
     elif (siz := jpeg2000_siz(data)) is not None:
         if siz[3] or not (siz[2] <= 8 or siz[2] == 16):
             kind = "signed " if siz[3] else ""
-            raise DataError(f"{where}: a JPEG 2000 image of {kind}{siz[2]} bits; only 8 and 16 are read, save it as PNG")
+            raise DataError(
+                f"{where}: a JPEG 2000 image of {kind}{siz[2]} bits; only 8 and 16 are read, save it as PNG"
+            )
     elif (found := identify(data[:HEAD_BYTES])) is not None and not found.readable:
-        raise DataError(f"{where}: this is {found.name} and no image that is read ({READABLE}); {found.advice}")
+        raise DataError(f"{where}: {_another_kind(found)}")
 
 
 def _pnm_maximum(data: bytes) -> int:

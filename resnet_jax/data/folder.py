@@ -70,7 +70,9 @@ def load_folder(path: str, channels: int | None = None) -> Dataset:
     classes = {split: folder_names(folder) for split, folder in folders.items()}
     for split, names in classes.items():
         if not names:
-            raise DataError(f"{folders[split]}: no class folders in it, which holds {_holding(folders[split])}; {LAYOUTS}")
+            raise DataError(
+                f"{folders[split]}: no class folders in it, which holds {_holding(folders[split])}; {LAYOUTS}"
+            )
         check_class_names(folders[split], names)
     reference = next(iter(folders))
     for split, names in classes.items():
@@ -103,16 +105,18 @@ def _no_folder(root: Path) -> str:
         found = identify(file.read(HEAD_BYTES))
     if root.suffix == ".npz":
         return f"{root}: this is a file of arrays and no folder; write npz:{root}"
-    what = "a file" if found is None else found.name
-    advice = f"; {found.advice}" if found is not None and found.advice else ""
-    return f"{root}: this is {what} and no folder{advice}; {LAYOUTS}"
+    if found is None:
+        return f"{root}: this is a file and no folder; {LAYOUTS}"
+    advice = f": {found.advice}" if found.advice else ""
+    return f"{root}: this is {found.name} and no folder{advice}; {LAYOUTS}"
 
 
 def _one_class(folder: Path, name: str) -> str:
     """Say what to do about a folder with a single class folder in it: mostly it is the wrapping of an archive."""
     inside = folder_names(folder / name)
-    hint = f"; if the class folders are those in {name} ({shortened(inside, 3)}), write folder:{folder / name}"
-    return f"{folder}: the classes are {name}; need at least two to tell apart{hint if inside else ''}; {LAYOUTS}"
+    hint = f"; if the class folders are those in it ({shortened(inside, 3)}), write folder:{folder / name}"
+    there = hint if inside else f", it holds {_holding(folder / name)}"
+    return f"{folder}: the only class folder is {name}; need at least two to tell apart{there}; {LAYOUTS}"
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -167,7 +171,7 @@ def _holding(folder: Path) -> str:
         return f"the folders {shortened(names, 3)}"
     images, others = files_in(folder)
     if images:
-        return f"{len(images):,} images that belong to no class"
+        return f"{len(images):,} images that belong to no class: sort them into one folder a class"
     return f"{sum(others.counts.values()):,} files: {others}" if others.counts else "nothing"
 
 

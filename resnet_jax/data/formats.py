@@ -21,12 +21,16 @@ class Format:
     Attributes:
         name: with its article, as a message says it: ``a JPEG image``.
         readable: whether it is an image that :func:`resnet_jax.data.decode.decode_image` reads.
-        advice: what to do with it instead; empty for images that can be read.
+        advice: what to do with it instead; empty for images that can be read and where there is nothing to say.
     """
 
     name: str
     readable: bool = False
     advice: str = ""
+
+    def __str__(self) -> str:
+        """Return the name and the advice."""
+        return f"{self.name}; {self.advice}" if self.advice else self.name
 
 
 def _image(name: str) -> Format:
@@ -36,7 +40,6 @@ def _image(name: str) -> Format:
 _CONVERT = "convert it to PNG or JPEG"
 _UNPACK = "unpack it, then name the folder: folder:PATH"
 _ARRAYS = "save its arrays with np.savez('data.npz', x=..., y=...), then npz:data.npz"
-_NO_IMAGE = "only images are read"
 
 #: Signature at the start -> format, the longer ones first where one begins with another.
 _STARTS: tuple[tuple[bytes, Format], ...] = (
@@ -76,12 +79,12 @@ _STARTS: tuple[tuple[bytes, Format], ...] = (
     (b"PAR1", Format("a Parquet file", advice=f"open it with pandas or pyarrow; {_ARRAYS}")),
     (b"ARROW1", Format("an Arrow file", advice=f"open it with pyarrow; {_ARRAYS}")),
     (b"SQLite format 3\0", Format("an SQLite database", advice=_ARRAYS)),
-    (b"fLaC", Format("sound (FLAC)", advice=_NO_IMAGE)),
-    (b"OggS", Format("sound (Ogg)", advice=_NO_IMAGE)),
-    (b"ID3", Format("sound (MP3)", advice=_NO_IMAGE)),
+    (b"fLaC", Format("sound (FLAC)")),
+    (b"OggS", Format("sound (Ogg)")),
+    (b"ID3", Format("sound (MP3)")),
     (b"\x1aE\xdf\xa3", Format("a video (Matroska)", advice="save its frames as images")),
     (b"\0\0\x01\xba", Format("a video (MPEG)", advice="save its frames as images")),
-    (b"\x7fELF", Format("a program", advice=_NO_IMAGE)),
+    (b"\x7fELF", Format("a program")),
 )
 
 _RIFF = {
@@ -97,13 +100,39 @@ _FTYP = {
 _PICKLE = Format("a Python pickle", advice=f"it is not opened here, for a pickle may run code; {_ARRAYS}")
 _TAR = Format("a tar archive", advice=_UNPACK)
 _VIDEO = Format("a video (MP4)", advice="save its frames as images")
-_TEXT = Format("text", advice=_NO_IMAGE)
+_TEXT = Format("text")
 _PORTABLE = _image("a portable anymap (PNM) image")
 
 #: Suffixes whose files are taken for images without a look inside; what is not one shows when it is decoded.
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .jif .png .apng .bmp .dib .webp .tif .tiff .gif .jp2 .j2k .j2c .jpf .jpx .avif "
-    ".pbm .pgm .ppm .pnm .pam .ras .sr".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jif",
+        ".png",
+        ".apng",
+        ".bmp",
+        ".dib",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpf",
+        ".jpx",
+        ".avif",
+        ".pbm",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+        ".pam",
+        ".ras",
+        ".sr",
+    ]
 )
 READABLE = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000, PNM or Sun raster"
 """The formats that are read, for messages."""
@@ -159,7 +188,7 @@ def _text(head: bytes) -> Format | None:
     if start.startswith("version https://git-lfs"):
         return Format("a Git LFS pointer", advice="the file itself was not downloaded: git lfs pull")
     if start.startswith("<?xml"):
-        return Format("text (XML)", advice=_NO_IMAGE)
+        return Format("text (XML)")
     return _TEXT
 
 

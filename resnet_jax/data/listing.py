@@ -42,7 +42,7 @@ class LeftOut:
 
     def _explained(self, suffix: str) -> str:
         found = self.formats.get(suffix)
-        return "" if found is None or found.name.startswith("text") else f" ({found.name}; {found.advice})"
+        return "" if found is None or found.name.startswith("text") else f" ({found})"
 
 
 @dataclass
@@ -159,7 +159,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:
     """Return None for an image, else what the file is, as far as it is known."""
     if not entry.is_file():
-        return (Format(_special(entry.stat().st_mode), advice="it is not read"),)
+        return (Format(_special(entry.stat().st_mode)),)
     if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
         return None
     try:

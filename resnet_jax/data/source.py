@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from resnet_jax.data.decode import check_channels
+from resnet_jax.data.found import describe_path
 from resnet_jax.data.records import Dataset
 from resnet_jax.errors import UsageError, unknown
 
@@ -24,7 +26,7 @@ def load_dataset(spec: str, *, channels: int | None = None) -> Dataset:
         channels: 1 for grey, 3 for RGB, None for what is stored (RGB for a folder).
 
     Raises:
-        UsageError: the spec or ``channels`` is not understood.
+        UsageError: the spec or ``channels`` is not understood; of a path alone it says what lies there and what to type.
         DataError: the data is missing, empty, unreadable or inconsistent.
 
     >>> digits = load_dataset("digits")
@@ -34,7 +36,7 @@ def load_dataset(spec: str, *, channels: int | None = None) -> Dataset:
     check_channels(channels)
     kind, colon, location = spec.partition(":")
     if kind not in KINDS:
-        raise unknown("data source", kind, KINDS)
+        raise _no_kind(spec, kind)
     if bool(location) != (kind != "digits") or (colon and not location):
         raise UsageError(f"data source {spec!r} is not complete; write {KINDS[kind]}")
     match kind:
@@ -66,3 +68,23 @@ def is_gone(spec: str) -> bool:
     if kind == "tfds":
         location = location.partition("@")[2]
     return bool(location) and not Path(location).expanduser().exists()
+
+
+def _no_kind(spec: str, kind: str) -> UsageError:
+    """Build the error for a source of no known kind, most often a path alone."""
+    if kind in ("http", "https", "s3", "gs", "ftp", "hf"):
+        return UsageError(
+            f"data source {spec!r}: nothing is downloaded; fetch it first, then one of {', '.join(KINDS.values())}"
+        )
+    try:
+        path = Path(spec).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError):  # no path at all, such as one with a null byte
+        return unknown("data source", kind, KINDS)
+    if exists:
+        return UsageError(f"data source {spec!r} has no kind before the path; {describe_path(path)}")
+    if ":" not in spec and (os.sep in spec or path.suffix or spec.startswith("~")):
+        return UsageError(
+            f"data source {spec!r}: there is no such file or folder, and no kind before it; write {', '.join(KINDS.values())}"
+        )
+    return unknown("data source", kind, KINDS)

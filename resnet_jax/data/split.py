@@ -1,13 +1,13 @@
 """Who is trained on, who is selected on, and who is only reported on.
 
-Splits are stratified: every class keeps its share of every split, to within rounding. They depend on the
-labels, the fractions and the seed alone.
+Splits are stratified: every class keeps its share of every split, to within rounding, and at least one example to train
+on. They depend on the labels, the fractions and the seed alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,18 +24,21 @@ class Splits:
         train: parameters are fitted on it.
         val: models and settings are chosen on it; None if not wanted.
         test: read once, for the figure that is reported; None if not wanted.
+        notes: what a person should know before the figures, one line each: those of the data set, and how it was divided.
     """
 
     train: Records
     val: Records | None
     test: Records | None
+    notes: tuple[str, ...] = ()
 
 
 def split_indices(labels: np.ndarray, fractions: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Divide 0..N-1 into disjoint parts that cover it and keep the class proportions.
 
     A part gets round(fraction * N) examples, the first one what is left. Each later part takes from class c
-    its proportional share of what is still there, rounded up or down (largest remainders up, ties at random).
+    its proportional share of what is still there, rounded up or down (largest remainders up, ties at random). No class
+    gives its last example to a later part: what it would have given comes from the classes that have most left.
 
     Args:
         labels: integers (N,).
@@ -47,7 +50,7 @@ def split_indices(labels: np.ndarray, fractions: Mapping[str, float], seed: int)
 
     Raises:
         UsageError: the fractions are negative or do not add up to 1, or the seed is negative.
-        DataError: a part of a fraction above 0 would be empty.
+        DataError: a part of a fraction above 0 would be empty, or the classes are too small for what is held out.
 
     >>> parts = split_indices(np.array([0, 0, 0, 0, 1, 1, 1, 1]), {"train": 0.75, "test": 0.25}, seed=0)
     >>> len(parts["train"]), np.array([0, 0, 0, 0, 1, 1, 1, 1])[parts["test"]].tolist()
@@ -65,24 +68,46 @@ def split_indices(labels: np.ndarray, fractions: Mapping[str, float], seed: int)
                 f"split {name!r} would be empty: {fraction:g} of {count} examples; "
                 "use more data, a larger fraction, or 0 to go without it"
             )
+    keep = 1 if fractions[first] > 0 else 0
+    _require_enough(labels, sizes, first, keep)
     order = permutation(count, seed, SPLIT)
     pools = [order[labels[order] == c] for c in np.unique(labels)]
     parts = {}
     for name in others:
-        taken = _shares(np.array([len(pool) for pool in pools]), sizes[name], seed)
+        taken = _shares(np.array([len(pool) for pool in pools]), sizes[name], seed, keep)
         parts[name] = np.sort(np.concatenate([pool[:n] for pool, n in zip(pools, taken, strict=True)]))
         pools = [pool[n:] for pool, n in zip(pools, taken, strict=True)]
     parts[first] = np.sort(np.concatenate(pools))
     return {name: parts[name] for name in fractions}
 
 
-def _shares(available: np.ndarray, total: int, seed: int) -> np.ndarray:
-    """Apportion ``total`` over classes by largest remainder; a class never gives more than it has."""
+def _require_enough(labels: np.ndarray, sizes: Mapping[str, int], first: str, keep: int) -> None:
+    """Refuse to hold out more than there is when every class keeps an example."""
+    counts = np.unique(labels, return_counts=True)[1]
+    held_out = {name: size for name, size in sizes.items() if name != first and size}
+    most, wanted = int((counts - keep).sum()), sum(held_out.values())
+    if wanted <= most:
+        return
+    parts = " and ".join(f"{size:,} for {name}" for name, size in held_out.items())
+    single = int((counts == 1).sum())
+    raise DataError(
+        f"{single:,} of {len(counts):,} classes have one image only, {len(labels):,} images in all: {parts} would leave "
+        f"classes without an image to train on, for at most {most:,} can be held out. Use two images a class or more, "
+        "smaller fractions (data.val_fraction 0, data.test_fraction), or test images of your own beside the training images"
+    )
+
+
+def _shares(available: np.ndarray, total: int, seed: int, keep: int) -> np.ndarray:
+    """Apportion ``total`` over classes by largest remainder; a class never gives its last ``keep`` examples."""
     remaining = int(available.sum())
     quota, remainder = np.divmod(available * total, max(remaining, 1))  # exact, in integers
     ties = permutation(len(available), seed, SPLIT, epoch=1)
     up = np.lexsort((ties, -remainder))[: total - int(quota.sum())]
     quota[up] += 1
+    excess = np.maximum(quota - np.maximum(available - keep, 0), 0)
+    quota -= excess
+    for _ in range(int(excess.sum())):  # from the class with most left
+        quota[np.lexsort((ties, quota - available))[0]] += 1
     return quota
 
 
@@ -98,25 +123,93 @@ def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction
 
     Raises:
         UsageError: fractions that leave nothing to train on.
-        DataError: a split would be empty.
+        DataError: a split would be empty, or the classes are too small for what is held out.
     """
-    splits = dataset.splits
+    splits, names = dataset.splits, {split: dataset.origins.get(split, split) for split in dataset.splits}
+    notes = [*dataset.notes, *_without_images(dataset)]
     if "val" in splits and "test" in splits:
-        return Splits(splits["train"], splits["val"], splits["test"])
+        said = f"splits: train from {names['train']}, val from {names['val']}, test from {names['test']}"
+        return Splits(splits["train"], splits["val"], splits["test"], (*notes, said))
     if "all" in splits:
         source, test = splits["all"], None
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
     else:
-        source, test = splits["train"], splits.get("test", splits.get("val"))
+        held_out = "test" if "test" in splits else "val"
+        source, test = splits["train"], splits[held_out]
         fractions = {"train": 1 - val_fraction, "val": val_fraction}
+        cut = f" but {val_fraction * 100:g} % by class, which are val" if val_fraction else ""
+        final = ", the final test: it decides nothing" if held_out == "val" else ""
+        notes.append(f"splits: train from {names['train']}{cut}; test from {names[held_out]}{final}")
     if fractions["train"] <= 0:
         raise UsageError(f"val_fraction {val_fraction:g} and test_fraction {test_fraction:g} leave nothing to train on")
-    parts = {
-        name: Subset(source, indices)
-        for name, indices in split_indices(source.labels, fractions, seed).items()
-        if len(indices)
-    }
-    return Splits(parts["train"], parts.get("val"), parts.get("test", test))
+    try:
+        indices = split_indices(source.labels, fractions, seed)
+    except DataError as error:
+        raise DataError(f"{dataset.name}: {error}") from error
+    parts = {name: Subset(source, chosen) for name, chosen in indices.items() if len(chosen)}
+    result = Splits(parts["train"], parts.get("val"), parts.get("test", test))
+    if "all" in splits and result.test is not None:
+        notes += _untested(result.test, source, dataset.class_names)
+    return replace(result, notes=tuple(notes))
+
+
+def _without_images(dataset: Dataset) -> list[str]:
+    seen = {int(c) for records in dataset.splits.values() for c in np.unique(records.labels)}
+    missing = [name for c, name in enumerate(dataset.class_names) if c not in seen]
+    return [f"{len(missing):,} of {dataset.num_classes:,} classes have no image: {_some(missing)}"] if missing else []
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
+
+
+def _untested(test: Records, source: Records, class_names: Sequence[str]) -> list[str]:
+    """Say which classes are in the source and have no test image."""
+    missing = np.setdiff1d(source.labels, test.labels)
+    if not len(missing):
+        return []
+    fewest = np.bincount(source.labels)[missing]
+    sizes = "1 image each" if fewest.max() == 1 else f"at most {fewest.max():,} images each"
+    total = len(np.unique(source.labels))
+    return [
+        f"{len(missing):,} of {total:,} classes have no test image, having {sizes}: {_some([class_names[c] for c in missing])}"
+    ]
+
+
+def require_trainable(splits: Splits, class_names: Sequence[str]) -> None:
+    """Refuse splits in which a class is validated or tested on that was never trained on.
+
+    Args:
+        splits: as :func:`resolve_splits` gives them.
+        class_names: of the data set.
+
+    Raises:
+        DataError: such a class, or a class number that no image has at all although classes are only numbered.
+    """
+    trained = np.unique(splits.train.labels)
+    for name, part in (("val", splits.val), ("test", splits.test)):
+        missing = [] if part is None else np.setdiff1d(part.labels, trained)
+        if len(missing):
+            assert part is not None
+            images = int(np.isin(part.labels, missing).sum())
+            named = _some([class_names[c] for c in missing])
+            raise DataError(
+                f"{len(missing):,} of {len(class_names):,} classes have images in {name} ({images:,} of {len(part):,}) and "
+                f"none in train: {named}; a network cannot know them: give each a training image, or leave them out of {name}"
+            )
+    if tuple(class_names) == tuple(str(c) for c in range(len(class_names))):  # numbered, for want of names
+        missing = sorted(set(range(len(class_names))) - set(trained.tolist()))
+        if missing == [0]:
+            raise DataError(
+                f"labels are 1..{len(class_names) - 1}, but classes are counted from 0: save y - 1, or an array "
+                f"class_names of {len(class_names)} names to keep a class 0 without images"
+            )
+        if missing:
+            raise DataError(
+                f"no image has the labels {', '.join(map(str, missing[:6]))}{', ...' if len(missing) > 6 else ''} of 0.."
+                f"{len(class_names) - 1}: save np.unique(y, return_inverse=True)[1] to count without gaps, or an array "
+                f"class_names of {len(class_names)} names to keep them"
+            )
 
 
 def whole(dataset: Dataset) -> Records:
