@@ -103,7 +103,8 @@ def load_pixels(wanted: PixelsWanted) -> Pixels:
     """Divide the source and decode what fits in memory. What does not fit is decoded once to see whether it can be.
 
     Raises:
-        DataError: the images are not as they should be, a class is tested and not trained on, or nothing is left to test.
+        DataError: the images are not as they should be, a class is tested and not trained on, or nothing is left to
+        test.
     """
     splits, class_names = wanted.open()
     if splits.test is None:
@@ -117,11 +118,12 @@ def load_pixels(wanted: PixelsWanted) -> Pixels:
             decoded[name] = materialize(records, geometry, training=name == "train")
             if not check_readable(decoded[name], geometry):
                 notes.append(
-                    f"the {len(records):,} {name} images are too many to look at before the start: they are decoded as they "
-                    "are needed, and one that is broken stops the run then"
+                    f"the {len(records):,} {name} images are too many to look at before the start: they are decoded "
+                    "as they are needed, and one that is broken stops the run then"
                 )
     splits = Splits(decoded["train"], decoded.get("val"), decoded["test"], tuple(notes))
-    return Pixels(splits, class_names, View(splits.train, geometry, training=True).shape, geometry, stored_shape)
+    height, width, channels = View(splits.train, geometry, training=True).shape
+    return Pixels(splits, class_names, (height, width, channels), geometry, stored_shape)
 
 
 def load_images(config: RunConfig) -> Images:

@@ -1,4 +1,4 @@
-"""Whether a shipped recipe is used for images of another kind than those it was made for; it is then said, not refused."""
+"""Whether a shipped recipe is used for images of another kind than those it was made for; said then, not refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MADE_FOR = {
 ENOUGH = 2.0
 """Ratio of sides from which images count as of another kind."""
 PHOTOGRAPH = 100
-"""Side from which images are photographs, which the recipes for small images would shrink or see through a small window."""
+"""Side from which images are photographs, which recipes for small images would shrink or see in pieces."""
 
 
 def misfit(config: RunConfig, images: Images) -> str | None:
@@ -38,7 +38,7 @@ def misfit(config: RunConfig, images: Images) -> str | None:
     made = MADE_FOR.get(config.recipe)
     if made is None or config.data.source == load_recipe(config.recipe).data.source:
         return None
-    height, width, channels = images.card.image_shape
+    height, width, _ = images.card.image_shape
     seen = min(height, width)
     stored = seen if images.stored_shape is None else min(images.stored_shape[:2])
     shrunk = made.side < PHOTOGRAPH <= stored
@@ -49,7 +49,8 @@ def misfit(config: RunConfig, images: Images) -> str | None:
     better = min(MADE_FOR, key=lambda name: (abs(MADE_FOR[name].side - min(stored, 224)), name == "cifar10-adam-10ep"))
     other = f"recipe {better} was made for {MADE_FOR[better].images}; or " if better != config.recipe else ""
     return (
-        f"recipe {config.recipe} was made for {made.images}; these are {shape} images of {len(images.card.class_names):,} "
-        f"classes{brought}. Its network, size, rate and {load_recipe(config.recipe).train.epochs} epochs may suit them badly: "
-        f"{other}choose --model.name, --data.image-size and --train.epochs yourself"
+        f"recipe {config.recipe} was made for {made.images}; these are {shape} images of "
+        f"{len(images.card.class_names):,} "
+        f"classes{brought}. Its network, size, rate and {load_recipe(config.recipe).train.epochs} epochs may suit "
+        f"them badly: {other}choose --model.name, --data.image-size and --train.epochs yourself"
     )

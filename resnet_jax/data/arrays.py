@@ -30,7 +30,7 @@ def checked_images(images: np.ndarray, name: str) -> np.ndarray:
     if images.dtype != np.uint8:
         raise DataError(
             f"{found}; need uint8 pixels 0..255 (normalization is part of training, not of the data)"
-            f"{_to_uint8(images)}{_shape_hint(images) if images.ndim != 3 and images.shape[-1:] not in ((1,), (3,)) else ''}"
+            f"{_to_uint8(images)}{_shape_hint(images)}"
         )
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise DataError(f"{found}; {SHAPES}{_shape_hint(images)}")
@@ -58,7 +58,10 @@ def _to_uint8(images: np.ndarray) -> str:
         broken = int(np.size(images) - np.isfinite(images).sum())
         if broken:
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
-            return f"; {broken:,} of these values are NaN or infinite, the first at {where}: mend or leave out those images"
+            return (
+                f"; {broken:,} of these values are NaN or infinite, the first at {where}: mend or leave out those "
+                "images"
+            )
     if images.dtype == np.int8 and values.min() < 0:
         return "; int8 ends at 127: if pixels 0..255 were turned into it, x.view(np.uint8) gets them back"
     low, high = float(values.min()), float(values.max())
@@ -82,7 +85,7 @@ def _to_uint8(images: np.ndarray) -> str:
 def _shape_hint(images: np.ndarray) -> str:
     """Return what this shape may be and the expression that mends it."""
     shape = images.shape
-    if images.ndim == 4:
+    if images.ndim == 4 and shape[-1] not in (1, 3):
         if shape[1] in (1, 3):
             return "; this looks like (N, C, H, W): use x.transpose(0, 2, 3, 1)"
         if shape[-1] == 4:
@@ -94,7 +97,10 @@ def _shape_hint(images: np.ndarray) -> str:
         if shape[2] in (1, 3):
             return "; this looks like (H, W, C, N): use x.transpose(3, 0, 1, 2)"
         if shape[1] == shape[2] == shape[3]:
-            return "; this looks like grey volumes (N, D, H, W), and only flat images are trained on: choose slices of them"
+            return (
+                "; this looks like grey volumes (N, D, H, W), and only flat images are trained on: choose slices "
+                "of them"
+            )
         return f"; {shape[-1]} channels are not read: choose 1 or 3 of them, for example x[..., [0, 1, 2]]"
     if images.ndim == 2:
         for channels, tail in (
@@ -129,8 +135,8 @@ def checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
         broken = np.flatnonzero(~np.isfinite(labels.reshape(count, -1)).all(axis=1))
         if len(broken):
             raise DataError(
-                f"{found}; {len(broken):,} of them are NaN or infinite, the first at index {broken[0]}: leave out those "
-                "images"
+                f"{found}; {len(broken):,} of them are NaN or infinite, the first at index {broken[0]}: leave out "
+                "those images"
             )
         return labels.astype(np.float32)
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
@@ -147,8 +153,8 @@ def class_hint(labels: np.ndarray) -> str:
     if labels.dtype.kind in "SUO":
         text = "y.astype(str)" if labels.dtype.kind != "U" else "y"
         return (
-            f"; text is turned into numbers by class_names, y = np.unique({text}, return_inverse=True), and both are saved: "
-            "np.savez('data.npz', x=x, y=y, class_names=class_names)"
+            f"; text is turned into numbers by class_names, y = np.unique({text}, return_inverse=True), and both are "
+            "saved: np.savez('data.npz', x=x, y=y, class_names=class_names)"
         )
     if labels.dtype == bool and labels.ndim == 1:
         return "; use y.astype(np.int64)"

@@ -2,13 +2,13 @@
 
 What is stored becomes uint8 RGB, or grey, so:
 
-- **as it lies in the file**: an EXIF orientation is not applied (a TIFF's own orientation tag is, by the decoder, and so is
-  AVIF's); colour profiles are not applied.
-- **16 bits a channel**: the upper 8 are kept. 16-bit files whose brightest value is below 4,096 hold 10 or 12-bit values,
-  which that would turn nearly black: refused. 10 and 12 bits of AVIF are scaled by the decoder.
+- **as it lies in the file**: an EXIF orientation is not applied (a TIFF's own orientation tag is, by the decoder, and
+  so is AVIF's); colour profiles are not applied.
+- **16 bits a channel**: the upper 8 are kept. 16-bit files whose brightest value is below 4,096 hold 10 or 12-bit
+  values, which that would turn nearly black: refused. 10 and 12 bits of AVIF are scaled by the decoder.
 - **palette** and **1, 2 or 4 bits**: the colours they stand for. **CMYK**: converted without a profile.
-- **alpha**: dropped, so that the colours under transparent pixels are seen; a TIFF with transparent pixels is refused, for
-  the decoder mixes them with black.
+- **alpha**: dropped, so that the colours under transparent pixels are seen; a TIFF with transparent pixels is refused,
+  for the decoder mixes them with black.
 - **several images in one file** (animated GIF, PNG and WebP, TIFF pages): the first.
 - **floating-point, signed and 32-bit** pixels (TIFF, HDR, PFM, EXR) have no stated range: refused, and so are TIFFs in
   CIELab and raw sensor data, PNM whose white is not 1, 255 or 65,535, and JPEG 2000 of 9 to 15 bits.
@@ -53,8 +53,8 @@ def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
     shape = shape_in_header(data)
     if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
         raise DataError(
-            f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than the {MAX_PIXELS:,} that are decoded: "
-            "it is broken, or has to be shrunk or cut into pieces first"
+            f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than the {MAX_PIXELS:,} that are "
+            "decoded: it is broken, or has to be shrunk or cut into pieces first"
         )
     if data.startswith((b"II*\0", b"MM\0*")):
         image = _decode_tiff(data, where)
@@ -88,7 +88,10 @@ def _why_not(data: bytes) -> str:
         return "the file is empty (0 bytes); restore it or remove it"
     begins = "" if found is None else f", which begin as {found.name} but are cut short or broken"
     if found is None or found.readable:
-        return f"cannot decode these {len(data):,} bytes{begins}; need a whole {READABLE} image (restore the file or remove it)"
+        return (
+            f"cannot decode these {len(data):,} bytes{begins}; need a whole {READABLE} image (restore the file or "
+            "remove it)"
+        )
     return _another_kind(found)
 
 
@@ -109,8 +112,8 @@ def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
     if set(sample_format) != {1} or max(bits) > 16:
         kind = {1: "integers", 2: "signed integers", 3: "floating-point numbers"}.get(sample_format[0], "other values")
         raise DataError(
-            f"{where}: a TIFF of {max(bits)}-bit {kind}, which have no fixed scale from black to white; save its pixels as "
-            "8-bit or 16-bit unsigned integers"
+            f"{where}: a TIFF of {max(bits)}-bit {kind}, which have no fixed scale from black to white; save its "
+            "pixels as 8-bit or 16-bit unsigned integers"
         )
     colours = tags.get(262, (1,))[0]
     if colours not in _TIFF_COLOURS:
@@ -125,12 +128,12 @@ def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
     image: Any = _imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         return None
-    if image.ndim == 3 and image.shape[-1] == 4 and colours == 2:
-        if image[..., 3].min() != np.iinfo(image.dtype).max:
-            raise DataError(
-                f"{where}: a TIFF with transparent pixels, which the decoder mixes with black; save it without an alpha "
-                "channel, or as PNG"
-            )
+    has_alpha = image.ndim == 3 and image.shape[-1] == 4
+    if has_alpha and image[..., 3].min() != np.iinfo(image.dtype).max:
+        raise DataError(
+            f"{where}: a TIFF with transparent pixels, which the decoder mixes with black; save it without an alpha "
+            "channel, or as PNG"
+        )
     if image.ndim == 3:
         image = np.ascontiguousarray(image[..., 2::-1])  # BGR, BGRA -> RGB
     if image.dtype == np.uint16:
@@ -159,7 +162,7 @@ def _too_dark(where: str, brightest: str) -> str:
 
 
 def _check_range(data: bytes, where: str) -> None:
-    """Refuse images whose white is not the largest value of their type, which the decoder does not scale; and no images."""
+    """Refuse images whose white is not the largest value of their type, for it is not scaled, and what is no image."""
     if data.startswith(b"P7\n"):
         header = data[:HEAD_BYTES].split(b"ENDHDR")[0]
         known = any(b"TUPLTYPE " + kind in header for kind in (b"RGB", b"GRAYSCALE"))

@@ -1,8 +1,8 @@
 """``folder:PATH``: one folder a class, images inside it.
 
 Two layouts: ``PATH/CLASS/*.jpg`` (one split, ``all``), or ``PATH/train/CLASS/*.jpg`` with ``PATH/test`` or
-``PATH/val`` (also ``training``, ``testing``, ``valid``, ``validation``, in capitals or not) or both beside it. Classes are
-the folder names in sorted order, images are in sorted order, so that labels and indices do not depend on the file
+``PATH/val`` (also ``training``, ``testing``, ``valid``, ``validation``, in capitals or not) or both beside it. Classes
+are the folder names in sorted order, images are in sorted order, so that labels and indices do not depend on the file
 system. Images in subfolders of a class folder belong to the class. A file is an image if its suffix or its first bytes
 say so (see :mod:`resnet_jax.data.formats`); every other file is counted in the data set's notes. A name that begins
 with a dot is ignored.

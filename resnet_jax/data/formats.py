@@ -1,7 +1,7 @@
 """What a file is, by its first bytes: images that can be read, images that cannot, and what people take for a data set.
 
-A suffix says little: JPEGs are called .jfif, .image or nothing at all, and text is called .jpg. The signatures are those
-of the formats' own specifications.
+A suffix says little: JPEGs are called .jfif, .image or nothing at all, and text is called .jpg. The signatures are
+those of the formats' own specifications.
 """
 
 from __future__ import annotations
@@ -103,48 +103,22 @@ _VIDEO = Format("a video (MP4)", advice="save its frames as images")
 _TEXT = Format("text")
 _PORTABLE = _image("a portable anymap (PNM) image")
 
-#: Suffixes whose files are taken for images without a look inside; what is not one shows when it is decoded.
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".png",
-        ".apng",
-        ".bmp",
-        ".dib",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".jp2",
-        ".j2k",
-        ".j2c",
-        ".jpf",
-        ".jpx",
-        ".avif",
-        ".pbm",
-        ".pgm",
-        ".ppm",
-        ".pnm",
-        ".pam",
-        ".ras",
-        ".sr",
-    ]
-)
+_IMAGE_SUFFIXES = """
+jpg jpeg jpe jfif jif png apng bmp dib webp tif tiff gif jp2 j2k j2c jpf jpx avif pbm pgm ppm pnm pam ras sr
+"""
+SUFFIXES = frozenset(f".{suffix}" for suffix in _IMAGE_SUFFIXES.split())
+"""Suffixes whose files are taken for images without a look inside; what is not one shows when it is decoded."""
 READABLE = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000, PNM or Sun raster"
 """The formats that are read, for messages."""
 
 
 def identify(head: bytes) -> Format | None:
-    """Return what a file is that begins with these bytes; None if nothing known begins so.
+    r"""Return what a file is that begins with these bytes; None if nothing known begins so.
 
     Args:
         head: the first :data:`HEAD_BYTES` of it, or all.
 
-    >>> identify(b"GIF89a").name, identify(b"RIFF\\0\\0\\0\\0WAVE").name, identify(b"1,2,3\\n").name
+    >>> identify(b"GIF89a").name, identify(b"RIFF\0\0\0\0WAVE").name, identify(b"1,2,3\n").name
     ('a GIF image', 'sound (WAV)', 'text')
     """
     for start, found in _STARTS:
@@ -244,9 +218,10 @@ def jpeg2000_siz(data: bytes) -> tuple[int, int, int, bool] | None:
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the integer tags of a TIFF's first image (TIFF 6.0, section 2); of other types only those in a short form.
+    r"""Return the integer tags of a TIFF's first image (TIFF 6.0, section 2); of other types only those in a short
+    form.
 
-    >>> tiff_tags(b"II*\\0\\x08\\0\\0\\0\\x01\\0" + b"\\x06\\x01\\x03\\0\\x01\\0\\0\\0\\x02\\0\\0\\0")
+    >>> tiff_tags(b"II*\0\x08\0\0\0\x01\0" + b"\x06\x01\x03\0\x01\0\0\0\x02\0\0\0")
     {262: (2,)}
     """
     order = "<" if data[:2] == b"II" else ">"

@@ -54,8 +54,8 @@ def _describe_file(path: Path) -> str:
     advice = found.advice if found is not None else ""
     if suffix in (".csv", ".tsv"):
         advice = (
-            "if it lists image files, sort them into one folder a class (folder:PATH); if it holds pixels, save arrays with "
-            "np.savez('data.npz', x=..., y=...) (npz:data.npz)"
+            "if it lists image files, sort them into one folder a class (folder:PATH); if it holds pixels, save "
+            "arrays with np.savez('data.npz', x=..., y=...) (npz:data.npz)"
         )
     elif suffix in SUFFIXES:
         return f"it is called an image but {'is empty' if path.stat().st_size == 0 else f'is {name}'}"
@@ -86,7 +86,7 @@ def _describe_folder(path: Path) -> str:
 
 
 def _prepared_sets(path: Path) -> list[tuple[str, str]]:
-    """Return name and source of the sets prepared at or below ``path``: DIR, NAME, NAME/VERSION, NAME/CONFIG/VERSION."""
+    """Return name and source of the sets prepared at or below ``path``, which may be all sets, one, or its version."""
     path, found = path.absolute(), []
     for depth in range(4):
         for info in sorted(path.glob("*/" * depth + "dataset_info.json")):

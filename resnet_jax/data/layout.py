@@ -78,8 +78,8 @@ def check_class_names(folder: object, names: Sequence[str]) -> None:
     if pictures:
         kinds.append(f"a store of images ({shortened(pictures)})")
     raise DataError(
-        f"{folder}: its folders look like {' and '.join(kinds)}, not like classes; {LAYOUTS}. Images are classified as a "
-        "whole here: a set with masks or boxes has to be sorted into one folder a class first"
+        f"{folder}: its folders look like {' and '.join(kinds)}, not like classes; {LAYOUTS}. Images are classified "
+        "as a whole here: a set with masks or boxes has to be sorted into one folder a class first"
     )
 
 
@@ -94,14 +94,14 @@ def check_below_class(folder: object, names: Sequence[str]) -> None:
     held_out = [name for name in names if _HELD_OUT.fullmatch(letters[name])]
     if train and held_out:
         raise DataError(
-            f"{folder}: a class folder with the splits {shortened(train + held_out)} in it; the splits belong above the "
-            "classes: PATH/train/CLASS and PATH/test/CLASS"
+            f"{folder}: a class folder with the splits {shortened(train + held_out)} in it; the splits belong above "
+            "the classes: PATH/train/CLASS and PATH/test/CLASS"
         )
     annotations = [name for name in names if is_annotation(name)]
     if annotations:
         raise DataError(
-            f"{folder}: a class folder with {shortened(annotations)} in it, whose images would be taken for images of the "
-            "class; move the annotations out of the class folders"
+            f"{folder}: a class folder with {shortened(annotations)} in it, whose images would be taken for images of "
+            "the class; move the annotations out of the class folders"
         )
 
 

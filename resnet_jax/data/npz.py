@@ -1,7 +1,7 @@
 """``npz:PATH``: arrays in one NumPy file.
 
-Either ``x`` and ``y`` (one split, ``all``), or ``x_train``, ``y_train`` with ``x_test``, ``y_test`` or ``x_val``, ``y_val``
-or both. Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3); labels are integers 0..K-1. A text array
+Either ``x`` and ``y`` (one split, ``all``), or ``x_train``, ``y_train`` with ``x_test``, ``y_test`` or ``x_val``,
+``y_val`` or both. Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3); labels are integers 0..K-1. A text array
 ``class_names`` may name the classes; otherwise they are "0" .. "K-1" with K from the largest label of all splits.
 Other arrays are left out, and the data set's notes say so.
 """
@@ -70,8 +70,8 @@ def _suffixes(arrays: Mapping[str, np.ndarray], file: Path) -> dict[str, str]:
         return {"all": ""}
     if set(present) == {"train"} and {"x_train", "y_train"} <= set(arrays):
         raise DataError(
-            f"{file}: x_train and y_train without x_test or x_val; call them x and y to have validation and test images taken "
-            f"from them; need {EXPECTED}"
+            f"{file}: x_train and y_train without x_test or x_val; call them x and y to have validation and test "
+            f"images taken from them; need {EXPECTED}"
         )
     if "train" in present and len(present) > 1:
         return present
@@ -82,7 +82,8 @@ def _require_integers(records: ArrayRecords, where: str) -> None:
     if not np.issubdtype(records.labels.dtype, np.integer):
         raise DataError(
             f"{where}: labels are {records.labels.dtype} {records.labels.shape}, but classes are integers from 0 on"
-            f"{class_hint(records.labels)}; for regression use the Python API: ArrayRecords(images, labels) and batches of it"
+            f"{class_hint(records.labels)}; for regression use the Python API: ArrayRecords(images, labels) and "
+            "batches of it"
         )
 
 
@@ -100,8 +101,8 @@ def _class_names(names: np.ndarray, splits: Mapping[str, ArrayRecords], file: Pa
         first = min(int(y.min()) for y in labels)
         hint = "; classes are counted from 0: use y - 1" if (first, classes) == (1, len(found) + 1) else ""
         raise DataError(
-            f"{file}: class_names has {len(found)} names, but the largest label is {classes - 1}, outside 0..{len(found) - 1}; "
-            f"need one name for each of 0..{classes - 1}{hint}"
+            f"{file}: class_names has {len(found)} names, but the largest label is {classes - 1}, outside "
+            f"0..{len(found) - 1}; need one name for each of 0..{classes - 1}{hint}"
         )
     return found
 
@@ -162,6 +163,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{file}: this is a folder and no .npz file; for images in class folders write folder:{file}")
     if not file.is_file():
         raise DataError(f"{file}: there is no such file; need an .npz with {EXPECTED}")
+    found = None
     try:
         with file.open("rb") as handle:
             found = identify(handle.read(HEAD_BYTES))
@@ -169,8 +171,8 @@ def _read(file: Path) -> dict[str, np.ndarray]:
             archive = np.load(handle, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise ValueError(
-                    f"it is one array without a name, .npy, {archive.dtype} {archive.shape}: put images and labels into one "
-                    "file with np.savez('data.npz', x=..., y=...)"
+                    f"it is one array without a name, .npy, {archive.dtype} {archive.shape}: put images and labels "
+                    "into one file with np.savez('data.npz', x=..., y=...)"
                 )
             return {key: _array(archive, key) for key in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -193,7 +195,8 @@ def _array(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
         if key == "class_names":
             kind = "np.array(class_names, dtype=str)"
         raise ValueError(
-            f"{key} holds Python objects, which are pickled, and a pickle may run code: save numbers instead, {kind}; {error}"
+            f"{key} holds Python objects, which are pickled, and a pickle may run code: save numbers instead, {kind}; "
+            f"{error}"
         ) from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{key!r} is no array, so this is an ordinary zip archive: unpack it, then folder:PATH")

@@ -140,7 +140,8 @@ class Dataset:
         origins: split -> how the source calls it, where it has splits of its own.
 
     Raises:
-        DataError: other splits, fewer than two classes, a name given twice, or a label that is not an integer in 0..K-1.
+        DataError: other splits, fewer than two classes, a name given twice, or a label that is not an integer in
+        0..K-1.
     """
 
     name: str
@@ -160,8 +161,8 @@ class Dataset:
         twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)
         if twice:
             raise DataError(
-                f"{self.name}: {len(twice)} class names are given twice, {twice[0]!r} for one; every class needs a name of "
-                "its own"
+                f"{self.name}: {len(twice)} class names are given twice, {twice[0]!r} for one; every class needs a "
+                "name of its own"
             )
         for split, records in self.splits.items():
             _check_labels(records, self.class_names, f"{self.name}, split {split!r}")

@@ -26,7 +26,8 @@ def load_dataset(spec: str, *, channels: int | None = None) -> Dataset:
         channels: 1 for grey, 3 for RGB, None for what is stored (RGB for a folder).
 
     Raises:
-        UsageError: the spec or ``channels`` is not understood; of a path alone it says what lies there and what to type.
+        UsageError: the spec or ``channels`` is not understood; of a path alone it says what lies there and what to
+        type.
         DataError: the data is missing, empty, unreadable or inconsistent.
 
     >>> digits = load_dataset("digits")
@@ -85,6 +86,7 @@ def _no_kind(spec: str, kind: str) -> UsageError:
         return UsageError(f"data source {spec!r} has no kind before the path; {describe_path(path)}")
     if ":" not in spec and (os.sep in spec or path.suffix or spec.startswith("~")):
         return UsageError(
-            f"data source {spec!r}: there is no such file or folder, and no kind before it; write {', '.join(KINDS.values())}"
+            f"data source {spec!r}: there is no such file or folder, and no kind before it; write "
+            f"{', '.join(KINDS.values())}"
         )
     return unknown("data source", kind, KINDS)

@@ -24,7 +24,8 @@ class Splits:
         train: parameters are fitted on it.
         val: models and settings are chosen on it; None if not wanted.
         test: read once, for the figure that is reported; None if not wanted.
-        notes: what a person should know before the figures, one line each: those of the data set, and how it was divided.
+        notes: what a person should know before the figures, one line each: those of the data set, and how it was
+        divided.
     """
 
     train: Records
@@ -91,9 +92,10 @@ def _require_enough(labels: np.ndarray, sizes: Mapping[str, int], first: str, ke
     parts = " and ".join(f"{size:,} for {name}" for name, size in held_out.items())
     single = int((counts == 1).sum())
     raise DataError(
-        f"{single:,} of {len(counts):,} classes have one image only, {len(labels):,} images in all: {parts} would leave "
-        f"classes without an image to train on, for at most {most:,} can be held out. Use two images a class or more, "
-        "smaller fractions (data.val_fraction 0, data.test_fraction), or test images of your own beside the training images"
+        f"{single:,} of {len(counts):,} classes have one image only, {len(labels):,} images in all: {parts} would "
+        f"leave classes without an image to train on, for at most {most:,} can be held out. Use two images a class or "
+        "more, smaller fractions (data.val_fraction 0, data.test_fraction), or test images of your own beside the "
+        "training images"
     )
 
 
@@ -172,7 +174,8 @@ def _untested(test: Records, source: Records, class_names: Sequence[str]) -> lis
     sizes = "1 image each" if fewest.max() == 1 else f"at most {fewest.max():,} images each"
     total = len(np.unique(source.labels))
     return [
-        f"{len(missing):,} of {total:,} classes have no test image, having {sizes}: {_some([class_names[c] for c in missing])}"
+        f"{len(missing):,} of {total:,} classes have no test image, having {sizes}: "
+        f"{_some([class_names[int(c)] for c in missing])}"
     ]
 
 
@@ -192,10 +195,11 @@ def require_trainable(splits: Splits, class_names: Sequence[str]) -> None:
         if len(missing):
             assert part is not None
             images = int(np.isin(part.labels, missing).sum())
-            named = _some([class_names[c] for c in missing])
+            named = _some([class_names[int(c)] for c in missing])
             raise DataError(
-                f"{len(missing):,} of {len(class_names):,} classes have images in {name} ({images:,} of {len(part):,}) and "
-                f"none in train: {named}; a network cannot know them: give each a training image, or leave them out of {name}"
+                f"{len(missing):,} of {len(class_names):,} classes have images in {name} ({images:,} of "
+                f"{len(part):,}) and none in train: {named}; a network cannot know them: give each a training image, "
+                f"or leave them out of {name}"
             )
     if tuple(class_names) == tuple(str(c) for c in range(len(class_names))):  # numbered, for want of names
         missing = sorted(set(range(len(class_names))) - set(trained.tolist()))
@@ -206,7 +210,8 @@ def require_trainable(splits: Splits, class_names: Sequence[str]) -> None:
             )
         if missing:
             raise DataError(
-                f"no image has the labels {', '.join(map(str, missing[:6]))}{', ...' if len(missing) > 6 else ''} of 0.."
+                f"no image has the labels {', '.join(map(str, missing[:6]))}{', ...' if len(missing) > 6 else ''} of "
+                "0.."
                 f"{len(class_names) - 1}: save np.unique(y, return_inverse=True)[1] to count without gaps, or an array "
                 f"class_names of {len(class_names)} names to keep them"
             )

@@ -14,11 +14,10 @@ import numpy as np
 
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.records import Dataset, Records
+from resnet_jax.data.tfds_labels import read_labels
 from resnet_jax.errors import DataError, nearest
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
-READ_CHUNK = 1024
-"""Records read at a time while the labels are collected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +30,7 @@ class TfdsRecords:
         image_key: the name of the image feature.
         channels: 1 or 3.
         name: for messages.
+        encoded_bytes: the size of all records.
     """
 
     source: Any
@@ -38,6 +38,7 @@ class TfdsRecords:
     image_key: str
     channels: int
     name: str
+    encoded_bytes: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,10 +51,10 @@ class TfdsRecords:
 
 
 def load_tfds(location: str, channels: int | None = None) -> Dataset:
-    """Open a prepared set and read all its labels (which reads each record once).
+    """Open a prepared set and its labels, which reads each record the first time (see `tfds_labels`).
 
     Splits other than train, validation and test are left out, and so is a split whose labels are all -1,
-    TFDS's mark for "not labelled" (ImageNet's test). A set with one split only is taken as ``all``.
+    TFDS's mark for "not labelled" (ImageNet's test); the notes say so. A set with one split only is taken as ``all``.
 
     Raises:
         DataError: unknown, not prepared, prepared in another format, or not images with one label.
@@ -67,10 +68,13 @@ def load_tfds(location: str, channels: int | None = None) -> Dataset:
     stored = builder.info.features[image_key].shape[-1]
     channels = channels or (1 if stored == 1 else 3)
     splits: dict[str, Records] = {}
+    origins: dict[str, str] = {}
+    left_out: list[str] = []
     only = len(builder.info.splits) == 1
     for key in builder.info.splits:
         split = "all" if only else SPLITS.get(key)
         if split is None:
+            left_out.append(f"{key} ({builder.info.splits[key].num_examples:,})")
             continue
         try:
             source = builder.as_data_source(key, decoders={image_key: tfds.decode.SkipDecoding()})
@@ -80,10 +84,15 @@ def load_tfds(location: str, channels: int | None = None) -> Dataset:
                 f"{spec}: {builder.data_dir} is in the format {file_format}, which cannot be read at random; "
                 f"remove it, then {_how_to_prepare(name, data_dir)}"
             ) from error
-        labels = _labels(source, label_key)
+        labels = read_labels(source, label_key, builder, key)
         if only or (labels >= 0).any():
-            splits[split] = TfdsRecords(source, labels, image_key, channels, f"split {key!r} of {spec}")
-    return Dataset(spec, splits, tuple(builder.info.features[label_key].names))
+            size = int(builder.info.splits[key].num_bytes)
+            splits[split] = TfdsRecords(source, labels, image_key, channels, f"split {key!r} of {spec}", size)
+            origins[split] = key
+        else:
+            left_out.append(f"{key} ({len(labels):,}, not labelled)")
+    notes = (f"splits left out, with their images: {', '.join(left_out)}",) if left_out else ()
+    return Dataset(spec, splits, tuple(builder.info.features[label_key].names), notes, {} if only else origins)
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
@@ -128,9 +137,3 @@ def _features(builder: Any, spec: str) -> tuple[str, str]:
             raise DataError(f"{spec}: need one {kind} feature, found {', '.join(keys) or 'none'} (features: {found})")
         chosen.append((preferred or keys)[0])
     return chosen[0], chosen[1]
-
-
-def _labels(source: Any, key: str) -> np.ndarray:
-    count = len(source)
-    chunks = (range(start, min(start + READ_CHUNK, count)) for start in range(0, count, READ_CHUNK))
-    return np.array([record[key] for chunk in chunks for record in source.__getitems__(list(chunk))], np.int32)

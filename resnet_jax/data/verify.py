@@ -13,8 +13,8 @@ from resnet_jax.data.view import View
 from resnet_jax.errors import DataError
 
 LIMIT_BYTES = 2 << 30
-"""Size of the files that are still decoded once to see whether they can be: about 18,000 photographs of ImageNet's kind,
-which two cores decode in half a minute."""
+"""Size of the files that are still decoded once to see whether they can be: about 18,000 photographs of ImageNet's
+kind, which two cores decode in half a minute."""
 CHUNK = 64
 
 

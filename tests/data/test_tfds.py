@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from resnet_jax.data import tfds as module
+from resnet_jax.data import tfds_labels
 from resnet_jax.data.tfds import load_tfds
 from resnet_jax.errors import DataError
 
@@ -99,13 +101,73 @@ def test_channels_default_to_the_stored_ones(tmp_path):
 
 
 def test_split_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "READ_CHUNK", 3)
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tfds_labels, "READ_CHUNK", 3)
     one = load_tfds(prepare(tmp_path, "TinyOne", SPLITS={"train": range(12)}))
     assert list(one.splits) == ["all"]
     assert sorted(one.splits["all"].labels.tolist()) == sorted(LABELS.tolist())
     many = {"train": range(6), "validation": range(6, 8), "extra": range(8, 10), "test": range(10, 12)}
     three = load_tfds(prepare(tmp_path, "TinyThree", SPLITS=many, UNLABELLED=("test",)))
     assert {name: len(records) for name, records in three.splits.items()} == {"train": 6, "val": 2}
+    assert three.notes == ("splits left out, with their images: extra (2), test (2, not labelled)",)
+    assert three.origins == {"train": "train", "val": "validation"}
+
+
+class Reads:
+    """Counts the records that are read, whoever reads them."""
+
+    def __init__(self, monkeypatch):
+        self.count = 0
+        collect = tfds_labels._collect
+
+        def counting(source, indices, key):
+            self.count += len(indices)
+            return collect(source, indices, key)
+
+        monkeypatch.setattr(tfds_labels, "_collect", counting)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_labels_are_read_from_every_record_only_the_first_time(tmp_path, monkeypatch, kept):
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache") if kept else "off")
+    monkeypatch.setattr(tfds_labels, "PROBES", 2)
+    location = prepare(tmp_path, "TinyOften")
+    reads = Reads(monkeypatch)
+    first = load_tfds(location)
+    assert reads.count == 12
+    again = load_tfds(location)
+    assert reads.count == 12 + (2 * 2 if kept else 12)
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(first.splits[split].labels, again.splits[split].labels)
+
+
+def test_a_set_prepared_anew_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache"))
+    location = prepare(tmp_path, "TinyAnew", SPLITS={"train": range(6)})
+    before = load_tfds(location).splits["all"].labels
+    files = sorted((tmp_path / "tiny_anew").rglob("*.array_record*"))
+    times = [(file.stat().st_atime_ns, file.stat().st_mtime_ns) for file in files]
+    shutil.rmtree(tmp_path / "tiny_anew")
+    prepare(tmp_path, "TinyAnew", SPLITS={"train": (0, 3, 6, 9, 1, 4)})  # the same names, sizes and counts
+    for file, time in zip(files, times, strict=True):
+        os.utime(file, ns=time)
+    records = load_tfds(location).splits["all"]
+    expected = [LABELS[next(j for j in range(12) if np.array_equal(IMAGES[j], records.image(i)))] for i in range(6)]
+    assert records.labels.tolist() == expected
+    assert sorted(before) != sorted(expected)
+
+
+def test_spoilt_or_unwritable_kept_labels_are_read_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache"))
+    location = prepare(tmp_path, "TinySpoilt")
+    expected = load_tfds(location).splits["train"].labels
+    for file in (tmp_path / "cache" / "labels").iterdir():
+        file.write_bytes(file.read_bytes()[:40])
+    np.testing.assert_array_equal(load_tfds(location).splits["train"].labels, expected)
+    (tmp_path / "blocked").write_text("a file where the directory would be")
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "blocked"))
+    np.testing.assert_array_equal(load_tfds(location).splits["train"].labels, expected)
+    assert "labels are not kept" in caplog.text
 
 
 def test_one_unlabelled_example_is_an_error(tmp_path):
