@@ -1,8 +1,9 @@
 """The labels of a prepared TFDS set, kept so that not every record is read at every start (of ImageNet that is 150 GB).
 
 They lie in the user's cache directory beside a fingerprint of the files they were read from: name, size, inode and
-times of every shard, and what TFDS says about the set. A set that is prepared anew has another one, and is read again; a few
-records are compared besides. Nothing is kept if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be written.
+times of every shard, and what TFDS says about the set. A set that is prepared anew has another one, and is read again;
+a few records are compared besides. Nothing is kept if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be
+written.
 """
 
 from __future__ import annotations

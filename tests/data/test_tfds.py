@@ -69,6 +69,12 @@ def prepare(data_dir: Path, name: str, **attributes) -> str:
     return f"{builder_class.name}@{data_dir}"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep no labels beyond a test."""
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache"))
+
+
 def test_images_labels_names_and_splits(tmp_path, capsys):
     dataset = load_tfds(prepare(tmp_path, "TinySplits"))
     assert dataset.class_names == ("ant", "bee", "cow")
@@ -101,7 +107,6 @@ def test_channels_default_to_the_stored_ones(tmp_path):
 
 
 def test_split_names(tmp_path, monkeypatch):
-    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tfds_labels, "READ_CHUNK", 3)
     one = load_tfds(prepare(tmp_path, "TinyOne", SPLITS={"train": range(12)}))
     assert list(one.splits) == ["all"]
@@ -129,7 +134,8 @@ class Reads:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_labels_are_read_from_every_record_only_the_first_time(tmp_path, monkeypatch, kept):
-    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache") if kept else "off")
+    if not kept:
+        monkeypatch.setenv("RESNET_JAX_CACHE", "off")
     monkeypatch.setattr(tfds_labels, "PROBES", 2)
     location = prepare(tmp_path, "TinyOften")
     reads = Reads(monkeypatch)
@@ -141,8 +147,7 @@ def test_labels_are_read_from_every_record_only_the_first_time(tmp_path, monkeyp
         np.testing.assert_array_equal(first.splits[split].labels, again.splits[split].labels)
 
 
-def test_a_set_prepared_anew_is_read_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache"))
+def test_a_set_prepared_anew_is_read_anew(tmp_path):
     location = prepare(tmp_path, "TinyAnew", SPLITS={"train": range(6)})
     before = load_tfds(location).splits["all"].labels
     files = sorted((tmp_path / "tiny_anew").rglob("*.array_record*"))
@@ -158,7 +163,6 @@ def test_a_set_prepared_anew_is_read_anew(tmp_path, monkeypatch):
 
 
 def test_spoilt_or_unwritable_kept_labels_are_read_again(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "cache"))
     location = prepare(tmp_path, "TinySpoilt")
     expected = load_tfds(location).splits["train"].labels
     for file in (tmp_path / "cache" / "labels").iterdir():
