@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -45,15 +47,35 @@ def test_channels(tmp_path):
     [
         ({"x": X}, "no array 'y'; found x; need x and y, or x_train"),
         ({"y": Y}, "no array 'x'; found y"),
-        ({"images": X, "labels": Y}, "no array 'x_train'; found images, labels"),
+        (
+            {"images": X, "labels": Y},
+            r"found images, labels; .* np\.savez\('data\.npz', x=f\['images'\], y=f\['labels'\]\)",
+        ),
+        (
+            {"train_images": X, "train_labels": Y[:, None], "val_images": X, "val_labels": Y},
+            r"x_train=f\['train_images'\], y_train=f\['train_labels'\]\.ravel\(\), x_val=f\['val_images'\], y_val=f",
+        ),
+        (
+            {"X_train": X, "y_train": Y, "X_test": X, "y_test": Y},
+            r"x_train=f\['X_train'\], y_train=f\['y_train'\], x_test=",
+        ),
+        ({"trainX": X, "trainY": Y}, r"x=f\['trainX'\], y=f\['trainY'\]"),
+        ({"arr_0": X, "arr_1": Y}, r"x=f\['arr_0'\], y=f\['arr_1'\]"),
+        ({"x_train": X, "y_train": Y}, "x_train and y_train without x_test or x_val; call them x and y"),
+        ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "found x, y, x_test, y_test; either x and y, .* not both"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "no array 'y_test'"),
         ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y, "x_val": X}, "no array 'y_val'"),
         ({}, "no array 'x_train'; found none"),
-        ({"x": X / 255, "y": Y}, r"x of .*data\.npz: images are float64"),
+        ({"x": X / 255, "y": Y}, r"x and y of .*data\.npz: images are float64 .* use \(x \* 255\)\.round\(\)"),
         ({"x": X, "y": Y[:5]}, r"labels are int64 \(5,\) for 6 images"),
-        ({"x": X, "y": Y / 2}, "float32, but classes are integers .* regression use the Python API"),
+        ({"x": X, "y": Y / 2}, "float32 .*, but classes are integers from 0 on; for regression use the Python API"),
+        ({"x": X, "y": Y / 1}, r"classes are integers from 0 on; use y\.astype\(np\.int64\)"),
+        ({"x": X, "y": np.eye(3)[Y]}, r"one-hot rows: use y\.argmax\(axis=1\)"),
         ({"x": X, "y": Y - 1}, "label -1 at index 0"),
-        ({"x": X, "y": Y, "class_names": np.array(["a", "b"])}, "label 2 at index 2 .* outside 0..1"),
+        ({"x": X, "y": Y, "class_names": np.array(["a", "b"])}, "class_names has 2 names, .* 2, outside 0..1; need"),
+        ({"x": X, "y": Y + 1, "class_names": np.array(list("abc"))}, "classes are counted from 0: use y - 1"),
+        ({"x": X, "y": Y, "class_names": np.array([["a", "b", "c"]])}, r"need one name a class, of shape \(K,\)"),
+        ({"x": X, "y": Y, "class_names": np.array([0.5, 1, 2])}, "class_names is float64; need texts"),
         ({"x": X, "y": Y * 0}, "the classes are 0; need at least two"),
     ],
 )
@@ -63,8 +85,26 @@ def test_what_is_wrong_is_said(tmp_path, arrays, message):
 
 
 def test_objects_are_not_unpickled(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read it as .npz \(Object arrays cannot be loaded"):
+    message = r"cannot read it as .npz \(y holds Python objects, .* save numbers instead, np\.array\(y\.tolist\(\)\)"
+    with pytest.raises(DataError, match=message):
         load_npz(save(tmp_path, x=X, y=np.array([print] * 6, dtype=object)))
+    with pytest.raises(DataError, match=r"class_names holds Python objects, .* np\.array\(class_names, dtype=str\)"):
+        load_npz(save(tmp_path, x=X, y=Y, class_names=np.array(list("abc"), dtype=object)))
+
+
+def test_names_may_be_bytes(tmp_path):
+    assert load_npz(save(tmp_path, x=X, y=Y, class_names=np.array([b"a", b"b", b"c"]))).class_names == ("a", "b", "c")
+
+
+def test_what_is_left_out_and_fractions_cut_to_zero_are_said(tmp_path):
+    assert load_npz(save(tmp_path, x=X, y=Y, ids=Y)).notes == ("arrays left out: ids int64 (6,)",)
+    cut = (X / 255).astype(np.uint8)
+    assert load_npz(save(tmp_path, x=cut, y=Y)).notes[0].startswith("x holds no value above 1 of 255: fractions")
+
+
+def test_training_and_validation_images_alone(tmp_path):
+    dataset = load_npz(save(tmp_path, x_train=X, y_train=Y, x_val=X, y_val=Y))
+    assert dataset.origins == {"train": "x_train", "val": "x_val"}
 
 
 def test_not_a_file_and_not_an_archive(tmp_path):
@@ -76,7 +116,7 @@ def test_not_a_file_and_not_an_archive(tmp_path):
         with pytest.raises(DataError, match=r"bad\.npz: cannot read it as .npz \("):
             load_npz(str(tmp_path / "bad.npz"))
     np.save(tmp_path / "bad.npy", X)
-    with pytest.raises(DataError, match=r"it is one array without a name, \.npy"):
+    with pytest.raises(DataError, match=r"it is one array without a name, \.npy, uint8 \(6, 4, 5, 3\): put images and"):
         load_npz(str(tmp_path / "bad.npy"))
     np.savez_compressed(tmp_path / "c.npz", x=X, y=Y)
     spoilt = bytearray((tmp_path / "c.npz").read_bytes())
@@ -84,6 +124,27 @@ def test_not_a_file_and_not_an_archive(tmp_path):
     (tmp_path / "c.npz").write_bytes(spoilt)
     with pytest.raises(DataError, match=r"c\.npz: cannot read it"):
         load_npz(str(tmp_path / "c.npz"))
+
+
+def test_other_kinds_of_file_are_said_to_be_what_they_are(tmp_path):
+    for start, message in (
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file; open it with h5py"),
+        (b"\x80\x04", "a Python pickle; it is"),
+    ):
+        (tmp_path / "x").write_bytes(start + bytes(600))
+        with pytest.raises(DataError, match=message):
+            load_npz(str(tmp_path / "x"))
+    with pytest.raises(DataError, match=r"this is a folder and no \.npz file; .* write folder:"):
+        load_npz(str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("a/1.jpg", b"no array")
+    with pytest.raises(DataError, match="an ordinary zip archive: unpack it, then folder:PATH"):
+        load_npz(str(tmp_path / "photos.zip"))
+
+
+def test_volumes_in_medmnist_names(shared_data):
+    with pytest.raises(DataError, match=r"x_train=f\['train_images'\], y_train=f\['train_labels'\]\.ravel\(\)"):
+        load_npz(str(shared_data / "adrenalmnist3d-train-val.npz"))
 
 
 def test_lossless_cifar(shared_data):

@@ -50,20 +50,52 @@ def test_array_records_name_the_origin_of_their_pixels():
     [
         (IMAGES / 255, np.arange(6), r"x: images are float64 \(6, 4, 3, 3\); need uint8"),
         (IMAGES[0, 0], np.arange(3), r"\(3, 3\); need \(N, H, W\)"),
-        (IMAGES[..., :2], np.arange(6), r"need \(N, H, W\), \(N, H, W, 1\) or \(N, H, W, 3\)$"),
         (
-            IMAGES.transpose(0, 3, 1, 2)[..., :2],
+            np.zeros((6, 8, 8, 2), np.uint8),
             np.arange(6),
-            r"\(N, C, H, W\): use images.transpose\(0, 2, 3, 1\)",
+            r"\(N, H, W, 3\); use x\[\.\.\., :1\], which drops the second channel",
+        ),
+        (IMAGES.transpose(0, 3, 1, 2)[..., :2], np.arange(6), r"\(N, C, H, W\): use x\.transpose\(0, 2, 3, 1\)"),
+        (np.zeros((6, 8, 8, 4), np.uint8), np.arange(6), r"use x\[\.\.\., :3\], which drops the fourth channel"),
+        (np.zeros((8, 8, 3, 6), np.uint8), np.arange(6), r"looks like \(H, W, C, N\): use x\.transpose\(3, 0, 1, 2\)"),
+        (IMAGES.reshape(6, 36), np.arange(6), r"rows of pixels: use x\.reshape\(-1, 6, 6\)"),
+        (np.zeros((6, 3072), np.uint8), np.arange(6), r"x\.reshape\(-1, 32, 32, 3\) or, channels first"),
+        (np.zeros((6, 7, 7, 7), np.uint8), np.arange(6), r"grey volumes \(N, D, H, W\)"),
+        (np.zeros((6, 7, 7, 7, 3), np.uint8), np.arange(6), "volumes or videos are not read"),
+        (IMAGES.astype(np.float32), np.arange(6), r"values are 0 to 255: use x\.round\(\)\.astype\(np\.uint8\)"),
+        (IMAGES.astype(np.int64), np.arange(6), r"values are 0 to 255: use x\.astype\(np\.uint8\)"),
+        (IMAGES.astype(np.uint16) * 257, np.arange(6), r"0 to 65535: use \(x >> 8\)\.astype"),
+        (
+            IMAGES.astype(np.uint16) * 16,
+            np.arange(6),
+            r"0 to 4080: use \(x >> 4\)\.astype\(np\.uint8\), if these are 12",
+        ),
+        (IMAGES / 127.5 - 1, np.arange(6), r"-1 to 1: if -1\.\.1 is black to white, use \(\(x \+ 1\) \* 127\.5\)"),
+        ((IMAGES - 120.0) / 60, np.arange(6), "they look normalized; save the pixels from before"),
+        (IMAGES.astype(bool), np.arange(6), r"use x\.astype\(np\.uint8\) \* 255"),
+        (IMAGES.view(np.int8), np.arange(6), r"x\.view\(np\.uint8\) gets them back"),
+        (
+            np.where(np.arange(216).reshape(6, 4, 3, 3) % 40 == 7, np.nan, 0.5),
+            np.arange(6),
+            r"values are NaN or infinite, the first at \(",
+        ),
+        (np.array([IMAGES[0], IMAGES[1, 1:]], dtype=object), np.arange(2), "Python objects of different shapes"),
+        (
+            IMAGES.transpose(0, 3, 1, 2)[..., :2] / 255,
+            np.arange(6),
+            r"astype\(np\.uint8\); this looks like \(N, C, H, W\)",
         ),
         (IMAGES[:0], np.arange(0), "nothing in it"),
         (IMAGES[:, :0], np.arange(6), "nothing in it"),
         (IMAGES, np.arange(5), r"labels are int64 \(5,\) for 6 images"),
         (IMAGES, np.array(1), "for 6 images"),
-        (IMAGES, np.arange(6).reshape(6, 1), r"need integers of shape \(N,\); use labels.ravel\(\)"),
-        (IMAGES, np.eye(6, dtype=int), r"int64 \(6, 6\); need integers of shape \(N,\)$"),
-        (IMAGES, np.array(list("abcdef")), "need integers"),
-        (IMAGES, np.array([True] * 6), "labels are bool"),
+        (IMAGES, np.arange(6).reshape(6, 1), r"need integers of shape \(N,\); use y.ravel\(\)"),
+        (IMAGES, np.eye(6, dtype=int), r"these are one-hot rows: use y\.argmax\(axis=1\)"),
+        (IMAGES, np.ones((6, 2), int), "several labels an image: only one label"),
+        (IMAGES, np.array(list("abcdef")), r"class_names, y = np\.unique\(y, return_inverse=True\)"),
+        (IMAGES, np.array([b"a", b"b"] * 3), r"np\.unique\(y\.astype\(str\), return_inverse=True\)"),
+        (IMAGES, np.array([True] * 6), r"labels are bool .* use y\.astype\(np\.int64\)"),
+        (IMAGES, np.array([0, np.nan, 1, 0, 1, np.nan]), "2 of them are NaN or infinite, the first at index 1"),
         (IMAGES, np.arange(6) + 2**31 - 5, r"2147483643..2147483648; class indices must fit int32"),
         (IMAGES, np.arange(6) - 2**31 - 1, "must fit int32"),
     ],
@@ -104,8 +136,21 @@ def test_dataset_names_the_first_label_out_of_range(bad):
 
 
 def test_dataset_refuses_float_labels():
-    with pytest.raises(DataError, match=r"float32, but classes are integers 0..1; for regression use the Python API"):
+    with pytest.raises(
+        DataError, match=r"float32 .*, but classes are integers 0..1; for regression use the Python API"
+    ):
         dataset([0.0, 1.0, 0.5, 0.0, 0.0, 1.0])
+    with pytest.raises(DataError, match=r"classes are integers 0..1; use y\.astype\(np\.int64\)"):
+        dataset([0.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+    with pytest.raises(DataError, match=r"one-hot rows: use y\.argmax\(axis=1\)"):
+        dataset(np.eye(2)[[0, 1, 0, 1, 0, 1]])
+
+
+def test_dataset_refuses_labels_that_count_from_one_and_names_given_twice():
+    with pytest.raises(DataError, match="2 such labels in all; classes are counted from 0: use y - 1"):
+        dataset([1, 2, 1, 2, 1, 1])
+    with pytest.raises(DataError, match="1 class names are given twice, 'a' for one"):
+        dataset([0, 1, 1, 0, 0, 1], ("a", "a"))
 
 
 def test_dataset_refuses_one_class():

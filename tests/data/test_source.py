@@ -33,6 +33,40 @@ def test_unknown_kind_names_the_nearest():
         load_dataset("fodler:/data")
 
 
+def test_a_path_alone_is_described_with_what_to_type(make_folder, tmp_path):
+    root = make_folder(
+        {"set/cat": 2, "set/dog": 1, "parts/train/a": 1, "parts/train/b": 1, "parts/Test/a": 1, "parts/Test/b": 1}
+    )
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4), np.uint8), y=np.array([0, 1]))
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    (tmp_path / "table.csv").write_text("file,label\n1.png,cat\n")
+    (tmp_path / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(30))
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "data.json"):
+        (tmp_path / "run" / name).touch()
+    (tmp_path / "empty").mkdir()
+    for given, said in {
+        "set": r"a folder with 2 class folders \(cat, dog\) and 3 images: write folder:.*set",
+        "parts": r"a folder with 2 class folders \(a, b\) in train, Test and 4 images: write folder:.*parts",
+        "a.npz": r"an \.npz file of arrays: write npz:.*a\.npz",
+        "a.npy": r"one NumPy array \(\.npy\): it has no labels",
+        "table.csv": r"a table \(CSV\): if it lists image files, sort them into one folder a class",
+        "x.h5": "an HDF5 file: open it with h5py",
+        "set/cat/000.png": "a PNG image; a data set is a folder .* resnet-jax predict RUN_DIR",
+        "run": "a run directory, not a data set",
+        "empty": "a folder, but not one of images by class: .*no class folders in it",
+        "": r"a folder with a\.npz: write npz:",
+    }.items():
+        with pytest.raises(UsageError, match=f"has no kind before the path; it is {said}"):
+            load_dataset(str(root / given))
+    with pytest.raises(
+        UsageError, match=r"gone': there is no such file or folder, and no kind before it; write digits, fold"
+    ):
+        load_dataset(str(tmp_path / "gone"))
+    with pytest.raises(UsageError, match="nothing is downloaded; fetch it first"):
+        load_dataset("https://example.org/x.zip")
+
+
 @pytest.mark.parametrize(
     ("spec", "form"),
     [
