@@ -204,12 +204,13 @@ def _notes_of_files(root: Path, listings: list[tuple[str, Listing]]) -> list[str
 
 def _masks(paths: list[str]) -> list[str]:
     """Return the files that are called like another one of them with ``_mask`` or the like at the end."""
-    stems = {path.rpartition(".")[0]: path for path in paths}
+    named = [path for path in paths if path.rpartition(".")[0].lower().endswith(MASK_ENDINGS)]
+    stems = {path.rpartition(".")[0] for path in paths} if named else set()
     return [
         path
-        for stem, path in stems.items()
-        for ending in MASK_ENDINGS
-        if stem.lower().endswith(ending) and stem[: -len(ending)] in stems
+        for path in named
+        for stem in [path.rpartition(".")[0]]
+        if any(stem.lower().endswith(ending) and stem[: -len(ending)] in stems for ending in MASK_ENDINGS)
     ]
 
 

@@ -160,7 +160,8 @@ def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:
     """Return None for an image, else what the file is, as far as it is known."""
     if not entry.is_file():
         return (Format(_special(entry.stat().st_mode)),)
-    if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+    dot = entry.name.rfind(".")
+    if dot >= 0 and entry.name[dot:].lower() in SUFFIXES:
         return None
     try:
         with open(entry.path, "rb") as file:

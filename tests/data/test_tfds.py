@@ -17,8 +17,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from resnet_jax.data import tfds_labels
+from resnet_jax.data.source import load_dataset
 from resnet_jax.data.tfds import load_tfds
-from resnet_jax.errors import DataError
+from resnet_jax.errors import DataError, UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
 LABELS = np.arange(12) % 3
@@ -89,6 +90,14 @@ def test_images_labels_names_and_splits(tmp_path, capsys):
         assert records.describe(0) == f"index 0 of split {split!r} of {dataset.name}"
     assert sorted(seen) == list(range(12))
     assert "tensorflow" not in sys.modules
+
+
+def test_a_path_to_a_prepared_set_says_what_to_type(tmp_path):
+    prepare(tmp_path, "TinyFound")
+    for path in (tmp_path, tmp_path / "tiny_found", tmp_path / "tiny_found" / "1.0.0"):
+        message = rf"it holds tiny_found, prepared by TFDS: write tfds:tiny_found@{tmp_path}$"
+        with pytest.raises(UsageError, match=message):
+            load_dataset(str(path))
 
 
 def test_threads_read_the_same(tmp_path):
