@@ -96,8 +96,8 @@ def _why_not(data: bytes) -> str:
 
 
 def _another_kind(found: Format) -> str:
-    advice = f"; {found.advice}" if found.advice else " (restore the file or remove it)"
-    return f"this is {found.name} and no image that is read ({READABLE}){advice}"
+    advice = found.advice or "restore the file or remove it"
+    return f"this is {found.name} and no image that is read ({READABLE}); {advice}"
 
 
 def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
