@@ -82,7 +82,7 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
             f"{source} has the classes, the division and the number of images of the data that {trained.path} was "
             "trained on: taken for the same data, so its own division is used"
         )
-        return dataclasses.replace(own, said=(said,))
+        return dataclasses.replace(own, said=(said, *own.said[1:]))
     part, said = _part(dataset, split)
     records = dataset.splits[part]
     matching = match_classes(
@@ -93,16 +93,18 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
         network=str(trained.path),
     )
     records = relabelled(records, matching.labels(records.labels))
-    return Chosen(records, part, False, source, len(np.unique(records.labels)), (*said, *matching.said))
+    said = (*dataset.notes, *said, *matching.said)
+    return Chosen(records, part, False, source, len(np.unique(records.labels)), said)
 
 
 def _own(trained: TrainedRun, split: str) -> Chosen:
-    records = getattr(own_splits(trained, f"evaluate as its {split} split; name some with --data.source"), split)
+    splits = own_splits(trained, f"evaluate as its {split} split; name some with --data.source")
+    records = getattr(splits, split)
     if records is None:
         raise UsageError(f"{trained.path} has no {split} split")
     place, data = trained.config.data.place, trained.config.data
     said = () if data.moved_to is None else (f"the run's own data, moved from {data.source} to {place}",)
-    return Chosen(records, split, True, place, len(np.unique(records.labels)), said)
+    return Chosen(records, split, True, place, len(np.unique(records.labels)), (*said, *splits.notes))
 
 
 def _part(dataset: Dataset, split: str) -> tuple[str, tuple[str, ...]]:

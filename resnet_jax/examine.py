@@ -206,6 +206,9 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
         model = build_model(config, found.card)
         images, labels = _read(looking, found.splits.train, config, model, found.card)
         said = f"{looking.batch} training images of {_short(looking.source)} (seed {looking.seed}), not augmented"
+        said = "; ".join((said, *found.splits.notes))
+        if path := looking.source.partition(":")[2]:
+            said = said.replace(path, Path(path).name)
     _require_several(looking, model)
     mesh = make_mesh(jax.devices()[:1])
     key = jax.random.split(jax.random.key(looking.seed))[0]  # as training.state.init_state does

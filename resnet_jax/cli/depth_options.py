@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.cli.bench import Choices
-from resnet_jax.cli.options import Common
+from resnet_jax.cli.options import Common, console_for
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import RunError, UsageError
 
@@ -59,7 +59,7 @@ class TargetOptions:
 
 
 def find(options: TargetOptions, **more: Any) -> Any:
-    """Return the subject that the options name; see :func:`resnet_jax.examine.find_subject`.
+    """Return the subject that the options name, and print with which images; see `resnet_jax.examine.find_subject`.
 
     Args:
         options: as given.
@@ -87,7 +87,10 @@ def find(options: TargetOptions, **more: Any) -> Any:
         **dataclasses.asdict(choices),
         **more,
     )
-    return find_subject(options.target, looking, model)
+    subject = find_subject(options.target, looking, model)
+    said = f"images  {subject.facts['images']}"
+    console_for(options.common).print(said, highlight=False, soft_wrap=True, markup=False)
+    return subject
 
 
 def output_directory(options: TargetOptions, ours: Sequence[str], verb: str = "depth") -> Path:
