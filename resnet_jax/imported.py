@@ -112,7 +112,8 @@ def import_weights(
     try:
         variables = to_variables(read.tensors, network)
     except DataError as error:
-        raise DataError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from error
+        said = str(error).replace("(--key ", f"(--key {read.key}.") if read.key else str(error)
+        raise DataError(f"{file}: {said}") from error
 
     fit = best_fit(read.tensors, network.config, flat_shapes(network))
     known = known_of(fit.format, model.name, network.config)
@@ -235,7 +236,7 @@ def _names(
         return (), "none: the network has no classifier"
     if given is not None:
         names, source = given, "given"
-    elif notes and len(notes.class_names) == (2 if outputs == 1 and len(notes.class_names) == 2 else outputs):
+    elif notes and 0 < len(notes.class_names) <= max(outputs, 2):  # outputs that no class had stay without a name
         names, source = notes.class_names, "the file"
     elif known.class_names is not None:
         names, source = known.class_names, f"as in {known.source}"

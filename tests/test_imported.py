@@ -102,7 +102,7 @@ def test_the_part_that_was_asked_for_is_taken_and_the_rest_named(put, tiny, tmp_
     assert "the prefix 'teacher.' taken off every name" in said
     assert f"{len(tiny)} others left aside (student." in said
     assert "4 of float16, converted to float32" in said
-    with pytest.raises(DataError, match=r"under 'student': the key student \(--key student\)"):
+    with pytest.raises(DataError, match=r"under 'student': the key student \(--key state_dict\.student\)"):
         import_weights(tmp_path / "net.pth", TINY, tmp_path / "other")
 
 

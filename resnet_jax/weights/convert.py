@@ -102,9 +102,9 @@ def to_variables(
     for path, name in names.items():
         with np.errstate(over="ignore"):  # the check below says it with the name
             result[path] = np.array(layouts[path].read(arrays[name]), dtype=shapes[path].dtype, order="C")
-    unusable = [fault for path, name in names.items() for fault in _unusable(path, name, result[path])]
-    if unusable:
-        raise DataError("these tensors hold values no network can compute with:\n  " + "\n  ".join(unusable))
+    too_large = [fault for path, name in names.items() for fault in _unusable(path, name, result[path])]
+    if too_large:
+        raise DataError("these tensors are too large for the network's dtype:\n  " + "\n  ".join(too_large))
     return stack(unflatten_dict({path: result[path] for path in shapes}, sep="/"), model.config.execution)
 
 
@@ -213,11 +213,11 @@ def _faults(
 
 
 def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...]) -> list[str]:
-    """Say what is wrong with one tensor, and what to do about the two differences that can be wanted."""
+    """Say what is wrong with one tensor, and what to do about the differences that can be wanted."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return [f"{name} is {array.dtype}; need a floating-point type"]
     if array.shape == expected:
-        return []
+        return _unusable(path, name, array)
     fault = f"{name} is {array.shape}; need {expected}"
     if path in _HEAD and array.ndim == len(expected) and array.shape[1:] == expected[1:]:
         fault += (
@@ -234,10 +234,10 @@ def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...])
 
 
 def _unusable(path: str, name: str, array: np.ndarray) -> list[str]:
-    """Say which values of one tensor, in the network's dtype, make its outputs NaN."""
+    """Say which values of one tensor would make every output NaN."""
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
-        return [f"{name}: {bad} of {array.size} values are NaN or infinite (in {array.dtype})"]
+        return [f"{name}: {bad} of {array.size} values are NaN or infinite in {array.dtype}"]
     negative = int(np.count_nonzero(array < 0)) if path.startswith("batch_stats/") and path.endswith("/var") else 0
     return [f"{name}: {negative} of {array.size} variances are negative"] if negative else []
 
