@@ -64,8 +64,8 @@ def recognize(data: bytes, path: Path) -> str:
     for mark, what in _MARKS:
         if data.startswith(mark) or (what.startswith("a TensorFlow Lite") and data[4:8] == mark):
             return what
-    text = data[:512].lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+    text = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"<") and b"html" in text:
         return "a web page (HTML): the download gave a page and not the file"
     if text.startswith(b"<?xml"):
         return "an XML text, such as a server's error message: the download did not give the file"
@@ -79,11 +79,12 @@ def recognize(data: bytes, path: Path) -> str:
         return f"an ONNX model, whose weights are not read: take the PyTorch network it came from, {SAVE}"
     if path.name == "saved_model.pb":
         return "a TensorFlow SavedModel, and TensorFlow weights are not read"
-    if path.suffix in (".msgpack", ".flax"):
-        return "a Flax msgpack file by its name, and such are not read"
+    if path.suffix in (".msgpack", ".flax") or _is_msgpack(data):
+        return "a msgpack file (Flax writes such), and Flax weights are not read"
     if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05":
         return f"a Python pickle that torch.save did not write: load it in Python and save its tensors, {SAVE}"
-    return ""
+    start = data[:60].decode("ascii", "replace").split("\n")[0].strip()
+    return f"a text that begins {start!r}" if len(start) > 2 and start.isprintable() and start.isascii() else ""
 
 
 def describe_zip(names: Sequence[str]) -> str:
@@ -122,6 +123,12 @@ def _some(names: Sequence[str]) -> str:
 def _is_onnx(data: bytes) -> bool:
     """Return whether the first fields are those of a ModelProto: ir_version as a varint, producer_name as text."""
     return data[:1] == b"\x08" and len(data) > 8 and data[1] < 32 and data[2:3] == b"\x12" and data[4:7].isalnum()
+
+
+def _is_msgpack(data: bytes) -> bool:
+    """Return whether the first bytes are a map of up to 15 entries whose first key is a short text."""
+    length = data[1] - 0xA0 if len(data) > 1 else 0
+    return 0x81 <= data[0] <= 0x8F and 0 < length < 32 and data[2 : 2 + length].isalnum()
 
 
 def _tar_of_torch(data: bytes) -> str:

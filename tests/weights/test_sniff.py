@@ -38,6 +38,7 @@ KINDS = {
     "HDF5": b"\x89HDF\r\n\x1a\n" + b"\0" * 40,
     "git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n",
     r"web page \(HTML\)": b"\n  <!DOCTYPE html>\n<html>",
+    r"page and not the file": b"\xef\xbb\xbf<!-- saved --><html>",
     "XML text": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
     "ONNX model": b"\x08\x07\x12\x07pytorch\x1a\x052.1.0",
     "part of a TensorFlow checkpoint": b"\0" * 40 + bytes.fromhex("57fb808b247547db"),
@@ -46,7 +47,9 @@ KINDS = {
     "a JSON text that lists the parts of a divided checkpoint": b'{"metadata": {}, "weight_map": {}}',
     "a Python pickle that torch.save did not write": pickle.dumps({"w": 1}, 4),
     r"NumPy array \(\.npy\)": b"\x93NUMPY\x01\x00",
-    "something else, beginning with b'hello'": b"hello",
+    "a text that begins '404: Not Found'": b"404: Not Found",
+    "a msgpack file": b"\x81\xa6params\x81\xa4stem",
+    r"something else, beginning with b'.x00.x01": b"\0\1\2\3\4\5\6\7\b",
     "damaged zip file, perhaps a download that stopped": checkpoint({"w": np.ones(99)}, legacy=False)[:-90],
 }
 
