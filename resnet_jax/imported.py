@@ -27,7 +27,7 @@ from resnet_jax.weights.names import best_fit, flat_shapes
 from resnet_jax.weights.notes import Notes, read_notes
 
 if TYPE_CHECKING:
-    from resnet_jax.use import TrainedRun
+    from resnet_jax.trained import TrainedRun
 
 CROPS = ("none", "random_resized")
 #: Choices of a network that leave its function alone: an exported file does not hand them on.

@@ -68,7 +68,7 @@ _SQUEEZE = {"attention": ("none", "se")}
 _STRIDED = {"shortcut": ("A", "A_end", "B", "C", "none")}
 _SIMPLE_STEM = {"stem": ("imagenet", "cifar"), "stem_pool": ("max",)}
 
-# KaimingHe's Caffe names, which most libraries kept
+# torchvision's names, which most PyTorch libraries kept
 _LAYERS = {
     "stem/conv": "conv1",
     "stem/norm": "bn1",

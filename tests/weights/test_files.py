@@ -204,6 +204,16 @@ def test_what_only_wraps_a_network_is_taken_off_its_names(prefix, names):
     assert read.prefix in (prefix, "")
 
 
+def test_a_key_of_one_of_several_may_go_on_into_its_names():
+    content = {
+        net: {f"backbone.{name}": factor * array for name, array in NET.items()} | {"head.weight": np.ones((2, 2))}
+        for net, factor in (("student", 1), ("teacher", 2))
+    }
+    read = clean(content, "net.pt", "teacher.backbone")
+    same(read.tensors, {name: 2 * array for name, array in NET.items()})
+    assert (read.key, read.prefix, read.left_aside) == ("teacher", "backbone.", ("head.weight",))
+
+
 def test_names_that_would_become_one_keep_their_wrappers():
     arrays = {"_orig_mod.fc.bias": np.ones(2), "fc.bias": np.zeros(2)}
     same(clean(arrays, "net.pt").tensors, arrays)

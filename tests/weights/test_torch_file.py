@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_jax.errors import DataError
+from resnet_jax.errors import DataError, UsageError
+from resnet_jax.weights.files import load_state_dict
 from resnet_jax.weights.plain_pickle import Global
 from resnet_jax.weights.torch_file import load_torch
 from tests.weights.torch_writer import (
@@ -293,6 +294,8 @@ def test_damage_gives_a_value_or_a_data_error(tmp_path_factory, data):
     path.write_bytes(damaged)
     with contextlib.suppress(DataError):
         assert len(repr(load_torch(path))) < 100_000
+    with contextlib.suppress(DataError, UsageError):
+        assert all(isinstance(array, np.ndarray) for array in load_state_dict(path).values())
 
 
 def test_every_truncation_is_noticed(read):
