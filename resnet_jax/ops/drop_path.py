@@ -1,7 +1,7 @@
 """Stochastic depth, after Huang et al. 2016 (arXiv 1603.09382): drop the whole branch of single examples.
 
-There a branch is dropped for the whole batch and scaled in evaluation; here, as in timm, for each example, and scaled in
-training.
+There a branch is dropped for the whole batch and scaled in evaluation; here, as in timm, for each example by itself,
+and scaled in training.
 """
 
 from __future__ import annotations
