@@ -217,7 +217,8 @@ def _normalization(
     elif known.normalization is not None:
         found, source = known.normalization, f"as in {known.source}"
     else:
-        return (), (), "not known: give --mean and --std here or to eval and predict, per channel of x / 255"
+        said = "not known: give --mean and --std here or to eval and predict, per channel of x / 255"
+        return (), (), f"{said}; {known.caution}" if known.caution else said
     check_normalization(*found, name="--")
     mean, std = found
     caution = f"; {known.caution}" if known.caution and source.startswith("as in") else ""

@@ -33,9 +33,11 @@ _TORCHVISION = {
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
 }  # fmt: skip
-#: timm/models/{resnet,resnetv2,nfnet}.py, networks all of whose 1,000-class weights agree. Not in it are resnet18d and
-#: resnet50d, some of whose weights want ImageNet's mean and some 0.5 (and resnet34: see :func:`caution`).
-_TIMM: dict[str, Normalization] = {
+#: timm/models/{resnet,resnetv2,nfnet}.py: the normalization of all 1,000-class weights of a network; None where they
+#: do not agree (:data:`_CAUTIONS`).
+_TIMM: dict[str, Normalization | None] = {
+    "resnet18d": None,
+    "resnet50d": None,
     **dict.fromkeys(_TORCHVISION, IMAGENET),
     **dict.fromkeys(
         (
@@ -61,6 +63,15 @@ _TIMM_SIZES = {
     "bit_r50x3": 448, "bit_r101x1": 448, "bit_r101x3": 448, "bit_r152x4": 480,
 }  # fmt: skip
 _TRANSFORMERS = {"resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152"}
+
+_HALF_WANTED = "wants --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5"
+_MOST = "timm's weights of this network want ImageNet's --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225, but"
+#: Networks some of whose weights are normalized otherwise than the rest, which no name in the file tells.
+_CAUTIONS = {
+    "resnet34": f"timm's resnet34.ra4_e3600_r224_in1k has the same names and {_HALF_WANTED}",
+    "resnet18d": f"{_MOST} resnet18d.ra4_e3600_r224_in1k {_HALF_WANTED}",
+    "resnet50d": f"{_MOST} resnet50d.ra4_e3600_r224_in1k {_HALF_WANTED}",
+}
 
 #: Choices that leave the function of a trained network alone, or that a library's own epsilon may change.
 _FREE = {
@@ -110,7 +121,7 @@ def known_of(format: str, name: str, config: ResNetConfig) -> Known:
         source = TORCHVISION if name in _TORCHVISION else TIMM
         if config.num_classes == 21843 and not name.startswith("bit_"):
             return known
-        known = dataclasses.replace(known, normalization=_TIMM[name], source=source, caution=caution(name))
+        known = dataclasses.replace(known, normalization=_TIMM[name], source=source, caution=_CAUTIONS.get(name, ""))
         if name in _TORCHVISION:
             known = dataclasses.replace(known, size_source=f"as in {TORCHVISION}")
         elif name in _TIMM_SIZES and config.num_classes == 1000:
@@ -129,13 +140,6 @@ def is_as_named(name: str, config: ResNetConfig) -> bool:
     named = MODELS[name].config
     fields = [field.name for field in dataclasses.fields(ResNetConfig) if field.name not in _FREE]
     return all(getattr(config, field) == getattr(named, field) for field in fields)
-
-
-def caution(name: str) -> str:
-    """Return for which weights of the same names what is known is wrong."""
-    if name == "resnet34":
-        return "timm's resnet34.ra4_e3600_r224_in1k has the same names and wants --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5"
-    return ""
 
 
 def imagenet_wnids() -> tuple[str, ...]:

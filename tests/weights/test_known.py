@@ -48,8 +48,6 @@ def test_published_networks_bring_size_normalization_and_names(format, name, nor
         ("torchvision", "resnet50", {"activation": "silu"}),
         ("torchvision", "resnet50", {"stem": "cifar"}),
         ("torchvision", "resnet50_v1", {}),  # no such network there
-        ("timm", "resnet50d", {}),  # some of its weights want ImageNet's mean, some 0.5
-        ("timm", "resnet18d", {}),
         ("timm", "nf_resnet50", {}),  # deepmind's shortcut: not timm's network
         ("pytorchcv", "resnet20_cifar_b", {}),
         ("fixup", "fixup_resnet20_cifar", {}),
@@ -72,6 +70,10 @@ def test_what_only_changes_training_changes_nothing_known():
 def test_weights_that_share_names_and_not_the_normalization_are_warned_of():
     assert "resnet34.ra4_e3600_r224_in1k" in of("torchvision", "resnet34").caution
     assert of("torchvision", "resnet50").caution == ""
+    for name in ("resnet18d", "resnet50d"):  # most want ImageNet's mean, one 0.5
+        assert of("timm", name).normalization is None
+        assert f"{name}.ra4_e3600_r224_in1k wants --mean 0.5" in of("timm", name).caution
+        assert of("timm", name).class_names == imagenet_wnids()
 
 
 def test_the_imagenet_classes_are_part_of_the_package(shared_data):
