@@ -23,7 +23,7 @@ from resnet_jax.data.records import Records
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.data.view import View
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import DataError, UsageError
 
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]
@@ -236,5 +236,7 @@ def _threaded(batch: Callable[[int], Batch], steps: range, threads: int, prefetc
     )
     try:
         yield from iterator
+    except DataError as error:  # Grain has added a line about its own frames to the message
+        raise DataError(str(error).partition("\n---")[0]) from error
     finally:
         iterator.close()
