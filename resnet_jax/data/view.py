@@ -37,7 +37,7 @@ class View:
         else:
             image = self.geometry.eval_image(image)
         if image.shape != self.shape:
-            advice = "set image_size to bring all images to one size"
+            advice = "set image_size to bring all images to one size (--data.image-size)"
             if image.shape[:2] == self.shape[:2]:
                 advice = "all images need the same number of channels"
             raise DataError(
