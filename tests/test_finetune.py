@@ -6,6 +6,8 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from resnet_jax.cli.train import run as train_command
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_yaml, parse_config
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.finetune import find_source, start_state
+from resnet_jax.finetune import find_source, require_transfer, start_state
 from resnet_jax.run import fit
 from resnet_jax.rundir import RunDirectory
 from resnet_jax.training.checkpoint import Checkpoints
@@ -164,6 +166,31 @@ def test_it_resumes_without_its_source_and_notices_another_one(place, tuned, tmp
         fit(config, run_dir)
     with pytest.raises(UsageError, match="nowhere is not a run directory"):
         find_source(dataclasses.replace(config, init_from=str(tmp_path / "nowhere")), RunDirectory(tmp_path / "new"))
+
+
+@pytest.mark.parametrize(
+    ("imported", "data", "refused"),
+    [
+        (("a", "b", "c"), ("a", "b", "c"), False),
+        (("a", "b", "c"), ("0", "1", "2"), False),  # by number
+        (("0", "1", "2"), ("a", "b", "c"), False),  # names that nobody gave
+        (("a", "b", "c"), ("b", "a", "c"), True),
+        (("a", "b", "c"), ("a", "b", "d"), True),
+    ],
+)
+def test_classes_of_an_imported_network_are_compared_where_they_are_known(place, imported, data, refused):
+    config = RunConfig(init_from=str(place / "source"))
+    source = find_source(config, RunDirectory(place / "new"))
+    assert source is not None
+    card = dataclasses.replace(source.trained.card, examples={}, class_names=imported)
+    source = dataclasses.replace(source, trained=dataclasses.replace(source.trained, card=card))
+    parts: Any = SimpleNamespace(model=source.trained.model)
+    now = dataclasses.replace(card, class_names=data, examples={"train": 6})
+    if refused:
+        with pytest.raises(UsageError, match=r"trained on other classes.*--init-head new"):
+            require_transfer(config, source, parts, now)
+    else:
+        require_transfer(config, source, parts, now)
 
 
 def test_averages_and_optimizer_start_from_the_loaded_weights(place):

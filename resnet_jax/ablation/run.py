@@ -63,6 +63,11 @@ def ablate(
     console = console or RichConsole(quiet=True)
     directory = AblationDirectory(Path(out) if out is not None else definition.default_path())
     directory.require(definition)
+    if definition.base.data.moved_to is not None and not directory.definition.is_file():
+        raise UsageError(
+            "data.moved_to says where the images of an ablation under way lie now, and there is none in "
+            f"{directory.path}: name the images of a new one with data.source, or the directory with --out"
+        )
     mesh, load = make_mesh(), _ImagesOnce(lambda text: _say(console, text))
     checked = _check(definition, load, mesh)
     _refuse(checked, skip_incompatible)
