@@ -90,11 +90,12 @@ def test_eval_brings_images_to_the_size_of_the_network_as_predict_does(place, al
 def test_classes_go_by_name(place, all_sixty, tmp_path, command, of):
     """Position gave 0 of 293 for three of ten classes."""
     counted = last_json_of(command, "eval", place / of, "--data.source", save(tmp_path / "p.npz", order=(2, 0, 1)))
-    assert counted["correct"] == all_sixty.correct
+    assert (counted["correct"], counted["loss"]) == (all_sixty.correct, pytest.approx(all_sixty.loss))
     assert "matched by name" in counted["said"][0]
     for name_of in (lambda label: NAMES[label], str, lambda label: f"{label:02}"):
         folder = pictures(tmp_path / name_of(1), name_of)
-        assert last_json_of(command, "eval", place / of, "--data.source", folder)["correct"] == all_sixty.correct
+        found = last_json_of(command, "eval", place / of, "--data.source", folder)
+        assert found["loss"] == pytest.approx(all_sixty.loss)
     folder = pictures(tmp_path / "part", lambda label: NAMES[label], only=(0, 2))
     part = last_json_of(command, "eval", place / of, "--data.source", folder)
     matrix = np.asarray(all_sixty.confusion)
