@@ -14,8 +14,9 @@ from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
 from resnet_jax.data.source import is_gone, load_dataset
 from resnet_jax.data.split import Splits
+from resnet_jax.data.stats import channel_stats
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
-from resnet_jax.images import divide, load_splits
+from resnet_jax.images import divide, geometry_of, load_splits
 from resnet_jax.rundir import DataCard, labels_digest
 from resnet_jax.trained import TrainedRun, class_names_of, with_moved_data
 
@@ -54,35 +55,27 @@ class Chosen:
 def choose_images(trained: TrainedRun, split: str, source: str | None = None) -> Chosen:
     """Choose the images of a split.
 
-    A ``source`` of the kind of the run's own data, with the same classes, division and labels, is that data at another
-    place: the run's own division is used, so that no image that was trained on is in its test. Of any other source
-    its own split is taken, val for a test that it has not, or everything if it has one split only.
+    A ``source`` that is the run's own data at another place (:func:`own_or_other`) is divided as the run divided it, so
+    that no image that was trained on is in its test. Of any other source its own split is taken, val for a test that it
+    has not, or everything if it has one split only.
 
     Args:
         trained: the network.
-        split: ``train``, ``val`` or ``test``.
+        split: ``train``, ``val`` or ``test``; or ``all``: every image of a source with one split, the run's own or not.
         source: None for the run's own data.
 
     Raises:
         UsageError: no such split, no data of its own, or classes that cannot be matched.
         RunError: the run's own data is not what it was.
     """
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    if split not in (*SPLITS, "all"):
+        raise unknown("split", split, (*SPLITS, "all"))
     names = class_names_of(trained)
+    if split != "all":
+        trained, source = own_or_other(trained, source)
     if source is None:
         return _own(trained, split)
-    channels = trained.card.image_shape[-1]
-    dataset = load_dataset(source, channels=channels)
-    if is_own_data(trained, source, dataset):
-        if source == trained.config.data.place:
-            return _own(trained, split)
-        own = _own(with_moved_data(trained, source), split)
-        said = (
-            f"{source} has the classes, the division and the number of images of the data that {trained.path} was "
-            "trained on: taken for the same data, so its own division is used"
-        )
-        return dataclasses.replace(own, said=(said, *own.said[1:]))
+    dataset = load_dataset(source, channels=trained.card.image_shape[-1])
     part, said = _part(dataset, split)
     records = dataset.splits[part]
     matching = match_classes(
@@ -98,12 +91,17 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
 
 
 def _own(trained: TrainedRun, split: str) -> Chosen:
-    splits = own_splits(trained, f"evaluate as its {split} split; name some with --data.source")
+    if split == "all":
+        raise UsageError("--split all is every image of a source: name it with --data.source")
+    if not trained.was_trained_here:
+        raise UsageError(f"{trained.path} was imported: it has no images of its own; name some with --data.source")
+    splits = own_splits(trained, "divide")
     records = getattr(splits, split)
     if records is None:
         raise UsageError(f"{trained.path} has no {split} split")
-    place, data = trained.config.data.place, trained.config.data
-    said = () if data.moved_to is None else (f"the run's own data, moved from {data.source} to {place}",)
+    place, data, said = trained.config.data.place, trained.config.data, ()
+    if data.moved_to is not None:
+        said = (f"the run's own data, moved from {data.source} to {place}: its own division is used",)
     return Chosen(records, split, True, place, len(np.unique(records.labels)), (*said, *splits.notes))
 
 
@@ -131,7 +129,7 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
     """
     data, card = trained.config.data, trained.card
     if not trained.was_trained_here:
-        raise UsageError(f"{trained.path} was imported: it has no images of its own to {purpose}")
+        raise UsageError(f"{trained.path} was imported: it has no training images to {purpose}")
     try:
         splits, class_names = load_splits(trained.config)
     except DataError as error:
@@ -149,16 +147,33 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
     return splits
 
 
-def is_own_data(trained: TrainedRun, source: str, dataset: Dataset) -> bool:
-    """Return whether a source is of the kind of the run's own data and has its classes, division and labels."""
-    data = trained.config.data
-    if not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
-        return False
+def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, str | None]:
+    """Find out whether a source is the run's own data: return the run with its data there and None, or both as given.
+
+    It is if it is of the same kind and has the same classes, division and labels, and the same mean and deviation in
+    the training images where these are the run's normalization.
+
+    Args:
+        trained: the run as it was loaded, with its own normalization and geometry.
+        source: as :func:`choose_images`.
+    """
+    data, card = trained.config.data, trained.card
+    if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
+        return trained, source
+    dataset = load_dataset(source, channels=card.image_shape[-1])
     try:
         splits = divide(dataset, data)
     except (DataError, UsageError):  # it cannot be divided so
-        return False
-    return not _difference(trained.card, splits, dataset.class_names)
+        return trained, source
+    if _difference(card, splits, dataset.class_names) or not (data.mean or _has_normalization(trained, splits.train)):
+        return trained, source
+    return (trained if source == data.place else with_moved_data(trained, source)), None
+
+
+def _has_normalization(trained: TrainedRun, records: Records) -> bool:
+    """Return whether training images have the run's mean and deviation, to what another decoder may change."""
+    found = channel_stats(materialize(records, geometry_of(trained.config.data), training=True))
+    return bool(np.allclose(found, (trained.card.mean, trained.card.std), rtol=0, atol=1e-4))
 
 
 def _difference(card: DataCard, splits: Splits, class_names: tuple[str, ...]) -> str:

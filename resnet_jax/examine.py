@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from resnet_jax.assemble import build_model
-from resnet_jax.chosen import Chosen, bring_to_size, choose_images, describe_sizes
+from resnet_jax.chosen import Chosen, bring_to_size, choose_images, describe_sizes, own_or_other
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig
 from resnet_jax.data.augment import normalize
 from resnet_jax.data.classes import read_class_names
@@ -234,7 +234,14 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
         UsageError: not a run directory, more images than there are, or none are known.
         RunError: no such checkpoint, or the images are not what they were.
     """
-    trained = _computed(load_run(path, looking.checkpoint), looking)
+    trained, source = load_run(path, looking.checkpoint), looking.source
+    if source is None and not trained.was_trained_here:
+        raise UsageError(
+            f"{path} was imported: it has no training images to look with; name a --data.source, or random"
+        )
+    if source != RANDOM and looking.moved_to is None:
+        trained, source = own_or_other(trained, source)
+    trained = _computed(trained, looking)
     model, config = trained.model, trained.config
     _require_classes(model, trained.path)
     if looking.mean or looking.std:
@@ -242,12 +249,12 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
     if looking.class_names is not None:
         names = read_class_names(looking.class_names, model.config.num_classes)
         trained = with_class_names(trained, names)
-    if looking.source == RANDOM:
+    if source == RANDOM:
         images, labels = _random(looking, trained.card.image_shape, model.config.num_classes)
         said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
     else:
         require_images(trained)
-        chosen = choose_images(trained, "train", looking.source)
+        chosen = choose_images(trained, "train", source)
         records, sizes = bring_to_size(trained, _first(looking, chosen.records))
         images, labels = _normalized(records, model, trained.card)
         said = "; ".join((_said(looking, chosen), *chosen.said, *describe_sizes(trained, sizes)))

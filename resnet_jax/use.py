@@ -7,12 +7,11 @@ import dataclasses
 from jax.sharding import Mesh
 
 from resnet_jax.assemble import build_evaluation, eval_preprocess, evaluation_feed
-from resnet_jax.chosen import SPLITS, bring_to_size, choose_images, describe_sizes, is_own_data, own_splits
+from resnet_jax.chosen import SPLITS, bring_to_size, choose_images, describe_sizes, own_or_other, own_splits
 from resnet_jax.config import RunConfig
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
-from resnet_jax.data.source import load_dataset
 from resnet_jax.errors import UsageError
 from resnet_jax.predicting import Prediction, Predictor, predict_images
 from resnet_jax.trained import (
@@ -77,7 +76,7 @@ def evaluate_run(
 
     Args:
         trained: as :func:`load_run` gives it.
-        split: ``train``, ``val`` or ``test``.
+        split: ``train``, ``val`` or ``test``; or ``all``: every image of a ``source`` with one split.
         source: another data source, of which the source's own ``split`` is evaluated, or everything if it has one only.
             If it is the run's own data at another place, the run's own division is used.
         logits: also return the outputs of the network, in the order of the images.
@@ -117,10 +116,7 @@ def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = No
         RunError: the images are not what they were.
     """
     require_images(trained)
-    there = trained
-    if source is not None and is_own_data(trained, source, load_dataset(source, channels=trained.card.image_shape[-1])):
-        there = with_moved_data(trained, source)
-    splits = own_splits(there, "re-estimate statistics from")
+    splits = own_splits(own_or_other(trained, source)[0], "re-estimate statistics from")
     mesh = make_mesh()
     config = evaluation_config(trained, mesh)
     size = config.train.batch_size

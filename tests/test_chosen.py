@@ -60,6 +60,10 @@ def test_its_own_split_is_its_own_wherever_it_lies(tmp_path):
         assert moved.what == "the test split"
         assert new in moved.said[0]
     assert len(choose_images(run, "train", new).records) == 42
+    everything = choose_images(run, "all", new)
+    assert (len(everything.records), everything.own, everything.what) == (60, False, f"all 60 images of {new}")
+    with pytest.raises(UsageError, match=r"name it with --data.source"):
+        choose_images(run, "all")
     with pytest.raises(DataError, match=r"--data.moved-to"):
         choose_images(run, "test")
     assert run.config.data.moved_to is None
@@ -86,6 +90,16 @@ def test_what_is_not_the_same_data_is_refused_where_it_is_said_to_be_moved(tmp_p
         chosen = choose_images(run, split, other)
         count = changed.get("count", 60)
         assert (chosen.split, chosen.own, chosen.what) == ("all", False, f"all {count} images of {other}")
+
+
+def test_other_images_of_as_many_classes_are_not_taken_for_the_run_s_own(tmp_path):
+    """Names, counts and order are the same; only the pixels tell."""
+    run = trained_on(write(tmp_path / "old.npz"), tmp_path / "run")
+    other = write(tmp_path / "other.npz", x=np.full((60, 8, 8, 3), 50, np.uint8))
+    chosen = choose_images(run, "test", other)
+    assert (chosen.own, len(chosen.records)) == (False, 60)
+    given = trained_on(write(tmp_path / "old.npz"), tmp_path / "run", mean=(0.5,) * 3, std=(0.2,) * 3)
+    assert "its own division is used" in choose_images(given, "test", other).said[0]
 
 
 def test_a_data_json_without_the_digest_of_its_labels_still_loads(tmp_path):
@@ -155,7 +169,7 @@ def test_labels_are_those_of_the_network(tmp_path):
 def test_an_imported_network_has_no_split_of_its_own():
     with pytest.raises(UsageError, match=r"was imported: it has no images of its own.*--data.source"):
         choose_images(imported(NAMES), "test")
-    with pytest.raises(UsageError, match=r"to look with"):
+    with pytest.raises(UsageError, match="no training images to look with"):
         own_splits(imported(NAMES), "look with")
 
 

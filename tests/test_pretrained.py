@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import cv2
@@ -16,11 +15,9 @@ import pytest
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import UsageError
 from resnet_jax.imported import import_weights
-from resnet_jax.rundir import RunDirectory
-from resnet_jax.use import evaluate_run, load_run, predict_images, with_class_names
+from resnet_jax.use import TrainedRun, evaluate_run, load_run, predict_images, with_class_names
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILES = {"resnet20": "resnet20-12fca82f.th", "resnet44": "resnet44-014dd654.th"}
 
 
@@ -46,14 +43,16 @@ class Images:
         return f"folder:{path}"
 
 
-def network(images: Images, name: str, path: Path, names: list[str]):
-    """Import a network whose outputs are called so."""
-    model = ModelConfig(f"{name}_cifar")
-    import_weights(images.weights / FILES[name], model, path, mean=MEAN, std=STD)
-    run = RunDirectory(path)
-    card = dataclasses.replace(run.read_data(), class_names=tuple(names))
-    run.data.write_text(json.dumps(dataclasses.asdict(card)))
+def network(images: Images, name: str, path: Path):
+    """Import a network; the format brings the size, the names of the classes and the normalization."""
+    import_weights(images.weights / FILES[name], ModelConfig(f"{name}_cifar"), path)
     return load_run(path)
+
+
+def without_names(trained: TrainedRun) -> TrainedRun:
+    """Return the network as if nobody had said what its outputs are."""
+    card = dataclasses.replace(trained.card, class_names=tuple(str(n) for n in range(10)))
+    return dataclasses.replace(trained, card=card)
 
 
 WAYS = tuple((size, kind) for size in (32, 64) for kind in ("name", "number", "some", "some-numbers"))
@@ -62,7 +61,7 @@ WAYS = tuple((size, kind) for size in (32, 64) for kind in ("name", "number", "s
 def check(images: Images, name: str, tmp_path: Path, ways=WAYS) -> int:
     """Check ways to show the images to a network; return how many of all of them are right."""
     right = images.right(name)
-    trained = network(images, name, tmp_path / name, CLASSES)
+    trained = network(images, name, tmp_path / name)
     some = np.isin(images.y, (3, 5, 8))
     for size, kind in ways:
         name_of = {"number": str, "some-numbers": lambda label: f"{label:02}"}.get(kind, lambda label: CLASSES[label])
@@ -85,7 +84,7 @@ def check(images: Images, name: str, tmp_path: Path, ways=WAYS) -> int:
     np.savez(tmp_path / "plain.npz", x=images.x, y=images.y)
     for file in ("order", "plain"):
         assert evaluate_run(trained, source=f"npz:{tmp_path / file}.npz").correct == right.sum()
-    unnamed = network(images, name, tmp_path / f"{name}-unnamed", [str(n) for n in range(10)])
+    unnamed = without_names(trained)
     assert evaluate_run(unnamed, source=f"folder:{tmp_path / 'number-64'}").correct == right.sum()
     with pytest.raises(UsageError, match=r"by number only.*--class-names"):
         evaluate_run(unnamed, source=f"folder:{tmp_path / 'name-32'}")

@@ -29,7 +29,7 @@ class EvalOptions:
     run_dir: tyro.conf.Positional[Path]
     """The run directory."""
     split: str = "test"
-    """train, val or test, as the run divided its data; of another source, its own."""
+    """train, val or test, as the run divided its data; of another source, its own. all: all images of --data.source."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
     data: EvalData = dataclasses.field(default_factory=EvalData)
@@ -48,6 +48,7 @@ class EvalOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
+    from resnet_jax.chosen import own_or_other
     from resnet_jax.errors import UsageError
     from resnet_jax.use import evaluate_run, load_run, reestimate_run, with_moved_data
 
@@ -56,12 +57,15 @@ def run(argv: list[str]) -> dict[str, Any]:
         raise UsageError(
             "give --data.moved-to, where the run's own images lie now, or --data.source, other images; not both"
         )
-    trained = prepared(load_run(options.run_dir, options.checkpoint), data, options.class_names)
+    trained, source = load_run(options.run_dir, options.checkpoint), data.source
     if data.moved_to is not None:
         trained = with_moved_data(trained, data.moved_to)
+    elif options.split != "all":
+        trained, source = own_or_other(trained, source)
+    trained = prepared(trained, data, options.class_names)
     if options.reestimate is not None:
-        trained = reestimate_run(trained, options.reestimate, source=data.source)
-    result = evaluate_run(trained, options.split, source=data.source, logits=options.logits is not None)
+        trained = reestimate_run(trained, options.reestimate, source=source)
+    result = evaluate_run(trained, options.split, source=source, logits=options.logits is not None)
     if result.logits is not None:
         save_array(options.logits, result.logits)
     console = console_for(options.common)
