@@ -65,13 +65,13 @@ def check_normalization(
     >>> check_normalization([0.5], [0.25], channels=1)
     """
     if len(mean) != len(std) or (channels is not None and len(mean) not in (0, channels)):
-        wanted = "the same number of values, one a channel" if channels is None else f"one value a channel, {channels}"
-        raise UsageError(f"{name}mean and {name}std need {wanted}; got {tuple(mean)} and {tuple(std)}")
+        wanted = "the same number of channels" if channels is None else f"one value a channel, {channels}"
+        raise UsageError(f"{name}mean and {name}std must have {wanted}; got {tuple(mean)} and {tuple(std)}")
     if all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std):
         return
     said = (
-        f"{name}mean and {name}std are those of x / 255: each mean must be in [0, 1] and each deviation above 0 and at "
-        f"most 1, got {tuple(mean)} and {tuple(std)}"
+        f"{name}mean and {name}std are those of x / 255: {name}mean must be in [0, 1] and {name}std must be positive "
+        f"and at most 1, got {tuple(mean)} and {tuple(std)}"
     )
     if all(0 <= m <= 255 for m in mean) and all(0 < s <= 255 for s in std):
         over = [" ".join(f"{value / 255:.4g}" for value in values) for values in (mean, std)]

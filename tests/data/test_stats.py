@@ -58,12 +58,12 @@ def test_a_constant_channel_has_deviation_one():
         ((103.53,), (1.0,), "data.mean 0.406 and data.std 0.003922"),
         ((0.5,), (58.0,), "data.std 0.2275"),
         ((float("nan"),), (0.25,), r"in \[0, 1\]"),
-        ((0.5,), (float("nan"),), "above 0"),
-        ((0.5,), (float("inf"),), "above 0"),
+        ((0.5,), (float("nan"),), "std must be positive"),
+        ((0.5,), (float("inf"),), "std must be positive"),
         ((-0.1,), (0.25,), r"in \[0, 1\]"),
-        ((0.5,), (0.0,), "above 0"),
-        ((0.5,), (-0.2,), "above 0"),
-        ((0.5, 0.5), (0.2,), "one a channel"),
+        ((0.5,), (0.0,), "std must be positive"),
+        ((0.5,), (-0.2,), "std must be positive"),
+        ((0.5, 0.5), (0.2,), "same number of channels"),
     ],
 )
 def test_normalization_off_the_scale_is_refused(mean, std, message):
