@@ -219,7 +219,10 @@ class Sizes:
         self.records = records
         self.seen: set[tuple[int, int]] = set()
 
-    labels = property(lambda self: self.records.labels)
+    @property
+    def labels(self) -> np.ndarray:
+        """As of the records."""
+        return self.records.labels
 
     def __len__(self) -> int:
         return len(self.records)

@@ -6,6 +6,7 @@
 | `digits`, `folder`, `npz`, `tfds` | one kind of source each |
 | `records` | `Records`: images and labels by index; `Dataset`: named splits of them |
 | `split` | stratified splits, and which records are trained on, selected on and reported on |
+| `classes` | which class of a data set is which output of a network, by name |
 | `transform` | `Geometry`: the host-side resize and crop of one image |
 | `view` | records seen through a geometry: every image has one shape |
 | `memory`, `stats` | decode once into memory; per-channel mean and deviation |
