@@ -152,3 +152,11 @@ def test_killed_and_stopped_in_the_middle_of_a_cell_it_gives_the_same_table(star
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["model"]["norm"], config["optim"]["agc"]) == ("group", 0.01)
     assert json.loads((folder / "result.json").read_text())["values"] == result["cells"][0]["values"]
+
+
+def test_a_new_ablation_has_no_data_that_moved(command, tmp_path):
+    status, _, err = command(
+        "ablate", "digits", "--data.moved-to", "npz:x.npz", "--model.norm", "batch,none", "--out", tmp_path / "new"
+    )
+    assert (status, "there is none in" in err) == (2, True), err
+    assert not (tmp_path / "new").exists()
