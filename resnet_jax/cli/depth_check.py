@@ -29,7 +29,7 @@ class CheckOptions:
     seed: int = 0
     """Of weights and images."""
     limit: float = 100.0
-    """Exponential change of the root mean square over the whole depth that is too much."""
+    """Change of the root mean square, beyond a power of depth, that is too much: over all blocks or any stretch."""
     norm_mode: str = "batch"
     """Batch norm normalizes by the statistics of the batch, or by its averages: batch or running."""
     out: Path | None = None
@@ -79,8 +79,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         "ok": found.ok,
         "sentences": list(found.sentences),
         "blocks": len(found.names),
-        "signal": {"rate": found.signal.rate, "total": found.signal.total},
-        "gradient": {"rate": found.gradient.rate, "total": found.gradient.total},
+        "signal": _numbers(found.signal),
+        "gradient": _numbers(found.gradient),
         "no_prediction": found.no_prediction,
     }
     console.print(check_table(found), highlight=False, soft_wrap=True, markup=False)
@@ -95,3 +95,9 @@ def run(argv: list[str]) -> dict[str, Any]:
         raise CheckError(str(found), result)
     console.print(str(found), highlight=False, soft_wrap=True, markup=False)
     return result
+
+
+def _numbers(one: Any) -> dict[str, Any]:
+    """Return what the verdict on one direction is about."""
+    stretch = None if one.stretch is None else dataclasses.asdict(one.stretch)
+    return {"rate": one.rate, "total": one.total, "stretch": stretch}

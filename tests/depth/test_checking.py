@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import linen as nn
 
 from resnet_jax.cli.main import run
 from resnet_jax.depth import Anatomy, check, predict_gradients, predict_moments
+from resnet_jax.depth.checking import GRADIENT_CEILING, LIMIT, SIGNAL_CEILING, _direction, _places, _trouble
 from resnet_jax.depth.propagation import measure_propagation
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNetConfig, create_model
@@ -81,6 +83,144 @@ def test_what_is_said_of_known_factors(factors, said):
         np.testing.assert_allclose(found.signal.rate, factors[0], rtol=1e-5)
         np.testing.assert_allclose(found.gradient.rate, factors[0], rtol=1e-5)
         np.testing.assert_allclose(found.gradient.measured[0], factors[0] ** 16, rtol=1e-4)
+
+
+@jax.custom_vjp
+def _scale_back(x, factor):
+    """Return x; its gradient comes back multiplied by ``factor``."""
+    return x
+
+
+_scale_back.defvjp(lambda x, factor: (x, factor), lambda factor, g: (g * factor, None))
+
+
+class ScaledBack(nn.Module):
+    """A block that multiplies nothing but the gradient."""
+
+    factor: float
+
+    @nn.compact
+    def __call__(self, x):
+        return _scale_back(x, self.factor)
+
+
+class Staged(nn.Module):
+    """Blocks by stage; the first of each stage but the first halves the width."""
+
+    factors: tuple[tuple[float, ...], ...]
+    block: type[nn.Module] = Scaled
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        for stage in self.factors:
+            for factor in stage:
+                x = self.block(factor)(x)
+            x = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)[..., 0]
+        return x
+
+
+def _verdict(stages, *, backward=False):
+    """Return the trouble and the numbers of a network whose blocks multiply by these factors."""
+    factors = np.concatenate([np.asarray(stage, np.float64) for stage in stages])
+    stage = np.repeat(np.arange(len(stages)), [len(stage) for stage in stages])
+    with np.errstate(invalid="ignore", over="ignore"):
+        passed = np.append(1.0, np.cumprod(np.square(factors[::-1] if backward else factors)))
+    one = _direction((passed[::-1] if backward else passed)[None], None, _places(stage), backward=backward)
+    return _trouble(one, LIMIT, GRADIENT_CEILING if backward else SIGNAL_CEILING), one
+
+
+FOUR, ONE = (4.0,), (1.0,)
+EXPLODING = {
+    "the first 9 of 18": (FOUR * 9 + ONE * 9,),
+    "blocks 4 to 8 of 15": (ONE * 4 + FOUR * 5 + ONE * 6,),
+    "the last 5 of 30": (ONE * 25 + FOUR * 5,),
+    "20 of 30, scattered": ((4.0, 1.0, 4.0) * 10,),
+    "all of 3-4-6-3": (FOUR * 3, FOUR * 4, FOUR * 6, FOUR * 3),
+    "the short ones of 3-4-6-3": (FOUR * 3, FOUR * 4, ONE * 6, FOUR * 3),
+    "the first two of 3-4-6-3": (FOUR * 3, FOUR * 4, ONE * 6, ONE * 3),
+    "the 6 of 3-4-6-3": (ONE * 3, ONE * 4, FOUR * 6, ONE * 3),
+    "taken back at once": (ONE * 2 + FOUR * 8 + (4.0**-8,) + ONE * 4,),
+    "taken back slowly": (FOUR * 8 + (0.25,) * 8,),
+    "taken back by another stage": (FOUR * 5, (0.25,) * 5),
+    "one block in front": ((1e6,) + ONE * 9,),
+    "one block at the end": (ONE * 9 + (1e6,),),
+    "two blocks of 50": (ONE * 3 + (50.0, 50.0) + ONE * 5,),
+    "blocks wrapped one by one": (FOUR,) * 8 + (ONE,) * 10,
+    "a power that no training survives": (tuple(((place + 1) / place) ** 5.0 for place in range(1, 200)),),
+    "stages of powers that no training survives": (tuple(((n + 1) / n) ** 1.2 for n in range(1, 400)),) * 3,
+}
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("name", EXPLODING)
+def test_explosions_fail_wherever_they_are_and_so_do_their_inverses(name, backward):
+    """Most of them passed while only the last two thirds of the longer stages were looked at, over all blocks."""
+    assert _verdict(EXPLODING[name], backward=backward)[0]
+    assert _verdict([[1 / factor for factor in stage] for stage in EXPLODING[name]], backward=backward)[0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_no_number_at_any_place_fails(bad, place):
+    for backward in (False, True):
+        assert _verdict(([bad if block == place else 1.0 for block in range(7)],), backward=backward)[0] == "nothing"
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ((3.0, 1 / 3) * 10,),
+        (FOUR * 3 + ONE * 9,),
+        ((50.0,) + ONE * 9,),
+        (tuple(float(np.sqrt((place + 1) / place)) for place in range(1, 200)),) * 3,
+        (tuple((place + 1) / place for place in range(1, 600)),),
+        (tuple(float(np.exp(3 / 600)) for _ in range(600)),),
+    ],
+    ids=["to and fro", "64", "one step", "variance linear in three stages", "linear in one", "20 over 600"],
+)
+def test_what_a_training_survives_passes(stages):
+    for backward in (False, True):
+        assert not _verdict(stages, backward=backward)[0]
+
+
+@pytest.mark.parametrize("block", [Scaled, ScaledBack])
+def test_the_sentence_names_the_blocks_that_explode(block):
+    """In a network: blocks 4 to 8 of 15, and an explosion that a norm takes back."""
+    noun = "signal" if block is Scaled else "gradient"
+    found = check(Staged((ONE * 4 + FOUR * 5 + ONE * 6,), block), (2, 16), draws=1, anatomy=Anatomy(block))
+    assert not found.ok
+    assert (
+        f"{noun.capitalize()}s explode: blocks 4 to 8 ({block.__name__}_4 to {block.__name__}_8) multiply the {noun} by "
+        "1e+03 in root mean square, far beyond any power of the depth that is known to train; the "
+    ) in str(found)
+    assert found.sentences[-1].startswith("What helps")
+    taken_back = Staged((FOUR * 8 + (4.0**-8,) + ONE * 2,), block)
+    found = check(taken_back, (2, 16), draws=1, anatomy=Anatomy(block))
+    assert f"{noun.capitalize()}s explode: blocks 0 to 7" in str(found)
+    if block is ScaledBack:
+        assert "Signals get through" in str(found)
+
+
+def test_the_stored_curves_of_the_named_networks_keep_their_verdicts():
+    """96 networks as measured: the plain ones of 32 layers and more fail, and no other; the largest is far below."""
+    folder = Path(__file__).parents[2] / "experiments" / "results" / "propagation"
+    rows = json.loads((folder / "propagation.json").read_text())["rows"]
+    failed, excess = set(), {"signal": [], "gradient": []}
+    for row in rows:
+        sizes = create_model(row["network"]).config.stage_sizes
+        place = np.concatenate([np.arange(size) for size in sizes])
+        for of, ceiling in (("signal", SIGNAL_CEILING), ("gradient", GRADIENT_CEILING)):
+            curve = np.square(np.asarray(row[of]["root_mean_square"], np.float64))[None]
+            one = _direction(curve, None, place, backward=of == "gradient")
+            if _trouble(one, LIMIT, ceiling):
+                failed.add(row["network"])
+            elif one.stretch is not None:
+                excess[of].append(one.stretch.excess)
+                assert max(one.widest.factor, 1 / one.widest.factor) < ceiling / 15
+    assert failed == {f"plain{depth}" for depth in ("32_cifar", "34", "44_cifar", "56_cifar", "110_cifar")}
+    assert len(rows) == 96
+    assert max(excess["signal"]) < 10
+    assert max(excess["gradient"]) < 45
 
 
 def test_growth_by_a_power_of_depth_passes_where_an_exponential_one_does_not():
