@@ -114,7 +114,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
-        ema_decay=train.ema_decay,
+        ema_decay=train.averaging(),
         loss_scaling=scaling,
     )
     step, probe = make_step(), Anatomy() if train.depth_every else None

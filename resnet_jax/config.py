@@ -12,6 +12,7 @@ import yaml
 
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import RunError, UsageError, unknown
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import OptimConfig
 
 
@@ -167,7 +168,20 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in [0, 1)."""
     ema_decay: float | None = None
-    """Decay per step of moving averages of parameters and statistics, which are then what is evaluated."""
+    """Decay per update of moving averages of parameters and statistics, which are then what is evaluated."""
+    ema_warmup: str = "tensorflow"
+    """How that decay d is reached: tensorflow, min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990); power,
+    min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup; or none, d at once, from a copy of the first update on."""
+    ema_warmup_gamma: float = 1.0
+    """gamma of ema_warmup power."""
+    ema_warmup_power: float = 2 / 3
+    """Exponent of ema_warmup power (timm: 2/3 for runs of a million updates, 3/4 for shorter ones)."""
+    ema_min_decay: float = 0.0
+    """ema_warmup power: the decay is not smaller from the second update on."""
+    ema_update_after: int = 0
+    """Updates that the averages only copy before averaging, and its warm-up, begin."""
+    ema_statistics: str = "averaged"
+    """Running batch statistics that go with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
     loss_scale: float = 32768.0
     """With model.dtype float16: what the loss is multiplied by at first; halved when gradients overflow."""
     loss_scale_growth_every: int = 2000
@@ -182,6 +196,26 @@ class TrainConfig:
     """Steps between rows of metrics.jsonl and TensorBoard scalars."""
     depth_every: int = 0
     """Steps between rows of depth.jsonl, the gradient that reaches every block, from the first step on; 0 for none."""
+
+    def averaging(self) -> Averaging | None:
+        """Return how moving averages are taken, None for none.
+
+        Raises:
+            UsageError: a value out of range.
+        """
+        how = (getattr(self, name) for name in _AVERAGING)
+        return None if self.ema_decay is None else Averaging(self.ema_decay, *how)
+
+    def without_averages(self) -> TrainConfig:
+        """Return the same without moving averages."""
+        default = TrainConfig()
+        return dataclasses.replace(self, ema_decay=None, **{name: getattr(default, name) for name in _AVERAGING})
+
+
+#: Fields of TrainConfig that say how averages are taken, in the order of Averaging's.
+_AVERAGING = (
+    "ema_warmup", "ema_warmup_gamma", "ema_warmup_power", "ema_min_decay", "ema_update_after", "ema_statistics",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +259,10 @@ class RunConfig:
             train.ema_decay is None or 0.0 <= train.ema_decay < 1.0,
             f"train.ema_decay must be in [0, 1), got {train.ema_decay}",
         )
+        if train.ema_decay is not None:
+            train.averaging()
+        else:
+            _require(train == train.without_averages(), "train.ema_warmup and what goes with it need train.ema_decay")
         _require(train.log_every >= 1, f"train.log_every must be 1 or more steps, got {train.log_every}")
         _require(train.depth_every >= 0, f"train.depth_every must be 0 or more steps, got {train.depth_every}")
         _require(train.eval_every >= 1, f"train.eval_every must be 1 or more epochs, got {train.eval_every}")

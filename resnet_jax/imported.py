@@ -286,7 +286,7 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
         trained.config,
         recipe=f"folded-{trained.config.recipe}",
         model=ModelConfig(trained.config.model.name, **changed),
-        train=dataclasses.replace(trained.config.train, ema_decay=None, select="last", early_stopping=None),
+        train=dataclasses.replace(trained.config.train.without_averages(), select="last", early_stopping=None),
         init_from=None,
         init_head="exact",
         init_stem="exact",

@@ -9,6 +9,7 @@ import pytest
 
 from resnet_jax.config import (
     RunConfig,
+    TrainConfig,
     config_to_yaml,
     differences,
     list_recipes,
@@ -19,6 +20,7 @@ from resnet_jax.config import (
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models import create_model
 from resnet_jax.rundir import RunDirectory, default_path
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import make_optimizer
 
 
@@ -116,3 +118,18 @@ def test_data_that_changed_under_a_run_is_noticed(tmp_path):
     assert run.read_data() == card
     with pytest.raises(RunError, match="data is not what it was"):
         run.write_data(dataclasses.replace(card, examples={"train": 11, "test": 5}))
+
+
+def test_how_averages_warm_up_is_a_choice_that_needs_averages():
+    text = "train: {ema_decay: 0.999, ema_warmup: power, ema_warmup_power: 0.75, ema_update_after: 5}"
+    train = parse_config(text, where="it").train
+    assert train.averaging() == Averaging(0.999, "power", power=0.75, update_after=5)
+    assert TrainConfig(ema_decay=0.9).averaging() == Averaging(0.9, "tensorflow")
+    assert train.without_averages() == TrainConfig()
+    for text, message in (
+        ("train: {ema_decay: 0.999, ema_warmup: timm}", "unknown warmup of a moving average 'timm'"),
+        ("train: {ema_decay: 0.999, ema_warmup_power: 0.75}", "go with the warm-up power"),
+        ("train: {ema_warmup: none}", "ema_warmup and what goes with it need train.ema_decay"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            parse_config(text, where="it")

@@ -1,21 +1,113 @@
 """Exponential moving average of parameters and of batch statistics.
 
-e_t = d_t e_{t-1} + (1 - d_t) x_t (Polyak & Juditsky, 1992, in the exponential form common since Inception;
-Szegedy et al., 2016). Average the batch statistics with the same decay as the parameters: the averaged
-weights then meet the statistics of (about) the networks they are an average of.
+    e_n = d_n e_{n-1} + (1 - d_n) x_n        x_n: behind update n = 1, 2, ...; e_0: the initial values
+
+(Polyak & Juditsky, 1992, in the exponential form common since Inception; Szegedy et al., 2016). The decay d_n is up to
+the **warm-up**, of which there are three; with k = n - 1, the updates before this one:
+
+| warmup     | d_n                                                    | follows                                          |
+|------------|--------------------------------------------------------|--------------------------------------------------|
+| tensorflow | min(d, (1 + k) / (10 + k))                             | TensorFlow's ExponentialMovingAverage, num_updates |
+| power      | 0 for k = 0, then min(d, 1 - (1 + k / gamma)^-power)   | timm's ModelEmaV3 with use_warmup                |
+| none       | 0 for k = 0, then d                                    | its default; PyTorch's AveragedModel             |
+
+How long a warm-up takes is easily underestimated: d = 0.9999 is reached at update 89,990 with ``tensorflow`` and after
+a million with ``power`` 2/3; until then the average is of about the last ninth, or half, of what was trained, however
+large d is. ``none`` forgets nothing: it holds (1 - d)-weighted what came since the **first** update, which it copies.
+
+Batch statistics are averaged with the same decay as the parameters (timm; PyTorch with ``use_buffers``): the averaged
+weights then meet the statistics of (about) the networks they are an average of. Or those of the last update are taken
+as they are (PyTorch's default). ``eval --reestimate`` measures them anew.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import UsageError, unknown
 
 PyTree = Any
+
+WARMUPS = ("tensorflow", "power", "none")
+STATISTICS = ("averaged", "latest")
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """How the averages move. Static.
+
+    Attributes:
+        decay: d, in [0, 1).
+        warmup: ``tensorflow``, ``power`` or ``none``, see above.
+        gamma: of ``power``; timm's warmup_gamma.
+        power: of ``power``; timm's warmup_power. 2/3 is for runs of a million updates, 3/4 for shorter ones.
+        min_decay: of ``power``: d_n is not smaller, but for the first update.
+        update_after: so many updates more are copied (d_n = 0) before averaging, and its warm-up, begin; timm's
+            update_after_step.
+        statistics: ``averaged`` like the parameters, or ``latest``.
+
+    Raises:
+        UsageError: a value out of range, or one that the warm-up does not use.
+    """
+
+    decay: float
+    warmup: str = "tensorflow"
+    gamma: float = 1.0
+    power: float = 2 / 3
+    min_decay: float = 0.0
+    update_after: int = 0
+    statistics: str = "averaged"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise UsageError(f"the decay of a moving average must be in [0, 1), got {self.decay}")
+        for name, values in (("warmup", WARMUPS), ("statistics", STATISTICS)):
+            if getattr(self, name) not in values:
+                raise unknown(f"{name} of a moving average", getattr(self, name), values)
+        if not 0.0 <= self.min_decay <= self.decay:
+            raise UsageError(
+                f"the smallest decay of a moving average must be between 0 and its decay {self.decay}, "
+                f"got {self.min_decay}"
+            )
+        for name in ("gamma", "power"):
+            if not (math.isfinite(value := getattr(self, name)) and value > 0):
+                raise UsageError(f"{name} of a moving average's warm-up must be finite and positive, got {value}")
+        if self.update_after < 0:
+            raise UsageError(f"a moving average must begin after 0 or more updates, got {self.update_after}")
+        shape = (self.gamma, self.power, self.min_decay)
+        if self.warmup != "power" and shape != (1.0, 2 / 3, 0.0):
+            raise UsageError(
+                f"gamma, power and the smallest decay go with the warm-up power of a moving average, not {self.warmup}"
+            )
+
+    def rate(self, updates: ArrayLike) -> jax.Array:
+        """Return 1 - d_n, float32; computed as such, for 1 - 0.9999 in float32 is off by 2e-4.
+
+        Args:
+            updates: made before this one, n - 1.
+
+        >>> [round(1 - float(Averaging(0.99).rate(k)), 2) for k in (0, 10, 10_000)]
+        [0.1, 0.55, 0.99]
+        >>> [round(float(Averaging(0.9, "none").rate(k)), 2) for k in (0, 1)]
+        [1.0, 0.1]
+        """
+        least = 1.0 - self.decay
+        k = jnp.maximum(jnp.asarray(updates).astype(jnp.float32) - self.update_after, 0.0)
+        if self.warmup == "tensorflow":
+            rate = jnp.maximum(9.0 / (10.0 + k), least)
+            copied = jnp.asarray(updates) < self.update_after
+        else:
+            copied = k <= 0.0
+            rate = jnp.full_like(k, least)
+            if self.warmup == "power":
+                rate = jnp.clip((1.0 + k / self.gamma) ** -self.power, least, 1.0 - self.min_decay)
+        return jnp.where(copied, 1.0, rate)
 
 
 def ema_init(tree: PyTree) -> PyTree:
@@ -23,53 +115,33 @@ def ema_init(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.float32, copy=True), tree)
 
 
-def ema_decay(decay: float, step: ArrayLike | None = None) -> jax.Array:
-    """Return the decay in effect: ``decay``, or min(decay, (1 + t) / (10 + t)) when ``step`` t is given.
-
-    The second form, float32 as the first, is the warm-up of TensorFlow's
-    `ExponentialMovingAverage(num_updates=...)`: the average forgets the random initialization within the
-    first tens of updates instead of the first 1 / (1 - decay).
+def ema_update(average: PyTree, new: PyTree, averaging: Averaging | float, updates: ArrayLike = 0) -> PyTree:
+    """Move the average towards ``new``: e + (1 - d_n) (x - e), in float32.
 
     Args:
-        decay: the final decay, in [0, 1).
-        step: updates done so far, counted from 0, or None for no warm-up.
-
-    Raises:
-        UsageError: ``decay`` is outside [0, 1).
-
-    >>> [round(float(ema_decay(0.99, t)), 2) for t in (0, 10, 10_000)]
-    [0.1, 0.55, 0.99]
-    """
-    if not 0.0 <= decay < 1.0:
-        raise UsageError(f"the decay of a moving average must be in [0, 1), got {decay}")
-    if step is None:
-        return jnp.float32(decay)
-    t = jnp.asarray(step).astype(jnp.float32)
-    return jnp.minimum(jnp.float32(decay), (1 + t) / (10 + t))
-
-
-def ema_update(ema_tree: PyTree, new_tree: PyTree, decay: float, step: ArrayLike | None = None) -> PyTree:
-    """Move the average towards ``new_tree``: ema + (1 - d) (new - ema), in float32.
-
-    Args:
-        ema_tree: the average so far (see `ema_init`).
-        new_tree: the same structure and shapes, any float dtype.
-        decay: the final decay, in [0, 1).
-        step: updates done so far, for the warm-up of `ema_decay`; None for no warm-up.
+        average: so far, see `ema_init`.
+        new: the same structure and shapes, any float dtype. With statistics ``latest`` what is under ``batch_stats``
+            is taken as it is.
+        averaging: how; a number is `Averaging` of that decay.
+        updates: made before this one, n - 1.
 
     Returns:
         The new average, float32.
 
     Raises:
-        UsageError: ``decay`` is outside [0, 1).
+        UsageError: a decay outside [0, 1).
 
-    >>> ema_update({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, decay=0.75)["w"].tolist()
+    >>> ema_update({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, 0.75, updates=100)["w"].tolist()
     [0.25, 0.25]
     """
-    rate = 1 - ema_decay(decay, step)
+    averaging = Averaging(averaging) if isinstance(averaging, (int, float)) else averaging
+    rate = averaging.rate(updates)
 
-    def move(ema: jax.Array, new: jax.Array) -> jax.Array:
-        ema = ema.astype(jnp.float32)
-        return ema + rate * (new.astype(jnp.float32) - ema)
+    def move(old: jax.Array, x: jax.Array) -> jax.Array:
+        old, x = old.astype(jnp.float32), x.astype(jnp.float32)
+        return jnp.where(rate == 1.0, x, old + rate * (x - old))  # a copy is one to the last bit
 
-    return jax.tree.map(move, ema_tree, new_tree)
+    moved = jax.tree.map(move, average, new)
+    if averaging.statistics == "latest" and isinstance(moved, dict) and "batch_stats" in moved:
+        moved["batch_stats"] = jax.tree.map(lambda x: x.astype(jnp.float32), new["batch_stats"])
+    return moved

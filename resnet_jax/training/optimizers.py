@@ -24,8 +24,21 @@ With g the gradient after 1 to 3, m' and s' Adam's bias-corrected moments, and n
 | lamb    | r = m' / (sqrt(s') + eps) + wd w; w -= lr r |w| / |r|             | You et al. 2020           |
 
 Penalties reach only the parameters whose role is in ``decay_roles``. The trust ratios of lars and lamb reach
-only kernels (`roles.KERNEL_ROLES`), as in MLPerf's LARS, the LAMB authors' code and timm; elsewhere they
+only kernels (`roles.KERNEL_ROLES`), decayed or not, as in MLPerf's LARS and the LAMB authors' code; elsewhere they
 are 1.
+
+timm's Lars and Lamb are others by the same names; ``convention="timm"`` gives those, number by number:
+
+|                           | paper (the default)             | timm                                              |
+|---------------------------|---------------------------------|---------------------------------------------------|
+| trust ratios reach        | kernels, decayed or not         | what decays: nothing at all where weight_decay is 0 |
+| lars, the rate            | inside the momentum, as above   | outside: v <- m v + q (g + wd w); w -= lr v         |
+| lars, q                   | c |w| / (|g| + wd |w|)          | c |w| / (|g| + wd |w| + 1e-8)                       |
+| lamb, global norm of g    | not clipped unless clip_norm is | clipped to 1 unless clip_norm says another        |
+
+Inside and outside differ as soon as the rate moves: a warm-up or a drop acts at once outside, and over the memory of
+the momentum inside. With nesterov g is looked ahead in the same place. Both keep q = 1 for w or g of norm 0. timm's own
+weight decay for Lamb is 0.01 by default, here it is 0 as for all.
 """
 
 from __future__ import annotations
@@ -80,6 +93,9 @@ class OptimConfig:
     """rmsprop: decay of the second moment, PyTorch's alpha (default 0.99)."""
     trust_coefficient: float | None = None
     """lars: c, how far one update may move a layer relative to its norm (default 0.001)."""
+    convention: str | None = None
+    """lars, lamb: paper (default) adapts all kernels, lars with the rate inside its momentum; timm adapts only what
+    decays (nothing without weight_decay), lars with the rate outside, lamb clips the global norm to 1 by default."""
     weight_decay: float = 0.0
     """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
     l1: float = 0.0
@@ -87,7 +103,7 @@ class OptimConfig:
     decay_roles: tuple[str, ...] = roles.KERNEL_ROLES
     """Roles of the parameters that both penalties act on (see roles.py)."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient; None does not clip."""
+    """Largest global norm of the gradient; None does not clip (lamb by timm's convention: clips to 1)."""
     agc: float | None = None
     """Adaptive clipping: largest norm of a unit's gradient relative to its weights' (NF-Nets: 0.01); None: none."""
     agc_exclude: tuple[str, ...] = roles.CLASSIFIER_ROLES
@@ -167,13 +183,16 @@ def _chain(
     chain: list[optax.GradientTransformation] = []
     if cfg.agc is not None:
         chain.append(clip_adaptively(cfg.agc, roles.roles(params, rules), exclude=cfg.agc_exclude))
-    if cfg.clip_norm is not None:
-        chain.append(optax.clip_by_global_norm(cfg.clip_norm))
+    clip_norm = 1.0 if cfg.clip_norm is None and cfg.name == "lamb" and cfg.convention == "timm" else cfg.clip_norm
+    if clip_norm is not None:
+        chain.append(optax.clip_by_global_norm(clip_norm))
     if cfg.l1:
         chain.append(optax.masked(_add_l1(cfg.l1), decayed))
     if cfg.weight_decay and spec.coupled:
         chain.append(optax.add_decayed_weights(cfg.weight_decay, mask=decayed))
     decay = _Decay(0.0 if spec.coupled else cfg.weight_decay, decayed)
+    if cfg.convention == "timm":  # what decays adapts
+        kernels = decayed if cfg.weight_decay else jax.tree.map(lambda _: False, decayed)
     chain.append(spec.build(settings, lr, decay, kernels))
     return chain
 
@@ -195,13 +214,16 @@ class OptimizerSpec(NamedTuple):
     Attributes:
         defaults: the optional fields it accepts, with their defaults.
         coupled: whether weight decay goes through the gradient (L2) or is left to ``build``.
-        build: (settings, schedule, decoupled decay, mask of kernels) -> transformation with the rate in it.
+        build: (settings, schedule, decoupled decay, mask of what adapts) -> transformation with the rate in it.
     """
 
     defaults: Mapping[str, float]
     coupled: bool
     build: Callable[[_Settings, optax.Schedule, _Decay, PyTree], optax.GradientTransformation]
 
+
+#: Whose LARS and LAMB.
+CONVENTIONS = ("paper", "timm")
 
 _OPTIONAL = ("momentum", "nesterov", "b1", "b2", "eps", "decay", "trust_coefficient")
 _UNIT = (lambda x: 0 <= x < 1, "in [0, 1)")
@@ -223,7 +245,11 @@ def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, floa
     unused = [name for name in chosen if name not in defaults]
     if unused:
         raise UsageError(f"{cfg.name} does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
-    settings = {**defaults, **chosen}
+    if cfg.convention is not None and cfg.name not in ("lars", "lamb"):
+        raise UsageError(f"{cfg.name} does not use convention: only lars and lamb have two")
+    if cfg.convention not in (None, *CONVENTIONS):
+        raise unknown(f"convention of {cfg.name}", str(cfg.convention), CONVENTIONS)
+    settings = {**defaults, **chosen, "timm": cfg.convention == "timm"}
     for name, (holds, range_) in _RANGES.items():
         value = settings.get(name, getattr(cfg, name))
         if value is not None and not (math.isfinite(value) and holds(value)):
@@ -254,9 +280,9 @@ def _scale_by_adam(settings: _Settings) -> optax.GradientTransformation:
 
 
 def scale_by_lars(
-    weight_decay: float, trust_coefficient: float, decayed: PyTree, adapted: PyTree
+    weight_decay: float, trust_coefficient: float, decayed: PyTree, adapted: PyTree, eps: float = 0.0
 ) -> optax.GradientTransformation:
-    """LARS' layer-wise rate, q (g + wd w) with q = c |w| / (|g| + wd |w|) (You et al., 2017, algorithm 1).
+    """LARS' layer-wise rate, q (g + wd w) with q = c |w| / (|g| + wd |w| + eps) (You et al., 2017, algorithm 1).
 
     `optax.lars` divides by |g + wd w| instead. Where |w| or |g| is zero, q is 1.
 
@@ -265,6 +291,7 @@ def scale_by_lars(
         trust_coefficient: c.
         decayed: booleans, where wd acts (elsewhere it is 0).
         adapted: booleans, where q acts (elsewhere it is 1).
+        eps: timm's, which the paper has not.
     """
 
     def scale(g: jax.Array, w: jax.Array, decays: bool, adapts: bool, stacked: bool) -> jax.Array:
@@ -275,7 +302,7 @@ def scale_by_lars(
         update = g + wd * w
         w_norm, g_norm = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
         usable = (w_norm > 0) & (g_norm > 0)
-        ratio = trust_coefficient * w_norm / jnp.where(usable, g_norm + wd * w_norm, 1.0)
+        ratio = trust_coefficient * w_norm / jnp.where(usable, g_norm + wd * w_norm + eps, 1.0)
         return jnp.where(usable, ratio, 1.0) * update
 
     return optax.stateless(lambda g, w: jax.tree.map(scale, g, w, decayed, adapted, roles.stacked(g)))
@@ -308,8 +335,10 @@ def _rmsprop(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: Py
 
 
 def _lars(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:
-    layerwise = scale_by_lars(decay.strength, settings["trust_coefficient"], decay.mask, kernels)
-    return optax.chain(layerwise, optax.scale_by_learning_rate(lr), _momentum(settings))
+    eps = 1e-8 if settings["timm"] else 0.0
+    layerwise = scale_by_lars(decay.strength, settings["trust_coefficient"], decay.mask, kernels, eps)
+    rate, momentum = optax.scale_by_learning_rate(lr), _momentum(settings)
+    return optax.chain(layerwise, momentum, rate) if settings["timm"] else optax.chain(layerwise, rate, momentum)
 
 
 def _lamb(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTree) -> optax.GradientTransformation:

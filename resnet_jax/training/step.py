@@ -15,7 +15,7 @@ from jax import lax
 from resnet_jax.errors import UsageError
 from resnet_jax.models.instrument import PROBES, Anatomy
 from resnet_jax.training.accumulate import accumulate_gradients
-from resnet_jax.training.ema import ema_update
+from resnet_jax.training.ema import Averaging, ema_update
 from resnet_jax.training.loss_scale import LossScaling, next_loss_scale
 from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.probing import block_grad_norm, chart_taps, taps
@@ -36,7 +36,7 @@ def make_train_step(
     preprocess: TrainPreprocess | None = None,
     accumulate: int = 1,
     norm_momentum: float | None = None,
-    ema_decay: float | None = None,
+    ema_decay: float | Averaging | None = None,
     loss_scaling: LossScaling | None = None,
     axis_name: str | None = None,
     probe: Anatomy | None = None,
@@ -60,7 +60,8 @@ def make_train_step(
         accumulate: number of equal micro-batches the batch is cut into; see
             :mod:`resnet_jax.training.accumulate` for what batch norm does then.
         norm_momentum: momentum of the network's batch norm; needed to accumulate with one.
-        ema_decay: decay per step of the moving averages; the state must hold some (``init_state(ema=True)``).
+        ema_decay: decay per update of the moving averages, or all about them (:class:`~resnet_jax.training.ema.Averaging`;
+            a number warms up as TensorFlow does); the state must hold some (``init_state(ema=True)``).
         loss_scaling: for float16; the state must hold a scale (``init_state(loss_scaling=...)``).
         axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
             batch statistics over the same axis.
@@ -132,7 +133,8 @@ def make_train_step(
         finite &= _all_finite(params) & _all_finite(stats)
         ema = state.ema
         if ema_decay is not None:
-            ema = ema_update(ema, {"params": params, "batch_stats": stats}, ema_decay, state.step)
+            made = _updates_made(state)
+            ema = ema_update(ema, {"params": params, "batch_stats": stats}, ema_decay, made)
         new = state.replace(params=params, batch_stats=stats, opt_state=opt_state, ema=ema)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + 1)
         rejected = 1.0 - finite.astype(jnp.float32)
@@ -217,6 +219,12 @@ def _prepared(preprocess: TrainPreprocess | None, key: jax.Array, batch: Batch) 
     """Return images and labels as the network and the loss take them."""
     prepared = batch["image"] if preprocess is None else preprocess(key, batch)
     return prepared if isinstance(prepared, tuple) else (prepared, batch["label"])
+
+
+def _updates_made(state: TrainState) -> jax.Array:
+    """Return the updates made so far by the optimizer's count, if it has one (ours have), else the steps tried."""
+    counts = [count for _, count in optax.tree.get_all_with_path(state.opt_state, "count")]
+    return counts[0] if counts else state.step
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.training.ema import ema_decay, ema_init, ema_update
+from resnet_jax.training.ema import Averaging, ema_init, ema_update
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "torch.npz"
 
 
 def test_many_updates_equal_the_weighted_sum() -> None:
     """e_n = d^n e_0 + (1 - d) sum_i d^(n-i) x_i, for parameters and statistics alike, under jit."""
     xs, d = np.random.default_rng(0).normal(size=(20, 3)), 0.9
     tree = {"params": {"w": jnp.zeros(3)}, "batch_stats": {"mean": jnp.ones(3)}}
-    update = jax.jit(lambda e, x: ema_update(e, {"params": {"w": x}, "batch_stats": {"mean": 2 * x}}, d))
+    update = jax.jit(lambda e, x: ema_update(e, {"params": {"w": x}, "batch_stats": {"mean": 2 * x}}, d, 1000))
     for x in xs:
         tree = update(tree, jnp.asarray(x, jnp.float32))
     weights = (1 - d) * d ** np.arange(19, -1, -1.0)
@@ -23,16 +28,66 @@ def test_many_updates_equal_the_weighted_sum() -> None:
     np.testing.assert_allclose(tree["batch_stats"]["mean"], d**20 + 2 * weights @ xs, atol=1e-6)
 
 
-def test_warmup() -> None:
+def test_the_default_warms_up_as_tensorflow_does() -> None:
     steps = np.array([0, 1, 8, 79, 80, 81, 10**6])
-    decays = [ema_decay(0.9, jnp.int32(t)) for t in steps]
+    decays = [1 - Averaging(0.9).rate(jnp.int32(t)) for t in steps]
     np.testing.assert_allclose(decays, np.minimum(0.9, (1 + steps) / (10 + steps)), rtol=1e-6)
     first = ema_update({"w": jnp.zeros(())}, {"w": jnp.ones(())}, 0.9999, jnp.int32(0))
     np.testing.assert_allclose(first["w"], 0.9, rtol=1e-6)
 
 
-def test_no_warmup_without_a_step() -> None:
-    assert ema_decay(0.9) == np.float32(0.9)
+@pytest.mark.parametrize("warmup", ["tensorflow", "power", "none"])
+def test_the_rate_of_a_large_decay_is_not_rounded(warmup: str) -> None:
+    """1 - float32(0.9999) is 1.00017e-4."""
+    np.testing.assert_allclose(Averaging(0.9999, warmup).rate(10**9), 1e-4, rtol=1e-6)
+
+
+TIMM_ALL = Averaging(0.7, "power", gamma=2.0, power=0.75, min_decay=0.3, update_after=3)
+REFERENCES = {
+    "timm": Averaging(0.9, "none"),
+    "timm_warmup": Averaging(0.8, "power"),
+    "timm_all": TIMM_ALL,
+    "timm_after": Averaging(0.9, "none", update_after=4),
+    "timm_buffers": Averaging(0.9, "none", statistics="latest"),
+    "torch": Averaging(0.9, "none", statistics="latest"),
+    "torch_buffers": Averaging(0.9, "none"),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_averages_equal_timms_and_pytorchs(name: str) -> None:
+    """ModelEmaV3 and AveragedModel with get_ema_multi_avg_fn, over 12 updates (tests/reference)."""
+    stored = np.load(REFERENCE)
+    average = ema_init(_variables(stored, 0))
+    update = jax.jit(lambda e, x, k: ema_update(e, x, REFERENCES[name], k))
+    for k in range(12):
+        average = update(average, _variables(stored, k + 1), jnp.int32(k))
+        np.testing.assert_allclose(average["params"]["w"], stored[f"ema/{name}/values"][k], rtol=2e-6, atol=1e-7)
+        statistics = stored[f"ema/{name}/statistics"][k]
+        np.testing.assert_allclose(average["batch_stats"]["mean"], statistics, rtol=2e-6, atol=1e-7)
+
+
+def _variables(stored: Mapping[str, np.ndarray], row: int) -> dict:
+    return {
+        "params": {"w": jnp.asarray(stored["ema/values"][row])},
+        "batch_stats": {"mean": jnp.asarray(stored["ema/statistics"][row])},
+    }
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"warmup": "timm"}, "unknown warmup of a moving average 'timm'"),
+        ({"statistics": "none"}, "unknown statistics of a moving average"),
+        ({"warmup": "power", "min_decay": 0.95}, "smallest decay .* must be between 0 and its decay 0.9, got 0.95"),
+        ({"warmup": "power", "gamma": 0.0}, "gamma of a moving average's warm-up must be finite and positive"),
+        ({"update_after": -1}, "must begin after 0 or more updates"),
+        ({"power": 0.75}, "go with the warm-up power of a moving average, not tensorflow"),
+    ],
+)
+def test_choices_out_of_range_are_refused(choices: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Averaging(0.9, **choices)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -40,7 +95,7 @@ def test_the_average_is_float32(dtype: jnp.dtype) -> None:
     new = {"w": jnp.ones(2, dtype)}
     ema = ema_init({"w": jnp.zeros(2, dtype)})
     assert ema["w"].dtype == jnp.float32
-    ema = ema_update(ema, new, 0.999)  # below the resolution of bfloat16 once added up
+    ema = ema_update(ema, new, Averaging(0.999), 10**9)  # below the resolution of bfloat16 once added up
     assert ema["w"].dtype == jnp.float32
     np.testing.assert_allclose(ema["w"], 0.001, rtol=1e-4)
 

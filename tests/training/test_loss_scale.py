@@ -12,6 +12,7 @@ import pytest
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.compile import create_state
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loop import Plan, train
 from resnet_jax.training.loss_scale import LossScaling, init_loss_scale, next_loss_scale
 from resnet_jax.training.mesh import make_mesh
@@ -82,6 +83,22 @@ def test_a_skipped_step_halves_the_scale_and_holds_all_else():
         seen.append([float(metrics[name]) for name in ("loss_scale", "skipped", "rejected")])
         state = new
     assert seen == [[4, 1, 0], [2, 1, 0], [1, 0, 1]], "at the least scale it is an error"
+
+
+def test_averages_begin_with_the_first_update_made_and_not_with_steps_skipped():
+    """With warm-up none the first update is copied, however many steps were skipped before it."""
+    model, scaling, bad = small_model(), LossScaling(initial=4.0), new_batch()
+    bad["image"][3, 2, 2, 1] = np.inf
+    tx = optax.sgd(lambda count: 0.05)  # has a count, as all of this library's
+    state = scaled_state(model, scaling, tx, ema=True)
+    step = jax.jit(make_train_step(model, tx, ema_decay=Averaging(0.99, "none"), loss_scaling=scaling))
+    state, _ = step(state, bad)
+    state, _ = step(state, new_batch())
+    chex.assert_trees_all_equal(state.ema, state.variables)
+    before = state.variables
+    state, _ = step(state, new_batch(seed=1))
+    expected = jax.tree.map(lambda old, new: 0.99 * old + 0.01 * new, before, state.variables)
+    chex.assert_trees_all_close(state.ema, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_scale_too_large_for_float16_comes_down_until_the_gradients_are_finite():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -355,3 +357,65 @@ def test_command_line_and_yaml() -> None:
     assert adapter.validate_python(adapter.dump_python(cfg, mode="json")) == cfg
     again = tyro.cli(OptimConfig, args=["--role-rates", "head", "2"], default=cfg)
     assert again.role_rates == (("head", 2.0),)  # what a recipe has can be replaced
+
+
+# --- timm's LARS and LAMB, several updates under a schedule (tests/reference) ---
+
+TIMM = {
+    "lars": OptimConfig("lars", trust_coefficient=0.02, weight_decay=0.1),
+    "lars_nesterov": OptimConfig("lars", trust_coefficient=0.02, weight_decay=0.1, nesterov=True),
+    "lars_no_decay": OptimConfig("lars", trust_coefficient=0.02),
+    "lars_bias_decays": OptimConfig(
+        "lars", trust_coefficient=0.02, weight_decay=0.1, momentum=0.0, decay_roles=("head", "head_bias")
+    ),
+    "lamb": OptimConfig("lamb", weight_decay=0.1),
+    "lamb_no_decay": OptimConfig("lamb"),
+    "lamb_clip_3": OptimConfig("lamb", weight_decay=0.1, clip_norm=3.0),
+    "lamb_no_clip": OptimConfig("lamb", weight_decay=0.1, clip_norm=1e9),
+}
+
+
+def _trajectory(cfg: OptimConfig, stored: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Return the parameters after each update of the stored gradients, by the names of the file."""
+
+    def tree(group: str, row: int | None = None) -> dict:
+        kernel, bias, scale = (
+            jnp.asarray(stored[f"optim/{group}/{name}"] if row is None else stored[f"optim/{group}/{name}"][row])
+            for name in ("kernel", "bias", "scale")
+        )
+        return {"head": {"kernel": kernel, "bias": bias}, "stem": {"norm": {"scale": scale}}}
+
+    cfg = dataclasses.replace(cfg, learning_rate=0.1, schedule=ScheduleConfig("cosine"))
+    params = tree("start")
+    tx, schedule = make_optimizer(cfg, params, steps_per_epoch=8, total_steps=8)
+    np.testing.assert_allclose([schedule(t) for t in range(8)], 0.1 * stored["optim/rates"], rtol=1e-5)
+
+    @jax.jit
+    def step(params: dict, state: object, g: dict) -> tuple[dict, object]:
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, rows = tx.init(params), []
+    for row in range(8):
+        params, state = step(params, state, tree("grads", row))
+        rows.append({**params["head"], "scale": params["stem"]["norm"]["scale"]})
+    return rows
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_the_convention_timm_gives_timms_trajectory_and_the_default_another(name: str) -> None:
+    stored = np.load(Path(__file__).parents[1] / "reference" / "torch.npz")
+    theirs = _trajectory(dataclasses.replace(TIMM[name], convention="timm"), stored)
+    for row, ours in enumerate(theirs):
+        for key, value in ours.items():
+            np.testing.assert_allclose(value, stored[f"optim/{name}/{key}"][row], rtol=2e-5, atol=2e-6)
+    ours = _trajectory(TIMM[name], stored)
+    if not name.startswith("lamb_clip") and name != "lamb_no_clip":  # with clipping told, these are the same
+        assert max(np.abs(ours[-1][key] - theirs[-1][key]).max() for key in ("kernel", "bias")) > 1e-3
+
+
+def test_conventions_are_refused_where_there_are_none() -> None:
+    with pytest.raises(UsageError, match="sgd does not use convention: only lars and lamb have two"):
+        _make(OptimConfig("sgd", convention="timm"))
+    with pytest.raises(UsageError, match="unknown convention of lamb 'apex'"):
+        _make(OptimConfig("lamb", convention="apex"))
