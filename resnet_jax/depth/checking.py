@@ -16,7 +16,8 @@ them. Either takes some powers of depth for exponentials, which agree in both; s
 change.
 
 That is what goes on to the end. What happens in some of the blocks only, at the start, in short stages, or taken back
-by a norm or by blocks behind them, is looked for as the **stretch** of consecutive blocks with the largest change beyond
+by a norm or by blocks behind them, is looked for as the **stretch** of consecutive blocks with the largest change
+beyond
 
     Q = ((l + 1) / l)^a   a block,   a = 1 for the mean square of signals, a = 2 for the squared norm of gradients,
 
@@ -32,7 +33,8 @@ Whatever its shape, no stretch may change the root mean square of signals by mor
 more than 1e9:
 
 * Signals: the largest change among those 96 is 26, over 600 blocks. At 1e4 a step of 1e-3 in what enters is 1e-7 of
-  what leaves, about float32's rounding (6e-8) and far below that of half precision: what the first blocks learn is lost.
+  what leaves, about float32's rounding (6e-8) and far below that of half precision: what the first blocks learn is
+  lost.
 * Gradients: the largest known to train is ResNet-1001's 5e7, with batch norm behind every weight, which undoes the
   scale. Without, weights 2^24 = 1.7e7 apart have no rate of SGD in common: where one moves by all of itself the other
   moves by less than float32's rounding. 1e9 is 20 times what was ever seen to train; Adam, which divides by the
@@ -97,7 +99,7 @@ class Direction:
         total: that factor over all blocks, at least 1 however it points.
         steepest: depth index of the block with the largest change.
         steepest_factor: its factor of the root mean square.
-        stretch: the blocks that change most beyond a power of depth; None where nothing can be said, or nothing changes.
+        stretch: the blocks that change most beyond a power of depth; None where nothing can be said or nothing is.
         widest: the blocks that change most; likewise.
     """
 

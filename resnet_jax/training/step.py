@@ -60,8 +60,9 @@ def make_train_step(
         accumulate: number of equal micro-batches the batch is cut into; see
             :mod:`resnet_jax.training.accumulate` for what batch norm does then.
         norm_momentum: momentum of the network's batch norm; needed to accumulate with one.
-        ema_decay: decay per update of the moving averages, or all about them (:class:`~resnet_jax.training.ema.Averaging`;
-            a number warms up as TensorFlow does); the state must hold some (``init_state(ema=True)``).
+        ema_decay: decay per update of the moving averages, which then warm up as TensorFlow's, or all that is to say
+            about them (:class:`~resnet_jax.training.ema.Averaging`); the state must hold some
+            (``init_state(ema=True)``).
         loss_scaling: for float16; the state must hold a scale (``init_state(loss_scaling=...)``).
         axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
             batch statistics over the same axis.

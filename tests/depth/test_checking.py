@@ -190,8 +190,8 @@ def test_the_sentence_names_the_blocks_that_explode(block):
     found = check(Staged((ONE * 4 + FOUR * 5 + ONE * 6,), block), (2, 16), draws=1, anatomy=Anatomy(block))
     assert not found.ok
     assert (
-        f"{noun.capitalize()}s explode: blocks 4 to 8 ({block.__name__}_4 to {block.__name__}_8) multiply the {noun} by "
-        "1e+03 in root mean square, far beyond any power of the depth that is known to train; the "
+        f"{noun.capitalize()}s explode: blocks 4 to 8 ({block.__name__}_4 to {block.__name__}_8) multiply the {noun} "
+        "by 1e+03 in root mean square, far beyond any power of the depth that is known to train; the "
     ) in str(found)
     assert found.sentences[-1].startswith("What helps")
     taken_back = Staged((FOUR * 8 + (4.0**-8,) + ONE * 2,), block)
