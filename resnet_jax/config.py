@@ -55,6 +55,8 @@ class ModelConfig:
     """Added to the variance."""
     norm_momentum: float | None = None
     """Weight of the old running average, in [0, 1)."""
+    norm_running_variance: str | None = None
+    """Batch norm's running variance: biased (of the batch as it is), or unbiased as PyTorch's, n / (n - 1) times that."""
     norm_groups: int | None = None
     """Groups of norm group."""
     norm_scope: str | None = None
@@ -86,7 +88,7 @@ class ModelConfig:
     head_pool: str | None = None
     """mean or max over all positions."""
     activation: str | None = None
-    """relu, leaky_relu, elu, gelu, silu or tanh."""
+    """relu, leaky_relu, elu, gelu (its tanh form), gelu_erf (PyTorch's default), silu or tanh."""
     init: str | None = None
     """Initializer of the convolutions: kaiming_normal (fan-out), xavier_uniform, ..."""
     head_init: str | None = None

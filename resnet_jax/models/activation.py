@@ -1,8 +1,14 @@
-"""Activations by name, and the gain that gives each of them unit variance."""
+"""Activations by name, and the gain that gives each of them unit variance.
+
+``gelu`` is the tanh form, as in JAX and in the NF networks' code: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+(Hendrycks & Gimpel 2016, arXiv 1606.08415). ``gelu_erf`` is x Phi(x) itself, which PyTorch, timm and transformers mean by
+GELU (their name for the other is ``gelu_tanh`` or ``gelu_pytorch_tanh``). They differ by up to 5e-4.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +18,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "leaky_relu": jax.nn.leaky_relu,
     "elu": jax.nn.elu,
     "gelu": jax.nn.gelu,
+    "gelu_erf": partial(jax.nn.gelu, approximate=False),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
@@ -26,6 +33,7 @@ GAINS: dict[str, float] = {
     "leaky_relu": 1.70590341091156,
     "elu": 1.2716004848480225,
     "gelu": 1.7015043497085571,
+    "gelu_erf": 1.7015043497085571,  # timm's for both; exact are 1.70092 and 1.70093
     "silu": 1.7881293296813965,
     "tanh": 1.5939117670059204,
 }

@@ -115,6 +115,10 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"stem cifar does not pool, so stem_pool {c.stem_pool} has no place",
         ),
         (
+            c.norm != "batch" and c.norm_running_variance != "biased",
+            f"norm_running_variance {c.norm_running_variance} is about norm batch, and norm is {c.norm}",
+        ),
+        (
             c.norm != "batch" and c.norm_scope != "global",
             f"norm_scope {c.norm_scope} is about the statistics of norm batch, and norm is {c.norm}",
         ),

@@ -23,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "shortcut": ("A", "A_end", "B", "C", "D", "none"),
     "stride_in": ("3x3", "1x1"),
     "norm": ("batch", "group", "layer", "instance", "none", "folded"),
+    "norm_running_variance": ("biased", "unbiased"),
     "norm_scope": ("global", "device", "ghost", "frozen"),
     "residual": ("plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"),
     "weight_standardization": ("none", "standard", "scaled"),
@@ -67,6 +68,9 @@ class ResNetConfig:
             ``none``, or ``folded``: batch norms became biases, for inference (:func:`resnet_jax.weights.fold`).
         norm_eps: added to the variance.
         norm_momentum: weight of the old running average.
+        norm_running_variance: ``biased``: batch norm's running variance moves towards the mean squared distance from the
+            mean; ``unbiased``: towards n / (n - 1) times that, n values a channel in the batch, as PyTorch's. Training
+            normalizes by the biased one in either case.
         norm_groups: groups of ``group``; must divide every width.
         norm_scope: whose statistics batch norm trains with: ``global`` all examples of the batch, on all devices;
             ``device`` those of one device; ``ghost`` groups of ``ghost_size`` (arXiv 1705.08741); ``frozen`` the
@@ -125,6 +129,7 @@ class ResNetConfig:
     norm: str = "batch"
     norm_eps: float = 1e-5
     norm_momentum: float = 0.9
+    norm_running_variance: str = "biased"
     norm_groups: int = 32
     norm_scope: str = "global"
     ghost_size: int | None = None

@@ -142,6 +142,7 @@ def norm(
     if config.norm == "batch":
         return BatchNorm(
             momentum=config.norm_momentum,
+            running_variance=config.norm_running_variance,
             eps=config.norm_eps,
             dtype=config.dtype,
             param_dtype=config.param_dtype,

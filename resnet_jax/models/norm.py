@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax.numpy as jnp
@@ -24,7 +26,8 @@ class BatchNorm(nn.Module):
     * ``train`` is an argument of the call. It is never inferred from what is mutable.
     * The variance is the mean squared distance from the mean, in float32 or wider, whatever the compute dtype. The
       usual E[x^2] - E[x]^2 cancels for |mean| >> std (raw pixels).
-    * The running variance is the biased one of the batch, like Flax's; PyTorch keeps n / (n - 1) times that.
+    * The running variance is the biased one of the batch, like Flax's, or, on request, PyTorch's: n / (n - 1) times
+      that, n being the values of a channel in what the running averages are taken over. With n = 1 there is none.
 
     Whose statistics an example is normalized by in training is the **scope**:
 
@@ -49,6 +52,7 @@ class BatchNorm(nn.Module):
         ghost_size: examples of a ghost batch.
         devices: parts the batch is sharded in, for the scope ``device`` under jit.
         relu: put a ReLU on top, in the same pass over memory.
+        running_variance: ``biased``, or ``unbiased`` as PyTorch's.
     """
 
     momentum: float = 0.9
@@ -61,6 +65,7 @@ class BatchNorm(nn.Module):
     ghost_size: int | None = None
     devices: int = 1
     relu: bool = False
+    running_variance: str = "biased"
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *spatial c"]:
@@ -68,7 +73,8 @@ class BatchNorm(nn.Module):
 
         Raises:
             ValueError: ``train`` without ``mutable=['batch_stats']``: the new statistics would have nowhere to go.
-            UsageError: the batch cannot be cut into ghost batches or device parts.
+            UsageError: the batch cannot be cut into ghost batches or device parts, or has one value a channel, and so no
+                unbiased variance.
         """
         channels = (x.shape[-1],)
         stat_dtype = at_least_float32(x.dtype)
@@ -97,7 +103,7 @@ class BatchNorm(nn.Module):
             union_mean, union_var = _union(mean, var, partial(jnp.mean, axis=0, keepdims=True))
             if self.axis_name is not None and spread is None:
                 union_mean, union_var = _union(union_mean, union_var, lambda x: lax.pmean(x, self.axis_name))
-            union_mean, union_var = union_mean[0], union_var[0]
+            union_mean, union_var = union_mean[0], union_var[0] * self._correction(x)
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * union_mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * union_var
         return self._normalize(wide, mean, var, scale, bias).reshape(x.shape).astype(self.dtype or x.dtype)
@@ -106,6 +112,19 @@ class BatchNorm(nn.Module):
         """Normalize ``x`` (parts, N, *spatial, C) by ``mean`` and ``var`` (parts, C)."""
         gain = lax.rsqrt(var + self.eps) * _rows(scale, var)
         return normalize(x, mean, gain, _rows(bias, var), relu=self.relu)
+
+    def _correction(self, x: Array) -> float:
+        """Return what the variance of the whole batch is multiplied by in the running average."""
+        if self.running_variance == "biased":
+            return 1.0
+        count = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            count *= lax.axis_size(self.axis_name)
+        counts = _COUNTS.get()
+        if counts is not None:
+            counts[self.path] = count
+            return 1.0
+        return bessel(count, "/".join(self.path))
 
     def _parts(self, examples: int) -> int:
         """Return into how many parts of their own statistics the examples are cut."""
@@ -195,6 +214,41 @@ class NoNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Return ``x``."""
         return x
+
+
+#: While :func:`leave_biased` is in effect: over how many values norms of unbiased running variance are, by path.
+_COUNTS: ContextVar[dict[tuple[str, ...], int] | None] = ContextVar("counts", default=None)
+
+
+@contextmanager
+def leave_biased() -> Iterator[dict[tuple[str, ...], int]]:
+    """Let running variances be the biased ones while a network is traced, to be pooled first and corrected then.
+
+    Yields:
+        The values a channel that each batch norm of unbiased running variance takes its statistics over, by path.
+    """
+    counts: dict[tuple[str, ...], int] = {}
+    token = _COUNTS.set(counts)
+    try:
+        yield counts
+    finally:
+        _COUNTS.reset(token)
+
+
+def bessel(count: int, where: str) -> float:
+    """Return n / (n - 1), which makes a variance over n values unbiased.
+
+    Raises:
+        UsageError: n is 1.
+
+    >>> bessel(5, "norm")
+    1.25
+    """
+    if count < 2:
+        raise UsageError(
+            f"{where}: one value a channel has no unbiased variance; use more examples, or norm_running_variance biased"
+        )
+    return count / (count - 1)
 
 
 def _union(mean: Array, var: Array, average: Callable[[Array], Array]) -> tuple[Array, Array]:

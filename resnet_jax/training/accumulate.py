@@ -9,7 +9,9 @@ With batch norm it is not, and cannot be: each micro-batch is normalized by its 
 * Normalization and gradients: those of the k micro-batches, each on its own.
 * Running statistics: **one** moving-average step per optimizer update (k sequential ones would turn momentum m into
   m^k), towards the mean and variance of the **whole** batch. The variance of a union is the mean of the parts'
-  variances plus the variance of their means; dropping that second term underestimates it.
+  variances plus the variance of their means; dropping that second term underestimates it. An unbiased one
+  (``norm_running_variance``) is N s / (N s - 1) times that, s positions an example: of the whole batch, as without
+  accumulation.
 
 Micro-batch j takes the examples j, j + k, j + 2k, ...: with a batch sharded over devices each device cuts its own
 shard, and no example moves.
@@ -17,7 +19,7 @@ shard, and no example moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.norm import bessel, leave_biased
 
 
 def accumulate_gradients(
@@ -72,10 +75,13 @@ def accumulate_gradients(
     # In a loop XLA:CPU makes the gradients of lax's convolutions (Flax's layers, not ours) 10 to 27 times slower, and
     # the step takes any network: unroll there.
     unroll = steps if jax.default_backend() == "cpu" else 1
-    (value, correct, grads), stats = lax.scan(body, zeros, parts, unroll=unroll)
+    with leave_biased() as counts:
+        (value, correct, grads), stats = lax.scan(body, zeros, parts, unroll=unroll)
     if jax.tree.leaves(batch_stats):
         assert norm_momentum is not None  # refused above
         stats = pool_statistics(stats, norm_momentum)
+        whole = {path: count * steps for path, count in counts.items()}
+        stats = unbias(stats, whole, jax.tree.map(lambda x: norm_momentum * x, batch_stats))
     mean_grads = jax.tree.map(lambda g: g / steps, grads)
     return (value / steps, (stats, correct)), mean_grads
 
@@ -103,3 +109,27 @@ def pool_statistics(stats: Any, momentum: float) -> Any:
         raise UsageError(f"cannot pool the statistic {path}: expected pairs of 'mean' and 'var'")
 
     return pool(stats, "batch_stats")
+
+
+def unbias(stats: Any, counts: Mapping[tuple[str, ...], int], kept: Any = None) -> Any:
+    """Return the statistics with the variances named in ``counts`` made unbiased.
+
+    Args:
+        stats: nested dicts; innermost are ``{"mean": ..., "var": ...}``.
+        counts: path of such a pair -> values a channel that its variance is over.
+        kept: what of the running averages is old, and stays as it is; None for nothing.
+
+    Raises:
+        UsageError: one value has no unbiased variance.
+    """
+
+    def at(node: Any, old: Any, path: tuple[str, ...]) -> Any:
+        if path in counts:
+            var = node["var"]
+            base = 0.0 if old is None else old["var"]
+            return {**node, "var": base + bessel(counts[path], "/".join(path)) * (var - base)}
+        if isinstance(node, Mapping):
+            return {name: at(child, None if old is None else old[name], (*path, name)) for name, child in node.items()}
+        return node
+
+    return at(stats, kept, ()) if counts else stats

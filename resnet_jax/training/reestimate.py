@@ -9,7 +9,8 @@ together, as He et al.'s released networks did:
 
 The second term of the variance is what an average of the batches' variances would leave out. What a batch's own mean_j
 and var_j are is up to the normalization: with ghost or per-device statistics var_j is the mean over the groups of the
-batch. Dropout and stochastic depth act as in training.
+batch. Dropout and stochastic depth act as in training. A network of unbiased running variances gets n / (n - 1) times
+the variance, n being all values there were.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.norm import leave_biased
 from resnet_jax.ops import at_least_float32
+from resnet_jax.training.accumulate import unbias
 from resnet_jax.training.compile import compile_eval_step
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.step import Batch, Preprocess
@@ -48,23 +51,32 @@ class Pooled(flax.struct.PyTreeNode):
 
 
 def make_pooling_step(
-    model: nn.Module, *, norm_momentum: float, preprocess: Preprocess | None = None
+    model: nn.Module,
+    *,
+    norm_momentum: float,
+    preprocess: Preprocess | None = None,
+    positions: dict[tuple[str, ...], int] | None = None,
 ) -> Callable[[tuple[Mapping[str, Any], Pooled], Batch], Pooled]:
     """Build ``step((variables, pooled), batch) -> pooled``; see :func:`reestimate` for the arguments.
 
     A batch's own statistics are found by one moving-average step from zero, which leaves ``(1 - m)`` times them.
+    Variances are biased ones; ``positions`` learns, when the step is traced, how many values of an example those are
+    over that the network wants unbiased.
     """
 
     def step(carry: tuple[Mapping[str, Any], Pooled], batch: Batch) -> Pooled:
         variables, pooled = carry
         images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
-        _, updates = model.apply(
-            {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(jax.random.key(0), pooled.batches)},
-        )
+        with leave_biased() as counts:
+            _, updates = model.apply(
+                {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(jax.random.key(0), pooled.batches)},
+            )
+        if positions is not None:
+            positions.update({path: count // images.shape[0] for path, count in counts.items()})
         stats = jax.tree.map(lambda moved: _wide(moved) / (1.0 - norm_momentum), updates["batch_stats"])
         count = jnp.float32(images.shape[0])
         examples = pooled.examples + count
@@ -108,7 +120,8 @@ def reestimate(
     before = variables.get("batch_stats", {})
     if not jax.tree.leaves(before):
         raise UsageError("the network has no batch statistics: there is nothing to re-estimate")
-    step = make_pooling_step(model, norm_momentum=norm_momentum, preprocess=preprocess)
+    positions: dict[tuple[str, ...], int] = {}
+    step = make_pooling_step(model, norm_momentum=norm_momentum, preprocess=preprocess, positions=positions)
     compiled = jax.jit(step) if mesh is None else compile_eval_step(step, mesh)
     pooled = Pooled(jnp.zeros((), jnp.int32), jnp.zeros(()), jax.tree.map(lambda x: jnp.zeros_like(_wide(x)), before))
     for batch in batches:
@@ -119,7 +132,8 @@ def reestimate(
         raise UsageError("no batches to re-estimate the statistics from")
     if not any(bool(jnp.any(leaf)) for leaf in jax.tree.leaves(pooled.stats)):
         raise UsageError("the statistics do not move in training (frozen batch norm): they cannot be re-estimated")
-    after = jax.tree.map(lambda new, old: new.astype(old.dtype), pooled.stats, before)
+    counts = {path: int(pooled.examples) * each for path, each in positions.items()}
+    after = jax.tree.map(lambda new, old: new.astype(old.dtype), unbias(pooled.stats, counts), before)
     return {**variables, "batch_stats": after}
 
 

@@ -77,6 +77,7 @@ def folded_config(config: ResNetConfig) -> ResNetConfig:
         config,
         norm="folded",
         norm_scope="global",
+        norm_running_variance="biased",
         ghost_size=None,
         residual="plain" if config.residual == "zero_gamma" else config.residual,
         weight_standardization="none",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,16 @@ def test_gains_give_unit_variance_to_a_normal_input(name):
 
     std = np.sqrt(moment(2) - moment(1) ** 2)
     assert GAINS[name] * std == pytest.approx(1.0, abs=2e-3)  # the published digits are themselves sampled
+
+
+def test_gelu_is_the_tanh_form_and_gelu_erf_pytorchs_default():
+    """Against torch.nn.GELU(approximate="tanh") and torch.nn.GELU() (tests/reference); and by the network's choice."""
+    stored = np.load(Path(__file__).parents[1] / "reference" / "torch.npz")
+    x = jnp.asarray(stored["gelu/x"])
+    for name, theirs in (("gelu", "tanh"), ("gelu_erf", "erf")):
+        np.testing.assert_allclose(ACTIVATIONS[name](x), stored[f"gelu/{theirs}"], rtol=1e-5, atol=2e-7)
+    assert np.abs(ACTIVATIONS["gelu"](x) - stored["gelu/erf"]).max() > 4e-4
+    assert ResNetConfig((1,), (8,), activation="gelu_erf").activation == "gelu_erf"
 
 
 def test_relu_gain_is_its_closed_form():

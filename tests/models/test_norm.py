@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +172,58 @@ def test_frozen_statistics_normalize_and_stay(drifting):
 def test_batches_that_cannot_be_cut_are_refused(drifting, choices, message):
     with pytest.raises(UsageError, match=message):
         run(drifting, **choices)
+
+
+def test_the_unbiased_running_variance_is_pytorchs():
+    """Four batches, against torch.nn.BatchNorm2d (tests/reference)."""
+    stored = np.load(Path(__file__).parents[1] / "reference" / "torch.npz")
+    norm = BatchNorm(running_variance="unbiased")
+    batches = jnp.asarray(stored["norm/inputs"]).transpose(0, 1, 3, 4, 2)
+    variables = norm.init(jax.random.key(0), batches[0], train=False)
+    plain = BatchNorm().apply(variables, batches[0], train=True, mutable=["batch_stats"])[0]
+    np.testing.assert_array_equal(norm.apply(variables, batches[0], train=True, mutable=["batch_stats"])[0], plain)
+    for row, batch in enumerate(batches):
+        _, updates = norm.apply(variables, batch, train=True, mutable=["batch_stats"])
+        variables |= updates
+        np.testing.assert_allclose(updates["batch_stats"]["mean"], stored["norm/mean"][row], rtol=2e-6)
+        np.testing.assert_allclose(updates["batch_stats"]["var"], stored["norm/var"][row], rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "choices", [{}, {"statistics": "ghost", "ghost_size": 2}, {"statistics": "device", "devices": 2}]
+)
+def test_whatever_the_scope_it_is_unbiased_over_the_whole_batch(drifting, choices):
+    _, updates = run(drifting, momentum=0.5, running_variance="unbiased", **choices)
+    expected = np.asarray(drifting, np.float64).reshape(-1, 2).var(0, ddof=1)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.5 + 0.5 * expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mapped", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("statistics", ["global", "device"])
+def test_it_is_unbiased_over_the_batch_of_all_devices(mapped, statistics):
+    x = jax.random.normal(jax.random.key(1), (8, 1, 2, 2)) + 3.0 * jnp.arange(8.0).reshape(8, 1, 1, 1)
+    variables = BatchNorm().init(jax.random.key(0), x, train=False)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    axis = {"devices": 8} if mapped == "jit" else {"axis_name": "data"}
+    norm = BatchNorm(momentum=0.0, statistics=statistics, running_variance="unbiased", **axis)
+
+    def apply(x):
+        return norm.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]["var"]
+
+    if mapped == "pmap":
+        var = jax.pmap(apply, axis_name="data")(x.reshape(8, 1, 1, 2, 2))[3]
+    elif mapped == "shard_map":
+        var = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P()))(x)
+    else:
+        var = jax.jit(apply)(jax.device_put(x, jax.NamedSharding(mesh, jax.P("data"))))
+    np.testing.assert_allclose(var, np.asarray(x, np.float64).reshape(-1, 2).var(0, ddof=1), rtol=1e-5)
+
+
+def test_one_value_has_no_unbiased_variance():
+    with pytest.raises(UsageError, match="one value a channel has no unbiased variance; use more examples"):
+        run(jnp.ones((1, 1, 1, 3)), running_variance="unbiased")
+    run(jnp.ones((1, 1, 1, 3)))  # as ever: variance 0
+    run(jnp.ones((1, 1, 1, 3)), train=False, running_variance="unbiased")
 
 
 @pytest.mark.parametrize("mapped", ["pmap", "shard_map"])

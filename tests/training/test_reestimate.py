@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.models import create_model
+from resnet_jax.models import ResNet, create_model
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.reestimate import reestimate
 from tests.tools import random_variables
@@ -108,6 +110,21 @@ def test_on_one_batch_evaluation_becomes_the_train_mode() -> None:
         )
         got = jax.jit(lambda v, x: model.apply(v, x, train=False))(after, 3 * image)
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_unbiased_variances_are_over_all_values_there_were() -> None:
+    model = create_model(
+        "resnet20_cifar", stage_sizes=(1,), widths=(4,), norm_momentum=0.6, norm_running_variance="unbiased"
+    )
+    variables = random_variables(model, (4, 4, 3))
+    images = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float32)
+    batches = [{"image": images[:4]}, {"image": images[4:]}]
+    unbiased = reestimate(model, variables, batches, norm_momentum=0.6)["batch_stats"]
+    plain = dataclasses.replace(model.config, norm_running_variance="biased")
+    biased = reestimate(ResNet(plain), variables, batches, norm_momentum=0.6)["batch_stats"]
+    factor = 6 * 16 / (6 * 16 - 1)
+    wanted = jax.tree_util.tree_map_with_path(lambda path, x: x * (factor if path[-1].key == "var" else 1), biased)
+    _assert_close(unbiased, wanted, rtol=1e-6)
 
 
 def test_dropout_acts_and_differs_from_batch_to_batch() -> None:

@@ -246,6 +246,31 @@ def test_pooled_statistics_are_those_of_the_union():
     np.testing.assert_allclose(pooled["var"], momentum * old["var"] + (1 - momentum) * union.var(0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("execution", ["unroll", "scan"])
+def test_accumulated_unbiased_variances_are_those_of_the_whole_batch(execution):
+    """n / (n - 1) with n the values of the whole batch, in the running average of the accumulated biased ones."""
+
+    def moved(kind):
+        config = ResNetConfig(
+            (3,), (4,), stem="cifar", num_classes=5, execution=execution, remat="block", norm_running_variance=kind
+        )
+        state = new_state(ResNet(config))
+        step = make_train_step(ResNet(config), TX, accumulate=4, norm_momentum=0.9)
+        return state.batch_stats, jax.jit(step)(state, new_batch(8))[0].batch_stats
+
+    old, biased = moved("biased")
+    _, unbiased = moved("unbiased")
+    factor = 8 * 8 * 8 / (8 * 8 * 8 - 1)
+
+    def check(path, start, plain, corrected):
+        kept = 0.9 * start
+        expected = kept + factor * (plain - kept) if path[-1].key == "var" else plain
+        np.testing.assert_allclose(corrected, expected, rtol=1e-6, atol=1e-7)
+        assert path[-1].key != "var" or np.abs(corrected - plain).max() > 1e-5
+
+    jax.tree_util.tree_map_with_path(check, old, biased, unbiased)
+
+
 def test_accumulation_refuses_what_it_cannot_do():
     model = small_model()
     state, batch = new_state(model), new_batch()
