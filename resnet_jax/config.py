@@ -56,7 +56,7 @@ class ModelConfig:
     norm_momentum: float | None = None
     """Weight of the old running average, in [0, 1)."""
     norm_running_variance: str | None = None
-    """Batch norm's running variance: biased (of the batch as it is), or unbiased as PyTorch's, n / (n - 1) times that."""
+    """Batch norm's running variance: biased (that of the batch), or unbiased as PyTorch's, n / (n - 1) times that."""
     norm_groups: int | None = None
     """Groups of norm group."""
     norm_scope: str | None = None

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from resnet_jax.data.augment import example_keys
 from resnet_jax.errors import UsageError
+from resnet_jax.ops import one_hot
 
 #: Folded into the key of the run: these draws are independent of those for crop, flip and cutout.
 STREAM = 0x6D6978
@@ -95,7 +96,7 @@ def mix(
             raise UsageError(
                 f"only labels of classes can be mixed: integers (b,) or rows (b, k), got {labels.dtype} (b,)"
             )
-        labels = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+        labels = one_hot(labels, num_classes)
     other = partner(images)
     mixed, kept = draws(key, batch["epoch"], batch["index"], config, (images.shape[1], images.shape[2]))
     weight = kept[..., None].astype(images.dtype)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
-from resnet_jax.data.records import Records
+from resnet_jax.data.records import Records, check_labels
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.data.view import View
@@ -39,9 +39,11 @@ class TrainBatches:
         geometry: host-side geometry, its training side.
         shard: (rank, processes). Every process takes its contiguous part of the global batch; in the order of
             ranks the parts are the batch of one process.
+        num_classes: K, to check the labels of records that are not of a `Dataset`, which has checked its own.
 
     Raises:
         UsageError: a batch size the records cannot fill or the processes cannot share, or a bad rank.
+        DataError: a label that is not an integer in 0..K-1.
 
     >>> from resnet_jax.data.records import ArrayRecords
     >>> batches = TrainBatches(ArrayRecords(np.zeros((10, 8, 8), np.uint8), np.arange(10)), 4, seed=0)
@@ -60,7 +62,10 @@ class TrainBatches:
         seed: int,
         geometry: Geometry = AS_STORED,
         shard: tuple[int, int] = (0, 1),
+        num_classes: int | None = None,
     ) -> None:
+        if num_classes is not None:
+            check_labels(records, num_classes, "training records")
         self.records, self.batch_size, self.seed = records, batch_size, seed
         self.geometry, self.shard = geometry, shard
         self._rows = _shard_rows(batch_size, shard)
@@ -151,9 +156,11 @@ class EvalBatches:
         batch_size: examples of the global batch, over all processes.
         geometry: host-side geometry, its evaluation side.
         shard: as for `TrainBatches`.
+        num_classes: as for `TrainBatches`.
 
     Raises:
         UsageError: a batch size that is not positive or the processes cannot share, or a bad rank.
+        DataError: a label that is not an integer in 0..K-1.
 
     >>> from resnet_jax.data.records import ArrayRecords
     >>> batches = EvalBatches(ArrayRecords(np.zeros((5, 8, 8), np.uint8), np.arange(5)), 4)
@@ -168,7 +175,10 @@ class EvalBatches:
         geometry: Geometry = AS_STORED,
         *,
         shard: tuple[int, int] = (0, 1),
+        num_classes: int | None = None,
     ) -> None:
+        if num_classes is not None:
+            check_labels(records, num_classes, "evaluation records")
         self.records, self.batch_size, self.geometry, self.shard = records, batch_size, geometry, shard
         self._rows = _shard_rows(batch_size, shard)
         self._view = View(records, geometry, training=False)

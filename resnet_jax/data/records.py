@@ -165,7 +165,7 @@ class Dataset:
                 "name of its own"
             )
         for split, records in self.splits.items():
-            _check_labels(records, self.class_names, f"{self.name}, split {split!r}")
+            check_labels(records, self.num_classes, f"{self.name}, split {split!r}")
 
     @property
     def num_classes(self) -> int:
@@ -173,8 +173,13 @@ class Dataset:
         return len(self.class_names)
 
 
-def _check_labels(records: Records, class_names: Sequence[str], where: str) -> None:
-    labels, num_classes = records.labels, len(class_names)
+def check_labels(records: Records, num_classes: int, where: str) -> None:
+    """Refuse records whose labels are not the integers 0..K-1.
+
+    Raises:
+        DataError: with the first such label, and where it is.
+    """
+    labels = records.labels
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{where}: labels are {labels.dtype} {labels.shape}, but classes are integers 0..{num_classes - 1}"

@@ -20,7 +20,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models.instrument import PROBES, SIGNALS, Anatomy, Chart, instrumented, probe, survey
 from resnet_jax.models.layout import is_stacked, listed_paths
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.ops import at_least_float32, squared_norm
+from resnet_jax.ops import at_least_float32, in_range, squared_norm
 
 Loss = Callable[[Array, Array], Array]
 
@@ -28,10 +28,11 @@ _POINTS = ("input", "output", "preact", "branch_in", "skip_in", "seen")
 
 
 def cross_entropy(logits: Float[Array, "n k"], labels: Array) -> Float[Array, " n"]:
-    """Return the cross-entropy of each example; labels are classes (N,) or shares of classes (N, k)."""
+    """Return the cross-entropy of each example; labels are classes (N,), else NaN, or shares of classes (N, k)."""
     logits = logits.astype(at_least_float32(logits.dtype))
     if labels.ndim == 1:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.where(in_range(labels, logits.shape[-1]), losses, jnp.nan)
     return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
 
 

@@ -1,8 +1,8 @@
 """Activations by name, and the gain that gives each of them unit variance.
 
 ``gelu`` is the tanh form, as in JAX and in the NF networks' code: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
-(Hendrycks & Gimpel 2016, arXiv 1606.08415). ``gelu_erf`` is x Phi(x) itself, which PyTorch, timm and transformers mean by
-GELU (their name for the other is ``gelu_tanh`` or ``gelu_pytorch_tanh``). They differ by up to 5e-4.
+(Hendrycks & Gimpel 2016, arXiv 1606.08415). ``gelu_erf`` is x Phi(x) itself, which PyTorch, timm and transformers mean
+by GELU (their names for the other are ``gelu_tanh`` and ``gelu_pytorch_tanh``). They differ by up to 5e-4.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ class ResNetConfig:
             ``none``, or ``folded``: batch norms became biases, for inference (:func:`resnet_jax.weights.fold`).
         norm_eps: added to the variance.
         norm_momentum: weight of the old running average.
-        norm_running_variance: ``biased``: batch norm's running variance moves towards the mean squared distance from the
-            mean; ``unbiased``: towards n / (n - 1) times that, n values a channel in the batch, as PyTorch's. Training
-            normalizes by the biased one in either case.
+        norm_running_variance: ``biased``: batch norm's running variance moves towards the mean squared distance from
+            the mean; ``unbiased``: towards n / (n - 1) times that, n values a channel in the batch, as PyTorch's.
+            Training normalizes by the biased one in either case.
         norm_groups: groups of ``group``; must divide every width.
         norm_scope: whose statistics batch norm trains with: ``global`` all examples of the batch, on all devices;
             ``device`` those of one device; ``ghost`` groups of ``ghost_size`` (arXiv 1705.08741); ``frozen`` the

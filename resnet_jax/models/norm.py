@@ -73,8 +73,8 @@ class BatchNorm(nn.Module):
 
         Raises:
             ValueError: ``train`` without ``mutable=['batch_stats']``: the new statistics would have nowhere to go.
-            UsageError: the batch cannot be cut into ghost batches or device parts, or has one value a channel, and so no
-                unbiased variance.
+            UsageError: the batch cannot be cut into ghost batches or device parts, or has one value a channel, and so
+                no unbiased variance.
         """
         channels = (x.shape[-1],)
         stat_dtype = at_least_float32(x.dtype)

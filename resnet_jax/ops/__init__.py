@@ -4,6 +4,7 @@ from resnet_jax.ops.channels import moments, normalize
 from resnet_jax.ops.conv import conv
 from resnet_jax.ops.drop_path import drop_path
 from resnet_jax.ops.dtypes import at_least_float32
+from resnet_jax.ops.labels import in_range, one_hot
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
 from resnet_jax.ops.probe import gate, squared_norm, tap
 from resnet_jax.ops.shortcut import subsample_and_pad
@@ -16,10 +17,12 @@ __all__ = [
     "gate",
     "global_max_pool",
     "global_mean_pool",
+    "in_range",
     "max_pool",
     "mean_pool_2",
     "moments",
     "normalize",
+    "one_hot",
     "scaled_standardize",
     "squared_norm",
     "standardize",

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.confusion import Confusion
-from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.mesh import require_classes, shard_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +89,10 @@ def evaluate(
     """Run a compiled ``eval_step`` over masked host batches and add up; sums over batches are exact on the host.
 
     Raises:
-        ValueError: there was no example at all.
+        ValueError: there was no example at all, or a label is none of the classes.
     """
     sums = EvaluationSums(num_classes)
     for batch in batches:
+        require_classes(batch, num_classes)
         sums.add(batch, jax.device_get(eval_step(variables, shard_batch(batch, mesh))))
     return sums.result()

@@ -5,11 +5,11 @@ K) (soft labels from mixup, multi-hot labels, regression values), and returns on
 that the caller decides how to mask and average. Penalties on the weights belong to the optimizer
 (`optimizers.py`).
 
-A label **out of range** (negative, or >= K) is not detected: no check runs on the device. Such a label
-selects no class: its one-hot row is zero. `cross_entropy` then gives exactly 0 with a zero gradient (the
-example is ignored; with smoothing ``s`` only the uniform part s/K remains), `bce` takes every class as
-absent, `mse` takes zero as the target. A wrong number of classes therefore shows as data quietly ignored,
-which is why the data layer checks labels on the host.
+A label **out of range** (negative, or >= K) has a loss of NaN, with a gradient of NaN, and so have soft labels that
+cannot be any: below 0, or, for `cross_entropy`, all 0 (what `jax.nn.one_hot` makes of a label out of range), for
+`bce`, above 1. On the device nothing can be raised; but the train step rejects an update whose loss is not finite,
+and the loop stops there. There is no label that means "ignore this one" (PyTorch's -100): the eval step has a mask.
+The data floor checks labels on the host, where a message can say which it is.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Float32, Shaped
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.ops import one_hot
+
+#: What a soft label may be above 1, from mixing.
+ROUNDING = 1e-4
 
 Loss = Callable[[Array, Array], Array]
 """(logits (B, K), targets (B,) int or (B, K)) -> float32 (B,)."""
 
 
 def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, "B K"]:
-    """Return targets as float32 rows: class indices (B,) become one-hot, dense rows (B, K) are cast.
+    """Return targets as float32 rows: class indices (B,) become one-hot (NaN out of range), dense rows (B, K) are cast.
 
     Raises:
         UsageError: the shapes do not go together, or targets of shape (B,) are not integers. Raised while
@@ -54,7 +57,16 @@ def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"
             f"targets of shape {targets.shape} are class indices and must be integers, got {targets.dtype}; "
             f"for regression on one value give shape {(batch, 1)}"
         )
-    return jax.nn.one_hot(targets, classes, dtype=jnp.float32)
+    return one_hot(targets, classes)
+
+
+def _shares(logits: Array, targets: Array, most: float | None) -> Array:
+    """Return `dense_targets` with NaN for dense rows that are no soft labels: see the module's text."""
+    rows = dense_targets(logits, targets)
+    if targets.ndim == 1:
+        return rows
+    bad = (rows < 0).any(axis=-1) | (~(rows != 0).any(axis=-1) if most is None else (rows > most).any(axis=-1))
+    return jnp.where(bad[:, None], jnp.nan, rows)
 
 
 def cross_entropy(
@@ -74,7 +86,7 @@ def cross_entropy(
     >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([3]))[0]) == float(jnp.log(4.0))
     True
     """
-    rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
+    rows = optax.smooth_labels(_shares(logits, targets, None), label_smoothing)
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), rows)
 
 
@@ -95,7 +107,7 @@ def bce(
     Returns:
         (B,) float32.
     """
-    rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
+    rows = optax.smooth_labels(_shares(logits, targets, 1.0 + ROUNDING), label_smoothing)
     return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), rows).mean(axis=-1)
 
 

@@ -160,3 +160,11 @@ def test_values_out_of_range_are_refused(fields, message):
         Mix(**fields)
     assert not Mix()
     assert not Mix(mixup=1.0, probability=0.0)
+
+
+def test_a_label_of_no_class_stays_one_when_mixed(key):
+    """Rows of zeros would be ignored by the loss in silence."""
+    batch = {"label": jnp.array([0, 5, 1, 2]), "epoch": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    _, rows = mix(key, jnp.zeros((4, 4, 4, 1)), batch, Mix(mixup=1.0), 3)
+    assert np.isnan(rows[:2]).any(axis=1).all()
+    assert np.isfinite(rows[2:]).all()

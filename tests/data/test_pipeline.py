@@ -237,3 +237,14 @@ def test_other_bad_requests():
     for threads, prefetch in ((-1, 1), (1, 0)):
         with pytest.raises(UsageError, match=f"threads {threads} must be at least 0 and prefetch {prefetch}"):
             batches.iterate(0, 1, threads=threads, prefetch=prefetch)
+
+
+def test_labels_of_no_class_are_refused_where_the_number_of_classes_is_told():
+    """Records made in Python belong to no data set that has checked them."""
+    records = ArrayRecords(np.zeros((6, 4, 4), np.uint8), np.array([0, 1, 2, 3, 1, -1]), name="mine")
+    message = r"label 3 at index 3 \(index 3 of mine\) is outside 0..2, the range of 3 classes; 2 such labels in all"
+    with pytest.raises(DataError, match=message):
+        TrainBatches(records, 2, seed=0, num_classes=3)
+    with pytest.raises(DataError, match=message):
+        EvalBatches(records, 2, num_classes=3)
+    assert len(EvalBatches(records, 2)) == 3

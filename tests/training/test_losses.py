@@ -94,16 +94,51 @@ def test_large_logits_stay_finite(name: str) -> None:
     np.testing.assert_allclose(get_loss(name)(z, labels), expected)
 
 
-@pytest.mark.parametrize("label", [-1, -100, K])
-def test_labels_out_of_range_behave_as_documented(label: int, logits: np.ndarray) -> None:
-    z, labels = jnp.asarray(logits[:1], jnp.float32), jnp.array([label])
-    zero = np.zeros((1, K))
-    assert cross_entropy(z, labels)[0] == 0.0
-    assert not jax.grad(lambda z: cross_entropy(z, labels)[0])(z).any()
-    for name in ("bce", "mse"):
-        np.testing.assert_allclose(LOSSES[name](z, labels), REFERENCE[name](logits[:1], zero), rtol=1e-6)
-    only_uniform = 0.1 * REFERENCE["cross_entropy"](logits[:1], np.full((1, K), 1 / K))
-    np.testing.assert_allclose(cross_entropy(z, labels, label_smoothing=0.1), only_uniform, rtol=1e-6)
+@pytest.mark.parametrize("label", [-1, -100, K, 255])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_label_out_of_range_has_a_loss_of_nan_and_the_others_keep_theirs(
+    name: str, label: int, logits: np.ndarray, labels: np.ndarray
+) -> None:
+    """It was -0.0, with no gradient: the example was ignored in silence."""
+    z, bad = jnp.asarray(logits, jnp.float32), labels.copy()
+    bad[2] = label
+    good = np.arange(B) != 2
+    for smoothing in (0.0, 0.1) if name != "mse" else (0.0,):
+        loss = get_loss(name, smoothing)
+        losses = loss(z, jnp.asarray(bad))
+        assert np.isnan(losses[2])
+        np.testing.assert_array_equal(losses[good], loss(z, jnp.asarray(labels))[good])
+        gradient = jax.grad(lambda z, loss=loss: loss(z, jnp.asarray(bad)).sum())(z)
+        assert np.isnan(gradient[2]).all()
+        assert np.isfinite(gradient[good]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "good"),
+    [
+        ("cross_entropy", [0.0, 0.0, 0.0], False),
+        ("cross_entropy", [1.5, -0.5, 0.0], False),
+        ("cross_entropy", [float("nan"), 0.5, 0.5], False),
+        ("cross_entropy", [0.25, 0.75, 0.0], True),
+        ("bce", [0.0, 0.0, 0.0], True),
+        ("bce", [1.0, 0.0, 1.00001], True),
+        ("bce", [2.0, 0.0, 0.0], False),
+        ("bce", [-0.1, 0.0, 0.0], False),
+        ("mse", [-7.0, 0.0, 9.0], True),
+    ],
+)
+def test_soft_labels_that_cannot_be_any_have_a_loss_of_nan(name: str, row: list[float], good: bool) -> None:
+    loss = get_loss(name)(jnp.array([[0.1, 0.2, 0.3]]), jnp.array([row]))
+    assert bool(np.isfinite(loss[0])) == good
+
+
+def test_more_classes_than_the_labels_dtype_counts() -> None:
+    """In uint8, 300 is 44."""
+    z = jnp.zeros((1, 400)).at[0, 44].set(5.0)
+    for label in (44, 200):
+        np.testing.assert_array_equal(
+            cross_entropy(z, jnp.array([label], jnp.uint8)), cross_entropy(z, jnp.array([label], jnp.int32))
+        )
 
 
 def test_smoothing_commutes_with_mixup(logits: np.ndarray, labels: np.ndarray) -> None:

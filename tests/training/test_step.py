@@ -14,6 +14,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.training.accumulate import pool_statistics
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
+from resnet_jax.training.evaluate import evaluate
 from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import DATA_AXIS, check_batch_size, make_mesh, shard_batch
 from resnet_jax.training.pmap import pmap_train_step, replicate, split_batch, unreplicate
@@ -248,7 +249,7 @@ def test_pooled_statistics_are_those_of_the_union():
 
 @pytest.mark.parametrize("execution", ["unroll", "scan"])
 def test_accumulated_unbiased_variances_are_those_of_the_whole_batch(execution):
-    """n / (n - 1) with n the values of the whole batch, in the running average of the accumulated biased ones."""
+    """The factor n / (n - 1) has n the values of the whole batch, and reaches what is new in the running average."""
 
     def moved(kind):
         config = ResNetConfig(
@@ -349,3 +350,33 @@ def test_batches_that_devices_cannot_share_are_refused(size, accumulate, good):
     with pytest.raises(UsageError, match=f"batch of {size} .* such as {good}"):
         check_batch_size(size, make_mesh(), accumulate=accumulate)
     check_batch_size(32, make_mesh(), accumulate=accumulate)
+
+
+def test_a_label_of_no_class_rejects_the_update():
+    """From Python nothing else can be told on the device; the loss was too small, in silence."""
+    model, batch = small_model(), new_batch()
+    state, step = new_state(model), jax.jit(make_train_step(model, TX))
+    for label in (5, -1):
+        batch["label"][3] = label
+        new, metrics = step(state, batch)
+        assert float(metrics["rejected"]) == 1
+        assert np.isnan(metrics["loss"])
+        chex.assert_trees_all_equal(new.params, state.params)
+
+
+def test_labels_on_the_host_are_checked_where_the_classes_are_known():
+    mesh, batch = make_mesh(), new_batch() | {"mask": np.ones(16, bool)}
+    batch["label"][[3, 7]] = -1
+    with pytest.raises(
+        ValueError, match=r"label -1 of example 3 of the batch is outside 0..4, .* 2 such labels among 16"
+    ):
+        shard_batch(batch, mesh, num_classes=5)
+    padded = batch | {"mask": batch["label"] >= 0}
+    shard_batch(padded, mesh, num_classes=5)
+    model = small_model()
+    variables = random_variables(model, SHAPE, 0)
+    step = compile_eval_step(make_eval_step(model), mesh)
+    with pytest.raises(ValueError, match="label -1 of example 3"):
+        evaluate(step, variables, [batch], mesh=mesh, num_classes=5)
+    found = evaluate(step, variables, [padded], mesh=mesh, num_classes=5)
+    assert (found.examples, np.isfinite(found.loss)) == (14, True), "padding has any label"
