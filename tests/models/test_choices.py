@@ -14,6 +14,7 @@ from resnet_jax import ops
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig, create_model
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
+from resnet_jax.models.attention import eca_kernel_size, hidden_channels
 from resnet_jax.models.plan import plan_stages
 from tests.tools import initialize, paths, random_variables
 
@@ -392,3 +393,39 @@ def test_every_parameter_gets_a_gradient(choices):
     silent = {path for path, leaf in zip(paths(grads), jax.tree.leaves(grads), strict=True) if not jnp.any(leaf)}
     assert not silent
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+# ratio, divisor, and what becomes of some widths; timm's make_divisible(c * ratio, divisor, round_limit=0)
+HIDDEN = [
+    (1 / 16, 8, {16: 8, 64: 8, 128: 8, 192: 16, 256: 16, 320: 24, 448: 32, 576: 40, 2048: 128}),
+    (1 / 16, 1, {16: 1, 24: 2, 40: 3, 64: 4, 72: 5, 88: 6, 512: 32}),
+    (1 / 4, 8, {16: 8, 48: 16, 80: 24, 112: 32, 256: 64}),
+]
+
+
+@pytest.mark.parametrize(("ratio", "divisor", "table"), HIDDEN)
+def test_squeezed_channels_are_rounded_to_the_nearest_multiple_and_a_half_up(ratio, divisor, table):
+    assert {channels: hidden_channels(channels, ratio, divisor) for channels in table} == table
+    model = ResNetConfig((1,), (192,), stem="cifar", attention="se", num_classes=2)
+    shapes = jax.eval_shape(lambda: ResNet(model).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False))
+    reduce = shapes["params"]["stage1"]["block0"]["branch"]["se"]["reduce"]
+    assert (reduce["kernel"].shape, reduce["bias"].shape) == ((192, 16), (16,))
+
+
+def test_eca_windows_are_odd_and_rounded_up_from_even_ones():
+    """The whole part of (log2(C) + 1) / 2, plus 1 if even, at least 3: the authors' code."""
+    table = {2: 3, 16: 3, 32: 3, 64: 3, 96: 3, 127: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 2048: 7, 8192: 7, 32768: 9}
+    assert {channels: eca_kernel_size(channels) for channels in table} == table
+
+
+@pytest.mark.parametrize("function", ["standardize", "scaled_standardize"])
+def test_the_epsilon_of_standardized_weights_is_under_the_root(function):
+    """As large as the variance, so that any other place would show; and added, not the smallest it may be."""
+    w = np.random.default_rng(0).normal(1.0, 0.5, size=(3, 3, 4, 5)).astype(np.float32)
+    flat = w.reshape(-1, 5).astype(np.float64)
+    expected = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 0.3)
+    if function == "standardize":
+        found = ops.standardize(jnp.asarray(w), 0.3)
+    else:
+        found, expected = ops.scaled_standardize(jnp.asarray(w), jnp.ones(5), 0.3), expected / 6.0
+    np.testing.assert_allclose(found.reshape(-1, 5), expected, rtol=1e-5, atol=1e-6)

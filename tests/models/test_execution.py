@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +188,18 @@ def test_variables_in_the_other_layout_are_refused_with_the_way_out(given, execu
         jax.eval_shape(lambda v: model.apply(v, x, train=False), variables)
     other = stack_blocks(variables, execution)
     assert jax.eval_shape(lambda v: model.apply(v, x, train=False), other).shape == (1, 3)
+
+
+def test_each_block_of_a_loop_drops_other_examples():
+    """With order pre a dropped branch leaves the sum as it was, to the last bit."""
+    model = build({"drop_path": 0.9, "order": "pre"}, execution="scan", stage_sizes=(9,), widths=(4,))
+    x = jax.random.normal(jax.random.key(1), (32, 4, 4, 3))
+    variables = variables_of(model, x)
+    _, inside = model.apply(
+        variables, x, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True,
+        rngs={"dropout": jax.random.key(5)},
+    )  # fmt: skip
+    outputs = np.asarray(inside["intermediates"]["stage1"]["blocks"]["__call__"][0])
+    kept = [tuple((after != before).any(axis=(1, 2, 3))) for before, after in itertools.pairwise(outputs)]
+    assert len(set(kept)) == len(kept) == 7
+    assert 0 < np.mean(kept[-1]) < 0.5

@@ -316,3 +316,31 @@ def test_relu_on_top_is_relu_after(x, train, choices):
     on_top, after = (jax.jit(jax.value_and_grad(lambda p, x, r=r: loss(p, x, r), (0, 1), True)) for r in (True, False))
     for a, b in zip(*map(jax.tree.leaves, (on_top(params, x), after(params, x))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+@pytest.mark.parametrize(
+    ("kind", "axes"),
+    [("batch", (0, 1, 2)), ("running", None), ("layer", (1, 2, 3)), ("instance", (1, 2)), ("group", (1, 2, 4))],
+)
+def test_the_epsilon_of_every_norm_is_under_the_root(kind, axes, eps):
+    """Variances around eps, so that any other place would show."""
+    x = (np.sqrt(eps) * np.random.default_rng(0).normal(size=(4, 5, 5, 6))).astype(np.float32)
+    norms = {
+        "batch": BatchNorm(eps=eps), "running": BatchNorm(eps=eps), "layer": GroupNorm(1, eps=eps),
+        "instance": GroupNorm(None, eps=eps), "group": GroupNorm(3, eps=eps),
+    }  # fmt: skip
+    norm = norms[kind]
+    variables = norm.init(jax.random.key(0), jnp.asarray(x), train=False)
+    wide = x.astype(np.float64).reshape(4, 5, 5, 3, 2) if kind == "group" else x.astype(np.float64)
+    if kind == "running":
+        stats = {"mean": jnp.full(6, 0.1), "var": jnp.full(6, eps)}
+        found, expected = (
+            norm.apply({**variables, "batch_stats": stats}, x, train=False),
+            (wide - 0.1) / np.sqrt(2 * eps),
+        )
+    else:
+        found = norm.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+        centred = wide - wide.mean(axes, keepdims=True)
+        expected = (centred / np.sqrt(wide.var(axes, keepdims=True) + eps)).reshape(x.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

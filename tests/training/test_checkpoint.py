@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_jax.errors import RunError
 from resnet_jax.models.layout import stack
 from resnet_jax.training.checkpoint import KEEP, Checkpoints
+from resnet_jax.training.loss_scale import LossScale
 from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.optimizers import OptimConfig, make_optimizer
+from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.state import TrainState
 
 NOTE = {"epoch": 1}
@@ -212,3 +217,46 @@ def test_a_damaged_checkpoint_raises(tmp_path, damage):
             file.unlink()
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(RunError, match="cannot restore"):
         checkpoints.restore("last", new_state(0))
+
+
+OPTIMIZERS = {
+    "sgd": OptimConfig("sgd", 0.1, clip_norm=1.0),
+    "frozen": OptimConfig("sgd", 0.1, freeze=("conv",)),
+    "rates": OptimConfig("sgd", 0.1, role_rates=(("head", 0.5),)),
+    "adam": OptimConfig("adam", 0.1),
+    "lars": OptimConfig("lars", 0.1, weight_decay=0.1),
+    "lamb": OptimConfig("lamb", 0.1, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_everything_the_optimizer_counts_comes_back(tmp_path, name):
+    """The schedule's count above all: with it lost, the rate would start over, and only a whole run would tell."""
+    params = {"stem": {"conv": {"kernel": jnp.ones((1, 1, 3, 4))}}, "head": {"kernel": jnp.ones((4, 2))}}
+    cfg = dataclasses.replace(OPTIMIZERS[name], schedule=ScheduleConfig("cosine"))
+    tx, _ = make_optimizer(cfg, params, steps_per_epoch=5, total_steps=10)
+
+    def state_after(updates: int) -> TrainState:
+        new, opt_state = params, tx.init(params)
+        for _ in range(updates):
+            moves, opt_state = tx.update(jax.tree.map(lambda x: 0.1 * x, new), opt_state, new)
+            new = optax.apply_updates(new, moves)
+        state = new_state(updates).replace(
+            params=new,
+            opt_state=opt_state,
+            ema={"params": jax.tree.map(lambda x: x - 1, new), "batch_stats": {}},
+            loss_scale=LossScale(jnp.float32(2.0 ** (10 + updates)), jnp.int32(17 + updates)),
+        )
+        return jax.device_put(state, replicated(make_mesh(jax.devices()[:1])))
+
+    written = state_after(3)
+    counts = [int(count) for _, count in optax.tree.get_all_with_path(written.opt_state, "count")]
+    assert counts
+    assert set(counts) == {3}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", written, NOTE)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore("last", state_after(0))
+    assert_same(state, written)
+    moves = [tx.update(s.params, s.opt_state, s.params)[0] for s in (state, written)]
+    jax.tree.map(np.testing.assert_array_equal, *moves)

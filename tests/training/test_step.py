@@ -380,3 +380,64 @@ def test_labels_on_the_host_are_checked_where_the_classes_are_known():
         evaluate(step, variables, [batch], mesh=mesh, num_classes=5)
     found = evaluate(step, variables, [padded], mesh=mesh, num_classes=5)
     assert (found.examples, np.isfinite(found.loss)) == (14, True), "padding has any label"
+
+
+class Drops(nn.Module):
+    """Dropout on the logits themselves: the loss tells what was dropped."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        logits = self.param("w", nn.initializers.ones, (1, 1)) * x.reshape(x.shape[0], -1)[:, :5]
+        return nn.Dropout(0.5, deterministic=not train)(logits)
+
+
+def drop_state(seed=0):
+    params = {"w": jnp.ones((1, 1))}
+    return TrainState(jnp.zeros((), jnp.int32), params, {}, STILL.init(params), jax.random.key(seed))
+
+
+STILL = optax.sgd(0.0)
+
+
+def test_every_step_drops_other_units_and_the_same_ones_when_made_again():
+    """Of the same batch with the same parameters; which is what resuming at that step needs."""
+    step, batch = jax.jit(make_train_step(Drops(), STILL)), new_batch()
+    state, losses = drop_state(), []
+    for _ in range(6):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == 6
+    _, again = step(drop_state().replace(step=jnp.int32(4)), batch)
+    assert float(again["loss"]) == losses[4]
+    _, other = step(drop_state(seed=1), batch)
+    assert float(other["loss"]) != losses[0]
+
+
+def test_every_micro_batch_drops_other_units():
+    """Two equal halves: with the same units dropped in both the loss would be that of one half."""
+    half = new_batch(8)
+    batch = {name: np.repeat(value, 2, axis=0) for name, value in half.items()}
+    _, both = jax.jit(make_train_step(Drops(), STILL, accumulate=2))(drop_state(), batch)
+    key = jax.random.fold_in(drop_state().rng, 0)
+
+    def one(key):
+        logits = Drops().apply({"params": drop_state().params}, half["image"], train=True, rngs={"dropout": key})
+        return float(get_loss("cross_entropy")(logits, half["label"]).mean())
+
+    losses = [one(part) for part in jax.random.split(key, 2)]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(both["loss"], np.mean(losses), rtol=1e-6)
+
+
+def test_every_device_of_a_mapped_axis_drops_other_units():
+    half = new_batch(2)
+    batch = {name: np.tile(value, (8, *(1,) * (value.ndim - 1))) for name, value in half.items()}
+    step = pmap_train_step(make_train_step(Drops(), STILL, axis_name=DATA_AXIS))
+    _, metrics = step(replicate(drop_state()), split_batch(batch))
+    key, losses = jax.random.fold_in(drop_state().rng, 0), []
+    for device in range(8):
+        rngs = {"dropout": jax.random.fold_in(key, device)}
+        logits = Drops().apply({"params": drop_state().params}, half["image"], train=True, rngs=rngs)
+        losses.append(float(get_loss("cross_entropy")(logits, half["label"]).mean()))
+    assert len(set(losses)) > 4
+    np.testing.assert_allclose(unreplicate(metrics)["loss"], np.mean(losses), rtol=1e-6)
