@@ -200,6 +200,8 @@ def test_each_block_of_a_loop_drops_other_examples():
         rngs={"dropout": jax.random.key(5)},
     )  # fmt: skip
     outputs = np.asarray(inside["intermediates"]["stage1"]["blocks"]["__call__"][0])
-    kept = [tuple((after != before).any(axis=(1, 2, 3))) for before, after in itertools.pairwise(outputs)]
-    assert len(set(kept)) == len(kept) == 7
-    assert 0 < np.mean(kept[-1]) < 0.5
+    kept = np.stack([(after != before).any(axis=(1, 2, 3)) for before, after in itertools.pairwise(outputs)])
+    # of one draw for all blocks the later, whose rates are larger, would keep a part of what the earlier ones keep
+    again = [(later & ~earlier).any() for earlier, later in itertools.pairwise(kept)]
+    assert sum(again) >= 3
+    assert 0 < kept.mean() < 1
