@@ -18,12 +18,13 @@ import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Float32, Shaped
 
 from resnet_jax.errors import UsageError, unknown
-from resnet_jax.ops import one_hot
+from resnet_jax.ops import in_range
 
 #: What a soft label may be above 1, from mixing.
 ROUNDING = 1e-4
@@ -33,7 +34,7 @@ Loss = Callable[[Array, Array], Array]
 
 
 def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, "B K"]:
-    """Return targets as float32 rows: class indices (B,) become one-hot (NaN out of range), dense rows (B, K) are cast.
+    """Return targets as float32 rows: class indices (B,) become one-hot, dense rows (B, K) are cast.
 
     Raises:
         UsageError: the shapes do not go together, or targets of shape (B,) are not integers. Raised while
@@ -57,16 +58,28 @@ def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"
             f"targets of shape {targets.shape} are class indices and must be integers, got {targets.dtype}; "
             f"for regression on one value give shape {(batch, 1)}"
         )
-    return one_hot(targets, classes)
+    if targets.dtype.itemsize < 4:  # JAX counts the classes in the labels' dtype: in uint8 class 300 is also class 44
+        targets = targets.astype(jnp.int32)
+    return jax.nn.one_hot(targets, classes, dtype=jnp.float32)
 
 
-def _shares(logits: Array, targets: Array, most: float | None) -> Array:
-    """Return `dense_targets` with NaN for dense rows that are no soft labels: see the module's text."""
-    rows = dense_targets(logits, targets)
+def _or_nan(losses: Array, targets: Array, classes: int, most: float | None) -> Array:
+    """Return the losses, NaN where the label is none of the classes or the soft labels cannot be any.
+
+    A factor of 1 behind everything else changes no bit of what is right, nor of its gradient.
+
+    Args:
+        losses: (B,).
+        targets: class indices (B,), or dense rows (B, K).
+        classes: K.
+        most: largest soft label; None: any, but not all are 0.
+    """
     if targets.ndim == 1:
-        return rows
-    bad = (rows < 0).any(axis=-1) | (~(rows != 0).any(axis=-1) if most is None else (rows > most).any(axis=-1))
-    return jnp.where(bad[:, None], jnp.nan, rows)
+        good = in_range(targets, classes)
+    else:
+        good = (targets >= 0).all(axis=-1)
+        good &= (targets != 0).any(axis=-1) if most is None else (targets <= most).all(axis=-1)
+    return losses * jnp.where(good, 1.0, jnp.nan).astype(losses.dtype)
 
 
 def cross_entropy(
@@ -86,8 +99,9 @@ def cross_entropy(
     >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([3]))[0]) == float(jnp.log(4.0))
     True
     """
-    rows = optax.smooth_labels(_shares(logits, targets, None), label_smoothing)
-    return optax.softmax_cross_entropy(logits.astype(jnp.float32), rows)
+    rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
+    losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), rows)
+    return _or_nan(losses, targets, logits.shape[1], None)
 
 
 def bce(
@@ -107,8 +121,9 @@ def bce(
     Returns:
         (B,) float32.
     """
-    rows = optax.smooth_labels(_shares(logits, targets, 1.0 + ROUNDING), label_smoothing)
-    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), rows).mean(axis=-1)
+    rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
+    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), rows).mean(axis=-1)
+    return _or_nan(losses, targets, logits.shape[1], 1.0 + ROUNDING)
 
 
 def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, " B"]:
@@ -125,7 +140,8 @@ def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Floa
     >>> mse(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])).tolist()
     [2.5]
     """
-    return optax.squared_error(outputs.astype(jnp.float32), dense_targets(outputs, targets)).mean(axis=-1)
+    losses = optax.squared_error(outputs.astype(jnp.float32), dense_targets(outputs, targets)).mean(axis=-1)
+    return losses if targets.ndim > 1 else _or_nan(losses, targets, outputs.shape[1], None)
 
 
 def as_pair(logits: Float[Array, "B 1"]) -> Float[Array, "B 2"]:
