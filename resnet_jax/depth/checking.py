@@ -314,15 +314,16 @@ def _trouble(one: Direction, limit: float, ceiling: float) -> str:
     """
     if not math.isfinite(one.rate):
         return "nothing"
-    stretch, widest = one.stretch, one.widest
+    widest, part = one.widest, one.stretch
+    part = part if part is not None and part.excess > limit else None
     alone = abs(math.log(one.steepest_factor)) > math.log(limit)
-    part = stretch is not None and stretch.excess > limit
-    if alone and not (part and stretch.first < stretch.last and not stretch.first <= one.steepest <= stretch.last):
+    # a jump outside of a stretch that explodes is what takes that back, and no explosion of its own
+    if alone and (part is None or part.first == part.last or part.first <= one.steepest <= part.last):
         return "jump"
     if one.total > limit and not alone:
         return "explode" if one.rate > 1 else "vanish"
-    if part:
-        return "rise" if stretch.factor > 1 else "fall"
+    if part is not None:
+        return "rise" if part.factor > 1 else "fall"
     return "too far" if widest is not None and abs(math.log(widest.factor)) > math.log(max(limit, ceiling)) else ""
 
 
