@@ -69,7 +69,7 @@ class Workload:
 SHARED = ("stage_sizes", "widths", "block", "stem", "shortcut", "stride_in", "num_classes", "in_channels")
 #: Choices that change neither the arithmetic nor the number of parameters of such a network.
 FREE = (
-    *("init", "head_init", "norm_momentum", "norm_eps", "dtype", "execution", "remat"),
+    *("init", "head_init", "norm_momentum", "norm_running_variance", "norm_eps", "dtype", "execution", "remat"),
     *("norm_groups", "ghost_size", "norm_devices", "alpha", "ws_eps", "se_ratio", "se_divisor", "axis_name"),
 )
 
