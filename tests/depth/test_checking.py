@@ -134,6 +134,7 @@ EXPLODING = {
     "the first 9 of 18": (FOUR * 9 + ONE * 9,),
     "blocks 4 to 8 of 15": (ONE * 4 + FOUR * 5 + ONE * 6,),
     "the last 5 of 30": (ONE * 25 + FOUR * 5,),
+    "the first 20 of 30": (FOUR * 20 + ONE * 10,),
     "20 of 30, scattered": ((4.0, 1.0, 4.0) * 10,),
     "all of 3-4-6-3": (FOUR * 3, FOUR * 4, FOUR * 6, FOUR * 3),
     "the short ones of 3-4-6-3": (FOUR * 3, FOUR * 4, ONE * 6, FOUR * 3),
