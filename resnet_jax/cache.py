@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import logging
 import os
 import platform
+import shutil
+import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +27,57 @@ def cache_directory() -> Path:
     """Return the user's cache directory for this package; it need not exist.
 
     ``RESNET_JAX_CACHE`` names another one. Else it follows the platform: ``XDG_CACHE_HOME`` or ``~/.cache`` on Linux,
-    ``~/Library/Caches`` on macOS, ``LOCALAPPDATA`` on Windows.
+    ``~/Library/Caches`` on macOS, ``LOCALAPPDATA`` on Windows. A user who has no home directory (a bare container) gets
+    one of their own among the temporary files, which is said once.
     """
     chosen = os.environ.get(VARIABLE)
-    if chosen and chosen.lower() != "off":
-        return Path(chosen).expanduser().absolute()
+    try:
+        if chosen and chosen.lower() != "off":
+            return Path(chosen).expanduser().absolute()
+        return _base() / "resnet_jax"
+    except (RuntimeError, OSError, KeyError) as error:  # no HOME, and no entry of the user in the system's table
+        directory = private_directory()
+        _say_once(f"there is no home directory ({error}); the cache is {directory}, and {VARIABLE} names another")
+        return directory
+
+
+def _base() -> Path:
     if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "resnet_jax"
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def private_directory() -> Path:
+    """Return a directory among the temporary files that only this user can write: code is loaded from it.
+
+    Its name is that of the user's number. Where somebody else has taken the name, or nothing can be written, it is a
+    new directory of this process, or (with no temporary directory at all) one below the current directory.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    try:
+        directory = Path(tempfile.gettempdir()) / f"resnet_jax-{user}"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        if mine and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022:
+            return directory
+        return _process_directory()
+    except OSError:
+        return Path(".resnet_jax-cache").absolute()
+
+
+@functools.cache
+def _process_directory() -> Path:
+    directory = tempfile.mkdtemp(prefix="resnet_jax-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    _log.warning("%s", line)
 
 
 def program_directory() -> Path | None:
@@ -52,9 +96,30 @@ def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         keys = ("model name", "flags", "Features", "CPU part")
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.split("\t")[0].rstrip(": ") in keys]
+        lines = [
+            line
+            for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.split("\t")[0].rstrip(": ") in keys
+        ]
         return "\n".join(sorted(set(lines)))
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
+
+
+def why_not_writable(directory: Path) -> str | None:
+    """Make a directory if there is none; return why files cannot be made in it, or None if they can.
+
+    A file is made and removed: permissions do not tell of a disk that is full or read-only.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            return "it cannot be written"
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def keep_compiled_programs() -> Path | None:
@@ -77,13 +142,9 @@ def keep_compiled_programs() -> Path | None:
     directory = program_directory()
     if directory is None:
         return None
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _log.warning("compiled programs are not kept: %s: %s", directory, error.strerror or error)
-        return None
-    if not os.access(directory, os.W_OK):
-        _log.warning("compiled programs are not kept: %s cannot be written", directory)
+    reason = why_not_writable(directory)
+    if reason is not None:
+        _say_once(f"compiled programs are not kept: {directory}: {reason}")
         return None
     config.update("jax_compilation_cache_dir", str(directory))
     config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -308,10 +308,10 @@ def load_recipe(name: str) -> RunConfig:
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"no such recipe file: {path}")
-        return parse_config(path.read_text(), where=str(path), recipe=path.stem)
+        return parse_config(path.read_text(encoding="utf-8"), where=str(path), recipe=path.stem)
     if name not in list_recipes():
         raise unknown("recipe", name, list_recipes())
-    text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text()
+    text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return parse_config(text, where=f"recipe {name}")
 
 

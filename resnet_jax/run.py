@@ -5,71 +5,41 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 from rich.console import Console as RichConsole
 
 from resnet_jax.assemble import Parts, build_parts
-from resnet_jax.config import RunConfig, require_same
+from resnet_jax.config import RunConfig
+from resnet_jax.confusion import Confusion
 from resnet_jax.data.source import is_gone
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import DataError, RunError, UsageError
 from resnet_jax.finetune import Source, describe, find_source, require_transfer, start_state
 from resnet_jax.images import Images, load_images
+from resnet_jax.length import Origin, Settled, adopt, earlier_tests, settle
 from resnet_jax.models.instrument import Anatomy
+from resnet_jax.outcome import Pictures, Summary, conclude, say_if_stuck
 from resnet_jax.recipe_fit import misfit
 from resnet_jax.report.console import Console
-from resnet_jax.report.depth_file import DepthFile, draw_history, read_depth
+from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
-from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.tensorboard import TensorBoard
+from resnet_jax.report.views import View
 from resnet_jax.rundir import RunDirectory, default_path
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
 from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.probing import chart_blocks
 from resnet_jax.training.progress import Progress
+from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """The result of a run.
-
-    Attributes:
-        test_accuracy: fraction correct on the test split, which is read once, after training.
-        test_correct: images of it classified correctly.
-        test_examples: images of it.
-        test_loss: mean loss on it.
-        best_val_accuracy: best validation accuracy of the run; None without validation.
-        steps: updates done.
-        finished: ``steps`` (all of them) or ``early stopping``.
-        tested: which state was tested, ``last`` or ``best``, and after which step.
-        images_per_second: training throughput, compilation and evaluation left out.
-        seconds: wall-clock time of the command that finished the run.
-        params_digest: see :func:`resnet_jax.digest.params_digest`; of the last state.
-        run_dir: where everything is.
-        first_step_seconds: from the start of that command, its imports left out, until its first step was done:
-            reading the images and compiling, or finding the compiled step in the cache. None if no step was left.
-    """
-
-    test_accuracy: float
-    test_correct: int
-    test_examples: int
-    test_loss: float
-    best_val_accuracy: float | None
-    steps: int
-    finished: str
-    tested: str
-    images_per_second: float | None
-    seconds: float
-    params_digest: str
-    run_dir: str
-    first_step_seconds: float | None = None
+from resnet_jax.training.stuck import Chance, ChanceWatch, judge
 
 
 class _FirstStep:
@@ -102,29 +72,39 @@ class _Job:
     first_step: _FirstStep
 
     @property
-    def title(self) -> str:
-        """Headline of the pictures."""
-        source = self.config.data.source.split("/")[-1]
-        return f"{self.config.model.name} on {source} (recipe {self.config.recipe}, seed {self.config.seed})"
+    def chance_in_training(self) -> Chance:
+        """What chance gets right in an epoch of training."""
+        return Chance.of(
+            self.images.splits.train.labels, self.parts.plan.steps_per_epoch * self.config.train.batch_size
+        )
+
+    @property
+    def pictures(self) -> Pictures:
+        """What draws its pictures."""
+        return Pictures(self.run, self.config, self.say)
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    def draw_curves(self) -> None:
-        """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
-        plot_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title)
-        if self.run.depth.is_file() and len((history := read_depth(self.run.depth)).steps):
-            draw_history(history, self.run.gradients, title=self.title)
+        _sayer(self.console)(text)
 
 
-def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichConsole | None = None) -> Summary:
+def fit(
+    config: RunConfig,
+    run_dir: str | Path | None = None,
+    *,
+    console: RichConsole | None = None,
+    origin: Origin | None = None,
+) -> Summary:
     """Train, select, test once. In the directory of an unfinished run of the same configuration, go on with it.
+
+    A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
+    alone differs goes on from where it is (:mod:`resnet_jax.length`); both are said.
 
     Args:
         config: what to do; see :func:`resnet_jax.config.load_recipe`.
         run_dir: where to put it (default: :func:`resnet_jax.rundir.default_path`).
         console: where to show progress (default: nowhere).
+        origin: the recipe that ``config`` started from (default: the shipped one of that name).
 
     Raises:
         UsageError: the configuration cannot be run.
@@ -137,28 +117,36 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
     if jax.process_count() > 1:
         raise UsageError("fit runs in one process so far; with several, call the compiled steps from your own loop")
     console = console or RichConsole(quiet=True)
-    directory = Path(run_dir) if run_dir is not None else default_path(config)
-    run = RunDirectory(directory)
-    if run.config.is_file():
-        require_same(run.read_config(), config, where=directory)
-    elif config.data.moved_to is not None:
+    asked, origin = config, origin or Origin.of(config)
+    run = RunDirectory(Path(run_dir) if run_dir is not None else default_path(config))
+    if config.data.moved_to is not None and not run.config.is_file():
         raise UsageError(
-            f"data.moved_to says where the images of a run under way lie now, and there is no run in {directory}: name "
+            f"data.moved_to says where the images of a run under way lie now, and there is no run in {run.path}: name "
             "the images of a new one with data.source, or the run with --run-dir"
         )
+    settled = None
+    if (steps_per_epoch := run.steps_per_epoch(asked.train.batch_size)) is not None:
+        settled = settle(run, asked, origin, steps_per_epoch)
     source = find_source(config, run)
-    if run.config.is_file() and (stored := run.read_summary()) is not None:
-        console.print(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
-        if config.train.depth_every and not run.depth.is_file():
-            console.print("It kept no gradients through depth: to train again with them, give another --run-dir.")
-        return Summary(**stored)
+    if settled is not None and settled.change is None and (stored := run.read_summary()) is not None:
+        return _finished_before(Summary(**stored), run, settled.config, console)
 
     images = _images_of(config, run)
+    settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
+    config, change = settled.config, settled.change
     parts = build_parts(config, images, make_mesh())
     if source is not None:
         require_transfer(config, source, parts, images.card)
-    run = RunDirectory.open(directory, config)
-    with run.locked(), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
+    require_memory(
+        parts.model,
+        images.card.image_shape,
+        batch=config.train.batch_size,
+        accumulate=config.train.accumulate,
+        devices=list(parts.mesh.devices.flat),
+        warn=_sayer(console),
+    )
+    run = RunDirectory.open(run.path, config if change is None else run.read_config())
+    with run.locked(_sayer(console)), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
         run.write_data(images.card)
         other_kind = misfit(config, images)
         notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
@@ -166,12 +154,39 @@ def fit(config: RunConfig, run_dir: str | Path | None = None, *, console: RichCo
         if source is not None:
             run.write_start(source.record())
         job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began))
-        _announce(job, notes)
-        state, progress = _restore(job)
-        state, progress = _train(job, state, progress, stop)
-        summary = _test(job, state, progress, began)
+        _announce(job, settled, notes)
+        if change is not None:
+            adopt(run, change, config)
+        with memory_told():
+            state, progress = _restore(job)
+            state, progress = _train(job, state, progress, stop)
+        summary, confusion = _test(job, state, progress, began)
+        conclude(summary, job.say)
     run.write_summary(dataclasses.asdict(summary))
-    _conclude(job, summary)
+    job.pictures.draw_all(confusion)
+    job.pictures.say_where()
+    job.say(f"params sha256 {summary.params_digest}")
+    say_if_stuck(summary, job.say)
+    return summary
+
+
+def _sayer(console: RichConsole) -> Callable[[str], None]:
+    """Return what prints a line as it is."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    return say
+
+
+def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, console: RichConsole) -> Summary:
+    """Say that there is nothing to do; draw what is missing of the pictures."""
+    say = _sayer(console)
+    say(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
+    if config.train.depth_every and not run.depth.is_file():
+        say("It kept no gradients through depth: to train again with them, give another --run-dir.")
+    Pictures(run, config, say).draw_missing()
+    say_if_stuck(summary, say)
     return summary
 
 
@@ -193,7 +208,10 @@ def _restore(job: _Job) -> tuple[TrainState, Progress]:
         return job.parts.new_state(), Progress()
     state, saved = job.checkpoints.restore("last", job.parts.new_state())
     job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
-    return state, Progress.from_json(saved)
+    progress = Progress.from_json(saved)
+    if progress.finished == "steps" and int(state.step) < job.parts.plan.total_steps:  # it was made longer since
+        progress = dataclasses.replace(progress, finished=None)
+    return state, progress
 
 
 def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) -> tuple[TrainState, Progress]:
@@ -205,16 +223,17 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
         assert validation is not None
         return parts.evaluate(state.eval_variables, validation)
 
-    with contextlib.ExitStack() as stack:
-        live = Console(
+    def make_live() -> Console:
+        return Console(
             total_steps=parts.plan.total_steps,
             steps_per_epoch=parts.plan.steps_per_epoch,
             start_step=start,
             batch_size=job.config.train.batch_size,
             console=job.console,
         )
+
+    with contextlib.ExitStack() as stack:
         metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
-        events = TensorBoard(run.tensorboard, start_step=start, every=every)
         depth = None
         if job.config.train.depth_every:
             size = job.config.train.batch_size // job.config.train.accumulate
@@ -223,8 +242,16 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
                 run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every
             )
             stack.callback(depth.close)
+        live = View("progress", make_live, job.say)
+        events = View("TensorBoard", lambda: TensorBoard(run.tensorboard, start_step=start, every=every), job.say)
         for observer in (live, metrics, events):
             stack.callback(observer.close)
+        chance = ChanceWatch(
+            job.chance_in_training,
+            None if validation is None else Chance.of(validation.labels),
+            job.say,
+            after=warmup_steps(job.config.optim.schedule, parts.plan.steps_per_epoch, parts.plan.total_steps),
+        )
         try:
             return train(
                 state,
@@ -234,25 +261,41 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=(job.first_step, live, metrics, events),
+                observers=(job.first_step, live, metrics, events, chance),
                 stop=stop,
                 on_blocks=None if depth is None else depth.on_blocks,
             )
         except (Interrupted, RunError):
             job.checkpoints.close()
-            job.draw_curves()
+            job.pictures.draw_training()
             raise
 
 
-def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> Summary:
+def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tuple[Summary, Confusion]:
+    """Return the result, and the counts of which class was taken for which."""
     steps, digest = int(state.step), params_digest(state.params, state.batch_stats)
     select, test = job.config.train.select, job.images.splits.test
     if select == "best":
         job.checkpoints.close()
         state, _ = job.checkpoints.restore("best", state)
     assert test is not None  # load_images refuses data without
-    job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
+    if before := earlier_tests(job.run):
+        job.say(
+            f"Testing the {select} state on the {len(test):,} test images. They were looked at before, after "
+            f"{', '.join(f'{n:,}' for n in before)} updates: a length chosen by that result was chosen on them."
+        )
+    else:
+        job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
     result = job.parts.evaluate(state.eval_variables, test)
+    epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
+    verdict = judge(
+        updates=steps,
+        steps_per_epoch=job.parts.plan.steps_per_epoch,
+        tested=result.accuracy,
+        test=Chance.of(test.labels),
+        trained=epochs[-1]["accuracy"] if epochs else None,
+        train=job.chance_in_training,
+    )
     summary = Summary(
         test_accuracy=result.accuracy,
         test_correct=result.correct,
@@ -267,16 +310,13 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> Sum
         params_digest=digest,
         run_dir=str(job.run.path),
         first_step_seconds=job.first_step.seconds,
+        stuck=verdict.stuck,
+        stuck_reason=verdict.reason,
     )
-    job.draw_curves()
-    title = f"{job.title}: {result.correct} of {result.examples} test images"
-    known = len(job.images.card.class_names)
-    names = [*job.images.card.class_names, *(f"output {index}" for index in range(known, len(result.confusion)))]
-    plot_confusion(result.confusion, names, job.run.confusion, title=title)
-    return summary
+    return summary, result.confusion
 
 
-def _announce(job: _Job, notes: Sequence[str] = ()) -> None:
+def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     config, plan = job.config, job.parts.plan
     devices = job.parts.mesh.devices
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
@@ -292,23 +332,9 @@ def _announce(job: _Job, notes: Sequence[str] = ()) -> None:
     }
     if job.source is not None:
         facts["start"] = describe(config, job.source, job.parts)
-    for name, fact in facts.items():
+    for name, fact in (*facts.items(), *(("adapted", line) for line in settled.adapted)):
         job.say(f"{name:>9}  {fact}")
     for note in notes:
         job.say(f"{'note':>9}  {note}")
-
-
-def _conclude(job: _Job, summary: Summary) -> None:
-    best, rate = summary.best_val_accuracy, summary.images_per_second
-    job.say(f"test accuracy {summary.test_accuracy:.2%} ({summary.test_correct} of {summary.test_examples})")
-    if best is not None:
-        job.say(f"best validation accuracy {best:.2%}")
-    speed = f", {rate:,.0f} images/s while training" if rate else ""
-    first = summary.first_step_seconds
-    start = "" if first is None else f", the first done after {first:.1f} s"
-    job.say(f"{summary.steps:,} steps in {summary.seconds:.0f} s{start}{speed}")
-    job.say(f"curves {job.run.curves}")
-    job.say(f"confusion {job.run.confusion}")
-    if job.run.gradients.is_file():
-        job.say(f"gradients through depth {job.run.gradients}")
-    job.say(f"params sha256 {summary.params_digest}")
+    for line in settled.change.lines(config) if settled.change is not None else ():
+        job.say(line)

@@ -10,8 +10,10 @@
 ``tensorboard/``   the same for TensorBoard
 ``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
 ``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
-``curves.png``, ``confusion.png``, ``depth.png``  pictures; the last of depth.jsonl
 ``summary.json``   the result; its presence says that the run is finished
+``summary-N.json``  the result after N updates of a run that was made longer since
+``curves.png``, ``confusion.png``, ``depth.png``  pictures, of metrics.jsonl, confusion.npz and depth.jsonl
+``confusion.npz``  pairs of true and predicted class that occurred in the test, and how often
 =================  ====================================================================
 """
 
@@ -19,13 +21,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,8 @@ import numpy as np
 from resnet_jax.config import RunConfig, config_to_yaml, differences, load_recipe, parse_config, require_same
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.metrics_file import write_whole
+
+_log = logging.getLogger(__name__)
 
 PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -92,6 +98,7 @@ class RunDirectory:
     curves = property(lambda self: self.path / "curves.png")
     gradients = property(lambda self: self.path / "depth.png")
     confusion = property(lambda self: self.path / "confusion.png")
+    confusion_counts = property(lambda self: self.path / "confusion.npz")
     summary = property(lambda self: self.path / "summary.json")
 
     @classmethod
@@ -127,7 +134,22 @@ class RunDirectory:
 
     def read_config(self) -> RunConfig:
         """Read config.yaml."""
-        return parse_config(self.config.read_text(), where=str(self.config))
+        return parse_config(self.config.read_text(encoding="utf-8"), where=str(self.config))
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.yaml."""
+        write_whole(self.config, config_to_yaml(config))
+
+    def saved_step(self) -> int:
+        """Return the updates of the newest checkpoint to resume from; 0 if there is none."""
+        folder = self.checkpoints / "last"
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def steps_per_epoch(self, batch_size: int) -> int | None:
+        """Return the updates of an epoch of the run's images; None if data.json does not say how many they are."""
+        examples = self.read_data().examples.get("train") if self.data.is_file() else None
+        return None if examples is None else examples // batch_size
 
     def read_data(self) -> DataCard:
         """Read data.json.
@@ -137,7 +159,7 @@ class RunDirectory:
         """
         if not self.data.is_file():
             raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
-        raw: dict[str, Any] = json.loads(self.data.read_text())
+        raw: dict[str, Any] = json.loads(self.data.read_text(encoding="utf-8"))
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
         return DataCard(**fields)
 
@@ -161,7 +183,7 @@ class RunDirectory:
 
     def read_start(self) -> dict[str, Any] | None:
         """Return what the run began with, or None if it began from scratch or not at all."""
-        return json.loads(self.start.read_text()) if self.start.is_file() else None
+        return json.loads(self.start.read_text(encoding="utf-8")) if self.start.is_file() else None
 
     def write_start(self, record: dict[str, Any]) -> None:
         """Write start.json."""
@@ -169,27 +191,56 @@ class RunDirectory:
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the result, or None if the run is not finished."""
-        return json.loads(self.summary.read_text()) if self.summary.is_file() else None
+        return json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.is_file() else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
         write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, warn: Callable[[str], None] = _log.warning) -> Iterator[None]:
         """Keep other processes from training here; the system lets go when this process ends, however it ends.
 
-        Raises:
-            RunError: another process is training here.
-        """
-        import fcntl
+        Where files cannot be locked (some network file systems, Windows) the run goes on unguarded, and says so.
 
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"another process is training in {self.path}; wait for it or stop it first") from error
+        Args:
+            warn: is given that line.
+
+        Raises:
+            RunError: another process is training here, or the directory cannot be written.
+        """
+        try:
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {self.path}: {error.strerror or error}") from error
+        with file:
+            reason = _lock(file)
+            if reason == _TAKEN:
+                raise RunError(f"another process is training in {self.path}; wait for it or stop it first")
+            if reason is not None:
+                warn(
+                    f"warning: files in {self.path} cannot be locked ({reason}): nothing keeps a second process from "
+                    "training there"
+                )
             yield
+
+
+_TAKEN = "taken"
+
+
+def _lock(file: Any) -> str | None:
+    """Lock an open file; return why not, or None. :data:`_TAKEN`: another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return "this system has no flock"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+            return _TAKEN
+        return error.strerror or str(error)
+    return None
 
 
 def default_path(config: RunConfig) -> Path:

@@ -86,3 +86,41 @@ def test_where_nothing_can_be_written_nothing_is_kept_and_it_is_said(obstacle, m
         assert cache.keep_compiled_programs() is None
     assert "compiled programs are not kept" in caplog.text
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_without_a_home_directory_it_is_private_among_the_temporary_files_and_said_once(monkeypatch, tmp_path, caplog):
+    def no_home(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("RESNET_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert cache.keep_compiled_programs() is not None
+        assert cache.cache_directory().parent == tmp_path
+    assert cache.cache_directory().stat().st_mode & 0o077 == 0
+    assert caplog.text.count("there is no home directory") == 1
+    monkeypatch.setenv("RESNET_JAX_CACHE", "~/cache")
+    assert cache.cache_directory().parent == tmp_path
+
+
+def test_a_directory_of_somebody_else_among_the_temporary_files_is_not_trusted(monkeypatch, tmp_path):
+    """Code is loaded from there."""
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    taken = cache.private_directory()
+    taken.chmod(0o777)
+    assert cache.private_directory() != taken
+    taken.rmdir()
+    taken.symlink_to(tmp_path)
+    assert cache.private_directory() != taken
+
+
+def test_a_disk_that_is_full_or_read_only_is_found_out_by_writing(monkeypatch, tmp_path):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    assert cache.why_not_writable(tmp_path / "new") is None
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", full)
+    assert cache.why_not_writable(tmp_path / "new") == "No space left on device"

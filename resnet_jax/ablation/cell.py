@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -15,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from resnet_jax.ablation.grid import Cell
 from resnet_jax.ablation.result import CellResult, MemberResult, finite
 from resnet_jax.assemble import (
     Parts,
@@ -33,11 +31,12 @@ from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.images import Images
 from resnet_jax.models.count import abstract_variables
-from resnet_jax.report.metrics_file import read_metrics, write_whole
+from resnet_jax.report.metrics_file import Appended, read_metrics, write_whole
 from resnet_jax.rundir import RunDirectory
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluate import Evaluation
 from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.population import (
     compile_population_eval_step,
     compile_population_step,
@@ -48,6 +47,7 @@ from resnet_jax.training.population import (
 )
 from resnet_jax.training.population_loop import PopulationProgress, restore_population, train_population
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.stuck import Chance, judge
 
 Say = Callable[[str], None]
 
@@ -121,7 +121,7 @@ def result_file(run: RunDirectory) -> Path:
 def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
     """Return the result with what the cell's folder has of it."""
     path = result_file(run)
-    return pending.with_stored(json.loads(path.read_text())) if path.is_file() else pending
+    return pending.with_stored(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else pending
 
 
 def train_cell(job: CellJob, result: CellResult) -> CellResult:
@@ -143,7 +143,25 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     evaluate = _evaluation(job, parts)
     for start in range(0, len(left), size):
         seeds = tuple(left[start : start + size])
-        with _memory_told(result.cell, len(seeds)):
+        told = f"cell {result.cell.id}: "
+        if len(seeds) > 1:
+            told = (
+                f"{len(seeds)} seeds of cell {result.cell.id} do not fit into the memory of the device together: give "
+                f"--members-at-once below {len(seeds)}, or a smaller --train.batch-size; "
+            )
+        try:
+            require_memory(
+                parts.model,
+                job.images.card.image_shape,
+                batch=job.config.train.batch_size,
+                accumulate=job.config.train.accumulate,
+                members=len(seeds),
+                devices=list(job.mesh.devices.flat),
+                warn=job.say,
+            )
+        except RunError as error:
+            raise RunError(f"{told}{error}") from error
+        with memory_told(lambda told=told: told):
             members, seconds = _train_members(job, parts, step, evaluate, seeds)
         result = result.add(members, seconds)
         write_whole(result_file(run), json.dumps(result.to_json(), indent=2) + "\n")
@@ -186,33 +204,40 @@ def _train_members(
             )
         finally:
             rows.close()
-    tests = evaluate(states, _some(splits.test)) if progress.running else []
+    test = _some(splits.test)
+    tests = evaluate(states, test) if progress.running else []
+    trained = _last_accuracies(job.run.metrics)
+    pass_over = parts.plan.steps_per_epoch * job.config.train.batch_size
     members = []
     for index, seed in enumerate(seeds):
         state = member(states, index)
         digest = params_digest(state.params, state.batch_stats)
         found = MemberResult(seed, progress.diverged[index], params_digest=digest)
         if found.diverged_at is None:
-            test = tests[index]
+            result = tests[index]
+            verdict = judge(
+                updates=parts.plan.total_steps,
+                steps_per_epoch=parts.plan.steps_per_epoch,
+                tested=result.accuracy,
+                test=Chance.of(test.labels),
+                trained=trained.get(seed),
+                train=Chance.of(splits.train.labels, pass_over),
+            )
             found = dataclasses.replace(
-                found, test_correct=test.correct, test_examples=test.examples, test_loss=finite(test.loss)
+                found,
+                test_correct=result.correct,
+                test_examples=result.examples,
+                test_loss=finite(result.loss),
+                stuck=verdict.stuck,
             )
         members.append(found)
     return members, progress.seconds
 
 
-@contextlib.contextmanager
-def _memory_told(cell: Cell, members: int) -> Iterator[None]:
-    """Turn the device's own words for too little memory into what to do about it."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise RunError(
-            f"{members} seeds of cell {cell.id} do not fit into the memory of the device together: "
-            f"give --members-at-once below {members}, or a smaller --train.batch-size"
-        ) from error
+def _last_accuracies(metrics: Path) -> dict[int, float]:
+    """Return the accuracy in the last epoch of training, by seed."""
+    rows = [row for row in read_metrics(metrics) if row["kind"] == "epoch"]
+    return {row["seed"]: row["accuracy"] for row in rows if row["accuracy"] is not None}
 
 
 def _some(records: Records | None) -> Records:
@@ -261,7 +286,7 @@ class _Rows:
         self._epochs = -(-parts.plan.total_steps // parts.plan.steps_per_epoch)
         kept = [row for row in read_metrics(path) if row["seed"] not in seeds or row["step"] <= start_step]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a", buffering=1)
+        self._file = Appended(path)
 
     def on_epoch(self, rows: Mapping[int, dict[str, float]]) -> None:
         """Write the rows."""
@@ -286,7 +311,7 @@ class _Rows:
 
     def _write(self, row: dict[str, Any]) -> None:
         clean = {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
-        self._file.write(json.dumps(clean) + "\n")
+        self._file.write(json.dumps(clean))
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -89,7 +89,7 @@ class AblationDirectory:
         if not self.definition.is_file():
             return
         try:
-            stored = yaml.safe_load(self.definition.read_text())
+            stored = yaml.safe_load(self.definition.read_text(encoding="utf-8"))
             before = dict(_flat(_significant(stored)))
         except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
             raise RunError(f"{self.definition} is not the definition of an ablation: {error}") from error

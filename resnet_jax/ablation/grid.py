@@ -204,7 +204,7 @@ def load_cells(path: Path) -> dict[str, dict[str, Any]]:
         UsageError: no such file, not of this form, or an unknown option; with the nearest right one.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the cells {path}: {error.strerror or error}") from error
     except yaml.YAMLError as error:

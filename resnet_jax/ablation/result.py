@@ -24,6 +24,7 @@ class MemberResult:
         test_examples: test images.
         test_loss: mean loss on them; None if it is not finite.
         params_digest: of the last state; see :func:`resnet_jax.digest.params_digest`.
+        stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be said.
     """
 
     seed: int
@@ -32,6 +33,7 @@ class MemberResult:
     test_examples: int | None = None
     test_loss: float | None = None
     params_digest: str | None = None
+    stuck: bool | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -81,6 +83,11 @@ class CellResult:
         return {member.seed: member.diverged_at for member in self.members if member.diverged_at is not None}
 
     @property
+    def stuck(self) -> list[int]:
+        """Seeds that ended no better than chance."""
+        return [member.seed for member in self.members if member.stuck]
+
+    @property
     def mean(self) -> float | None:
         """Mean of the accuracies; None if there is none."""
         return statistics.fmean(self.accuracies) if self.accuracies else None
@@ -102,6 +109,7 @@ class CellResult:
             "n": len(self.accuracies),
             "values": {str(member.seed): member.accuracy for member in self.members},
             "diverged": {str(seed): step for seed, step in self.diverged.items()},
+            "stuck": self.stuck,
             "refused": self.refused,
             "params": self.params,
             "steps": self.steps,

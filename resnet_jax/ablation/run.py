@@ -13,14 +13,17 @@ from rich.console import Console as RichConsole
 
 from resnet_jax.ablation.cell import CellJob, check_cell, load_result, result_file, train_cell
 from resnet_jax.ablation.directory import AblationDirectory, Definition
+from resnet_jax.ablation.grid import Cell
 from resnet_jax.ablation.result import CellResult
 from resnet_jax.ablation.table import comma_separated, markdown, percent
 from resnet_jax.config import RunConfig, require_same
 from resnet_jax.errors import UsageError
 from resnet_jax.images import Images, Pixels, PixelsWanted, describe_images, load_pixels
+from resnet_jax.length import Origin, fit_length
 from resnet_jax.recipe_fit import misfit
 from resnet_jax.report.ablation_plot import CellCurves, plot_ablation
 from resnet_jax.report.metrics_file import read_metrics, write_whole
+from resnet_jax.report.views import attempt
 from resnet_jax.rundir import RunDirectory
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import Interrupted
@@ -34,6 +37,7 @@ def ablate(
     skip_incompatible: bool = False,
     members_at_once: int | None = None,
     console: RichConsole | None = None,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Train every cell with every seed, and write the table. In the directory of an unfinished one, go on with it.
 
@@ -43,10 +47,12 @@ def ablate(
         skip_incompatible: record cells that cannot be built in the table, with the reason, and run the others.
         members_at_once: seeds trained in one program at most, to fit into memory; None for all of a cell.
         console: where to show progress (default: nowhere).
+        origin: the recipe that the base configuration started from (default: the shipped one of that name); what does
+            not fit of its schedule in shorter runs is shortened (:mod:`resnet_jax.length`).
 
     Returns:
         ``recipe``, ``seeds``, ``out`` and ``cells``: of each its labels, settings, status, mean and std of the test
-        accuracy (fractions), values by seed, diverged seeds and steps, refusal, parameters and seconds.
+        accuracy (fractions), values by seed, diverged seeds and steps, stuck seeds, refusal, parameters and seconds.
 
     Raises:
         UsageError: a cell that cannot be built (all of them are listed), before anything is trained.
@@ -69,11 +75,11 @@ def ablate(
             f"{directory.path}: name the images of a new one with data.source, or the directory with --out"
         )
     mesh, load = make_mesh(), _ImagesOnce(lambda text: _say(console, text))
-    checked = _check(definition, load, mesh)
+    checked = _check(definition, load, mesh, origin or Origin.of(definition.base))
     _refuse(checked, skip_incompatible)
     directory.open(definition)
-    with RunDirectory(directory.path).locked(), stop_on_signals() as stop:
-        job = _Job(definition, directory, checked, console)
+    job = _Job(definition, directory, checked, console)
+    with RunDirectory(directory.path).locked(job.say), stop_on_signals() as stop:
         job.announce()
         job.write()
         trained = 0  # updates of the cell that was trained last
@@ -98,11 +104,11 @@ def ablate(
                 job.conclude(job.results[index])
                 job.write()
         except Interrupted:
-            job.load()  # some seeds of the cell may be done
-            job.write()
+            attempt("table.md", job.load_and_write, job.say)  # some seeds of the cell may be done
             raise
-    job.say(directory.table_markdown.read_text())
-    job.say(f"curves {directory.curves}")
+    job.say(markdown(job.results, title=job.title))
+    if directory.curves.is_file():
+        job.say(f"curves {directory.curves}")
     return {
         "recipe": definition.base.recipe,
         "seeds": list(definition.seeds),
@@ -117,10 +123,11 @@ def _say(console: RichConsole, text: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Checked:
-    """A cell after the check: its configuration, or None if it was refused."""
+    """A cell after the check: its configuration, or None if it was refused; and what was adapted."""
 
     config: RunConfig | None
     result: CellResult
+    adapted: tuple[str, ...] = ()
 
 
 class _ImagesOnce:
@@ -145,19 +152,30 @@ class _ImagesOnce:
         return images
 
 
-def _check(definition: Definition, load: _ImagesOnce, mesh: Mesh) -> list[_Checked]:
+def _check(definition: Definition, load: _ImagesOnce, mesh: Mesh, origin: Origin) -> list[_Checked]:
     """Check every cell; a refusal is a result here."""
     checked = []
     for cell in definition.cells():
         result = CellResult(cell, definition.seeds)
         try:
             config = dataclasses.replace(cell.configure(definition.base), seed=0)
-            params, steps = check_cell(config, load(config), mesh)
+            images = load(config)
+            config, adapted = fit_length(
+                config,
+                dataclasses.replace(origin, chosen=origin.chosen | _schedule_fields(cell)),
+                len(images.splits.train) // config.train.batch_size,
+            )
+            params, steps = check_cell(config, images, mesh)
         except UsageError as error:
             checked.append(_Checked(None, dataclasses.replace(result, refused=str(error))))
         else:
-            checked.append(_Checked(config, dataclasses.replace(result, params=params, steps=steps)))
+            checked.append(_Checked(config, dataclasses.replace(result, params=params, steps=steps), tuple(adapted)))
     return checked
+
+
+def _schedule_fields(cell: Cell) -> frozenset[str]:
+    prefix = "optim.schedule."
+    return frozenset(key.removeprefix(prefix) for key in cell.settings if key.startswith(prefix))
 
 
 def _refuse(checked: Sequence[_Checked], skip_incompatible: bool) -> None:
@@ -211,24 +229,42 @@ class _Job:
         parts += [f"{count['refused']} refused"] if count["refused"] else []
         self.say(f"ablation of {self._definition.base.recipe}: " + ", ".join(parts))
         self.say(f"directory {self._directory.path}")
+        for line in dict.fromkeys(line for entry in self._checked for line in entry.adapted):
+            self.say(f"adapted: {line}")
 
     def conclude(self, result: CellResult) -> None:
         """Say what came out of a cell."""
-        diverged = f", {len(result.diverged)} of {len(result.seeds)} diverged" if result.diverged else ""
-        self.say(f"  test accuracy {percent(result.mean, result.std)} %{diverged}, {result.seconds:.0f} s of training")
+        failed = "".join(
+            f", {len(seeds)} of {len(result.seeds)} {how}"
+            for seeds, how in ((result.diverged, "diverged"), (result.stuck, "stuck at chance"))
+            if seeds
+        )
+        self.say(f"  test accuracy {percent(result.mean, result.std)} %{failed}, {result.seconds:.0f} s of training")
+
+    @property
+    def title(self) -> str:
+        """Headline of table and figure."""
+        return f"Ablation of {self._definition.base.recipe}"
+
+    def load_and_write(self) -> None:
+        """Read the results anew, and write table and figure."""
+        self.load()
+        self.write()
 
     def write(self) -> None:
-        """Write table and figure of what there is."""
-        title = f"Ablation of {self._definition.base.recipe}"
-        write_whole(self._directory.table_markdown, markdown(self.results, title=title))
+        """Write the tables of what there is, then the figure."""
+        write_whole(self._directory.table_markdown, markdown(self.results, title=self.title))
         write_whole(self._directory.table_csv, comma_separated(self.results))
+        attempt(self._directory.curves.name, self._draw, self.say)
+
+    def _draw(self) -> None:
         curves = [
             _curves(result, read_metrics(self._directory.cell(result.cell).metrics))
             for result in self.results
             if result.refused is None
         ]
         plot_ablation(
-            [curve for curve in curves if curve.curves or curve.diverged], self._directory.curves, title=title
+            [curve for curve in curves if curve.curves or curve.diverged], self._directory.curves, title=self.title
         )
 
 
@@ -246,4 +282,5 @@ def _curves(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
         measure="validation accuracy" if validated else "training accuracy",
         curves=curves,
         diverged={row["seed"]: row["epoch"] for row in rows if row["kind"] == "diverged"},
+        stuck=frozenset(result.stuck),
     )

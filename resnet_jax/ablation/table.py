@@ -24,15 +24,16 @@ def markdown(results: Sequence[CellResult], *, title: str) -> str:
     """Return the table as Markdown, a row per cell, whatever became of it."""
     columns = [*results[0].cell.labels]
     seeds = ", ".join(str(seed) for seed in results[0].seeds)
-    header = [*columns, "test accuracy %", "test error %", "n", "diverged", "parameters", "seconds"]
+    header = [*columns, "test accuracy %", "test error %", "n", "diverged", "stuck", "parameters", "seconds"]
     lines = [
         f"# {title}",
         "",
         f"Mean ± sample standard deviation over the n seeds that did not diverge, of seeds {seeds}. The last state is "
-        "tested, once. Seconds are those of training steps, all seeds together, without compilation and evaluation.",
+        "tested, once. Stuck are those that ended no better than chance; they count in the mean. Seconds are those of "
+        "training steps, all seeds together, without compilation and evaluation.",
         "",
         "| " + " | ".join(header) + " |",
-        "|" + "|".join(["---"] * len(columns) + ["---:"] * 6) + "|",
+        "|" + "|".join(["---"] * len(columns) + ["---:"] * 7) + "|",
     ]
     lines += ["| " + " | ".join(_escape(text) for text in _row(result)) + " |" for result in results]
     return "\n".join(lines) + "\n"
@@ -42,9 +43,9 @@ def _row(result: CellResult) -> list[str]:
     labels = [*result.cell.labels.values()]
     params = "-" if result.params is None else f"{result.params:,}"
     if result.refused is not None:
-        return [*labels, f"refused: {' '.join(result.refused.split())}", "-", "-", "-", params, "-"]
+        return [*labels, f"refused: {' '.join(result.refused.split())}", "-", "-", "-", "-", params, "-"]
     if not result.members:
-        return [*labels, "not run yet", "-", "-", "-", params, "-"]
+        return [*labels, "not run yet", "-", "-", "-", "-", params, "-"]
     done = len(result.members)
     accuracy = percent(result.mean, result.std)
     if result.mean is None:
@@ -52,8 +53,8 @@ def _row(result: CellResult) -> list[str]:
     if done < len(result.seeds):
         accuracy += f" ({done} of {len(result.seeds)} seeds run)"
     error = percent(None if result.mean is None else 1 - result.mean, result.std)
-    diverged = f"{len(result.diverged)} of {done}"
-    return [*labels, accuracy, error, str(len(result.accuracies)), diverged, params, f"{result.seconds:.1f}"]
+    failed = [f"{len(seeds)} of {done}" for seeds in (result.diverged, result.stuck)]
+    return [*labels, accuracy, error, str(len(result.accuracies)), *failed, params, f"{result.seconds:.1f}"]
 
 
 def _escape(text: str) -> str:
@@ -68,15 +69,17 @@ def comma_separated(results: Sequence[CellResult]) -> str:
     writer.writerow(
         [
             *("id", *columns, "status", "accuracy_mean", "accuracy_std", "error_mean", "error_std", "n"),
-            *("diverged", "parameters", "seconds", "reason"),
+            *("diverged", "stuck", "parameters", "seconds", "reason"),
             *(f"accuracy_seed_{seed}" for seed in seeds),
             *(f"diverged_at_seed_{seed}" for seed in seeds),
+            *(f"stuck_seed_{seed}" for seed in seeds),
         ]
     )
     for result in results:
         error = None if result.mean is None else 1 - result.mean
         accuracy = {member.seed: member.accuracy for member in result.members}
-        counts = (len(result.accuracies), len(result.diverged)) if result.members else (None, None)
+        counts = (len(result.accuracies), len(result.diverged), len(result.stuck)) if result.members else (None,) * 3
+        stuck = {member.seed: member.stuck for member in result.members}
         numbers = (result.mean, result.std, error, result.std, *counts)
         writer.writerow(
             [
@@ -85,6 +88,7 @@ def comma_separated(results: Sequence[CellResult]) -> str:
                 *(result.params, result.seconds if result.members else None, result.refused),
                 *(accuracy.get(seed) for seed in seeds),
                 *(result.diverged.get(seed) for seed in seeds),
+                *(stuck.get(seed) for seed in seeds),
             ]
         )
     return file.getvalue()

@@ -22,7 +22,10 @@ def run_child(name: str, spec: dict[str, Any], environment: dict[str, str]) -> d
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RunError(f"{spec['model']}: the process that measures {name} ended with {done.returncode}: {lines[-1]}")
+        from resnet_jax.training.need import explain_end
+
+        end = explain_end(f"it ended with {done.returncode}: {lines[-1]}")
+        raise RunError(f"{spec['model']}: the process that measures {name}: {end}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -20,6 +20,7 @@ from resnet_jax.bench.worker import START_SECONDS, Worker, WorkerError
 from resnet_jax.bench.workload import Workload, peer_network
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.training.need import explain_end
 
 OURS = Path(__file__).with_name("ours.py")
 #: The sides in the order of their turns.
@@ -71,7 +72,7 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         try:
             facts = {"ours": ours.start(how.start_seconds)}
         except WorkerError as error:
-            raise RunError(f"{workload.model} cannot be measured: {error}") from error
+            raise RunError(f"{workload.model} cannot be measured: {explain_end(str(error))}") from error
         sides, not_run = {"ours": ours}, {}
         for name in PEERS if peers is None else ():
             not_run[name] = "no --against-python"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.ablation.grid import Axis, load_cells, parse_agc, parse_axis, parse_seeds, scalar_options
-from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.cli.options import Common, console_for, parse, typed_fields
 from resnet_jax.config import RunConfig, list_recipes, load_recipe
 from resnet_jax.errors import UsageError
 
@@ -58,6 +58,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         axes.append(parse_agc(options.agc, options.config))
     from resnet_jax.ablation.directory import Definition
     from resnet_jax.ablation.run import ablate
+    from resnet_jax.length import Origin
 
     definition = Definition(
         base=options.config,
@@ -71,6 +72,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         skip_incompatible=options.skip_incompatible,
         members_at_once=options.members_at_once,
         console=console_for(options.common),
+        origin=Origin(base, typed_fields(argv[1:], "optim.schedule")),
     )
 
 

@@ -7,7 +7,7 @@ import importlib
 import time
 from typing import Any
 
-from resnet_jax.cli.depth_options import TargetOptions, find, make_directory, outcome, output_directory, save
+from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError, unknown
 
@@ -50,8 +50,9 @@ def _profile(argv: list[str]) -> dict[str, Any]:
         subject = find(options, learning_rate=options.learning_rate)
         make_directory(out)
         found = profile_subject(subject)
+    save(found.save, out / "profile.npz")
+    title, facts = f"Depth profile of {subject.name}", found.about["facts"]
+    console.print(f"{len(found)} blocks; arrays {out / 'profile.npz'}", highlight=False, soft_wrap=True, markup=False)
     with console.status("drawing"):
-        save(found.save, out / "profile.npz")
-        report = write_profile_report(found, out, title=f"Depth profile of {subject.name}", facts=found.about["facts"])
-    console.print(f"{len(found)} blocks; report {report}", highlight=False, soft_wrap=True, markup=False)
+        draw(console, lambda: write_profile_report(found, out, title=title, facts=facts))
     return outcome(len(found), began, out)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.depth_options import draw, make_directory, save
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.config import ModelConfig
-from resnet_jax.errors import CheckError, UsageError, unknown
+from resnet_jax.errors import CheckError, RunError, UsageError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +62,11 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     from resnet_jax.depth.checking import check
     from resnet_jax.models import MODELS, create_model
-    from resnet_jax.report.check_report import check_table, write_check_report
+    from resnet_jax.report.check_report import check_table, save_check, write_check_report
 
     model = create_model(options.target, **options.model.choices())
+    if options.out is not None:
+        make_directory(options.out)
     dims, size = model.config.spatial_dims, options.image_size or MODELS[options.target].image_size
     shape = (options.batch, *(size,) * dims, model.config.in_channels)
     console = console_for(options.common)
@@ -84,16 +88,24 @@ def run(argv: list[str]) -> dict[str, Any]:
         "no_prediction": found.no_prediction,
     }
     console.print(check_table(found), highlight=False, soft_wrap=True, markup=False)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        facts = {"network": options.target, "images": f"{options.batch} of N(0, 1) pixels, {size} wide"}
-        report = write_check_report(found, options.out, title=f"Propagation check of {options.target}", facts=facts)
-        result["out"] = str(options.out)
-        console.print(f"report {report}", highlight=False, soft_wrap=True, markup=False)
+    if found.ok:  # the verdict first, whatever becomes of the files
+        console.print(str(found), highlight=False, soft_wrap=True, markup=False)
     result["seconds"] = time.perf_counter() - began
-    if not found.ok:
-        raise CheckError(str(found), result)
-    console.print(str(found), highlight=False, soft_wrap=True, markup=False)
+    failed = None if found.ok else CheckError(str(found), result)
+    if options.out is not None:
+        result["out"] = str(options.out)
+        try:
+            save(functools.partial(save_check, found), options.out / "check.npz")
+        except RunError as error:
+            if failed is None:
+                raise
+            console.print(f"warning: {error}", highlight=False, soft_wrap=True, markup=False)
+        title = f"Propagation check of {options.target}"
+        facts = {"network": options.target, "images": f"{options.batch} of N(0, 1) pixels, {size} wide"}
+        out = options.out
+        draw(console, lambda: write_check_report(found, out, title=title, facts=facts))
+    if failed is not None:
+        raise failed
     return result
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from resnet_jax.cli.depth_options import TargetOptions, find, make_directory, outcome, output_directory, save
+from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
 from resnet_jax.cli.options import console_for, parse
 
 
@@ -50,6 +50,7 @@ def run(argv: list[str]) -> dict[str, Any]:
             seed=options.seed,
             to_last=options.to_last,
         )
+    save(found.save, out / "jacobian.npz")
     hessian = None
     if options.hessian:
         with console.status(f"{options.target}: curvature, one block after the other"):
@@ -63,14 +64,13 @@ def run(argv: list[str]) -> dict[str, Any]:
                 seed=options.seed,
             )
             save(hessian.save, out / "hessian.npz")
+    console.print(f"{len(found.names)} blocks; arrays {out}", highlight=False, soft_wrap=True, markup=False)
     with console.status("drawing"):
-        save(found.save, out / "jacobian.npz")
         kept = {name: text for name, text in subject.facts.items() if name != "updates"}
         facts = {
             **kept,
             "Golub-Kahan": f"{options.iterations} iterations, probes: {options.probes}",
         }
         title = f"Jacobians of {subject.name}"
-        report = write_jacobian_report(found, out, title=title, facts=facts, hessian=hessian)
-    console.print(f"{len(found.names)} blocks; report {report}", highlight=False, soft_wrap=True, markup=False)
+        draw(console, lambda: write_jacobian_report(found, out, title=title, facts=facts, hessian=hessian))
     return outcome(len(found.names), began, out)

@@ -7,7 +7,7 @@ import functools
 import time
 from typing import Any
 
-from resnet_jax.cli.depth_options import TargetOptions, find, make_directory, outcome, output_directory, save
+from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError
 
@@ -57,14 +57,13 @@ def run(argv: list[str]) -> dict[str, Any]:
         if subject.model.config.shortcut != "none":
             first = (subject.images[: options.at_once], subject.labels[: options.at_once])
             paths = path_lengths(*measured[:2], *first, draws=options.draws, seed=options.seed)
+    for name, result in (("deletions", deletions), ("permutations", permutations), ("paths", paths)):
+        if result is not None:
+            save(functools.partial(save_arrays, result), out / f"{name}.npz")
+    console.print(f"{blocks} blocks; arrays {out}", highlight=False, soft_wrap=True, markup=False)
     with console.status("drawing"):
-        for name, result in (("deletions", deletions), ("permutations", permutations), ("paths", paths)):
-            if result is not None:
-                save(functools.partial(save_arrays, result), out / f"{name}.npz")
         facts = {name: text for name, text in subject.facts.items() if name != "updates"}
         facts["normalization"] = describe_normalization(subject.model, subject.variables, train=False)
-        report = write_lesion_report(
-            deletions, permutations, paths, out, title=f"Lesions of {subject.name}", facts=facts
-        )
-    console.print(f"{blocks} blocks; report {report}", highlight=False, soft_wrap=True, markup=False)
+        title = f"Lesions of {subject.name}"
+        draw(console, lambda: write_lesion_report(deletions, permutations, paths, out, title=title, facts=facts))
     return {**outcome(blocks, began, out), "accuracy": deletions.whole_accuracy}

@@ -138,6 +138,21 @@ def save(write: Any, path: Path) -> None:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def draw(console: Any, write: Any) -> None:
+    """Call ``write()``, which draws a report and returns its path, and say where it is; one that fails is a warning.
+
+    The arrays are written before: they are the result.
+    """
+    from resnet_jax.report.views import attempt
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    paths: list[Path] = []
+    if attempt("the report", lambda: paths.append(write()), say):
+        say(f"report {paths[0]}")
+
+
 def outcome(blocks: int, began: float, out: Path) -> dict[str, Any]:
     """Return what ``--json`` prints: blocks, wall-clock seconds, and the largest memory this process has held."""
     import resource

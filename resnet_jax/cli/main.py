@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.cache import VARIABLE, keep_compiled_programs, program_directory
+from resnet_jax.cli.streams import READER_GONE, final_status, steady_streams
+from resnet_jax.cli.trouble import explain
 from resnet_jax.errors import CheckError, ResNetJaxError, UsageError, nearest
 from resnet_jax.memory import keep_freed_memory
 
@@ -29,9 +31,15 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run ``resnet-jax VERB ...`` and exit: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    """Run ``resnet-jax VERB ...`` and exit.
+
+    The status is 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 141 nobody reads the output any more.
+    """
+    steady_streams()
+    if "--debug" not in (sys.argv if argv is None else argv):  # threads of Orbax that a full disk stops, at their end
+        sys.unraisablehook = lambda _: None
     keep_freed_memory()
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    sys.exit(final_status(run(list(sys.argv[1:] if argv is None else argv))))
 
 
 def run(argv: list[str]) -> int:
@@ -39,8 +47,10 @@ def run(argv: list[str]) -> int:
     from resnet_jax.training.loop import Interrupted
 
     debug = "--debug" in argv
-    if not debug:  # Orbax tells of its own housekeeping through absl
-        logging.getLogger("absl").setLevel(logging.ERROR)
+    if (
+        not debug
+    ):  # Orbax tells of its own housekeeping through absl, and every one of its threads of the same full disk
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
     keep_compiled_programs()
     try:
         result = _dispatch(argv)
@@ -68,11 +78,11 @@ def run(argv: list[str]) -> int:
         return 130
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE
+        return READER_GONE
     except Exception as error:
         if debug:
             raise
-        print(f"error: {type(error).__name__}: {error}\nRun again with --debug for the traceback.", file=sys.stderr)
+        print(f"error: {explain(error)}\nRun again with --debug for the traceback.", file=sys.stderr)
         return 1
     if result is not None and "--json" in argv:
         print(json.dumps(result), flush=True)

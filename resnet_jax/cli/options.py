@@ -32,3 +32,13 @@ def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default:
 def console_for(common: Common) -> Console:
     """Return where people read: standard output, or standard error when a program reads standard output."""
     return Console(stderr=common.json)
+
+
+def typed_fields(argv: Sequence[str], of: str) -> frozenset[str]:
+    """Return which fields of a part of the configuration were typed, whatever their values.
+
+    >>> sorted(typed_fields(["--optim.schedule.warmup", "1 epochs", "--optim.schedule.end-value=0"], "optim.schedule"))
+    ['end_value', 'warmup']
+    """
+    flags = [arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")]
+    return frozenset(flag.removeprefix(f"{of}.") for flag in flags if flag.startswith(f"{of}."))

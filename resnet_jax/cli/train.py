@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.cli.options import Common, console_for, parse, typed_fields
 from resnet_jax.config import RunConfig, list_recipes, load_recipe
 from resnet_jax.errors import UsageError
 
@@ -20,7 +20,8 @@ class TrainOptions:
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     """What to train; every field of the recipe can be changed."""
     run_dir: Path | None = None
-    """Where the run goes (default: runs/RECIPE, with a short hash if the recipe was changed)."""
+    """Where the run goes (default: runs/RECIPE, with a short hash if the recipe was changed). A run that is there
+    goes on, also with more --train.epochs than before."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -40,7 +41,9 @@ def run(argv: list[str]) -> dict[str, Any]:
         about=f"Train a network. Recipes: {recipes}, or the path of a YAML file.",
         default=TrainOptions(config=base),
     )
+    from resnet_jax.length import Origin
     from resnet_jax.run import fit
 
-    summary = fit(options.config, options.run_dir, console=console_for(options.common))
+    origin = Origin(base, typed_fields(argv[1:], "optim.schedule"))
+    summary = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
     return dataclasses.asdict(summary)

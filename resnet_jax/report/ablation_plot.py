@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.report.canvas import BLUE, GREY, PALETTE, VERMILION, new_figure
+from resnet_jax.report.views import save_figure
 
 MAX_TOGETHER = len(PALETTE)
 COLUMNS = 4
@@ -29,12 +30,14 @@ class CellCurves:
         measure: what the curves show.
         curves: seed -> (epoch, value) in order, also of seeds that diverged, up to there.
         diverged: seed -> epoch where it diverged.
+        stuck: seeds that ended no better than chance; they are part of mean and band.
     """
 
     label: str
     measure: str
     curves: Mapping[int, Sequence[tuple[float, float]]]
     diverged: Mapping[int, float]
+    stuck: frozenset[int] = frozenset()
 
     @property
     def seeds(self) -> int:
@@ -43,8 +46,10 @@ class CellCurves:
 
     @property
     def note(self) -> str:
-        """Label, and how many seeds diverged."""
-        return f"{self.label}\n{len(self.diverged)} of {self.seeds} diverged" if self.diverged else self.label
+        """Label, and how many seeds diverged or are stuck."""
+        counts = ((self.diverged, "diverged"), (self.stuck, "stuck"))
+        failed = ", ".join(f"{len(seeds)} of {self.seeds} {how}" for seeds, how in counts if seeds)
+        return f"{self.label}\n{failed}" if failed else self.label
 
     def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return epochs, mean and sample standard deviation over the seeds that did not diverge, (points,) each."""
@@ -87,7 +92,7 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
     figure.supxlabel("epoch", fontsize=10)
     figure.supylabel(measure, fontsize=10)
     figure.suptitle(f"{title}: mean and one standard deviation over seeds", fontsize=11)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_together(axes: Any, cells: Sequence[CellCurves]) -> None:
@@ -166,7 +171,7 @@ def _draw_alone(axes: Any, cells: Sequence[CellCurves], index: int) -> None:
         axes.plot(epochs, mean, color=GREY, linewidth=0.7, alpha=0.35)
     cell = cells[index]
     _draw_cell(axes, cell, BLUE)
-    axes.set_title(cell.note, fontsize=9, loc="left", color=VERMILION if cell.diverged else "black")
+    axes.set_title(cell.note, fontsize=9, loc="left", color=VERMILION if cell.diverged or cell.stuck else "black")
 
 
 def _draw_cell(axes: Any, cell: CellCurves, color: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +32,26 @@ def check_table(found: PropagationCheck) -> str:
     return "\n".join(lines)
 
 
+def save_check(found: PropagationCheck, path: Path) -> None:
+    """Write ``check.npz``: the numbers of every block.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    columns = {name: np.asarray(values) for name, values in _columns(found).items()}
+    with path.open("wb") as file:
+        np.savez(file, stage=found.stage, **columns)  # pyright: ignore[reportArgumentType]
+
+
+def _columns(found: PropagationCheck) -> dict[str, Any]:
+    columns: dict[str, Any] = {"block": np.arange(len(found.names)), "name": found.names}
+    columns |= {f"signal_{name}": values for name, values in _per_block(found.signal, 1).items()}
+    return columns | {f"gradient_{name}": np.sqrt(values) for name, values in _per_block(found.gradient, 0).items()}
+
+
 def write_check_report(found: PropagationCheck, folder: Path, *, title: str, facts: Mapping[str, str]) -> Path:
-    """Write ``report.html``, its figures and ``check.npz``; return the page's path."""
+    """Write ``report.html`` and its figures; return the page's path."""
     signal, gradient = _per_block(found.signal, 1), _per_block(found.gradient, 0)
-    columns = {"block": np.arange(len(found.names)), "name": found.names}
-    columns |= {f"signal_{name}": values for name, values in signal.items()}
-    columns |= {f"gradient_{name}": np.sqrt(values) for name, values in gradient.items()}
-    with (folder / "check.npz").open("wb") as file:
-        np.savez(file, stage=found.stage, **{name: np.asarray(values) for name, values in columns.items()})  # pyright: ignore[reportArgumentType]
     depth = DepthAxis(found.stage)
     how = "Dashed: what mean-field theory predicts. " if not found.no_prediction else f"({found.no_prediction}.) "
     forward = _figure(
@@ -55,7 +68,7 @@ def write_check_report(found: PropagationCheck, folder: Path, *, title: str, fac
     verdict = "Passed." if found.ok else "Failed."
     sections = [
         Section("Forward and backward", "", [forward, backward]),
-        Section("All numbers", "", tables=[Table("One row per block", columns)]),
+        Section("All numbers", "", tables=[Table("One row per block", _columns(found))]),
     ]
     return write_page(Page(title, facts, [verdict, *found.sentences], sections), folder)
 

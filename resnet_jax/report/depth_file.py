@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import UsageError
-from resnet_jax.report.metrics_file import keep_until, read_metrics
+from resnet_jax.report.metrics_file import Appended, keep_until, read_metrics
 from resnet_jax.training.probing import is_due
 
 
@@ -35,7 +35,7 @@ class DepthFile:
         self._every = every
         keep_until(path, start_step)
         begun = path.stat().st_size > 0
-        self._file = path.open("a", buffering=1)
+        self._file = Appended(path)
         if not begun:
             self._write({"blocks": list(names), "stage": stages.tolist()})
 
@@ -50,7 +50,7 @@ class DepthFile:
         self._file.close()
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps(row))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, start_step: int, every: int, learning_rate: Callable[[int], Any]) -> None:
         self._every, self._learning_rate = every, learning_rate
         keep_until(path, start_step)
-        self._file = path.open("a", buffering=1)
+        self._file = Appended(path)
 
     def on_step(self, row: dict[str, float]) -> None:
         """Write the row if its step is due."""
@@ -44,7 +45,7 @@ class MetricsFile:
 
     def _write(self, row: dict[str, Any]) -> None:
         clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
-        self._file.write(json.dumps(clean) + "\n")
+        self._file.write(json.dumps(clean))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -52,7 +53,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -67,7 +68,46 @@ def keep_until(path: Path, step: int) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file in one piece or not at all: a process killed meanwhile leaves the old one."""
+    """Write a file in one piece or not at all: a process killed meanwhile leaves the old one.
+
+    It is UTF-8, whatever the locale. What UTF-8 cannot hold (half a surrogate pair) becomes its escape.
+
+    Raises:
+        OSError: it cannot be written; with its path.
+    """
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+class Appended:
+    """A file of lines that are appended one by one, each at once.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be written, from here and from the methods; with its path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, line: str) -> None:
+        """Append a line."""
+        self._named(lambda: self._file.write(line + "\n"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._named(self._file.close)
+
+    def _named(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self._path)) from error

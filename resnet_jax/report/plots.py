@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_jax.confusion import Confusion
 from resnet_jax.report.canvas import BLUE, GREY, VERMILION, new_figure
+from resnet_jax.report.views import save_figure
 
 #: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
 MAX_NAMED_CLASSES = 25
@@ -57,7 +58,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
             axes.legend(frameon=False)
     rate.set_ylim(bottom=0)
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str], path: Path, *, title: str) -> None:
@@ -89,13 +90,9 @@ def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str]
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
     figure = new_figure(size)
     return figure, figure.subplots(rows, columns)
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 
 class TensorBoard:
     """Writes the scalars of every epoch, and of every ``every``-th step.
 
+    Events are written by the caller's own thread: tensorboardX's ``SummaryWriter`` has one of its own, and where that
+    one cannot write (a full disk), its queue fills up and training waits for ever.
+
     Args:
         folder: log directory.
         start_step: updates done when this session begins; TensorBoard hides what an earlier one wrote after it.
         every: steps between training scalars.
+
+    Raises:
+        OSError: the directory cannot be written; also from the methods.
     """
 
     def __init__(self, folder: Path, *, start_step: int, every: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
-        self._every = every
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._scalar, self._every = Event, scalar, every
+        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{start_step}")
+        if start_step:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=start_step + 1, session_log=start))
 
     def on_step(self, row: dict[str, float]) -> None:
         """Write loss, accuracy and gradient norm of a batch if its step is due."""
@@ -27,8 +40,9 @@ class TensorBoard:
             self._write("step", row)
 
     def on_epoch(self, row: dict[str, float]) -> None:
-        """Write the means of an epoch and its validation."""
+        """Write the means of an epoch and its validation, and flush."""
         self._write("epoch", row)
+        self._writer.flush()
 
     def close(self) -> None:
         """Flush and close."""
@@ -37,4 +51,5 @@ class TensorBoard:
     def _write(self, group: str, row: dict[str, float]) -> None:
         for name, value in row.items():
             if name not in ("step", "epoch") and math.isfinite(value):
-                self._writer.add_scalar(f"{group}/{name}", value, int(row["step"]))
+                summary = self._scalar(f"{group}/{name}", value)
+                self._writer.write_event(self._event(wall_time=time.time(), step=int(row["step"]), summary=summary))

@@ -9,7 +9,10 @@ result. Writing is asynchronous, so a state may be donated to the next step righ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -50,11 +53,16 @@ class Checkpoints:
 
         Saving the same step a second time into one folder does nothing: it would be the same state. ``axis`` is that of
         stacked blocks: 1 in a population, whose members come first.
+
+        Raises:
+            RunError: it cannot be written, or the one before could not be: a full disk, for example.
         """
-        checkpointer, step = self._checkpointer(kind), int(state.step)
-        if step not in self.steps(kind):
-            written = _relayout(state, stack, axis)
-            checkpointer.save_checkpointables_async(step, {"state": written, "progress": progress})
+        step = int(state.step)
+        with self._writing(kind):
+            checkpointer = self._checkpointer(kind)
+            if step not in self.steps(kind):
+                written = _relayout(state, stack, axis)
+                checkpointer.save_checkpointables_async(step, {"state": written, "progress": progress})
 
     def steps(self, kind: Kind) -> list[int]:
         """Return the saved steps, oldest first; empty if there is none."""
@@ -104,9 +112,35 @@ class Checkpoints:
             raise RunError(f"cannot restore {self._folder / kind} at step {steps[-1]}: {reason}") from error
 
     def close(self) -> None:
-        """Wait until everything saved so far is on disk, and let go of the folders; they open again when needed."""
+        """Wait until everything saved so far is on disk, and let go of the folders; they open again when needed.
+
+        Raises:
+            RunError: something could not be written.
+        """
+        failed: RunError | None = None
         while self._open:
-            self._open.popitem()[1].close()
+            kind, checkpointer = self._open.popitem()
+            try:
+                with self._writing(kind):
+                    checkpointer.close()
+            except RunError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    @contextlib.contextmanager
+    def _writing(self, kind: str) -> Iterator[None]:
+        """Tell in one sentence what cannot be written; Orbax says it once for each of its threads."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # of the device, and not of the disk
+            raise
+        except Exception as error:
+            reason = _reason(error)
+            raise RunError(
+                f"cannot write a checkpoint in {self._folder / kind}: {reason}. What was saved before stays; "
+                "make room or mend it, and go on with the same command"
+            ) from error
 
     def _checkpointer(self, kind: Kind) -> ocp.training.Checkpointer:
         if kind not in self._open:
@@ -118,6 +152,15 @@ class Checkpoints:
                 cleanup_tmp_directories=self._owner,
             )
         return self._open[kind]
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the system said, without the words that Orbax and TensorStore put around it."""
+    text = str(error).strip() or type(error).__name__
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
+        if getattr(error, "errno", None) == number or os.strerror(number) in text:
+            return os.strerror(number)
+    return text.splitlines()[0][:300]
 
 
 def _relayout(tree: Any, convert: Callable[..., Any], axis: int) -> Any:

@@ -133,6 +133,17 @@ def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, 
     return schedule
 
 
+def warmup_steps(cfg: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> int:
+    """Return the updates in which the rate first rises: the warm-up, or one cycle's way to its peak.
+
+    >>> warmup_steps(ScheduleConfig("cosine", warmup="2 epochs"), steps_per_epoch=10, total_steps=100)
+    20
+    """
+    settings = _settings(cfg, SCHEDULES[cfg.kind].defaults)
+    rise = settings["peak"] if "peak" in settings else settings.get("warmup", "0 steps")
+    return parse_duration(rise).steps(steps_per_epoch, total_steps)
+
+
 def _settings(cfg: ScheduleConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Merge what was set over the defaults, and refuse what the schedule does not use."""
     chosen = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.name != "kind"}

@@ -20,8 +20,8 @@ CELLS = make_cells([Axis("model.norm", ("batch", "group", "none", "layer", "inst
 SEEDS = (0, 1, 5)
 
 
-def finished(seed, correct):
-    return MemberResult(seed, None, correct, 200, 1.0, "0" * 64)
+def finished(seed, correct, **more):
+    return MemberResult(seed, None, correct, 200, 1.0, "0" * 64, **more)
 
 
 RESULTS = [
@@ -61,11 +61,11 @@ def test_the_markdown_table_has_a_row_per_cell_whatever_became_of_it():
     text = markdown(RESULTS, title="Ablation of digits")
     rows = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert rows == [
-        "| batch | 92.33 ± 2.52 | 7.67 ± 2.52 | 3 | 0 of 3 | 1,000 | 12.3 |",
-        "| group | 75.00 | 25.00 | 1 | 2 of 3 | 1,000 | 5.0 |",
-        "| none | diverged | - | 0 | 3 of 3 | 900 | 1.0 |",
-        r"| layer | refused: a \| b is not possible | - | - | - | - | - |",
-        "| instance | not run yet | - | - | - | 1,000 | - |",
+        "| batch | 92.33 ± 2.52 | 7.67 ± 2.52 | 3 | 0 of 3 | 0 of 3 | 1,000 | 12.3 |",
+        "| group | 75.00 | 25.00 | 1 | 2 of 3 | 0 of 3 | 1,000 | 5.0 |",
+        "| none | diverged | - | 0 | 3 of 3 | 0 of 3 | 900 | 1.0 |",
+        r"| layer | refused: a \| b is not possible | - | - | - | - | - | - |",
+        "| instance | not run yet | - | - | - | - | 1,000 | - |",
     ]
     assert "of seeds 0, 1, 5" in text
     half = CellResult(CELLS[0], SEEDS, (finished(0, 180),), 1000, 70, 1.0)
@@ -85,3 +85,13 @@ def test_the_csv_table_has_the_exact_numbers():
     assert (second["n"], second["diverged"], second["accuracy_std"]) == ("1", "2", "")
     assert [second[f"diverged_at_seed_{seed}"] for seed in SEEDS] == ["", "7", "9"]
     assert (rows[3]["reason"], rows[3]["n"]) == ("a | b\n is not possible", "")
+
+
+def test_stuck_seeds_are_counted_beside_diverged_ones_and_stay_in_the_mean():
+    members = (finished(0, 20, stuck=True), finished(1, 190, stuck=False), finished(5, 20, stuck=True))
+    result = CellResult(CELLS[0], SEEDS, members, 1000, 70, 1.0)
+    assert "| 38.33 ± 49.07 | 61.67 ± 49.07 | 3 | 0 of 3 | 2 of 3 |" in markdown([result], title="")
+    row = next(csv.DictReader(io.StringIO(comma_separated([result]))))
+    assert (row["stuck"], row["stuck_seed_0"], row["stuck_seed_1"]) == ("2", "True", "False")
+    assert result.to_json()["stuck"] == [0, 5]
+    assert result.with_stored(result.to_json()).stuck == [0, 5]

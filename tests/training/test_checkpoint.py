@@ -260,3 +260,20 @@ def test_everything_the_optimizer_counts_comes_back(tmp_path, name):
     assert_same(state, written)
     moves = [tx.update(s.params, s.opt_state, s.params)[0] for s in (state, written)]
     jax.tree.map(np.testing.assert_array_equal, *moves)
+
+
+def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    def full(*_):
+        raise ValueError(
+            f'RESOURCE_EXHAUSTED: Failed writing: "{tmp_path}/x": No space left on device [os_error_code=28]'
+        )
+
+    monkeypatch.setattr(ocp.training.Checkpointer, "save_checkpointables_async", full)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(
+        RunError, match=r"cannot write a checkpoint in .*last: No space left on device\. What was saved"
+    ):
+        checkpoints.save("last", new_state(1), NOTE)
+    checkpoints.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-from resnet_jax.cache import cache_directory, processor
+from resnet_jax.cache import cache_directory, private_directory, processor, why_not_writable
 
 #: ``off`` keeps XLA's own forms.
 SWITCH = "RESNET_JAX_NATIVE"
@@ -92,18 +92,26 @@ def _compiled(compiler: str) -> Path:
     sources = {file.name: file.read_bytes() for file in here.iterdir() if file.name.endswith((".cc", ".h"))}
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     identity = repr((sorted(sources.items()), version, metadata.version("jaxlib"), processor(), FLAGS))
+    name = f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     folder = cache_directory() / "native"
-    library = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / name).exists():
+        return folder / name
+    reason = why_not_writable(folder)
+    if reason is not None:
+        folder = private_directory() / "native"
+        _log.info("%s: %s; the compiled operations go to %s", cache_directory(), reason, folder)
+        if (folder / name).exists():
+            return folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+    library = folder / name
     _log.info("compiling %s for this processor, once: %s", ", ".join(sorted(sources)), library)
     with tempfile.TemporaryDirectory(dir=folder) as work:  # renamed when whole: another process may be at it too
-        for name, text in sources.items():
-            (Path(work) / name).write_bytes(text)
-        units = sorted(str(Path(work) / name) for name in sources if name.endswith(".cc"))
+        for source, text in sources.items():
+            (Path(work) / source).write_bytes(text)
+        units = sorted(str(Path(work) / source) for source in sources if source.endswith(".cc"))
         built = Path(work) / "native.so"
         command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", *units, "-o", str(built)]
-        subprocess.run(command, capture_output=True, text=True, check=True)
+        environment = {**os.environ, "TMPDIR": work}  # the compiler's own files too: /tmp may be full
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         os.replace(built, library)
     return library

@@ -1,0 +1,98 @@
+"""Errors that were not foreseen, in one sentence: what happened, where, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import traceback
+from collections.abc import Iterator
+
+#: What the system says when there is no room, or no permission, and what would help.
+_HELP = {
+    errno.ENOSPC: "free some space, or name a directory on another disk",
+    errno.EDQUOT: "free some of your quota, or name a directory elsewhere",
+    errno.EROFS: "name a directory that can be written",
+    errno.EACCES: "change its permissions, or name another one",
+    errno.EPERM: "change its permissions, or name another one",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or name a directory elsewhere",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
+
+def explain(error: BaseException) -> str:
+    """Return what to tell of an error that nobody foresaw."""
+    from resnet_jax.training.need import is_memory, no_memory
+
+    for one in _chain(error):
+        if is_memory(one):
+            return no_memory(str(one))
+    if isinstance(error, (RuntimeError, AssertionError)) and (failed := _no_devices()) is not None:
+        return no_platform(failed)
+    for one in _chain(error):
+        if isinstance(one, OSError) and one.errno in _HELP:
+            where = f" {one.filename}" if one.filename else ""
+            return f"cannot write{where}: {one.strerror}; {_HELP[one.errno]}"
+    text = str(error).strip()
+    name = type(error).__name__
+    return f"{name}: {text}" if text else f"{name} without a message, in {place(error)}"
+
+
+def no_platform(error: BaseException) -> str:
+    """Return what to do where JAX_PLATFORMS names something that is not there."""
+    asked = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME") or ""
+    there = _platforms()
+    reason = str(error).strip().splitlines()
+    because = re.sub(r"\s*\(set JAX_PLATFORMS.*", "", reason[0]) if reason else ""
+    listed = ", ".join(there) or "none"
+    return (
+        f"JAX cannot use the platform that JAX_PLATFORMS={asked} asks for"
+        + (f" ({because})" if because else "")
+        + f"; this machine and installation have: {listed}. Unset JAX_PLATFORMS to take the best of them"
+        + (f", or set JAX_PLATFORMS={there[0]}" if there else "")
+        + ". GPUs need an extra (uv run --extra cuda12 resnet-jax ..., or cuda13), TPUs --extra tpu"
+    )
+
+
+def place(error: BaseException) -> str:
+    """Return file and line where an error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "an unknown place"
+    last = frames[-1]
+    parts = last.filename.replace(os.sep, "/").split("/site-packages/")[-1].split("/")
+    return f"{'/'.join(parts[-3:])}, line {last.lineno} ({last.name})"
+
+
+def _no_devices() -> Exception | None:
+    """Return the error with which JAX looks for its devices where it was told which; None if it finds some."""
+    if not (os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")):
+        return None
+    import jax
+
+    try:  # JAX takes its own frames out of tracebacks, so where the first error came from is not to be seen
+        jax.devices()
+    except Exception as error:
+        return error
+    return None
+
+
+def _platforms() -> list[str]:
+    """Return the platforms that there are, the best first."""
+    import jax
+
+    try:
+        for name in ("jax_platforms", "jax_platform_name"):
+            jax.config.update(name, None if name == "jax_platforms" else "")
+        first = jax.devices()[0].platform
+        return list(dict.fromkeys([first, "cpu"]))
+    except Exception:
+        return ["cpu"]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,273 @@
+"""How much memory a train step needs, before it is compiled; and what to do where it is not there.
+
+The estimate is in closed form. What the backward pass keeps of an image of b-byte numbers, with X, Y and R the elements
+into all convolutions, out of them, and of the residual sums (:func:`resnet_jax.models.count.count_elements`):
+
+* remat none: b (X + Y), the inputs of the convolutions and of the norms. The compiled step of ResNet-50 on 16 images
+  has 1.38 GB of temporaries on the CPU, and this says 1.39; ResNet-20 on 128 images 0.20 to 0.22, and this says 0.19.
+* conv: b Y, and all of one block; block: b R, and all of one block. These are lower bounds: the CPU's compiler may keep
+  much more (ResNet-20 on 128 images 0.29 and 0.23 GB).
+
+To that come parameters, gradients and the optimizer's arrays. A run is refused only where four fifths of it are more
+than the device or the machine has at all; where it is more than is free at the moment, that is a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.errors import RunError
+from resnet_jax.models.count import abstract_variables, count_elements
+from resnet_jax.models.resnet import ResNet
+
+#: The share of the estimate that must fit; the rest is its uncertainty.
+CERTAIN = 0.8
+#: The share of the memory that a batch which is said to fit may take.
+COMFORTABLE = 0.8
+#: Parameters, gradients and the optimizer's arrays, in parameters: SGD with momentum has 3, Adam 4.
+COPIES = 4
+
+_NO_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED(?!.*No space left)|out of memory|bad_alloc|cannot allocate memory", re.IGNORECASE
+)
+_BYTES = re.compile(r"(?:allocat\w*|memory)\D{0,40}?(\d{4,}) bytes", re.IGNORECASE)
+
+ADVICE = (
+    "Lower the batch (--train.batch-size, --batch, --at-once), cut it into parts with --train.accumulate 2 or more, or "
+    "compute again in the backward pass what is kept for it: --model.remat block (bench and plan: --remat block). "
+    "resnet-jax plan NETWORK --batch N says what a step needs"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes of a train step on one device.
+
+    Attributes:
+        fixed: parameters, gradients, optimizer.
+        per_image: what one image adds.
+        images: of a micro-batch there.
+    """
+
+    fixed: int
+    per_image: int
+    images: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.fixed + self.per_image * self.images
+
+    def images_that_fit(self, limit: int) -> int:
+        """Return how many images fit comfortably into ``limit`` bytes."""
+        return max(0, int((COMFORTABLE * limit - self.fixed) / self.per_image))
+
+
+def estimate(model: ResNet, input_shape: tuple[int, ...], images: int, *, remat: str | None = None) -> Need:
+    """Estimate the memory of a train step.
+
+    Args:
+        model: the network.
+        input_shape: of one image, without the batch.
+        images: of a micro-batch, on one device.
+        remat: in place of the network's own.
+
+    >>> from resnet_jax.models import create_model
+    >>> round(estimate(create_model("resnet50"), (224, 224, 3), 16).total / 1e9, 1)  # measured: 1.4 and 0.4
+    1.8
+    """
+    c, elements = model.config, count_elements(model, input_shape)
+    remat = remat or c.remat
+    width = jnp.dtype(c.dtype).itemsize
+    whole = elements.conv_in + elements.conv_out
+    if c.norm == "none" and c.residual != "nf":  # input and output of an activation are one array for the gradient
+        whole = max(elements.conv_in, elements.conv_out)
+    kept = {"none": 0, "conv": elements.conv_out, "block": elements.residual}[remat]
+    kept = whole if remat == "none" else min(whole, kept + whole // c.num_blocks)
+    params = jax.tree.leaves(abstract_variables(model, input_shape)["params"])
+    fixed = COPIES * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in params)
+    return Need(fixed, width * kept, images)
+
+
+def at_most(model: ResNet, input_shape: tuple[int, ...], images: int) -> int:
+    """Return bytes that a step surely does not pass, without tracing anything: with four wide layers in every block."""
+    c, positions, shrink = model.config, math.prod(input_shape[:-1]), 2 ** (len(input_shape) - 1)
+    elements = 4 * 2 * positions * max(c.stem_width or c.widths[0], input_shape[-1])
+    positions = positions if c.stem == "cifar" else -(-positions // shrink)
+    inner = max(1, c.base_width * c.groups // 64)
+    for stage, (blocks, width) in enumerate(zip(c.stage_sizes, c.widths, strict=True)):
+        elements += blocks * 4 * 2 * (positions // shrink ** max(0, stage - 1) + 64) * width * c.expansion * inner
+    return 8 * images * elements
+
+
+def require_memory(
+    model: ResNet,
+    input_shape: tuple[int, ...],
+    *,
+    batch: int,
+    accumulate: int = 1,
+    members: int = 1,
+    devices: list[jax.Device],
+    warn: Callable[[str], None],
+) -> None:
+    """Refuse a step that cannot fit; warn of one that does not fit at the moment.
+
+    Args:
+        model: the network.
+        input_shape: of one image.
+        batch: images of an update, over all devices.
+        accumulate: micro-batches.
+        members: networks trained in one program.
+        devices: that share the batch.
+        warn: is given a line.
+
+    Raises:
+        RunError: it needs more than there is, with what fits.
+    """
+    total, free = memory_of_device(devices[0])
+    if total is None:
+        return
+    sharing = 1 if devices[0].platform == "cpu" else len(devices)  # devices of one CPU share its memory
+    images = members * -(-batch // (accumulate * sharing))
+    if at_most(model, input_shape, images) < 0.25 * min(total, free or total):
+        return
+    need = estimate(model, input_shape, images)
+    need = dataclasses.replace(need, fixed=members * need.fixed)
+    if CERTAIN * need.total <= min(total, free or total):
+        return
+    size = "x".join(str(side) for side in input_shape)
+    where = "this machine" if devices[0].platform == "cpu" else f"a {devices[0].device_kind}"
+    fact = f"a train step on {images:,} images of {size} needs about {gib(need.total)} of memory"
+    if CERTAIN * need.total <= total:
+        warn(f"warning: {fact}, and {gib(free or 0)} of the {gib(total)} of {where} are free")
+        return
+    raise RunError(
+        f"{fact}, and {where} has {gib(total)}. " + _ways_out(model, input_shape, need, total, batch, members)
+    )
+
+
+def _ways_out(model: ResNet, input_shape: tuple[int, ...], need: Need, limit: int, batch: int, members: int) -> str:
+    fits = need.images_that_fit(limit) // members
+    ways = []
+    if fits >= 1:
+        cut = next((k for k in range(2, batch + 1) if batch % k == 0 and batch // k <= fits), None)
+        smaller = 2 ** int(math.log2(fits))
+        ways.append(f"about {smaller} fit: --train.batch-size {min(smaller, batch)}")
+        if cut is not None:
+            ways.append(f"--train.accumulate {cut} makes the same update of {cut} parts")
+    if model.config.remat == "none":
+        ways.append("--model.remat block keeps less for the backward pass, most of all in deep networks")
+    if not fits:
+        ways.insert(0, "not even one image fits: take smaller images or a smaller network")
+    text = "; ".join(ways)
+    return text[0].upper() + text[1:]
+
+
+def memory_of_device(device: jax.Device) -> tuple[int | None, int | None]:
+    """Return the bytes that a device has, and how many are free; None where it does not say."""
+    if device.platform == "cpu":
+        return host_memory()
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return limit, None if limit is None else limit - stats.get("bytes_in_use", 0)
+
+
+def host_memory(root: Path = Path("/")) -> tuple[int | None, int | None]:
+    """Return the bytes that this process may use, and how many are free: of the machine, or of its control group.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    total = free = None
+    with contextlib.suppress(OSError, ValueError):
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+        total = sizes["MemTotal"] + sizes.get("SwapTotal", 0)
+        free = sizes.get("MemAvailable", total) + sizes.get("SwapFree", 0)
+    for limit, used in _groups(root):
+        if total is None or limit < total:
+            total = limit
+        free = limit - used if free is None else min(free, limit - used)
+    return total, free
+
+
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield limit and use of the control groups that this process is in, versions 2 and 1."""
+    folders = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/memory"]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            base = folders[0] if not kinds else folders[1]
+            if not kinds or "memory" in kinds.split(","):
+                parts = Path(path.lstrip("/")).parts
+                folders += [base.joinpath(*parts[: depth + 1]) for depth in range(len(parts))]
+    for folder in dict.fromkeys(folders):
+        for most, now in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with contextlib.suppress(OSError, ValueError):
+                limit = int((folder / most).read_text())  # "max" is no number
+                if limit < 1 << 60:
+                    yield limit, int((folder / now).read_text())
+
+
+def is_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory, of the device or the machine, was short; a full disk is none."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and bool(_NO_MEMORY.search(str(error)))
+    )
+
+
+def explain_end(text: str) -> str:
+    """Return the last words of another process, or what to do if they are about memory.
+
+    >>> explain_end("ended with status -9: it said nothing")[:50]
+    'the system killed it, most likely because memory r'
+    """
+    if "status -9" in text or "ended with -9" in text:
+        return f"the system killed it, most likely because memory ran out. {ADVICE}"
+    return no_memory(text) if _NO_MEMORY.search(text) else text
+
+
+def no_memory(text: str) -> str:
+    """Return what to say of an error about memory.
+
+    Args:
+        text: of the error; how much was asked for is taken from it.
+    """
+    found = _BYTES.search(text)
+    asked = f" ({gib(int(found[1]))} were asked for at once)" if found else ""
+    return f"the memory of the device is too small for this{asked}. {ADVICE}"
+
+
+@contextlib.contextmanager
+def memory_told(what: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn an error about memory into one that says what to do.
+
+    Args:
+        what: a sentence to begin with, made when it is needed.
+
+    Raises:
+        RunError: in place of the error.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not is_memory(error):
+            raise
+        raise RunError(f"{what()}{no_memory(str(error))}") from error
+
+
+def gib(size: int) -> str:
+    """Return bytes as people write them.
+
+    >>> gib(3 * 2**30), gib(5 * 2**20)
+    ('3 GiB', '5 MiB')
+    """
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
