@@ -37,6 +37,7 @@ def cache_directory() -> Path:
         return _base() / "resnet_jax"
     except (RuntimeError, OSError, KeyError) as error:  # no HOME, and no entry of the user in the system's table
         directory = private_directory()
+        os.environ.setdefault("MPLCONFIGDIR", str(directory / "matplotlib"))  # it would warn of the same once more
         _say_once(f"there is no home directory ({error}); the cache is {directory}, and {VARIABLE} names another")
         return directory
 

@@ -94,6 +94,7 @@ def test_without_a_home_directory_it_is_private_among_the_temporary_files_and_sa
 
     for name in ("RESNET_JAX_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MPLCONFIGDIR", "/restored/afterwards")
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setattr(Path, "expanduser", no_home)
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))

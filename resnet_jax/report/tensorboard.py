@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 
 class TensorBoard:
@@ -24,15 +25,16 @@ class TensorBoard:
 
     def __init__(self, folder: Path, *, start_step: int, every: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._event, self._scalar, self._every = Event, scalar, every
+        messages: Any = event_pb2  # made at run time
+        self._event, self._scalar, self._every = messages.Event, scalar, every
         self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{start_step}")
         if start_step:
-            start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=start_step + 1, session_log=start))
+            start = messages.SessionLog(status=messages.SessionLog.START)
+            self._writer.write_event(self._event(wall_time=time.time(), step=start_step + 1, session_log=start))
 
     def on_step(self, row: dict[str, float]) -> None:
         """Write loss, accuracy and gradient norm of a batch if its step is due."""

@@ -18,8 +18,9 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def require_memory(
     batch: int,
     accumulate: int = 1,
     members: int = 1,
-    devices: list[jax.Device],
+    devices: Sequence[Any],
     warn: Callable[[str], None],
 ) -> None:
     """Refuse a step that cannot fit; warn of one that does not fit at the moment.
@@ -171,7 +172,7 @@ def _ways_out(model: ResNet, input_shape: tuple[int, ...], need: Need, limit: in
     return text[0].upper() + text[1:]
 
 
-def memory_of_device(device: jax.Device) -> tuple[int | None, int | None]:
+def memory_of_device(device: Any) -> tuple[int | None, int | None]:
     """Return the bytes that a device has, and how many are free; None where it does not say."""
     if device.platform == "cpu":
         return host_memory()
