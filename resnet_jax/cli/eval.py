@@ -66,13 +66,13 @@ def run(argv: list[str]) -> dict[str, Any]:
     if options.reestimate is not None:
         trained = reestimate_run(trained, options.reestimate, source=source)
     result = evaluate_run(trained, options.split, source=source, logits=options.logits is not None)
-    if result.logits is not None:
-        save_array(options.logits, result.logits)
     console = console_for(options.common)
     counted = f"{result.accuracy:.2%} ({result.correct} of {result.examples})"
     accuracy = f"{result.split} accuracy {counted}" if result.own else f"accuracy {counted} over {result.what}"
     for line in (*result.said, f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if result.logits is not None:  # after the result, which a full disk must not take along
+        save_array(options.logits, result.logits)
     return {
         "accuracy": result.accuracy,
         "correct": result.correct,
