@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "--debug" not in (sys.argv if argv is None else argv):  # threads of Orbax that a full disk stops, at their end
         sys.unraisablehook = lambda _: None
     keep_freed_memory()
-    sys.exit(final_status(run(list(sys.argv[1:] if argv is None else argv))))
+    try:
+        status = run(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as stop:  # help, and usage that tyro refuses
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    sys.exit(final_status(status))
 
 
 def run(argv: list[str]) -> int:

@@ -233,7 +233,9 @@ def explain_end(text: str) -> str:
     """
     if "status -9" in text or "ended with -9" in text:
         return f"the system killed it, most likely because memory ran out. {ADVICE}"
-    return no_memory(text) if _NO_MEMORY.search(text) else text
+    if not _NO_MEMORY.search(text):
+        return text
+    return no_memory(text) if "RESOURCE_EXHAUSTED" in text else f"{text}. {ADVICE}"
 
 
 def no_memory(text: str) -> str:
