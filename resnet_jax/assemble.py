@@ -67,7 +67,14 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
             f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
             "to use their number"
         )
-    return create_model(config.model.name, **choices)
+    model, dims = create_model(config.model.name, **choices), len(card.image_shape) - 1
+    if model.config.spatial_dims != dims:
+        raise UsageError(
+            f"model.spatial_dims {model.config.spatial_dims} does not go with images of {dims} spatial dimensions, "
+            "which is what every data source gives: leave it out; your own signals or volumes go through "
+            f"create_model(name, spatial_dims={model.config.spatial_dims}) in a loop of your own"
+        )
+    return model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import yaml
 
 from resnet_jax.data.stats import check_normalization
-from resnet_jax.errors import RunError, UsageError, unknown
+from resnet_jax.errors import FEW, RunError, UsageError, closest, either, nearest, unknown
+from resnet_jax.paths import user_path
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import OptimConfig
 
@@ -29,10 +29,14 @@ class ModelConfig:
     """Outputs of the classifier (default: the classes of the data)."""
     in_channels: int | None = None
     """Channels of the images (default: those of the data)."""
+    spatial_dims: int | None = None
+    """Spatial dimensions of the input: 1, 2 or 3. The images of every data source have 2."""
     stage_sizes: tuple[int, ...] | None = None
     """Blocks per stage."""
     widths: tuple[int, ...] | None = None
     """Base width of each stage."""
+    block: str | None = None
+    """basic (two 3x3) or bottleneck (1x1, 3x3, 1x1; it puts out four times its width)."""
     order: str | None = None
     """post (conv, norm, activation: v1) or pre (norm, activation, conv: v2)."""
     stem: str | None = None
@@ -50,7 +54,7 @@ class ModelConfig:
     base_width: int | None = None
     """Inner width of a bottleneck per group, of 64."""
     norm: str | None = None
-    """Normalization: batch, group, layer, instance or none."""
+    """Normalization: batch, group, layer, instance or none (folded: what `weights fold` leaves of batch)."""
     norm_eps: float | None = None
     """Added to the variance."""
     norm_momentum: float | None = None
@@ -90,17 +94,20 @@ class ModelConfig:
     activation: str | None = None
     """relu, leaky_relu, elu, gelu (its tanh form), gelu_erf (PyTorch's default), silu or tanh."""
     init: str | None = None
-    """Initializer of the convolutions: kaiming_normal (fan-out), xavier_uniform, ..."""
+    """Initializer of the convolutions: kaiming_normal or kaiming_uniform (fan-out; fan-in: kaiming_normal_fan_in,
+    kaiming_uniform_fan_in), xavier_normal, xavier_uniform, lecun_normal, orthogonal, torch_uniform, normal_0.01,
+    zeros."""
     head_init: str | None = None
-    """Initializer of the classifier's kernel."""
+    """Initializer of the classifier's kernel, one of the same."""
     execution: str | None = None
     """How equal blocks are computed: auto, unroll, or scan (in a loop: compile time does not grow with depth)."""
     remat: str | None = None
     """What the backward pass computes again to save memory: none, block (all of it), conv (all but convolutions)."""
     dtype: str | None = None
-    """Dtype of the computation: float32, bfloat16, or float16 with a loss scale. Statistics and logits stay float32."""
+    """Dtype of the computation: float32, bfloat16, or float16 with a loss scale. Statistics and logits stay float32.
+    float64 needs JAX_ENABLE_X64=1 in the environment."""
     param_dtype: str | None = None
-    """Dtype of the parameters."""
+    """Dtype of the parameters: float32, or float64 as above."""
 
     def choices(self) -> dict[str, Any]:
         """Return what differs from the named network."""
@@ -305,14 +312,32 @@ def load_recipe(name: str) -> RunConfig:
         UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
+        path = user_path(name)
         if not path.is_file():
             raise UsageError(f"no such recipe file: {path}")
-        return parse_config(path.read_text(encoding="utf-8"), where=str(path), recipe=path.stem)
+        return parse_config(read_utf8(path), where=str(path), recipe=path.stem)
     if name not in list_recipes():
-        raise unknown("recipe", name, list_recipes())
+        error = unknown("recipe", name, list_recipes())
+        hint = "; a file of your own must end with .yaml" if Path(name).is_file() else ""
+        raise UsageError(f"{error}{hint}")
     text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return parse_config(text, where=f"recipe {name}")
+
+
+def read_utf8(path: Path) -> str:
+    """Return the text of a file that a person wrote, whatever the locale says.
+
+    Raises:
+        UsageError: it cannot be read, or is not text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
 
 
 def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConfig:
@@ -351,7 +376,10 @@ def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
         for item in error.errors():
             ours = item.get("ctx", {}).get("error")  # raised by a __post_init__ of ours
             key = ".".join(str(part) for part in item["loc"])
-            details.append(str(ours) if ours else f"{key}: {item['msg']}, got {item['input']!r}")
+            hint = ""
+            if item["type"] == "string_type":  # on, 010 and 2024-01-01 are no text to YAML
+                hint = "; to YAML this is no text: put it in quotes"
+            details.append(str(ours) if ours else f"{key}: {item['msg']}, got {item['input']!r}{hint}")
         raise UsageError(f"{where}: " + "; ".join(details)) from error
 
 
@@ -422,8 +450,10 @@ def _unknown_keys(default: Any, raw: dict[str, Any], prefix: str) -> list[str]:
     problems = []
     for key, value in raw.items():
         if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            hint = f", did you mean {prefix}{close[0]}?" if close else f", known here: {', '.join(names)}"
+            close = nearest(str(key), names)
+            hint = f", known here: {', '.join(names)}"
+            if close or len(names) > FEW:
+                hint = f", did you mean {either([f'{prefix}{name}' for name in closest(str(key), names)])}?"
             problems.append(f"unknown key {prefix}{key}{hint}")
         elif dataclasses.is_dataclass(getattr(default, key)) and isinstance(value, dict):
             problems += _unknown_keys(getattr(default, key), value, f"{prefix}{key}.")

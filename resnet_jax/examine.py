@@ -29,7 +29,7 @@ from resnet_jax.data.transform import Geometry
 from resnet_jax.data.view import View
 from resnet_jax.depth.profiling import describe_normalization, profile
 from resnet_jax.depth.result import DepthProfile
-from resnet_jax.errors import UsageError, nearest, unknown
+from resnet_jax.errors import UsageError, closest, either, unknown
 from resnet_jax.images import geometry_of, load_images
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import stack
@@ -37,6 +37,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.zoo import create_model
 from resnet_jax.own_optimizer import own_optimizer
+from resnet_jax.paths import user_path
 from resnet_jax.rundir import DataCard, describe_environment
 from resnet_jax.trained import (
     TrainedRun,
@@ -161,10 +162,11 @@ def find_subject(target: str, looking: Looking, model: ModelConfig | None = None
     choices = {} if model is None else model.choices()
     if target in MODELS:
         return initial_subject(target, looking, choices)
-    if not Path(target).exists():
-        close = nearest(target, MODELS)
-        hint = f"; did you mean {close!r}?" if close else ""
-        raise UsageError(f"{target!r} is neither a network that `resnet-jax models` lists nor a run directory{hint}")
+    if not user_path(target).exists():
+        near = either([repr(name) for name in closest(target, MODELS)])
+        raise UsageError(
+            f"{target!r} is neither a network that `resnet-jax models` lists nor a run directory; did you mean {near}?"
+        )
     if choices:
         listed = ", ".join(f"--model.{name}" for name in choices)
         raise UsageError(f"{target} is a run, which has its own network: leave out {listed}")
@@ -196,8 +198,8 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
         model = create_model(name, **choices)
         _require_classes(model, name)
         config = model.config
-        shape = MODELS[name].input_shape if looking.image_size is None else (looking.image_size,) * config.spatial_dims
-        images, labels = _random(looking, (*shape[: config.spatial_dims], config.in_channels), config.num_classes)
+        side = MODELS[name].image_size if looking.image_size is None else looking.image_size
+        images, labels = _random(looking, (*(side,) * config.spatial_dims, config.in_channels), config.num_classes)
         said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
     else:
         data = DataConfig(source=looking.source, image_size=looking.image_size, mean=looking.mean, std=looking.std)

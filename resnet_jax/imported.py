@@ -16,6 +16,7 @@ from resnet_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.models.zoo import MODELS, create_model
+from resnet_jax.paths import user_path
 from resnet_jax.rundir import DataCard, RunDirectory
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.mesh import make_mesh, replicated
@@ -97,12 +98,18 @@ def import_weights(
         DataError: the file is not readable or does not fit the network; every misfit is listed.
         RunError: ``out`` cannot be written.
     """
+    file, out = user_path(file), user_path(out)
     _require_new(out)
     read = read_weights(file, key)
     notes = read_notes(read.metadata, file)
     model, about_network = _with_notes(model, notes, file)
     network = create_model(model.name, **model.choices())
     channels, outputs = network.config.in_channels, network.config.num_classes
+    if network.config.spatial_dims != 2:
+        raise UsageError(
+            f"a run directory is of a network for images: model.spatial_dims {network.config.spatial_dims} is not 2; "
+            "in Python resnet_jax.weights.to_variables reads weights of other dimensions"
+        )
     check_normalization(mean, std, channels=channels, name="--")
     if image_size is not None and image_size < 1:
         raise UsageError(f"--image-size must be 1 pixel or more, got {image_size}")
@@ -273,6 +280,7 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
     from resnet_jax.trained import load_run
     from resnet_jax.weights.fold import fold_batch_norm
 
+    out = user_path(out)
     _require_new(out)
     trained = load_run(run_dir)
     folded, variables = fold_batch_norm(trained.model, trained.variables)
@@ -329,6 +337,7 @@ def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
     """
     from resnet_jax.trained import load_run
 
+    out = user_path(out)
     trained = load_run(run_dir)
     state_dict = from_variables(trained.variables, trained.model, format)
     metadata = {"model": trained.config.model.name, "step": str(trained.step), **_notes(trained).as_metadata()}

@@ -17,6 +17,7 @@ from resnet_jax.data.augment import normalize
 from resnet_jax.data.decode import decode_image
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.paths import user_path
 from resnet_jax.trained import TrainedRun, class_names_of, require_images
 from resnet_jax.training.step import make_predict_step
 
@@ -96,7 +97,7 @@ class Predictor:
 
     def _predict(self, paths: Iterator[str | Path], top: int) -> Iterator[Prediction]:
         while batch := list(islice(paths, BATCH_SIZE)):
-            read = [self._read(Path(path)) for path in batch]
+            read = [self._read(user_path(path)) for path in batch]
             images = [image for image in read if not isinstance(image, DataError)]
             rows = iter(self.probabilities(np.stack(images)) if images else ())
             for path, image in zip(batch, read, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from resnet_jax.report.console import Console
 from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.tensorboard import TensorBoard
+from resnet_jax.report.text import say
 from resnet_jax.report.views import View
 from resnet_jax.rundir import RunDirectory, default_path
 from resnet_jax.training.checkpoint import Checkpoints
@@ -85,7 +87,7 @@ class _Job:
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
-        _sayer(self.console)(text)
+        say(self.console, text)
 
 
 def fit(
@@ -172,19 +174,15 @@ def fit(
 
 def _sayer(console: RichConsole) -> Callable[[str], None]:
     """Return what prints a line as it is."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    return say
+    return functools.partial(say, console)
 
 
 def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, console: RichConsole) -> Summary:
     """Say that there is nothing to do; draw what is missing of the pictures."""
-    say = _sayer(console)
-    say(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
+    tell = _sayer(console)
+    tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
     if config.train.depth_every and not run.depth.is_file():
-        say("It kept no gradients through depth: to train again with them, give another --run-dir.")
+        tell("It kept no gradients through depth: to train again with them, give another --run-dir.")
     Pictures(run, config, say).draw_missing()
     say_if_stuck(summary, say)
     return summary

@@ -10,6 +10,7 @@
 ``tensorboard/``   the same for TensorBoard
 ``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
 ``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
+``depth/``         what ``resnet-jax depth`` found in the network, a folder for each of its verbs
 ``summary.json``   the result; its presence says that the run is finished
 ``summary-N.json``  the result after N updates of a run that was made longer since
 ``curves.png``, ``confusion.png``, ``depth.png``  pictures, of metrics.jsonl, confusion.npz and depth.jsonl
@@ -35,8 +36,17 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.config import RunConfig, config_to_yaml, differences, load_recipe, parse_config, require_same
+from resnet_jax.config import (
+    RunConfig,
+    config_to_yaml,
+    differences,
+    load_recipe,
+    parse_config,
+    read_utf8,
+    require_same,
+)
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.paths import user_path
 from resnet_jax.report.metrics_file import write_whole
 
 _log = logging.getLogger(__name__)
@@ -86,6 +96,10 @@ class RunDirectory:
 
     path: Path
 
+    def __post_init__(self):
+        """Take ``~`` in the path as the home directory."""
+        object.__setattr__(self, "path", user_path(self.path))
+
     config = property(lambda self: self.path / "config.yaml")
     data = property(lambda self: self.path / "data.json")
     start = property(lambda self: self.path / "start.json")
@@ -99,6 +113,7 @@ class RunDirectory:
     gradients = property(lambda self: self.path / "depth.png")
     confusion = property(lambda self: self.path / "confusion.png")
     confusion_counts = property(lambda self: self.path / "confusion.npz")
+    looked = property(lambda self: self.path / "depth")
     summary = property(lambda self: self.path / "summary.json")
 
     @classmethod
@@ -109,6 +124,7 @@ class RunDirectory:
             RunError: it belongs to another configuration (with the difference), or cannot be written.
         """
         run = cls(path)
+        path = run.path
         try:
             path.mkdir(parents=True, exist_ok=True)
             if run.config.is_file():
@@ -134,7 +150,7 @@ class RunDirectory:
 
     def read_config(self) -> RunConfig:
         """Read config.yaml."""
-        return parse_config(self.config.read_text(encoding="utf-8"), where=str(self.config))
+        return parse_config(read_utf8(self.config), where=str(self.config))
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml."""

@@ -6,8 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resnet_jax.config import (
+    DataConfig,
     RunConfig,
     TrainConfig,
     config_to_yaml,
@@ -19,7 +22,7 @@ from resnet_jax.config import (
 )
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models import create_model
-from resnet_jax.rundir import RunDirectory, default_path
+from resnet_jax.rundir import DataCard, RunDirectory, default_path
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import make_optimizer
 
@@ -67,8 +70,8 @@ def test_the_he_recipe_is_that_of_the_paper():
         ("data: {val_fraction: 1.0}", r"data.val_fraction must be in \[0, 1\)"),
         ("data: {test_fraction: 0}", r"data.test_fraction must be in \(0, 1\)"),
         ("{data: {val_fraction: 0}, train: {early_stopping: 3}}", "need validation images"),
-        ("data: {mean: [0.5]}", "same number of channels"),
-        ("data: {mean: [0.5], std: [0]}", "data.std must be positive"),
+        ("data: {mean: [0.5]}", "need the same number of values, one a channel"),
+        ("data: {mean: [0.5], std: [0]}", "each deviation above 0"),
         ("seed: -1", "seed must be 0 or more"),
         ("model: [", "not valid YAML"),
         ("- a list", "must be a mapping"),
@@ -133,3 +136,46 @@ def test_how_averages_warm_up_is_a_choice_that_needs_averages():
     ):
         with pytest.raises(UsageError, match=message):
             parse_config(text, where="it")
+
+
+#: What YAML 1.1 takes for something else than text, or does not take at all.
+TREACHEROUS = [
+    "on", "no", "y", "1e3", "1_000", "0o7", "010", "0x10", "1:30", "null", "~", "", "2024-01-01", ".inf", ".nan", "=",
+    "<<", " a", "a ", "a\n", "\n", "\ta", "a: b", "a #b", "#x", "- x", "{a}", "[b]", "'", '"', "\\", "!x", "&a", "*a",
+    "%a", "@a", "`a", "---", "...", "\x85", "\u2028", "\ufeff", "\udcff", "\x00", "\x1b", "\ufffe", "😀", "猫",
+]  # fmt: skip
+ANY = st.text(st.characters(exclude_categories=())) | st.sampled_from(TREACHEROUS)
+
+
+@settings(deadline=None)
+@given(ANY, ANY, ANY)
+def test_any_text_comes_back_from_yaml(recipe, source, init_from):
+    config = RunConfig(recipe=recipe, data=DataConfig(source=source), init_from=init_from)
+    text = config_to_yaml(config)
+    assert text.isascii()
+    assert parse_config(text, where="test") == config
+
+
+@pytest.mark.parametrize("name", TREACHEROUS)
+def test_any_text_comes_back_from_a_run_directory(tmp_path, name):
+    config = RunConfig(recipe=name, data=DataConfig(source=name))
+    card = DataCard((name, "b"), (2, 2, 1), (0.5,), (0.5,), {"train": 1})
+    run = RunDirectory(tmp_path)
+    run.config.write_text(config_to_yaml(config), encoding="utf-8")
+    run.write_data(card)
+    assert run.read_config() == config
+    assert run.read_data() == card
+
+
+@pytest.mark.parametrize("value", ["on", "2024-01-01", "010"])
+def test_text_that_is_none_to_yaml_is_to_be_quoted(value):
+    with pytest.raises(UsageError, match=r"init_from: .*put it in quotes"):
+        parse_config(f"init_from: {value}", where="x")
+
+
+def test_a_recipe_file_is_read_in_utf8_whatever_the_locale(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbf" + "data: {source: 'folder:é猫'}\n".encode())
+    assert load_recipe(str(tmp_path / "r.yaml")).data.source == "folder:é猫"
+    (tmp_path / "r.yaml").write_bytes(b"recipe: \xff\n")
+    with pytest.raises(UsageError, match=r"r\.yaml is not text in UTF-8: byte 8 is 0xff"):
+        load_recipe(str(tmp_path / "r.yaml"))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from resnet_jax.errors import UsageError
+from resnet_jax.paths import user_path
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def save_arrays(result: Any, path: str | os.PathLike[str], **more: np.ndarray) -
     if _FACTS in values:
         values[_FACTS] = json.dumps(values[_FACTS])
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in {**more, **values}.items()}
-    with open(path, "wb") as file:
+    with user_path(path).open("wb") as file:
         np.savez(file, **arrays)
 
 
@@ -34,7 +35,7 @@ def load_arrays(kind: type[T], path: str | os.PathLike[str]) -> T:
     Raises:
         UsageError: a field is missing: the file holds something else.
     """
-    with np.load(path) as arrays:
+    with np.load(user_path(path)) as arrays:
         wanted = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
         missing = [name for name in wanted if name not in arrays]
         if missing:

@@ -24,6 +24,7 @@ from resnet_jax.depth.lanczos import chain_ritz, operator_ritz
 from resnet_jax.depth.spectra import Spectra, check_counts, from_bidiagonals, from_matrices
 from resnet_jax.errors import UsageError
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.paths import user_path
 
 #: The Jacobians to the output are computed whole up to so many rows, and so many bytes of one of them.
 EXACT_ROWS, EXACT_BYTES = 256, 2**30
@@ -67,13 +68,13 @@ class JacobianSpectra:
             for field in dataclasses.fields(self)
             if field.name not in _SPECTRA
         }
-        with open(path, "wb") as file:
+        with user_path(path).open("wb") as file:
             np.savez(file, **rest, **{name: array for group in arrays for name, array in group.items()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> JacobianSpectra:
         """Read what :meth:`save` wrote."""
-        with np.load(path) as arrays:
+        with np.load(user_path(path)) as arrays:
             spectra = {
                 name: Spectra.from_arrays(arrays, name) if f"{name}_largest" in arrays else None for name in _SPECTRA
             }

@@ -170,7 +170,8 @@ class ResNetConfig:
                 raise unknown(name, value, values)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
             raise UsageError(
-                "float64 needs jax.config.update('jax_enable_x64', True) first; else JAX computes in float32"
+                "float64 needs JAX_ENABLE_X64=1 in the environment, or jax.config.update('jax_enable_x64', True) "
+                "first; else JAX computes in float32"
             )
         check_values(self)
         check_combination(self)

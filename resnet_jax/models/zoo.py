@@ -27,11 +27,11 @@ def create_model(name: str, **choices: Any) -> ResNet:
     (3, 3, 3)
     """
     if name not in MODELS:
-        raise unknown("model", name, list_models())
+        raise unknown("model", name, list_models(), "`resnet-jax models`")
     fields = [field.name for field in dataclasses.fields(ResNetConfig)]
     for choice in choices:
         if choice not in fields:
-            raise unknown(f"choice for {name}", choice, fields)
+            raise unknown(f"choice for {name}", choice, fields, "resnet_jax.models.ResNetConfig")
     return ResNet(dataclasses.replace(MODELS[name].config, **choices))
 
 

@@ -23,6 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from resnet_jax.errors import RunError
 from resnet_jax.models import layout
 from resnet_jax.models.layout import stack
+from resnet_jax.paths import PlainAlias, is_plain, user_path
 from resnet_jax.training.state import TrainState
 
 Kind = Literal["last", "best"]
@@ -39,8 +40,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, owner: bool = True):
-        self._folder, self._owner = Path(folder).absolute(), owner
+        self._folder, self._owner = user_path(folder).absolute(), owner
         self._open: dict[str, ocp.training.Checkpointer] = {}
+        self._alias: PlainAlias | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -125,6 +127,9 @@ class Checkpoints:
                     checkpointer.close()
             except RunError as error:
                 failed = failed or error
+        if self._alias is not None:
+            self._alias.remove()
+            self._alias = None
         if failed is not None:
             raise failed
 
@@ -142,11 +147,17 @@ class Checkpoints:
                 "make room or mend it, and go on with the same command"
             ) from error
 
+    def _plain_folder(self) -> Path:
+        """Return a path of the folder that Orbax can take: it reads ``[x]``, ``*`` and ``?`` as patterns."""
+        if self._alias is None and not is_plain(self._folder):
+            self._alias = PlainAlias(self._folder)
+        return self._folder if self._alias is None else self._alias.path
+
     def _checkpointer(self, kind: Kind) -> ocp.training.Checkpointer:
         if kind not in self._open:
             policies = ocp.training.save_decision_policies, ocp.training.preservation_policies
             self._open[kind] = ocp.training.Checkpointer(
-                str(self._folder / kind),
+                str(self._plain_folder() / kind),
                 save_decision_policy=policies[0].FixedIntervalPolicy(1),
                 preservation_policy=policies[1].LatestN(KEEP[kind]),
                 cleanup_tmp_directories=self._owner,

@@ -1,0 +1,91 @@
+"""Paths as people give them: ``~`` is the home directory, wherever a path comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import RunError, UsageError
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` with a leading ``~`` or ``~user`` replaced by the home directory it stands for.
+
+    A shell does so only where the ``~`` begins a word, which it does not in ``--out=~/x``, in quotes, in a file and in
+    Python. A file that is really called ``~x`` is taken where nobody has that name; else write its path in full.
+
+    Raises:
+        UsageError: nobody knows that home directory.
+
+    >>> user_path("a/~b"), user_path("~/x") == Path.home() / "x"
+    (PosixPath('a/~b'), True)
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        if Path(path).exists():
+            return Path(path)
+        name = Path(path).parts[0]
+        raise UsageError(
+            f"{os.fspath(path)}: {name} stands for a home directory, and this machine knows none for it; write the "
+            "path in full"
+        ) from error
+
+
+def is_plain(path: Path) -> bool:
+    r"""Return whether every library takes the path as a path: it is UTF-8 and holds no pattern.
+
+    >>> is_plain(Path("/runs/digits")), is_plain(Path("/runs/[old]")), is_plain(Path("/runs/\udcff"))
+    (True, False, False)
+    """
+    return not set("*?[") & set(str(path)) and all(not 0xD800 <= ord(letter) <= 0xDFFF for letter in str(path))
+
+
+class PlainAlias:
+    """Another, plain path of a folder, through a link in the directory for temporary files.
+
+    Attributes:
+        path: of the link.
+
+    Raises:
+        RunError: no link can be made.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._above = Path(tempfile.mkdtemp(prefix="resnet-jax-"))
+            self.path = self._above / "folder"
+            self.path.symlink_to(folder, target_is_directory=True)
+            if not is_plain(self.path):
+                raise OSError(f"{self._above} is no plain path either")
+        except OSError as error:
+            raise RunError(
+                f"no checkpoint can be kept in {folder}: {error.strerror or error}; give a directory whose path is "
+                "UTF-8 and has no *, ? or ["
+            ) from error
+
+    def remove(self) -> None:
+        """Remove the link; what was written through it stays."""
+        self.path.unlink(missing_ok=True)
+        self._above.rmdir()
+
+
+def expand_paths(value: Any) -> Any:
+    """Return ``value`` with :func:`user_path` of every path in it: in dataclasses, tuples, lists and mappings."""
+    if isinstance(value, Path):
+        return user_path(value)
+    if isinstance(value, tuple | list) and type(value) in (tuple, list):
+        new = type(value)(expand_paths(item) for item in value)
+        return value if all(a is b for a, b in zip(value, new, strict=True)) else new
+    if isinstance(value, dict):
+        return {key: expand_paths(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        new = {name: expand_paths(item) for name, item in old.items()}
+        changed = {name: item for name, item in new.items() if item is not old[name] and item != old[name]}
+        return dataclasses.replace(value, **changed) if changed else value
+    return value
