@@ -23,6 +23,7 @@ import yaml
 from resnet_jax.ablation.grid import Axis, Cell, make_cells
 from resnet_jax.config import WITHOUT_EFFECT, RunConfig, config_to_dict
 from resnet_jax.errors import RunError
+from resnet_jax.paths import user_path
 from resnet_jax.report.metrics_file import write_whole
 from resnet_jax.rundir import RunDirectory
 
@@ -70,6 +71,10 @@ class AblationDirectory:
     """Paths and small files of the ablation at ``path``."""
 
     path: Path
+
+    def __post_init__(self):
+        """Take ``~`` in the path as the home directory."""
+        object.__setattr__(self, "path", user_path(self.path))
 
     definition = property(lambda self: self.path / "ablation.yaml")
     table_markdown = property(lambda self: self.path / "table.md")

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from resnet_jax.config import RunConfig, config_from_dict, config_to_dict
+from resnet_jax.config import RunConfig, config_from_dict, config_to_dict, read_utf8
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.paths import user_path
 
 #: The parts of a configuration whose fields can be varied.
 PARTS = ("model", "data", "optim", "train")
@@ -125,7 +126,7 @@ def parse_axis(key: str, text: str) -> Axis:
     """
     known = scalar_options()
     if key not in known:
-        raise unknown("option", key, known)
+        raise unknown("option", key, known, "`resnet-jax ablate RECIPE --help`")
     values = tuple(_value(key, known[key], item.strip()) for item in text.split(","))
     return _axis(key, values)
 
@@ -204,9 +205,8 @@ def load_cells(path: Path) -> dict[str, dict[str, Any]]:
         UsageError: no such file, not of this form, or an unknown option; with the nearest right one.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read the cells {path}: {error.strerror or error}") from error
+        text = read_utf8(user_path(path))
+        raw, names = yaml.safe_load(text), _names(yaml.compose(text, yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict) or not raw or not all(isinstance(value, dict | None) for value in raw.values()):
@@ -215,8 +215,15 @@ def load_cells(path: Path) -> dict[str, dict[str, Any]]:
     for name, settings in raw.items():
         for key in settings or {}:
             if key not in known:
-                raise unknown(f"option in cell {name} of {path}:", key, known)
-    return {str(name): dict(settings or {}) for name, settings in raw.items()}
+                raise unknown(f"option in cell {name} of {path}:", key, known, "`resnet-jax train RECIPE --help`")
+    if len(set(names)) < len(names) or len(names) != len(raw):
+        raise UsageError(f"{path} has a cell twice, or two that are the same to YAML (put names in quotes): {names}")
+    return {name: dict(settings or {}) for name, settings in zip(names, raw.values(), strict=True)}
+
+
+def _names(node: Any) -> list[str]:
+    """Return the keys of a YAML mapping as they are written: to YAML ``on`` is a truth value and ``010`` is 8."""
+    return [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
 
 
 def make_cells(axes: Sequence[Axis], named: Mapping[str, Mapping[str, Any]] | None = None) -> list[Cell]:

@@ -23,6 +23,7 @@ from resnet_jax.length import Origin, fit_length
 from resnet_jax.recipe_fit import misfit
 from resnet_jax.report.ablation_plot import CellCurves, plot_ablation
 from resnet_jax.report.metrics_file import read_metrics, write_whole
+from resnet_jax.report.text import say
 from resnet_jax.report.views import attempt
 from resnet_jax.rundir import RunDirectory
 from resnet_jax.training.interrupt import stop_on_signals
@@ -74,7 +75,7 @@ def ablate(
             "data.moved_to says where the images of an ablation under way lie now, and there is none in "
             f"{directory.path}: name the images of a new one with data.source, or the directory with --out"
         )
-    mesh, load = make_mesh(), _ImagesOnce(lambda text: _say(console, text))
+    mesh, load = make_mesh(), _ImagesOnce(lambda text: say(console, text))
     checked = _check(definition, load, mesh, origin or Origin.of(definition.base))
     _refuse(checked, skip_incompatible)
     directory.open(definition)
@@ -115,10 +116,6 @@ def ablate(
         "out": str(directory.path),
         "cells": [result.to_json() for result in job.results],
     }
-
-
-def _say(console: RichConsole, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +213,7 @@ class _Job:
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
-        _say(self._console, text)
+        say(self._console, text)
 
     def announce(self) -> None:
         """Say what there is to do."""

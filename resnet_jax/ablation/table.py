@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from resnet_jax.ablation.result import CellResult
+from resnet_jax.report.text import visible
 
 
 def percent(mean: float | None, std: float | None) -> str:
@@ -26,13 +28,13 @@ def markdown(results: Sequence[CellResult], *, title: str) -> str:
     seeds = ", ".join(str(seed) for seed in results[0].seeds)
     header = [*columns, "test accuracy %", "test error %", "n", "diverged", "stuck", "parameters", "seconds"]
     lines = [
-        f"# {title}",
+        f"# {_escape(title)}",
         "",
         f"Mean ± sample standard deviation over the n seeds that did not diverge, of seeds {seeds}. The last state is "
         "tested, once. Stuck are those that ended no better than chance; they count in the mean. Seconds are those of "
         "training steps, all seeds together, without compilation and evaluation.",
         "",
-        "| " + " | ".join(header) + " |",
+        "| " + " | ".join(_escape(name) for name in header) + " |",
         "|" + "|".join(["---"] * len(columns) + ["---:"] * 7) + "|",
     ]
     lines += ["| " + " | ".join(_escape(text) for text in _row(result)) + " |" for result in results]
@@ -58,7 +60,8 @@ def _row(result: CellResult) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+    """Return text that Markdown shows as it is, in one line."""
+    return re.sub(r"([\\|<>*`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", visible(text))
 
 
 def comma_separated(results: Sequence[CellResult]) -> str:
@@ -91,4 +94,4 @@ def comma_separated(results: Sequence[CellResult]) -> str:
                 *(stuck.get(seed) for seed in seeds),
             ]
         )
-    return file.getvalue()
+    return visible(file.getvalue(), keep="\n\r\t")

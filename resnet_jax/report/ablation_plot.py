@@ -8,17 +8,21 @@ are Okabe and Ito's, which people with any common colour vision can tell apart.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_jax.report.canvas import BLUE, GREY, PALETTE, VERMILION, new_figure
-from resnet_jax.report.views import save_figure
+from resnet_jax.report.canvas import BLUE, GREY, PALETTE, VERMILION, headline, new_figure, save_figure, short
+from resnet_jax.report.depth_axes import percent_axis
+from resnet_jax.report.text import drawn, visible
 
 MAX_TOGETHER = len(PALETTE)
 COLUMNS = 4
+#: Letters of a cell's name in a line, and in all; the middle of a longer one is left out.
+LINE, MAX_LETTERS = 40, 160
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +49,17 @@ class CellCurves:
         return len({*self.curves, *self.diverged})
 
     @property
+    def epochs(self) -> list[float]:
+        """Where anything is drawn."""
+        return [*(epoch for points in self.curves.values() for epoch, _ in points), *self.diverged.values()]
+
+    @property
     def note(self) -> str:
-        """Label, and how many seeds diverged or are stuck."""
+        """Label as it is drawn, and how many seeds diverged or are stuck."""
+        label = "\n".join(drawn(line) for line in textwrap.wrap(visible(short(self.label, MAX_LETTERS)), LINE))
         counts = ((self.diverged, "diverged"), (self.stuck, "stuck"))
         failed = ", ".join(f"{len(seeds)} of {self.seeds} {how}" for seeds, how in counts if seeds)
-        return f"{self.label}\n{failed}" if failed else self.label
+        return f"{label}\n{failed}" if failed else label
 
     def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return epochs, mean and sample standard deviation over the seeds that did not diverge, (points,) each."""
@@ -76,6 +86,9 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
     size = (9.0, 5.0) if together else (3.2 * columns, 2.4 * rows + 0.6)
     figure = new_figure(size)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    last = max((epoch for cell in cells for epoch in cell.epochs), default=0.0)
+    if cells:
+        panels[0].set_xlim(0, 1.03 * last)  # all share it
     if together:
         _draw_together(panels[0], cells)
     else:
@@ -86,13 +99,24 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
             else:
                 axes.set_visible(False)
     for axes in panels:
+        if cells:
+            _scale(axes, last)
+        else:
+            axes.set(xticks=[], yticks=[])
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     measure = " or ".join(dict.fromkeys(cell.measure for cell in cells)) or "nothing trained yet"
     figure.supxlabel("epoch", fontsize=10)
-    figure.supylabel(measure, fontsize=10)
-    figure.suptitle(f"{title}: mean and one standard deviation over seeds", fontsize=11)
+    figure.supylabel(drawn(short(measure, 60)), fontsize=10)
+    figure.suptitle(headline(f"{title}: mean and one standard deviation over seeds", size[0], 11), fontsize=11)
     save_figure(figure, path)
+
+
+def _scale(axes: Any, last: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    percent_axis(axes.yaxis)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=last >= 3, steps=[1, 2, 5, 10], min_n_ticks=1))
 
 
 def _draw_together(axes: Any, cells: Sequence[CellCurves]) -> None:

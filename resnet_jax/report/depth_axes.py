@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.report.canvas import BLUE, GREEN, PURPLE, VERMILION, new_figure
+from resnet_jax.report.canvas import BLUE, GREEN, PURPLE, VERMILION, headline, new_figure, save_figure, short
 from resnet_jax.report.numbers import power_of_ten
+from resnet_jax.report.text import drawn
 
 #: Colour of text, axes and grids; its own, so that a page can put the reader's in its place.
 INK = "#0b0c0d"
@@ -24,6 +25,8 @@ LOOKS: tuple[dict[str, Any], ...] = (
 WIDTH = 5.0  # inches: one column of the page, and all of a phone's
 FEW = 40
 """Up to so many blocks each has a marker; more get some markers along the line."""
+LETTERS = 36
+"""Of a label; the middle of a longer one is left out."""
 BLOCK = "block (0 is nearest to the input)"
 
 
@@ -108,9 +111,9 @@ class DepthFigure:
     def save_png(self, folder: Path) -> Path:
         """Write ``folder/NAME.png``, on white and with its title."""
         path = folder / f"{self.name}.png"
-        headline = self.figure.suptitle(self.title, fontsize=11, color=INK)
-        self.figure.savefig(path, dpi=150, facecolor="white")
-        headline.remove()
+        title = self.figure.suptitle(headline(self.title, self.figure.get_figwidth(), 11), fontsize=11, color=INK)
+        save_figure(self.figure, path, dpi=150, facecolor="white")
+        title.remove()
         self.figure._suptitle = None  # else the layout goes on keeping its room
         return path
 
@@ -140,7 +143,7 @@ def draw_over(
         draw_panel(axes, x, panel, points=points)
         if np.issubdtype(np.asarray(x).dtype, np.integer):
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-    every_axes[-1].set_xlabel(label, color=INK)
+    every_axes[-1].set_xlabel(drawn(short(label, 2 * LETTERS)), color=INK)
     return DepthFigure(name, title, f"{caption}{_left_out(panels)}", figure, not any(map(_anything, panels)))
 
 
@@ -150,7 +153,12 @@ def draw_panel(axes: Any, x: np.ndarray, panel: Panel, *, points: bool = False) 
     count = len(x)
     for index, (line, look) in enumerate(zip(panel.lines, LOOKS, strict=False)):
         values = _drawable(line.values, panel.scale)
-        style = {**look, "linewidth": 1.5 if count <= FEW else 1.1, "markersize": 3.6, "label": line.label}
+        style = {
+            **look,
+            "linewidth": 1.5 if count <= FEW else 1.1,
+            "markersize": 3.6,
+            "label": drawn(short(line.label, LETTERS)),
+        }
         if count > FEW and not points:  # markers at other places for each line
             step = max(count // 9, 1)
             style["markevery"] = (int(step * (0.25 + 0.22 * index)), step)
@@ -161,7 +169,7 @@ def draw_panel(axes: Any, x: np.ndarray, panel: Panel, *, points: bool = False) 
         if line.low is not None and line.high is not None:
             low, high = _drawable(line.low, panel.scale), _drawable(line.high, panel.scale)
             axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    axes.set_ylabel(panel.label, color=INK)
+    axes.set_ylabel(drawn(short(panel.label, LETTERS)), color=INK)
     if not _anything(panel):
         axes.set_yticks([])
         zero = all(np.all(np.asarray(line.values) == 0) for line in panel.lines)
@@ -199,10 +207,10 @@ def mark_stages(axes: Any, depth: DepthAxis, *, names: bool = True) -> None:
         (end - start) / count > 0.016 * len(text) for start, end, text in places
     )  # share of the axis a letter takes
     for start, end, text in places:
-        short = text if fits else text.removeprefix("stage ")
+        shown = text if fits else text.removeprefix("stage ")
         axes.text(
-            (start + end - 1) / 2, 1.01, short, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
-            fontsize=8.5, color=INK, alpha=0.8, clip_on=False,
+            (start + end - 1) / 2, 1.01, drawn(short(shown, 24)), transform=axes.get_xaxis_transform(), ha="center",
+            va="bottom", fontsize=8.5, color=INK, alpha=0.8, clip_on=False,
         )  # fmt: skip
     if not fits:
         axes.text(-0.01, 1.01, "stage", transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5, color=INK)
@@ -237,17 +245,29 @@ def _drawable(values: np.ndarray, scale: str) -> np.ndarray:
 
 
 def _scale(axes: Any, panel: Panel) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     if panel.scale == "log":
         edges = [edge for line in panel.lines for edge in (line.values, line.low, line.high) if edge is not None]
         log_scale(axes.yaxis, np.concatenate([_drawable(edge, "log") for edge in edges]), panel.level)
     elif panel.scale == "percent":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        percent_axis(axes.yaxis)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(6))
     if panel.limits is not None:
         axes.set_ylim(*panel.limits)
+
+
+def percent_axis(axis: Any) -> None:
+    """Write shares from 0 to 1 as percent, with a range of a tenth at least: small differences shall look small."""
+    from matplotlib.ticker import FuncFormatter
+
+    low, high = axis.get_view_interval()
+    if high - low < 0.1:
+        middle = (low + high) / 2
+        low, high = middle - 0.05, middle + 0.05
+    axis.axes.set_ylim(max(low, -0.03), min(high, 1.03))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if -1e-9 < value < 1 + 1e-9 else ""))
 
 
 def log_scale(axis: Any, values: np.ndarray, level: float | None = None) -> None:

@@ -24,6 +24,7 @@ from resnet_jax.report.depth_axes import (
     plain,
 )
 from resnet_jax.report.numbers import power_of_ten
+from resnet_jax.report.text import drawn
 
 
 def singular_values_figure(
@@ -199,8 +200,9 @@ def heat_map_figure(
     axes.grid(visible=False)
     seen = values[~np.isnan(values)]
     low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.5, 2.0)
-    if high < 2 * low:
-        low, high = low / 2**0.5, high * 2**0.5
+    if high < 4 * low:  # small differences shall look small
+        middle = np.sqrt(low) * np.sqrt(high)
+        low, high = middle / 2, middle * 2
     image = axes.pcolormesh(
         np.arange(len(depth) + 1) - 0.5,
         _edges(np.asarray(steps, np.float64)),
@@ -213,17 +215,20 @@ def heat_map_figure(
     mark_stages(axes, depth)
     axes.set_xlabel(BLOCK, color=INK)
     axes.set_ylabel("step", color=INK)
-    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if len(steps) > 3:
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    else:
+        axes.set_yticks(list(steps))
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=24)
     bar.ax.tick_params(which="both", color=INK, labelcolor=INK, labelsize=9)
     if high < 100 * low:
         bar.ax.yaxis.set_major_locator(
-            LogLocator(subs=(1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 5.0))
+            LogLocator(subs=(1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
         )
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     bar.outline.set_edgecolor(INK)
-    bar.set_label(f"{quantity} (log)", color=INK)
+    bar.set_label(drawn(f"{quantity} (log)"), color=INK)
     return DepthFigure(
         name,
         title,

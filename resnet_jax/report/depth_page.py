@@ -6,9 +6,9 @@ Every instrument makes a :class:`Section` or two; :func:`write_page` puts them i
 from __future__ import annotations
 
 import dataclasses
+import html
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
 
@@ -18,8 +18,14 @@ from resnet_jax.errors import RunError
 from resnet_jax.report.depth_axes import DepthFigure
 from resnet_jax.report.numbers import short_number
 from resnet_jax.report.svg import inline_svg
+from resnet_jax.report.text import visible
 
 REPORT = "report.html"
+
+
+def escape(text: str) -> str:
+    """Return text as a page shows it as typed."""
+    return html.escape(visible(text))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.confusion import Confusion
-from resnet_jax.report.canvas import BLUE, GREY, VERMILION, new_figure
-from resnet_jax.report.views import save_figure
+from resnet_jax.report.canvas import BLUE, GREY, VERMILION, headline, new_figure, save_figure, short
+from resnet_jax.report.depth_axes import log_scale, percent_axis
+from resnet_jax.report.text import drawn
 
 #: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
 MAX_NAMED_CLASSES = 25
+#: Letters of a class name at an axis; the middle of a longer one is left out.
+MAX_LETTERS = 24
+#: Up to so many epochs each has a dot on its line.
+MAX_DOTS = 40
 
 #: Rows of the picture at most; it has hardly more pixels, and a matrix of thousands of classes would take gigabytes.
 MAX_DRAWN_CLASSES = 512
@@ -27,38 +32,89 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
         path: PNG to write.
         title: headline.
     """
-    figure, (loss, accuracy, rate) = _subplots(1, 3, (12.0, 3.6))
+    size = (12.0, 3.6)
+    figure = new_figure(size)
+    loss, accuracy, rate = figure.subplots(1, 3)
     epochs = [row for row in rows if row["kind"] == "epoch"]
     steps = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in epochs if "val_loss" in row]
-
-    def curve(axes, source, name, color, label, **style):
-        if source:
-            marker = "o" if len(source) == 1 else None
-            x, y = ([row[key] for row in source] for key in ("epoch", name))
-            y = np.asarray(y, np.float64)  # null becomes NaN, which leaves a gap
-            axes.plot(x, y, color=color, label=label, marker=marker, **{"linewidth": 1.6, **style})
-
-    curve(loss, steps, "loss", BLUE, "single batches", linewidth=0.8, alpha=0.4)
-    curve(loss, epochs, "loss", BLUE, "training")
-    curve(loss, evaluated, "val_loss", VERMILION, "validation")
-    curve(accuracy, epochs, "accuracy", BLUE, "training (while learning)")
-    curve(accuracy, evaluated, "val_accuracy", VERMILION, "validation")
-    curve(rate, steps, "learning_rate", GREY, None)
-    loss.set_yscale("log")
-    if evaluated:
-        best = max(evaluated, key=lambda row: row["val_accuracy"])
-        label = f"best {best['val_accuracy']:.2%} at epoch {best['epoch']:.0f}"
-        accuracy.plot(best["epoch"], best["val_accuracy"], "o", color=VERMILION, label=label)
+    dots = {"marker": "o", "markersize": 3.0 if len(epochs) > 1 else 6.0} if len(epochs) <= MAX_DOTS else {}
+    _curve(loss, steps, "loss", color=BLUE, label="single batches", linewidth=0.8, alpha=0.4)
+    _curve(loss, epochs, "loss", color=BLUE, label="training", **dots)
+    _curve(loss, evaluated, "val_loss", color=VERMILION, label="validation", **dots)
+    _curve(accuracy, epochs, "accuracy", color=BLUE, label="training (while learning)", **dots)
+    _curve(accuracy, evaluated, "val_accuracy", color=VERMILION, label="validation", **dots)
+    _curve(rate, steps, "learning_rate", color=GREY, marker="o" if len(steps) == 1 else None)
+    known = [row for row in evaluated if row["val_accuracy"] is not None]
+    if known:
+        best = max(known, key=lambda row: row["val_accuracy"])
+        label = f"best {best['val_accuracy']:.2%} {_when(best['epoch'])}"
+        accuracy.plot(best["epoch"], best["val_accuracy"], "o", color=VERMILION, markersize=7.0, label=label)
+    last = max((row["epoch"] for row in rows), default=0.0)
     for axes, name in ((loss, "loss (log scale)"), (accuracy, "accuracy"), (rate, "learning rate")):
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes is not rate and axes.lines:
+        if not axes.lines:
+            axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
+            axes.set(xticks=[], yticks=[])
+            continue
+        _epoch_axis(axes, last)
+    if loss.lines:
+        _loss_axis(loss)
+    if accuracy.lines:
+        percent_axis(accuracy.yaxis)
+    for axes in (loss, accuracy):
+        if axes.lines:
             axes.legend(frameon=False)
-    rate.set_ylim(bottom=0)
-    figure.suptitle(title)
+    if rate.lines:
+        rate.set_ylim(bottom=0)
+    figure.suptitle(headline(title, size[0]))
     save_figure(figure, path)
+
+
+def _curve(axes: Any, rows: Sequence[dict[str, Any]], name: str, **style: Any) -> None:
+    if rows:
+        values = np.asarray([row[name] for row in rows], np.float64)  # null becomes NaN, which leaves a gap
+        axes.plot([row["epoch"] for row in rows], values, **{"linewidth": 1.6, **style})
+
+
+def _when(epoch: float) -> str:
+    """Return when a validation was made: at the end of an epoch, counted from 1, or before the first one ended.
+
+    >>> _when(3.0), _when(0.15)
+    ('at epoch 3', 'after 0.15 epochs')
+    """
+    whole = epoch >= 1 and abs(epoch - round(epoch)) < 1e-6
+    return f"at epoch {epoch:.0f}" if whole else f"after {epoch:.3g} epochs"
+
+
+def _epoch_axis(axes: Any, last: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(0, 1.03 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=last >= 3, steps=[1, 2, 5, 10]))
+
+
+def _loss_axis(axes: Any) -> None:
+    """Scale the losses; those that are no number have no place on the axis, and are counted on it."""
+    values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
+    seen = values[np.isfinite(values) & (values > 0)]
+    log_scale(axes.yaxis, seen)
+    lost = int(np.sum(~np.isfinite(values)))
+    if lost:
+        text = f"{lost} of {len(values)} losses are not finite"
+        axes.text(
+            0.02,
+            0.02,
+            text,
+            transform=axes.transAxes,
+            ha="left",
+            va="bottom",
+            color=VERMILION,
+            fontsize=9,
+            backgroundcolor="white",
+        )
 
 
 def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str], path: Path, *, title: str) -> None:
@@ -75,24 +131,41 @@ def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str]
     counts = confusion if isinstance(confusion, Confusion) else Confusion.from_dense(confusion)
     each = -(-counts.classes // MAX_DRAWN_CLASSES)
     matrix = counts.grouped(each).dense()
-    classes = len(matrix)
-    side = float(np.clip(0.5 * classes + 2.0, 4.5, 12.0))
-    figure, axes = _subplots(1, 1, (side + 0.6, side))
+    classes, named = len(matrix), counts.classes <= MAX_NAMED_CLASSES
+    names = _tick_names(class_names) if named else []
+    letters = max(map(len, names), default=0)
+    side = float(np.clip(0.5 * classes + 2.0 + 0.07 * letters, 4.5, 12.0 + 0.07 * letters))
+    figure = new_figure((side + 0.6, side))
+    axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    edges = (-0.5, classes * each - 0.5)
+    image = axes.imshow(
+        share, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest", extent=(*edges, *reversed(edges))
+    )
     together = f", {each} classes together" if each > 1 else ""
-    axes.set(xlabel=f"predicted{together}", ylabel=f"true{together}", title=title)
-    if classes <= MAX_NAMED_CLASSES:
-        axes.set_xticks(range(classes), class_names, rotation=45, ha="right")
-        axes.set_yticks(range(classes), class_names)
+    what = "class" if named else f"class, by its number (0 to {counts.classes - 1:,}{together})"
+    axes.set(xlabel=f"predicted {what}", ylabel=f"true {what}")
+    if named:
+        shown = [drawn(name) for name in names]
+        axes.set_xticks(range(classes), shown, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(classes), shown)
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
+    percent_axis(bar.ax.yaxis)
+    figure.suptitle(headline(title, side + 0.6, 11), fontsize=11)
     save_figure(figure, path)
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float]) -> Any:
-    figure = new_figure(size)
-    return figure, figure.subplots(rows, columns)
+def _tick_names(class_names: Sequence[str]) -> list[str]:
+    """Return names that fit at an axis, all of them different if the classes are.
+
+    >>> _tick_names(["cat", "dog"])
+    ['cat', 'dog']
+    """
+    names = [short(name, MAX_LETTERS) for name in class_names]
+    if len(set(names)) < len(set(class_names)):
+        names = [f"{index}: {short(name, MAX_LETTERS - 4)}" for index, name in enumerate(class_names)]
+    return names

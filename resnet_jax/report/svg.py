@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_jax.report.canvas import AMBER, BLUE, GREEN, PURPLE, SKY, VERMILION
 from resnet_jax.report.depth_axes import INK
+from resnet_jax.report.text import visible
 
 #: Colour of a figure -> the page's variable for it; the page has another value in the dark.
 VARIABLES = {
@@ -46,5 +47,5 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
     text = re.sub(r"\s*\n\s*", "\n", text)  # its indentation
     view = re.search(r'viewBox="([^"]+)"', text)
     assert view is not None
-    opening = f'<svg viewBox="{view.group(1)}" role="img" aria-label="{html.escape(label, quote=True)}">'
+    opening = f'<svg viewBox="{view.group(1)}" role="img" aria-label="{html.escape(visible(label), quote=True)}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -8,9 +8,7 @@ loudly where it cannot be written.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,17 +45,6 @@ def one_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return type(error).__name__ + (f": {lines[0]}" if lines else "")
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG in one piece or not at all: one that fails leaves the old file."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 class View:

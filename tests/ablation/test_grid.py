@@ -182,7 +182,7 @@ def test_named_cells_are_read_from_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot read the cells"),
+        (None, "cannot read .*cells"),
         ("a: [", "not valid YAML"),
         ("", "must map names of cells"),
         ("[a, b]", "must map names of cells"),
@@ -198,3 +198,15 @@ def test_files_that_name_no_cells_are_refused(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(UsageError, match=message):
         load_cells(path)
+
+
+def test_names_of_cells_are_as_they_are_written(tmp_path):
+    path = tmp_path / "cells.yaml"
+    path.write_text(
+        "on: {model.norm: group}\n010: {}\nnull: {}\n2024-01-01: {}\n1e3: {}\n'é|猫': {}\n", encoding="utf-8"
+    )
+    assert list(load_cells(path)) == ["on", "010", "null", "2024-01-01", "1e3", "é|猫"]
+    for twice in ("a: {}\na: {}\n", "on: {}\nyes: {}\n"):
+        path.write_text(twice)
+        with pytest.raises(UsageError, match="twice"):
+            load_cells(path)

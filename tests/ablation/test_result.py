@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_jax.ablation.grid import Axis, make_cells
+from resnet_jax.ablation.grid import Axis, Cell, make_cells
 from resnet_jax.ablation.result import CellResult, MemberResult
 from resnet_jax.ablation.table import comma_separated, markdown
 
@@ -95,3 +95,14 @@ def test_stuck_seeds_are_counted_beside_diverged_ones_and_stay_in_the_mean():
     assert (row["stuck"], row["stuck_seed_0"], row["stuck_seed_1"]) == ("2", "True", "False")
     assert result.to_json()["stuck"] == [0, 5]
     assert result.with_stored(result.to_json()).stuck == [0, 5]
+
+
+def test_names_are_shown_in_the_table_as_they_are():
+    labels = {"cell": "a|b *c* _d_ <e> [f]", "source": "folder:x\udcff\ny_z"}
+    result = CellResult(Cell("id", labels, {}), SEEDS)
+    table = markdown([result], title="Ablation of *x*")
+    assert "# Ablation of \\*x\\*" in table
+    assert "| a\\|b \\*c\\* \\_d\\_ \\<e\\> \\[f\\] | folder:x\\\\xff\\\\ny_z |" in table
+    csv = comma_separated([result])
+    assert csv.encode()
+    assert "a|b *c* _d_ <e> [f]" in csv

@@ -126,3 +126,20 @@ def test_parameters_are_grouped_by_block_and_kind():
         line for line in figure.figure.axes[0].lines if line.get_label() == "weights" or len(line.get_xdata()) == 2
     ]
     np.testing.assert_allclose(line.get_ydata(), [2.0, 3.0])  # the geometric mean of 1 and 4; the bias is still 0
+
+
+def test_a_heat_map_of_one_step_has_its_number_and_readable_colours():
+    figure = more.heat_map_figure(DepthAxis(np.array([0, 0, 1])), [7], np.array([[5.14, 5.15, 5.16]])).figure
+    figure.canvas.draw()
+    axes, bar = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["7"]
+    shown = [label.get_text() for label in bar.get_yticklabels() if label.get_text()]
+    assert len(shown) >= 2
+    assert not [text for text in shown if "×" in text or "$" in text]
+
+
+def test_no_percentage_is_above_100_or_below_0():
+    figure = more.lesion_figure(DepthAxis(np.array([0, 0])), np.array([0.99, 1.0]), 1.0).figure
+    figure.canvas.draw()
+    values = [label.get_text().removesuffix(" %") for label in figure.axes[0].get_yticklabels()]
+    assert all(0 <= float(value) <= 100 for value in values if value)

@@ -112,3 +112,78 @@ def test_on_a_terminal_there_is_a_bar_with_what_people_wait_for():
     live.close()
     for text in ("epoch 1/2", "images/s", "loss 1.000", "accuracy 50.0%", "ETA"):
         assert text in out.getvalue()
+
+
+def drawn_figures(monkeypatch):
+    """Return the list that every figure drawn from now on is put into, as it was drawn."""
+    figures = []
+
+    def keep(figure, path):
+        figure.canvas.draw()
+        figures.append(figure)
+
+    monkeypatch.setattr("resnet_jax.report.plots.save_figure", keep)
+    return figures
+
+
+def labels(axis):
+    low, high = sorted(axis.get_view_interval())
+    return [tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+
+
+@pytest.mark.parametrize("losses", [(6.2, 5.15), (2.3, 0.02), (0.0999, 0.0981), (1e5, 3.0), (3e-5, 1e-9), (2.0, 2.0)])
+def test_the_loss_axis_has_numbers_that_people_read(tmp_path, monkeypatch, losses):
+    figures = drawn_figures(monkeypatch)
+    rows = [{**EPOCH, "kind": "epoch", "epoch": float(e), "loss": x, "val_loss": x} for e, x in enumerate(losses, 1)]
+    plot_curves(rows, tmp_path / "c.png", title="run")
+    shown = [text for text in labels(figures[0].axes[0].yaxis) if text]
+    assert len(shown) >= 2
+    assert not [text for text in shown if "$" in text or "×" in text or "10⁰" in text or "mathdefault" in text]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [((0.15,), "best 70.00% after 0.15 epochs"), ((1.0,), "best 70.00% at epoch 1"), ((1, 2, 3), "at epoch 1")],
+)
+def test_the_best_epoch_is_counted_from_one(tmp_path, monkeypatch, epochs, said):
+    figures = drawn_figures(monkeypatch)
+    plot_curves([{**EPOCH, "kind": "epoch", "epoch": epoch} for epoch in epochs], tmp_path / "c.png", title="run")
+    accuracy = figures[0].axes[1]
+    assert said in accuracy.get_legend().get_texts()[-1].get_text()
+    shown = labels(accuracy.xaxis)
+    assert len(set(shown)) == len(shown) <= 8
+
+
+def test_losses_that_are_no_numbers_are_counted(tmp_path, monkeypatch):
+    figures = drawn_figures(monkeypatch)
+    rows = [{**EPOCH, "kind": "epoch", "epoch": 1.0}]
+    rows += [{**EPOCH, "kind": "epoch", "epoch": 2.0, "loss": None, "val_loss": None, "val_accuracy": None}]
+    plot_curves(rows, tmp_path / "c.png", title="run")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["2 of 4 losses are not finite"]
+    plot_curves([{**row, "loss": None, "val_loss": None} for row in rows], tmp_path / "c.png", title="run")
+    assert [text.get_text() for text in figures[1].axes[0].texts] == ["4 of 4 losses are not finite"]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 25, 26, 1000])
+def test_no_title_or_name_is_cut_off(tmp_path, monkeypatch, classes):
+    figures = drawn_figures(monkeypatch)
+    names = [f"a_rather_long_name_of_the_species_{index}_of_birds_that_live_here" for index in range(classes)]
+    title = "resnet20_cifar on folder:a_folder_of_photographs (recipe mine, seed 0): 3 of 9 test images"
+    plot_confusion(np.eye(classes, dtype=int), names, tmp_path / "c.png", title=title)
+    plot_curves([{**EPOCH, "kind": "epoch"}], tmp_path / "c.png", title=title * 3)
+    for figure in figures:
+        texts = [figure._suptitle, *(label for axes in figure.axes for label in axes.get_yticklabels())]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert min(box.x0 for box in boxes) >= -1
+        assert max(box.x1 for box in boxes) <= figure.bbox.width + 1
+    if classes <= 25:
+        shown = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+        assert len(set(shown)) == classes
+
+
+def test_classes_drawn_together_keep_their_numbers(tmp_path, monkeypatch):
+    figures = drawn_figures(monkeypatch)
+    plot_confusion(np.eye(1500, dtype=int), ["x"] * 1500, tmp_path / "c.png", title="run")
+    axes = figures[0].axes[0]
+    assert axes.get_xlim()[1] >= 1499
+    assert axes.get_xlabel() == "predicted class, by its number (0 to 1,499, 3 classes together)"

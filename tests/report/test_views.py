@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_jax.report.views import View, attempt, save_figure
+from resnet_jax.report.canvas import save_figure
+from resnet_jax.report.views import View, attempt
 
 
 def fail(*_):
