@@ -10,7 +10,8 @@ import tyro
 
 from resnet_jax.ablation.grid import Axis, load_cells, parse_agc, parse_axis, parse_seeds, scalar_options
 from resnet_jax.cli.options import Common, console_for, parse, typed_fields
-from resnet_jax.config import RunConfig, list_recipes, load_recipe
+from resnet_jax.cli.recipe import named_recipe, require_recipe
+from resnet_jax.config import RunConfig
 from resnet_jax.errors import UsageError
 
 
@@ -37,22 +38,17 @@ class AblateOptions:
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Run the ablation and return its result."""
-    recipes = ", ".join(list_recipes())
-    if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            argv = ["digits", "--help"]
-        else:
-            raise UsageError(f"name a recipe first, then options: resnet-jax ablate RECIPE ... Recipes: {recipes}")
-    base = load_recipe(argv[0])
-    axes, rest = split_axes(argv[1:])
+    recipe = named_recipe(argv, "ablate")
+    axes, rest = split_axes(recipe.rest)
     options = parse(
         AblateOptions,
         rest,
-        verb=f"ablate {argv[0]}",
-        about=f"Train every combination of choices with several seeds. Recipes: {recipes}, or the path of a YAML file.",
-        default=AblateOptions(config=base),
+        verb=f"ablate {recipe.name}",
+        about=f"Train every combination of choices with several seeds. {recipe.about}",
+        default=AblateOptions(config=recipe.config),
     )
-    if options.config.seed != base.seed:
+    require_recipe(options.config, recipe)
+    if options.config.seed != recipe.config.seed:
         raise UsageError("an ablation has several seeds: give --seeds N or --seeds A,B,... in place of --seed")
     if options.agc is not None:
         axes.append(parse_agc(options.agc, options.config))
@@ -72,7 +68,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         skip_incompatible=options.skip_incompatible,
         members_at_once=options.members_at_once,
         console=console_for(options.common),
-        origin=Origin(base, typed_fields(argv[1:], "optim.schedule")),
+        origin=Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule")),
     )
 
 

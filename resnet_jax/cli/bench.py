@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.report.text import say, working
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Choices:
 class SpeedOptions:
     """Options of ``bench train`` and ``bench infer``."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
     """The network, as `resnet-jax models` names it."""
     batch: int
     """Images of a step."""
@@ -54,7 +55,7 @@ class SpeedOptions:
 class CompileOptions:
     """Options of ``bench compile``."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NETWORK ...")]
     """Networks, as `resnet-jax models` names them; ratios are over the first."""
     batch: int
     """Images of a step."""
@@ -66,12 +67,24 @@ class CompileOptions:
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
-def run(argv: list[str]) -> dict[str, Any]:
+#: Sub-verb -> what it measures.
+VERBS = {
+    "train": "MODEL: images a second of the train step",
+    "infer": "MODEL: images a second of inference with batch norm folded",
+    "compile": "MODEL...: seconds to compile the train step, and to the first step of a fresh process",
+}
+
+
+def run(argv: list[str]) -> dict[str, Any] | None:
     """Measure, and return the figures."""
-    if not argv or argv[0] in ("-h", "--help"):
+    argv = flags_last(argv)
+    if asks_for_help(argv):
+        print(list_verbs("bench", VERBS, ""))
+        return None
+    if not argv or argv[0].startswith("-"):
         raise UsageError("name what to measure: resnet-jax bench train MODEL ..., infer MODEL ... or compile MODEL ...")
-    if argv[0] not in ("train", "infer", "compile"):
-        raise unknown("bench verb", argv[0], ("train", "infer", "compile"))
+    if argv[0] not in VERBS:
+        raise unknown("bench verb", argv[0], VERBS)
     return _compile(argv[1:]) if argv[0] == "compile" else _speed(argv[0], argv[1:])
 
 
@@ -96,9 +109,9 @@ def _speed(mode: str, argv: list[str]) -> dict[str, Any]:
         options.rounds, options.seconds, options.against_python, options.torch_compile_mode, options.start_seconds
     )
     console = console_for(options.common)
-    with console.status("") as status:
+    with working(console, "") as status:
         result = compare(workload, how, status.update)
-    console.print(comparison_table(result), highlight=False, soft_wrap=True, markup=False)
+    say(console, comparison_table(result))
     return result
 
 
@@ -112,7 +125,7 @@ def _compile(argv: list[str]) -> dict[str, Any]:
     shared = {"steps_per_dispatch": options.steps_per_dispatch, **dataclasses.asdict(options.choices)}
     workloads = [Workload(model, options.batch, **shared) for model in options.models]
     console = console_for(options.common)
-    with console.status("") as status:
+    with working(console, "") as status:
         result = compile_models(workloads, warm=options.warm, say=status.update)
-    console.print(compile_table(result), highlight=False, soft_wrap=True, markup=False)
+    say(console, compile_table(result))
     return result

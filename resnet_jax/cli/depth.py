@@ -8,11 +8,17 @@ import time
 from typing import Any
 
 from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
-from resnet_jax.cli.options import console_for, parse
+from resnet_jax.cli.options import asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.report.text import say, working
 
-#: Sub-verb -> what it needs; all but ``profile`` are modules ``depth_NAME`` beside this one.
-VERBS = {"profile": "TARGET ...", "jacobian": "TARGET ...", "lesion": "TARGET ...", "check": "TARGET ..."}
+#: Sub-verb -> what it does; all but ``profile`` are modules ``depth_NAME`` beside this one.
+VERBS = {
+    "profile": "TARGET: signals and gradients at every block, on one batch",
+    "jacobian": "TARGET: singular values of the Jacobian of every block and of the whole network",
+    "lesion": "TARGET: what the network loses without its blocks, and which paths its gradient takes",
+    "check": "NETWORK: do signals and gradients get through at initialization? exit status 1 if not",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +31,13 @@ class ProfileOptions(TargetOptions):
 
 def run(argv: list[str]) -> dict[str, Any] | None:
     """Measure, write arrays, figures and report, and return the figures."""
-    if not argv or argv[0] in ("-h", "--help"):
-        listed = " or ".join(f"{name} {needs}" for name, needs in VERBS.items())
-        raise UsageError(
-            f"name what to look at: resnet-jax depth {listed}; TARGET is a network's name or a run directory"
-        )
+    argv = flags_last(argv)
+    if asks_for_help(argv):
+        print(list_verbs("depth", VERBS, "TARGET is a network's name or a run directory.\n"))
+        return None
+    if not argv or argv[0].startswith("-"):
+        listed = ", ".join(VERBS)
+        raise UsageError(f"name what to look at: resnet-jax depth VERB TARGET; verbs: {listed} (depth --help)")
     if argv[0] not in VERBS:
         raise unknown("depth verb", argv[0], VERBS)
     if argv[0] == "profile":
@@ -44,15 +52,15 @@ def _profile(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.examine import profile_subject
     from resnet_jax.report.depth_report import FIGURES, write_profile_report
 
-    out = output_directory(options, ("profile.npz", *FIGURES))
+    out = output_directory(options, ("profile.npz", *FIGURES), "profile")
     console = console_for(options.common)
-    with console.status(f"{options.target}: one forward and one backward pass"):
+    with working(console, f"{options.target}: one forward and one backward pass"):
         subject = find(options, learning_rate=options.learning_rate)
         make_directory(out)
         found = profile_subject(subject)
     save(found.save, out / "profile.npz")
     title, facts = f"Depth profile of {subject.name}", found.about["facts"]
-    console.print(f"{len(found)} blocks; arrays {out / 'profile.npz'}", highlight=False, soft_wrap=True, markup=False)
-    with console.status("drawing"):
+    say(console, f"{len(found)} blocks; arrays {out / 'profile.npz'}")
+    with working(console, "drawing"):
         draw(console, lambda: write_profile_report(found, out, title=title, facts=facts))
     return outcome(len(found), began, out)

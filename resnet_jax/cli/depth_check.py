@@ -14,13 +14,15 @@ from resnet_jax.cli.depth_options import draw, make_directory, save
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import CheckError, RunError, UsageError, unknown
+from resnet_jax.paths import user_path
+from resnet_jax.report.text import say, working
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckOptions:
     """Options of ``depth check``."""
 
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
     """The network, as `resnet-jax models` names it."""
     batch: int = 4
     """Images of independent N(0, 1) pixels."""
@@ -64,13 +66,18 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.models import MODELS, create_model
     from resnet_jax.report.check_report import check_table, save_check, write_check_report
 
+    if options.target not in MODELS and user_path(options.target).exists():
+        raise UsageError(
+            f"depth check draws the weights of a network anew: name one that `resnet-jax models` lists; to look at the "
+            f"run {options.target} use depth profile, jacobian or lesion"
+        )
     model = create_model(options.target, **options.model.choices())
     if options.out is not None:
         make_directory(options.out)
     dims, size = model.config.spatial_dims, options.image_size or MODELS[options.target].image_size
     shape = (options.batch, *(size,) * dims, model.config.in_channels)
     console = console_for(options.common)
-    with console.status(f"{options.target}: {options.draws} draws of its weights"):
+    with working(console, f"{options.target}: {options.draws} draws of its weights"):
         found = check(
             model,
             shape,
@@ -87,9 +94,9 @@ def run(argv: list[str]) -> dict[str, Any]:
         "gradient": _numbers(found.gradient),
         "no_prediction": found.no_prediction,
     }
-    console.print(check_table(found), highlight=False, soft_wrap=True, markup=False)
+    say(console, check_table(found))
     if found.ok:  # the verdict first, whatever becomes of the files
-        console.print(str(found), highlight=False, soft_wrap=True, markup=False)
+        say(console, str(found))
     result["seconds"] = time.perf_counter() - began
     failed = None if found.ok else CheckError(str(found), result)
     if options.out is not None:
@@ -99,7 +106,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         except RunError as error:
             if failed is None:
                 raise
-            console.print(f"warning: {error}", highlight=False, soft_wrap=True, markup=False)
+            say(console, f"warning: {error}")
         title = f"Propagation check of {options.target}"
         facts = {"network": options.target, "images": f"{options.batch} of N(0, 1) pixels, {size} wide"}
         out = options.out

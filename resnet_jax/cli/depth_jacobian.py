@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
 from resnet_jax.cli.options import console_for, parse
+from resnet_jax.report.text import say, working
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     out = output_directory(options, ("jacobian.npz", "hessian.npz", *FIGURES), "jacobian")
     console = console_for(options.common)
-    with console.status(f"{options.target}: one block after the other"):
+    with working(console, f"{options.target}: one block after the other"):
         subject = find(options)
         make_directory(out)
         found = jacobians(
@@ -53,7 +54,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     save(found.save, out / "jacobian.npz")
     hessian = None
     if options.hessian:
-        with console.status(f"{options.target}: curvature, one block after the other"):
+        with working(console, f"{options.target}: curvature, one block after the other"):
             hessian = hessian_eigenvalues(
                 subject.model,
                 subject.variables,
@@ -64,8 +65,8 @@ def run(argv: list[str]) -> dict[str, Any]:
                 seed=options.seed,
             )
             save(hessian.save, out / "hessian.npz")
-    console.print(f"{len(found.names)} blocks; arrays {out}", highlight=False, soft_wrap=True, markup=False)
-    with console.status("drawing"):
+    say(console, f"{len(found.names)} blocks; arrays {out}")
+    with working(console, "drawing"):
         kept = {name: text for name, text in subject.facts.items() if name != "updates"}
         facts = {
             **kept,

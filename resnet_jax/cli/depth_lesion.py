@@ -10,6 +10,7 @@ from typing import Any
 from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError
+from resnet_jax.report.text import say, working
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     files = ("deletions.npz", "permutations.npz", "paths.npz", *FIGURES)
     out = output_directory(options, files, "lesion")
     console = console_for(options.common)
-    with console.status(f"{options.target}: without each of its blocks"):
+    with working(console, f"{options.target}: without each of its blocks"):
         subject = find(options)
         make_directory(out)
         measured = (subject.model, subject.variables, subject.images, subject.labels)
@@ -60,8 +61,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     for name, result in (("deletions", deletions), ("permutations", permutations), ("paths", paths)):
         if result is not None:
             save(functools.partial(save_arrays, result), out / f"{name}.npz")
-    console.print(f"{blocks} blocks; arrays {out}", highlight=False, soft_wrap=True, markup=False)
-    with console.status("drawing"):
+    say(console, f"{blocks} blocks; arrays {out}")
+    with working(console, "drawing"):
         facts = {name: text for name, text in subject.facts.items() if name != "updates"}
         facts["normalization"] = describe_normalization(subject.model, subject.variables, train=False)
         title = f"Lesions of {subject.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from resnet_jax.cli.bench import Choices
 from resnet_jax.cli.options import Common, console_for
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.report.text import say
+from resnet_jax.rundir import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,12 @@ class ImageSource:
 class TargetOptions:
     """What to look at, with what, and where to write."""
 
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
     """A network, as `resnet-jax models` names it, at its initialization; or a run directory."""
     batch: int = 32
     """Images to look with."""
     out: Path | None = None
-    """Directory for arrays, figures and report.html (default: made of what is done and TARGET)."""
+    """Directory for arrays, figures and report.html (default: RUN_DIR/depth/VERB, or depth-NETWORK/VERB)."""
     force: bool = False
     """Write into a directory that holds other things too."""
     seed: int = 0
@@ -89,22 +92,22 @@ def find(options: TargetOptions, **more: Any) -> Any:
     )
     subject = find_subject(options.target, looking, model)
     said = f"images  {subject.facts['images']}"
-    console_for(options.common).print(said, highlight=False, soft_wrap=True, markup=False)
+    say(console_for(options.common), said)
     return subject
 
 
-def output_directory(options: TargetOptions, ours: Sequence[str], verb: str = "depth") -> Path:
+def output_directory(options: TargetOptions, ours: Sequence[str], verb: str) -> Path:
     """Return where to write; nothing is made yet.
 
     Args:
         options: as given.
         ours: names of files that this command writes; it replaces those of an earlier call.
-        verb: first part of the default directory.
+        verb: last part of the default directory, so that the verbs do not meet there.
 
     Raises:
         UsageError: it holds other things, or is a file.
     """
-    out = Path(f"{verb}-{Path(options.target).resolve().name}") if options.out is None else options.out
+    out = default_directory(options.target, verb) if options.out is None else options.out
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a directory with --out")
     others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
@@ -112,6 +115,18 @@ def output_directory(options: TargetOptions, ours: Sequence[str], verb: str = "d
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise UsageError(f"{out} holds other things ({listed}); name another directory with --out, or give --force")
     return out
+
+
+def default_directory(target: str, verb: str) -> Path:
+    """Return where a verb writes: beside the results of a run, in the current directory for a named network.
+
+    >>> default_directory("resnet20_cifar", "profile").as_posix(), default_directory("runs/x", "lesion").as_posix()
+    ('depth-resnet20_cifar/profile', 'runs/x/depth/lesion')
+    """
+    from resnet_jax.models.rows import MODELS
+
+    above = Path(f"depth-{target}") if target in MODELS else RunDirectory(Path(target)).looked
+    return above / verb
 
 
 def make_directory(out: Path) -> None:
@@ -123,7 +138,7 @@ def make_directory(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot make {out}: {error.strerror or error}") from error
+        raise RunError(f"cannot make {out}: {error.strerror or error}; name another directory with --out") from error
 
 
 def save(write: Any, path: Path) -> None:
@@ -145,12 +160,9 @@ def draw(console: Any, write: Any) -> None:
     """
     from resnet_jax.report.views import attempt
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
     paths: list[Path] = []
-    if attempt("the report", lambda: paths.append(write()), say):
-        say(f"report {paths[0]}")
+    if attempt("the report", lambda: paths.append(write()), functools.partial(say, console)):
+        say(console, f"report {paths[0]}")
 
 
 def outcome(blocks: int, began: float, out: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import tyro
 
 from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.report.text import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class EvalData(ImageOptions):
 class EvalOptions:
     """Options of ``eval``."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory."""
     split: str = "test"
     """train, val or test, as the run divided its data; of another source, its own. all: all images of --data.source."""
@@ -70,7 +71,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     counted = f"{result.accuracy:.2%} ({result.correct} of {result.examples})"
     accuracy = f"{result.split} accuracy {counted}" if result.own else f"accuracy {counted} over {result.what}"
     for line in (*result.said, f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}"):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(console, line)
     if result.logits is not None:  # after the result, which a full disk must not take along
         save_array(options.logits, result.logits)
     return {

@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.cache import VARIABLE, keep_compiled_programs, program_directory
+from resnet_jax.cli.options import ANYWHERE, HELP, flags_last
 from resnet_jax.cli.streams import READER_GONE, final_status, steady_streams
 from resnet_jax.cli.trouble import explain
-from resnet_jax.errors import CheckError, ResNetJaxError, UsageError, nearest
+from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.memory import keep_freed_memory
+from resnet_jax.report.text import visible
+
+#: What a message may hold of what moves a terminal's cursor.
+_LINES = "\n\t"
 
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
@@ -66,14 +71,14 @@ def run(argv: list[str]) -> int:
         )
         return 128 + (stopped.request.signal or 0)
     except CheckError as failed:
-        print(failed, file=sys.stderr)
+        print(visible(str(failed), keep=_LINES), file=sys.stderr)
         if "--json" in argv:
             print(json.dumps(failed.result), flush=True)
         return failed.exit_code
     except ResNetJaxError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error), keep=_LINES)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         if debug:
@@ -86,7 +91,8 @@ def run(argv: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"error: {explain(error)}\nRun again with --debug for the traceback.", file=sys.stderr)
+        said = visible(explain(error), keep=_LINES)
+        print(f"error: {said}\nRun again with --debug for the traceback.", file=sys.stderr)
         return 1
     if result is not None and "--json" in argv:
         print(json.dumps(result), flush=True)
@@ -94,23 +100,24 @@ def run(argv: list[str]) -> int:
 
 
 def _dispatch(argv: list[str]) -> Any:
-    if not argv or argv[0] in ("-h", "--help"):
+    argv = flags_last(argv)
+    if argv and argv[0] == "help":  # help train digits: train digits --help
+        argv = [*argv[1:], "--help"]
+    if not argv or argv[0] in HELP or argv[0] in ANYWHERE:
         print("usage: resnet-jax VERB ...\n")
         for name, text in VERBS.items():
             print(f"  {name:<8} {text}")
-        print("\nresnet-jax VERB --help explains a verb.")
+        print("\nresnet-jax VERB --help explains a verb; --json, --debug and --version go with each.")
         print(
             f"Compiled programs are kept in {program_directory() or 'no directory'}; {VARIABLE} names another, or off."
         )
         return None
-    if argv[0] == "--version":
+    if "--version" in argv:
         from importlib.metadata import version
 
         print(version("resnet-jax"))
         return None
     if argv[0] not in VERBS:
-        close = nearest(argv[0], VERBS)
-        hint = f"; did you mean {close!r}?" if close else "."
-        raise UsageError(f"unknown verb {argv[0]!r}{hint} Known: {', '.join(VERBS)}")
+        raise unknown("verb", argv[0], VERBS)
     module = importlib.import_module(f"resnet_jax.cli.{argv[0]}")
     return module.run(argv[1:])

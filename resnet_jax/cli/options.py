@@ -1,14 +1,23 @@
-"""Parsing shared by the verbs: tyro over a dataclass, its errors on one screen."""
+"""Parsing shared by the verbs: tyro over a dataclass, its errors on one screen, help of verbs that have verbs."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
 
+from resnet_jax.errors import UsageError, closest, either
+from resnet_jax.paths import expand_paths
+from resnet_jax.report.text import PlainConsole
+
 T = TypeVar("T")
+
+HELP = ("-h", "--help")
+#: Options of every verb that may also stand before it.
+ANYWHERE = ("--json", "--debug")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +31,93 @@ class Common:
 
 
 def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default: T | None = None) -> T:
-    """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit."""
+    """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit.
+
+    ``~`` in a path is the home directory.
+
+    Raises:
+        UsageError: an option that the verb does not have, with the nearest three.
+    """
     import tyro
 
+    require_known(kind, argv, verb)
     options: Any = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, **options)
+    parsed = tyro.cli(kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, **options)
+    return expand_paths(parsed)
+
+
+def require_known(kind: type, argv: Sequence[str], verb: str) -> None:
+    """Refuse an option that is not one of the verb's.
+
+    Raises:
+        UsageError: with the nearest three.
+    """
+    known = list(option_names(kind))
+    for word in argv:
+        if word == "--":
+            return
+        name = word.split("=")[0].replace("_", "-")
+        if word.startswith("--") and name not in (*known, *HELP, *(_negative(option) for option in known)):
+            near = either([f"--{option}" for option in closest(name, [option.removeprefix("--") for option in known])])
+            raise UsageError(
+                f"resnet-jax {verb} has no option {word.split('=')[0]}; did you mean {near}? "
+                f"resnet-jax {verb} --help lists all {len(known)}"
+            )
+
+
+def option_names(kind: type, prefix: str = "") -> Iterator[str]:
+    """Yield the options of a dataclass as tyro calls them, those of the dataclasses in it too.
+
+    >>> list(option_names(Common))
+    ['--json', '--debug']
+    """
+    import tyro
+
+    positional = typing.get_args(tyro.conf.Positional[int])[1]
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+        extras = getattr(hint, "__metadata__", ())
+        if positional in extras:
+            continue
+        flat = any(getattr(extra, "name", None) == "" for extra in extras)
+        dotted = prefix if flat else f"{prefix}{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            yield from option_names(inner, dotted if flat else f"{dotted}.")
+        else:
+            yield f"--{dotted}"
+
+
+def _negative(option: str) -> str:
+    """Return how a switch is turned off: ``--data.no-flip``."""
+    *path, name = option.removeprefix("--").split(".")
+    return "--" + ".".join([*path, f"no-{name}"])
+
+
+def flags_last(argv: Sequence[str]) -> list[str]:
+    """Return the words with those at the beginning that may stand anywhere at the end.
+
+    >>> flags_last(["--json", "profile", "x"])
+    ['profile', 'x', '--json']
+    """
+    first = next((index for index, word in enumerate(argv) if word not in ANYWHERE), len(argv))
+    return [*argv[first:], *argv[:first]]
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Return whether the first word asks for help."""
+    return bool(argv) and argv[0] in HELP
+
+
+def list_verbs(verb: str, verbs: Mapping[str, str], more: str) -> str:
+    """Return the help of a verb that has verbs of its own: a line each."""
+    width = max(map(len, verbs))
+    lines = [f"usage: resnet-jax {verb} VERB ...", "", *(f"  {name:<{width}}  {text}" for name, text in verbs.items())]
+    return "\n".join([*lines, "", f"{more}resnet-jax {verb} VERB --help explains one."])
 
 
 def console_for(common: Common) -> Console:
     """Return where people read: standard output, or standard error when a program reads standard output."""
-    return Console(stderr=common.json)
+    return PlainConsole(stderr=common.json)
 
 
 def typed_fields(argv: Sequence[str], of: str) -> frozenset[str]:

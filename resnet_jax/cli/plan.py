@@ -9,13 +9,14 @@ import tyro
 
 from resnet_jax.cli.bench import Choices
 from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.report.text import say, working
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
     """Options of ``plan``."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
     """The network, as `resnet-jax models` names it."""
     batch: int
     """Images of a step, on all devices together."""
@@ -38,7 +39,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     choices = dataclasses.asdict(options.choices)
     workload = Workload(options.model, options.batch, accumulate=options.accumulate, **choices)
     console = console_for(options.common)
-    with console.status(f"{options.model}: compiling for {options.devices} devices"):
+    with working(console, f"{options.model}: compiling for {options.devices} devices"):
         result = plan(workload, options.devices)
-    console.print(plan_table(result), highlight=False, soft_wrap=True, markup=False)
+    say(console, plan_table(result))
     return result

@@ -17,9 +17,9 @@ from resnet_jax.cli.options import Common, console_for, parse
 class PredictOptions:
     """Options of ``predict``."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
     top: int = 5
     """Classes to show for each image."""
@@ -36,6 +36,7 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
     """Predict and return one object per image."""
     options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
     from resnet_jax.errors import PartialError, UsageError
+    from resnet_jax.report.text import say, visible
     from resnet_jax.use import Predictor, load_run
 
     if not options.images:
@@ -45,12 +46,12 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     for prediction in Predictor(trained).predict(options.images, options.top):
         if prediction.error is not None:
-            failures.print(f"error: {prediction.error}", highlight=False, soft_wrap=True, markup=False)
+            say(failures, f"error: {prediction.error}")
             results.append({"image": prediction.image, "error": prediction.error})
             continue
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        shown = "  ".join(f"{name} {probability:.1%}" for name, probability in pairs)
-        console.print(f"{prediction.image}: {shown}", highlight=False, soft_wrap=True, markup=False)
+        shown = "  ".join(f"{visible(name)} {probability:.1%}" for name, probability in pairs)
+        say(console, f"{visible(prediction.image)}: {shown}")
         classes, probabilities = list(prediction.classes), list(prediction.probabilities)
         results.append({"image": prediction.image, "classes": classes, "probabilities": probabilities})
     bad = [result["image"] for result in results if "error" in result]

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.cli.options import Common, console_for, parse, typed_fields
-from resnet_jax.config import RunConfig, list_recipes, load_recipe
-from resnet_jax.errors import UsageError
+from resnet_jax.cli.recipe import named_recipe, require_recipe
+from resnet_jax.config import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,23 +27,18 @@ class TrainOptions:
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Train and return the summary."""
-    recipes = ", ".join(list_recipes())
-    if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            argv = ["digits", "--help"]  # the options are those of any recipe; the defaults shown are this one's
-        else:
-            raise UsageError(f"name a recipe first, then options: resnet-jax train RECIPE ... Recipes: {recipes}")
-    base = load_recipe(argv[0])
+    recipe = named_recipe(argv, "train")
     options = parse(
         TrainOptions,
-        argv[1:],
-        verb=f"train {argv[0]}",
-        about=f"Train a network. Recipes: {recipes}, or the path of a YAML file.",
-        default=TrainOptions(config=base),
+        recipe.rest,
+        verb=f"train {recipe.name}",
+        about=f"Train a network. {recipe.about}",
+        default=TrainOptions(config=recipe.config),
     )
+    require_recipe(options.config, recipe)
     from resnet_jax.length import Origin
     from resnet_jax.run import fit
 
-    origin = Origin(base, typed_fields(argv[1:], "optim.schedule"))
+    origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
     summary = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
     return dataclasses.asdict(summary)

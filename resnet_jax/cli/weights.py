@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.report.text import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ForeignModel(ModelConfig):
 class ImportOptions:
     """Options of ``weights import``."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """A PyTorch checkpoint (.pth, .pt, .th, ...) or a safetensors file, under any name."""
     out: Path
     """The directory to write; it is then accepted wherever a run directory is."""
@@ -60,7 +61,7 @@ SHORT = {"--model": "--model.name", "--num-classes": "--model.num-classes", "--n
 class ExportOptions:
     """Options of ``weights export``."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory."""
     format: str = "torchvision"
     """Whose names to use: torchvision, timm, cifar (akamaster's), transformers, pytorchcv or fixup."""
@@ -73,17 +74,29 @@ class ExportOptions:
 class FoldOptions:
     """Options of ``weights fold``."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory, of a network with batch norm."""
     out: Path
     """The directory to write; it is then accepted wherever a run directory is."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
-def run(argv: list[str]) -> dict[str, Any]:
+#: Sub-verb -> what it does.
+VERBS = {
+    "import": "FILE: another library's weights as a run directory",
+    "export": "RUN_DIR: its weights under another library's names, as safetensors",
+    "fold": "RUN_DIR: batch norm folded into the convolutions, for inference",
+}
+
+
+def run(argv: list[str]) -> dict[str, Any] | None:
     """Import, export or fold."""
     verbs = {"import": _import, "export": _export, "fold": _fold}
-    if not argv or argv[0] in ("-h", "--help"):
+    argv = flags_last(argv)
+    if asks_for_help(argv):
+        print(list_verbs("weights", VERBS, ""))
+        return None
+    if not argv or argv[0].startswith("-"):
         raise UsageError("name what to do: resnet-jax weights import FILE ..., export RUN_DIR ... or fold RUN_DIR ...")
     if argv[0] not in verbs:
         raise unknown("weights verb", argv[0], verbs)
@@ -107,9 +120,9 @@ def _import(argv: list[str]) -> dict[str, Any]:
         std=options.std,
     )
     console = console_for(options.common)
-    console.print(f"{options.file} is now {imported.path}", soft_wrap=True, markup=False, highlight=False)
+    say(console, f"{options.file} is now {imported.path}")
     for subject, text in imported.lines.items():
-        console.print(f"  {subject:<13}  {text}", soft_wrap=True, markup=False, highlight=False)
+        say(console, f"  {subject:<13}  {text}")
     return {
         "run_dir": str(imported.path),
         "model": imported.run.read_config().model.name,
@@ -144,7 +157,7 @@ def _export(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.imported import export_weights
 
     tensors = export_weights(options.run_dir, options.out, format=options.format)
-    console_for(options.common).print(f"{tensors} tensors in {options.out}", soft_wrap=True, markup=False)
+    say(console_for(options.common), f"{tensors} tensors in {options.out}")
     return {"out": str(options.out), "tensors": tensors, "format": options.format}
 
 
@@ -153,7 +166,5 @@ def _fold(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.imported import fold_run
 
     run = fold_run(options.run_dir, options.out)
-    console_for(options.common).print(
-        f"{options.run_dir} without batch norm is {run.path}", soft_wrap=True, markup=False
-    )
+    say(console_for(options.common), f"{options.run_dir} without batch norm is {run.path}")
     return {"run_dir": str(run.path), "folded_from": str(options.run_dir)}

@@ -44,7 +44,7 @@ TIMEOUT = 900
         (["digits", "--agc", "off,on", "--optim.agc", "None,0.1"], "optim.agc is given twice"),
         (["digits", "--seeds", "0"], "--seeds needs one or more"),
         (["digits", "--seed", "3"], "give --seeds"),
-        (["digits", "--cells", "missing.yaml"], "cannot read the cells missing.yaml"),
+        (["digits", "--cells", "missing.yaml"], "cannot read missing.yaml"),
         (["digits", "--members-at-once", "0"], "--members-at-once must be 1 or more"),
         (["digits", "--train.epochs", "0"], "train.epochs must be 1 or more"),
     ],

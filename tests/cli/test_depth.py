@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,3 +195,24 @@ def test_a_place_that_cannot_be_written(command, tmp_path):
     for out, status_wanted, said in ((tmp_path / "file", 2, "is a file"), (tmp_path / "file" / "x", 1, "cannot make")):
         status, _, error = command("depth", "profile", "resnet20_cifar", *SMALL, "--image-size", 8, "--out", out)
         assert (status, said in error) == (status_wanted, True), error
+
+
+def test_by_default_each_verb_has_a_folder_of_its_own_beside_the_results(tmp_path):
+    from resnet_jax.cli.depth_options import TargetOptions, output_directory
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    for verb in ("profile", "jacobian", "lesion"):
+        out = output_directory(TargetOptions(str(run)), ("report.html",), verb)
+        assert out == run / "depth" / verb
+        out.mkdir(parents=True)
+        (out / "report.html").write_text("")
+        assert output_directory(TargetOptions(str(run)), ("report.html",), verb) == out  # the same command once more
+        assert output_directory(TargetOptions("resnet20_cifar"), (), verb) == Path("depth-resnet20_cifar") / verb
+
+
+def test_a_check_of_a_run_says_which_verbs_look_at_one(command, tmp_path):
+    status, _, error = command("depth", "check", tmp_path)
+    assert status == 2
+    assert "use depth profile, jacobian or lesion" in error

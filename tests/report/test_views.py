@@ -53,6 +53,9 @@ def test_an_observer_that_fails_is_left_alone_from_then_on():
 
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
     class Figure:
+        def findobj(self, _kind):
+            return []
+
         def savefig(self, path, format):
             path.write_text("half")
             fail()

@@ -1,0 +1,61 @@
+"""The recipe that a verb begins with: which one, what is left of the arguments, and whose values the help shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from resnet_jax.cli.options import asks_for_help, flags_last
+from resnet_jax.config import RunConfig, list_recipes, load_recipe
+from resnet_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedRecipe:
+    """What the first argument names.
+
+    Attributes:
+        name: as it was given; RECIPE in the help of the verb itself.
+        config: its values; in the help of the verb itself those of a recipe that sets none.
+        about: for the help: which recipes there are, and whose values are shown.
+        rest: the other arguments.
+    """
+
+    name: str
+    config: RunConfig
+    about: str
+    rest: list[str]
+
+
+def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
+    """Take the recipe off the arguments.
+
+    Raises:
+        UsageError: none is named, or there is no such recipe.
+    """
+    words, recipes = flags_last(argv), ", ".join(list_recipes())
+    known = f"Recipes: {recipes}, or the path of a YAML file."
+    if asks_for_help(words) and len(words) > 1 and not words[1].startswith("-"):
+        words = [*words[1:], words[0]]  # --help digits
+    if asks_for_help(words):
+        about = (
+            f"{known} The defaults shown are those of a recipe file that does not set them; each recipe has its own: "
+            f"resnet-jax {verb} RECIPE --help."
+        )
+        return NamedRecipe("RECIPE", RunConfig(), about, words)
+    if not words or words[0].startswith("-"):
+        raise UsageError(f"name a recipe first, then options: resnet-jax {verb} RECIPE ... Recipes: {recipes}")
+    about = f"{known} The defaults shown are those of the recipe {words[0]}."
+    return NamedRecipe(words[0], load_recipe(words[0]), about, words[1:])
+
+
+def require_recipe(config: RunConfig, recipe: NamedRecipe) -> None:
+    """Refuse ``--recipe``, which only says where a configuration comes from.
+
+    Raises:
+        UsageError: it was given.
+    """
+    if config.recipe != recipe.config.recipe:
+        raise UsageError(
+            f"--recipe {config.recipe} loads nothing: the recipe is the word after the verb, and that is {recipe.name}"
+        )
