@@ -160,7 +160,7 @@ def adopt(run: RunDirectory, change: Change, config: RunConfig) -> None:
     """Give the run its new length: its result, if any, is set aside first, so that it is not taken for the new one."""
     if change.finished is not None:
         run.summary.replace(run.path / _aside(change.finished))
-    run.write_config(config)
+    run.write_config(dataclasses.replace(config, data=dataclasses.replace(config.data, moved_to=None)))
 
 
 def earlier_tests(run: RunDirectory) -> list[int]:

@@ -183,8 +183,8 @@ def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, con
     tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
     if config.train.depth_every and not run.depth.is_file():
         tell("It kept no gradients through depth: to train again with them, give another --run-dir.")
-    Pictures(run, config, say).draw_missing()
-    say_if_stuck(summary, say)
+    Pictures(run, config, tell).draw_missing()
+    say_if_stuck(summary, tell)
     return summary
 
 
