@@ -10,17 +10,22 @@ import dataclasses
 import numpy as np
 
 from resnet_jax.data.classes import match_classes
+from resnet_jax.data.decode import has_colours
+from resnet_jax.data.folder import FolderRecords
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
 from resnet_jax.data.source import is_gone, load_dataset
 from resnet_jax.data.split import Splits
 from resnet_jax.data.stats import channel_stats
+from resnet_jax.data.tfds import TfdsRecords
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.images import divide, geometry_of, load_splits
 from resnet_jax.rundir import DataCard, labels_digest
 from resnet_jax.trained import TrainedRun, class_names_of, with_moved_data
 
 SPLITS = ("train", "val", "test")
+LOOKED_AT = 32
+"""Images of a source whose colours are looked at."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +80,7 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
         trained, source = own_or_other(trained, source)
     if source is None:
         return _own(trained, split)
-    dataset = load_dataset(source, channels=trained.card.image_shape[-1])
+    dataset = load_dataset(source, channels=trained.card.image_shape[-1], least_classes=1)
     part, said = _part(dataset, split)
     records = dataset.splits[part]
     matching = match_classes(
@@ -85,8 +90,9 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
         source=source,
         network=str(trained.path),
     )
+    said = (*dataset.notes, *_maybe_trained_on(trained, source), *said, *matching.said)
+    said = (*said, *describe_colours(records, trained.card.image_shape[-1]))
     records = relabelled(records, matching.labels(records.labels))
-    said = (*dataset.notes, *said, *matching.said)
     return Chosen(records, part, False, source, len(np.unique(records.labels)), said)
 
 
@@ -151,7 +157,8 @@ def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, s
     """Find out whether a source is the run's own data: return the run with its data there and None, or both as given.
 
     It is if it is of the same kind and has the same classes, division and labels, and the same mean and deviation in
-    the training images where these are the run's normalization.
+    the training images (data.json has them where they are the run's normalization, else they are those of the images
+    at the old place; if nothing is there any more, the labels alone decide).
 
     Args:
         trained: the run as it was loaded, with its own normalization and geometry.
@@ -160,20 +167,85 @@ def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, s
     data, card = trained.config.data, trained.card
     if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
         return trained, source
-    dataset = load_dataset(source, channels=card.image_shape[-1])
+    dataset = load_dataset(source, channels=card.image_shape[-1], least_classes=1)
     try:
         splits = divide(dataset, data)
     except (DataError, UsageError):  # it cannot be divided so
         return trained, source
-    if _difference(card, splits, dataset.class_names) or not (data.mean or _has_normalization(trained, splits.train)):
+    if _difference(card, splits, dataset.class_names):
+        return trained, source
+    if source != data.place and not _has_statistics(trained, splits.train):
         return trained, source
     return (trained if source == data.place else with_moved_data(trained, source)), None
 
 
-def _has_normalization(trained: TrainedRun, records: Records) -> bool:
+def _has_statistics(trained: TrainedRun, records: Records) -> bool:
     """Return whether training images have the run's mean and deviation, to what another decoder may change."""
-    found = channel_stats(materialize(records, geometry_of(trained.config.data), training=True))
-    return bool(np.allclose(found, (trained.card.mean, trained.card.std), rtol=0, atol=1e-4))
+    data, expected = trained.config.data, (trained.card.mean, trained.card.std)
+    if data.mean:
+        if is_gone(data.place):
+            return True
+        try:
+            expected = _statistics(trained, own_splits(trained, "compare").train)
+        except (DataError, RunError, UsageError):  # what lies there now is not the run's own either
+            return False
+    return bool(np.allclose(_statistics(trained, records), expected, rtol=0, atol=1e-4))
+
+
+def _statistics(trained: TrainedRun, records: Records) -> tuple[np.ndarray, np.ndarray]:
+    return channel_stats(materialize(records, geometry_of(trained.config.data), training=True))
+
+
+def describe_moved(trained: TrainedRun) -> tuple[str, ...]:
+    """Say that the images at the place a user named have other pixels than those trained on; nothing if they do not.
+
+    Args:
+        trained: as :func:`resnet_jax.trained.with_moved_data` gives it, with its own normalization.
+    """
+    data = trained.config.data
+    if data.mean or not trained.was_trained_here:
+        return ()
+    if _has_statistics(trained, own_splits(trained, "divide").train):
+        return ()
+    return (
+        f"the training images in {data.place} have another mean and deviation than those the network was trained on "
+        "(data.json): converted, or other images",
+    )
+
+
+def _maybe_trained_on(trained: TrainedRun, source: str) -> tuple[str, ...]:
+    """Say that a source may hold the images the network was trained on, where these are not at their place."""
+    data = trained.config.data
+    if not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
+        return ()
+    if source != data.place and not is_gone(data.place):
+        return ()
+    here = "which is not what it was" if source == data.place else "where nothing is any more"
+    return (
+        f"{trained.path} was trained on images of {data.place}, {here}: if these are among them, the accuracy counts "
+        "images trained on",
+    )
+
+
+def describe_colours(records: Records, channels: int) -> tuple[str, ...]:
+    """Say that images are not of the network's channels: colour for a grey network, all grey for one of colours.
+
+    Looks at :data:`LOOKED_AT` images, evenly spaced. Grey is an image whose three channels are equal.
+    """
+    stored = dataclasses.replace(records, channels=3) if isinstance(records, (FolderRecords, TfdsRecords)) else records
+    count = min(LOOKED_AT, len(records))
+    images = [stored.image(index * len(records) // count) for index in range(count)]
+    colours = sum(has_colours(image) for image in images)
+    if channels == 1 and colours:
+        return (f"{_of(colours, count, len(records))} in colours, turned to grey: the network takes 1 channel",)
+    if channels == 3 and not colours:
+        return (f"{_of(count, count, len(records))} grey, repeated in the 3 channels that the network takes",)
+    return ()
+
+
+def _of(some: int, count: int, total: int) -> str:
+    looked = "" if count == total else " looked at"
+    return f"all {count:,} images{looked} are" if some == count else f"{some:,} of {count:,} images{looked} are"
 
 
 def _difference(card: DataCard, splits: Splits, class_names: tuple[str, ...]) -> str:

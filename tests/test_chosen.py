@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from resnet_jax.assemble import build_model
-from resnet_jax.chosen import bring_to_size, choose_images, describe_sizes, own_splits
+from resnet_jax.chosen import bring_to_size, choose_images, describe_moved, describe_sizes, own_splits
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import DataError, RunError, UsageError
@@ -27,6 +28,17 @@ def write(path, count=60, names=NAMES, size=8, seed=0, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **{"x": images, "y": labels, "class_names": np.array(names), **more})
     return f"npz:{path}"
+
+
+def folder(path, *names):
+    """Write two red images a class. Return their source."""
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 2] = 90  # OpenCV's order
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for index in range(2):
+            cv2.imwrite(str(path / name / f"{index}.png"), red)
+    return f"folder:{path}"
 
 
 def trained_on(source, path, **data) -> TrainedRun:
@@ -99,7 +111,48 @@ def test_other_images_of_as_many_classes_are_not_taken_for_the_run_s_own(tmp_pat
     chosen = choose_images(run, "test", other)
     assert (chosen.own, len(chosen.records)) == (False, 60)
     given = trained_on(write(tmp_path / "old.npz"), tmp_path / "run", mean=(0.5,) * 3, std=(0.2,) * 3)
+    assert not choose_images(given, "test", other).own
+    assert choose_images(given, "test", write(tmp_path / "copy.npz")).own
+    (tmp_path / "old.npz").unlink()  # the labels alone decide, and it is said
     assert "its own division is used" in choose_images(given, "test", other).said[0]
+
+
+def test_a_source_that_may_hold_images_trained_on_is_said_to(tmp_path):
+    run = trained_on(write(tmp_path / "old.npz"), tmp_path / "run")
+    fewer = write(tmp_path / "fewer.npz", count=57)
+    assert not any("trained on" in said for said in choose_images(run, "test", fewer).said)
+    (tmp_path / "old.npz").unlink()
+    assert "where nothing is any more: if these are among them" in choose_images(run, "test", fewer).said[0]
+    source = write(tmp_path / "old.npz", count=57)
+    assert "which is not what it was" in choose_images(run, "test", source).said[0]
+
+
+def test_moved_data_of_other_pixels_is_said_to_be(tmp_path):
+    run = trained_on(write(tmp_path / "old.npz"), tmp_path / "run")
+    same, other = write(tmp_path / "same.npz"), write(tmp_path / "other.npz", x=np.full((60, 8, 8, 3), 50, np.uint8))
+    assert describe_moved(with_moved_data(run, same)) == ()
+    assert "another mean and deviation than those" in describe_moved(with_moved_data(run, other))[0]
+
+
+def test_one_class_is_evaluated_as_a_part_of_the_network_s(tmp_path):
+    run = imported(NAMES)
+    chosen = choose_images(run, "test", write(tmp_path / "one.npz", count=4, names=("owl",)))
+    assert (chosen.classes, chosen.records.labels.tolist()) == (1, [2] * 4)
+    assert "1 of the network's 3 classes: owl" in chosen.said[0]
+    assert choose_images(run, "test", folder(tmp_path / "dogs", "dog")).records.labels.tolist() == [1, 1]
+
+
+def test_other_channels_than_the_network_s_are_said(tmp_path):
+    colours = np.zeros((6, 8, 8, 3), np.uint8)
+    colours[..., 0] = 90
+    source = write(tmp_path / "rgb.npz", count=6, x=colours)
+    assert choose_images(imported(NAMES), "test", source).said == ()
+    grey = imported(NAMES, shape=(8, 8, 1))
+    assert choose_images(grey, "test", source).said == ("x is RGB, turned to grey: the network takes 1 channel",)
+    said = choose_images(grey, "test", folder(tmp_path / "colours", *NAMES)).said
+    assert said == ("all 6 images are in colours, turned to grey: the network takes 1 channel",)
+    source = write(tmp_path / "grey.npz", count=6, x=colours[..., :1])
+    assert "all 6 images are grey, repeated in the 3 channels" in choose_images(imported(NAMES), "test", source).said[0]
 
 
 def test_a_data_json_without_the_digest_of_its_labels_still_loads(tmp_path):

@@ -49,7 +49,7 @@ class EvalOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
-    from resnet_jax.chosen import own_or_other
+    from resnet_jax.chosen import describe_moved, own_or_other
     from resnet_jax.errors import UsageError
     from resnet_jax.use import evaluate_run, load_run, reestimate_run, with_moved_data
 
@@ -58,9 +58,10 @@ def run(argv: list[str]) -> dict[str, Any]:
         raise UsageError(
             "give --data.moved-to, where the run's own images lie now, or --data.source, other images; not both"
         )
-    trained, source = load_run(options.run_dir, options.checkpoint), data.source
+    trained, source, moved = load_run(options.run_dir, options.checkpoint), data.source, ()
     if data.moved_to is not None:
         trained = with_moved_data(trained, data.moved_to)
+        moved = describe_moved(trained)
     elif options.split != "all":
         trained, source = own_or_other(trained, source)
     trained = prepared(trained, data, options.class_names)
@@ -70,7 +71,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     console = console_for(options.common)
     counted = f"{result.accuracy:.2%} ({result.correct} of {result.examples})"
     accuracy = f"{result.split} accuracy {counted}" if result.own else f"accuracy {counted} over {result.what}"
-    for line in (*result.said, f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}"):
+    said = (*moved, *result.said)
+    for line in (*said, f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}"):
         say(console, line)
     if result.logits is not None:  # after the result, which a full disk must not take along
         save_array(options.logits, result.logits)
@@ -87,7 +89,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "image_shape": list(trained.card.image_shape),
         "classes": result.classes,
         "outputs": trained.model.config.num_classes,
-        "said": list(result.said),
+        "said": list(said),
     }
 
 

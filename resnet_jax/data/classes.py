@@ -208,8 +208,24 @@ def are_numbers(names: Sequence[str]) -> bool:
     return list(names) == [str(position) for position in range(len(names))]
 
 
+def _in_order(found: dict[str, object], file: Path) -> list[object]:
+    """Return the names of a JSON object of output to name, or of name to output, in the order of the outputs."""
+    by_output = {int(key): value for key, value in found.items() if _is_number(key)}
+    by_name = {value: key for key, value in found.items() if type(value) is int}
+    for table in (by_name, by_output):
+        if len(table) == len(found) and sorted(table) == list(range(len(found))):
+            return [table[output] for output in range(len(found))]
+    raise DataError(
+        f"{file} is a JSON object, but not one of output to name or name to output for the outputs 0 to "
+        f"{len(found) - 1}; write the names one a line, in the order of the outputs"
+    )
+
+
 def read_class_names(file: Path, outputs: int) -> tuple[str, ...]:
-    """Read the names of a network's outputs: one a line in the order of the outputs, or a JSON list of strings.
+    """Read the names of a network's outputs: one a line in the order of the outputs, or JSON.
+
+    The JSON is a list of strings, or an object of output to name (Hugging Face's ``id2label``) or name to output
+    (torchvision's ``class_to_idx``).
 
     Args:
         file: text in UTF-8; empty lines at the end are left out.
@@ -223,12 +239,15 @@ def read_class_names(file: Path, outputs: int) -> tuple[str, ...]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the class names in {file}: {error}") from error
-    if text.lstrip().startswith("["):
+        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise DataError(f"cannot read the class names in {file}: {why or error}") from error
+    if text.lstrip()[:1] in ("[", "{"):
         try:
             found = json.loads(text)
         except ValueError as error:
             raise DataError(f"{file} is no JSON list of class names: {error}") from error
+        if isinstance(found, dict):
+            found = _in_order(found, file)
         if not all(isinstance(name, str) for name in found):
             raise DataError(f"{file}: class names are strings in the order of the outputs")
         names = tuple(found)

@@ -209,6 +209,15 @@ def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
     return ((luma + 500) // 1000).astype(np.uint8)[..., None]
 
 
+def has_colours(image: np.ndarray) -> bool:
+    """Return whether an image, uint8 (H, W, C), has pixels that are not grey.
+
+    >>> has_colours(np.array([[[7, 7, 7]]], np.uint8)), has_colours(np.array([[[7, 7, 8]]], np.uint8))
+    (False, True)
+    """
+    return image.shape[-1] == 3 and bool((image != image[..., :1]).any())
+
+
 def check_channels(channels: int | None) -> None:
     """Raise UsageError unless ``channels`` is None (as stored), 1 (grey) or 3 (RGB)."""
     if channels not in (None, 1, 3):

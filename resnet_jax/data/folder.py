@@ -57,7 +57,7 @@ class FolderRecords:
         return self.paths[index]
 
 
-def load_folder(path: str, channels: int | None = None) -> Dataset:
+def load_folder(path: str, channels: int | None = None, least_classes: int = 2) -> Dataset:
     """List the images below ``path`` (nothing is decoded yet).
 
     Raises:
@@ -77,8 +77,11 @@ def load_folder(path: str, channels: int | None = None) -> Dataset:
     reference = next(iter(folders))
     for split, names in classes.items():
         _check_same_classes(folders[reference], classes[reference], folders[split], names)
-    if len(classes[reference]) == 1:
-        raise DataError(_one_class(folders[reference], classes[reference][0]))
+    only = classes[reference][0]
+    if len(classes[reference]) < least_classes or (
+        len(classes[reference]) == 1 and folder_names(folders[reference] / only)
+    ):
+        raise DataError(_one_class(folders[reference], only))
     splits: dict[str, Records] = {}
     notes: list[str] = []
     listings: list[tuple[str, Listing]] = []
@@ -95,7 +98,7 @@ def load_folder(path: str, channels: int | None = None) -> Dataset:
     notes += _notes_of_files(root, listings)
     notes += _notes_of_folders(root, folders, classes[reference])
     origins = {} if "all" in folders else {split: folder.name for split, folder in folders.items()}
-    return Dataset(f"folder:{path}", splits, tuple(classes[reference]), tuple(notes), origins)
+    return Dataset(f"folder:{path}", splits, tuple(classes[reference]), tuple(notes), origins, least_classes)
 
 
 def _no_folder(root: Path) -> str:
@@ -115,8 +118,13 @@ def _one_class(folder: Path, name: str) -> str:
     """Say what to do about a folder with a single class folder in it: mostly it is the wrapping of an archive."""
     inside = folder_names(folder / name)
     hint = f"; if the class folders are those in it ({shortened(inside, 3)}), write folder:{folder / name}"
-    there = hint if inside else f", it holds {_holding(folder / name)}"
+    there = hint if inside else f", it holds {_contents(folder / name)}"
     return f"{folder}: the only class folder is {name}; need at least two to tell apart{there}; {LAYOUTS}"
+
+
+def _contents(folder: Path) -> str:
+    images, _ = files_in(folder)
+    return f"{len(images):,} images" if images else _holding(folder)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -26,7 +26,7 @@ EXPECTED = "x and y, or x_train, y_train, x_test, y_test (and x_val, y_val); cla
 _SPLITS = {"train": "_train", "val": "_val", "test": "_test"}
 
 
-def load_npz(path: str, channels: int | None = None) -> Dataset:
+def load_npz(path: str, channels: int | None = None, least_classes: int = 2) -> Dataset:
     """Read the arrays of the file into memory; see the module for what it may hold.
 
     Raises:
@@ -35,7 +35,7 @@ def load_npz(path: str, channels: int | None = None) -> Dataset:
     file = Path(path).expanduser()
     arrays = _read(file)
     suffixes = _suffixes(arrays, file)
-    splits = {}
+    splits, greyed = {}, []
     for split, suffix in suffixes.items():
         for key in (f"x{suffix}", f"y{suffix}"):
             if key not in arrays:
@@ -45,6 +45,7 @@ def load_npz(path: str, channels: int | None = None) -> Dataset:
         images = arrays[f"x{suffix}"]
         records = ArrayRecords(images, arrays[f"y{suffix}"], name=f"x{suffix} and y{suffix} of {file}")
         if channels is not None:
+            greyed += [f"x{suffix}"] if channels < records.images.shape[-1] else []
             records = ArrayRecords(to_channels(records.images, channels), records.labels, name=records.name)
         splits[split] = records
     if "class_names" in arrays:
@@ -54,8 +55,10 @@ def load_npz(path: str, channels: int | None = None) -> Dataset:
             _require_integers(records, f"y{suffixes[split]} of {file}")
         class_names = tuple(str(c) for c in range(max(int(r.labels.max()) for r in splits.values()) + 1))
     notes = _notes(arrays, suffixes, splits)
+    if greyed:
+        notes = (*notes, f"{', '.join(greyed)} is RGB, turned to grey: the network takes 1 channel")
     origins = {} if "all" in suffixes else {split: f"x{suffix}" for split, suffix in suffixes.items()}
-    return Dataset(f"npz:{path}", splits, class_names, notes, origins)
+    return Dataset(f"npz:{path}", splits, class_names, notes, origins, least_classes)
 
 
 def _suffixes(arrays: Mapping[str, np.ndarray], file: Path) -> dict[str, str]:

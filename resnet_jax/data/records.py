@@ -138,9 +138,10 @@ class Dataset:
         class_names: one name a class, in label order.
         notes: what a person should know before the figures: what was left out, what was taken for what; one line each.
         origins: split -> how the source calls it, where it has splits of its own.
+        least_classes: how many it must have: two to tell apart, one for images that a network is evaluated on.
 
     Raises:
-        DataError: other splits, fewer than two classes, a name given twice, or a label that is not an integer in
+        DataError: other splits, fewer classes, a name given twice, or a label that is not an integer in
         0..K-1.
     """
 
@@ -149,13 +150,14 @@ class Dataset:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
+    least_classes: int = 2
 
     def __post_init__(self) -> None:
         held_out = set(self.splits) - {"train"}
         if set(self.splits) != {"all"} and not ("train" in self.splits and held_out and held_out <= {"val", "test"}):
             found = ", ".join(self.splits) or "none"
             raise DataError(f"{self.name}: the splits are {found}; need 'all', or 'train' with 'test' or 'val' or both")
-        if len(self.class_names) < 2:
+        if len(self.class_names) < self.least_classes:
             found = ", ".join(self.class_names) or "none"
             raise DataError(f"{self.name}: the classes are {found}; need at least two to tell apart")
         twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)

@@ -18,12 +18,13 @@ KINDS = {
 }
 
 
-def load_dataset(spec: str, *, channels: int | None = None) -> Dataset:
+def load_dataset(spec: str, *, channels: int | None = None, least_classes: int = 2) -> Dataset:
     """Open a data set. Arrays are read at once; folders and TFDS are listed now and decoded when asked.
 
     Args:
         spec: what to open, see the modules `digits`, `folder`, `npz` and `tfds`.
         channels: 1 for grey, 3 for RGB, None for what is stored (RGB for a folder).
+        least_classes: 2 to train on, which has to tell classes apart; 1 for images to evaluate a network on.
 
     Raises:
         UsageError: the spec or ``channels`` is not understood; of a path alone it says what lies there and what to
@@ -48,15 +49,15 @@ def load_dataset(spec: str, *, channels: int | None = None) -> Dataset:
         case "folder":
             from resnet_jax.data.folder import load_folder
 
-            return load_folder(location, channels)
+            return load_folder(location, channels, least_classes)
         case "npz":
             from resnet_jax.data.npz import load_npz
 
-            return load_npz(location, channels)
+            return load_npz(location, channels, least_classes)
         case _:
             from resnet_jax.data.tfds import load_tfds
 
-            return load_tfds(location, channels)
+            return load_tfds(location, channels, least_classes)
 
 
 def is_gone(spec: str) -> bool:

@@ -50,7 +50,7 @@ class TfdsRecords:
         return f"index {index} of {self.name}"
 
 
-def load_tfds(location: str, channels: int | None = None) -> Dataset:
+def load_tfds(location: str, channels: int | None = None, least_classes: int = 2) -> Dataset:
     """Open a prepared set and its labels, which reads each record the first time (see `tfds_labels`).
 
     Splits other than train, validation and test are left out, and so is a split whose labels are all -1,
@@ -92,7 +92,8 @@ def load_tfds(location: str, channels: int | None = None) -> Dataset:
         else:
             left_out.append(f"{key} ({len(labels):,}, not labelled)")
     notes = (f"splits left out, with their images: {', '.join(left_out)}",) if left_out else ()
-    return Dataset(spec, splits, tuple(builder.info.features[label_key].names), notes, {} if only else origins)
+    names = tuple(builder.info.features[label_key].names)
+    return Dataset(spec, splits, names, notes, {} if only else origins, least_classes)
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

@@ -119,6 +119,15 @@ def test_names_from_a_file(tmp_path):
     file.write_text("cat\n\ndog\n")
     with pytest.raises(UsageError, match="no name for output 1"):
         read_class_names(file, 3)
+    for text in ('{"1": "dog", "0": "cat"}', '{"dog": 1, "cat": 0}'):  # id2label, class_to_idx
+        file.write_text(text)
+        assert read_class_names(file, 2) == ("cat", "dog")
+    file.write_text('{"dog": 1, "cat": 2}')
+    with pytest.raises(DataError, match="not one of output to name or name to output for the outputs 0 to 1"):
+        read_class_names(file, 2)
+    file.write_text("cat\ndog", encoding="utf-16")
+    with pytest.raises(DataError, match="it is not text in UTF-8"):
+        read_class_names(file, 2)
     file.write_text("[1, 2]")
     with pytest.raises(DataError, match="class names are strings"):
         read_class_names(file, 2)
