@@ -163,8 +163,10 @@ def fit(
             state, progress = _restore(job)
             state, progress = _train(job, state, progress, stop)
         summary, confusion = _test(job, state, progress, began)
-        conclude(summary, job.say)
-    run.write_summary(dataclasses.asdict(summary))
+        try:  # first of all, while signals wait; what cannot be written is at least said
+            run.write_summary(dataclasses.asdict(summary))
+        finally:
+            conclude(summary, job.say)
     job.pictures.draw_all(confusion)
     job.pictures.say_where()
     job.say(f"params sha256 {summary.params_digest}")

@@ -77,6 +77,28 @@ def test_a_result_is_not_lost_to_its_pictures(unpictured):
     assert not (path / "curves.png").exists()
 
 
+def test_the_result_is_in_its_file_before_it_is_said_and_said_where_it_cannot_be_written(unpictured, monkeypatch):
+    path, summary, _ = unpictured
+    (path / "summary.json").rename(path / "aside.json")
+
+    def gone(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_jax.run.conclude", gone)
+        with pytest.raises(BrokenPipeError):
+            run(path)
+    assert json.loads((path / "summary.json").read_text())["params_digest"] == summary.params_digest
+    (path / "summary.json").unlink()
+    (path / "summary.json").mkdir()
+    file = io.StringIO()
+    with pytest.raises(OSError, match="directory"):
+        fit(config(), path, console=Console(file=file, width=2000))
+    assert f"test accuracy {summary.test_accuracy:.2%}" in file.getvalue()
+    (path / "summary.json").rmdir()
+    (path / "aside.json").rename(path / "summary.json")
+
+
 def test_a_warm_up_that_does_not_fit_is_shortened_and_said(unpictured):
     assert "warm-up '1 epochs' becomes '1 steps', in proportion: this run makes 9 of the 135 updates" in unpictured[2]
     assert "warmup: 1 steps" in (unpictured[0] / "config.yaml").read_text()

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = run(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # help, and usage that tyro refuses
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:  # while JAX is imported, before anything was begun
+        print("Stopped at once.", file=sys.stderr)
+        status = 130
     sys.exit(final_status(status))
 
 

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Iterator
 
-#: What the system says when there is no room, or no permission, and what would help.
+#: What the system says when there is no room, no permission, or something else in the way, and what would help.
 _HELP = {
     errno.ENOSPC: "free some space, or name a directory on another disk",
     errno.EDQUOT: "free some of your quota, or name a directory elsewhere",
@@ -17,6 +17,9 @@ _HELP = {
     errno.EPERM: "change its permissions, or name another one",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), or name a directory elsewhere",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EISDIR: "a file belongs there: move the directory away, or name another place",
+    errno.ENOTDIR: "a directory belongs there: move the file away, or name another place",
+    errno.EEXIST: "move it away, or name another place",
 }
 
 

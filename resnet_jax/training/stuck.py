@@ -1,8 +1,9 @@
 """Whether a run has learned anything: its accuracy against that of naming the most frequent class every time.
 
 A network is **at chance** on n images if it names no more of them than p n + 3 sqrt(n p (1 - p)), where p is the share
-of their most frequent class: what always naming that class gets right, and three standard errors of it. A network that
-gives every image the same answer is always at chance.
+of their most frequent class: what always naming that class gets right, and three standard errors of it, but at most
+half of what is left to all of them (of 60 images of which 58 are of one class, three standard errors pass 60). A
+network that gives every image the same answer is always at chance, one that names every image rightly never.
 
 A run is **stuck** if it ends at chance on the images that test it and on those of its last epoch of training. One that
 overfits is not: it has learned its training images. A run of less than one epoch or of fewer than 50 updates is too
@@ -54,7 +55,7 @@ class Chance:
     def limit(self) -> float:
         """Return the accuracy that chance does not pass."""
         p = self.majority
-        return p + DEVIATIONS * math.sqrt(p * (1.0 - p) / self.examples)
+        return p + min(DEVIATIONS * math.sqrt(p * (1.0 - p) / self.examples), (1.0 - p) / 2)
 
     def explains(self, accuracy: float) -> bool:
         """Return whether an accuracy is no better than chance; one that is not finite is not.

@@ -26,6 +26,14 @@ def test_a_full_disk_names_the_file():
     assert text.startswith("cannot write runs/x/metrics.jsonl: No space left on device; free some space")
 
 
+def test_a_directory_where_a_file_belongs_is_named():
+    text = explain(caught(IsADirectoryError(21, "Is a directory", "runs/x/summary.json")))
+    assert text == (
+        "cannot write runs/x/summary.json: Is a directory; a file belongs there: move the directory away, or name "
+        "another place"
+    )
+
+
 def test_too_little_memory_says_what_to_lower():
     text = explain(caught(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5368709120 bytes.")))
     assert "5 GiB were asked for at once" in text

@@ -154,6 +154,19 @@ def test_the_program_itself_exits_with_the_status():
     assert done.stderr.startswith("error: unknown recipe 'digist'")
 
 
+def test_ctrl_c_while_jax_is_imported_is_one_line():
+    code = """
+import importlib
+program = importlib.import_module("resnet_jax.cli.main")
+def pressed(_):
+    raise KeyboardInterrupt
+program.run = pressed
+program.main(["models"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Stopped at once.\n")
+
+
 @pytest.mark.parametrize("argv", [["models"], ["models", "--help"]])
 def test_nobody_reads_and_nothing_is_said(argv):
     """The status is 128 + SIGPIPE, as in a shell."""

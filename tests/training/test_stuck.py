@@ -37,6 +37,14 @@ def test_the_bound_is_three_standard_errors_above_the_share_of_the_most_frequent
     assert not chance.explains(float("nan"))
 
 
+def test_a_perfect_run_on_few_images_of_mostly_one_class_is_not_stuck():
+    """Three standard errors above 58 of 60 are more than 60."""
+    few = Chance(60, 58 / 60)
+    assert verdict(tested=1.0, trained=1.0, test=few, train=Chance(128, 0.97)).stuck is False
+    assert verdict(tested=58 / 60, trained=0.97, test=few, train=Chance(128, 0.97)).stuck is True
+    assert not Chance(3, 2 / 3).explains(1.0)
+
+
 def test_guesses_are_called_chance_and_a_tenth_better_is_not():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 2000)
