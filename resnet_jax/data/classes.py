@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -208,7 +209,7 @@ def are_numbers(names: Sequence[str]) -> bool:
     return list(names) == [str(position) for position in range(len(names))]
 
 
-def _in_order(found: dict[str, object], file: Path) -> list[object]:
+def _in_order(found: dict[str, Any], file: Path) -> list[Any]:
     """Return the names of a JSON object of output to name, or of name to output, in the order of the outputs."""
     by_output = {int(key): value for key, value in found.items() if _is_number(key)}
     by_name = {value: key for key, value in found.items() if type(value) is int}
