@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
+from resnet_jax.cli.trouble import platform_told
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.report.text import say, working
 
@@ -109,7 +110,7 @@ def _speed(mode: str, argv: list[str]) -> dict[str, Any]:
         options.rounds, options.seconds, options.against_python, options.torch_compile_mode, options.start_seconds
     )
     console = console_for(options.common)
-    with working(console, "") as status:
+    with platform_told(), working(console, "") as status:
         result = compare(workload, how, status.update)
     say(console, comparison_table(result))
     return result
@@ -125,7 +126,7 @@ def _compile(argv: list[str]) -> dict[str, Any]:
     shared = {"steps_per_dispatch": options.steps_per_dispatch, **dataclasses.asdict(options.choices)}
     workloads = [Workload(model, options.batch, **shared) for model in options.models]
     console = console_for(options.common)
-    with working(console, "") as status:
+    with platform_told(), working(console, "") as status:
         result = compile_models(workloads, warm=options.warm, say=status.update)
     say(console, compile_table(result))
     return result

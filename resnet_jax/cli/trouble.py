@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import traceback
 from collections.abc import Iterator
+
+from resnet_jax.errors import RunError
 
 #: What the system says when there is no room, no permission, or something else in the way, and what would help.
 _HELP = {
@@ -39,6 +42,21 @@ def explain(error: BaseException) -> str:
     text = str(error).strip()
     name = type(error).__name__
     return f"{name}: {text}" if text else f"{name} without a message, in {place(error)}"
+
+
+@contextlib.contextmanager
+def platform_told() -> Iterator[None]:
+    """Say it where another process failed because JAX_PLATFORMS names something that is not there.
+
+    Raises:
+        RunError: in place of the one that has that process's last words.
+    """
+    try:
+        yield
+    except RunError as error:
+        if (failed := _no_devices()) is None:
+            raise
+        raise RunError(no_platform(failed)) from error
 
 
 def no_platform(error: BaseException) -> str:

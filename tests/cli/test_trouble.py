@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import jax
+import pytest
 
-from resnet_jax.cli.trouble import explain
+from resnet_jax.cli.trouble import explain, platform_told
+from resnet_jax.errors import RunError
 
 
 def caught(error: Exception) -> Exception:
@@ -40,6 +42,21 @@ def test_too_little_memory_says_what_to_lower():
     for way in ("--train.batch-size", "--train.accumulate", "--model.remat", "resnet-jax plan"):
         assert way in text
     assert "memory" in explain(caught(MemoryError()))
+
+
+def test_another_process_without_its_platform_is_told(monkeypatch):
+    """``bench`` measures in processes, whose last word is AssertionError."""
+
+    def nothing():
+        raise AssertionError
+
+    with pytest.raises(RunError, match="^it ended with 1: AssertionError$"), platform_told():
+        raise RunError("it ended with 1: AssertionError")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", nothing)
+    monkeypatch.setattr("resnet_jax.cli.trouble._platforms", lambda: ["cpu"])
+    with pytest.raises(RunError, match="cannot use the platform that JAX_PLATFORMS=cuda asks for"), platform_told():
+        raise RunError("it ended with 1: AssertionError")
 
 
 def test_others_stay_as_they_are():
