@@ -50,7 +50,7 @@ def test_another_process_without_its_platform_is_told(monkeypatch):
     def nothing():
         raise AssertionError
 
-    with pytest.raises(RunError, match="^it ended with 1: AssertionError$"), platform_told():
+    with pytest.raises(RunError, match=r"^it ended with 1: AssertionError$"), platform_told():
         raise RunError("it ended with 1: AssertionError")
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(jax, "devices", nothing)
