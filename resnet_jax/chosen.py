@@ -6,6 +6,7 @@ Their labels are positions of the network's outputs, and what was done to get th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Set
 
 import numpy as np
 
@@ -330,10 +331,10 @@ def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes
     return materialize(watched, trained.geometry, training=False), sizes
 
 
-def describe_sizes(trained: TrainedRun, sizes: Sizes) -> tuple[str, ...]:
-    """Say what was done to images that were not of the network's size; nothing if all were."""
+def describe_sizes(trained: TrainedRun, sizes: Set[tuple[int, int]]) -> tuple[str, ...]:
+    """Say what was done to images, (height, width) each, that were not of the network's size; nothing if all were."""
     height, width, _ = trained.card.image_shape
-    others = sorted(size for size in sizes.seen if size != (height, width))
+    others = sorted(size for size in sizes if size != (height, width))
     if not others:
         return ()
     found = " and ".join(f"{h}x{w}" for h, w in others)

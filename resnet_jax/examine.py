@@ -259,7 +259,7 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
         chosen = choose_images(trained, "train", source)
         records, sizes = bring_to_size(trained, _first(looking, chosen.records))
         images, labels = _normalized(records, model, trained.card)
-        said = "; ".join((_said(looking, chosen), *chosen.said, *describe_sizes(trained, sizes)))
+        said = "; ".join((_said(looking, chosen), *chosen.said, *describe_sizes(trained, sizes.seen)))
         for place in (config.data.source, chosen.place):
             said = said.replace(place, _short(place))
         said = said.replace(str(trained.path), trained.path.resolve().name)

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.chosen import describe_sizes
 from resnet_jax.data.augment import normalize
-from resnet_jax.data.decode import decode_image
+from resnet_jax.data.decode import decode_image, has_colours
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.paths import user_path
@@ -56,6 +57,8 @@ class Predictor:
         require_images(trained)
         self.trained = trained
         self.class_names = class_names_of(trained)
+        self._sizes: set[tuple[int, int]] = set()
+        self._greyed = 0
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return what the network makes of images.
@@ -109,10 +112,22 @@ class Predictor:
                 names = tuple(self.class_names[index] for index in order)
                 yield Prediction(str(path), names, tuple(float(row[index]) for index in order))
 
+    def said(self) -> tuple[str, ...]:
+        """Say what was done to the images read so far, as evaluation does: other sizes, colours turned to grey."""
+        sizes = describe_sizes(self.trained, self._sizes)
+        if not self._greyed:
+            return sizes
+        images = "1 image" if self._greyed == 1 else f"{self._greyed:,} images"
+        return (*sizes, f"{images} in colours turned to grey: the network takes 1 channel")
+
     def _read(self, path: Path) -> np.ndarray | DataError:
         height, width, channels = self.trained.card.image_shape
         try:
-            image = self.trained.geometry.eval_image(decode_image(_read_bytes(path), channels, str(path)))
+            data = _read_bytes(path)
+            stored = decode_image(data, channels, str(path))
+            image = self.trained.geometry.eval_image(stored)
+            self._greyed += channels == 1 and has_colours(decode_image(data, 3, str(path)))
+            self._sizes.add((stored.shape[0], stored.shape[1]))
         except DataError as error:
             return error
         if image.shape[:2] != (height, width):

@@ -99,7 +99,7 @@ def evaluate_run(
         place=chosen.place,
         classes=chosen.classes,
         what=chosen.what,
-        said=(*chosen.said, *describe_sizes(trained, sizes)),
+        said=(*chosen.said, *describe_sizes(trained, sizes.seen)),
     )
 
 

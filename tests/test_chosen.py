@@ -233,11 +233,11 @@ def test_images_come_in_the_size_of_the_network_and_it_is_said(tmp_path):
         records, sizes = bring_to_size(run, choose_images(run, "test", source).records)
         assert records.image(5).shape == (8, 8, 3)
         assert records.labels[:4].tolist() == [0, 1, 2, 0]
-        assert describe_sizes(run, sizes) == said
+        assert describe_sizes(run, sizes.seen) == said
     larger = with_geometry(run, 16, None)
     records, sizes = bring_to_size(larger, choose_images(larger, "test", source).records)
     assert records.image(0).shape == (16, 16, 3)
-    assert describe_sizes(larger, sizes) == ("images 4x4 brought to 16x16",)
+    assert describe_sizes(larger, sizes.seen) == ("images 4x4 brought to 16x16",)
     with pytest.raises(UsageError, match=r"1 pixel or more"):
         with_geometry(run, 0, None)
     with pytest.raises(UsageError, match=r"data.crop must be none or random_resized"):
@@ -253,7 +253,7 @@ def test_the_margin_of_random_resized_crops_is_the_run_s_own():
         brought, sizes = bring_to_size(run, records)
         np.testing.assert_array_equal(brought.image(1), run.geometry.eval_image(images[1]))
         assert run.geometry.shorter_side == shorter
-        assert describe_sizes(run, sizes)[0].startswith("images 40x30 brought to 28x28 (shorter side")
+        assert describe_sizes(run, sizes.seen)[0].startswith("images 40x30 brought to 28x28 (shorter side")
 
 
 def test_sizes_of_files_are_those_of_all_of_them(tmp_path):
@@ -265,7 +265,7 @@ def test_sizes_of_files_are_those_of_all_of_them(tmp_path):
     run = imported(NAMES)
     _, sizes = bring_to_size(run, choose_images(run, "test", f"folder:{tmp_path}").records)
     said = "images of 3 sizes, 9x9 to 30x30, brought to 8x8 (shorter side resized, centre cut out)"
-    assert describe_sizes(run, sizes) == (said,)
+    assert describe_sizes(run, sizes.seen) == (said,)
 
 
 def test_a_network_that_is_not_square_takes_its_own_size_only(tmp_path):

@@ -122,6 +122,21 @@ def test_images_of_any_size_come_through_the_geometry_of_evaluation(tmp_path):
         np.testing.assert_allclose(sorted(found.probabilities), sorted(expected), rtol=1e-4)
 
 
+def test_what_was_done_to_the_images_is_said(files):
+    paths, _ = files
+    predictor = Predictor(network())
+    list(predictor.predict(paths[:2]))
+    assert predictor.said() == ()
+    grey = network(shape=(4, 4, 1))
+    grey = dataclasses.replace(grey, card=dataclasses.replace(grey.card, mean=(0.5,), std=(0.2,)))
+    predictor = Predictor(grey)
+    list(predictor.predict(paths[:2]))
+    assert predictor.said() == (
+        "images 8x8 brought to 4x4",
+        "2 images in colours turned to grey: the network takes 1 channel",
+    )
+
+
 def test_a_network_that_is_not_square_takes_its_own_size(tmp_path):
     trained = network(shape=(8, 12, 3))
     for name, shape in (("right", (8, 12, 3)), ("wrong", (16, 16, 3))):

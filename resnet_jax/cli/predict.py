@@ -44,7 +44,8 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
     trained = prepared(load_run(options.run_dir, options.checkpoint), options.data, options.class_names)
     console, failures = console_for(options.common), Console(stderr=True)
     results: list[dict[str, Any]] = []
-    for prediction in Predictor(trained).predict(options.images, options.top):
+    predictor = Predictor(trained)
+    for prediction in predictor.predict(options.images, options.top):
         if prediction.error is not None:
             say(failures, f"error: {prediction.error}")
             results.append({"image": prediction.image, "error": prediction.error})
@@ -54,6 +55,8 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
         say(console, f"{visible(prediction.image)}: {shown}")
         classes, probabilities = list(prediction.classes), list(prediction.probabilities)
         results.append({"image": prediction.image, "classes": classes, "probabilities": probabilities})
+    for line in predictor.said():
+        say(failures, line)
     bad = [result["image"] for result in results if "error" in result]
     if bad:
         listed = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")

@@ -79,7 +79,7 @@ def match_classes(
     how, found = _find(wanted, ours, source, network, theirs == ours, needed)
     outputs = np.full(len(theirs), -1, np.int32)
     outputs[list(needed)] = found
-    return Matching(outputs, tuple(_sentences(how, wanted, found, ours)))
+    return Matching(outputs, (*_sentences(how, wanted, found, ours), *_perhaps_background(found, ours)))
 
 
 def _find(
@@ -119,6 +119,15 @@ def _sentences(how: str, wanted: list[str], found: list[int], ours: list[str]) -
     if not whole:
         names = "" if how == "position" else f": {_listed([ours[output] for output in found])}"
         yield f"{part}{names}; an image is correct if its class is the likeliest of all {len(ours)}"
+
+
+def _perhaps_background(found: list[int], ours: list[str]) -> Iterable[str]:
+    """Say what numbers cannot tell: a network of one output more than classes may begin with a background."""
+    if are_numbers(ours) and len(ours) > 2 and sorted(found) == list(range(len(ours) - 1)):
+        yield (
+            "the network has one output more than these classes, and no names: if its first is a background, class 0 "
+            "is output 1; then give the names of the outputs with --class-names FILE, one a line in their order"
+        )
 
 
 def _wrong_numbers(values: list[int], ours: list[str], source: str, network: str) -> str:

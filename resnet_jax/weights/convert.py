@@ -23,7 +23,7 @@ from resnet_jax.models.activation import GAINS
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import stack, unstack
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.weights.conventions import Convention
+from resnet_jax.weights.conventions import FORMATS, Convention
 from resnet_jax.weights.names import (
     Fit,
     best_fit,
@@ -97,7 +97,7 @@ def to_variables(
         raise DataError(
             f"these tensors do not fit the network (weight format {format!r}), {len(faults)} faults:\n  "
             + "\n  ".join(faults)
-            + (_part_hint(state_dict, fit) or _headless_hint(faults, names))
+            + (_part_hint(state_dict, fit, model.config, shapes) or _headless_hint(faults, names))
         )
     for path, name in names.items():
         with np.errstate(over="ignore"):  # the check below says it with the name
@@ -242,9 +242,20 @@ def _unusable(path: str, name: str, array: np.ndarray) -> list[str]:
     return [f"{name}: {negative} of {array.size} variances are negative"] if negative else []
 
 
-def _part_hint(state_dict: Mapping[str, np.ndarray], fit: Fit) -> str:
-    """Say under which prefix the network is, if a part of the names has one; nobody said what the others are."""
-    start, count = part_that_fits(state_dict, fit)
+def _part_hint(state_dict: Mapping[str, np.ndarray], best: Fit, config: ResNetConfig, shapes: Mapping[str, Any]) -> str:
+    """Say under which prefix the network is, if a part of the names has one; nobody said what the others are.
+
+    The names of that part may be of another format than those of all, which fit no better than in any.
+    """
+    fit, start, count = best, "", best.matched
+    for format in FORMATS:
+        try:
+            other = best_fit(state_dict, config, shapes, format)
+        except UsageError:  # no names for such a network
+            continue
+        found = part_that_fits(state_dict, other)
+        if found[1] > count:
+            fit, (start, count) = other, found
     if not start:
         return ""
     others = [name for name in state_dict if not name.startswith(f"{start}.")]

@@ -135,6 +135,15 @@ def test_names_from_a_file(tmp_path):
         read_class_names(tmp_path / "nowhere.txt", 2)
 
 
+def test_a_first_output_that_may_be_a_background_is_said():
+    """Classes 0..K-1 for a network of K + 1 outputs without names: output 0 may be a background."""
+    matching = match_classes([str(n) for n in range(11)], NUMBERS)
+    assert matching.outputs.tolist() == list(range(11))
+    assert "if its first is a background, class 0 is output 1" in matching.said[-1]
+    assert not any("background" in said for said in match_classes(NUMBERS[:4], NUMBERS).said)
+    assert match_classes(NUMBERS, NUMBERS).said == ()
+
+
 def test_names_that_say_no_more_than_a_position():
     assert are_numbers(NUMBERS)
     assert not are_numbers(sorted(NUMBERS))

@@ -321,6 +321,17 @@ def test_words_of_the_format_itself_stay():
     trees_equal(back, to_variables(state_dict, model))
 
 
+def test_a_network_beside_other_tensors_is_found_in_the_format_of_its_own_names():
+    """A Lightning checkpoint: no name fits as it stands, and its classifier is there."""
+    given = {f"model.{name}": array for name, array in exported().items()}
+    given |= {"criterion.weight": np.zeros(10, np.float32)}
+    with pytest.raises(
+        DataError, match=r"--key model\) takes those and leaves 1 aside \(criterion\.weight\)$"
+    ) as caught:
+        to_variables(given, CIFAR)
+    assert "there is no classifier" not in str(caught.value)
+
+
 def test_a_backbone_beside_another_head_is_refused_with_what_takes_it():
     state_dict = exported()
     given = {f"backbone.{name}": array for name, array in state_dict.items() if not name.startswith("linear")}
