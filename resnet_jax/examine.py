@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ from resnet_jax.trained import (
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
 from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.need import LOOKING, require_memory
+
+_log = logging.getLogger(__name__)
 
 NORM_MODES = ("batch", "running")
 #: The source of images that are independent N(0, 1) pixels with random labels.
@@ -199,7 +203,7 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
         _require_classes(model, name)
         config = model.config
         side = MODELS[name].image_size if looking.image_size is None else looking.image_size
-        images, labels = _random(looking, (*(side,) * config.spatial_dims, config.in_channels), config.num_classes)
+        images, labels = _random(looking, (*(side,) * config.spatial_dims, config.in_channels), model)
         said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
     else:
         data = DataConfig(source=looking.source, image_size=looking.image_size, mean=looking.mean, std=looking.std)
@@ -252,7 +256,7 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
         names = read_class_names(looking.class_names, model.config.num_classes)
         trained = with_class_names(trained, names)
     if source == RANDOM:
-        images, labels = _random(looking, trained.card.image_shape, model.config.num_classes)
+        images, labels = _random(looking, trained.card.image_shape, model)
         said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
     else:
         require_images(trained)
@@ -319,10 +323,16 @@ def _subject(
     return Subject(name, model, variables, images, labels, looking.norm_mode == "batch", loss, optimizer, facts)
 
 
-def _random(looking: Looking, shape: tuple[int, ...], classes: int) -> tuple[jax.Array, jax.Array]:
+def _random(looking: Looking, shape: tuple[int, ...], model: ResNet) -> tuple[jax.Array, jax.Array]:
+    _require_memory(looking.batch, shape, model)
     pixels, which = jax.random.split(jax.random.fold_in(jax.random.key(looking.seed), 1))
     images = jax.random.normal(pixels, (looking.batch, *shape))
-    return images, jax.random.randint(which, (looking.batch,), 0, classes)
+    return images, jax.random.randint(which, (looking.batch,), 0, model.config.num_classes)
+
+
+def _require_memory(batch: int, shape: tuple[int, ...], model: ResNet) -> None:
+    """Refuse a batch whose forward and backward pass cannot fit, before its images are made."""
+    require_memory(model, shape, batch=batch, devices=jax.devices()[:1], warn=_log.warning, options=LOOKING)
 
 
 def _read(
@@ -341,6 +351,7 @@ def _first(looking: Looking, records: Records) -> Subset:
 
 
 def _normalized(records: Records, model: ResNet, card: DataCard) -> tuple[jax.Array, jax.Array]:
+    _require_memory(len(records), card.image_shape, model)
     pixels = View(records, Geometry(), training=False).images(np.arange(len(records)))
     images = normalize(jnp.asarray(pixels), card.mean, card.std, jnp.dtype(model.config.dtype))
     return images, jnp.asarray(records.labels)

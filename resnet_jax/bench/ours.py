@@ -25,7 +25,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import native
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, create_state, options_for
 from resnet_jax.training.mesh import make_mesh, shard_batch
-from resnet_jax.training.need import require_memory
+from resnet_jax.training.need import LOOKING, require_memory
 from resnet_jax.training.optimizers import OptimConfig, make_optimizer
 from resnet_jax.training.step import make_predict_step, make_train_step
 from resnet_jax.weights.fold import fold_batch_norm, folded_config
@@ -114,6 +114,16 @@ class Ours:
         if jax.default_backend() == "cpu":
             native.available()  # compiled once for a machine, which is not compiling the step
         model, mesh = workload.network(), make_mesh(jax.devices()[:1])
+        require_memory(
+            model,
+            workload.input_shape,
+            batch=workload.batch,
+            accumulate=workload.accumulate,
+            devices=list(mesh.devices.flat),
+            warn=lambda line: print(line, file=sys.stderr),
+            backward=workload.mode == "train",
+            options=LOOKING,
+        )
         host = random_batch(workload, model.config.num_classes)
         build = self._training if workload.mode == "train" else self._inference
         lower = build(workload, model, mesh, host)
@@ -146,14 +156,6 @@ class Ours:
         return measure_limits(self._dtype)
 
     def _training(self, workload: Workload, model: ResNet, mesh: Mesh, host: Any) -> Callable[[], Any]:
-        require_memory(
-            model,
-            workload.input_shape,
-            batch=workload.batch,
-            accumulate=workload.accumulate,
-            devices=list(mesh.devices.flat),
-            warn=lambda line: print(line, file=sys.stderr),
-        )
         tx, axis = optimizer(workload, model), batch_axis(workload)
         step: Any = compile_train_step(train_step(workload, model, tx), mesh, batch_axis=axis)
         self._donates = True

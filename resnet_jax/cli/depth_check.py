@@ -65,6 +65,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.depth.checking import check
     from resnet_jax.models import MODELS, create_model
     from resnet_jax.report.check_report import check_table, save_check, write_check_report
+    from resnet_jax.training.need import Options, require_memory
 
     if options.target not in MODELS and user_path(options.target).exists():
         raise UsageError(
@@ -77,6 +78,14 @@ def run(argv: list[str]) -> dict[str, Any]:
     dims, size = model.config.spatial_dims, options.image_size or MODELS[options.target].image_size
     shape = (options.batch, *(size,) * dims, model.config.in_channels)
     console = console_for(options.common)
+    require_memory(
+        model,
+        shape[1:],
+        batch=options.batch,
+        devices=jax.devices()[:1],
+        warn=functools.partial(say, console),
+        options=Options("--batch", None),
+    )
     with working(console, f"{options.target}: {options.draws} draws of its weights"):
         found = check(
             model,

@@ -37,7 +37,8 @@ COMFORTABLE = 0.8
 COPIES = 4
 
 _NO_MEMORY = re.compile(
-    r"RESOURCE_EXHAUSTED(?!.*No space left)|out of memory|bad_alloc|cannot allocate memory", re.IGNORECASE
+    r"RESOURCE_EXHAUSTED(?!.*No space left)|out of memory|bad_alloc|MemoryError|(cannot|unable to) allocate",
+    re.IGNORECASE,
 )
 _BYTES = re.compile(r"(?:allocat\w*|memory)\D{0,40}?(\d{4,}) bytes", re.IGNORECASE)
 
@@ -49,8 +50,21 @@ ADVICE = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Options:
+    """What a command calls the options that make a step smaller; None for one that it does not have."""
+
+    batch: str = "--train.batch-size"
+    accumulate: str | None = "--train.accumulate"
+    remat: str = "--model.remat"
+
+
+#: Those of the commands that look at a network or measure it, and do not train it.
+LOOKING = Options("--batch", None, "--remat")
+
+
+@dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes of a train step on one device.
+    """Bytes of a step on one device.
 
     Attributes:
         fixed: parameters, gradients, optimizer.
@@ -72,14 +86,18 @@ class Need:
         return max(0, int((COMFORTABLE * limit - self.fixed) / self.per_image))
 
 
-def estimate(model: ResNet, input_shape: tuple[int, ...], images: int, *, remat: str | None = None) -> Need:
-    """Estimate the memory of a train step.
+def estimate(
+    model: ResNet, input_shape: tuple[int, ...], images: int, *, remat: str | None = None, backward: bool = True
+) -> Need:
+    """Estimate the memory of a train step; or, from below, of a forward pass: the images and one convolution of three
+    in a block.
 
     Args:
         model: the network.
         input_shape: of one image, without the batch.
         images: of a micro-batch, on one device.
         remat: in place of the network's own.
+        backward: whether there is a backward pass, for which the forward pass keeps what it made.
 
     >>> from resnet_jax.models import create_model
     >>> round(estimate(create_model("resnet50"), (224, 224, 3), 16).total / 1e9, 1)  # measured: 1.4 and 0.4
@@ -93,9 +111,11 @@ def estimate(model: ResNet, input_shape: tuple[int, ...], images: int, *, remat:
         whole = max(elements.conv_in, elements.conv_out)
     kept = {"none": 0, "conv": elements.conv_out, "block": elements.residual}[remat]
     kept = whole if remat == "none" else min(whole, kept + whole // c.num_blocks)
-    params = jax.tree.leaves(abstract_variables(model, input_shape)["params"])
-    fixed = COPIES * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in params)
-    return Need(fixed, width * kept, images)
+    leaves = jax.tree.leaves(abstract_variables(model, input_shape)["params"])
+    params = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    if not backward:
+        return Need(params, width * (math.prod(input_shape) + whole // (3 * c.num_blocks)), images)
+    return Need(COPIES * params, width * kept, images)
 
 
 def at_most(model: ResNet, input_shape: tuple[int, ...], images: int) -> int:
@@ -118,6 +138,8 @@ def require_memory(
     members: int = 1,
     devices: Sequence[Any],
     warn: Callable[[str], None],
+    backward: bool = True,
+    options: Options = Options(),
 ) -> None:
     """Refuse a step that cannot fit; warn of one that does not fit at the moment.
 
@@ -129,6 +151,8 @@ def require_memory(
         members: networks trained in one program.
         devices: that share the batch.
         warn: is given a line.
+        backward: whether there is a backward pass.
+        options: what to name in the way out.
 
     Raises:
         RunError: it needs more than there is, with what fits.
@@ -140,32 +164,33 @@ def require_memory(
     images = members * -(-batch // (accumulate * sharing))
     if at_most(model, input_shape, images) < 0.25 * min(total, free or total):
         return
-    need = estimate(model, input_shape, images)
+    need = estimate(model, input_shape, images, backward=backward)
     need = dataclasses.replace(need, fixed=members * need.fixed)
     if CERTAIN * need.total <= min(total, free or total):
         return
     size = "x".join(str(side) for side in input_shape)
     where = "this machine" if devices[0].platform == "cpu" else f"a {devices[0].device_kind}"
-    fact = f"a train step on {images:,} images of {size} needs about {gib(need.total)} of memory"
+    what = "a train step" if backward else "a forward pass"
+    fact = f"{what} on {images:,} images of {size} needs about {gib(need.total)} of memory"
     if CERTAIN * need.total <= total:
         warn(f"warning: {fact}, and {gib(free or 0)} of the {gib(total)} of {where} are free")
         return
     raise RunError(
-        f"{fact}, and {where} has {gib(total)}. " + _ways_out(model, input_shape, need, total, batch, members)
+        f"{fact}, and {where} has {gib(total)}. " + _ways_out(model, need, total, batch, members, backward, options)
     )
 
 
-def _ways_out(model: ResNet, input_shape: tuple[int, ...], need: Need, limit: int, batch: int, members: int) -> str:
+def _ways_out(model: ResNet, need: Need, limit: int, batch: int, members: int, backward: bool, options: Options) -> str:
     fits = need.images_that_fit(limit) // members
     ways = []
     if fits >= 1:
         cut = next((k for k in range(2, batch + 1) if batch % k == 0 and batch // k <= fits), None)
         smaller = 2 ** int(math.log2(fits))
-        ways.append(f"about {smaller} fit: --train.batch-size {min(smaller, batch)}")
-        if cut is not None:
-            ways.append(f"--train.accumulate {cut} makes the same update of {cut} parts")
-    if model.config.remat == "none":
-        ways.append("--model.remat block keeps less for the backward pass, most of all in deep networks")
+        ways.append(f"about {smaller} fit: {options.batch} {min(smaller, batch)}")
+        if cut is not None and options.accumulate is not None:
+            ways.append(f"{options.accumulate} {cut} makes the same update of {cut} parts")
+    if backward and model.config.remat == "none":
+        ways.append(f"{options.remat} block keeps less for the backward pass, most of all in deep networks")
     if not fits:
         ways.insert(0, "not even one image fits: take smaller images or a smaller network")
     text = "; ".join(ways)

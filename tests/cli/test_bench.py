@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from resnet_jax.bench.ours import Ours
+from resnet_jax.bench.workload import Workload
+from resnet_jax.errors import RunError
 from tests.cli.conftest import last_json
 
 
@@ -33,6 +36,12 @@ def test_help(verb, command):
     status, out, _ = command("bench", verb, "--help")
     assert status == 0
     assert all(option in out for option in ("--batch", "--image-size", "--dtype", "--execution", "--remat", "--json"))
+
+
+@pytest.mark.parametrize(("mode", "what"), [("train", "a train step"), ("infer", "a forward pass")])
+def test_a_batch_that_cannot_fit_is_refused_before_its_images_are_made(mode, what, capsys):
+    with pytest.raises(RunError, match=rf"{what} on 100,000,000 images .* fit: --batch "):
+        Ours(Workload("resnet20_cifar", 100_000_000, mode=mode))
 
 
 @pytest.mark.slow

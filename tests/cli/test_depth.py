@@ -34,6 +34,15 @@ def trained(tmp_path_factory, stripes):
     return path
 
 
+@pytest.mark.parametrize("verb", ["profile", "jacobian", "lesion", "check"])
+def test_a_batch_that_cannot_fit_is_refused_before_its_images_are_made(command, tmp_path, verb):
+    status, _, err = command("depth", verb, "resnet20_cifar", "--batch", 100_000_000, "--out", tmp_path / "out")
+    assert status == 1
+    assert "a train step on 100,000,000 images of 32x32x3 needs about" in err
+    assert "fit: --batch " in err
+    assert "Traceback" not in err
+
+
 def test_a_named_network(command, tmp_path):
     out = tmp_path / "out"
     argv = ("depth", "profile", "resnet20_cifar", *SMALL, "--batch", 4, "--image-size", 8, "--seed", 3, "--out", out)

@@ -39,6 +39,21 @@ def test_a_step_that_cannot_fit_is_refused_with_what_does():
     assert require(model, (224, 224, 3), 256, 16 * GIB) == []
 
 
+def test_a_forward_pass_needs_less_and_each_command_has_its_own_options():
+    model = create_model("resnet18")
+    assert require(model, (224, 224, 3), 4096, 16 * GIB, backward=False) == []
+    with pytest.raises(RunError) as caught:
+        require(model, (224, 224, 3), 100_000, 16 * GIB, backward=False, options=need.LOOKING)
+    text = str(caught.value)
+    assert "a forward pass on 100,000 images of 224x224x3 needs about" in text
+    assert "fit: --batch " in text
+    assert "--train" not in text
+    assert "remat" not in text
+    with pytest.raises(RunError, match="--remat block") as caught:
+        require(model, (224, 224, 3), 4096, 16 * GIB, options=need.LOOKING)
+    assert "accumulate" not in str(caught.value)
+
+
 def test_the_estimate_is_what_was_measured():
     """Temporaries of compiled steps, experiments/results/bench; the estimate adds four times the parameters."""
     for name, shape, images, measured in (
