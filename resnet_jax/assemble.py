@@ -20,6 +20,7 @@ from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records, in_memory
 from resnet_jax.errors import UsageError
 from resnet_jax.images import Images, geometry_of
+from resnet_jax.length import length_of
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.instrument import Anatomy
 from resnet_jax.models.resnet import ResNet
@@ -102,7 +103,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     train, card = config.train, images.card
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = training_feed(config, images)
-    total_steps = count_steps(config, feed)
+    total_steps = length_of(config, feed.steps_per_epoch).steps
     stopping = None if train.early_stopping is None else EarlyStopping(patience=train.early_stopping)
     per_call = steps_per_dispatch(config, feed, mesh)
     plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping, per_call)
@@ -252,12 +253,6 @@ def training_feed(config: RunConfig, images: Images) -> TrainBatches:
         geometry=images.geometry,
         shard=(jax.process_index(), jax.process_count()),
     )
-
-
-def count_steps(config: RunConfig, feed: TrainBatches) -> int:
-    """Return how many updates the run makes if nothing stops it."""
-    steps = config.train.epochs * feed.steps_per_epoch
-    return steps if config.train.max_steps is None else min(steps, config.train.max_steps)
 
 
 def iterate_feed(feed: TrainBatches, config: RunConfig, start: int, stop: int) -> Batches:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from resnet_jax.config import RunConfig
 from resnet_jax.confusion import Confusion
+from resnet_jax.data.classes import output_names
 from resnet_jax.errors import RunError
 from resnet_jax.report.depth_file import draw_history, read_depth
 from resnet_jax.report.metrics_file import read_metrics
@@ -150,12 +151,3 @@ class Pictures:
     def _keep(self, confusion: Confusion) -> None:
         arrays = {name: getattr(confusion, name) for name in ("true", "predicted", "counts")}
         np.savez_compressed(self.run.confusion_counts, classes=np.int64(confusion.classes), **arrays)
-
-
-def output_names(class_names: Sequence[str], outputs: int) -> list[str]:
-    """Return a name for every output of a network, which may have more than the data has classes.
-
-    >>> output_names(["cat", "dog"], 3)
-    ['cat', 'dog', 'output 2']
-    """
-    return [*class_names, *(f"output {index}" for index in range(len(class_names), outputs))]

@@ -12,6 +12,7 @@ import optax
 
 from resnet_jax.assemble import build_model, loss_scaling
 from resnet_jax.errors import RunError
+from resnet_jax.length import length_of
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.rundir import RunDirectory
 from resnet_jax.trained import TrainedRun
@@ -40,12 +41,11 @@ def own_optimizer(
         text = f"of plain SGD, learning rate {learning_rate:g}: the network was imported without an optimizer"
         return (tx, tx.init(trained.variables["params"])), text
     steps_per_epoch = card.examples["train"] // config.train.batch_size
-    steps = config.train.epochs * steps_per_epoch
     optimizer = functools.partial(
         make_optimizer,
         params=abstract_variables(model, card.image_shape)["params"],
         steps_per_epoch=steps_per_epoch,
-        total_steps=steps if config.train.max_steps is None else min(steps, config.train.max_steps),
+        total_steps=length_of(config, steps_per_epoch).steps,
     )
     tx, schedule = optimizer(config.optim)
     text = f"of the run's own {config.optim.name}"

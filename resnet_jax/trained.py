@@ -15,6 +15,7 @@ import jax
 
 from resnet_jax.assemble import build_model
 from resnet_jax.config import RunConfig
+from resnet_jax.data.classes import output_names
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import UsageError, unknown
@@ -194,5 +195,4 @@ def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
                 "give the two names with --class-names FILE, one a line, the no first"
             )
         return names
-    # model.num_classes may be larger than the number of classes of the data
-    return (*names, *(f"output {index}" for index in range(len(names), outputs)))
+    return output_names(names, outputs)

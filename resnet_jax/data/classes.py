@@ -218,6 +218,15 @@ def are_numbers(names: Sequence[str]) -> bool:
     return list(names) == [str(position) for position in range(len(names))]
 
 
+def output_names(class_names: Sequence[str], outputs: int) -> tuple[str, ...]:
+    """Return a name for every output of a network, which may have more than the data has classes.
+
+    >>> output_names(["cat", "dog"], 3)
+    ('cat', 'dog', 'output 2')
+    """
+    return (*class_names, *(f"output {index}" for index in range(len(class_names), outputs)))
+
+
 def _in_order(found: dict[str, Any], file: Path) -> list[Any]:
     """Return the names of a JSON object of output to name, or of name to output, in the order of the outputs."""
     by_output = {int(key): value for key, value in found.items() if _is_number(key)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -52,10 +53,21 @@ def materialize(
         indices = np.arange(start, min(start + CHUNK, len(pixels)))
         pixels[start : start + CHUNK] = view.images(indices)
 
-    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="materialize")
+    in_threads(fill, range(0, len(pixels), CHUNK), threads)
+    return ArrayRecords(pixels, records.labels, origin=records)
+
+
+def in_threads(work: Callable[[int], None], starts: Iterable[int], threads: int | None = None) -> None:
+    """Call ``work`` with every start in a pool of threads, and wait; of several errors the one of the first is raised.
+
+    Args:
+        work: on the images from a start on.
+        starts: in order.
+        threads: None for one a processor.
+    """
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="images")
     try:
-        for _ in pool.map(fill, range(0, len(pixels), CHUNK)):  # in order: the first error is the first image's
+        for _ in pool.map(work, starts):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-    return ArrayRecords(pixels, records.labels, origin=records)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from resnet_jax.data.layout import shortened
 from resnet_jax.data.records import Dataset, Records, Subset
 from resnet_jax.data.rng import SPLIT, permutation
 from resnet_jax.errors import DataError, UsageError
@@ -158,11 +159,9 @@ def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction
 def _without_images(dataset: Dataset) -> list[str]:
     seen = {int(c) for records in dataset.splits.values() for c in np.unique(records.labels)}
     missing = [name for c, name in enumerate(dataset.class_names) if c not in seen]
-    return [f"{len(missing):,} of {dataset.num_classes:,} classes have no image: {_some(missing)}"] if missing else []
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
+    return (
+        [f"{len(missing):,} of {dataset.num_classes:,} classes have no image: {shortened(missing)}"] if missing else []
+    )
 
 
 def _untested(test: Records, source: Records, class_names: Sequence[str]) -> list[str]:
@@ -175,7 +174,7 @@ def _untested(test: Records, source: Records, class_names: Sequence[str]) -> lis
     total = len(np.unique(source.labels))
     return [
         f"{len(missing):,} of {total:,} classes have no test image, having {sizes}: "
-        f"{_some([class_names[int(c)] for c in missing])}"
+        f"{shortened([class_names[int(c)] for c in missing])}"
     ]
 
 
@@ -195,7 +194,7 @@ def require_trainable(splits: Splits, class_names: Sequence[str]) -> None:
         if len(missing):
             assert part is not None
             images = int(np.isin(part.labels, missing).sum())
-            named = _some([class_names[int(c)] for c in missing])
+            named = shortened([class_names[int(c)] for c in missing])
             raise DataError(
                 f"{len(missing):,} of {len(class_names):,} classes have images in {name} ({images:,} of "
                 f"{len(part):,}) and none in train: {named}; a network cannot know them: give each a training image, "

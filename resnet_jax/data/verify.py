@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
+from resnet_jax.data.memory import in_threads
 from resnet_jax.data.records import Records, Subset, in_memory
 from resnet_jax.data.transform import Geometry
 from resnet_jax.data.view import View
@@ -51,12 +49,7 @@ def check_readable(
                     f"{records.describe(index)} has {image.shape[-1]} channels, {records.describe(0)} {channels}"
                 )
 
-    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="verify")
-    try:
-        for _ in pool.map(check, range(0, len(records), CHUNK)):  # in order: the first error is the first image's
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
+    in_threads(check, range(0, len(records), CHUNK), threads)
     return True
 
 

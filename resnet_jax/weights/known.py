@@ -23,7 +23,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 AKAMASTER = "akamaster/pytorch_resnet_cifar10, trainer.py"
 TORCHVISION = "torchvision, the transforms of its weights"
 TIMM = "timm 1.0.31, the default_cfg of its weights"
-TRANSFORMERS = "the preprocessor_config.json of microsoft/resnet-*"
+TRANSFORMERS = "timm, whose weights transformers' convert_resnet_to_pytorch.py converted"
 
 #: The option-A nets of akamaster/pytorch_resnet_cifar10, whose code knows no other data than CIFAR-10.
 _AKAMASTER = {f"resnet{depth}_cifar" for depth in (20, 32, 44, 56, 110, 1202)}

@@ -71,4 +71,4 @@ def test_the_first_bad_image_is_reported_and_the_threads_end(records):
     for _ in range(3):
         with pytest.raises(DataError, match=r"a/002\.png: this is text and no image"):
             materialize(records, Geometry(), training=True, threads=4)
-    assert not [t for t in threading.enumerate() if t.name.startswith("materialize")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("images")]
