@@ -42,7 +42,7 @@ def test_what_cannot_be_compiled():
         compile_models([])
     with pytest.raises(UsageError, match="unknown model"):
         compile_models([Workload("resnet20_cifar", 2), Workload("resnet02", 2)])
-    with pytest.raises(RunError, match="resnet02: the process that measures plan ended with 1: unknown model"):
+    with pytest.raises(RunError, match="resnet02: the process that measures plan: it ended with 1: unknown model"):
         run_child("plan", {"model": "resnet02", "batch": 2}, {})
 
 

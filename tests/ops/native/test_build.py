@@ -124,11 +124,23 @@ def test_a_library_that_lacks_a_function(quick_compiler, cache, monkeypatch, cap
     assert "no_such_function" in failing(monkeypatch, caplog)
 
 
-def test_a_cache_that_cannot_be_written(quick_compiler, tmp_path, monkeypatch, caplog):
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_one(quick_compiler, tmp_path, monkeypatch):
+    compiler, runs = quick_compiler
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(build, "private_directory", lambda: tmp_path / "private")
+    library = build._compiled(compiler)
+    assert library.parent == tmp_path / "private" / "native"
+    assert build._compiled(compiler) == library
+    assert runs() == 1
+
+
+def test_nowhere_to_write(quick_compiler, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CXX", quick_compiler[0])
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "file"))
-    assert "file" in failing(monkeypatch, caplog)
+    monkeypatch.setattr(build, "private_directory", lambda: tmp_path / "file")
+    assert str(tmp_path / "file") in failing(monkeypatch, caplog)
 
 
 @pytest.mark.parametrize("word", ["off", "0", "False"])

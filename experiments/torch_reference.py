@@ -1,6 +1,6 @@
-"""Write ``torch.npz``: what PyTorch 2.13.0 and timm 1.0.31 compute, for the tests that compare with them.
+"""Write ``tests/reference/torch.npz``: what PyTorch 2.13.0 and timm 1.0.31 compute, for tests that compare with it.
 
-    PYTHON_WITH_TORCH_AND_TIMM tests/reference/generate.py
+    PYTHON_WITH_TORCH_AND_TIMM experiments/torch_reference.py
 
 It imports nothing of ours, and the tests do not import it. timm's optimizers and averages need no torchvision.
 
@@ -128,4 +128,4 @@ out["gelu/x"] = x.numpy()
 out["gelu/erf"] = torch.nn.GELU()(x).numpy()
 out["gelu/tanh"] = torch.nn.GELU(approximate="tanh")(x).numpy()
 
-np.savez(Path(__file__).with_name("torch.npz"), **out)  # pyright: ignore[reportArgumentType]
+np.savez(Path(__file__).parents[1] / "tests" / "reference" / "torch.npz", **out)  # pyright: ignore[reportArgumentType]
