@@ -9,7 +9,7 @@ import jax
 
 from resnet_jax.assemble import Parts
 from resnet_jax.config import RunConfig
-from resnet_jax.data.classes import are_numbers, match_classes
+from resnet_jax.data.classes import Matching, are_numbers, match_classes
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.rundir import DataCard, RunDirectory
@@ -76,10 +76,8 @@ def require_transfer(config: RunConfig, source: Source, parts: Parts, card: Data
         UsageError: with what differs, both sides named, and what to ask for.
     """
     old, new = source.trained.card.class_names, card.class_names
-    named = source.trained.was_trained_here or not are_numbers(
-        old
-    )  # else it was imported without names for its classes
-    if config.init_head == "exact" and named and len(old) == len(new) and not _same_order(new, old):
+    named = source.trained.was_trained_here or not are_numbers(old)  # else imported without names for its classes
+    if config.init_head == "exact" and named and len(old) == len(new) and _order(new, old) is None:
         index = next(index for index, names in enumerate(zip(old, new, strict=True)) if names[0] != names[1])
         raise UsageError(
             f"{config.init_from} was trained on other classes: class {index} was {old[index]!r} and is {new[index]!r}; "
@@ -94,12 +92,13 @@ def require_transfer(config: RunConfig, source: Source, parts: Parts, card: Data
         ) from error
 
 
-def _same_order(new: tuple[str, ...], old: tuple[str, ...]) -> bool:
-    """Return whether each class of the data is the output at its own position."""
+def _order(new: tuple[str, ...], old: tuple[str, ...]) -> Matching | None:
+    """Return how the classes were matched if each class of the data is the output at its own position."""
     try:
-        return match_classes(new, old).outputs.tolist() == list(range(len(new)))
+        matching = match_classes(new, old)
     except UsageError:
-        return False
+        return None
+    return matching if matching.outputs.tolist() == list(range(len(old))) else None
 
 
 def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:
@@ -120,9 +119,13 @@ def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:
     return jax.jit(start, out_shardings=replicated(parts.mesh))(state, variables)
 
 
-def describe(config: RunConfig, source: Source, parts: Parts) -> str:
-    """Return one line on the start of a run, with the choices in which the networks differ: not all change a shape."""
+def describe(config: RunConfig, source: Source, parts: Parts, card: DataCard) -> tuple[str, ...]:
+    """Return lines on the start of a run: where the weights come from, and which classes a kept classifier is for.
+
+    The choices in which the networks differ are named: not all change a shape.
+    """
     old, new = (dataclasses.asdict(model.config) for model in (source.trained.model, parts.model))
     changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name])
     line = f"{source.trained.path} after step {source.trained.step:,}, classifier {config.init_head}"
-    return f"{line}; changed: {changed}" if changed else line
+    kept = _order(card.class_names, source.trained.card.class_names) if config.init_head == "exact" else None
+    return (f"{line}; changed: {changed}" if changed else line, *(kept.said if kept is not None else ()))

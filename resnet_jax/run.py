@@ -330,9 +330,9 @@ def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
         "devices": f"{devices.size} x {devices.flat[0].device_kind}",
         "run": str(job.run.path),
     }
-    if job.source is not None:
-        facts["start"] = describe(config, job.source, job.parts)
-    for name, fact in (*facts.items(), *(("adapted", line) for line in settled.adapted)):
+    start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)
+    lines = (*(("start", line) for line in start), *(("adapted", line) for line in settled.adapted))
+    for name, fact in (*facts.items(), *lines):
         job.say(f"{name:>9}  {fact}")
     for note in notes:
         job.say(f"{'note':>9}  {note}")

@@ -21,7 +21,7 @@ from resnet_jax.cli.train import run as train_command
 from resnet_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_yaml, parse_config
 from resnet_jax.digest import params_digest
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.finetune import find_source, require_transfer, start_state
+from resnet_jax.finetune import describe, find_source, require_transfer, start_state
 from resnet_jax.run import fit
 from resnet_jax.rundir import RunDirectory
 from resnet_jax.training.checkpoint import Checkpoints
@@ -169,16 +169,16 @@ def test_it_resumes_without_its_source_and_notices_another_one(place, tuned, tmp
 
 
 @pytest.mark.parametrize(
-    ("imported", "data", "refused"),
+    ("imported", "data", "said"),
     [
-        (("a", "b", "c"), ("a", "b", "c"), False),
-        (("a", "b", "c"), ("0", "1", "2"), False),  # by number
-        (("0", "1", "2"), ("a", "b", "c"), False),  # names that nobody gave
-        (("a", "b", "c"), ("b", "a", "c"), True),
-        (("a", "b", "c"), ("a", "b", "d"), True),
+        (("a", "b", "c"), ("a", "b", "c"), ()),
+        (("a", "b", "c"), ("0", "1", "2"), ("classes matched by number, counted from 0: 0 is a, 1 is b, 2 is c",)),
+        (("0", "1", "2"), ("a", "b", "c"), ()),  # names that nobody gave
+        (("a", "b", "c"), ("b", "a", "c"), None),
+        (("a", "b", "c"), ("a", "b", "d"), None),
     ],
 )
-def test_classes_of_an_imported_network_are_compared_where_they_are_known(place, imported, data, refused):
+def test_classes_of_an_imported_network_are_compared_where_they_are_known(place, imported, data, said):
     config = RunConfig(init_from=str(place / "source"))
     source = find_source(config, RunDirectory(place / "new"))
     assert source is not None
@@ -186,11 +186,12 @@ def test_classes_of_an_imported_network_are_compared_where_they_are_known(place,
     source = dataclasses.replace(source, trained=dataclasses.replace(source.trained, card=card))
     parts: Any = SimpleNamespace(model=source.trained.model)
     now = dataclasses.replace(card, class_names=data, examples={"train": 6})
-    if refused:
+    if said is None:
         with pytest.raises(UsageError, match=r"trained on other classes.*--init-head new"):
             require_transfer(config, source, parts, now)
     else:
         require_transfer(config, source, parts, now)
+        assert describe(config, source, parts, now)[1:] == said
 
 
 def test_averages_and_optimizer_start_from_the_loaded_weights(place):
