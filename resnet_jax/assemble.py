@@ -29,7 +29,7 @@ from resnet_jax.rundir import DataCard
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.evaluate import Evaluation, evaluate
+from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.loop import Plan
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.losses import as_pair, get_loss

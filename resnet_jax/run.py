@@ -32,7 +32,7 @@ from resnet_jax.report.text import say
 from resnet_jax.report.views import View
 from resnet_jax.rundir import RunDirectory, default_path
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
 from resnet_jax.training.mesh import make_mesh

@@ -23,9 +23,9 @@ from resnet_jax.trained import (
     with_moved_data,
     with_normalization,
 )
-from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.mesh import make_mesh
-from resnet_jax.training.reestimate import reestimate
+from resnet_jax.training.reestimation import reestimate
 
 __all__ = [
     "SPLITS",

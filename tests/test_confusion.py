@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.confusion import Confusion
-from resnet_jax.training.evaluate import EvaluationSums
+from resnet_jax.training.evaluation import EvaluationSums
 
 
 def _sums(labels, predictions, classes):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import subprocess
 import sys
 
 import pytest
 
 import resnet_jax
+import resnet_jax.depth
+import resnet_jax.training
 
 HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "sklearn", "scipy.stats", "matplotlib", "orbax", "cv2", "tyro")
 
@@ -43,15 +45,17 @@ print([name for name in {HEAVY} if name in sys.modules])
     assert python(program).strip() == "[]"
 
 
-@pytest.mark.parametrize("name", resnet_jax.__all__)
-def test_every_public_name_is_there_and_documented(name):
-    importlib.import_module(resnet_jax._HOME[name])  # a module of the same name would take its place
-    value = getattr(resnet_jax, name)
-    assert callable(value)
+SURFACES = [(floor, name) for floor in (resnet_jax, resnet_jax.depth, resnet_jax.training) for name in floor.__all__]
+
+
+@pytest.mark.parametrize(("floor", "name"), SURFACES, ids=[f"{floor.__name__}.{name}" for floor, name in SURFACES])
+def test_every_public_name_is_there_and_documented(floor, name):
+    value = getattr(floor, name)
+    assert not inspect.ismodule(value)  # a module of the same name would take its place
     assert value.__doc__
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'creat_model'"):
+    with pytest.raises(AttributeError, match="resnet_jax attribute creat_model"):
         _ = resnet_jax.creat_model
     assert set(resnet_jax.__all__) <= set(dir(resnet_jax))

@@ -34,7 +34,7 @@ from resnet_jax.models.count import abstract_variables
 from resnet_jax.report.metrics_file import Appended, read_metrics, write_whole
 from resnet_jax.rundir import RunDirectory
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.population import (

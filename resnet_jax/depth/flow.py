@@ -6,8 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from resnet_jax.depth import mean_field as forward
-from resnet_jax.depth import mean_field_backward as backward
+from resnet_jax.depth import mean_field as forward, mean_field_backward as backward
 from resnet_jax.depth.mean_field import Signal
 from resnet_jax.depth.mean_field_backward import Gradient
 from resnet_jax.models.block import branch_convs

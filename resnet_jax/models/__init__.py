@@ -4,8 +4,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.count import Counts, abstract_variables, count
 from resnet_jax.models.initialize import init_variables
-from resnet_jax.models.layout import stack as stack_blocks
-from resnet_jax.models.layout import unstack as unstack_blocks
+from resnet_jax.models.layout import stack as stack_blocks, unstack as unstack_blocks
 from resnet_jax.models.norm import BatchNorm, GroupNorm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS

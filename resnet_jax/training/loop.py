@@ -13,7 +13,7 @@ import numpy as np
 
 from resnet_jax.errors import RunError
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.progress import EpochSums, Progress
 from resnet_jax.training.state import TrainState

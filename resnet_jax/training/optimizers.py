@@ -59,8 +59,7 @@ from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
-from resnet_jax.training.freeze import frozen as find_frozen
-from resnet_jax.training.freeze import update_only_the_rest, without
+from resnet_jax.training.freeze import frozen as find_frozen, update_only_the_rest, without
 from resnet_jax.training.rates import rate_factors, scale_rates
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
 

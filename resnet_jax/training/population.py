@@ -36,7 +36,7 @@ from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
-from resnet_jax.training.evaluate import Evaluation, EvaluationSums
+from resnet_jax.training.evaluation import Evaluation, EvaluationSums
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.mesh import replicated, shard_batch
 from resnet_jax.training.state import TrainState, init_state
@@ -198,7 +198,7 @@ def evaluate_population(
     Args:
         eval_step: from :func:`compile_population_eval_step`.
         variables: with the axis of members, as ``states.eval_variables``.
-        batches: as for :func:`~resnet_jax.training.evaluate.evaluate`.
+        batches: as for :func:`~resnet_jax.training.evaluation.evaluate`.
         mesh: the devices.
         num_classes: outputs of the network.
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
-from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import IN_FLIGHT, Interrupted, Plan
 from resnet_jax.training.mesh import replicated, shard_batch

@@ -9,8 +9,7 @@ import json
 import statistics
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from resnet_jax.ablation.grid import Axis, Cell, make_cells
 from resnet_jax.ablation.result import CellResult, MemberResult

@@ -12,8 +12,7 @@ import jax
 import pytest
 import yaml
 
-from resnet_jax.ablation import cell
-from resnet_jax.ablation import run as ablation_run
+from resnet_jax.ablation import cell, run as ablation_run
 from resnet_jax.ablation.directory import Definition
 from resnet_jax.ablation.grid import parse_axis
 from resnet_jax.ablation.run import ablate

@@ -6,8 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from resnet_jax.data.folder import load_folder
 from resnet_jax.data.pipeline import EvalBatches, TrainBatches

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from resnet_jax.data.rng import CROP, generator
 from resnet_jax.data.transform import Geometry, centre_crop, random_resized_box, resize

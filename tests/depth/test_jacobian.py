@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from resnet_jax.depth import JacobianSpectra, jacobians
 from resnet_jax.depth.lanczos import golub_kahan, lanczos, operator_ritz, singular_ritz, symmetric_ritz

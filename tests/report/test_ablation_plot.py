@@ -6,8 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from resnet_jax.report.ablation_plot import MAX_TOGETHER, CellCurves, plot_ablation, spread_labels
 

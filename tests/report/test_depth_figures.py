@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resnet_jax.report import depth_figures as draw
-from resnet_jax.report import depth_instruments as more
+from resnet_jax.report import depth_figures as draw, depth_instruments as more
 from resnet_jax.report.depth_axes import LOOKS, DepthAxis, Line, Panel, draw_depth
 
 

@@ -6,8 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from resnet_jax.errors import UsageError
 from resnet_jax.training.early_stopping import EarlyStopping, EarlyStoppingState

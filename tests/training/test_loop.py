@@ -13,7 +13,7 @@ from resnet_jax.confusion import Confusion
 from resnet_jax.errors import RunError
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.evaluate import Evaluation, evaluate
+from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, Plan, train
 from resnet_jax.training.mesh import make_mesh

@@ -16,7 +16,7 @@ from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
-from resnet_jax.training.evaluate import evaluate
+from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.mesh import make_mesh, shard_batch
 from resnet_jax.training.optimizers import OPTIMIZERS, OptimConfig, make_optimizer
 from resnet_jax.training.population import (

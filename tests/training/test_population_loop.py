@@ -14,14 +14,13 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.compile import compile_train_step, create_state
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.evaluate import Evaluation
+from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, Plan, train
 from resnet_jax.training.loss_scale import LossScaling

@@ -14,7 +14,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.training.accumulate import pool_statistics
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
-from resnet_jax.training.evaluate import evaluate
+from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import DATA_AXIS, check_batch_size, make_mesh, shard_batch
 from resnet_jax.training.pmap import pmap_train_step, replicate, split_batch, unreplicate

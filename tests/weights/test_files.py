@@ -7,8 +7,7 @@ import struct
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from safetensors import safe_open
 
 from resnet_jax.errors import DataError, UsageError

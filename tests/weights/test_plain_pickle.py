@@ -19,8 +19,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from resnet_jax.weights import plain_pickle
 from resnet_jax.weights.plain_pickle import Global, Inert

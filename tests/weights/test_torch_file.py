@@ -9,8 +9,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.weights.files import load_state_dict

@@ -13,7 +13,7 @@ import pytest
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, create_model
 from resnet_jax.training.mesh import make_mesh
-from resnet_jax.training.reestimate import reestimate
+from resnet_jax.training.reestimation import reestimate
 from tests.tools import random_variables
 
 EPS = 1e-5

@@ -1,0 +1,30 @@
+"""The public names, for type checkers; :mod:`lazy_loader` reads them here too."""
+
+from .config import RunConfig as RunConfig, list_recipes as list_recipes, load_recipe as load_recipe
+from .models import (
+    ResNet as ResNet,
+    ResNetConfig as ResNetConfig,
+    abstract_variables as abstract_variables,
+    count as count,
+    create_model as create_model,
+    init_variables as init_variables,
+    list_models as list_models,
+    stack_blocks as stack_blocks,
+    unstack_blocks as unstack_blocks,
+)
+from .run import fit as fit
+from .training.compile import (
+    compile_eval_step as compile_eval_step,
+    compile_train_step as compile_train_step,
+    create_state as create_state,
+)
+from .training.mesh import make_mesh as make_mesh, shard_batch as shard_batch
+from .training.optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .training.schedules import ScheduleConfig as ScheduleConfig
+from .training.state import TrainState as TrainState, init_state as init_state
+from .training.step import (
+    make_eval_step as make_eval_step,
+    make_predict_step as make_predict_step,
+    make_train_step as make_train_step,
+)
+from .use import evaluate_run as evaluate_run, load_run as load_run, predict_images as predict_images

@@ -1,0 +1,8 @@
+"""State, step, optimizers, schedules, loop and checkpoints. Sits above ``models``; knows nothing of data or runs.
+
+The public names are listed in ``__init__.pyi`` and load on first use.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
