@@ -40,16 +40,16 @@ import numpy as np
 from rich.console import Console
 
 from resnet_jax import RunConfig, fit, load_recipe
-from resnet_jax.cache import keep_compiled_programs
-from resnet_jax.config import DataConfig
-from resnet_jax.memory import keep_freed_memory
 from resnet_jax.report.canvas import BLUE, GREEN, VERMILION, new_figure
 from resnet_jax.report.depth_axes import BLOCK, DepthAxis, mark_stages
 from resnet_jax.report.depth_file import GradientHistory, read_depth
 from resnet_jax.report.depth_report import readable
 from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.runs.config import DataConfig
+from resnet_jax.runs.evaluate import evaluate_run, load_run
+from resnet_jax.runtime.cache import keep_compiled_programs
+from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.schedules import ScheduleConfig
-from resnet_jax.use import evaluate_run, load_run
 
 KINDS = {"plain": "plain", "resnet": "residual"}
 LOOKS = ((BLUE, "-"), (VERMILION, (0, (5, 1.6))), (GREEN, (0, (1.4, 1.2))))

@@ -36,10 +36,10 @@ from resnet_jax import compile_train_step, create_model, create_state, make_mesh
 from resnet_jax.data.digits import load_digits
 from resnet_jax.data.folder import load_folder
 from resnet_jax.depth import Anatomy, profile
+from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models import init_variables
 from resnet_jax.report.canvas import new_figure
 from resnet_jax.report.depth_axes import INK, LOOKS, plain
-from resnet_jax.training.probing import chart_blocks
 
 #: The networks: the choices that make them of a residual network.
 KINDS: dict[str, dict[str, Any]] = {

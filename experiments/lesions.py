@@ -26,10 +26,10 @@ import jax
 import numpy as np
 
 from resnet_jax.depth import delete_blocks, path_lengths, permute_blocks
-from resnet_jax.memory import keep_freed_memory
 from resnet_jax.models import create_model
 from resnet_jax.report.canvas import BLUE, VERMILION, new_figure
-from resnet_jax.rundir import describe_environment
+from resnet_jax.runs.directory import describe_environment
+from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.weights import load_state_dict, to_variables
 
 NETS = {"resnet20_cifar": "resnet20-12fca82f.th", "resnet44_cifar": "resnet44-014dd654.th"}

@@ -41,14 +41,14 @@ import numpy as np
 from rich.console import Console
 
 from resnet_jax import RunConfig, fit, load_recipe
-from resnet_jax.cache import keep_compiled_programs
-from resnet_jax.config import DataConfig, ModelConfig
-from resnet_jax.memory import keep_freed_memory
 from resnet_jax.report.canvas import BLUE, GREY, VERMILION, new_figure
 from resnet_jax.report.depth_axes import BLOCK, DepthAxis, mark_stages
 from resnet_jax.report.depth_file import read_depth
 from resnet_jax.report.depth_report import readable
 from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.runs.config import DataConfig, ModelConfig
+from resnet_jax.runtime.cache import keep_compiled_programs
+from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.schedules import ScheduleConfig
 
 NETS = {"resnet1202_cifar": "ResNet-1202", "preact1001_cifar": "pre-activation ResNet-1001"}

@@ -1,6 +1,5 @@
 """The public names, for type checkers; :mod:`lazy_loader` reads them here too."""
 
-from .config import RunConfig as RunConfig, list_recipes as list_recipes, load_recipe as load_recipe
 from .models import (
     ResNet as ResNet,
     ResNetConfig as ResNetConfig,
@@ -12,7 +11,9 @@ from .models import (
     stack_blocks as stack_blocks,
     unstack_blocks as unstack_blocks,
 )
-from .run import fit as fit
+from .runs.config import RunConfig as RunConfig, list_recipes as list_recipes, load_recipe as load_recipe
+from .runs.evaluate import evaluate_run as evaluate_run, load_run as load_run, predict_images as predict_images
+from .runs.fit import fit as fit
 from .training.compile import (
     compile_eval_step as compile_eval_step,
     compile_train_step as compile_train_step,
@@ -27,4 +28,3 @@ from .training.step import (
     make_predict_step as make_predict_step,
     make_train_step as make_train_step,
 )
-from .use import evaluate_run as evaluate_run, load_run as load_run, predict_images as predict_images

@@ -9,13 +9,13 @@ import re
 import jax
 import pytest
 
-from resnet_jax.assemble import build_model
-from resnet_jax.config import ModelConfig, RunConfig
 from resnet_jax.errors import UsageError
-from resnet_jax.examine import Looking, initial_subject
 from resnet_jax.models import create_model
 from resnet_jax.models.config import CHOICES, ResNetConfig
-from resnet_jax.rundir import DataCard
+from resnet_jax.runs.analysis import Looking, initial_subject
+from resnet_jax.runs.build import build_model
+from resnet_jax.runs.config import ModelConfig, RunConfig
+from resnet_jax.runs.directory import DataCard
 
 #: What the run decides, not its user: how many devices share the batch, and their axis.
 OF_THE_RUN = {"norm_devices", "axis_name"}
@@ -58,7 +58,7 @@ def test_random_images_have_the_dimensions_of_the_network(dims):
 
 
 def test_without_a_size_they_have_that_of_the_named_network(monkeypatch):
-    from resnet_jax import examine
+    from resnet_jax.runs import analysis as examine
 
     seen = []
 

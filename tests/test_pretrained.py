@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from resnet_jax.config import ModelConfig
 from resnet_jax.errors import UsageError
-from resnet_jax.imported import import_weights
-from resnet_jax.use import TrainedRun, evaluate_run, load_run, predict_images, with_class_names
+from resnet_jax.runs.config import ModelConfig
+from resnet_jax.runs.evaluate import TrainedRun, evaluate_run, load_run, predict_images, with_class_names
+from resnet_jax.runs.foreign import import_weights
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {"resnet20": "resnet20-12fca82f.th", "resnet44": "resnet44-014dd654.th"}

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.assemble import build_model
-from resnet_jax.config import RunConfig
-from resnet_jax.images import load_images
 from resnet_jax.models import layout
 from resnet_jax.models.count import abstract_variables
-from resnet_jax.rundir import DataCard, RunDirectory
+from resnet_jax.runs.build import build_model
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import load_images
+from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.training.compile import INIT_OPTIONS
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState

@@ -23,10 +23,10 @@ import jax
 import numpy as np
 
 from resnet_jax import create_model, make_mesh, shard_batch
-from resnet_jax.memory import keep_freed_memory
+from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.models.count import abstract_variables
-from resnet_jax.models.instrument import Anatomy
-from resnet_jax.rundir import describe_environment
+from resnet_jax.runs.directory import describe_environment
+from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.compile import compile_train_step, create_state
 from resnet_jax.training.optimizers import OptimConfig, make_optimizer
 from resnet_jax.training.step import make_train_step

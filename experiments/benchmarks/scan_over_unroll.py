@@ -22,7 +22,7 @@ import jax
 
 from resnet_jax.bench.ours import Ours, environment
 from resnet_jax.bench.workload import Workload
-from resnet_jax.memory import keep_freed_memory
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 
 def seconds_per_step(side: Ours, steps: int) -> float:

@@ -15,7 +15,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from resnet_jax.ablation.result import CellResult, MemberResult, finite
-from resnet_jax.assemble import (
+from resnet_jax.data.pipeline import Batch
+from resnet_jax.data.records import Records
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.digest import params_digest
+from resnet_jax.report.metrics_file import Appended, read_metrics
+from resnet_jax.runs.build import (
     Parts,
     build_eval_step,
     build_parts,
@@ -24,15 +30,10 @@ from resnet_jax.assemble import (
     loss_scaling,
     training_feed,
 )
-from resnet_jax.config import RunConfig
-from resnet_jax.data.pipeline import Batch
-from resnet_jax.data.records import Records
-from resnet_jax.digest import params_digest
-from resnet_jax.errors import RunError, UsageError
-from resnet_jax.images import Images
-from resnet_jax.models.count import abstract_variables
-from resnet_jax.report.metrics_file import Appended, read_metrics, write_whole
-from resnet_jax.rundir import RunDirectory
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import Images
+from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runtime.files import write_whole
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest

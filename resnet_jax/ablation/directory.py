@@ -21,11 +21,11 @@ from typing import Any
 import yaml
 
 from resnet_jax.ablation.grid import Axis, Cell, make_cells
-from resnet_jax.config import WITHOUT_EFFECT, RunConfig, config_to_dict
 from resnet_jax.errors import RunError
-from resnet_jax.paths import user_path
-from resnet_jax.report.metrics_file import write_whole
-from resnet_jax.rundir import RunDirectory
+from resnet_jax.runs.config import WITHOUT_EFFECT, RunConfig, config_to_dict
+from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from resnet_jax.config import RunConfig, config_from_dict, config_to_dict, read_utf8
 from resnet_jax.errors import UsageError, unknown
-from resnet_jax.paths import user_path
+from resnet_jax.runs.config import RunConfig, config_from_dict, config_to_dict, read_utf8
+from resnet_jax.runtime.paths import user_path
 
 #: The parts of a configuration whose fields can be varied.
 PARTS = ("model", "data", "optim", "train")

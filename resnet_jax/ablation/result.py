@@ -23,7 +23,7 @@ class MemberResult:
         test_correct: test images classified correctly by the last state.
         test_examples: test images.
         test_loss: mean loss on them; None if it is not finite.
-        params_digest: of the last state; see :func:`resnet_jax.digest.params_digest`.
+        params_digest: of the last state; see :func:`resnet_jax.models.digest.params_digest`.
         stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be said.
     """
 

@@ -16,16 +16,17 @@ from resnet_jax.ablation.directory import AblationDirectory, Definition
 from resnet_jax.ablation.grid import Cell
 from resnet_jax.ablation.result import CellResult
 from resnet_jax.ablation.table import comma_separated, markdown, percent
-from resnet_jax.config import RunConfig, require_same
 from resnet_jax.errors import UsageError
-from resnet_jax.images import Images, Pixels, PixelsWanted, describe_images, load_pixels
-from resnet_jax.length import Origin, fit_length
-from resnet_jax.recipe_fit import misfit
 from resnet_jax.report.ablation_plot import CellCurves, plot_ablation
-from resnet_jax.report.metrics_file import read_metrics, write_whole
+from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.text import say
 from resnet_jax.report.views import attempt
-from resnet_jax.rundir import RunDirectory
+from resnet_jax.runs.config import RunConfig, require_same
+from resnet_jax.runs.data import Images, Pixels, PixelsWanted, describe_images, load_pixels
+from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.length import Origin, fit_length
+from resnet_jax.runs.recipe_fit import misfit
+from resnet_jax.runtime.files import write_whole
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import Interrupted
 from resnet_jax.training.mesh import make_mesh
@@ -49,7 +50,7 @@ def ablate(
         members_at_once: seeds trained in one program at most, to fit into memory; None for all of a cell.
         console: where to show progress (default: nowhere).
         origin: the recipe that the base configuration started from (default: the shipped one of that name); what does
-            not fit of its schedule in shorter runs is shortened (:mod:`resnet_jax.length`).
+            not fit of its schedule in shorter runs is shortened (:mod:`resnet_jax.runs.length`).
 
     Returns:
         ``recipe``, ``seeds``, ``out`` and ``cells``: of each its labels, settings, status, mean and std of the test

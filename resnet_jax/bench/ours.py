@@ -18,11 +18,11 @@ from jax.sharding import Mesh
 
 from resnet_jax.bench.limits import image_costs, measure_limits
 from resnet_jax.bench.workload import Workload
-from resnet_jax.memory import keep_freed_memory
 from resnet_jax.models.count import abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import native
+from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, create_state, options_for
 from resnet_jax.training.mesh import make_mesh, shard_batch
 from resnet_jax.training.need import LOOKING, require_memory

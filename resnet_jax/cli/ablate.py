@@ -11,8 +11,8 @@ import tyro
 from resnet_jax.ablation.grid import Axis, load_cells, parse_agc, parse_axis, parse_seeds, scalar_options
 from resnet_jax.cli.options import Common, console_for, parse, typed_fields
 from resnet_jax.cli.recipe import named_recipe, require_recipe
-from resnet_jax.config import RunConfig
 from resnet_jax.errors import UsageError
+from resnet_jax.runs.config import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         axes.append(parse_agc(options.agc, options.config))
     from resnet_jax.ablation.directory import Definition
     from resnet_jax.ablation.run import ablate
-    from resnet_jax.length import Origin
+    from resnet_jax.runs.length import Origin
 
     definition = Definition(
         base=options.config,

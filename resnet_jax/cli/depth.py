@@ -49,8 +49,8 @@ def _profile(argv: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     about = "Signals and gradients at every block of a network, on one batch: arrays, figures, and a report to read."
     options = parse(ProfileOptions, argv, verb="depth profile", about=about)
-    from resnet_jax.examine import profile_subject
     from resnet_jax.report.depth_report import FIGURES, write_profile_report
+    from resnet_jax.runs.analysis import profile_subject
 
     out = output_directory(options, ("profile.npz", *FIGURES), "profile")
     console = console_for(options.common)

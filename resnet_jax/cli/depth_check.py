@@ -12,10 +12,10 @@ import tyro
 
 from resnet_jax.cli.depth_options import draw, make_directory, save
 from resnet_jax.cli.options import Common, console_for, parse
-from resnet_jax.config import ModelConfig
 from resnet_jax.errors import CheckError, RunError, UsageError, unknown
-from resnet_jax.paths import user_path
 from resnet_jax.report.text import say, working
+from resnet_jax.runs.config import ModelConfig
+from resnet_jax.runtime.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)

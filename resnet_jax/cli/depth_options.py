@@ -13,10 +13,10 @@ import tyro
 
 from resnet_jax.cli.bench import Choices
 from resnet_jax.cli.options import Common, console_for
-from resnet_jax.config import ModelConfig
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.text import say
-from resnet_jax.rundir import RunDirectory
+from resnet_jax.runs.config import ModelConfig
+from resnet_jax.runs.directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +62,13 @@ class TargetOptions:
 
 
 def find(options: TargetOptions, **more: Any) -> Any:
-    """Return the subject that the options name, and print with which images; see `resnet_jax.examine.find_subject`.
+    """Return the subject that the options name, and print with which images; see `analysis.find_subject`.
 
     Args:
         options: as given.
-        **more: other fields of :class:`resnet_jax.examine.Looking`.
+        **more: other fields of :class:`resnet_jax.runs.analysis.Looking`.
     """
-    from resnet_jax.examine import Looking, find_subject
+    from resnet_jax.runs.analysis import Looking, find_subject
 
     if options.model.name not in (ModelConfig().name, options.target):
         raise UsageError(f"the network is {options.target}; leave out --model.name {options.model.name}")

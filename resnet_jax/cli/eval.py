@@ -49,9 +49,9 @@ class EvalOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
-    from resnet_jax.chosen import describe_moved, own_or_other
     from resnet_jax.errors import UsageError
-    from resnet_jax.use import evaluate_run, load_run, reestimate_run, with_moved_data
+    from resnet_jax.runs.chosen import describe_moved, own_or_other
+    from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
 
     data = options.data
     if data.source is not None and data.moved_to is not None:

@@ -25,7 +25,7 @@ def prepared(trained: Any, data: ImageOptions, class_names: Path | None) -> Any:
     """Return the run with what the options change.
 
     Args:
-        trained: a :class:`resnet_jax.trained.TrainedRun`.
+        trained: a :class:`resnet_jax.runs.trained.TrainedRun`.
         data: the options.
         class_names: file with the names of the outputs.
 
@@ -34,7 +34,7 @@ def prepared(trained: Any, data: ImageOptions, class_names: Path | None) -> Any:
         DataError: the file cannot be read.
     """
     from resnet_jax.data.classes import read_class_names
-    from resnet_jax.trained import with_class_names, with_geometry, with_normalization
+    from resnet_jax.runs.trained import with_class_names, with_geometry, with_normalization
 
     if data.mean or data.std:
         trained = with_normalization(trained, data.mean, data.std)

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from resnet_jax.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.cli.options import ANYWHERE, HELP, flags_last
 from resnet_jax.cli.streams import READER_GONE, final_status, steady_streams
 from resnet_jax.cli.trouble import explain
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
-from resnet_jax.memory import keep_freed_memory
 from resnet_jax.report.text import visible
+from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 #: What a message may hold of what moves a terminal's cursor.
 _LINES = "\n\t"

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from resnet_jax.errors import UsageError, closest, either
-from resnet_jax.paths import expand_paths
 from resnet_jax.report.text import PlainConsole
+from resnet_jax.runtime.paths import expand_paths
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
     options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
     from resnet_jax.errors import PartialError, UsageError
     from resnet_jax.report.text import say, visible
-    from resnet_jax.use import Predictor, load_run
+    from resnet_jax.runs.evaluate import Predictor, load_run
 
     if not options.images:
         raise UsageError("name at least one image: resnet-jax predict RUN_DIR IMAGE ...")

@@ -10,7 +10,7 @@ import tyro
 
 from resnet_jax.cli.options import Common, console_for, parse, typed_fields
 from resnet_jax.cli.recipe import named_recipe, require_recipe
-from resnet_jax.config import RunConfig
+from resnet_jax.runs.config import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         default=TrainOptions(config=recipe.config),
     )
     require_recipe(options.config, recipe)
-    from resnet_jax.length import Origin
-    from resnet_jax.run import fit
+    from resnet_jax.runs.fit import fit
+    from resnet_jax.runs.length import Origin
 
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
     summary = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)

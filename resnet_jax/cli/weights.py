@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
-from resnet_jax.config import ModelConfig
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.report.text import say
+from resnet_jax.runs.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def run(argv: list[str]) -> dict[str, Any] | None:
 
 def _import(argv: list[str]) -> dict[str, Any]:
     options = parse(ImportOptions, _spelled_out(argv), verb="weights import", about="Read another library's weights.")
-    from resnet_jax.imported import import_weights
+    from resnet_jax.runs.foreign import import_weights
 
     model = ModelConfig(**{field.name: getattr(options.model, field.name) for field in dataclasses.fields(ModelConfig)})
     imported = import_weights(
@@ -154,7 +154,7 @@ def _spelled_out(argv: list[str]) -> list[str]:
 
 def _export(argv: list[str]) -> dict[str, Any]:
     options = parse(ExportOptions, argv, verb="weights export", about="Write weights under another library's names.")
-    from resnet_jax.imported import export_weights
+    from resnet_jax.runs.foreign import export_weights
 
     tensors = export_weights(options.run_dir, options.out, format=options.format)
     say(console_for(options.common), f"{tensors} tensors in {options.out}")
@@ -163,7 +163,7 @@ def _export(argv: list[str]) -> dict[str, Any]:
 
 def _fold(argv: list[str]) -> dict[str, Any]:
     options = parse(FoldOptions, argv, verb="weights fold", about="Fold batch norm into convolutions, for inference.")
-    from resnet_jax.imported import fold_run
+    from resnet_jax.runs.foreign import fold_run
 
     run = fold_run(options.run_dir, options.out)
     say(console_for(options.common), f"{options.run_dir} without batch norm is {run.path}")

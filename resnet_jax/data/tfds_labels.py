@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.cache import VARIABLE, cache_directory
+from resnet_jax.runtime.cache import VARIABLE, cache_directory
 
 READ_CHUNK = 1024
 """Records read at a time while the labels are collected."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from resnet_jax.errors import UsageError
-from resnet_jax.paths import user_path
+from resnet_jax.runtime.paths import user_path
 
 T = TypeVar("T")
 

@@ -56,8 +56,8 @@ from resnet_jax.depth.predict import predict_moments
 from resnet_jax.depth.predict_backward import predict_gradients
 from resnet_jax.depth.propagation import Propagation, measure_propagation
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.instrument import Anatomy
 from resnet_jax.models.resnet import ResNet
 
 #: Stages of so many blocks show whether growth is exponential or a power of depth.

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.depth.lanczos import lanczos, symmetric_ritz
 from resnet_jax.depth.profiling import Loss, chart_of, cross_entropy, without_drops
 from resnet_jax.depth.spectra import check_counts
 from resnet_jax.errors import UsageError
-from resnet_jax.models.instrument import Anatomy, Chart
+from resnet_jax.instrument.hooks import Anatomy, Chart
+from resnet_jax.ops.annotations import Images, Labels
 
 #: Lanczos keeps so many vectors of all parameters; more bytes than this are refused.
 MOST_BYTES = 2**32
@@ -66,8 +67,8 @@ class HessianEigenvalues:
 def hessian_eigenvalues(
     model: nn.Module,
     variables: Mapping[str, Any],
-    images: Float[Array, "n *spatial c"],
-    labels: Array,
+    images: Images,
+    labels: Labels,
     *,
     train: bool = True,
     loss: Loss = cross_entropy,

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from resnet_jax.depth import blockwise
 from resnet_jax.depth.blockwise import Kind, Link
@@ -24,7 +24,8 @@ from resnet_jax.depth.lanczos import chain_ritz, operator_ritz
 from resnet_jax.depth.spectra import Spectra, check_counts, from_bidiagonals, from_matrices
 from resnet_jax.errors import UsageError
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.paths import user_path
+from resnet_jax.ops.annotations import Images
+from resnet_jax.runtime.paths import user_path
 
 #: The Jacobians to the output are computed whole up to so many rows, and so many bytes of one of them.
 EXACT_ROWS, EXACT_BYTES = 256, 2**30
@@ -86,7 +87,7 @@ class JacobianSpectra:
 def jacobians(
     model: nn.Module,
     variables: Any,
-    images: Float[Array, "n *spatial c"],
+    images: Images,
     *,
     train: bool = False,
     iterations: int = 32,

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from resnet_jax.depth.profiling import chart_of, cross_entropy, without_drops
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy, Chart, Hook, instrumented
 from resnet_jax.models import layout
-from resnet_jax.models.instrument import GATES, Anatomy, Chart, Hook, instrumented
+from resnet_jax.models.collections import GATES
+from resnet_jax.ops.annotations import Images, Labels
 
 _KEEP = "keep"
 
@@ -79,8 +81,8 @@ class Permutations:
 def delete_blocks(
     model: nn.Module,
     variables: Mapping[str, Any],
-    images: Float[Array, "n *spatial c"],
-    labels: Array,
+    images: Images,
+    labels: Labels,
     *,
     counts: Sequence[int] = (),
     draws: int = 8,
@@ -147,8 +149,8 @@ def delete_blocks(
 def permute_blocks(
     model: nn.Module,
     variables: Mapping[str, Any],
-    images: Float[Array, "n *spatial c"],
-    labels: Array,
+    images: Images,
+    labels: Labels,
     *,
     swaps: Sequence[int] = (1, 2, 4, 8, 16),
     draws: int = 8,

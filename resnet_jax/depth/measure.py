@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from resnet_jax.depth.blockwise import nothing_dropped, without_place
 from resnet_jax.models.block import Block
@@ -20,6 +20,7 @@ from resnet_jax.models.layout import unstack
 from resnet_jax.models.plan import BlockPlan, Varying, plan_stages
 from resnet_jax.models.resnet import ResNet, Stem
 from resnet_jax.ops import at_least_float32
+from resnet_jax.ops.annotations import Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,7 @@ class Moments:
         return tuple(int(start) for start in np.unique(self.stage, return_index=True)[1])
 
 
-def measure_moments(
-    model: ResNet, variables: Any, images: Float[Array, "n *spatial c"], *, train: bool = True
-) -> Moments:
+def measure_moments(model: ResNet, variables: Any, images: Images, *, train: bool = True) -> Moments:
     """Return the moments of the stem and of every block of ``model`` for ``images``.
 
     Nothing is dropped, whatever the network's rates of dropout and stochastic depth, and no activation is kept: each
@@ -75,9 +74,7 @@ def measure_moments(
     return _moments(config, *_measure(config, train)(unstack(variables), images))
 
 
-def sample_moments(
-    config: ResNetConfig, key: Array, images: Float[Array, "n *spatial c"], *, train: bool = True
-) -> Moments:
+def sample_moments(config: ResNetConfig, key: Array, images: Images, *, train: bool = True) -> Moments:
     """Return the moments of a network of ``config`` at its random initialization, without ever building it.
 
     Blocks of equal shape are one compiled function of a key, NF's beta and the input: it draws the parameters of one

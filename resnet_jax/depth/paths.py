@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from resnet_jax import ops
 from resnet_jax.depth.profiling import Loss, chart_of, cross_entropy, without_drops
 from resnet_jax.errors import UsageError
-from resnet_jax.models.instrument import GATES, PROBES, Anatomy, Hook, instrumented, probe
+from resnet_jax.instrument.hooks import Anatomy, Hook, instrumented, probe
+from resnet_jax.models.collections import GATES, PROBES
+from resnet_jax.ops.annotations import Images, Labels
 
 _BRANCH, _SKIP = "branch", "skip"
 
@@ -80,8 +82,8 @@ class PathLengths:
 def path_lengths(
     model: nn.Module,
     variables: Mapping[str, Any],
-    images: Float[Array, "n *spatial c"],
-    labels: Array,
+    images: Images,
+    labels: Labels,
     *,
     lengths: Sequence[int] | None = None,
     draws: int = 16,
@@ -146,8 +148,8 @@ def _log_paths(blocks: int, k: int) -> float:
 def gradient_through(
     model: nn.Module,
     variables: Mapping[str, Any],
-    images: Array,
-    labels: Array,
+    images: Images,
+    labels: Labels,
     *,
     train: bool,
     loss: Loss,

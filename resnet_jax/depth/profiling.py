@@ -15,19 +15,21 @@ from jaxtyping import Array, Float
 
 from resnet_jax.depth.blockwise import nothing_dropped
 from resnet_jax.depth.result import DepthProfile
-from resnet_jax.depth.signals import FORWARD, forward_signals
 from resnet_jax.errors import UsageError
-from resnet_jax.models.instrument import PROBES, SIGNALS, Anatomy, Chart, instrumented, probe, survey
+from resnet_jax.instrument.hooks import Anatomy, Chart, instrumented, probe, survey
+from resnet_jax.instrument.signals import FORWARD, forward_signals
+from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.models.layout import is_stacked, listed_paths
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import at_least_float32, in_range, squared_norm
+from resnet_jax.ops.annotations import Images, Labels
 
 Loss = Callable[[Array, Array], Array]
 
 _POINTS = ("input", "output", "preact", "branch_in", "skip_in", "seen")
 
 
-def cross_entropy(logits: Float[Array, "n k"], labels: Array) -> Float[Array, " n"]:
+def cross_entropy(logits: Float[Array, "n k"], labels: Labels) -> Float[Array, " n"]:
     """Return the cross-entropy of each example; labels are classes (N,), else NaN, or shares of classes (N, k)."""
     logits = logits.astype(at_least_float32(logits.dtype))
     if labels.ndim == 1:
@@ -39,8 +41,8 @@ def cross_entropy(logits: Float[Array, "n k"], labels: Array) -> Float[Array, " 
 def profile(
     model: nn.Module,
     variables: Mapping[str, Any],
-    images: Float[Array, "n *spatial c"],
-    labels: Array,
+    images: Images,
+    labels: Labels,
     *,
     train: bool = True,
     loss: Loss = cross_entropy,
@@ -143,7 +145,7 @@ def _norms(tree: Any) -> dict[str, Array]:
 
 
 def _result(
-    model: nn.Module, variables: Any, images: Array, train: bool, found: dict[str, Any], chart: Chart
+    model: nn.Module, variables: Any, images: Images, train: bool, found: dict[str, Any], chart: Chart
 ) -> DepthProfile:
     forward, backward = (
         {name: np.asarray(value, np.float64) for name, value in found[part].items()} for part in ("forward", "backward")
@@ -236,7 +238,7 @@ def without_drops(model: nn.Module) -> nn.Module:
     return ResNet(nothing_dropped(model.config)) if isinstance(model, ResNet) else model
 
 
-def chart_of(model: nn.Module, variables: Mapping[str, Any], images: Array, anatomy: Anatomy, train: bool) -> Chart:
+def chart_of(model: nn.Module, variables: Mapping[str, Any], images: Images, anatomy: Anatomy, train: bool) -> Chart:
     """Return the chart of a network's blocks; nothing is computed."""
     charts: list[Chart] = []
 

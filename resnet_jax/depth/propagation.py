@@ -17,8 +17,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Key
 
+from resnet_jax.instrument.hooks import Anatomy, Chart, instrumented, probe, survey
+from resnet_jax.models.collections import GATES, PROBES, SIGNALS
 from resnet_jax.models.initialize import init_variables
-from resnet_jax.models.instrument import GATES, PROBES, SIGNALS, Anatomy, Chart, instrumented, probe, survey
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import at_least_float32
 

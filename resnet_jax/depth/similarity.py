@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.errors import UsageError
-from resnet_jax.models.instrument import SIGNALS, Anatomy, Chart, Hook, instrumented, survey
+from resnet_jax.instrument.hooks import Anatomy, Chart, Hook, instrumented, survey
+from resnet_jax.models.collections import SIGNALS
 from resnet_jax.ops import at_least_float32
 
 _GRAM, _POOLED = "gram", "pooled"

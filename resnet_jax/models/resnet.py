@@ -11,9 +11,9 @@ from resnet_jax import ops
 from resnet_jax.errors import UsageError
 from resnet_jax.models import layers, layout
 from resnet_jax.models.block import Block
+from resnet_jax.models.collections import BLOCK_AXES
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer
-from resnet_jax.models.instrument import BLOCK_AXES
 from resnet_jax.models.plan import BlockPlan, Varying, plan_stages, stem_widths
 
 _AXES = {1: "W", 2: "H, W", 3: "D, H, W"}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.report.text import drawn, font_families, visible
+from resnet_jax.runtime.files import replacing
 
 #: Okabe and Ito's palette, which people with any common colour vision can tell apart; black is left to the text.
 BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -35,13 +34,8 @@ def save_figure(figure: Any, path: Path, **how: Any) -> None:
     It is written in one piece or not at all: one that fails leaves the old file.
     """
     use_fonts(figure)
-    partial = path.with_name(path.name + ".tmp")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, format="png", **how)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def use_fonts(figure: Any) -> None:

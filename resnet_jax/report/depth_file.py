@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.probing import is_due
 from resnet_jax.report.metrics_file import Appended, keep_until, read_metrics
-from resnet_jax.training.probing import is_due
 
 
 class DepthFile:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,6 +18,7 @@ from resnet_jax.report.depth_axes import DepthFigure
 from resnet_jax.report.numbers import short_number
 from resnet_jax.report.svg import inline_svg
 from resnet_jax.report.text import visible
+from resnet_jax.runtime.files import write_whole
 
 REPORT = "report.html"
 
@@ -91,9 +91,7 @@ def write_page(page: Page, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / REPORT
-        partial = path.with_name(path.name + ".tmp")
-        partial.write_text(render_page(page), encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, render_page(page))
         for figure in page.figures:
             figure.save_png(folder)
     except OSError as error:

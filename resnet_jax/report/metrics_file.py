@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from resnet_jax.runtime.files import write_whole
 
 
 class MetricsFile:
@@ -65,24 +65,6 @@ def keep_until(path: Path, step: int) -> None:
     """Drop the rows after ``step``: a run that is resumed there writes them again."""
     kept = [row for row in read_metrics(path) if row.get("step", 0) <= step]
     write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one piece or not at all: a process killed meanwhile leaves the old one.
-
-    It is UTF-8, whatever the locale. What UTF-8 cannot hold (half a surrogate pair) becomes its escape.
-
-    Raises:
-        OSError: it cannot be written; with its path.
-    """
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 class Appended:

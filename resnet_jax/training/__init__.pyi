@@ -44,7 +44,6 @@ from .population import (
     stack_members as stack_members,
 )
 from .population_loop import train_population as train_population
-from .probing import block_grad_norm as block_grad_norm
 from .progress import Progress as Progress
 from .reestimation import reestimate as reestimate
 from .roles import count_by_role as count_by_role, mask as mask, role_rules as role_rules

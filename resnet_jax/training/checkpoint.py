@@ -23,7 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from resnet_jax.errors import RunError
 from resnet_jax.models import layout
 from resnet_jax.models.layout import stack
-from resnet_jax.paths import PlainAlias, is_plain, user_path
+from resnet_jax.runtime.paths import PlainAlias, is_plain, user_path
 from resnet_jax.training.state import TrainState
 
 Kind = Literal["last", "best"]

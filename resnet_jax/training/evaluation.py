@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax.confusion import Confusion
+from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.mesh import require_classes, shard_batch
 
 

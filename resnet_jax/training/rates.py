@@ -2,7 +2,7 @@
 
 * By role: Fixup trains its scalar biases and scales at a tenth of the rate (Zhang et al. 2019, arXiv 1901.09321,
   section 4: ``role_rates = [("scalar", 0.1)]``). A run of a network with Fixup gets that on its own, and says so
-  (:mod:`resnet_jax.companions`); `make_optimizer` does nothing unless it is asked to.
+  (:mod:`resnet_jax.runs.companions`); `make_optimizer` does nothing unless it is asked to.
 * By depth: rate = decay ** (distance from the classifier), for fine-tuning (layer-wise rate decay; Bao et al. 2022,
   arXiv 2106.08254, and timm's `layer_decay`). The classifier and what stands beside it (the final norm) are at distance
   0, the last block at 1, the block before at 2, the stem furthest.

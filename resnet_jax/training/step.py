@@ -13,12 +13,13 @@ from flax import linen as nn
 from jax import lax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.models.instrument import PROBES, Anatomy
+from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.probing import block_grad_norm, chart_taps, taps
+from resnet_jax.models.collections import PROBES
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging, ema_update
 from resnet_jax.training.loss_scale import LossScaling, next_loss_scale
 from resnet_jax.training.losses import cross_entropy
-from resnet_jax.training.probing import block_grad_norm, chart_taps, taps
 from resnet_jax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -73,7 +74,7 @@ def make_train_step(
         with soft labels, correct is the class of the largest share), ``grad_norm`` (global L2 norm before clipping),
         ``rejected`` (0 or 1); with a loss scale also ``loss_scale``, that of this step, and ``skipped`` (0 or 1). With
         a probe there is one array, ``block_grad_norm`` (blocks,): the norm of dL/dx over the whole batch, x the input
-        of each block in depth order, L the mean loss (:func:`~resnet_jax.training.probing.chart_blocks` names them).
+        of each block in depth order, L the mean loss (:func:`~resnet_jax.instrument.probing.chart_blocks` names them).
 
     Raises:
         UsageError: arguments that do not go together, or, when traced, with the state.

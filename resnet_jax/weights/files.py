@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import DataError, UsageError
+from resnet_jax.runtime.files import replacing
 from resnet_jax.weights import select
 from resnet_jax.weights.sniff import describe, read_file, recognize
 from resnet_jax.weights.torch_file import is_torch, parse_torch
@@ -171,19 +171,16 @@ def save_safetensors(
     from safetensors.numpy import save_file
 
     path = Path(path).expanduser()
-    partial = path.with_name(path.name + ".tmp")
     arrays = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
     try:
-        partial.write_bytes(b"")
-        mode = partial.stat().st_mode  # safetensors makes a file of its own, for its user only
-        save_file(arrays, partial, metadata={"format": "pt", **(metadata or {})})
-        with contextlib.suppress(OSError):  # a file system without modes
-            partial.chmod(mode)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_bytes(b"")
+            mode = partial.stat().st_mode  # safetensors makes a file of its own, for its user only
+            save_file(arrays, partial, metadata={"format": "pt", **(metadata or {})})
+            with contextlib.suppress(OSError):  # a file system without modes
+                partial.chmod(mode)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _is_safetensors(data: bytes) -> bool:

@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from resnet_jax.ablation.directory import Definition
-from resnet_jax.config import RunConfig, load_recipe
 from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, Row
+from resnet_jax.runs.config import RunConfig, load_recipe
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.schedules import ScheduleConfig
 
@@ -22,7 +22,7 @@ SEEDS = (0, 3)
 def tiny_network():
     """Add a network of one block, named by ``model.name tiny``; train on one device: eight take long to compile for."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("resnet_jax.ablation.run", "resnet_jax.run"):
+        for module in ("resnet_jax.ablation.run", "resnet_jax.runs.fit"):
             patch.setattr(f"{module}.make_mesh", lambda: make_mesh(jax.devices()[:1]))
         patch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (8,), stem="cifar", norm_groups=4), 8, "these tests"))
         yield

@@ -17,8 +17,8 @@ from resnet_jax.ablation.grid import (
     parse_seeds,
     scalar_options,
 )
-from resnet_jax.config import RunConfig, config_to_dict
 from resnet_jax.errors import UsageError
+from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.training.optimizers import OptimConfig
 
 

@@ -18,7 +18,7 @@ from resnet_jax.ablation.grid import parse_axis
 from resnet_jax.ablation.run import ablate
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.metrics_file import read_metrics
-from resnet_jax.run import fit
+from resnet_jax.runs.fit import fit
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted
 from tests.ablation.conftest import SEEDS, STEPS, everything, tiny_config

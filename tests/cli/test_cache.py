@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from resnet_jax.cache import program_directory
+from resnet_jax.runtime.cache import program_directory
 from tests.cli.conftest import last_json
 
 #: The command line with a network of one block; the last line of standard error counts the programs found.

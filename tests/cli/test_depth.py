@@ -11,13 +11,13 @@ import optax
 import pytest
 
 from resnet_jax.cli.main import run as run_command
-from resnet_jax.config import ModelConfig
 from resnet_jax.data.source import load_dataset
 from resnet_jax.depth import DepthProfile, profile
-from resnet_jax.examine import Looking, find_subject
-from resnet_jax.imported import import_weights
 from resnet_jax.models import create_model, init_variables
 from resnet_jax.report.depth_report import FIGURES
+from resnet_jax.runs.analysis import Looking, find_subject
+from resnet_jax.runs.config import ModelConfig
+from resnet_jax.runs.foreign import import_weights
 
 from .conftest import last_json
 

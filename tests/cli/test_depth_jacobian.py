@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resnet_jax.config import ModelConfig
 from resnet_jax.depth.hessian import HessianEigenvalues
 from resnet_jax.depth.jacobian import JacobianSpectra, jacobians
-from resnet_jax.examine import Looking, find_subject
 from resnet_jax.report.jacobian_report import FIGURES
+from resnet_jax.runs.analysis import Looking, find_subject
+from resnet_jax.runs.config import ModelConfig
 
 from .conftest import last_json
 

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from resnet_jax.assemble import build_model
-from resnet_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from resnet_jax.examine import Looking, find_subject
-from resnet_jax.rundir import DataCard, RunDirectory
-from resnet_jax.use import evaluate_run, load_run, reestimate_run
+from resnet_jax.runs.analysis import Looking, find_subject
+from resnet_jax.runs.build import build_model
+from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from tests.cli.conftest import last_json
 from tests.tools import random_variables, write_network, write_run
 

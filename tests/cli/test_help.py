@@ -10,8 +10,8 @@ import pytest
 
 from resnet_jax.cli import ablate, bench, depth, eval, models, plan, predict, train, weights
 from resnet_jax.cli.options import option_names
-from resnet_jax.config import list_recipes
 from resnet_jax.models import list_models
+from resnet_jax.runs.config import list_recipes
 
 GROUPS = {"depth": depth.VERBS, "bench": bench.VERBS, "weights": weights.VERBS}
 

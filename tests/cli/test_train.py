@@ -261,7 +261,7 @@ def test_early_stopping_and_the_best_state(stripes, tmp_path, command):
 
 
 def test_a_run_in_use_is_not_trained_by_a_second_process(stripes, tmp_path, command):
-    from resnet_jax.rundir import RunDirectory
+    from resnet_jax.runs.directory import RunDirectory
 
     run_dir = tmp_path / "run"
     run_dir.mkdir()
@@ -297,6 +297,6 @@ def test_data_that_changed_since_training_is_not_evaluated(finished, stripes, tm
     [("cross_entropy", [0.75, 0.25]), ("bce", [0.75, 0.5]), ("mse", [1.0, 0.0])],
 )
 def test_probabilities_are_those_of_the_loss(loss, expected):
-    from resnet_jax.predicting import class_probabilities
+    from resnet_jax.runs.predict import class_probabilities
 
     np.testing.assert_allclose(class_probabilities(np.array([[np.log(3.0), 0.0]]), loss), [expected])

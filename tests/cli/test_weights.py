@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.models import create_model
-from resnet_jax.use import load_run
+from resnet_jax.runs.evaluate import load_run
 from resnet_jax.weights import from_variables, load_state_dict, save_safetensors
 from tests.cli.conftest import last_json
 from tests.tools import random_variables

@@ -67,8 +67,8 @@ def test_a_constant_channel_has_deviation_one():
     ],
 )
 def test_normalization_off_the_scale_is_refused(mean, std, message):
-    from resnet_jax.config import DataConfig, RunConfig
     from resnet_jax.errors import UsageError
+    from resnet_jax.runs.config import DataConfig, RunConfig
 
     with pytest.raises(UsageError, match=message) as error:
         RunConfig(data=DataConfig(mean=mean, std=std))

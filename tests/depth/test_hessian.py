@@ -12,8 +12,8 @@ from jax.flatten_util import ravel_pytree
 from resnet_jax.depth import HessianEigenvalues, hessian_eigenvalues
 from resnet_jax.depth.profiling import cross_entropy
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.models import ResNet, ResNetConfig
-from resnet_jax.models.instrument import Anatomy
 from resnet_jax.models.layout import stack, unstack
 from tests.tools import random_variables
 

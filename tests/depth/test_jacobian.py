@@ -15,8 +15,8 @@ from resnet_jax.depth import JacobianSpectra, jacobians
 from resnet_jax.depth.lanczos import golub_kahan, lanczos, operator_ritz, singular_ritz, symmetric_ritz
 from resnet_jax.depth.spectra import from_bidiagonals
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, init_variables
-from resnet_jax.models.instrument import Anatomy, instrumented
 from resnet_jax.models.layout import stack
 from tests.tools import random_variables
 

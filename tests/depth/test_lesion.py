@@ -17,8 +17,9 @@ from resnet_jax.depth.lesion import reorder
 from resnet_jax.depth.paths import PathLengths, gradient_through
 from resnet_jax.depth.profiling import chart_of, cross_entropy, profile
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, create_model, init_variables
-from resnet_jax.models.instrument import GATES, Anatomy, instrumented
+from resnet_jax.models.collections import GATES
 from resnet_jax.models.layout import stack
 from resnet_jax.weights import load_state_dict, to_variables
 from tests.tools import random_variables

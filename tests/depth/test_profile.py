@@ -15,9 +15,9 @@ from flax import linen as nn
 from resnet_jax import depth
 from resnet_jax.depth.profiling import cross_entropy, profile
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, create_model, init_variables, list_models
 from resnet_jax.models.block import Block
-from resnet_jax.models.instrument import Anatomy, instrumented
 from resnet_jax.models.layout import stack, unstack
 from resnet_jax.training.mesh import batch_sharding, make_mesh, replicated
 from tests.tools import random_variables

@@ -12,8 +12,8 @@ import pytest
 from resnet_jax import depth
 from resnet_jax.depth.similarity import fit_ridge, unbiased_hsic
 from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy, instrumented
 from resnet_jax.models import create_model
-from resnet_jax.models.instrument import Anatomy, instrumented
 from resnet_jax.models.layout import stack
 from tests.tools import random_variables
 

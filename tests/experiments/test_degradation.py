@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import degradation
-from resnet_jax.config import differences
+from resnet_jax.runs.config import differences
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.paths import PlainAlias
+from resnet_jax.runtime.paths import PlainAlias
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.confusion import Confusion
 from resnet_jax.errors import RunError
 from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals

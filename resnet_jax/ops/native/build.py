@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-from resnet_jax.cache import cache_directory, private_directory, processor, why_not_writable
+from resnet_jax.runtime.cache import cache_directory, private_directory, processor, why_not_writable
 
 #: ``off`` keeps XLA's own forms.
 SWITCH = "RESNET_JAX_NATIVE"

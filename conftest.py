@@ -1,0 +1,36 @@
+"""Every test, doctests included, runs on 8 fake CPU devices, under strict promotion, with warnings as errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile much and run little: XLA's optimizations would cost more than they save. Subprocesses inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Nothing goes into the user's cache: the compiled convolutions stay beside pytest's own, for the next session too, and
+# programs are compiled where a test does not say otherwise.
+os.environ.setdefault("RESNET_JAX_CACHE", str(Path(__file__).resolve().parent / ".pytest_cache" / "resnet_jax"))
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).resolve().parents[1] / "shared" / "data"
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; tests that need it say that they skip when it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data not present: {SHARED.parent.name}/{SHARED.name} is not beside this checkout")
+    return SHARED

@@ -1,0 +1,1 @@
+"""Hooks into the blocks of a network, ours or anybody's, used by training, depth and deployment."""

@@ -1,0 +1,16 @@
+"""Annotations that many functions share; tests check them (jaxtyping, beartype)."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Float, Shaped
+
+#: An array on a device, or on the host.
+AnyArray: TypeAlias = jax.Array | np.ndarray
+#: What a network takes: N examples of any number of spatial dimensions, channels last.
+Images: TypeAlias = Float[AnyArray, "n *spatial c"]
+#: What a loss compares with: one row for each example.
+Labels: TypeAlias = Shaped[AnyArray, "n *targets"]

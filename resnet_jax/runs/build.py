@@ -1,0 +1,325 @@
+"""From a configuration and its images to the parts of a run: network, optimizer, batches, compiled steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from resnet_jax.data.augment import Augment, augment, cutout, normalize
+from resnet_jax.data.mix import Mix, mix
+from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
+from resnet_jax.data.records import Records, in_memory
+from resnet_jax.errors import UsageError
+from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.probing import is_due
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.zoo import create_model
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import Images, geometry_of
+from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.length import length_of
+from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
+from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
+from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.evaluation import Evaluation, evaluate
+from resnet_jax.training.loop import Plan
+from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.losses import as_pair, get_loss
+from resnet_jax.training.mesh import check_batch_size, shard_batch
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
+
+#: Updates per call where the configuration does not say; 1 on other platforms. A CPU gains as well, 1.3 to 2.3 ms an
+#: update (one core: ResNet-20 on digits 28.6 -> 26.2 ms, two blocks of 8 and 16 channels 4.1 -> 2.4 ms), which is
+#: nothing to a larger step, and Ctrl-C waits for the end of a call. For GPUs and TPUs a guess: none was at hand.
+STEPS_PER_DISPATCH: dict[str, int] = {"gpu": 16, "tpu": 16}
+
+#: Share of a device's memory that the training set may take before that default falls back to single calls.
+RESIDENT_SHARE = 0.25
+
+
+def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNet:
+    """Build the network for the data: its classes and channels, unless the configuration says otherwise.
+
+    Args:
+        config: the run.
+        card: its data.
+        devices: over how many a training batch is sharded; only batch norm of scope ``device`` looks at it.
+
+    Raises:
+        UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
+    """
+    classes = len(card.class_names)
+    choices = {"num_classes": classes, "in_channels": card.image_shape[-1], **config.model.choices()}
+    choices["norm_devices"] = devices if config.model.norm_scope == "device" else 1
+    two_of_one = choices["num_classes"] == 1 and classes == 2 and not card.examples  # yes or no, imported
+    if choices["num_classes"] < classes and not two_of_one:
+        raise UsageError(
+            f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
+            "to use their number"
+        )
+    model, dims = create_model(config.model.name, **choices), len(card.image_shape) - 1
+    if model.config.spatial_dims != dims:
+        raise UsageError(
+            f"model.spatial_dims {model.config.spatial_dims} does not go with images of {dims} spatial dimensions, "
+            "which is what every data source gives: leave it out; your own signals or volumes go through "
+            f"create_model(name, spatial_dims={model.config.spatial_dims}) in a loop of your own"
+        )
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything the loop needs, built once. ``step`` is the train step as a pure function, ``train_step`` compiled."""
+
+    model: ResNet
+    mesh: Mesh
+    plan: Plan
+    tx: optax.GradientTransformation
+    learning_rate: Callable[[int], Any]
+    step: Callable[..., Any]
+    train_step: Callable[..., Any]
+    evaluate: Callable[[Any, Records], Evaluation]
+    new_state: Callable[[], TrainState]
+    batches: Callable[[int, int], Iterator[Any]]
+
+
+def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
+    """Build network, optimizer, compiled steps and batches.
+
+    Raises:
+        UsageError: choices that do not go together, or a batch that the data or the devices cannot give.
+    """
+    train, card = config.train, images.card
+    check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
+    feed = training_feed(config, images)
+    total_steps = length_of(config, feed.steps_per_epoch).steps
+    stopping = None if train.early_stopping is None else EarlyStopping(patience=train.early_stopping)
+    per_call = steps_per_dispatch(config, feed, mesh)
+    plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping, per_call)
+
+    model = build_model(config, card, devices=mesh.size)
+    key = jax.random.key(config.seed)
+    params = abstract_variables(model, card.image_shape)["params"]
+    tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
+    loss = get_loss(train.loss, train.label_smoothing)
+    scaling = loss_scaling(config, model)
+    make_step = functools.partial(
+        make_train_step,
+        model,
+        tx,
+        loss=loss,
+        preprocess=train_preprocess(config, model, card),
+        accumulate=train.accumulate,
+        norm_momentum=model.config.norm_momentum,
+        ema_decay=train.averaging(),
+        loss_scaling=scaling,
+    )
+    step, probe = make_step(), Anatomy() if train.depth_every else None
+    if per_call == 1:
+        train_step, batches = compile_train_step(step, mesh), _sharded_batches(config, feed, mesh)
+        if probe is not None:
+            probed = compile_train_step(make_step(probe=probe), mesh)
+            train_step, batches = _probed_now_and_then(train_step, probed, batches, train.depth_every)
+    else:
+        multi_step = compile_multi_step(make_step(probe=probe), mesh)
+        train_step, batches = (lambda state, item: multi_step(state, *item)), _resident_batches(feed, plan, mesh)
+    return Parts(
+        model=model,
+        mesh=mesh,
+        plan=plan,
+        tx=tx,
+        learning_rate=schedule,
+        step=step,
+        train_step=train_step,
+        evaluate=build_evaluation(config, model, card, mesh),
+        new_state=lambda: create_state(
+            model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None, loss_scaling=scaling
+        ),
+        batches=batches,
+    )
+
+
+def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
+    """Return the loss scale's rules where the network computes in float16, else None.
+
+    Raises:
+        UsageError: values out of range, or set for a network that has no use for them.
+    """
+    scaling = LossScaling(config.train.loss_scale, config.train.loss_scale_growth_every)
+    if model.config.dtype == "float16":
+        return scaling
+    if scaling != LossScaling():
+        raise UsageError(f"train.loss_scale goes with model.dtype float16; {model.config.dtype} needs none")
+    return None
+
+
+def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int:
+    """Return how many updates a call makes: what the configuration says, or what pays on these devices.
+
+    Raises:
+        UsageError: several are asked for and the training set cannot lie on the devices; it says why.
+    """
+    wanted = config.train.steps_per_dispatch
+    if wanted == 1:
+        return 1
+    device = mesh.devices.flat[0]
+    if wanted is None:
+        limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+        fits = feed.stored and feed.stored_bytes <= RESIDENT_SHARE * limit
+        return STEPS_PER_DISPATCH.get(device.platform, 1) if fits else 1
+    if not feed.stored:
+        reason = (
+            "data.crop random_resized makes other pixels in each epoch, on the host"
+            if feed.geometry.random
+            else f"the training images are read from {config.data.source} as they are needed, being too many to hold"
+        )
+        raise UsageError(
+            f"train.steps_per_dispatch {wanted} takes its batches from pixels that stay on the devices, but {reason}; "
+            "set it to 1"
+        )
+    return wanted
+
+
+def _sharded_batches(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> Callable[[int, int], Iterator[Any]]:
+    """Return ``(start, stop) -> `` the batches of the feed, cut over the devices."""
+
+    def batches(start: int, stop: int) -> Iterator[Any]:
+        with contextlib.closing(iterate_feed(feed, config, start, stop)) as stream:
+            for batch in stream:
+                yield shard_batch(batch, mesh)
+
+    return batches
+
+
+def _probed_now_and_then(
+    plain: Any, probed: Any, batches: Callable[[int, int], Iterator[Any]], every: int
+) -> tuple[Callable[..., Any], Callable[[int, int], Iterator[Any]]]:
+    """Return a train step that measures the gradient at every block where it is due, and the batches that it takes.
+
+    Two programs, for on a CPU the sums of a probed step add 5 to 11 % to it. Their other numbers are the same.
+    Both are compiled at the first call, which is not timed.
+    """
+    programs: dict[bool, Callable[..., Any]] = {}
+
+    def train_step(state: Any, item: tuple[bool, Any]) -> Any:
+        due, batch = item
+        if not programs:
+            programs.update({is_probed: f.lower(state, batch).compile() for is_probed, f in both.items()})
+        return programs[due](state, batch)
+
+    both = {False: plain, True: probed}
+
+    def due_batches(start: int, stop: int) -> Iterator[Any]:
+        with contextlib.closing(cast(Generator[Any], batches(start, stop))) as stream:
+            for step, batch in enumerate(stream, start):
+                yield is_due(step, every), batch
+
+    return train_step, due_batches
+
+
+def _resident_batches(feed: TrainBatches, plan: Plan, mesh: Mesh) -> Callable[[int, int], Iterator[Any]]:
+    """Return ``(start, stop) -> `` the training set and what to take of it, for each call; it is copied there once."""
+
+    def batches(start: int, stop: int) -> Iterator[Any]:
+        calls = dataclasses.replace(plan, total_steps=stop).calls(start)
+        data = put_resident(*feed.resident(), mesh)
+        for chunk in chunks(feed.order, calls, plan.steps_per_call, mesh):
+            yield data, chunk
+
+    return batches
+
+
+def training_feed(config: RunConfig, images: Images) -> TrainBatches:
+    """Return the batches of the run, in the order that its seed gives.
+
+    Raises:
+        UsageError: a batch size that the images cannot fill.
+    """
+    return TrainBatches(
+        images.splits.train,
+        config.train.batch_size,
+        seed=config.seed,
+        geometry=images.geometry,
+        shard=(jax.process_index(), jax.process_count()),
+    )
+
+
+def iterate_feed(feed: TrainBatches, config: RunConfig, start: int, stop: int) -> Batches:
+    """Yield the batches of steps ``start`` to ``stop - 1``, in threads where that helps."""
+    return feed.iterate(start, stop, threads=_threads(config, feed.records))
+
+
+def build_evaluation(
+    config: RunConfig, model: ResNet, card: DataCard, mesh: Mesh, *, logits: bool = False
+) -> Callable[[Any, Records], Evaluation]:
+    """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
+    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
+
+    def evaluation(variables: Any, records: Records) -> Evaluation:
+        feed = evaluation_feed(config, records)
+        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=max(model.config.num_classes, 2))
+
+    return evaluation
+
+
+def build_eval_step(
+    config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
+) -> Callable[..., dict[str, jax.Array]]:
+    """Return the eval step of a run as a pure function. One output is taken for a yes or no: two classes."""
+    loss, read_out = get_loss(config.train.loss, config.train.label_smoothing), None
+    if model.config.num_classes == 1:
+        loss, read_out = get_loss("cross_entropy"), as_pair
+    return make_eval_step(model, loss=loss, preprocess=eval_preprocess(model, card), logits=logits, read_out=read_out)
+
+
+def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:
+    """Yield masked batches that hold every record once."""
+    shard = (jax.process_index(), jax.process_count())
+    batches = EvalBatches(records, config.train.batch_size, geometry_of(config.data), shard=shard)
+    return batches.iterate(threads=_threads(config, records))
+
+
+def _threads(config: RunConfig, records: Records) -> int:
+    # images in memory are indexed faster than handed over by another thread (and Grain takes seconds to import)
+    return 0 if in_memory(records) else config.data.threads
+
+
+def train_preprocess(config: RunConfig, model: ResNet, card: DataCard) -> TrainPreprocess:
+    """Return the augmentation and normalization of a run; with mixup or cutmix it returns soft labels as well.
+
+    Raises:
+        UsageError: an augmentation out of range.
+    """
+    data, dtype = config.data, jnp.dtype(model.config.dtype)
+    augmentation = Augment(pad=data.pad, flip=data.flip, cutout=data.cutout)
+    mixing = Mix(data.mixup, data.cutmix, data.mix_probability)
+
+    def preprocess(key, batch):
+        images = normalize(augment(key, batch, augmentation), card.mean, card.std)
+        images = cutout(key, images, batch, augmentation.cutout)
+        if not mixing:
+            return images.astype(dtype)
+        images, labels = mix(key, images, batch, mixing, model.config.num_classes)
+        return images.astype(dtype), labels
+
+    return preprocess
+
+
+def eval_preprocess(model: ResNet, card: DataCard) -> Preprocess:
+    """Return the normalization of a run as a ``preprocess`` function without augmentation."""
+
+    def preprocess(_key, batch):
+        return normalize(batch["image"], card.mean, card.std, jnp.dtype(model.config.dtype))
+
+    return preprocess

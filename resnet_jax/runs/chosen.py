@@ -1,0 +1,348 @@
+"""Which images a trained network is shown: a split of its own, wherever that lies now, or another source.
+
+Their labels are positions of the network's outputs, and what was done to get there is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Set
+
+import numpy as np
+
+from resnet_jax.data.classes import match_classes
+from resnet_jax.data.decode import has_colours
+from resnet_jax.data.folder import FolderRecords
+from resnet_jax.data.memory import materialize
+from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
+from resnet_jax.data.source import is_gone, load_dataset
+from resnet_jax.data.split import Splits
+from resnet_jax.data.stats import channel_stats
+from resnet_jax.data.tfds import TfdsRecords
+from resnet_jax.errors import DataError, RunError, UsageError, unknown
+from resnet_jax.runs.data import divide, geometry_of, load_splits
+from resnet_jax.runs.directory import DataCard, labels_digest
+from resnet_jax.runs.trained import TrainedRun, class_names_of, with_moved_data
+
+SPLITS = ("train", "val", "test")
+LOOKED_AT = 32
+"""Images of a source whose colours are looked at."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """Images for a network.
+
+    Attributes:
+        records: as stored, in the order of the source; labels are positions of the network's outputs.
+        split: ``train``, ``val`` or ``test``; ``all`` of a source that has one split.
+        own: whether they are a split of the run's own data, as the run divided it.
+        place: where they lie.
+        classes: how many of the network's classes they belong to.
+        said: what the user should know of the choice and of the classes.
+    """
+
+    records: Records
+    split: str
+    own: bool
+    place: str
+    classes: int
+    said: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """Name them: ``the test split``, ``all 1,017 images of npz:x.npz``."""
+        if self.own:
+            return f"the {self.split} split"
+        part = "" if self.split == "all" else f"{self.split} "
+        return f"all {len(self.records):,} {part}images of {self.place}"
+
+
+def choose_images(trained: TrainedRun, split: str, source: str | None = None) -> Chosen:
+    """Choose the images of a split.
+
+    A ``source`` that is the run's own data at another place (:func:`own_or_other`) is divided as the run divided it, so
+    that no image that was trained on is in its test. Of any other source its own split is taken, val for a test that it
+    has not, or everything if it has one split only.
+
+    Args:
+        trained: the network.
+        split: ``train``, ``val`` or ``test``; or ``all``: every image of a source with one split, the run's own or not.
+        source: None for the run's own data.
+
+    Raises:
+        UsageError: no such split, no data of its own, or classes that cannot be matched.
+        RunError: the run's own data is not what it was.
+    """
+    if split not in (*SPLITS, "all"):
+        raise unknown("split", split, (*SPLITS, "all"))
+    names = class_names_of(trained)
+    if split != "all":
+        trained, source = own_or_other(trained, source)
+    if source is None:
+        return _own(trained, split)
+    dataset = load_dataset(source, channels=trained.card.image_shape[-1], least_classes=1)
+    part, said = _part(dataset, split)
+    records = dataset.splits[part]
+    matching = match_classes(
+        dataset.class_names,
+        names,
+        present=np.unique(records.labels).tolist(),
+        source=source,
+        network=str(trained.path),
+    )
+    said = (*dataset.notes, *_maybe_trained_on(trained, source), *said, *matching.said)
+    said = (*said, *describe_colours(records, trained.card.image_shape[-1]))
+    records = relabelled(records, matching.labels(records.labels))
+    return Chosen(records, part, False, source, len(np.unique(records.labels)), said)
+
+
+def _own(trained: TrainedRun, split: str) -> Chosen:
+    if split == "all":
+        raise UsageError("--split all is every image of a source: name it with --data.source")
+    if not trained.was_trained_here:
+        raise UsageError(f"{trained.path} was imported: it has no images of its own; name some with --data.source")
+    splits = own_splits(trained, "divide")
+    records = getattr(splits, split)
+    if records is None:
+        raise UsageError(f"{trained.path} has no {split} split")
+    place, data, said = trained.config.data.place, trained.config.data, ()
+    if data.moved_to is not None:
+        said = (f"the run's own data, moved from {data.source} to {place}: its own division is used",)
+    return Chosen(records, split, True, place, len(np.unique(records.labels)), (*said, *splits.notes))
+
+
+def _part(dataset: Dataset, split: str) -> tuple[str, tuple[str, ...]]:
+    if "all" in dataset.splits:
+        return "all", ()
+    if split in dataset.splits:
+        return split, ()
+    if split == "test":
+        return "val", (f"{dataset.name} has no test split: its val split is taken",)
+    raise UsageError(f"{dataset.name} has no {split} split: it has {', '.join(dataset.splits)}")
+
+
+def own_splits(trained: TrainedRun, purpose: str) -> Splits:
+    """Return the splits of a run's own data, as it divided them; nothing is decoded yet.
+
+    Args:
+        trained: the run.
+        purpose: what they are for, for the message.
+
+    Raises:
+        UsageError: the run was imported and has no data.
+        DataError: the data is not there.
+        RunError: the data is not what it was.
+    """
+    data, card = trained.config.data, trained.card
+    if not trained.was_trained_here:
+        raise UsageError(f"{trained.path} was imported: it has no training images to {purpose}")
+    try:
+        splits, class_names = load_splits(trained.config)
+    except DataError as error:
+        if not is_gone(data.place):
+            raise
+        raise DataError(f"{error}. If the images lie elsewhere now, say where with --data.moved-to") from error
+    changed = _difference(card, splits, class_names)
+    if changed:
+        then = "it" if data.moved_to is None else data.source
+        raise RunError(
+            f"{data.place} is not what {then} was when {trained.path} was trained: {changed}. Its division into "
+            "splits would be another one; evaluate on all of it with --data.source, or say with --data.moved-to where "
+            "the images lie now"
+        )
+    return splits
+
+
+def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, str | None]:
+    """Find out whether a source is the run's own data: return the run with its data there and None, or both as given.
+
+    It is if it is of the same kind and has the same classes, division and labels, and the same mean and deviation in
+    the training images (data.json has them where they are the run's normalization, else they are those of the images
+    at the old place; if nothing is there any more, the labels alone decide).
+
+    Args:
+        trained: the run as it was loaded, with its own normalization and geometry.
+        source: as :func:`choose_images`.
+    """
+    data, card = trained.config.data, trained.card
+    if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
+        return trained, source
+    dataset = load_dataset(source, channels=card.image_shape[-1], least_classes=1)
+    try:
+        splits = divide(dataset, data)
+    except (DataError, UsageError):  # it cannot be divided so
+        return trained, source
+    if _difference(card, splits, dataset.class_names):
+        return trained, source
+    if source != data.place and not _has_statistics(trained, splits.train):
+        return trained, source
+    return (trained if source == data.place else with_moved_data(trained, source)), None
+
+
+def _has_statistics(trained: TrainedRun, records: Records) -> bool:
+    """Return whether training images have the run's mean and deviation, to what another decoder may change."""
+    data, expected = trained.config.data, (trained.card.mean, trained.card.std)
+    if data.mean:
+        if is_gone(data.place):
+            return True
+        try:
+            expected = _statistics(trained, own_splits(trained, "compare").train)
+        except (DataError, RunError, UsageError):  # what lies there now is not the run's own either
+            return False
+    return bool(np.allclose(_statistics(trained, records), expected, rtol=0, atol=1e-4))
+
+
+def _statistics(trained: TrainedRun, records: Records) -> tuple[np.ndarray, np.ndarray]:
+    return channel_stats(materialize(records, geometry_of(trained.config.data), training=True))
+
+
+def describe_moved(trained: TrainedRun) -> tuple[str, ...]:
+    """Say that the images at the place a user named have other pixels than those trained on; nothing if they do not.
+
+    Args:
+        trained: as :func:`resnet_jax.runs.trained.with_moved_data` gives it, with its own normalization.
+    """
+    data = trained.config.data
+    if data.mean or not trained.was_trained_here:
+        return ()
+    if _has_statistics(trained, own_splits(trained, "divide").train):
+        return ()
+    return (
+        f"the training images in {data.place} have another mean and deviation than those the network was trained on "
+        "(data.json): converted, or other images",
+    )
+
+
+def _maybe_trained_on(trained: TrainedRun, source: str) -> tuple[str, ...]:
+    """Say that a source may hold the images the network was trained on, where these are not at their place."""
+    data = trained.config.data
+    if not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
+        return ()
+    if source != data.place and not is_gone(data.place):
+        return ()
+    here = "which is not what it was" if source == data.place else "where nothing is any more"
+    return (
+        f"{trained.path} was trained on images of {data.place}, {here}: if these are among them, the accuracy counts "
+        "images trained on",
+    )
+
+
+def describe_colours(records: Records, channels: int) -> tuple[str, ...]:
+    """Say that images are not of the network's channels: colour for a grey network, all grey for one of colours.
+
+    Looks at :data:`LOOKED_AT` images, evenly spaced. Grey is an image whose three channels are equal.
+    """
+    stored = dataclasses.replace(records, channels=3) if isinstance(records, (FolderRecords, TfdsRecords)) else records
+    count = min(LOOKED_AT, len(records))
+    images = [stored.image(index * len(records) // count) for index in range(count)]
+    colours = sum(has_colours(image) for image in images)
+    if channels == 1 and colours:
+        return (f"{_of(colours, count, len(records))} in colours, turned to grey: the network takes 1 channel",)
+    if channels == 3 and not colours:
+        return (f"{_of(count, count, len(records))} grey, repeated in the 3 channels that the network takes",)
+    return ()
+
+
+def _of(some: int, count: int, total: int) -> str:
+    looked = "" if count == total else " looked at"
+    return f"all {count:,} images{looked} are" if some == count else f"{some:,} of {count:,} images{looked} are"
+
+
+def _difference(card: DataCard, splits: Splits, class_names: tuple[str, ...]) -> str:
+    """Say in what data is not that of a card; empty if in nothing that the card knows."""
+    parts = {name: getattr(splits, name) for name in SPLITS}
+    parts = {name: records for name, records in parts.items() if records is not None}
+    examples = {name: len(records) for name, records in parts.items()}
+    if examples != card.examples or class_names != card.class_names:
+        return f"then {card.examples} of classes {card.class_names}, now {examples} of {class_names}"
+    if card.labels and labels_digest(records.labels for records in parts.values()) != card.labels:
+        return "as many images of the same classes, but in another order or with other labels"
+    return ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Relabelled:
+    """Records with other labels."""
+
+    records: Records
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.records.image(index)
+
+    def describe(self, index: int) -> str:
+        return self.records.describe(index)
+
+
+def relabelled(records: Records, labels: np.ndarray) -> Records:
+    """Return the same images with other labels, int32 (N,)."""
+    if isinstance(records, ArrayRecords):
+        return dataclasses.replace(records, labels=labels)
+    return Relabelled(records, labels)
+
+
+class Sizes:
+    """Records that remember the sizes of the images read from them."""
+
+    def __init__(self, records: Records):
+        self.records = records
+        self.seen: set[tuple[int, int]] = set()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """As of the records."""
+        return self.records.labels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> np.ndarray:
+        image = self.records.image(index)
+        self.seen.add((image.shape[0], image.shape[1]))
+        return image
+
+    def describe(self, index: int) -> str:
+        return self.records.describe(index)
+
+
+def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes]:
+    """Return images that evaluation brings to the network's size, in memory if they fit, and the sizes they come in.
+
+    Raises:
+        UsageError: the network's images are not square and these have another size: no rule brings them to it.
+        DataError: an image is unreadable.
+    """
+    sizes = Sizes(records)
+    first = sizes.image(0).shape
+    height, width, channels = trained.card.image_shape
+    if trained.geometry.image_size is None and first[:2] != (height, width):
+        raise UsageError(
+            f"{trained.path} takes images of {height}x{width} pixels (height x width), and {records.describe(0)} has "
+            f"{first[0]}x{first[1]}: no rule brings images to a size that is not square. Resize them, or give "
+            "--data.image-size for square ones"
+        )
+    if first[2] != channels:
+        raise UsageError(f"{trained.path} takes {channels} channels, and {records.describe(0)} has {first[2]}")
+    watched = records if in_memory(records) else sizes
+    return materialize(watched, trained.geometry, training=False), sizes
+
+
+def describe_sizes(trained: TrainedRun, sizes: Set[tuple[int, int]]) -> tuple[str, ...]:
+    """Say what was done to images, (height, width) each, that were not of the network's size; nothing if all were."""
+    height, width, _ = trained.card.image_shape
+    others = sorted(size for size in sizes if size != (height, width))
+    if not others:
+        return ()
+    found = " and ".join(f"{h}x{w}" for h, w in others)
+    if len(others) > 2:
+        smallest, largest = (pick(others, key=lambda size: size[0] * size[1]) for pick in (min, max))
+        found = f"of {len(others)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]},"
+    how = "shorter side resized, centre cut out"
+    if trained.geometry.random:
+        how = f"shorter side to {trained.geometry.shorter_side}, centre cut out"
+    square = all(h == w for h, w in others) and not trained.geometry.random
+    return (f"images {found} brought to {height}x{width}" + ("" if square else f" ({how})"),)

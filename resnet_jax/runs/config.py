@@ -1,0 +1,460 @@
+"""A run as data: frozen dataclasses, read from YAML, validated once, written back so that they reproduce it."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_jax.data.stats import check_normalization
+from resnet_jax.errors import FEW, RunError, UsageError, closest, either, nearest, unknown
+from resnet_jax.runtime.paths import user_path
+from resnet_jax.training.ema import Averaging
+from resnet_jax.training.optimizers import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A named network and the choices to change in it; None keeps the network's own.
+
+    What they mean and which go together: :class:`resnet_jax.models.ResNetConfig`.
+    """
+
+    name: str = "resnet20_cifar"
+    """A name that `resnet-jax models` lists."""
+    num_classes: int | None = None
+    """Outputs of the classifier (default: the classes of the data)."""
+    in_channels: int | None = None
+    """Channels of the images (default: those of the data)."""
+    spatial_dims: int | None = None
+    """Spatial dimensions of the input: 1, 2 or 3. The images of every data source have 2."""
+    stage_sizes: tuple[int, ...] | None = None
+    """Blocks per stage."""
+    widths: tuple[int, ...] | None = None
+    """Base width of each stage."""
+    block: str | None = None
+    """basic (two 3x3) or bottleneck (1x1, 3x3, 1x1; it puts out four times its width)."""
+    order: str | None = None
+    """post (conv, norm, activation: v1) or pre (norm, activation, conv: v2)."""
+    stem: str | None = None
+    """cifar (3x3 stride 1), imagenet (7x7 stride 2 and pool), deep, deep_tiered or deep_wide (three 3x3 and pool)."""
+    stem_width: int | None = None
+    """Channels the stem is built on."""
+    stem_pool: str | None = None
+    """max, zero_max (over zero padding) or conv (a 3x3 of stride 2)."""
+    shortcut: str | None = None
+    """A (identity and zeros), A_end, B (1x1 where the shape changes), C (1x1 everywhere), D (mean, 1x1) or none."""
+    stride_in: str | None = None
+    """Which convolution of a bottleneck strides: 3x3 (v1.5) or 1x1 (the original)."""
+    groups: int | None = None
+    """Channel groups of a bottleneck's 3x3."""
+    base_width: int | None = None
+    """Inner width of a bottleneck per group, of 64."""
+    norm: str | None = None
+    """Normalization: batch, group, layer, instance or none (folded: what `weights fold` leaves of batch)."""
+    norm_eps: float | None = None
+    """Added to the variance."""
+    norm_momentum: float | None = None
+    """Weight of the old running average, in [0, 1)."""
+    norm_running_variance: str | None = None
+    """Batch norm's running variance: biased (that of the batch), or unbiased as PyTorch's, n / (n - 1) times that."""
+    norm_groups: int | None = None
+    """Groups of norm group."""
+    norm_scope: str | None = None
+    """Whose statistics batch norm trains with: global, device, ghost or frozen."""
+    ghost_size: int | None = None
+    """Examples per ghost batch."""
+    residual: str | None = None
+    """plain, zero_gamma, skipinit, rezero, fixup, nf or nf_gain."""
+    alpha: float | None = None
+    """Growth per block of the NF rules."""
+    weight_standardization: str | None = None
+    """none, standard or scaled."""
+    ws_eps: float | None = None
+    """Added to the variance of the weights."""
+    conv_bias: bool | None = None
+    """A bias in every convolution."""
+    attention: str | None = None
+    """none, se or eca."""
+    se_ratio: float | None = None
+    """Hidden over outer channels of squeeze-and-excitation."""
+    se_divisor: int | None = None
+    """Its hidden channels are a multiple of it."""
+    dropout: float | None = None
+    """Rate before the last convolution of a branch."""
+    head_dropout: float | None = None
+    """Rate before the classifier."""
+    drop_path: float | None = None
+    """Stochastic depth: rate of the last block."""
+    head_pool: str | None = None
+    """mean or max over all positions."""
+    activation: str | None = None
+    """relu, leaky_relu, elu, gelu (its tanh form), gelu_erf (PyTorch's default), silu or tanh."""
+    init: str | None = None
+    """Initializer of the convolutions: kaiming_normal or kaiming_uniform (fan-out; fan-in: kaiming_normal_fan_in,
+    kaiming_uniform_fan_in), xavier_normal, xavier_uniform, lecun_normal, orthogonal, torch_uniform, normal_0.01,
+    zeros."""
+    head_init: str | None = None
+    """Initializer of the classifier's kernel, one of the same."""
+    execution: str | None = None
+    """How equal blocks are computed: auto, unroll, or scan (in a loop: compile time does not grow with depth)."""
+    remat: str | None = None
+    """What the backward pass computes again to save memory: none, block (all of it), conv (all but convolutions)."""
+    dtype: str | None = None
+    """Dtype of the computation: float32, bfloat16, or float16 with a loss scale. Statistics and logits stay float32.
+    float64 needs JAX_ENABLE_X64=1 in the environment."""
+    param_dtype: str | None = None
+    """Dtype of the parameters: float32, or float64 as above."""
+
+    def choices(self) -> dict[str, Any]:
+        """Return what differs from the named network."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if name != "name" and value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from, how they are split, and what is done to them."""
+
+    source: str = "digits"
+    """digits, folder:PATH, npz:PATH or tfds:NAME."""
+    moved_to: str | None = None
+    """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
+    val_fraction: float = 0.1
+    """Share of the training images held out for validation, by class and always the same ones."""
+    test_fraction: float = 0.2
+    """Share held out for the final test where the source has no test split of its own."""
+    split_seed: int = 0
+    """Which images are held out; not the seed of the run, so that seeds can be compared."""
+    image_size: int | None = None
+    """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
+    crop: str = "none"
+    """Geometry in training: none, or random_resized (ImageNet's random crop of random scale)."""
+    pad: int = 0
+    """Zero pixels added on each side before a random crop back to size (CIFAR: 4)."""
+    flip: bool = False
+    """Mirror training images left-right with probability 1/2."""
+    cutout: int = 0
+    """Side in pixels of a square of each training image that is set to the mean (CIFAR-10: 16); 0 for none."""
+    mixup: float = 0.0
+    """Alpha of mixup, which averages two images and their labels (CIFAR: 1, ImageNet: 0.2); 0 for none."""
+    cutmix: float = 0.0
+    """Alpha of cutmix, which puts a box of one image into another (1); 0 for none."""
+    mix_probability: float = 1.0
+    """Chance of a training image to be mixed; with both mixup and cutmix it gets one of them, each as often."""
+    mean: tuple[float, ...] = ()
+    """Subtracted from x / 255, per channel; empty: that of the training images."""
+    std: tuple[float, ...] = ()
+    """Divides x / 255 - mean, per channel; empty: that of the training images."""
+    threads: int = 2
+    """Threads that decode and assemble batches."""
+
+    @property
+    def place(self) -> str:
+        """Where the images are now."""
+        return self.source if self.moved_to is None else self.moved_to
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how to train."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Stop after so many updates even if epochs are left; None for no limit."""
+    batch_size: int = 128
+    """Images per update, over all devices."""
+    accumulate: int = 1
+    """Micro-batches an update is made of, to fit a large batch in memory."""
+    steps_per_dispatch: int | None = None
+    """Updates made in one call, from pixels that lie on the devices; None: 1 on CPUs, more where it pays."""
+    loss: str = "cross_entropy"
+    """cross_entropy, bce (one against all) or mse (one-hot)."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in [0, 1)."""
+    ema_decay: float | None = None
+    """Decay per update of moving averages of parameters and statistics, which are then what is evaluated."""
+    ema_warmup: str = "tensorflow"
+    """How that decay d is reached: tensorflow, min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990); power,
+    min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup; or none, d at once, from a copy of the first update on."""
+    ema_warmup_gamma: float = 1.0
+    """gamma of ema_warmup power."""
+    ema_warmup_power: float = 2 / 3
+    """Exponent of ema_warmup power (timm: 2/3 for runs of a million updates, 3/4 for shorter ones)."""
+    ema_min_decay: float = 0.0
+    """ema_warmup power: the decay is not smaller from the second update on."""
+    ema_update_after: int = 0
+    """Updates that the averages only copy before averaging, and its warm-up, begin."""
+    ema_statistics: str = "averaged"
+    """Running batch statistics that go with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
+    loss_scale: float = 32768.0
+    """With model.dtype float16: what the loss is multiplied by at first; halved when gradients overflow."""
+    loss_scale_growth_every: int = 2000
+    """Steps without overflow after which the loss scale is doubled."""
+    eval_every: int = 1
+    """Epochs between validations and checkpoints."""
+    early_stopping: int | None = None
+    """Stop after so many validations without a better accuracy; None never does."""
+    select: str = "last"
+    """Which state is tested at the end: last, or best (on validation)."""
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl and TensorBoard scalars."""
+    depth_every: int = 0
+    """Steps between rows of depth.jsonl, the gradient that reaches every block, from the first step on; 0 for none."""
+
+    def averaging(self) -> Averaging | None:
+        """Return how moving averages are taken, None for none.
+
+        Raises:
+            UsageError: a value out of range.
+        """
+        how = (getattr(self, name) for name in _AVERAGING)
+        return None if self.ema_decay is None else Averaging(self.ema_decay, *how)
+
+    def without_averages(self) -> TrainConfig:
+        """Return the same without moving averages."""
+        default = TrainConfig()
+        return dataclasses.replace(self, ema_decay=None, **{name: getattr(default, name) for name in _AVERAGING})
+
+
+#: Fields of TrainConfig that say how averages are taken, in the order of Averaging's.
+_AVERAGING = (
+    "ema_warmup", "ema_warmup_gamma", "ema_warmup_power", "ema_min_decay", "ema_update_after", "ema_statistics",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of a run."""
+
+    recipe: str = "digits"
+    """The recipe this started from."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """The images."""
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    """The optimizer and its schedule."""
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    """The training."""
+    seed: int = 0
+    """Seed of initialization, order of the images and augmentation."""
+    init_from: str | None = None
+    """Fine-tuning: a run directory, trained or imported, whose network this run starts from."""
+    init_head: str = "exact"
+    """The classifier of init_from: exact (the same classes), or new to start another one."""
+    init_stem: str = "exact"
+    """The first convolution of init_from: exact, or mean to average it over other input channels."""
+
+    def __post_init__(self):
+        """Refuse values that no run can have; the rest is checked where it is used."""
+        train, data = self.train, self.data
+        _require(train.epochs >= 1, f"train.epochs must be 1 or more, got {train.epochs}")
+        _require(
+            train.max_steps is None or train.max_steps >= 1,
+            f"train.max_steps must be 1 or more, got {train.max_steps}",
+        )
+        _require(train.batch_size >= 1, f"train.batch_size must be 1 or more, got {train.batch_size}")
+        _require(train.accumulate >= 1, f"train.accumulate must be 1 or more, got {train.accumulate}")
+        _require(
+            train.steps_per_dispatch is None or train.steps_per_dispatch >= 1,
+            f"train.steps_per_dispatch must be 1 or more, got {train.steps_per_dispatch}",
+        )
+        _require(
+            train.ema_decay is None or 0.0 <= train.ema_decay < 1.0,
+            f"train.ema_decay must be in [0, 1), got {train.ema_decay}",
+        )
+        if train.ema_decay is not None:
+            train.averaging()
+        else:
+            _require(train == train.without_averages(), "train.ema_warmup and what goes with it need train.ema_decay")
+        _require(train.log_every >= 1, f"train.log_every must be 1 or more steps, got {train.log_every}")
+        _require(train.depth_every >= 0, f"train.depth_every must be 0 or more steps, got {train.depth_every}")
+        _require(train.eval_every >= 1, f"train.eval_every must be 1 or more epochs, got {train.eval_every}")
+        if train.select not in ("last", "best"):
+            raise unknown("train.select", train.select, ("last", "best"))
+        _require(0.0 <= data.val_fraction < 1.0, f"data.val_fraction must be in [0, 1), got {data.val_fraction}")
+        _require(0.0 < data.test_fraction < 1.0, f"data.test_fraction must be in (0, 1), got {data.test_fraction}")
+        needs_val = train.select == "best" or train.early_stopping is not None
+        _require(
+            not (needs_val and data.val_fraction == 0.0),
+            "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
+        )
+        check_normalization(data.mean, data.std)
+        _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
+        for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):
+            _require(value == "exact" or self.init_from is not None, f"{name} {value} needs init_from")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the shipped recipes.
+
+    >>> "digits" in list_recipes()
+    True
+    """
+    folder = resources.files("resnet_jax.recipes")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """Read a shipped recipe by name, or any configuration by the path of its YAML file.
+
+    Raises:
+        UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = user_path(name)
+        if not path.is_file():
+            raise UsageError(f"no such recipe file: {path}")
+        return parse_config(read_utf8(path), where=str(path), recipe=path.stem)
+    if name not in list_recipes():
+        error = unknown("recipe", name, list_recipes())
+        hint = "; a file of your own must end with .yaml" if Path(name).is_file() else ""
+        raise UsageError(f"{error}{hint}")
+    text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_config(text, where=f"recipe {name}")
+
+
+def read_utf8(path: Path) -> str:
+    """Return the text of a file that a person wrote, whatever the locale says.
+
+    Raises:
+        UsageError: it cannot be read, or is not text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
+
+
+def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConfig:
+    """Validate YAML into a :class:`RunConfig`; unknown keys are refused.
+
+    Args:
+        text: the YAML document.
+        where: what to call it in messages.
+        recipe: name of the recipe if the document does not say.
+
+    Raises:
+        UsageError: with every wrong key or value, and the nearest right key.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"{where} must be a mapping with keys such as model, data, optim and train")
+    if recipe is not None:
+        raw.setdefault("recipe", recipe)
+    return config_from_dict(raw, where=where)
+
+
+def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
+    """Validate nested dictionaries into a :class:`RunConfig`; see :func:`parse_config`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    problems = _unknown_keys(RunConfig(), raw, "")
+    if problems:
+        raise UsageError(f"{where}: " + "; ".join(problems))
+    try:
+        return TypeAdapter(RunConfig).validate_python(raw)
+    except ValidationError as error:
+        details = []
+        for item in error.errors():
+            ours = item.get("ctx", {}).get("error")  # raised by a __post_init__ of ours
+            key = ".".join(str(part) for part in item["loc"])
+            hint = ""
+            if item["type"] == "string_type":  # on, 010 and 2024-01-01 are no text to YAML
+                hint = "; to YAML this is no text: put it in quotes"
+            details.append(str(ours) if ours else f"{key}: {item['msg']}, got {item['input']!r}{hint}")
+        raise UsageError(f"{where}: " + "; ".join(details)) from error
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return nested dictionaries of plain values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(child) for key, child in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """Write a configuration that :func:`parse_config` reads back as the same."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+#: Fields that change how a run is watched, fed or computed, and not what comes out (the last four: beyond rounding).
+WITHOUT_EFFECT = (
+    "data.threads", "data.moved_to", "train.log_every", "train.depth_every",
+    "train.steps_per_dispatch", "model.execution", "model.remat",
+)  # fmt: skip
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Return one line per field that decides the result and differs: ``optim.learning_rate: 0.1 -> 0.2``."""
+    before, after = (dict(_flat(config_to_dict(config))) for config in (old, new))
+    return [
+        f"{key}: {before[key]} -> {after[key]}"
+        for key in before
+        if before[key] != after[key] and key not in WITHOUT_EFFECT
+    ]
+
+
+def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
+    """Refuse to go on in a directory that belongs to another configuration.
+
+    Raises:
+        RunError: with the fields that differ.
+    """
+    changed = differences(old, new)
+    if changed:
+        hint = ""
+        if old.data.source != new.data.source:
+            hint = (
+                f" If the same images only lie elsewhere now: --data.source {old.data.source} "
+                f"--data.moved-to {new.data.source}"
+            )
+        raise RunError(
+            f"{where} holds a run of another configuration:\n  "
+            + "\n  ".join(changed)
+            + "\nUse another --run-dir, or the same settings to go on with it."
+            + hint
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return rows
+
+
+def _unknown_keys(default: Any, raw: dict[str, Any], prefix: str) -> list[str]:
+    names = [field.name for field in dataclasses.fields(default)]
+    problems = []
+    for key, value in raw.items():
+        if key not in names:
+            close = nearest(str(key), names)
+            hint = f", known here: {', '.join(names)}"
+            if close or len(names) > FEW:
+                hint = f", did you mean {either([f'{prefix}{name}' for name in closest(str(key), names)])}?"
+            problems.append(f"unknown key {prefix}{key}{hint}")
+        elif dataclasses.is_dataclass(getattr(default, key)) and isinstance(value, dict):
+            problems += _unknown_keys(getattr(default, key), value, f"{prefix}{key}.")
+    return problems

@@ -1,0 +1,160 @@
+"""The images of a run: opened, divided, decoded as far as they fit in memory, and described."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from resnet_jax.data.memory import materialize
+from resnet_jax.data.records import Dataset, Records
+from resnet_jax.data.source import load_dataset
+from resnet_jax.data.split import Splits, require_trainable, resolve_splits
+from resnet_jax.data.stats import channel_stats
+from resnet_jax.data.transform import Geometry
+from resnet_jax.data.verify import check_readable
+from resnet_jax.data.view import View
+from resnet_jax.errors import DataError, UsageError
+from resnet_jax.runs.config import DataConfig, RunConfig
+from resnet_jax.runs.directory import DataCard, labels_digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of a run, split and described."""
+
+    splits: Splits
+    geometry: Geometry
+    card: DataCard
+    stored_shape: tuple[int, ...] | None = None
+    """(height, width, channels) of the first training image as it is stored; None where nobody looked."""
+
+
+def geometry_of(config: DataConfig) -> Geometry:
+    """Return the host-side geometry of a configuration."""
+    if config.crop not in ("none", "random_resized"):
+        raise UsageError(f"data.crop must be none or random_resized, got {config.crop!r}")
+    return Geometry(config.image_size, "random_resized" if config.crop == "random_resized" else "none")
+
+
+def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
+    """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
+    return PixelsWanted.of(config).open()
+
+
+def divide(dataset: Dataset, data: DataConfig) -> Splits:
+    """Divide a data set as a run divides its own."""
+    return PixelsWanted.of(RunConfig(data=data)).divide(dataset)
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelsWanted:
+    """All that decides which pixels a run holds and which images are in which split; nothing else does.
+
+    Attributes:
+        source: where the images lie now, and what follows as in :class:`DataConfig`.
+        channels: 1, 3 or None for what is stored.
+        geometry: the host-side resize and crop.
+    """
+
+    source: str
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    channels: int | None
+    geometry: Geometry
+
+    @classmethod
+    def of(cls, config: RunConfig) -> PixelsWanted:
+        """Return what a configuration wants."""
+        data = config.data
+        division = (data.val_fraction, data.test_fraction, data.split_seed)
+        return cls(data.place, *division, config.model.in_channels, geometry_of(data))
+
+    def open(self) -> tuple[Splits, tuple[str, ...]]:
+        """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
+        dataset = load_dataset(self.source, channels=self.channels)
+        return self.divide(dataset), dataset.class_names
+
+    def divide(self, dataset: Dataset) -> Splits:
+        """Divide a data set."""
+        return resolve_splits(
+            dataset, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The images of a run, divided, and decoded as far as they fit in memory."""
+
+    splits: Splits
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    geometry: Geometry
+    stored_shape: tuple[int, ...]
+
+    @functools.cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of the training images, per channel, of x / 255; counted when first asked for."""
+        mean, std = channel_stats(self.splits.train)
+        return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def load_pixels(wanted: PixelsWanted) -> Pixels:
+    """Divide the source and decode what fits in memory. What does not fit is decoded once to see whether it can be.
+
+    Raises:
+        DataError: the images are not as they should be, a class is tested and not trained on, or nothing is left to
+        test.
+    """
+    splits, class_names = wanted.open()
+    if splits.test is None:
+        raise DataError(f"{wanted.source} has no images to test on: give it a test or val split")
+    require_trainable(splits, class_names)
+    geometry, notes, stored_shape = wanted.geometry, list(splits.notes), splits.train.image(0).shape
+    decoded: dict[str, Records] = {}
+    for name in ("train", "val", "test"):
+        records = getattr(splits, name)
+        if records is not None:
+            decoded[name] = materialize(records, geometry, training=name == "train")
+            if not check_readable(decoded[name], geometry):
+                notes.append(
+                    f"the {len(records):,} {name} images are too many to look at before the start: they are decoded "
+                    "as they are needed, and one that is broken stops the run then"
+                )
+    splits = Splits(decoded["train"], decoded.get("val"), decoded["test"], tuple(notes))
+    height, width, channels = View(splits.train, geometry, training=True).shape
+    return Pixels(splits, class_names, (height, width, channels), geometry, stored_shape)
+
+
+def load_images(config: RunConfig) -> Images:
+    """Open the source for a run; see :func:`load_pixels`.
+
+    Raises:
+        UsageError: not as many means as the images have channels.
+        DataError: as :func:`load_pixels`.
+    """
+    return describe_images(load_pixels(PixelsWanted.of(config)), config.data)
+
+
+def describe_images(pixels: Pixels, data: DataConfig) -> Images:
+    """Add what a run knows about its images: the normalization that the configuration gives, or that of the images.
+
+    Raises:
+        UsageError: not as many means as the images have channels.
+    """
+    splits, channels = pixels.splits, pixels.image_shape[-1]
+    mean, std = data.mean, data.std
+    if not mean:
+        mean, std = pixels.statistics
+    elif len(mean) != channels:
+        raise UsageError(f"data.mean has {len(mean)} numbers, the images have {channels} channels")
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    card = DataCard(
+        class_names=pixels.class_names,
+        image_shape=pixels.image_shape,
+        mean=mean,
+        std=std,
+        examples={name: len(records) for name, records in parts.items() if records is not None},
+        labels=labels_digest(records.labels for records in parts.values() if records is not None),
+    )
+    return Images(splits, pixels.geometry, card, pixels.stored_shape)

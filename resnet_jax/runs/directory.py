@@ -1,0 +1,294 @@
+"""A run directory: what one training leaves behind, and the only place that knows the file names.
+
+=================  ====================================================================
+``config.yaml``    the configuration; ``resnet-jax train config.yaml`` reproduces the run
+``data.json``      class names, image shape, normalization, the size of each split and a digest of the labels
+``notes.txt``      what was said of the data at the start, if anything: what was left out, which folder is which split
+``start.json``     with ``init_from``: which weights the run began with
+``environment.json``  versions of Python and the packages, and the devices
+``metrics.jsonl``  one line per logged step and per epoch
+``tensorboard/``   the same for TensorBoard
+``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
+``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
+``depth/``         what ``resnet-jax depth`` found in the network, a folder for each of its verbs
+``summary.json``   the result; its presence says that the run is finished
+``summary-N.json``  the result after N updates of a run that was made longer since
+``curves.png``, ``confusion.png``, ``depth.png``  pictures, of metrics.jsonl, confusion.npz and depth.jsonl
+``confusion.npz``  pairs of true and predicted class that occurred in the test, and how often
+=================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.runs.config import (
+    RunConfig,
+    config_to_yaml,
+    differences,
+    load_recipe,
+    parse_config,
+    read_utf8,
+    require_same,
+)
+from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.paths import user_path
+
+_log = logging.getLogger(__name__)
+
+PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCard:
+    """What a run knows about its data; enough to evaluate and predict without looking at the training images.
+
+    Attributes:
+        class_names: in label order.
+        image_shape: (height, width, channels) the network sees.
+        mean: per channel, of x / 255.
+        std: per channel, of x / 255.
+        examples: images per split.
+        labels: digest of the labels of all splits in order (:func:`labels_digest`); empty if it was not kept.
+    """
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    examples: dict[str, int]
+    labels: str = ""
+
+    def same_as(self, other: DataCard) -> bool:
+        """Return whether both describe the same data; labels that one of them does not know are not compared."""
+        known = bool(self.labels and other.labels)
+        return dataclasses.replace(self, labels="") == dataclasses.replace(other, labels="") and (
+            not known or self.labels == other.labels
+        )
+
+
+def labels_digest(labels: Iterable[np.ndarray]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of labels, (N,) a split: which class is where in the data."""
+    digest = hashlib.sha256()
+    for part in labels:
+        digest.update(np.int64(len(part)).tobytes() + np.asarray(part, "<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """Paths and small files of the run at ``path``."""
+
+    path: Path
+
+    def __post_init__(self):
+        """Take ``~`` in the path as the home directory."""
+        object.__setattr__(self, "path", user_path(self.path))
+
+    config = property(lambda self: self.path / "config.yaml")
+    data = property(lambda self: self.path / "data.json")
+    start = property(lambda self: self.path / "start.json")
+    notes = property(lambda self: self.path / "notes.txt")
+    environment = property(lambda self: self.path / "environment.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    depth = property(lambda self: self.path / "depth.jsonl")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    curves = property(lambda self: self.path / "curves.png")
+    gradients = property(lambda self: self.path / "depth.png")
+    confusion = property(lambda self: self.path / "confusion.png")
+    confusion_counts = property(lambda self: self.path / "confusion.npz")
+    looked = property(lambda self: self.path / "depth")
+    summary = property(lambda self: self.path / "summary.json")
+
+    @classmethod
+    def open(cls, path: Path, config: RunConfig) -> RunDirectory:
+        """Create the directory for ``config``, or go on in one that already has the same.
+
+        Raises:
+            RunError: it belongs to another configuration (with the difference), or cannot be written.
+        """
+        run = cls(path)
+        path = run.path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if run.config.is_file():
+                require_same(run.read_config(), config, where=path)
+            else:
+                write_whole(run.config, config_to_yaml(config))
+            write_whole(run.environment, json.dumps(describe_environment(), indent=2) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {path}: {error.strerror or error}") from error
+        return run
+
+    @classmethod
+    def existing(cls, path: Path) -> RunDirectory:
+        """Return the run at ``path``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise UsageError(f"{path} is not a run directory: it has no {run.config.name}")
+        return run
+
+    def read_config(self) -> RunConfig:
+        """Read config.yaml."""
+        return parse_config(read_utf8(self.config), where=str(self.config))
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.yaml."""
+        write_whole(self.config, config_to_yaml(config))
+
+    def saved_step(self) -> int:
+        """Return the updates of the newest checkpoint to resume from; 0 if there is none."""
+        folder = self.checkpoints / "last"
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def steps_per_epoch(self, batch_size: int) -> int | None:
+        """Return the updates of an epoch of the run's images; None if data.json does not say how many they are."""
+        examples = self.read_data().examples.get("train") if self.data.is_file() else None
+        return None if examples is None else examples // batch_size
+
+    def read_data(self) -> DataCard:
+        """Read data.json.
+
+        Raises:
+            RunError: it is missing: the run stopped before it had read its data.
+        """
+        if not self.data.is_file():
+            raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
+        raw: dict[str, Any] = json.loads(self.data.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
+        return DataCard(**fields)
+
+    def write_data(self, card: DataCard) -> None:
+        """Write data.json.
+
+        Raises:
+            RunError: the directory has another one: the data changed since the run began.
+        """
+        if self.data.is_file() and not self.read_data().same_as(card):
+            raise RunError(
+                f"the data is not what it was when {self.path} began (see {self.data.name}); use another --run-dir"
+            )
+        write_whole(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+
+    def write_notes(self, notes: Sequence[str]) -> None:
+        """Write notes.txt, one note a line; nothing if there are none."""
+        if notes:
+            text = "".join(f"{note}\n" for note in notes)
+            write_whole(self.notes, text.encode("utf-8", "backslashreplace").decode())  # of names that are not UTF-8
+
+    def read_start(self) -> dict[str, Any] | None:
+        """Return what the run began with, or None if it began from scratch or not at all."""
+        return json.loads(self.start.read_text(encoding="utf-8")) if self.start.is_file() else None
+
+    def write_start(self, record: dict[str, Any]) -> None:
+        """Write start.json."""
+        write_whole(self.start, json.dumps(record, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return the result, or None if the run is not finished."""
+        return json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.is_file() else None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json."""
+        write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def locked(self, warn: Callable[[str], None] = _log.warning) -> Iterator[None]:
+        """Keep other processes from training here; the system lets go when this process ends, however it ends.
+
+        Where files cannot be locked (some network file systems, Windows) the run goes on unguarded, and says so.
+
+        Args:
+            warn: is given that line.
+
+        Raises:
+            RunError: another process is training here, or the directory cannot be written.
+        """
+        try:
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {self.path}: {error.strerror or error}") from error
+        with file:
+            reason = _lock(file)
+            if reason == _TAKEN:
+                raise RunError(f"another process is training in {self.path}; wait for it or stop it first")
+            if reason is not None:
+                warn(
+                    f"warning: files in {self.path} cannot be locked ({reason}): nothing keeps a second process from "
+                    "training there"
+                )
+            yield
+
+
+_TAKEN = "taken"
+
+
+def _lock(file: Any) -> str | None:
+    """Lock an open file; return why not, or None. :data:`_TAKEN`: another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return "this system has no flock"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+            return _TAKEN
+        return error.strerror or str(error)
+    return None
+
+
+def default_path(config: RunConfig) -> Path:
+    """Return ``runs/RECIPE``, followed by a short hash where the configuration is not the recipe as shipped.
+
+    The same command always gets the same directory, so running it again goes on; another one gets another.
+    """
+    try:
+        changed = differences(load_recipe(config.recipe), config)
+    except UsageError:  # a recipe file of the user's own
+        changed = [config_to_yaml(config)]
+    if not changed:
+        return Path("runs") / config.recipe
+    digest = hashlib.sha256("\n".join(changed).encode()).hexdigest()[:8]
+    return Path("runs") / f"{Path(config.recipe).stem}-{digest}"
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions and devices, for the record."""
+    import jax
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "packages": versions,
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "cpus": os.cpu_count(),
+    }

@@ -1,0 +1,150 @@
+"""Using a trained run: load it, evaluate a split, name what is in an image."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from resnet_jax.data.memory import materialize
+from resnet_jax.data.records import Subset
+from resnet_jax.data.rng import SHUFFLE, permutation
+from resnet_jax.errors import UsageError
+from resnet_jax.runs.build import build_evaluation, eval_preprocess, evaluation_feed
+from resnet_jax.runs.chosen import SPLITS, bring_to_size, choose_images, describe_sizes, own_or_other, own_splits
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.predict import Prediction, Predictor, predict_images
+from resnet_jax.runs.trained import (
+    TrainedRun,
+    load_run,
+    require_images,
+    with_class_names,
+    with_geometry,
+    with_moved_data,
+    with_normalization,
+)
+from resnet_jax.training.evaluation import Evaluation
+from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.reestimation import reestimate
+
+__all__ = [
+    "SPLITS",
+    "Prediction",
+    "Predictor",
+    "RunEvaluation",
+    "TrainedRun",
+    "evaluate_run",
+    "load_run",
+    "own_splits",
+    "predict_images",
+    "reestimate_run",
+    "with_class_names",
+    "with_geometry",
+    "with_moved_data",
+    "with_normalization",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunEvaluation(Evaluation):
+    """The result over images, and which these were.
+
+    Attributes:
+        split: ``train``, ``val`` or ``test``; ``all`` for every image of a source that has one split.
+        own: whether that is a split of the run's own data, as the run divided it. Else images may be among them that
+            the network was trained on.
+        place: where the images lie.
+        classes: how many classes they belong to; the network has ``len(confusion)``.
+        what: the images in words, ``the test split`` or ``all 1,017 images of npz:x.npz``.
+        said: what was done to images and classes, a sentence each.
+    """
+
+    split: str = ""
+    own: bool = True
+    place: str = ""
+    classes: int = 0
+    what: str = ""
+    said: tuple[str, ...] = ()
+
+
+def evaluate_run(
+    trained: TrainedRun, split: str = "test", *, source: str | None = None, logits: bool = False
+) -> RunEvaluation:
+    """Evaluate a network on a split of its own data, with its own division of it, or on another source.
+
+    Images are brought to the network's own size, and classes are matched by name, whatever the source.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        split: ``train``, ``val`` or ``test``; or ``all``: every image of a ``source`` with one split.
+        source: another data source, of which the source's own ``split`` is evaluated, or everything if it has one only.
+            If it is the run's own data at another place, the run's own division is used.
+        logits: also return the outputs of the network, in the order of the images.
+
+    Raises:
+        UsageError: no such split, no normalization, classes that cannot be matched, or a network without classes.
+        DataError: the images are not there or unreadable.
+        RunError: the run's own data is not what it was.
+    """
+    require_images(trained)
+    chosen = choose_images(trained, split, source)
+    records, sizes = bring_to_size(trained, chosen.records)
+    mesh = make_mesh()
+    evaluation = build_evaluation(evaluation_config(trained, mesh), trained.model, trained.card, mesh, logits=logits)
+    result = evaluation(trained.variables, records)
+    return RunEvaluation(
+        **{field.name: getattr(result, field.name) for field in dataclasses.fields(Evaluation)},
+        split=chosen.split,
+        own=chosen.own,
+        place=chosen.place,
+        classes=chosen.classes,
+        what=chosen.what,
+        said=(*chosen.said, *describe_sizes(trained, sizes.seen)),
+    )
+
+
+def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = None) -> TrainedRun:
+    """Return the same network with batch statistics measured anew on its own training images, not augmented.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        batches: how many batches of the run's batch size, in random order, each image at most once.
+        source: where the run's own data may lie now; another source is not looked at.
+
+    Raises:
+        UsageError: the run has fewer images or none, or its network has no statistics that can move.
+        RunError: the images are not what they were.
+    """
+    require_images(trained)
+    splits = own_splits(own_or_other(trained, source)[0], "re-estimate statistics from")
+    mesh = make_mesh()
+    config = evaluation_config(trained, mesh)
+    size = config.train.batch_size
+    most = len(splits.train) // size
+    if not 1 <= batches <= most:
+        raise UsageError(f"{trained.path} has {most} batches of {size} training images; cannot take {batches}")
+    order = permutation(len(splits.train), config.seed, SHUFFLE)[: batches * size]
+    records = materialize(Subset(splits.train, order), trained.geometry, training=False)
+    variables = reestimate(
+        trained.model,
+        trained.variables,
+        evaluation_feed(config, records),
+        norm_momentum=trained.model.config.norm_momentum,
+        preprocess=eval_preprocess(trained.model, trained.card),
+        mesh=mesh,
+    )
+    return dataclasses.replace(trained, variables=variables)
+
+
+def evaluation_config(trained: TrainedRun, mesh: Mesh) -> RunConfig:
+    """Return the run's configuration with the network's own image size and a batch that the devices here can share.
+
+    A run may have been trained on others; evaluation does not depend on the size of the batch.
+    """
+    config = trained.config
+    size = -(-config.train.batch_size // mesh.size) * mesh.size
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, image_size=trained.geometry.image_size),
+        train=dataclasses.replace(config.train, batch_size=size),
+    )

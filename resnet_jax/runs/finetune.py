@@ -1,0 +1,131 @@
+"""Where a run starts from when not from scratch: the network of another run directory, trained or imported."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from resnet_jax.data.classes import Matching, are_numbers, match_classes
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.models.digest import params_digest
+from resnet_jax.runs.build import Parts
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.trained import TrainedRun, load_run
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.ema import ema_init
+from resnet_jax.training.mesh import replicated
+from resnet_jax.training.state import TrainState
+from resnet_jax.weights.transfer import require_fit, transfer
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a run starts from.
+
+    Attributes:
+        trained: the network of ``config.init_from``, with the variables that directory evaluates (averaged ones where
+            there are some).
+        digest: of these variables, see :func:`resnet_jax.models.digest.params_digest`.
+    """
+
+    trained: TrainedRun
+    digest: str
+
+    def record(self) -> dict[str, Any]:
+        """Return what the run directory keeps of it."""
+        return {"init_from": str(self.trained.path), "step": self.trained.step, "params_digest": self.digest}
+
+
+def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
+    """Load what ``config`` starts from; None for a run from scratch, or one under way whose source is gone.
+
+    The source is needed to start only: once there is a checkpoint the run goes on from that. But where the source still
+    is, it must be what it was, else the run directory would not be what its configuration says.
+
+    Raises:
+        UsageError: there is no run directory at ``config.init_from``.
+        RunError: its weights are not those that this run began with.
+    """
+    if config.init_from is None:
+        return None
+    with Checkpoints(run.checkpoints, owner=False) as checkpoints:
+        under_way = bool(checkpoints.steps("last"))
+    try:
+        trained = load_run(config.init_from)
+    except (UsageError, RunError):
+        if under_way:
+            return None
+        raise
+    source = Source(trained, params_digest(trained.variables["params"], trained.variables.get("batch_stats", {})))
+    recorded = run.read_start()
+    if recorded is not None and recorded["params_digest"] != source.digest:
+        raise RunError(
+            f"the weights in {config.init_from} are not those that {run.path} began with (see {run.start.name}); use "
+            "another --run-dir"
+        )
+    return source
+
+
+def require_transfer(config: RunConfig, source: Source, parts: Parts, card: DataCard) -> None:
+    """Refuse a source that does not fit the network or the data, before anything is written.
+
+    Raises:
+        UsageError: with what differs, both sides named, and what to ask for.
+    """
+    old, new = source.trained.card.class_names, card.class_names
+    named = source.trained.was_trained_here or not are_numbers(old)  # else imported without names for its classes
+    if config.init_head == "exact" and named and len(old) == len(new) and _order(new, old) is None:
+        index = next(index for index, names in enumerate(zip(old, new, strict=True)) if names[0] != names[1])
+        raise UsageError(
+            f"{config.init_from} was trained on other classes: class {index} was {old[index]!r} and is {new[index]!r}; "
+            "--init-head new starts a new classifier"
+        )
+    try:
+        require_fit(source.trained.variables, parts.model, head=config.init_head, stem=config.init_stem)
+    except UsageError as error:
+        raise UsageError(
+            f"{config.init_from} ({source.trained.config.model.name}) cannot start {config.model.name}: {error}\n"
+            "--init-head new and --init-stem mean handle another number of classes and of channels"
+        ) from error
+
+
+def _order(new: tuple[str, ...], old: tuple[str, ...]) -> Matching | None:
+    """Return how the classes were matched if each class of the data is the output at its own position."""
+    try:
+        matching = match_classes(new, old)
+    except UsageError:
+        return None
+    return matching if matching.outputs.tolist() == list(range(len(old))) else None
+
+
+def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:
+    """Return the first state of the run: the source's weights and averages, a new optimizer."""
+    state = parts.new_state()
+    variables = transfer(
+        source.trained.variables, parts.model, state.variables, head=config.init_head, stem=config.init_stem
+    )
+
+    def start(state: TrainState, variables: dict[str, Any]) -> TrainState:
+        return state.replace(
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            opt_state=parts.tx.init(variables["params"]),
+            ema=None if state.ema is None else ema_init(variables),
+        )
+
+    return jax.jit(start, out_shardings=replicated(parts.mesh))(state, variables)
+
+
+def describe(config: RunConfig, source: Source, parts: Parts, card: DataCard) -> tuple[str, ...]:
+    """Return lines on the start of a run: where the weights come from, and which classes a kept classifier is for.
+
+    The choices in which the networks differ are named: not all change a shape.
+    """
+    old, new = (dataclasses.asdict(model.config) for model in (source.trained.model, parts.model))
+    changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name])
+    line = f"{source.trained.path} after step {source.trained.step:,}, classifier {config.init_head}"
+    kept = _order(card.class_names, source.trained.card.class_names) if config.init_head == "exact" else None
+    return (f"{line}; changed: {changed}" if changed else line, *(kept.said if kept is not None else ()))

@@ -1,0 +1,340 @@
+"""``fit``: from a configuration to a trained network and its run directory, resumed where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console as RichConsole
+
+from resnet_jax.data.source import is_gone
+from resnet_jax.errors import DataError, RunError, UsageError
+from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.probing import chart_blocks
+from resnet_jax.models.digest import params_digest
+from resnet_jax.report.console import Console
+from resnet_jax.report.depth_file import DepthFile
+from resnet_jax.report.metrics_file import MetricsFile, read_metrics
+from resnet_jax.report.tensorboard import TensorBoard
+from resnet_jax.report.text import say
+from resnet_jax.report.views import View
+from resnet_jax.runs.build import Parts, build_parts
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import Images, load_images
+from resnet_jax.runs.directory import RunDirectory, default_path
+from resnet_jax.runs.finetune import Source, describe, find_source, require_transfer, start_state
+from resnet_jax.runs.length import Origin, Settled, adopt, earlier_tests, settle
+from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
+from resnet_jax.runs.recipe_fit import misfit
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.confusion import Confusion
+from resnet_jax.training.evaluation import Evaluation
+from resnet_jax.training.interrupt import StopRequest, stop_on_signals
+from resnet_jax.training.loop import Interrupted, train
+from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.progress import Progress
+from resnet_jax.training.schedules import warmup_steps
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.stuck import Chance, ChanceWatch, judge
+
+
+class _FirstStep:
+    """Observer of the time to the first step."""
+
+    def __init__(self, began: float):
+        self._began = began
+        self.seconds: float | None = None
+
+    def on_step(self, row: dict[str, float]) -> None:
+        """Stop the watch, once."""
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - self._began
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        """Nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What the stages of :func:`fit` share."""
+
+    config: RunConfig
+    images: Images
+    parts: Parts
+    run: RunDirectory
+    checkpoints: Checkpoints
+    console: RichConsole
+    source: Source | None
+    first_step: _FirstStep
+
+    @property
+    def chance_in_training(self) -> Chance:
+        """What chance gets right in an epoch of training."""
+        return Chance.of(
+            self.images.splits.train.labels, self.parts.plan.steps_per_epoch * self.config.train.batch_size
+        )
+
+    @property
+    def pictures(self) -> Pictures:
+        """What draws its pictures."""
+        return Pictures(self.run, self.config, self.say)
+
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        say(self.console, text)
+
+
+def fit(
+    config: RunConfig,
+    run_dir: str | Path | None = None,
+    *,
+    console: RichConsole | None = None,
+    origin: Origin | None = None,
+) -> Summary:
+    """Train, select, test once. In the directory of an unfinished run of the same configuration, go on with it.
+
+    A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
+    alone differs goes on from where it is (:mod:`resnet_jax.runs.length`); both are said.
+
+    Args:
+        config: what to do; see :func:`resnet_jax.runs.config.load_recipe`.
+        run_dir: where to put it (default: :func:`resnet_jax.runs.directory.default_path`).
+        console: where to show progress (default: nowhere).
+        origin: the recipe that ``config`` started from (default: the shipped one of that name).
+
+    Raises:
+        UsageError: the configuration cannot be run.
+        DataError: the images are not as they should be.
+        RunError: training diverged, or the directory is another run's or not writable, or the weights to start from
+            are not what they were.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+    """
+    began = time.perf_counter()
+    if jax.process_count() > 1:
+        raise UsageError("fit runs in one process so far; with several, call the compiled steps from your own loop")
+    console = console or RichConsole(quiet=True)
+    asked, origin = config, origin or Origin.of(config)
+    run = RunDirectory(Path(run_dir) if run_dir is not None else default_path(config))
+    if config.data.moved_to is not None and not run.config.is_file():
+        raise UsageError(
+            f"data.moved_to says where the images of a run under way lie now, and there is no run in {run.path}: name "
+            "the images of a new one with data.source, or the run with --run-dir"
+        )
+    settled = None
+    if (steps_per_epoch := run.steps_per_epoch(asked.train.batch_size)) is not None:
+        settled = settle(run, asked, origin, steps_per_epoch)
+    source = find_source(config, run)
+    if settled is not None and settled.change is None and (stored := run.read_summary()) is not None:
+        return _finished_before(Summary(**stored), run, settled.config, console)
+
+    images = _images_of(config, run)
+    settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
+    config, change = settled.config, settled.change
+    parts = build_parts(config, images, make_mesh())
+    if source is not None:
+        require_transfer(config, source, parts, images.card)
+    require_memory(
+        parts.model,
+        images.card.image_shape,
+        batch=config.train.batch_size,
+        accumulate=config.train.accumulate,
+        devices=list(parts.mesh.devices.flat),
+        warn=_sayer(console),
+    )
+    run = RunDirectory.open(run.path, config if change is None else run.read_config())
+    with run.locked(_sayer(console)), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
+        run.write_data(images.card)
+        other_kind = misfit(config, images)
+        notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
+        run.write_notes(notes)
+        if source is not None:
+            run.write_start(source.record())
+        job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began))
+        _announce(job, settled, notes)
+        if change is not None:
+            adopt(run, change, config)
+        with memory_told():
+            state, progress = _restore(job)
+            state, progress = _train(job, state, progress, stop)
+        summary, confusion = _test(job, state, progress, began)
+        try:  # first of all, while signals wait; what cannot be written is at least said
+            run.write_summary(dataclasses.asdict(summary))
+        finally:
+            conclude(summary, job.say)
+    job.pictures.draw_all(confusion)
+    job.pictures.say_where()
+    job.say(f"params sha256 {summary.params_digest}")
+    say_if_stuck(summary, job.say)
+    return summary
+
+
+def _sayer(console: RichConsole) -> Callable[[str], None]:
+    """Return what prints a line as it is."""
+    return functools.partial(say, console)
+
+
+def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, console: RichConsole) -> Summary:
+    """Say that there is nothing to do; draw what is missing of the pictures."""
+    tell = _sayer(console)
+    tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
+    if config.train.depth_every and not run.depth.is_file():
+        tell("It kept no gradients through depth: to train again with them, give another --run-dir.")
+    Pictures(run, config, tell).draw_missing()
+    say_if_stuck(summary, tell)
+    return summary
+
+
+def _images_of(config: RunConfig, run: RunDirectory) -> Images:
+    try:
+        return load_images(config)
+    except DataError as error:
+        if run.config.is_file() and is_gone(config.data.place):
+            raise DataError(
+                f"{error}. If the images of the run in {run.path} lie elsewhere now, say where with --data.moved-to"
+            ) from error
+        raise
+
+
+def _restore(job: _Job) -> tuple[TrainState, Progress]:
+    if not job.checkpoints.steps("last"):
+        if job.source is not None:
+            return start_state(job.config, job.source, job.parts), Progress()
+        return job.parts.new_state(), Progress()
+    state, saved = job.checkpoints.restore("last", job.parts.new_state())
+    job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
+    progress = Progress.from_json(saved)
+    if progress.finished == "steps" and int(state.step) < job.parts.plan.total_steps:  # it was made longer since
+        progress = dataclasses.replace(progress, finished=None)
+    return state, progress
+
+
+def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) -> tuple[TrainState, Progress]:
+    parts, run = job.parts, job.run
+    start, every = int(state.step), job.config.train.log_every
+    validation = job.images.splits.val
+
+    def validate(state: TrainState) -> Evaluation:
+        assert validation is not None
+        return parts.evaluate(state.eval_variables, validation)
+
+    def make_live() -> Console:
+        return Console(
+            total_steps=parts.plan.total_steps,
+            steps_per_epoch=parts.plan.steps_per_epoch,
+            start_step=start,
+            batch_size=job.config.train.batch_size,
+            console=job.console,
+        )
+
+    with contextlib.ExitStack() as stack:
+        metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
+        depth = None
+        if job.config.train.depth_every:
+            size = job.config.train.batch_size // job.config.train.accumulate
+            chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
+            depth = DepthFile(
+                run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every
+            )
+            stack.callback(depth.close)
+        live = View("progress", make_live, job.say)
+        events = View("TensorBoard", lambda: TensorBoard(run.tensorboard, start_step=start, every=every), job.say)
+        for observer in (live, metrics, events):
+            stack.callback(observer.close)
+        chance = ChanceWatch(
+            job.chance_in_training,
+            None if validation is None else Chance.of(validation.labels),
+            job.say,
+            after=warmup_steps(job.config.optim.schedule, parts.plan.steps_per_epoch, parts.plan.total_steps),
+        )
+        try:
+            return train(
+                state,
+                plan=parts.plan,
+                train_step=parts.train_step,
+                batches=parts.batches,
+                evaluate=None if validation is None else validate,
+                checkpoints=job.checkpoints,
+                progress=progress,
+                observers=(job.first_step, live, metrics, events, chance),
+                stop=stop,
+                on_blocks=None if depth is None else depth.on_blocks,
+            )
+        except (Interrupted, RunError):
+            job.checkpoints.close()
+            job.pictures.draw_training()
+            raise
+
+
+def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tuple[Summary, Confusion]:
+    """Return the result, and the counts of which class was taken for which."""
+    steps, digest = int(state.step), params_digest(state.params, state.batch_stats)
+    select, test = job.config.train.select, job.images.splits.test
+    if select == "best":
+        job.checkpoints.close()
+        state, _ = job.checkpoints.restore("best", state)
+    assert test is not None  # load_images refuses data without
+    if before := earlier_tests(job.run):
+        job.say(
+            f"Testing the {select} state on the {len(test):,} test images. They were looked at before, after "
+            f"{', '.join(f'{n:,}' for n in before)} updates: a length chosen by that result was chosen on them."
+        )
+    else:
+        job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
+    result = job.parts.evaluate(state.eval_variables, test)
+    epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
+    verdict = judge(
+        updates=steps,
+        steps_per_epoch=job.parts.plan.steps_per_epoch,
+        tested=result.accuracy,
+        test=Chance.of(test.labels),
+        trained=epochs[-1]["accuracy"] if epochs else None,
+        train=job.chance_in_training,
+    )
+    summary = Summary(
+        test_accuracy=result.accuracy,
+        test_correct=result.correct,
+        test_examples=result.examples,
+        test_loss=result.loss,
+        best_val_accuracy=progress.watch.best,
+        steps=steps,
+        finished=progress.finished or "steps",
+        tested=f"{select}, after step {int(state.step)}",
+        images_per_second=progress.images_per_second,
+        seconds=time.perf_counter() - began,
+        params_digest=digest,
+        run_dir=str(job.run.path),
+        first_step_seconds=job.first_step.seconds,
+        stuck=verdict.stuck,
+        stuck_reason=verdict.reason,
+    )
+    return summary, result.confusion
+
+
+def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
+    config, plan = job.config, job.parts.plan
+    devices = job.parts.mesh.devices
+    sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
+    shape = "x".join(str(side) for side in job.images.card.image_shape)
+    together = f", {plan.steps_per_call} in a call" if plan.steps_per_call > 1 else ""
+    optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
+    facts = {
+        "network": f"{config.model.name}, {len(job.images.card.class_names)} classes",
+        "images": f"{config.data.place}: {sizes} ({shape})",
+        "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
+        "devices": f"{devices.size} x {devices.flat[0].device_kind}",
+        "run": str(job.run.path),
+    }
+    start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)
+    lines = (*(("start", line) for line in start), *(("adapted", line) for line in settled.adapted))
+    for name, fact in (*facts.items(), *lines):
+        job.say(f"{name:>9}  {fact}")
+    for note in notes:
+        job.say(f"{'note':>9}  {note}")
+    for line in settled.change.lines(config) if settled.change is not None else ():
+        job.say(line)

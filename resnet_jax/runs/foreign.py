@@ -1,0 +1,366 @@
+"""Foreign weight files as run directories, and run directories as foreign weight files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data.stats import check_normalization
+from resnet_jax.errors import DataError, RunError, UsageError, unknown
+from resnet_jax.models.zoo import MODELS, create_model
+from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runtime.paths import user_path
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.state import TrainState
+from resnet_jax.weights import from_variables, save_safetensors, to_variables
+from resnet_jax.weights.files import WeightFile, read_weights
+from resnet_jax.weights.known import Known, known_of
+from resnet_jax.weights.names import best_fit, flat_shapes
+from resnet_jax.weights.notes import Notes, read_notes
+
+if TYPE_CHECKING:
+    from resnet_jax.runs.trained import TrainedRun
+
+CROPS = ("none", "random_resized")
+#: Choices of a network that leave its function alone: an exported file does not hand them on.
+_HOW_COMPUTED = ("execution", "remat", "norm_scope", "ghost_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A run directory made of a foreign file, and what was taken from where.
+
+    Attributes:
+        run: the directory.
+        file: what was read.
+        format: in whose names the tensors were.
+        prefix: what was taken off all of them, all in all.
+        card: names of the outputs, size and normalization of the images.
+        crop: their geometry.
+        lines: what a person should read, by subject: ``tensors``, ``network``, ``images``, ``normalization``,
+            ``classes``.
+    """
+
+    run: RunDirectory
+    file: WeightFile
+    format: str
+    prefix: str
+    card: DataCard
+    crop: str
+    lines: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.run.path
+
+
+def import_weights(
+    file: Path,
+    model: ModelConfig,
+    out: Path,
+    *,
+    key: str | None = None,
+    image_size: int | None = None,
+    crop: str | None = None,
+    class_names: Sequence[str] | Path | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> Imported:
+    """Write a run directory that holds the weights of ``file``, complete or not at all.
+
+    What is not given is taken from the file, if ``weights export`` wrote it, or else from what is known of networks
+    with such names (:mod:`resnet_jax.weights.known`); what neither knows stays open, and is said to.
+
+    Args:
+        file: a PyTorch checkpoint or a safetensors file.
+        model: the network they belong to; an empty name takes that of an exported file.
+        out: the directory; it must not exist or be empty.
+        key: which mapping of the file, or which part of its names; see
+            :func:`resnet_jax.weights.files.load_state_dict`.
+        image_size: side of the images in pixels.
+        crop: ``random_resized`` to evaluate the centre 0.875 of an image, ``none`` all of it.
+        class_names: of the outputs in order, or a file with them, one a line or a JSON list.
+        mean: normalization of the images per channel of x / 255.
+        std: the same.
+
+    Raises:
+        UsageError: ``out`` is in use, a value is out of range, or their number does not fit the network.
+        DataError: the file is not readable or does not fit the network; every misfit is listed.
+        RunError: ``out`` cannot be written.
+    """
+    file, out = user_path(file), user_path(out)
+    _require_new(out)
+    read = read_weights(file, key)
+    notes = read_notes(read.metadata, file)
+    model, about_network = _with_notes(model, notes, file)
+    network = create_model(model.name, **model.choices())
+    channels, outputs = network.config.in_channels, network.config.num_classes
+    if network.config.spatial_dims != 2:
+        raise UsageError(
+            f"a run directory is of a network for images: model.spatial_dims {network.config.spatial_dims} is not 2; "
+            "in Python resnet_jax.weights.to_variables reads weights of other dimensions"
+        )
+    check_normalization(mean, std, channels=channels, name="--")
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"--image-size must be 1 pixel or more, got {image_size}")
+    if crop not in (None, *CROPS):
+        raise unknown("--crop", crop, CROPS)
+    names = None if class_names is None else _given_names(class_names, outputs)
+    try:
+        variables = to_variables(read.tensors, network)
+    except DataError as error:
+        said = str(error).replace("(--key ", f"(--key {read.key}.") if read.key else str(error)
+        raise DataError(f"{file}: {said}") from error
+
+    fit = best_fit(read.tensors, network.config, flat_shapes(network))
+    known = known_of(fit.format, model.name, network.config)
+    shape, crop, about_size = _geometry(known, notes, image_size, crop, network.config.spatial_dims, channels)
+    mean, std, about_normalization = _normalization(known, notes, mean, std)
+    names, about_names = _names(known, notes, names, outputs)
+    card = DataCard(class_names=names, image_shape=shape, mean=mean, std=std, examples={})
+    config = RunConfig(
+        recipe=f"imported-{file.stem}",
+        model=model,
+        data=DataConfig(image_size=shape[0] if len(set(shape[:-1])) == 1 else None, crop=crop),
+        train=TrainConfig(loss=notes.loss if notes else "cross_entropy"),
+    )
+    run = _write(out, config, card, variables, step=0, origin={"imported_from": file.name})
+    lines = {
+        "tensors": _about_tensors(read, fit.format, fit.prefix, np.dtype(network.config.param_dtype)),
+        "network": about_network,
+        "images": about_size,
+        "normalization": about_normalization,
+        "classes": about_names,
+    }
+    return Imported(run, read, fit.format, read.prefix + fit.prefix, card, crop, {k: v for k, v in lines.items() if v})
+
+
+def _with_notes(model: ModelConfig, notes: Notes | None, file: Path) -> tuple[ModelConfig, str]:
+    """Return the network with the choices an exported file adds to those given, and what to say of it."""
+    if notes is None:
+        if not model.name:
+            raise UsageError("name the network: --model NAME, one that `resnet-jax models` lists")
+        return model, ""
+    if model.name and model.name != notes.model:
+        return model, f"{model.name}; the file says that it was exported from a {notes.model}, its choices are left out"
+    given, fields = model.choices(), {field.name for field in dataclasses.fields(ModelConfig)}
+    strange = sorted(set(notes.choices) - fields)
+    if notes.model not in MODELS or strange:
+        raise DataError(f"{file} was exported by another version: unknown here is {', '.join(strange) or notes.model}")
+    taken = {name: value for name, value in notes.choices.items() if name not in given}
+    plain = {
+        "num_classes": MODELS[notes.model].config.num_classes,
+        "in_channels": MODELS[notes.model].config.in_channels,
+    }
+    shown = ", ".join(f"{name} {value}" for name, value in taken.items() if plain.get(name, object()) != value)
+    other = ", ".join(
+        f"{name} {value} (the file: {notes.choices[name]})"
+        for name, value in given.items()
+        if notes.choices.get(name, value) != value
+    )
+    about = "; ".join(
+        part for part in (shown and f"with {shown}, as the file says", other and f"given: {other}") if part
+    )
+    return dataclasses.replace(model, name=notes.model, **taken), f"{notes.model} {about}".strip()
+
+
+def _given_names(class_names: Sequence[str] | Path, outputs: int) -> tuple[str, ...]:
+    """Return the names the user gave, one for each output and none twice."""
+    from resnet_jax.data.classes import read_class_names
+
+    if isinstance(class_names, Path):
+        names, where = read_class_names(class_names, outputs), str(class_names)
+    else:
+        names, where = tuple(class_names), "class_names"
+        if len(names) != (2 if outputs == 1 else outputs):
+            raise UsageError(f"{where} has {len(names)} names, the network {outputs} outputs")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        places = {name: [str(i) for i, other in enumerate(names) if other == name] for name in repeated[:8]}
+        shown = "; ".join(f"{name!r} (outputs {', '.join(at)})" for name, at in places.items())
+        raise UsageError(
+            f"{where} has the same name for several outputs: {shown}; classes are told apart by their names"
+        )
+    return names
+
+
+def _geometry(
+    known: Known, notes: Notes | None, image_size: int | None, crop: str | None, dims: int, channels: int
+) -> tuple[Any, str, str]:
+    """Return the shape of the images, their crop, and what to say of them."""
+    if notes and len(notes.image_shape) == dims + 1:
+        spatial, found_crop, source = notes.image_shape[:-1], notes.crop, "the file"
+    else:
+        spatial, found_crop, source = (known.image_size,) * dims, known.crop, known.size_source
+    if image_size is not None:
+        spatial, source = (image_size,) * dims, "given"
+    crop = found_crop if crop is None else crop
+    if crop == "random_resized" and len(set(spatial)) > 1:
+        raise UsageError(f"the images are {spatial}, not square: --crop random_resized needs one --image-size")
+    side = f"{spatial[0]} pixels" if len(set(spatial)) == 1 else "x".join(map(str, spatial)) + " pixels"
+    if crop == "random_resized":
+        side += f", cut from the centre of {round(spatial[0] / 0.875)}"
+    return (*spatial, channels), crop, f"{side} ({source})"
+
+
+def _normalization(
+    known: Known, notes: Notes | None, mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Return mean and deviation of the images, and what to say of them."""
+    if mean:
+        found, source = (tuple(mean), tuple(std)), "given"
+    elif notes and notes.mean:
+        found, source = (notes.mean, notes.std), "the file"
+    elif known.normalization is not None:
+        found, source = known.normalization, f"as in {known.source}"
+    else:
+        said = "not known: give --mean and --std here or to eval and predict, per channel of x / 255"
+        return (), (), f"{said}; {known.caution}" if known.caution else said
+    check_normalization(*found, name="--")
+    mean, std = found
+    caution = f"; {known.caution}" if known.caution and source.startswith("as in") else ""
+    return (
+        mean,
+        std,
+        f"mean {' '.join(f'{m:g}' for m in mean)}, std {' '.join(f'{s:g}' for s in std)} ({source}){caution}",
+    )
+
+
+def _names(
+    known: Known, notes: Notes | None, given: tuple[str, ...] | None, outputs: int
+) -> tuple[tuple[str, ...], str]:
+    """Return the names of the outputs, and what to say of them."""
+    if outputs == 0:
+        return (), "none: the network has no classifier"
+    if given is not None:
+        names, source = given, "given"
+    elif notes and 0 < len(notes.class_names) <= max(outputs, 2):  # outputs that no class had stay without a name
+        names, source = notes.class_names, "the file"
+    elif known.class_names is not None:
+        names, source = known.class_names, f"as in {known.source}"
+    else:
+        numbers = tuple(str(index) for index in range(outputs))
+        return numbers, f"not known: {outputs} outputs, called by their numbers; --class-names FILE names them"
+    shown = ", ".join(names[:10]) + (f", ... {len(names)} in all" if len(names) > 10 else "")
+    return names, f"{shown} ({source})"
+
+
+def _about_tensors(read: WeightFile, format: str, prefix: str, dtype: np.dtype) -> str:
+    """Say where in the file the tensors were, what was done to their names and of which type they are."""
+    parts = [f"{len(read.tensors)} tensors"]
+    parts += [f"under {read.key!r}"] if read.key else []
+    parts += [f"with the names of {format}"]
+    prefix = read.prefix + prefix
+    said = " ".join(parts) + (f"; the prefix {prefix!r} taken off every name" if prefix else "")
+    if read.left_aside:
+        shown = ", ".join(read.left_aside[:4]) + (", ..." if len(read.left_aside) > 4 else "")
+        said += f"; {len(read.left_aside)} others left aside ({shown})"
+    types = Counter(array.dtype.name for array in read.tensors.values() if array.dtype != dtype)
+    floats = [f"{count} of {name}" for name, count in types.items()]
+    return said + (f"; {', '.join(floats)}, converted to {dtype.name}" if floats else "")
+
+
+def fold_run(run_dir: Path, out: Path) -> RunDirectory:
+    """Write a run directory with the network of another, its batch norms folded into convolutions; for inference.
+
+    Raises:
+        UsageError: ``run_dir`` is no run directory, its network has no batch norm, or ``out`` is in use.
+        RunError: ``out`` cannot be written.
+    """
+    from resnet_jax.runs.trained import load_run
+    from resnet_jax.weights.fold import fold_batch_norm
+
+    out = user_path(out)
+    _require_new(out)
+    trained = load_run(run_dir)
+    folded, variables = fold_batch_norm(trained.model, trained.variables)
+    named = MODELS[trained.config.model.name].config
+    changed = {
+        name: getattr(folded.config, name)
+        for name in (field.name for field in dataclasses.fields(ModelConfig))
+        if name != "name" and getattr(folded.config, name) != getattr(named, name)
+    }
+    config = dataclasses.replace(
+        trained.config,
+        recipe=f"folded-{trained.config.recipe}",
+        model=ModelConfig(trained.config.model.name, **changed),
+        train=dataclasses.replace(trained.config.train.without_averages(), select="last", early_stopping=None),
+        init_from=None,
+        init_head="exact",
+        init_stem="exact",
+    )
+    return _write(out, config, trained.card, variables, step=trained.step, origin={"folded_from": str(run_dir)})
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is in use; name a new directory")
+
+
+def _write(
+    out: Path, config: RunConfig, card: DataCard, variables: dict[str, Any], *, step: int, origin: dict[str, str]
+) -> RunDirectory:
+    """Write a run directory that holds ``variables`` and was not trained here."""
+    state = TrainState(
+        step=jnp.full((), step, jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state={},
+        rng=jax.random.key(0),
+    )
+    run = RunDirectory.open(out, config)
+    run.write_data(card)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), origin)
+    return run
+
+
+def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
+    """Write the network of a run as a safetensors file with another library's names; return the number of tensors.
+
+    The file also keeps, as a text other libraries pass over, what import needs to give the same network back: its
+    choices, the names of its classes, size and normalization of its images (:mod:`resnet_jax.weights.notes`).
+
+    Raises:
+        UsageError: not a run directory, or an unknown format.
+        RunError: the file cannot be written.
+    """
+    from resnet_jax.runs.trained import load_run
+
+    out = user_path(out)
+    trained = load_run(run_dir)
+    state_dict = from_variables(trained.variables, trained.model, format)
+    metadata = {"model": trained.config.model.name, "step": str(trained.step), **_notes(trained).as_metadata()}
+    try:
+        save_safetensors(state_dict, out, metadata)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}") from error
+    return len(state_dict)
+
+
+def _notes(trained: TrainedRun) -> Notes:
+    """Return what an exported file says of the network of a run."""
+    config, card = trained.config, trained.card
+    choices = {name: value for name, value in config.model.choices().items() if name not in _HOW_COMPUTED}
+    built = trained.model.config
+    size = config.data.image_size
+    return Notes(
+        model=config.model.name,
+        choices={**choices, "num_classes": built.num_classes, "in_channels": built.in_channels},
+        class_names=card.class_names,
+        image_shape=tuple(card.image_shape) if size is None else (size, size, card.image_shape[-1]),
+        crop=config.data.crop,
+        mean=tuple(card.mean),
+        std=tuple(card.std),
+        loss=config.train.loss,
+    )

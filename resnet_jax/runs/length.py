@@ -1,0 +1,172 @@
+"""How long a run is: a recipe's schedule in a shorter run, and a run directory that is asked for with another length.
+
+A recipe's schedule is made for the recipe's length. What of it does not fit into a shorter run is shortened in
+proportion (:mod:`resnet_jax.training.shorten`), unless it was chosen for this run; and some networks need another one
+(:mod:`resnet_jax.runs.companions`).
+
+``train.epochs`` and ``train.max_steps`` of a run may change between two commands on one directory. A longer run goes on
+from the last checkpoint, its schedule from there on being that of the new length; so it is not the run that the new
+length would have been from the start, whose rate was another one before. A run cannot become shorter than what it has
+done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.runs.companions import accompany
+from resnet_jax.runs.config import RunConfig, differences, load_recipe, require_same
+from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.training.shorten import Length, fit_schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a configuration comes from.
+
+    Attributes:
+        recipe: whose schedule and length it started from.
+        chosen: fields of its schedule (``warmup``) that were set for this run, even if to the same value.
+    """
+
+    recipe: RunConfig
+    chosen: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Origin:
+        """Return the shipped recipe that a configuration names; itself if there is none."""
+        try:
+            return cls(load_recipe(config.recipe))
+        except UsageError:
+            return cls(config)
+
+
+def length_of(config: RunConfig, steps_per_epoch: int) -> Length:
+    """Return how many updates a run makes if nothing stops it."""
+    steps, most = config.train.epochs * steps_per_epoch, config.train.max_steps
+    return Length(steps if most is None else min(steps, most), steps_per_epoch)
+
+
+def fit_length(config: RunConfig, origin: Origin, steps_per_epoch: int) -> tuple[RunConfig, list[str]]:
+    """Return the configuration with a schedule that fits its length and its network, and a line for each change.
+
+    >>> from resnet_jax.runs.config import TrainConfig, load_recipe
+    >>> short = dataclasses.replace(load_recipe("digits"), train=TrainConfig(epochs=1, batch_size=64))
+    >>> fit_length(short, Origin.of(short), 19)[1]
+    ["warm-up '1 epochs' becomes '1 steps', in proportion: this run makes 19 of the 285 updates of recipe digits"]
+    """
+    run, whole = length_of(config, steps_per_epoch), length_of(origin.recipe, steps_per_epoch)
+    optim, recipe = config.optim, origin.recipe.optim.schedule
+    warmup_is_open = optim.schedule.warmup == recipe.warmup and "warmup" not in origin.chosen
+    schedule, said = fit_schedule(optim.schedule, recipe, run=run, whole=whole, chosen=origin.chosen)
+    lines = []
+    if said:
+        config = dataclasses.replace(config, optim=dataclasses.replace(optim, schedule=schedule))
+        lines.append(
+            f"{', '.join(said)}, in proportion: this run makes {run.steps:,} of the {whole.steps:,} updates of recipe "
+            f"{origin.recipe.recipe}"
+        )
+    config, companions = accompany(config, run=run, warmup_is_open=warmup_is_open)
+    return config, lines if companions is None else [*lines, companions]
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Another length for the run of a directory.
+
+    Attributes:
+        before: the run as it is there.
+        after: as it is asked for.
+        done: updates of the newest checkpoint.
+        finished: updates of the result, or None if there is none.
+    """
+
+    before: Length
+    after: Length
+    done: int
+    finished: int | None
+
+    def lines(self, after: RunConfig) -> list[str]:
+        """Return what to say before going on."""
+        lines = [
+            f"Going on with a run of {self.before.steps:,} updates that is here: {self.done:,} are done, now "
+            f"{self.after.steps:,} are asked for ({after.train.epochs} epochs). From here on the learning rate is "
+            f"that of the schedule over {self.after.steps:,}; this is not the run that it would have been from the "
+            "start."
+        ]
+        if self.finished is not None:
+            lines.append(f"The result after {self.finished:,} updates stays in {_aside(self.finished)}.")
+        return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """What a run is going to be.
+
+    Attributes:
+        config: with a schedule that fits.
+        adapted: a line for each thing that was adapted to the length of the run or to its network.
+        change: the other length of the run that is in the directory, or None.
+    """
+
+    config: RunConfig
+    adapted: tuple[str, ...] = ()
+    change: Change | None = None
+
+
+def settle(run: RunDirectory, asked: RunConfig, origin: Origin, steps_per_epoch: int) -> Settled:
+    """Fit the schedule, and compare with the run that the directory may hold.
+
+    Args:
+        run: the directory.
+        asked: the configuration as it was asked for.
+        origin: of ``asked``.
+        steps_per_epoch: updates of an epoch.
+
+    Raises:
+        RunError: the directory holds a run of which more than the length differs, or one that cannot have this length.
+    """
+    config, adapted = fit_length(asked, origin, steps_per_epoch)
+    fitted = Settled(config, tuple(adapted))
+    if not run.config.is_file():
+        return fitted
+    held = run.read_config()
+    if not differences(held, config):
+        return fitted
+    lengths = {"epochs": held.train.epochs, "max_steps": held.train.max_steps}
+    as_long = dataclasses.replace(asked, train=dataclasses.replace(asked.train, **lengths))
+    if differences(held, fit_length(as_long, origin, steps_per_epoch)[0]):
+        require_same(held, config, where=run.path)
+    before, after = length_of(held, steps_per_epoch), length_of(config, steps_per_epoch)
+    done, summary = run.saved_step(), run.read_summary()
+    if before == after:  # another limit, of no effect
+        return dataclasses.replace(fitted, config=held)
+    if after.steps < done:
+        raise RunError(
+            f"the run in {run.path} has made {done:,} updates ({done / steps_per_epoch:.4g} epochs), and "
+            f"{after.steps:,} are asked for: it can become longer, not shorter than that. Use another --run-dir"
+        )
+    if summary is not None and summary["finished"] != "steps":
+        raise RunError(
+            f"the run in {run.path} ended by {summary['finished']} after {summary['steps']:,} updates; another length "
+            "does not change that. Use another --run-dir"
+        )
+    change = Change(before, after, done, None if summary is None else summary["steps"])
+    return dataclasses.replace(fitted, change=change)
+
+
+def adopt(run: RunDirectory, change: Change, config: RunConfig) -> None:
+    """Give the run its new length: its result, if any, is set aside first, so that it is not taken for the new one."""
+    if change.finished is not None:
+        run.summary.replace(run.path / _aside(change.finished))
+    run.write_config(dataclasses.replace(config, data=dataclasses.replace(config.data, moved_to=None)))
+
+
+def earlier_tests(run: RunDirectory) -> list[int]:
+    """Return after how many updates the run was tested before it became longer."""
+    return sorted(int(path.stem.removeprefix("summary-")) for path in run.path.glob("summary-*.json"))
+
+
+def _aside(steps: int) -> str:
+    return f"summary-{steps}.json"

@@ -1,0 +1,198 @@
+"""A network with its weights and what it knows about its images, and the rules that follow from that.
+
+Whatever images it is given, and by whichever command: they are brought to its own size by :attr:`TrainedRun.geometry`,
+normalized as its card says, and its outputs are called by :func:`class_names_of`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from resnet_jax.data.classes import output_names
+from resnet_jax.data.stats import check_normalization
+from resnet_jax.data.transform import Geometry
+from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.runs.build import build_model
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import geometry_of
+from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.mesh import make_mesh, replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A network with its weights and what it knows about its data.
+
+    Attributes:
+        config: of the run.
+        card: its data; ``image_shape`` is what the network sees.
+        model: the network.
+        variables: its weights and statistics.
+        step: updates done.
+        path: of the run directory.
+        output_names: names of the outputs that the user gave; empty: those of the card.
+    """
+
+    config: RunConfig
+    card: DataCard
+    model: ResNet
+    variables: dict[str, Any]
+    step: int
+    path: Path
+    output_names: tuple[str, ...] = ()
+
+    @property
+    def geometry(self) -> Geometry:
+        """How an image of any size becomes one of the network's: the one rule of evaluation, prediction and depth.
+
+        A network of images that are not square takes images of exactly its size.
+        """
+        *sides, _ = self.card.image_shape
+        if len(sides) != 2:
+            raise UsageError(f"{self.path} takes inputs of {len(sides)} dimensions, and images have 2")
+        size = sides[0] if sides[0] == sides[1] else None
+        return geometry_of(dataclasses.replace(self.config.data, image_size=size))
+
+    @property
+    def was_trained_here(self) -> bool:
+        """Whether the run has images of its own; an imported network has none."""
+        return bool(self.card.examples)
+
+
+def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
+    """Load the network of a run directory.
+
+    Args:
+        path: the run directory.
+        checkpoint: ``last`` or ``best``; default: the one the run's configuration selects.
+
+    Raises:
+        UsageError: not a run directory.
+        RunError: it has no such checkpoint.
+    """
+    run = RunDirectory.existing(Path(path))
+    config, card = run.read_config(), run.read_data()
+    checkpoint = checkpoint or config.train.select
+    if checkpoint not in ("last", "best"):
+        raise unknown("checkpoint", checkpoint, ("last", "best"))
+    model = build_model(config, card)
+    sharding = replicated(make_mesh())
+    variables = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract_variables(model, card.image_shape),
+    )
+    averaged = config.train.ema_decay is not None
+    with Checkpoints(run.checkpoints, owner=False) as checkpoints:
+        loaded, step = checkpoints.restore_part(checkpoint, {"ema": variables} if averaged else variables)
+    return TrainedRun(config, card, model, loaded["ema"] if averaged else loaded, step, run.path)
+
+
+def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence[float]) -> TrainedRun:
+    """Return the same network with another normalization of its images.
+
+    Raises:
+        UsageError: not one mean in [0, 1] and one positive deviation of at most 1 for each channel.
+    """
+    channels = trained.card.image_shape[-1]
+    if not mean or not std:
+        raise UsageError(
+            f"need {channels} means and {channels} positive deviations, got {tuple(mean)} and {tuple(std)}"
+        )
+    check_normalization(mean, std, channels=channels)
+    return dataclasses.replace(trained, card=dataclasses.replace(trained.card, mean=tuple(mean), std=tuple(std)))
+
+
+def with_geometry(trained: TrainedRun, image_size: int | None, crop: str | None) -> TrainedRun:
+    """Return the same network for images of another size: it takes any, as its last layer is a mean over positions.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        image_size: side in pixels; None: the network's own.
+        crop: ``none``, or ``random_resized``: the centre 0.875 of the image, as after random resized training; None:
+            the run's own.
+
+    Raises:
+        UsageError: a size below 1, or no such crop.
+    """
+    card, data = trained.card, trained.config.data
+    if image_size is not None:
+        if image_size < 1:
+            raise UsageError(f"the side of an image must be 1 pixel or more, got {image_size}")
+        shape = (*(image_size,) * trained.model.config.spatial_dims, card.image_shape[-1])
+        card = dataclasses.replace(card, image_shape=shape)  # pyright: ignore[reportArgumentType]
+    if crop is not None:
+        data = dataclasses.replace(data, crop=crop)
+    changed = dataclasses.replace(trained, card=card, config=dataclasses.replace(trained.config, data=data))
+    if crop is not None:
+        changed.geometry  # refuses what cannot be  # noqa: B018
+    return changed
+
+
+def with_class_names(trained: TrainedRun, names: Sequence[str]) -> TrainedRun:
+    """Return the same network with other names for its outputs.
+
+    Args:
+        trained: as :func:`load_run` gives it.
+        names: one for each output, in order (:func:`resnet_jax.data.classes.read_class_names`); two for one output.
+    """
+    return dataclasses.replace(trained, output_names=tuple(names))
+
+
+def with_moved_data(trained: TrainedRun, place: str) -> TrainedRun:
+    """Return the same run, whose own images lie at ``place`` now; reading compares them with data.json."""
+    data = dataclasses.replace(trained.config.data, moved_to=place)
+    return dataclasses.replace(trained, config=dataclasses.replace(trained.config, data=data))
+
+
+def require_images(trained: TrainedRun) -> None:
+    """Refuse a network that image files cannot be given to, or of whose images the normalization is not known.
+
+    Raises:
+        UsageError: with what to do.
+    """
+    card, config = trained.card, trained.model.config
+    if config.spatial_dims != 2 or card.image_shape[-1] not in (1, 3):
+        raise UsageError(
+            f"{trained.path} takes inputs of {config.spatial_dims} dimensions and {card.image_shape[-1]} channels; "
+            "images have 2, and 1 or 3. Call its model.apply with arrays of your own"
+        )
+    if not card.mean:
+        raise UsageError(f"{trained.path} does not say how its images are normalized: give --data.mean and --data.std")
+    try:
+        check_normalization(card.mean, card.std, channels=card.image_shape[-1], name="")
+    except UsageError as error:
+        raise UsageError(
+            f"the normalization in {trained.path} is not one ({error}): give --data.mean and --data.std"
+        ) from error
+
+
+def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
+    """Return what the outputs of a network mean, in order; of one output, which says no or yes, its two names.
+
+    Raises:
+        UsageError: it has no classifier, or one output of which nobody said what it means.
+    """
+    outputs = trained.model.config.num_classes
+    names = trained.output_names or trained.card.class_names
+    if outputs == 0:
+        raise UsageError(
+            f"{trained.path} has no classifier (num_classes 0): it returns features and no classes. Start a classifier "
+            "with `train --init-from` and --init-head new, or take the features in Python: "
+            "trained.model.apply(trained.variables, images, train=False)"
+        )
+    if outputs == 1:
+        if len(names) != 2:
+            raise UsageError(
+                f"{trained.path} has one output, a yes or no (probability sigmoid(x) of yes), and nobody said of what: "
+                "give the two names with --class-names FILE, one a line, the no first"
+            )
+        return names
+    return output_names(names, outputs)

@@ -1,0 +1,180 @@
+"""A run whose pictures fail, which becomes longer, or which learns nothing: on one block and 8x8 digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import signal
+
+import jax
+import pytest
+from rich.console import Console
+
+from resnet_jax.errors import RunError
+from resnet_jax.models import ResNetConfig
+from resnet_jax.models.rows import MODELS, Row
+from resnet_jax.report.metrics_file import MetricsFile, read_metrics
+from resnet_jax.runs.config import load_recipe
+from resnet_jax.runs.fit import fit
+from resnet_jax.training.loop import Interrupted
+from resnet_jax.training.mesh import make_mesh
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_network():
+    """A network of one block, on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnet_jax.runs.fit.make_mesh", lambda: make_mesh(jax.devices()[:1]))
+        patch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (8,), stem="cifar"), 8, "these tests"))
+        yield
+
+
+def config(epochs=1, rate=0.05):
+    base = load_recipe("digits")
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, name="tiny"),
+        train=dataclasses.replace(base.train, epochs=epochs, batch_size=128),
+        optim=dataclasses.replace(base.optim, learning_rate=rate),
+    )
+
+
+def run(run_dir, **choices):
+    """Return the summary and what was printed."""
+    file = io.StringIO()
+    try:
+        return fit(config(**choices), run_dir, console=Console(file=file, width=2000)), file.getvalue()
+    except (Interrupted, RunError) as error:
+        error.printed = file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+        raise
+
+
+def broken(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.fixture(scope="module")
+def unpictured(tmp_path_factory):
+    """A run of which no view could be made."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("plot_curves", "plot_confusion"):
+            patch.setattr(f"resnet_jax.runs.outcome.{name}", broken)
+        patch.setattr("resnet_jax.runs.fit.TensorBoard", broken)
+        summary, printed = run(path)
+    return path, summary, printed
+
+
+def test_a_result_is_not_lost_to_its_pictures(unpictured):
+    path, summary, printed = unpictured
+    assert json.loads((path / "summary.json").read_text()) == dataclasses.asdict(summary)
+    assert "warning: curves.png was not drawn: OSError: [Errno 28] No space left on device" in printed
+    assert "warning: confusion.png was not drawn" in printed
+    assert printed.count("warning: TensorBoard goes no further") == 1
+    assert printed.index("test accuracy") < printed.index("warning: curves.png")
+    assert "params sha256" in printed
+    assert not (path / "curves.png").exists()
+
+
+def test_the_result_is_in_its_file_before_it_is_said_and_said_where_it_cannot_be_written(unpictured, monkeypatch):
+    path, summary, _ = unpictured
+    (path / "summary.json").rename(path / "aside.json")
+
+    def gone(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_jax.runs.fit.conclude", gone)
+        with pytest.raises(BrokenPipeError):
+            run(path)
+    assert json.loads((path / "summary.json").read_text())["params_digest"] == summary.params_digest
+    (path / "summary.json").unlink()
+    (path / "summary.json").mkdir()
+    file = io.StringIO()
+    with pytest.raises(OSError, match="directory"):
+        fit(config(), path, console=Console(file=file, width=2000))
+    assert f"test accuracy {summary.test_accuracy:.2%}" in file.getvalue()
+    (path / "summary.json").rmdir()
+    (path / "aside.json").rename(path / "summary.json")
+
+
+def test_a_warm_up_that_does_not_fit_is_shortened_and_said(unpictured):
+    assert "warm-up '1 epochs' becomes '1 steps', in proportion: this run makes 9 of the 135 updates" in unpictured[2]
+    assert "warmup: 1 steps" in (unpictured[0] / "config.yaml").read_text()
+
+
+def test_a_run_of_few_updates_is_not_called_stuck(unpictured):
+    summary = unpictured[1]
+    assert summary.stuck is None
+    assert summary.stuck_reason == "9 updates are too few to say whether it learns"
+
+
+def test_typed_again_the_missing_pictures_are_drawn_and_one_that_fails_is_a_warning(unpictured, monkeypatch):
+    path, summary, _ = unpictured
+    for name in ("curves.png", "confusion.png"):
+        (path / name).unlink(missing_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_jax.runs.outcome.plot_curves", broken)
+        again, printed = run(path)
+    assert again == summary
+    assert "This run is finished" in printed
+    assert "warning: curves.png was not drawn" in printed
+    assert "drawn again" in printed
+    _, printed = run(path)
+    assert "curves.png" in printed
+    for name in ("curves.png", "confusion.png"):
+        assert (path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resumes(unpictured, tmp_path, monkeypatch):
+    """Stopped in the middle of the extension, it ends as the one that was not."""
+    import shutil
+
+    path, summary, _ = unpictured
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for copy in (whole, stopped):
+        shutil.copytree(path, copy)
+    longer, printed = run(whole, epochs=2)
+    assert "Going on with a run of 9 updates that is here: 9 are done, now 18 are asked for (2 epochs)" in printed
+    assert "The result after 9 updates stays in summary-9.json" in printed
+    assert "They were looked at before, after 9 updates" in printed
+    assert longer.steps == 18
+    assert json.loads((whole / "summary-9.json").read_text())["params_digest"] == summary.params_digest
+    assert longer.params_digest != summary.params_digest
+    epochs = [row["step"] for row in read_metrics(whole / "metrics.jsonl") if row["kind"] == "epoch"]
+    assert epochs == [9, 18]
+    assert "epochs: 2" in (whole / "config.yaml").read_text()
+    with pytest.raises(RunError, match="it can become longer, not shorter"):
+        run(whole, epochs=1)
+
+    on_step = MetricsFile.on_step
+
+    def interrupting(self, row):
+        on_step(self, row)
+        if row["step"] == 12:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "on_step", interrupting)
+        patch.setattr("resnet_jax.runs.outcome.plot_curves", broken)
+        with pytest.raises(Interrupted) as caught:
+            run(stopped, epochs=2)
+    assert "warning: curves.png was not drawn" in caught.value.printed
+    assert not (stopped / "summary.json").exists()
+    resumed, printed = run(stopped, epochs=2)
+    assert "Resuming after step 1" in printed
+    assert resumed.params_digest == longer.params_digest
+    assert resumed.best_val_accuracy == longer.best_val_accuracy
+
+
+def test_a_run_that_ends_at_chance_is_said_to_be_stuck(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnet_jax.training.stuck.MIN_UPDATES", 1)
+    summary, printed = run(tmp_path / "run", rate=1e-12)
+    if summary.test_accuracy > 0.14:
+        pytest.skip("the initial network happens to be better than chance")
+    assert summary.stuck is True
+    assert "This run is stuck: after 9 updates it does no better than chance" in printed.strip().splitlines()[-1]
+    _, printed = run(tmp_path / "run", rate=1e-12)
+    assert "This run is stuck" in printed
