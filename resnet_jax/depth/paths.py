@@ -180,7 +180,7 @@ def gradient_through(
                 out, _ = model.apply(
                     {**variables, GATES: gates, PROBES: probes}, images, train=train, mutable=["batch_stats"]
                 )
-            return jnp.mean(loss(out, labels))
+            return jnp.mean(loss(out, jnp.asarray(labels)))
 
         zeros = chart.place({"input": jnp.zeros(len(chart.names))})
         return jnp.sqrt(chart.rows(jax.grad(mean_loss)(zeros), "input")[0])

@@ -31,7 +31,7 @@ _POINTS = ("input", "output", "preact", "branch_in", "skip_in", "seen")
 
 def cross_entropy(logits: Float[Array, "n k"], labels: Labels) -> Float[Array, " n"]:
     """Return the cross-entropy of each example; labels are classes (N,), else NaN, or shares of classes (N, k)."""
-    logits = logits.astype(at_least_float32(logits.dtype))
+    logits, labels = logits.astype(at_least_float32(logits.dtype)), jnp.asarray(labels)
     if labels.ndim == 1:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.where(in_range(labels, logits.shape[-1]), losses, jnp.nan)

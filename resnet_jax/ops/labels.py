@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Integer
 
-from resnet_jax.ops.annotations import AnyArray
 
-
-def one_hot(labels: Integer[AnyArray, " n"], classes: int) -> Float32[Array, "n classes"]:
+def one_hot(labels: Integer[Array, " n"], classes: int) -> Float32[Array, "n classes"]:
     """Return a row for each label; a label that is none of the classes has a row of NaN.
 
     `jax.nn.one_hot` makes that one a row of zeros, of which a cross-entropy is 0 with no gradient: the example would be
@@ -22,7 +20,7 @@ def one_hot(labels: Integer[AnyArray, " n"], classes: int) -> Float32[Array, "n 
     return jnp.where(in_range(labels, classes)[:, None], jax.nn.one_hot(labels, classes, dtype=jnp.float32), jnp.nan)
 
 
-def in_range(labels: Integer[AnyArray, " n"], classes: int) -> Bool[Array, " n"]:
+def in_range(labels: Integer[Array, " n"], classes: int) -> Bool[Array, " n"]:
     """Return whether each label is one of the classes 0..K-1."""
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
     return (labels >= 0) & (labels < classes)
