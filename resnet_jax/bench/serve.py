@@ -17,12 +17,13 @@ import json
 import os
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 #: Warm-up after the first step: at least so many steps, and so many seconds.
 WARM_STEPS, WARM_SECONDS = 2, 0.5
 
 
+@runtime_checkable
 class Side(Protocol):
     """What ``prepare`` returns.
 

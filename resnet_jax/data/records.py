@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from resnet_jax.data.arrays import checked_images, checked_labels, class_hint
 from resnet_jax.errors import DataError
 
 
+@runtime_checkable
 class Records(Protocol):
     """Labelled images by index. Reading is thread-safe, and the same index always gives the same image."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ IN_FLIGHT = 3
 BLOCKS = "block_grad_norm"
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Somebody who is told how training goes. Steps are 1-based in all rows: updates done."""
 

@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,7 @@ class PopulationProgress:
         return cls(sums, tuple(data["diverged"]), data["seconds"], data["finished"])
 
 
+@runtime_checkable
 class PopulationObserver(Protocol):
     """Somebody who is told how the members fare. Steps are 1-based: updates done."""
 
