@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +21,15 @@ class PredictOptions:
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory."""
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...")]
-    """Image files."""
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
+    """Image files, folders (with all below them), quoted patterns such as 'shots/**/*.jpg', or - for a list of files on
+    standard input, one a line. Any number: they are read and answered batch by batch."""
     top: int = 5
     """Classes to show for each image."""
+    batch_size: int = 16
+    """Images computed at a time."""
+    out: Path | None = None
+    """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line)."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
     data: ImageOptions = dataclasses.field(default_factory=ImageOptions)
@@ -32,33 +39,39 @@ class PredictOptions:
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
-def run(argv: list[str]) -> list[dict[str, Any]]:
-    """Predict and return one object per image."""
+def run(argv: list[str]) -> Any:
+    """Predict; return one object per image, or how many there were, with ``--out``."""
     options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
+    from resnet_jax.data.named import LIST, NamedImages
     from resnet_jax.errors import PartialError, UsageError
-    from resnet_jax.report.text import say, visible
+    from resnet_jax.report.predictions import InFile, OnTerminal, Predictions
+    from resnet_jax.report.text import say
     from resnet_jax.runs.evaluate import Predictor, load_run
 
     if not options.images:
         raise UsageError("name at least one image: resnet-jax predict RUN_DIR IMAGE ...")
     trained = prepared(load_run(options.run_dir, options.checkpoint), options.data, options.class_names)
-    console, failures = console_for(options.common), Console(stderr=True)
-    results: list[dict[str, Any]] = []
-    predictor = Predictor(trained)
-    for prediction in predictor.predict(options.images, options.top):
-        if prediction.error is not None:
-            say(failures, f"error: {prediction.error}")
-            results.append({"image": prediction.image, "error": prediction.error})
-            continue
-        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        shown = "  ".join(f"{visible(name)} {probability:.1%}" for name, probability in pairs)
-        say(console, f"{visible(prediction.image)}: {shown}")
-        classes, probabilities = list(prediction.classes), list(prediction.probabilities)
-        results.append({"image": prediction.image, "classes": classes, "probabilities": probabilities})
+    failures = Console(stderr=True)
+    predictor = Predictor(trained, (options.batch_size,))
+    named = NamedImages(options.images, sys.stdin.buffer if LIST in options.images else ())
+    found = predictor.predict(named, options.top)
+    if options.out is None:
+        keep = options.common.json
+        results: Predictions = OnTerminal(console_for(options.common), failures, keep=keep)
+    else:
+        results = InFile(options.out, min(options.top, len(predictor.class_names)), failures)
+    with contextlib.closing(results):
+        for prediction in found:
+            results.add(prediction.image, prediction.classes, prediction.probabilities, prediction.error)
+        for name, why in named.problems:
+            results.add(name, (), (), f"{name}: {why}")
+    if named.left_out.counts:
+        say(failures, f"{named.left_out.counts.total():,} files left out, for they are no images: {named.left_out}")
     for line in predictor.said():
         say(failures, line)
-    bad = [result["image"] for result in results if "error" in result]
-    if bad:
-        listed = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
-        raise PartialError(f"{len(bad)} of {len(results)} files could not be read: {listed}", results)
-    return results
+    if results.bad:
+        listed = ", ".join(results.bad[:5]) + (", ..." if results.failed > 5 else "")
+        raise PartialError(
+            f"{results.failed:,} of {results.count:,} files could not be read: {listed}", results.result()
+        )
+    return results.result()

@@ -1,4 +1,4 @@
-"""Naming what is in image files: batch after batch of one fixed shape, each result as soon as it is there."""
+"""Naming what is in images: batch after batch of a few fixed shapes, each result as soon as it is there."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from resnet_jax.runs.trained import TrainedRun, class_names_of, require_images
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.training.step import make_predict_step
 
-BATCH_SIZE = 16
-"""Images in a batch. One shape for any number of images, so one compilation; few, so that results come soon."""
+BUCKETS = (16,)
+"""Sizes of the batches that are compiled. One for any number of images; small, so that results come soon."""
+
+Image = str | Path | bytes | np.ndarray
+"""The path of an image file, the bytes of one, or its pixels: uint8 (H, W, C)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +34,10 @@ class Prediction:
     """What the network sees in one image: the likeliest classes, likeliest first.
 
     Attributes:
-        image: the file.
-        classes: their names; empty if the file could not be read.
+        image: the file; of bytes and pixels, which image it was, counted from 0.
+        classes: their names; empty if the image could not be read.
         probabilities: of these classes.
-        error: why the file could not be read, or None.
+        error: why it could not be read, or None.
     """
 
     image: str
@@ -44,21 +47,48 @@ class Prediction:
 
 
 class Predictor:
-    """A network ready to classify images; it compiles at the first batch, once in a process for the same network.
+    """A network ready to classify images; every size of batch is compiled once in a process for the same network.
 
     Args:
         trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
+        buckets: sizes of batches, ascending. Images go in batches of the largest; those left over fill the smallest
+            that holds them, padded. A server that answers single images as fast as it can takes (1, 8, 64).
 
     Raises:
-        UsageError: a network without classes, or whose normalization is not known.
+        UsageError: a network without classes, or whose normalization is not known; buckets that are not ascending.
     """
 
-    def __init__(self, trained: TrainedRun):
+    def __init__(self, trained: TrainedRun, buckets: Sequence[int] = BUCKETS):
         require_images(trained)
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            raise UsageError(f"buckets must be sizes of batches, ascending and 1 or more, got {tuple(buckets)}")
         self.trained = trained
         self.class_names = class_names_of(trained)
+        self.buckets = tuple(buckets)
         self._sizes: set[tuple[int, int]] = set()
         self._greyed = 0
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Return the network's outputs, float32 (N, outputs), of uint8 images (N, H, W, C) of the network's size.
+
+        Raises:
+            UsageError: images of another shape or dtype.
+        """
+        card, images = self.trained.card, np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != tuple(card.image_shape):
+            shape = ", ".join(str(side) for side in card.image_shape)
+            raise UsageError(
+                f"outputs are computed of uint8 images (N, {shape}), got {images.dtype} {images.shape}; predict takes "
+                "images of any size"
+            )
+        parts = [np.zeros((0, self.trained.model.config.num_classes), np.float32)]
+        for start in range(0, len(images), self.buckets[-1]):
+            part = images[start : start + self.buckets[-1]]
+            batch = np.zeros((next(size for size in self.buckets if size >= len(part)), *images.shape[1:]), np.uint8)
+            batch[: len(part)] = part
+            found = _logits(self.trained.model, card.mean, card.std, self.trained.variables, batch)
+            parts.append(np.asarray(found)[: len(part)])
+        return np.concatenate(parts)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return what the network makes of images.
@@ -68,27 +98,22 @@ class Predictor:
 
         Returns:
             float64 (N, classes): of one output that says no or yes, the two columns are no and yes.
+
+        Raises:
+            UsageError: images of another shape or dtype.
         """
-        card, model = self.trained.card, self.trained.model
-        images = np.asarray(images)
-        parts = []
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = np.zeros((BATCH_SIZE, *card.image_shape), np.uint8)
-            part = images[start : start + BATCH_SIZE]
-            batch[: len(part)] = part
-            parts.append(np.asarray(_logits(model, card.mean, card.std, self.trained.variables, batch))[: len(part)])
-        logits = np.concatenate(parts).astype(np.float64)
+        logits = self.outputs(images).astype(np.float64)
         if logits.shape[1] == 1:
             return class_probabilities(np.concatenate([np.zeros_like(logits), logits], axis=1), "cross_entropy")
         return class_probabilities(logits, self.trained.config.train.loss)
 
-    def predict(self, paths: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
-        """Classify image files; yield in their order, a batch at a time. A file that cannot be read has an ``error``.
+    def predict(self, images: Iterable[Image], top: int = 5) -> Iterator[Prediction]:
+        """Classify images; yield in their order, a batch at a time. One that cannot be read has an ``error``.
 
         An image of another size than the network's is brought to it as in evaluation.
 
         Args:
-            paths: image files.
+            images: any number of image files, their bytes, or pixels.
             top: how many classes to return for each, at most all.
 
         Raises:
@@ -96,21 +121,22 @@ class Predictor:
         """
         if top < 1:
             raise UsageError(f"top must be 1 or more classes, got {top}")
-        return self._predict(iter(paths), top)
+        return self._predict(enumerate(images), top)
 
-    def _predict(self, paths: Iterator[str | Path], top: int) -> Iterator[Prediction]:
-        while batch := list(islice(paths, BATCH_SIZE)):
-            read = [self._read(user_path(path)) for path in batch]
-            images = [image for image in read if not isinstance(image, DataError)]
-            rows = iter(self.probabilities(np.stack(images)) if images else ())
-            for path, image in zip(batch, read, strict=True):
+    def _predict(self, images: Iterator[tuple[int, Image]], top: int) -> Iterator[Prediction]:
+        while batch := list(islice(images, self.buckets[-1])):
+            names = [str(image) if isinstance(image, str | Path) else str(index) for index, image in batch]
+            read = [self.read(image, name) for name, (_, image) in zip(names, batch, strict=True)]
+            pixels = [image for image in read if not isinstance(image, DataError)]
+            rows = iter(self.probabilities(np.stack(pixels)) if pixels else ())
+            for name, image in zip(names, read, strict=True):
                 if isinstance(image, DataError):
-                    yield Prediction(str(path), (), (), str(image))
+                    yield Prediction(name, (), (), str(image))
                     continue
                 row = next(rows)
                 order = np.argsort(-row, kind="stable")[:top]
-                names = tuple(self.class_names[index] for index in order)
-                yield Prediction(str(path), names, tuple(float(row[index]) for index in order))
+                classes = tuple(self.class_names[index] for index in order)
+                yield Prediction(name, classes, tuple(float(row[index]) for index in order))
 
     def said(self) -> tuple[str, ...]:
         """Say what was done to the images read so far, as evaluation does: other sizes, colours turned to grey."""
@@ -120,22 +146,33 @@ class Predictor:
         images = "1 image" if self._greyed == 1 else f"{self._greyed:,} images"
         return (*sizes, f"{images} in colours turned to grey: the network takes 1 channel")
 
-    def _read(self, path: Path) -> np.ndarray | DataError:
+    def read(self, image: Image, name: str) -> np.ndarray | DataError:
+        """Return an image as the network takes it, uint8 (H, W, C), or why it cannot be read.
+
+        Args:
+            image: see :data:`Image`.
+            name: what to call it in messages.
+        """
         height, width, channels = self.trained.card.image_shape
         try:
-            data = _read_bytes(path)
-            stored = decode_image(data, channels, str(path))
-            image = self.trained.geometry.eval_image(stored)
-            self._greyed += channels == 1 and has_colours(decode_image(data, 3, str(path)))
-            self._sizes.add((stored.shape[0], stored.shape[1]))
+            if isinstance(image, np.ndarray):
+                stored, colours = _checked(image, channels, name), False
+            else:
+                where = str(user_path(image)) if isinstance(image, str | Path) else f"image {name}"
+                data = image if isinstance(image, bytes) else _read_bytes(Path(where))
+                stored = decode_image(data, channels, where)
+                colours = channels == 1 and has_colours(decode_image(data, 3, where))
+            found = self.trained.geometry.eval_image(stored)
         except DataError as error:
             return error
-        if image.shape[:2] != (height, width):
+        if found.shape[:2] != (height, width):
             return DataError(
-                f"{path} has {image.shape[0]}x{image.shape[1]} pixels (height x width), and {self.trained.path} takes "
+                f"{name} has {found.shape[0]}x{found.shape[1]} pixels (height x width), and {self.trained.path} takes "
                 f"{height}x{width}: no rule brings images to a size that is not square"
             )
-        return image
+        self._greyed += colours
+        self._sizes.add((stored.shape[0], stored.shape[1]))
+        return found
 
 
 def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 5) -> list[Prediction]:
@@ -174,6 +211,14 @@ def class_probabilities(logits: np.ndarray, loss: str) -> np.ndarray:
     if loss == "bce":  # one yes or no per class; they need not add up to 1
         return np.exp(-np.logaddexp(0.0, -logits))
     return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+
+
+def _checked(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != channels:
+        raise DataError(
+            f"image {name}: pixels must be uint8 (height, width, {channels}), got {pixels.dtype} {pixels.shape}"
+        )
+    return pixels
 
 
 def _read_bytes(path: Path) -> bytes:

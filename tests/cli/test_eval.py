@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
+import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -213,6 +217,39 @@ def test_predict_prints_what_it_can_and_names_what_it_cannot(place, tmp_path, co
     found = last_json(out)
     assert (status, [sorted(p) for p in found]) == (1, [["classes", "image", "probabilities"], ["error", "image"],
                                                         ["classes", "image", "probabilities"]])  # fmt: skip
+
+
+def test_predict_takes_folders_patterns_and_lists_and_writes_files(place, tmp_path, command, monkeypatch):
+    pictures(tmp_path / "shots", lambda label: NAMES[label])
+    (tmp_path / "shots" / "cat" / "notes.txt").write_text("none")
+    monkeypatch.chdir(tmp_path)
+    cats, everything = sorted(Path("shots/cat").glob("*.png")), sorted(Path("shots").rglob("*.png"))
+    status, out, err = command("predict", place / "net", "shots/cat", "--json")
+    by_folder = last_json(out)
+    assert (status, [row["image"] for row in by_folder]) == (0, [str(path) for path in cats])
+    assert "1 files left out, for they are no images: 1 .txt" in err
+    listed = b"".join(os.fsencode(path) + b"\n" for path in [*everything, "gone.png"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    what = ("shots/c*/*.png", "-", "x*.png", "--out", "found.csv", "--top", "1")
+    status, out, err = command("predict", place / "net", *what)
+    assert (status, out) == (1, "")
+    with open("found.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["image", "class_1", "probability_1", "error"]
+    assert [row[0] for row in rows] == [*map(str, cats), *map(str, everything), "gone.png", "x*.png"]
+    assert [row[1] for row in rows[: len(cats)]] == [row["classes"][0] for row in by_folder]
+    assert [row[3] for row in rows[-2:]] == [
+        "cannot read gone.png: No such file or directory", "x*.png: no file matches this pattern"
+    ]  # fmt: skip
+    assert f"2 of {len(rows)} files could not be read: gone.png, x*.png" in err
+    status, out, _ = command("predict", place / "net", cats[0], "--out", "found.jsonl", "--batch-size", "1", "--json")
+    assert last_json(out) == {"images": 1, "failed": 0, "out": "found.jsonl"}
+    (row,) = [json.loads(line) for line in Path("found.jsonl").read_text().splitlines()]
+    assert (row["image"], row["classes"]) == (str(cats[0]), by_folder[0]["classes"])
+    status, _, err = command("predict", place / "net", cats[0], "--out", "found.txt")
+    assert (status, "written as .csv or .jsonl" in err) == (2, True)
+    status, _, err = command("predict", place / "net", cats[0], "--batch-size", "0")
+    assert (status, "buckets must be sizes of batches" in err) == (2, True)
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_results_come_batch_by_batch(files):
     stream = Predictor(network()).predict(names())
     assert asked == [], "nothing is read before it is asked for"
     next(stream)
-    assert len(asked) == predicting.BATCH_SIZE
+    assert len(asked) == predicting.BUCKETS[-1]
 
 
 def test_what_cannot_be_read_is_named_and_the_others_stay(files, tmp_path):
@@ -185,3 +185,41 @@ def test_outputs_beyond_the_classes_of_the_data_have_names_too(files):
 def test_top_is_at_least_one(files):
     with pytest.raises(UsageError, match=r"top must be 1"):
         predict_images(network(), files[0], top=0)
+
+
+def test_bytes_and_pixels_are_taken_too_and_fill_the_smallest_batch_that_holds_them(files, monkeypatch):
+    paths, images = files
+    trained, sizes = network(width=7), []
+    compute = predicting._logits
+
+    def noted(*args):
+        sizes.append(len(args[-1]))
+        return compute(*args)
+
+    monkeypatch.setattr(predicting, "_logits", noted)
+    predictor = Predictor(trained, buckets=(1, 4, 16))
+    read = list(predictor.predict([paths[0], paths[1].read_bytes(), images[2]]))
+    assert [prediction.image for prediction in read] == [str(paths[0]), "1", "2"]
+    expected = class_probabilities(by_hand(trained, images), "cross_entropy")
+    for prediction, row in zip(read, expected, strict=False):
+        np.testing.assert_allclose(prediction.probabilities, np.sort(row)[::-1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(predictor.outputs(images), by_hand(trained, images), rtol=1e-4, atol=1e-5)
+    predictor.probabilities(images[:1])
+    assert sizes == [4, 16, 16, 16, 1]
+    assert predictor.outputs(images[:0]).shape == (0, 3)
+
+
+def test_bytes_and_pixels_that_are_none_have_an_error(files):
+    bad = [b"no image", np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((8, 8, 4), np.uint8)]
+    found = list(Predictor(network()).predict([*bad, files[1][0]]))
+    assert [prediction.error is None for prediction in found] == [False] * 4 + [True]
+    assert found[0].error.startswith("image 0: ")
+    assert found[2].error == "image 2: pixels must be uint8 (height, width, 3), got float32 (8, 8, 3)"
+
+
+@pytest.mark.parametrize("buckets", [(), (0, 4), (4, 1), (4, 4)])
+def test_buckets_that_are_none_are_refused(buckets):
+    with pytest.raises(UsageError, match="ascending"):
+        Predictor(network(), buckets)
+    with pytest.raises(UsageError, match=r"uint8 images \(N, 8, 8, 3\), got float64 \(2, 8, 8, 3\)"):
+        Predictor(network()).outputs(np.zeros((2, 8, 8, 3)))

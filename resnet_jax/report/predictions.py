@@ -1,0 +1,131 @@
+"""What becomes of predictions: lines on a terminal, rows of CSV or objects of JSON in a file, as they come."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from resnet_jax.errors import UsageError
+from resnet_jax.report.metrics_file import Appended
+from resnet_jax.report.text import say, visible
+
+#: Suffixes of the files that predictions can be written to.
+SUFFIXES = (".csv", ".jsonl")
+#: Names of unreadable images that are kept for the last message.
+NAMED = 6
+
+
+class Predictions:
+    """Where predictions go. Counts them, and names on standard error what could not be read.
+
+    Args:
+        failures: where the errors are said.
+
+    Attributes:
+        count: images so far.
+        failed: those that could not be read.
+        bad: names of the first of them.
+    """
+
+    def __init__(self, failures: Console):
+        self.count, self.failed = 0, 0
+        self.bad: list[str] = []
+        self._failures = failures
+
+    def add(self, image: str, classes: Sequence[str], probabilities: Sequence[float], error: str | None = None) -> None:
+        """Take one: the likeliest classes, likeliest first, and their probabilities; or why there are none."""
+        self.count += 1
+        if error is not None:
+            self.failed += 1
+            self.bad += [image] if len(self.bad) < NAMED else []
+            say(self._failures, f"error: {error}")
+            self._write({"image": image, "error": error})
+        else:
+            self._write({"image": image, "classes": list(classes), "probabilities": list(probabilities)})
+
+    def close(self) -> None:
+        """End it."""
+
+    def result(self) -> Any:
+        """Return what the command prints with ``--json``."""
+        return {"images": self.count, "failed": self.failed}
+
+    def _write(self, row: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class OnTerminal(Predictions):
+    """Shows every prediction as a line, and keeps all for the result if asked to."""
+
+    def __init__(self, console: Console, failures: Console, *, keep: bool):
+        super().__init__(failures)
+        self._console, self._keep = console, keep
+        self._rows: list[dict[str, Any]] = []
+
+    def result(self) -> Any:
+        """Return the predictions, one object for each image, if they were kept."""
+        return self._rows if self._keep else super().result()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._keep:
+            self._rows.append(row)
+        if "error" not in row:
+            pairs = zip(row["classes"], row["probabilities"], strict=True)
+            shown = "  ".join(f"{visible(name)} {probability:.1%}" for name, probability in pairs)
+            say(self._console, f"{visible(row['image'])}: {shown}")
+
+
+class InFile(Predictions):
+    """Appends every prediction to a file, which is emptied first: ``.csv`` with a header, or ``.jsonl``.
+
+    A row of CSV has ``image, class_1, probability_1, ..., error``. Bytes of a name that are not UTF-8 become escapes.
+
+    Args:
+        path: the file.
+        top: classes of each image.
+        failures: where the errors are said.
+
+    Raises:
+        UsageError: another suffix.
+        OSError: it cannot be written, from here and from the methods; with its path.
+    """
+
+    def __init__(self, path: Path, top: int, failures: Console):
+        super().__init__(failures)
+        if path.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"{path}: predictions are written as {' or '.join(SUFFIXES)}; give a name that ends so")
+        self._path, self._top, self._csv = path, top, path.suffix.lower() == ".csv"
+        path.write_text("")
+        self._file = Appended(path)
+        if self._csv:
+            ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
+            self._file.write(_row(["image", *ranks, "error"]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def result(self) -> Any:
+        """Return how many images there were, and the file."""
+        return {**super().result(), "out": str(self._path)}
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if not self._csv:
+            self._file.write(json.dumps({**row, "image": visible(row["image"])}, ensure_ascii=False))
+            return
+        pairs = zip(row.get("classes", ()), row.get("probabilities", ()), strict=True)
+        cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6g}")]
+        cells += [""] * (2 * self._top - len(cells))
+        self._file.write(_row([visible(row["image"]), *cells, row.get("error", "")]))
+
+
+def _row(cells: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()
