@@ -7,6 +7,7 @@ from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.labels import in_range, one_hot
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
 from resnet_jax.ops.probe import gate, squared_norm, tap
+from resnet_jax.ops.reference import reference_forms
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
 
@@ -23,6 +24,7 @@ __all__ = [
     "moments",
     "normalize",
     "one_hot",
+    "reference_forms",
     "scaled_standardize",
     "squared_norm",
     "standardize",

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.ops import native
 from resnet_jax.ops.lowering import leading_axis_primitive, vary_alike
+from resnet_jax.ops.reference import plain_lax_wanted
 
 PerChannel = Float[Array, "parts c"]
 
@@ -44,6 +45,8 @@ def moments(x: Float[Array, "parts *positions c"]) -> tuple[PerChannel, PerChann
     >>> float(mean[0, 0]), float(var[0, 0])
     (1002.0, 1.0)
     """
+    if plain_lax_wanted():
+        return _plain_moments(x)
     mean, var = moments_p.bind(x)
     return mean, var
 
@@ -57,6 +60,9 @@ def normalize(
     >>> normalize(jnp.asarray([[[1.0], [4.0]]]), 2 * row, 3 * row, row, relu=True).ravel().tolist()
     [0.0, 7.0]
     """
+    if plain_lax_wanted():
+        (y,) = _plain_spread(bias, gain, x, mean)
+        return jax.nn.relu(y) if relu else y
     mask = (bias, gain) if relu else ()
     (y,) = spread_p.bind(*vary_alike(bias, gain, x, mean, *mask))
     return y

@@ -3,8 +3,8 @@
 ``'SAME'`` pads a stride-2 convolution by (0, 1) where PyTorch pads (1, 1): the outputs differ already in the first
 layer (flax#963, #2993), and no real weight file would give its own logits. So padding is always a number here.
 
-How it is computed depends on the platform that it is compiled for, and on nothing else:
-:mod:`resnet_jax.ops.conv_primitive`.
+How it is computed depends on the platform that it is compiled for (:mod:`resnet_jax.ops.conv_primitive`), unless plain
+``lax`` is asked for (:func:`resnet_jax.ops.reference_forms`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import jax
 from jaxtyping import Array, Float
 
+from resnet_jax.ops import conv_spec
 from resnet_jax.ops.conv_primitive import forward_p
 from resnet_jax.ops.conv_spec import ConvSpec
 from resnet_jax.ops.lowering import vary_alike
+from resnet_jax.ops.reference import plain_lax_wanted
 
 
 def conv(
@@ -52,4 +54,6 @@ def conv(
         groups=groups,
         precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
     )
+    if plain_lax_wanted():
+        return conv_spec.forward(x, kernel, spec)
     return forward_p.bind(x, kernel, spec=spec, members=(False, False))

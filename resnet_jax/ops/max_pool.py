@@ -23,18 +23,19 @@ from resnet_jax.ops import native
 from resnet_jax.ops.lowering import leading_axis_primitive
 
 
-def _plain(x: Array, *, window: int, stride: int, padding: int) -> tuple[Array]:
+def plain_max_pool(x: Array, *, window: int, stride: int, padding: int) -> tuple[Array]:
+    """Return the maximum as ``lax`` computes it."""
     dims = x.ndim - 2
     pads: Any = ((padding, padding),) * dims  # annotated as str in Flax, documented as pairs
     return (nn.max_pool(x, window_shape=(window,) * dims, strides=(stride,) * dims, padding=pads),)
 
 
 def _plain_gather(t: Array, x: Array, **size: int) -> tuple[Array]:
-    return jax.jvp(lambda x: _plain(x, **size), (x,), (t,))[1]
+    return jax.jvp(lambda x: plain_max_pool(x, **size), (x,), (t,))[1]
 
 
 def _plain_scatter(g: Array, x: Array, **size: int) -> tuple[Array]:
-    return jax.vjp(lambda x: _plain(x, **size), x)[1]((g,))
+    return jax.vjp(lambda x: plain_max_pool(x, **size), x)[1]((g,))
 
 
 def _of_images(
@@ -49,7 +50,7 @@ def _of_images(
     return form
 
 
-max_pool_p = leading_axis_primitive("max_pool", _plain, _of_images(native.max_pool, _plain))
+max_pool_p = leading_axis_primitive("max_pool", plain_max_pool, _of_images(native.max_pool, plain_max_pool))
 gather_p = leading_axis_primitive("max_pool_gather", _plain_gather, _of_images(native.max_pool_gather, _plain_gather))
 scatter_p = leading_axis_primitive(
     "max_pool_scatter", _plain_scatter, _of_images(native.max_pool_scatter, _plain_scatter)

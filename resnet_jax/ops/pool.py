@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from resnet_jax.ops.channels import moments
 from resnet_jax.ops.dtypes import at_least_float32
-from resnet_jax.ops.max_pool import max_pool_p
+from resnet_jax.ops.max_pool import max_pool_p, plain_max_pool
+from resnet_jax.ops.reference import plain_lax_wanted
 
 
 def max_pool(x: Float[Array, "n *spatial c"], *, window: int, stride: int, padding: int) -> Float[Array, "n *out c"]:
@@ -21,7 +22,8 @@ def max_pool(x: Float[Array, "n *spatial c"], *, window: int, stride: int, paddi
     >>> max_pool(jnp.asarray([1.0, 3.0, 2.0]).reshape(1, 3, 1), window=2, stride=1, padding=0).ravel().tolist()
     [3.0, 3.0]
     """
-    (y,) = max_pool_p.bind(x, window=window, stride=stride, padding=padding)
+    pool = plain_max_pool if plain_lax_wanted() else max_pool_p.bind
+    (y,) = pool(x, window=window, stride=stride, padding=padding)
     return y
 
 
@@ -44,7 +46,10 @@ def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
     >>> global_mean_pool(jnp.ones((2, 4, 4, 3), jnp.bfloat16)).dtype
     dtype('float32')
     """
-    mean, _ = moments(x.astype(at_least_float32(x.dtype)))  # on the CPU XLA takes 2 % of an inference for it
+    x = x.astype(at_least_float32(x.dtype))
+    if plain_lax_wanted():
+        return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+    mean, _ = moments(x)  # on the CPU XLA takes 2 % of an inference for it
     return mean
 
 

@@ -1,0 +1,52 @@
+"""The choice between this package's primitives and plain ``lax``, made while a function is traced.
+
+By default :func:`~resnet_jax.ops.conv`, :func:`~resnet_jax.ops.moments`, :func:`~resnet_jax.ops.normalize` and
+:func:`~resnet_jax.ops.max_pool` put primitives of their own into a program (``conv``, ``channel_moments``, ...), each
+lowered as it runs best on its platform. A tool that reads or patches programs does not know these: a quantizer that
+patches ``lax.conv_general_dilated`` would find no convolution. Under :func:`reference_forms` the same functions put in
+what they are defined as, and JAX differentiates that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+#: JAX keeps this value for each thread, and it is part of the key of every cache of traced and compiled functions.
+_reference = jax.make_user_context(default_value=False)
+
+
+@contextlib.contextmanager
+def reference_forms() -> Iterator[None]:
+    """Trace every operation of this package as plain ``lax`` inside the ``with`` block (or the decorated function).
+
+    For tools that read or patch programs: quantizers, exporters, FLOP counters. What counts is where a function is
+    *traced*: a jitted function that was traced outside is traced again inside, and the other way around. A jaxpr, or a
+    pullback of :func:`jax.vjp`, stays what it was when it was made. Other threads are not affected. The results are
+    those of the usual forms up to rounding; on the CPU they are computed several times slower.
+
+    A function given to :func:`jax.export.export` needs no ``with``: a program for another machine always has the plain
+    forms, because an exported module may not call code that was compiled for this one.
+
+    >>> import jax.numpy as jnp
+    >>> from resnet_jax.ops import conv
+    >>> def layer(x, kernel):
+    ...     return conv(x, kernel, strides=(1, 1), padding=(1, 1))
+    >>> def primitives():
+    ...     jaxpr = jax.make_jaxpr(layer)(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4)))
+    ...     return [equation.primitive.name for equation in jaxpr.eqns]
+    >>> with reference_forms():
+    ...     print(primitives())
+    ['conv_general_dilated']
+    >>> primitives()
+    ['conv']
+    """
+    with _reference(True):
+        yield
+
+
+def plain_lax_wanted() -> bool:
+    """Return whether what is traced now is traced under :func:`reference_forms`."""
+    return _reference.value
