@@ -1,4 +1,4 @@
-"""Reading programs: every equation of a jaxpr and of the programs inside it, how often it runs and what it multiplies."""
+"""Reading programs: each equation of a jaxpr and of those inside it, how often it runs, what it multiplies."""
 
 from __future__ import annotations
 
