@@ -17,7 +17,7 @@ from jax.test_util import check_grads
 from jax.typing import DTypeLike
 
 from resnet_jax.ops import channels, moments, native, normalize
-from tests.ops.test_conv import close
+from tests.ops.exact import close
 
 COMPILED = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 

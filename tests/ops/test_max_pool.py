@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from resnet_jax import ops
 from resnet_jax.ops import native
-from tests.ops.test_conv import close
+from tests.ops.exact import close
 
 SIZES = [(3, 2, 1), (2, 2, 0), (3, 1, 2), (4, 3, 0), (1, 2, 0)]
 

@@ -16,7 +16,7 @@ from jax import export, lax
 from resnet_jax import ops
 from resnet_jax.models import abstract_variables, count, create_model
 from tests.ops.programs import OWN, equations, executed, multiply_adds
-from tests.ops.test_conv import close
+from tests.ops.exact import close
 from tests.tools import random_variables
 
 #: Row, image, choices: real networks of which only the shapes are used.
