@@ -48,7 +48,9 @@ class Conv:
             y += np.einsum("...gc,cgk->...gk", padded[met], w[tap])
             if g is not None:
                 dx[met] += np.einsum("...gk,cgk->...gc", g, w[tap])
-                dw[tap] = np.einsum("pgc,pgk->cgk", padded[met].reshape(-1, *padded.shape[-2:]), g.reshape(-1, *g.shape[-2:]))
+                dw[tap] = np.einsum(
+                    "pgc,pgk->cgk", padded[met].reshape(-1, *padded.shape[-2:]), g.reshape(-1, *g.shape[-2:])
+                )
         y = np.reshape(y, (len(x), *out, -1))
         inner = (slice(None), *(slice(p, p + n) for p, n in zip(pads, x.shape[1:-1], strict=True)))
         return y, dx[inner].reshape(x.shape), dw.reshape(*dw.shape[:-2], -1)
@@ -70,3 +72,27 @@ def batch_norm(x, gain, bias, *, eps=1e-3, relu=False, g=None):
     along = (through * centred * inverse).mean(axes, keepdims=True) * centred * inverse
     dx = through - through.mean(axes, keepdims=True) - along
     return y * seen, (dx, (g * centred * inverse).sum(axes), g.sum(axes))
+
+
+def max_pool(x, window, stride, padding):
+    """Return the maximum of each window, and where it is: an index into ``x.ravel()``, of the first one in row order."""
+    x = np.asarray(x)
+    dims = x.ndim - 2
+    border = ((0, 0), *((padding, padding),) * dims, (0, 0))
+    padded = np.pad(x.astype(np.float64), border, constant_values=-np.inf)
+    place = np.pad(np.arange(x.size).reshape(x.shape), border, constant_values=-1)
+    out = [(size - window) // stride + 1 for size in padded.shape[1:-1]]
+    met = [
+        (slice(None), *(slice(t, t + (n - 1) * stride + 1, stride) for t, n in zip(tap, out, strict=True)))
+        for tap in np.ndindex(*(window,) * dims)
+    ]
+    values, places = np.stack([padded[m] for m in met]), np.stack([place[m] for m in met])
+    first = values.argmax(0)[None]
+    return np.take_along_axis(values, first, 0)[0], np.take_along_axis(places, first, 0)[0]
+
+
+def max_pool_scatter(g, place, x):
+    """Return the gradient for ``x``: each number of ``g`` added at its window's maximum."""
+    dx = np.zeros(x.size)
+    np.add.at(dx, place.ravel(), np.asarray(g, np.float64).ravel())
+    return dx.reshape(x.shape)
