@@ -17,7 +17,7 @@ def close(got, expected, rtol=2e-5):
 
 
 class Conv:
-    """A convolution and its transposes, tap by tap: ``y[p] = sum over taps t of x[stride p + dilation t - pad] w[t]``."""
+    """A convolution and its transposes, tap by tap: ``y[p]`` is the sum of ``x[stride p + dilation t - pad] w[t]``."""
 
     def __init__(self, *, strides=None, padding=None, dilation=None, groups=1):
         self.strides, self.padding, self.dilation, self.groups = strides, padding, dilation, groups
@@ -57,7 +57,7 @@ class Conv:
 
 
 def batch_norm(x, gain, bias, *, eps=1e-3, relu=False, g=None):
-    """Return batch norm over the middle axes and, for a cotangent ``g``, its gradients for ``x``, ``gain`` and ``bias``."""
+    """Return batch norm over the middle axes; for a cotangent ``g`` also the gradients for the three operands."""
     x, gain, bias = (np.asarray(a, np.float64) for a in (x, gain, bias))
     axes = tuple(range(1, x.ndim - 1))
     over = lambda row: row.reshape(row.shape[0], *(1,) * len(axes), row.shape[1])  # noqa: E731
@@ -75,7 +75,7 @@ def batch_norm(x, gain, bias, *, eps=1e-3, relu=False, g=None):
 
 
 def max_pool(x, window, stride, padding):
-    """Return the maximum of each window, and where it is: an index into ``x.ravel()``, of the first one in row order."""
+    """Return the maximum of each window, and where the first is: an index into ``x.ravel()``."""
     x = np.asarray(x)
     dims = x.ndim - 2
     border = ((0, 0), *((padding, padding),) * dims, (0, 0))

@@ -43,24 +43,24 @@ def _inner(value: Any) -> Iterator[Any]:
         yield value.jaxpr
 
 
-def executed(f, *operands) -> Counter[str]:
-    """Return how often each primitive runs in the program of ``f``."""
+def executed(f: Any, *operands: Any) -> Counter[str]:
+    """Return how often each primitive runs in the program of ``f``, which may also be a jaxpr itself."""
     counts: Counter[str] = Counter()
-    for equation, times in equations(jax.make_jaxpr(f)(*operands).jaxpr):
+    for equation, times in equations(f if hasattr(f, "eqns") else jax.make_jaxpr(f)(*operands).jaxpr):
         counts[equation.primitive.name] += times
     return counts
 
 
-def multiply_adds(f, *operands) -> int:
-    """Count those of all convolutions and matrix products of ``f``, from the shapes in its program alone."""
+def multiply_adds(jaxpr: Any) -> int:
+    """Count those of all convolutions and matrix products, from the shapes in a program alone."""
     total = 0
-    for equation, times in equations(jax.make_jaxpr(f)(*operands).jaxpr):
-        results = math.prod(equation.outvars[0].aval.shape)
-        a, b = (each.aval.shape for each in equation.invars[:2]) if len(equation.invars) > 1 else ((), ())
-        if equation.primitive.name == "conv_general_dilated":
-            outputs = equation.params["dimension_numbers"].rhs_spec[0]
-            total += times * results * math.prod(b) // b[outputs]
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += times * results * math.prod(a[axis] for axis in contracted)
+    for equation, times in equations(jaxpr):
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            a, b = (each.aval.shape for each in equation.invars)
+            numbers = equation.params["dimension_numbers"]
+            if equation.primitive.name == "dot_general":
+                each = math.prod(a[axis] for axis in numbers[0][0])
+            else:
+                each = math.prod(b) // b[numbers.rhs_spec[0]]
+            total += times * math.prod(equation.outvars[0].aval.shape) * each
     return total

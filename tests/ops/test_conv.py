@@ -289,7 +289,7 @@ def test_a_split_batch_with_groups_is_gathered_by_no_weight_gradient():
 
 
 def test_shard_map(form):
-    ours, _, conv, x, w = case("rows")
+    ours, _, _, x, w = case("rows")
 
     def total(x, w):
         return lax.psum(energy(ours)(x, w), "data")
