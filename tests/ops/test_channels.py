@@ -110,7 +110,7 @@ def test_the_compiled_sums_are_used(form):
 
 
 @IN_COMPILED_FORM
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     parts=st.integers(1, 3),
     rows=st.integers(1, 40),
@@ -217,7 +217,7 @@ def test_finite_differences():
     with jax.enable_x64(True):
         x, _, gain, bias = arrays((2, 5, 3), dtype=np.float64)
         f = jax.jit(batch_norm(False))
-        check_grads(f, (x, gain, bias), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
+        check_grads(f, (x, gain, bias), order=2, modes=("rev",), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("bfloat16", 5e-2), ("float16", 5e-3)])
