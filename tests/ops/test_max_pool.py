@@ -134,8 +134,12 @@ def test_vmap_scan_and_remat():
         close(repeated(ours, axis)(jnp.moveaxis(x, 0, axis)), expected)
 
 
+def two_devices():
+    return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+
 def test_a_split_batch_needs_no_communication():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = two_devices()
     ours, reference = both(3, 2, 1)
     split = NamedSharding(mesh, P("data"))
     x = image(16, 6, 5, 3)
@@ -147,7 +151,7 @@ def test_a_split_batch_needs_no_communication():
 
 
 def test_shard_map(form):
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    mesh = two_devices()
     ours, _ = both(3, 2, 1)
     gradient = jax.grad(lambda x: jnp.sum(ours(x) ** 2))
     mapped = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=P("data"), out_specs=P("data")))

@@ -77,6 +77,21 @@ def test_outside_there_is_no_convolution_to_be_found():
     assert multiply_adds(program) == 640  # the classifier
 
 
+def test_a_tool_that_patches_lax_meets_every_convolution(monkeypatch):
+    """As a quantizer does: it replaces the function that a network calls."""
+    model, variables, x = network("resnet20_cifar")
+    dtypes, conv = [], lax.conv_general_dilated
+
+    def quantized(x, kernel, *args, **kwargs):
+        dtypes.append(kernel.dtype)
+        return conv(x, kernel.astype(jnp.int8).astype(kernel.dtype), *args, **kwargs)
+
+    monkeypatch.setattr(lax, "conv_general_dilated", quantized)
+    with ops.reference_forms():
+        found = executed(forward(model), variables, x)
+    assert len(dtypes) == convolutions(variables) == found["conv_general_dilated"]
+
+
 def test_a_gradient_multiplies_twice_more_for_every_layer_but_the_first():
     """Without strides: lax counts the zeros between the strides of an input gradient."""
     model = create_model("resnet20_cifar", stage_sizes=(2,), widths=(8,))
