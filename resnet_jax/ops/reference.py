@@ -25,7 +25,7 @@ def reference_forms() -> Iterator[None]:
     For tools that read or patch programs: quantizers, exporters, FLOP counters. What counts is where a function is
     *traced*: a jitted function that was traced outside is traced again inside, and the other way around. A jaxpr, or a
     pullback of :func:`jax.vjp`, stays what it was when it was made. Other threads are not affected. The results are
-    those of the usual forms up to rounding; on the CPU they are computed several times slower.
+    those of the usual forms up to rounding; on the CPU, where the usual forms are faster, they take longer.
 
     A function given to :func:`jax.export.export` needs no ``with``: a program for another machine always has the plain
     forms, because an exported module may not call code that was compiled for this one.
