@@ -64,7 +64,7 @@ def _branch(config: ResNetConfig, block: BlockPlan, x: Flow, train: bool) -> Flo
     for number, spec in enumerate(convs, start=1):
         if config.is_pre and number > 1:
             x = _activate(config, _norm(config, x, train))
-        x = _conv(config, x, spec.features, spec.kernel_size, spec.strides, spec.groups)
+        x = _conv(config, x, spec.features, spec.kernel_size, spec.strides, spec.groups, spec.dilation)
         if not config.is_pre:
             x = _norm(config, x, train)
             x = x if number == len(convs) else _activate(config, x)
@@ -88,9 +88,11 @@ def _scale(x: Flow, factor: float) -> Flow:
     return x.then(forward.scale(x.signal, factor), lambda g: backward.scale(g, factor))
 
 
-def _conv(config: ResNetConfig, x: Flow, features: int, kernel_size: int, strides: int, groups: int = 1) -> Flow:
-    y = forward.conv(config, x.signal, features, kernel_size, strides, groups)
-    return x.then(y, lambda g: backward.conv(config, x.signal, g, features, kernel_size, strides, groups))
+def _conv(
+    config: ResNetConfig, x: Flow, features: int, kernel_size: int, strides: int, groups: int = 1, dilation: int = 1
+) -> Flow:
+    y = forward.conv(config, x.signal, features, kernel_size, strides, groups, dilation)
+    return x.then(y, lambda g: backward.conv(config, x.signal, g, features, kernel_size, strides, groups, dilation))
 
 
 def _norm(config: ResNetConfig, x: Flow, train: bool) -> Flow:

@@ -7,11 +7,13 @@ import functools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import assert_never
 
 import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
+from resnet_jax.models.choices import ActivationChoice, InitChoice
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.plan import BlockPlan
 
@@ -53,7 +55,7 @@ class Signal:
         return float(self.over_channels(self.square).mean()), float(self.over_channels(self.mean).mean())
 
 
-def weight_variance(init: str, shape: Sequence[int]) -> float:
+def weight_variance(init: InitChoice, shape: Sequence[int]) -> float:
     """Return the variance of the weights that the initializer called ``init`` gives a kernel ``(*window, i, o)``.
 
     >>> round(weight_variance("kaiming_normal", (3, 3, 16, 32)) * 9 * 32, 6)
@@ -91,7 +93,9 @@ def add(skip: Signal, branch: Signal) -> Signal:
     return dataclasses.replace(skip, square=skip.square + branch.square, shared=skip.shared + branch.shared)
 
 
-def conv(config: ResNetConfig, x: Signal, features: int, kernel_size: int, strides: int, groups: int = 1) -> Signal:
+def conv(
+    config: ResNetConfig, x: Signal, features: int, kernel_size: int, strides: int, groups: int = 1, dilation: int = 1
+) -> Signal:
     """Propagate through a convolution with fresh weights.
 
     With n the fan-in, weights that sum to 0 and have squares that sum to S see of an input of n numbers only its
@@ -100,13 +104,13 @@ def conv(config: ResNetConfig, x: Signal, features: int, kernel_size: int, strid
     square, mean, shared = (x.over_channels(values) for values in (x.square, x.mean, x.shared))
     c_in = x.total // groups
     shape = (kernel_size,) * square.ndim + (c_in, features)
-    total, common = (c_in * window_sum(values, kernel_size, strides) for values in (square, shared))
+    total, common = (c_in * window_sum(values, kernel_size, strides, dilation) for values in (square, shared))
     if config.standardizes == "none":
         variance = weight_variance(config.init, shape)
         return gaussian(features, variance * total, variance * common)
     fan_in = math.prod(shape[:-1])
-    scatter = c_in * window_sum(square - np.square(mean), kernel_size, strides)
-    window_mean = c_in * window_sum(mean, kernel_size, strides) / fan_in
+    scatter = c_in * window_sum(square - np.square(mean), kernel_size, strides, dilation)
+    window_mean = c_in * window_sum(mean, kernel_size, strides, dilation) / fan_in
     of_mean = fan_in * np.square(window_mean)
     within, common = total - of_mean - scatter / fan_in, np.maximum(common - of_mean, 0.0)
     each = effective_variance(config, shape) * fan_in / (fan_in - 1)
@@ -121,14 +125,14 @@ def effective_variance(config: ResNetConfig, shape: Sequence[int]) -> float:
     return variance / (variance + config.ws_eps) * (1 / math.prod(shape[:-1]) if config.standardizes == "scaled" else 1)
 
 
-def window_sum(values: np.ndarray, kernel_size: int, strides: int) -> np.ndarray:
-    """Sum over windows centred on every ``strides``-th position, zeros outside."""
-    reach = (kernel_size - 1) // 2
+def window_sum(values: np.ndarray, kernel_size: int, strides: int, dilation: int = 1) -> np.ndarray:
+    """Sum over windows centred on every ``strides``-th position, taps ``dilation`` apart, zeros outside."""
+    reach = dilation * ((kernel_size - 1) // 2)
     for axis, size in enumerate(values.shape):
         border = np.zeros((values.ndim, 2), int)
         border[0] = reach
         lines = np.pad(np.moveaxis(values, axis, 0), border)
-        shifted = [lines[offset : offset + size : strides] for offset in range(kernel_size)]
+        shifted = [lines[offset : offset + size : strides] for offset in range(0, kernel_size * dilation, dilation)]
         values = np.moveaxis(np.sum(shifted, axis=0), 0, axis)
     return values
 
@@ -138,15 +142,20 @@ def norm(config: ResNetConfig, x: Signal, train: bool) -> Signal:
 
     Channels of group and instance norm are taken as those of batch norm, one example's moments as those of all.
     """
-    if config.norm in ("none", "folded"):
-        return x
-    if config.norm == "batch" and (not train or config.norm_scope == "frozen"):
-        return scale(x, 1.0 / math.sqrt(1.0 + config.norm_eps))
     spatial = tuple(range(1, x.square.ndim))
     centre = x.mean.mean(axis=spatial, keepdims=True)
     square = x.square.mean(axis=spatial, keepdims=True)
-    if config.norm == "layer":
-        centre, square = x.over_channels(centre)[None], x.over_channels(square)[None]
+    match config.norm:
+        case "none" | "folded":
+            return x
+        case "batch" if not train or config.norm_scope == "frozen":
+            return scale(x, 1.0 / math.sqrt(1.0 + config.norm_eps))
+        case "layer":
+            centre, square = x.over_channels(centre)[None], x.over_channels(square)[None]
+        case "batch" | "group" | "instance":
+            pass
+        case _:
+            assert_never(config.norm)
     variance = square - np.square(centre) + config.norm_eps
     centred, shared = (values - 2.0 * x.mean * centre + np.square(centre) for values in (x.square, x.shared))
     kept = shared / variance if config.norm in ("group", "layer") else np.zeros_like(x.shared)
@@ -192,7 +201,9 @@ def _activated_shared(config: ResNetConfig, x: Signal, activated_mean: np.ndarra
     return total
 
 
-def gaussian_moments(activation: str, square: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gaussian_moments(
+    activation: ActivationChoice, square: np.ndarray, mean: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return second moment and mean of ``f(z)`` for z Gaussian of the given second moment and mean, elementwise.
 
     ReLU and leaky ReLU by their closed forms, others by Gauss-Hermite quadrature.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import assert_never
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 
 from resnet_jax.depth.mean_field import NEGATIVE_SLOPES, Signal, effective_variance, normal_cdf, walk
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
+from resnet_jax.models.choices import ActivationChoice
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.plan import BlockPlan
 
@@ -57,20 +59,31 @@ def add(first: Gradient, second: Gradient) -> Gradient:
     return Gradient(first.square + second.square, np.divide(mixed, both, out=np.ones_like(mixed), where=both > 0))
 
 
-def conv(config: ResNetConfig, x: Signal, g: Gradient, features: int, kernel_size: int, strides: int, groups: int):
+def conv(
+    config: ResNetConfig,
+    x: Signal,
+    g: Gradient,
+    features: int,
+    kernel_size: int,
+    strides: int,
+    groups: int,
+    dilation: int = 1,
+) -> Gradient:
     """Pass a convolution: the adjoint of the forward rule (He et al. 2015, arXiv 1502.01852, eq. 14)."""
     shape = (kernel_size,) * (x.square.ndim - 1) + (x.total // groups, features)
-    spread = window_spread(g.square[0], x.square.shape[1:], kernel_size, strides)
+    spread = window_spread(g.square[0], x.square.shape[1:], kernel_size, strides, dilation)
     return flat(effective_variance(config, shape) * (features // groups) * spread, x)
 
 
-def window_spread(values: np.ndarray, sizes: tuple[int, ...], kernel_size: int, strides: int) -> np.ndarray:
+def window_spread(
+    values: np.ndarray, sizes: tuple[int, ...], kernel_size: int, strides: int, dilation: int = 1
+) -> np.ndarray:
     """Return the adjoint of :func:`~resnet_jax.depth.mean_field.window_sum` of maps of ``sizes``."""
-    reach = (kernel_size - 1) // 2
+    reach = dilation * ((kernel_size - 1) // 2)
     for axis, size in enumerate(sizes):
         values = np.moveaxis(values, axis, 0)
         lines = np.zeros((size + 2 * reach, *values.shape[1:]))
-        for offset in range(kernel_size):
+        for offset in range(0, kernel_size * dilation, dilation):
             lines[offset : offset + size : strides] += values
         values = np.moveaxis(lines[reach : reach + size], 0, axis)
     return values
@@ -82,19 +95,29 @@ def norm(config: ResNetConfig, x: Signal, g: Gradient, train: bool, batch: float
     That this is less than the mean square is why batch norm over ReLUs makes gradients grow: by pi / (pi - 1) a layer
     (Yang et al. 2019, arXiv 1902.08129, for large batches). Of M numbers normalized together two directions are lost.
     """
-    if config.norm in ("none", "folded"):
-        return g
-    if config.norm == "batch" and (not train or config.norm_scope == "frozen"):
-        return scale(g, 1.0 / math.sqrt(1.0 + config.norm_eps))
     spatial = tuple(range(1, x.square.ndim))
     moments = [values.mean(axis=spatial, keepdims=True) for values in (x.square, x.shared, x.mean)]
-    together = {"layer": x.total, "group": x.total // config.norm_groups}.get(config.norm, 1)
-    if config.norm == "layer":
-        moments = [x.over_channels(values)[None] for values in moments]
+    examples = 1.0
+    match config.norm:
+        case "none" | "folded":
+            return g
+        case "batch" if not train or config.norm_scope == "frozen":
+            return scale(g, 1.0 / math.sqrt(1.0 + config.norm_eps))
+        case "layer":
+            together = x.total
+            moments = [x.over_channels(values)[None] for values in moments]
+        case "group":
+            together = x.total // config.norm_groups
+        case "batch":
+            together, examples = 1, batch
+        case "instance":
+            together = 1
+        case _:
+            assert_never(config.norm)
     square, shared, centre = moments
     of_means = np.square(centre) + (shared - np.square(centre)) / together  # the square of a mean over its channels
     variance = square - of_means + config.norm_eps
-    count = together * math.prod(x.square.shape[1:]) * (batch if config.norm == "batch" else 1)
+    count = together * math.prod(x.square.shape[1:]) * examples
     return dataclasses.replace(g, square=g.square / variance * max(1.0 - 2.0 / count, 0.0))
 
 
@@ -108,7 +131,7 @@ def activate(config: ResNetConfig, x: Signal, y: Signal, g: Gradient) -> Gradien
     return scale(flat(g.square * slope, x), GAINS[config.activation] if config.is_nf else 1.0)
 
 
-def squared_slope(activation: str, square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def squared_slope(activation: ActivationChoice, square: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Return E[f'(z)^2] for z Gaussian of the given second moment and mean, elementwise.
 
     ReLU and leaky ReLU by their closed forms, others by Gauss-Hermite quadrature.
@@ -130,7 +153,7 @@ def squared_slope(activation: str, square: np.ndarray, mean: np.ndarray) -> np.n
 
 
 @functools.cache
-def _derivative(activation: str):
+def _derivative(activation: ActivationChoice):
     return jax.jit(jax.vmap(jax.grad(ACTIVATIONS[activation])))
 
 

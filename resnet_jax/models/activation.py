@@ -13,7 +13,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+from resnet_jax.models.choices import ActivationChoice
+
+ACTIVATIONS: dict[ActivationChoice, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
     "elu": jax.nn.elu,
@@ -28,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 #: the exact values. timm's weights give timm's logits with them; the authors' own would not give theirs: their networks
 #: pad as "SAME" does, have a bias in every convolution and guard the variance of the weights otherwise
 #: (1 / sqrt(max(fan_in var, 1e-4))), and no format of theirs is read.
-GAINS: dict[str, float] = {
+GAINS: dict[ActivationChoice, float] = {
     "relu": 1.7139588594436646,
     "leaky_relu": 1.70590341091156,
     "elu": 1.2716004848480225,

@@ -7,8 +7,10 @@ A block is three submodules, so that each can be addressed by name: ``preact`` (
 from __future__ import annotations
 
 import dataclasses
+from typing import assert_never
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -27,19 +29,47 @@ class BranchConv:
     kernel_size: int
     strides: int = 1
     groups: int = 1
+    dilation: int = 1
 
 
 def branch_convs(config: ResNetConfig, block: BlockPlan) -> tuple[BranchConv, ...]:
-    """Return the convolutions of a branch, first to last (He et al. 2016, fig. 5; Xie et al. 2017, fig. 3c)."""
-    if config.block == "basic":
-        return (BranchConv(block.width, 3, block.strides), BranchConv(block.features, 3))
+    """Return the convolutions of a branch, first to last (He et al. 2016, fig. 5; Xie et al. 2017, fig. 3c).
+
+    Where dilation replaces a stride, the convolution that strode sees the input's resolution, those after it the
+    output's.
+    """
+    strides, before, after = block.strides, block.dilation_in, block.dilation
     inner = int(block.width * config.base_width / 64) * config.groups
-    first, second = (block.strides, 1) if config.stride_in == "1x1" else (1, block.strides)
-    return (
-        BranchConv(inner, 1, first),
-        BranchConv(inner, 3, second, config.groups),
-        BranchConv(block.features, 1),
-    )
+    match config.block, config.stride_in:
+        case "basic", _:
+            return (
+                BranchConv(block.width, 3, strides, dilation=before),
+                BranchConv(block.features, 3, dilation=after),
+            )
+        case "bottleneck", "3x3":
+            middle = BranchConv(inner, 3, strides, config.groups, dilation=before)
+            return BranchConv(inner, 1), middle, BranchConv(block.features, 1)
+        case "bottleneck", "1x1":
+            middle = BranchConv(inner, 3, 1, config.groups, dilation=after)
+            return BranchConv(inner, 1, strides), middle, BranchConv(block.features, 1)
+        case _, _:
+            assert_never(config.block)
+
+
+def dilated_mean_2(x: Float[Array, "n *spatial c"], distance: int) -> Float[Array, "n *spatial c"]:
+    """Mean of each position and the one ``distance`` after it along every dimension, of what there is of them.
+
+    Every 2nd position (for ``distance`` 1) is what :func:`resnet_jax.ops.mean_pool_2` gives.
+
+    >>> dilated_mean_2(jnp.arange(3.0).reshape(1, 3, 1), 1).ravel().tolist()
+    [0.5, 1.5, 2.0]
+    """
+    for axis in range(1, x.ndim - 1):
+        size = x.shape[axis]
+        after = jnp.take(x, jnp.minimum(jnp.arange(size) + distance, size), axis, mode="fill", fill_value=0)
+        count = jnp.where(jnp.arange(size) + distance < size, 2, 1).astype(x.dtype)
+        x = (x + after) / count.reshape(-1, *(1,) * (x.ndim - 1 - axis))[(None,) * axis]
+    return x
 
 
 class PreActivation(nn.Module):
@@ -78,6 +108,8 @@ class Shortcut(nn.Module):
             strides = block.strides
             if config.shortcut == "D" and strides == 2:
                 seen, strides = ops.mean_pool_2(seen), 1
+            elif config.shortcut == "D" and block.undone == 2:
+                seen = dilated_mean_2(seen, block.dilation_in)
             normed = not config.is_pre  # pre-activation projections have no norm of their own
             y = layers.conv(config, block.features, 1, strides, name="conv", before_norm=normed)(seen)
             return layers.norm(config, name="norm")(y, train=train) if normed else y
@@ -117,7 +149,8 @@ class Branch(nn.Module):
                 )
             x = layers.conv(
                 config, spec.features, spec.kernel_size, spec.strides, name=f"conv{number}", groups=spec.groups,
-                before_norm=not (config.is_pre and last), init_scale=0.0 if fixup and last else shrink,
+                dilation=spec.dilation, before_norm=not (config.is_pre and last),
+                init_scale=0.0 if fixup and last else shrink,
             )(x)  # fmt: skip
             if fixup:
                 if last:
@@ -137,10 +170,17 @@ class Branch(nn.Module):
     def _finish(self, x: Array) -> Array:
         """Apply attention and the residual rule's scalar."""
         config = self.config
-        if config.attention != "none":
-            attention = {"se": SqueezeExcite, "eca": EfficientChannelAttention}[config.attention]
-            x = attention(config, name=config.attention)(x)
-            x = x * 2.0 if config.is_nf else x
+        match config.attention:
+            case "none":
+                pass
+            case "se":
+                x = SqueezeExcite(config, name="se")(x)
+            case "eca":
+                x = EfficientChannelAttention(config, name="eca")(x)
+            case _:
+                assert_never(config.attention)
+        if config.attention != "none" and config.is_nf:
+            x = x * 2.0
         if config.residual in ("skipinit", "rezero", "nf_gain"):
             x = x * layers.scalar(self, config, "gain", nn.initializers.zeros)
         if config.is_nf:

@@ -5,9 +5,10 @@ A combination that no paper defines, or that cannot learn, is refused here with 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.choices import OutputStrideChoice
 
 if TYPE_CHECKING:
     from resnet_jax.models.config import ResNetConfig
@@ -38,6 +39,8 @@ def check_values(config: ResNetConfig) -> None:
             raise UsageError(f"{name} must be in [0, 1), got {getattr(c, name)}")
     if c.num_classes < 0:
         raise UsageError(f"num_classes must be 0 (features) or more, got {c.num_classes}")
+    if c.output_stride is not None and c.output_stride not in get_args(OutputStrideChoice):
+        raise UsageError(f"output_stride must be 8, 16 or 32, or None for the network's own, got {c.output_stride}")
     if c.spatial_dims not in (1, 2, 3):
         raise UsageError(f"spatial_dims must be 1, 2 or 3, got {c.spatial_dims}")
 
@@ -113,6 +116,12 @@ def conflicts(c: ResNetConfig) -> list[str]:
         (
             c.stem == "cifar" and c.stem_pool != "max",
             f"stem cifar does not pool, so stem_pool {c.stem_pool} has no place",
+        ),
+        (
+            c.output_stride is not None and c.output_stride > c.own_stride,
+            f"output_stride {c.output_stride} is more than this network's own, {c.own_stride} (stem {c.stem}: "
+            f"{c.stem_stride}, times 2 for each of {len(c.stage_sizes) - 1} more stages): dilation only replaces "
+            "strides",
         ),
         (
             c.norm != "batch" and c.norm_running_variance != "biased",

@@ -9,34 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import UsageError, unknown
-from resnet_jax.models.activation import ACTIVATIONS
+from resnet_jax.models import choices
+from resnet_jax.models.choices import CHOICES
 from resnet_jax.models.compatible import check_combination, check_values
-from resnet_jax.models.init import INITIALIZERS
 from resnet_jax.ops import at_least_float32
-
-#: The values each choice can take. Messages, tests and the command line read them from here.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "block": ("basic", "bottleneck"),
-    "order": ("post", "pre"),
-    "stem": ("cifar", "imagenet", "deep", "deep_tiered", "deep_wide"),
-    "stem_pool": ("max", "zero_max", "conv"),
-    "shortcut": ("A", "A_end", "B", "C", "D", "none"),
-    "stride_in": ("3x3", "1x1"),
-    "norm": ("batch", "group", "layer", "instance", "none", "folded"),
-    "norm_running_variance": ("biased", "unbiased"),
-    "norm_scope": ("global", "device", "ghost", "frozen"),
-    "residual": ("plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"),
-    "weight_standardization": ("none", "standard", "scaled"),
-    "attention": ("none", "se", "eca"),
-    "head_pool": ("mean", "max"),
-    "activation": tuple(ACTIVATIONS),
-    "init": tuple(INITIALIZERS),
-    "head_init": tuple(INITIALIZERS),
-    "execution": ("auto", "unroll", "scan"),
-    "remat": ("none", "block", "conv"),
-    "dtype": ("float32", "bfloat16", "float16", "float64"),
-    "param_dtype": ("float32", "float64"),
-}
 
 #: Choices that may be None: the residual rule then brings its own.
 FOLLOWS_RESIDUAL = ("order", "weight_standardization", "conv_bias", "head_init")
@@ -62,6 +38,15 @@ class ResNetConfig:
             projection where the shape changes; ``C`` projection in every block (arXiv 1512.03385, section 4.1); ``D``
             as B with a 2x2 mean before it instead of its stride (arXiv 1812.01187); ``none`` no skip: the plain net.
         stride_in: which convolution of a bottleneck strides: ``3x3`` is "v1.5" (torchvision), ``1x1`` the original.
+        output_stride: 8, 16 or 32: pixels of the input along one side of a position of the last stage's output, where
+            it is less than the network's own (32 with four stages and a stem that pools; 2 more for each stage). Later
+            stages then do not stride; their convolutions are dilated (a trous, arXiv 1606.00915). Of the first block
+            of such a stage the convolution that strode keeps the dilation of the stage before, and those after it
+            take the new one, twice that: for bottlenecks that stride in the 3x3 this is torchvision's
+            ``replace_stride_with_dilation``, for basic blocks timm's ``output_stride``. Shortcut D averages the
+            positions it averaged. So every ``r``-th position of a stage is what the network's own has, r the stride
+            left out, where no layer looks at all positions (norms of running averages, no squeeze-and-excitation).
+            Parameters are the same. None: the network's own.
         groups: channel groups of a bottleneck's 3x3, the cardinality of ResNeXt (arXiv 1611.05431).
         base_width: a bottleneck is ``int(width * base_width / 64) * groups`` channels wide inside.
         norm: ``batch``, ``group`` (arXiv 1803.08494), ``layer`` (one group), ``instance`` (a group per channel),
@@ -117,45 +102,46 @@ class ResNetConfig:
 
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    block: str = "basic"
-    order: str | None = None
-    stem: str = "imagenet"
+    block: choices.BlockChoice = "basic"
+    order: choices.OrderChoice | None = None
+    stem: choices.StemChoice = "imagenet"
     stem_width: int | None = None
-    stem_pool: str = "max"
-    shortcut: str = "B"
-    stride_in: str = "3x3"
+    stem_pool: choices.StemPoolChoice = "max"
+    shortcut: choices.ShortcutChoice = "B"
+    stride_in: choices.StrideInChoice = "3x3"
+    output_stride: choices.OutputStrideChoice | None = None
     groups: int = 1
     base_width: int = 64
-    norm: str = "batch"
+    norm: choices.NormChoice = "batch"
     norm_eps: float = 1e-5
     norm_momentum: float = 0.9
-    norm_running_variance: str = "biased"
+    norm_running_variance: choices.RunningVarianceChoice = "biased"
     norm_groups: int = 32
-    norm_scope: str = "global"
+    norm_scope: choices.NormScopeChoice = "global"
     ghost_size: int | None = None
     norm_devices: int = 1
-    residual: str = "plain"
+    residual: choices.ResidualChoice = "plain"
     alpha: float = 0.2
-    weight_standardization: str | None = None
+    weight_standardization: choices.StandardizationChoice | None = None
     ws_eps: float = 1e-6
     conv_bias: bool | None = None
-    attention: str = "none"
+    attention: choices.AttentionChoice = "none"
     se_ratio: float = 1 / 16
     se_divisor: int = 8
     dropout: float = 0.0
     head_dropout: float = 0.0
     drop_path: float = 0.0
-    head_pool: str = "mean"
-    activation: str = "relu"
-    init: str = "kaiming_normal"
-    head_init: str | None = None
+    head_pool: choices.HeadPoolChoice = "mean"
+    activation: choices.ActivationChoice = "relu"
+    init: choices.InitChoice = "kaiming_normal"
+    head_init: choices.InitChoice | None = None
     num_classes: int = 1000
     in_channels: int = 3
     spatial_dims: int = 2
-    execution: str = "auto"
-    remat: str = "none"
-    dtype: str = "float32"
-    param_dtype: str = "float32"
+    execution: choices.ExecutionChoice = "auto"
+    remat: choices.RematChoice = "none"
+    dtype: choices.DtypeChoice = "float32"
+    param_dtype: choices.ParamDtypeChoice = "float32"
     axis_name: str | None = None
 
     def __post_init__(self):
@@ -182,6 +168,16 @@ class ResNetConfig:
         return 4 if self.block == "bottleneck" else 1
 
     @property
+    def stem_stride(self) -> int:
+        """Pixels of the input along one side of a position that the stem gives."""
+        return 1 if self.stem == "cifar" else 4
+
+    @property
+    def own_stride(self) -> int:
+        """Pixels of the input along one side of a position of the last stage's output, without ``output_stride``."""
+        return self.stem_stride * 2 ** (len(self.stage_sizes) - 1)
+
+    @property
     def is_nf(self) -> bool:
         """Whether variances are tracked by formula and divided out."""
         return self.residual in ("nf", "nf_gain")
@@ -192,7 +188,7 @@ class ResNetConfig:
         return self.order == "pre" if self.order is not None else self.is_nf
 
     @property
-    def standardizes(self) -> str:
+    def standardizes(self) -> choices.StandardizationChoice:
         """The weight standardization in effect."""
         if self.weight_standardization is not None:
             return self.weight_standardization
@@ -206,7 +202,7 @@ class ResNetConfig:
         return self.is_nf or (self.residual == "skipinit" and self.norm == "none")
 
     @property
-    def head_kernel_init(self) -> str:
+    def head_kernel_init(self) -> choices.InitChoice:
         """The initializer in effect for the classifier's kernel."""
         if self.head_init is not None:
             return self.head_init

@@ -11,8 +11,9 @@ from flax.linen import initializers as _init
 from jax.nn.initializers import Initializer
 
 from resnet_jax.errors import unknown
+from resnet_jax.models.choices import InitChoice
 
-INITIALIZERS: dict[str, Initializer] = {
+INITIALIZERS: dict[InitChoice, Initializer] = {
     # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (fan_out keeps the backward signal) and eq. 10 (fan_in)
     "kaiming_normal": _init.variance_scaling(2.0, "fan_out", "normal"),
     "kaiming_uniform": _init.variance_scaling(2.0, "fan_out", "uniform"),
@@ -30,7 +31,7 @@ INITIALIZERS: dict[str, Initializer] = {
 }
 
 
-def initializer(name: str) -> Initializer:
+def initializer(name: InitChoice) -> Initializer:
     """Return the initializer called ``name``; fan-in and fan-out count the kernel window.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
@@ -11,6 +13,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax import ops
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
+from resnet_jax.models.choices import StandardizationChoice
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer, scaled
 from resnet_jax.models.norm import Affine, BatchNorm, GroupNorm, NoNorm
@@ -20,7 +23,7 @@ CONV_OUTPUT = "conv_output"
 
 
 class Conv(nn.Module):
-    """Convolution over ``(N, *spatial, C)``, padded by ``(kernel_size - 1) // 2`` on both sides.
+    """Convolution over ``(N, *spatial, C)``, padded by ``dilation * (kernel_size - 1) // 2`` on both sides.
 
     Attributes:
         features: channels out.
@@ -33,6 +36,7 @@ class Conv(nn.Module):
         kernel_init: of the kernel ``(*window, C // groups, features)``.
         dtype: of the computation.
         param_dtype: of the parameters.
+        dilation: distance between the taps of the window.
     """
 
     features: int
@@ -40,11 +44,12 @@ class Conv(nn.Module):
     strides: int = 1
     groups: int = 1
     use_bias: bool = False
-    standardize: str = "none"
+    standardize: StandardizationChoice = "none"
     ws_eps: float = 1e-6
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"]) -> Float[Array, "n *out f"]:
@@ -52,16 +57,22 @@ class Conv(nn.Module):
         dims = x.ndim - 2
         shape = (self.kernel_size,) * dims + (x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        if self.standardize == "standard":
-            kernel = ops.standardize(kernel, self.ws_eps)
-        elif self.standardize == "scaled":
-            gain = self.param("gain", nn.initializers.ones, (self.features,), self.param_dtype)
-            kernel = ops.scaled_standardize(kernel, gain, self.ws_eps)
+        match self.standardize:
+            case "none":
+                pass
+            case "standard":
+                kernel = ops.standardize(kernel, self.ws_eps)
+            case "scaled":
+                gain = self.param("gain", nn.initializers.ones, (self.features,), self.param_dtype)
+                kernel = ops.scaled_standardize(kernel, gain, self.ws_eps)
+            case _:
+                assert_never(self.standardize)
         y = ops.conv(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=(self.strides,) * dims,
-            padding=((self.kernel_size - 1) // 2,) * dims,
+            padding=(self.dilation * ((self.kernel_size - 1) // 2),) * dims,
+            dilation=(self.dilation,) * dims,
             groups=self.groups,
         )
         y = checkpoint_name(y, CONV_OUTPUT)
@@ -95,6 +106,7 @@ def conv(
     *,
     name: str,
     groups: int = 1,
+    dilation: int = 1,
     before_norm: bool = False,
     init_scale: float = 1.0,
 ) -> Conv:
@@ -107,6 +119,7 @@ def conv(
         strides: stride.
         name: its name in the tree of parameters.
         groups: channel groups.
+        dilation: distance between the taps of the window.
         before_norm: whether a norm follows at once; a folded network has its bias there.
         init_scale: factor on the initial kernel.
     """
@@ -121,6 +134,7 @@ def conv(
         kernel_init=scaled(initializer(config.init), init_scale),
         dtype=config.dtype,
         param_dtype=config.param_dtype,
+        dilation=dilation,
         name=name,
     )
 
@@ -139,33 +153,39 @@ def norm(
     """
     zero = last_of_branch and config.residual == "zero_gamma"
     scale_init = nn.initializers.zeros if zero else nn.initializers.ones
-    if config.norm == "batch":
-        return BatchNorm(
-            momentum=config.norm_momentum,
-            running_variance=config.norm_running_variance,
-            eps=config.norm_eps,
-            dtype=config.dtype,
-            param_dtype=config.param_dtype,
-            scale_init=scale_init,
-            axis_name=config.axis_name,
-            statistics=config.norm_scope,
-            ghost_size=config.ghost_size,
-            devices=config.norm_devices,
-            relu=relu,
-            name=name,
-        )
-    if config.norm in ("group", "layer", "instance"):
-        return GroupNorm(
-            groups={"group": config.norm_groups, "layer": 1, "instance": None}[config.norm],
-            eps=config.norm_eps,
-            dtype=config.dtype,
-            param_dtype=config.param_dtype,
-            scale_init=scale_init,
-            name=name,
-        )
-    if config.norm == "folded" and not after_conv:
-        return Affine(dtype=config.dtype, param_dtype=config.param_dtype, name=name)
-    return NoNorm(name=name)
+    match config.norm:
+        case "batch":
+            return BatchNorm(
+                momentum=config.norm_momentum,
+                running_variance=config.norm_running_variance,
+                eps=config.norm_eps,
+                dtype=config.dtype,
+                param_dtype=config.param_dtype,
+                scale_init=scale_init,
+                axis_name=config.axis_name,
+                statistics=config.norm_scope,
+                ghost_size=config.ghost_size,
+                devices=config.norm_devices,
+                relu=relu,
+                name=name,
+            )
+        case "group" | "layer" | "instance":
+            return GroupNorm(
+                groups={"group": config.norm_groups, "layer": 1, "instance": None}[config.norm],
+                eps=config.norm_eps,
+                dtype=config.dtype,
+                param_dtype=config.param_dtype,
+                scale_init=scale_init,
+                name=name,
+            )
+        case "folded":
+            if after_conv:
+                return NoNorm(name=name)
+            return Affine(dtype=config.dtype, param_dtype=config.param_dtype, name=name)
+        case "none":
+            return NoNorm(name=name)
+        case _:
+            assert_never(config.norm)
 
 
 def activate(config: ResNetConfig, x: Array) -> Array:

@@ -26,19 +26,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.models.choices import ExecutionChoice
+
 PyTree = Any
 
 STACK = "blocks"
 #: As many equal blocks are stacked: by ``execution``. Fewer compile as fast one by one, and run without copies. The
 #: number of ``auto`` is part of the format of files.
-LEAST: dict[str, int | None] = {"auto": 8, "scan": 2, "unroll": None}
+LEAST: dict[ExecutionChoice, int | None] = {"auto": 8, "scan": 2, "unroll": None}
 
 _BLOCK = re.compile(r"block(\d+)")
 _STAGE = re.compile(r"stage\d+")
 _IN_STACK = re.compile(rf"(?:.*/)?{_STAGE.pattern}/{STACK}/")
 
 
-def stacks(execution: str, blocks: int) -> bool:
+def stacks(execution: ExecutionChoice, blocks: int) -> bool:
     """Return whether a stage of so many blocks is stacked.
 
     >>> stacks("auto", 9), stacks("auto", 8), stacks("scan", 3), stacks("unroll", 200)
@@ -48,7 +50,7 @@ def stacks(execution: str, blocks: int) -> bool:
     return least is not None and blocks - 1 >= least
 
 
-def stack(tree: PyTree, execution: str = "auto", *, axis: int = 0) -> PyTree:
+def stack(tree: PyTree, execution: ExecutionChoice = "auto", *, axis: int = 0) -> PyTree:
     """Return ``tree``, in any layout, in the one of ``execution``.
 
     Args:

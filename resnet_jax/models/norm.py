@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from typing import assert_never
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.choices import NormScopeChoice, RunningVarianceChoice
 from resnet_jax.ops import at_least_float32, moments, normalize
 
 
@@ -61,11 +63,11 @@ class BatchNorm(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     scale_init: Initializer = nn.initializers.ones
     axis_name: str | None = None
-    statistics: str = "global"
+    statistics: NormScopeChoice = "global"
     ghost_size: int | None = None
     devices: int = 1
     relu: bool = False
-    running_variance: str = "biased"
+    running_variance: RunningVarianceChoice = "biased"
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *spatial c"]:
@@ -128,20 +130,24 @@ class BatchNorm(nn.Module):
 
     def _parts(self, examples: int) -> int:
         """Return into how many parts of their own statistics the examples are cut."""
-        if self.statistics == "ghost":
-            size = self.ghost_size
-            if size is None or examples % size:
-                raise UsageError(
-                    f"{'/'.join(self.path)}: {examples} examples cannot be cut into ghost batches of {size}"
-                )
-            return examples // size
-        if self.statistics == "device" and self.axis_name is None:
-            if examples % self.devices:
-                raise UsageError(
-                    f"{'/'.join(self.path)}: {examples} examples do not divide over {self.devices} devices"
-                )
-            return self.devices
-        return 1
+        match self.statistics:
+            case "ghost":
+                size = self.ghost_size
+                if size is None or examples % size:
+                    raise UsageError(
+                        f"{'/'.join(self.path)}: {examples} examples cannot be cut into ghost batches of {size}"
+                    )
+                return examples // size
+            case "device" if self.axis_name is None:
+                if examples % self.devices:
+                    raise UsageError(
+                        f"{'/'.join(self.path)}: {examples} examples do not divide over {self.devices} devices"
+                    )
+                return self.devices
+            case "global" | "device" | "frozen":
+                return 1
+            case _:
+                assert_never(self.statistics)
 
 
 class GroupNorm(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ class BlockPlan:
         strides: stride of the block.
         beta: the NF rules multiply the activated input by it: 1 / sqrt(variance of the input); else 1.
         drop_rate: probability that stochastic depth drops the branch.
+        dilation: distance between the taps of a window at the resolution the block would put out without
+            ``output_stride``: as many positions of its output.
+        undone: the stride that dilation replaces in this block, 1 or 2; then ``strides`` is 1.
     """
 
     stage: int
@@ -40,11 +43,18 @@ class BlockPlan:
     strides: int
     beta: float
     drop_rate: float
+    dilation: int = 1
+    undone: int = 1
 
     @property
     def changes_shape(self) -> bool:
-        """Whether the skip cannot be the identity."""
-        return self.strides != 1 or self.in_features != self.features
+        """Whether the skip cannot be the identity, or could not before dilation replaced the block's stride."""
+        return self.strides * self.undone != 1 or self.in_features != self.features
+
+    @property
+    def dilation_in(self) -> int:
+        """Distance between the taps of a window at the resolution of the block's input."""
+        return self.dilation // self.undone
 
 
 class Varying(NamedTuple):
@@ -83,13 +93,17 @@ def stem_widths(config: ResNetConfig) -> tuple[int, ...]:
     (24, 32, 64)
     """
     width = config.stem_width or config.widths[0]
-    return {
-        "cifar": (width,),
-        "imagenet": (width,),
-        "deep": (width // 2, width // 2, width),
-        "deep_tiered": (width * 3 // 8, width // 2, width),
-        "deep_wide": (width, width, width * 2),
-    }[config.stem]
+    match config.stem:
+        case "cifar" | "imagenet":
+            return (width,)
+        case "deep":
+            return width // 2, width // 2, width
+        case "deep_tiered":
+            return width * 3 // 8, width // 2, width
+        case "deep_wide":
+            return width, width, width * 2
+        case _:
+            assert_never(config.stem)
 
 
 def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
@@ -105,8 +119,13 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
     """
     stages, features, depth, variance = [], stem_widths(config)[-1], 0, 1.0
     last = max(config.num_blocks - 1, 1)
+    stride, dilation = config.stem_stride, 1
     for stage, (size, width) in enumerate(zip(config.stage_sizes, config.widths, strict=True)):
         blocks = []
+        strides = 1 if stage == 0 else 2
+        undone = strides if config.output_stride is not None and stride * strides > config.output_stride else 1
+        strides //= undone
+        stride, dilation = stride * strides, dilation * undone
         for index in range(size):
             block = BlockPlan(
                 stage=stage,
@@ -115,9 +134,11 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
                 in_features=features,
                 features=width * config.expansion,
                 width=width,
-                strides=2 if stage > 0 and index == 0 else 1,
+                strides=strides if index == 0 else 1,
                 beta=1.0 / math.sqrt(variance) if config.is_nf else 1.0,
                 drop_rate=config.drop_path * depth / last,
+                dilation=dilation,
+                undone=undone if index == 0 else 1,
             )
             if config.shortcut == "C" or (block.changes_shape and config.shortcut in ("B", "D")):
                 variance = 1.0

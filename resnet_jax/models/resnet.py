@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -46,15 +48,19 @@ class Stem(nn.Module):
         config = self.config
         if config.stem == "cifar":
             return x
-        if config.stem_pool == "conv":
-            x = layers.conv(config, x.shape[-1], 3, 2, name="pool_conv", before_norm=not config.is_pre)(x)
-            if config.is_pre:
-                return x
-            return layers.norm_and_activate(config, x, name="pool_norm", train=train)
-        if config.stem_pool == "zero_max":
-            x = jnp.pad(x, [(0, 0), *[(1, 1)] * (x.ndim - 2), (0, 0)])
-            return ops.max_pool(x, window=3, stride=2, padding=0)
-        return ops.max_pool(x, window=3, stride=2, padding=1)
+        match config.stem_pool:
+            case "conv":
+                x = layers.conv(config, x.shape[-1], 3, 2, name="pool_conv", before_norm=not config.is_pre)(x)
+                if config.is_pre:
+                    return x
+                return layers.norm_and_activate(config, x, name="pool_norm", train=train)
+            case "zero_max":
+                x = jnp.pad(x, [(0, 0), *[(1, 1)] * (x.ndim - 2), (0, 0)])
+                return ops.max_pool(x, window=3, stride=2, padding=0)
+            case "max":
+                return ops.max_pool(x, window=3, stride=2, padding=1)
+            case _:
+                assert_never(config.stem_pool)
 
 
 #: What the backward pass may keep, by ``remat``; "none" is not among them. Convolutions are named in layers.Conv.
@@ -108,7 +114,7 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network as a pure function ``(variables, images) -> logits``.
+    """A residual network as a pure function ``(variables, images) -> logits``: a backbone and a classifier on it.
 
     Variables are ``params`` and, with batch norm, ``batch_stats``. Paths read ``stem/conv``,
     ``stage1/block0/branch/conv1``, ``stage2/block0/shortcut/conv``, ``head``: stages count from 1, blocks from 0. A
@@ -125,11 +131,38 @@ class ResNet(nn.Module):
         >>> logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         >>> sorted(updates)
         ['batch_stats']
+
+        The backbone alone, and a head of one's own on it:
+
+        >>> maps = model.apply(variables, images, train=False, method="features")
+        >>> {name: x.shape for name, x in maps.items()}["stage1"], maps["pooled"].shape
+        ((2, 8, 8, 8), (2, 16))
+        >>> class Segmenter(nn.Module):
+        ...     backbone: ResNet
+        ...     @nn.compact
+        ...     def __call__(self, x, *, train):
+        ...         x = self.backbone.features(x, train=train)["final"]
+        ...         return nn.Conv(5, (1, 1), name="head")(x)
+        >>> net = Segmenter(ResNet(ResNetConfig((1, 1), (8, 16), stem="cifar", num_classes=0)))
+        >>> shapes = jax.eval_shape(lambda k: net.init(k, images, train=False), jax.random.key(0))
+        >>> sorted(shapes["params"]), sorted(shapes["params"]["backbone"])
+        (['backbone', 'head'], ['stage1', 'stage2', 'stem'])
     """
 
     config: ResNetConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        """Declare the classifier; the backbone is declared where :meth:`features` runs."""
+        config = self.config
+        if config.num_classes > 0:
+            self.head = layers.Head(
+                config.num_classes,
+                initializer(config.head_kernel_init),
+                dtype=config.head_dtype,
+                param_dtype=config.param_dtype,
+            )
+            self.head_dropout = nn.Dropout(config.head_dropout)
+
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n k"]:
         """Return logits ``(N, num_classes)``, or pooled features ``(N, C)`` if ``num_classes`` is 0.
 
@@ -137,6 +170,41 @@ class ResNet(nn.Module):
             x: normalized images ``(N, *spatial, in_channels)``; any float dtype.
             train: use and move the batch statistics (then apply with ``mutable=['batch_stats']``); drop what dropout
                 and stochastic depth drop (then give ``rngs={'dropout': key}``).
+
+        Raises:
+            UsageError: the input's rank or channels are not the network's.
+        """
+        pooled = self.features(x, train=train)["pooled"]
+        if self.config.num_classes == 0:
+            return pooled
+        if self.config.head_dropout > 0:
+            pooled = self.head_dropout(pooled, deterministic=not train)
+        return self.head(pooled)
+
+    @nn.compact
+    def features(self, x: Float[Array, "n *spatial c"], *, train: bool) -> dict[str, Array]:
+        """Return what every part of the backbone gives, without the classifier.
+
+        ``model.apply(variables, x, train=False, method="features")``, or ``self.backbone.features(x, train=train)`` in
+        a module of one's own. What is not used of it is not computed under ``jit``.
+
+        ==========================  ===============================================================================
+        name                        what it is
+        ==========================  ===============================================================================
+        ``stem``                    output of the stem
+        ``stage1`` to ``stage{S}``  output of each stage, ``(N, *spatial, C)``; in order ``pre`` the bare sums
+        ``final``                   what is pooled: the last stage's output; in order ``pre`` after the network's last
+                                    norm and activation, and so the map for a head of one's own
+        ``pooled``                  its mean (or maximum, ``head_pool``) over all positions, ``(N, C)`` in float32 or
+                                    wider; with Fixup plus its bias. The classifier's input, before dropout
+        ==========================  ===============================================================================
+
+        Maps have the network's ``dtype``. A position of stage s is 4 x 2^(s - 1) pixels wide (2^(s - 1) with stem
+        ``cifar``), and at most ``output_stride``.
+
+        Args:
+            x: normalized images, as for a call.
+            train: as for a call.
 
         Raises:
             UsageError: the input's rank or channels are not the network's.
@@ -154,21 +222,13 @@ class ResNet(nn.Module):
             )
         key = self.make_rng("dropout") if train and (config.dropout > 0 or config.drop_path > 0) else None
         x = Stem(config, name="stem")(x.astype(config.dtype), train=train)
+        maps = {"stem": x}
         for index, blocks in enumerate(plan_stages(config)):
             x = Stage(config, blocks, name=f"stage{index + 1}")(x, train=train, key=key)
+            maps[f"stage{index + 1}"] = x
         if config.is_pre:
             x = layers.norm_and_activate(config, x, name="norm", train=train, after_conv=False)
-        features = ops.global_max_pool(x) if config.head_pool == "max" else ops.global_mean_pool(x)
+        pooled = ops.global_max_pool(x) if config.head_pool == "max" else ops.global_mean_pool(x)
         if config.residual == "fixup":
-            features = features + layers.scalar(self, config, "bias2", nn.initializers.zeros).astype(features.dtype)
-        if config.num_classes == 0:
-            return features
-        if config.head_dropout > 0:
-            features = nn.Dropout(config.head_dropout, deterministic=not train, name="head_dropout")(features)
-        return layers.Head(
-            config.num_classes,
-            initializer(config.head_kernel_init),
-            dtype=config.head_dtype,
-            param_dtype=config.param_dtype,
-            name="head",
-        )(features)
+            pooled = pooled + layers.scalar(self, config, "bias2", nn.initializers.zeros).astype(pooled.dtype)
+        return {**maps, "final": x, "pooled": pooled}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from typing import Any
+from typing import Unpack
 
 from resnet_jax.errors import unknown
+from resnet_jax.models.choices import ModelChoices
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 
 
-def create_model(name: str, **choices: Any) -> ResNet:
+def create_model(name: str, **choices: Unpack[ModelChoices]) -> ResNet:
     """Build the network called ``name``, with any of its choices changed.
 
     Args:

@@ -49,6 +49,8 @@ class ModelConfig:
     """A (identity and zeros), A_end, B (1x1 where the shape changes), C (1x1 everywhere), D (mean, 1x1) or none."""
     stride_in: str | None = None
     """Which convolution of a bottleneck strides: 3x3 (v1.5) or 1x1 (the original)."""
+    output_stride: int | None = None
+    """8, 16 or 32: input pixels a side of a position of the last stage; later stages dilate instead of striding."""
     groups: int | None = None
     """Channel groups of a bottleneck's 3x3."""
     base_width: int | None = None

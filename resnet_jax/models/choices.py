@@ -1,0 +1,115 @@
+"""The values that each choice of a network can take: one ``Literal`` each, for people, messages and type checkers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
+
+import numpy as np
+
+BlockChoice: TypeAlias = Literal["basic", "bottleneck"]
+OrderChoice: TypeAlias = Literal["post", "pre"]
+StemChoice: TypeAlias = Literal["cifar", "imagenet", "deep", "deep_tiered", "deep_wide"]
+StemPoolChoice: TypeAlias = Literal["max", "zero_max", "conv"]
+ShortcutChoice: TypeAlias = Literal["A", "A_end", "B", "C", "D", "none"]
+StrideInChoice: TypeAlias = Literal["3x3", "1x1"]
+NormChoice: TypeAlias = Literal["batch", "group", "layer", "instance", "none", "folded"]
+RunningVarianceChoice: TypeAlias = Literal["biased", "unbiased"]
+NormScopeChoice: TypeAlias = Literal["global", "device", "ghost", "frozen"]
+ResidualChoice: TypeAlias = Literal["plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"]
+StandardizationChoice: TypeAlias = Literal["none", "standard", "scaled"]
+AttentionChoice: TypeAlias = Literal["none", "se", "eca"]
+HeadPoolChoice: TypeAlias = Literal["mean", "max"]
+ActivationChoice: TypeAlias = Literal["relu", "leaky_relu", "elu", "gelu", "gelu_erf", "silu", "tanh"]
+InitChoice: TypeAlias = Literal[
+    "kaiming_normal",
+    "kaiming_uniform",
+    "kaiming_normal_fan_in",
+    "kaiming_uniform_fan_in",
+    "xavier_normal",
+    "xavier_uniform",
+    "lecun_normal",
+    "orthogonal",
+    "torch_uniform",
+    "normal_0.01",
+    "zeros",
+]
+ExecutionChoice: TypeAlias = Literal["auto", "unroll", "scan"]
+RematChoice: TypeAlias = Literal["none", "block", "conv"]
+DtypeChoice: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
+ParamDtypeChoice: TypeAlias = Literal["float32", "float64"]
+#: Not among :data:`CHOICES`, whose values are names.
+OutputStrideChoice: TypeAlias = Literal[8, 16, 32]
+
+_ALIASES: dict[str, Any] = {
+    "block": BlockChoice,
+    "order": OrderChoice,
+    "stem": StemChoice,
+    "stem_pool": StemPoolChoice,
+    "shortcut": ShortcutChoice,
+    "stride_in": StrideInChoice,
+    "norm": NormChoice,
+    "norm_running_variance": RunningVarianceChoice,
+    "norm_scope": NormScopeChoice,
+    "residual": ResidualChoice,
+    "weight_standardization": StandardizationChoice,
+    "attention": AttentionChoice,
+    "head_pool": HeadPoolChoice,
+    "activation": ActivationChoice,
+    "init": InitChoice,
+    "head_init": InitChoice,
+    "execution": ExecutionChoice,
+    "remat": RematChoice,
+    "dtype": DtypeChoice,
+    "param_dtype": ParamDtypeChoice,
+}
+
+#: The values of each choice by the name of its field. Messages, tests and the command line read them from here.
+CHOICES: dict[str, tuple[str, ...]] = {name: get_args(alias) for name, alias in _ALIASES.items()}
+
+
+class ModelChoices(TypedDict, total=False):
+    """The fields of :class:`resnet_jax.models.ResNetConfig` as keyword arguments; a dtype may be given as an object."""
+
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    block: BlockChoice
+    order: OrderChoice | None
+    stem: StemChoice
+    stem_width: int | None
+    stem_pool: StemPoolChoice
+    shortcut: ShortcutChoice
+    stride_in: StrideInChoice
+    output_stride: OutputStrideChoice | None
+    groups: int
+    base_width: int
+    norm: NormChoice
+    norm_eps: float
+    norm_momentum: float
+    norm_running_variance: RunningVarianceChoice
+    norm_groups: int
+    norm_scope: NormScopeChoice
+    ghost_size: int | None
+    norm_devices: int
+    residual: ResidualChoice
+    alpha: float
+    weight_standardization: StandardizationChoice | None
+    ws_eps: float
+    conv_bias: bool | None
+    attention: AttentionChoice
+    se_ratio: float
+    se_divisor: int
+    dropout: float
+    head_dropout: float
+    drop_path: float
+    head_pool: HeadPoolChoice
+    activation: ActivationChoice
+    init: InitChoice
+    head_init: InitChoice | None
+    num_classes: int
+    in_channels: int
+    spatial_dims: int
+    execution: ExecutionChoice
+    remat: RematChoice
+    dtype: DtypeChoice | type | np.dtype
+    param_dtype: ParamDtypeChoice | type | np.dtype
+    axis_name: str | None
