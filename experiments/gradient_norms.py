@@ -59,7 +59,8 @@ KEPT = 13
 
 def build(kind: str, depth: int, **choices: Any) -> Any:
     """Return a network. Its classifier is not zero, as Fixup's and SkipInit's are: else every gradient starts at 0."""
-    return create_model(f"resnet{depth}_cifar", **{"head_init": "torch_uniform", **KINDS[kind], **choices})
+    chosen: dict[str, Any] = {"head_init": "torch_uniform", **KINDS[kind], **choices}
+    return create_model(f"resnet{depth}_cifar", **chosen)
 
 
 def load_images(folder: Path | None, *, per_class: int, size: int) -> tuple[np.ndarray, np.ndarray]:

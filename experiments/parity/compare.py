@@ -111,7 +111,8 @@ def compare(
     Raises:
         ValueError: the state dict, written back, is not what was read.
     """
-    model = rj.create_model(case.model, **{"num_classes": 10, "dtype": dtype, "param_dtype": dtype, **case.choices})
+    choices: dict[str, Any] = {"num_classes": 10, "dtype": dtype, "param_dtype": dtype, **case.choices}
+    model = rj.create_model(case.model, **choices)
     state_dict = reference.group("state")
     variables = to_variables(state_dict, model, case.format)
     _check_export(from_variables(variables, model, case.format), state_dict)

@@ -53,8 +53,8 @@ class Workload:
         Raises:
             UsageError: unknown name or choice.
         """
-        asked = {"dtype": self.dtype, "execution": self.execution, "remat": self.remat}
-        return create_model(self.model, **{name: value for name, value in asked.items() if value is not None})
+        asked: dict[str, Any] = {"dtype": self.dtype, "execution": self.execution, "remat": self.remat}
+        return create_model(self.model, **{k: v for k, v in asked.items() if v is not None})
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from resnet_jax.models import MODELS, Counts, abstract_variables, count, create_model, list_models
+from tests.models.covering import covering_names
 
 # name: (params, batch-norm statistics, multiply-adds). Sources: timm 1.0.31 and torchvision 0.29 (ImageNet), the
 # akamaster and pytorchcv implementations (CIFAR), and layer arithmetic for the stride in the 1x1.
@@ -174,7 +175,12 @@ def test_every_named_network_has_an_oracle():
     assert not set(ORACLE) & set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", list_models())
+_QUICK = covering_names()
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
+)
 def test_counts_of_named_networks(name):
     counted = count(create_model(name), MODELS[name].input_shape)
     for got, expected in zip(dataclasses.astuple(counted), ORACLE.get(name) or FAMILIES[name], strict=True):

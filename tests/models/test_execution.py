@@ -14,7 +14,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models import create_model, stack_blocks
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import unstack
-from resnet_jax.training.compile import INIT_OPTIONS
+from tests.tools import random_variables
 
 SMALL = {"stage_sizes": (1, 3), "widths": (4, 8), "num_classes": 3}
 #: One network for each choice that acts on what a loop carries, reads or writes.
@@ -72,10 +72,8 @@ def evaluate(model, variables, x):
 
 
 def variables_of(model, x):
-    init = jax.jit(lambda key: init_variables(model, key, x.shape[1:]), compiler_options=INIT_OPTIONS["cpu"])
-    variables = init(jax.random.key(0))
-    # what starts at 0 would hide the branch, and the statistics of evaluation should be some
-    return jax.tree.map(lambda leaf: leaf + 0.1 if leaf.size else leaf, variables)
+    """Return random variables, none at 0, where they would hide the branch; the same in every layout."""
+    return jax.tree.map(jnp.asarray, random_variables(model, x.shape[1:]))
 
 
 def close(got, expected, tolerance):
@@ -103,9 +101,20 @@ def test_scan_is_unroll(name):
     close(evaluate(scanned, stacked, x), evaluate(unrolled, listed, x), tolerance)
 
 
-@pytest.mark.parametrize("remat", ["block", "conv"])
-@pytest.mark.parametrize("execution", ["unroll", "scan"])
-@pytest.mark.parametrize("name", ["plain", "both"])
+_REMATS = list(itertools.product(("plain", "both"), ("unroll", "scan"), ("block", "conv")))
+#: Every pair of the three.
+_QUICK_REMATS = [
+    ("plain", "unroll", "block"),
+    ("plain", "scan", "conv"),
+    ("both", "unroll", "conv"),
+    ("both", "scan", "block"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "execution", "remat"),
+    [case if case in _QUICK_REMATS else pytest.param(*case, marks=pytest.mark.slow) for case in _REMATS],
+)
 def test_rematerialization_changes_nothing(name, execution, remat):
     plain, again = build(NETS[name], execution=execution), build(NETS[name], execution=execution, remat=remat)
     x = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
