@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.runs import predict as predicting
+from resnet_jax.runs import inference
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DataCard
@@ -63,13 +63,13 @@ def test_predictions_are_those_of_the_network_for_any_number_of_images(files):
 
 def test_it_is_compiled_once_for_a_network_whatever_the_number_of_images_and_calls(files, monkeypatch):
     traced = []
-    make = predicting.make_predict_step
+    make = inference.make_predict_step
 
     def counted(*args, **more):
         traced.append(1)
         return make(*args, **more)
 
-    monkeypatch.setattr(predicting, "make_predict_step", counted)
+    monkeypatch.setattr(inference, "make_predict_step", counted)
     paths, _ = files
     trained = network(width=5)
     for count in (3, 37, 1):
@@ -92,7 +92,7 @@ def test_results_come_batch_by_batch(files):
     stream = Predictor(network()).predict(names())
     assert asked == [], "nothing is read before it is asked for"
     next(stream)
-    assert len(asked) == predicting.BUCKETS[-1]
+    assert len(asked) == inference.BUCKETS[-1]
 
 
 def test_what_cannot_be_read_is_named_and_the_others_stay(files, tmp_path):
@@ -190,13 +190,13 @@ def test_top_is_at_least_one(files):
 def test_bytes_and_pixels_are_taken_too_and_fill_the_smallest_batch_that_holds_them(files, monkeypatch):
     paths, images = files
     trained, sizes = network(width=7), []
-    compute = predicting._logits
+    compute = inference._outputs
 
     def noted(*args):
         sizes.append(len(args[-1]))
         return compute(*args)
 
-    monkeypatch.setattr(predicting, "_logits", noted)
+    monkeypatch.setattr(inference, "_outputs", noted)
     predictor = Predictor(trained, buckets=(1, 4, 16))
     read = list(predictor.predict([paths[0], paths[1].read_bytes(), images[2]]))
     assert [prediction.image for prediction in read] == [str(paths[0]), "1", "2"]

@@ -1,0 +1,169 @@
+"""A network ready for images: read as in evaluation, computed in batches of a few sizes, each compiled once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data.augment import normalize
+from resnet_jax.data.decode import decode_image, has_colours
+from resnet_jax.errors import DataError, UsageError
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.runs.chosen import describe_sizes
+from resnet_jax.runs.trained import TrainedRun, require_images
+from resnet_jax.runtime.paths import user_path
+from resnet_jax.training.step import make_predict_step
+
+BUCKETS = (16,)
+"""Sizes of the batches that are compiled. One for any number of images; small, so that results come soon."""
+
+Image = str | Path | bytes | np.ndarray | DataError
+"""The path of an image file, the bytes of one, its pixels, uint8 (H, W, C), or why there is none."""
+
+
+class Inference:
+    """A network with its preprocessing; every size of batch is compiled once in a process for the same network.
+
+    Args:
+        trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
+        buckets: sizes of batches, ascending. Images go in batches of the largest; those left over fill the smallest
+            that holds them, padded. A server that answers single images as fast as it can takes (1, 8, 64).
+        part: None for the network's outputs, or what of :meth:`resnet_jax.models.ResNet.features`.
+
+    Raises:
+        UsageError: a network whose normalization is not known; buckets that are not ascending.
+    """
+
+    def __init__(self, trained: TrainedRun, buckets: Sequence[int] = BUCKETS, part: str | None = None):
+        require_images(trained)
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            raise UsageError(f"buckets must be sizes of batches, ascending and 1 or more, got {tuple(buckets)}")
+        self.trained = trained
+        self.buckets = tuple(buckets)
+        self.part = part
+        self._sizes: set[tuple[int, int]] = set()
+        self._greyed = 0
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Return what the network gives, float32 (N, ...), for uint8 images (N, H, W, C) of the network's size.
+
+        Raises:
+            UsageError: images of another shape or dtype.
+        """
+        card, images = self.trained.card, np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != tuple(card.image_shape):
+            shape = ", ".join(str(side) for side in card.image_shape)
+            raise UsageError(
+                f"outputs are computed of uint8 images (N, {shape}), got {images.dtype} {images.shape}; predict takes "
+                "images of any size"
+            )
+        arguments = (self.trained.model, card.mean, card.std, self.part, self.trained.variables)
+        if not len(images):
+            empty = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.uint8)
+            return np.zeros((0, *jax.eval_shape(functools.partial(_outputs, *arguments), empty).shape[1:]), np.float32)
+        parts = []
+        for start in range(0, len(images), self.buckets[-1]):
+            part = images[start : start + self.buckets[-1]]
+            batch = np.zeros((next(size for size in self.buckets if size >= len(part)), *images.shape[1:]), np.uint8)
+            batch[: len(part)] = part
+            parts.append(np.asarray(_outputs(*arguments, batch))[: len(part)])
+        return np.concatenate(parts)
+
+    def each(
+        self, images: Iterable[Image], compute: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> Iterator[tuple[str, np.ndarray | DataError]]:
+        """Yield name and result of every image, in order, a batch at a time; why one could not be read in its place.
+
+        Args:
+            images: any number; bytes and pixels are named by their position, counted from 0.
+            compute: what is computed of uint8 images (N, H, W, C), a row for each (default: :meth:`outputs`).
+        """
+        numbered = enumerate(images)
+        compute = self.outputs if compute is None else compute
+        while batch := list(islice(numbered, self.buckets[-1])):
+            names = [str(image) if isinstance(image, str | Path) else str(index) for index, image in batch]
+            read = [self.read(image, name) for name, (_, image) in zip(names, batch, strict=True)]
+            pixels = [image for image in read if not isinstance(image, DataError)]
+            rows = iter(compute(np.stack(pixels)) if pixels else ())
+            for name, image in zip(names, read, strict=True):
+                yield name, image if isinstance(image, DataError) else next(rows)
+
+    def said(self) -> tuple[str, ...]:
+        """Say what was done to the images read so far, as evaluation does: other sizes, colours turned to grey."""
+        sizes = describe_sizes(self.trained, self._sizes)
+        if not self._greyed:
+            return sizes
+        images = "1 image" if self._greyed == 1 else f"{self._greyed:,} images"
+        return (*sizes, f"{images} in colours turned to grey: the network takes 1 channel")
+
+    def read(self, image: Image, name: str) -> np.ndarray | DataError:
+        """Return an image as the network takes it, uint8 (H, W, C), or why it cannot be read.
+
+        Args:
+            image: see :data:`Image`.
+            name: what to call it in messages.
+        """
+        height, width, channels = self.trained.card.image_shape
+        try:
+            if isinstance(image, DataError):
+                return image
+            if isinstance(image, np.ndarray):
+                stored, colours = _checked(image, channels, name), False
+            else:
+                where = str(user_path(image)) if isinstance(image, str | Path) else f"image {name}"
+                data = image if isinstance(image, bytes) else _read_bytes(Path(where))
+                stored = decode_image(data, channels, where)
+                colours = channels == 1 and has_colours(decode_image(data, 3, where))
+            found = self.trained.geometry.eval_image(stored)
+        except DataError as error:
+            return error
+        if found.shape[:2] != (height, width):
+            return DataError(
+                f"{name} has {found.shape[0]}x{found.shape[1]} pixels (height x width), and {self.trained.path} takes "
+                f"{height}x{width}: no rule brings images to a size that is not square"
+            )
+        self._greyed += colours
+        self._sizes.add((stored.shape[0], stored.shape[1]))
+        return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _outputs(
+    model: ResNet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    part: str | None,
+    variables: dict[str, Any],
+    images: jax.Array,
+) -> jax.Array:
+    """Return the outputs for uint8 images. One function of the module: JAX then keeps what it compiled by network."""
+
+    def preprocess(_key: Any, batch: Any) -> jax.Array:
+        return normalize(batch["image"], mean, std, jnp.dtype(model.config.dtype))
+
+    if part is not None:
+        features: Any = model.apply(variables, preprocess(None, {"image": images}), train=False, method="features")
+        return features[part].astype(jnp.float32)
+    return make_predict_step(model, preprocess=preprocess)(variables, {"image": images})
+
+
+def _checked(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != channels:
+        raise DataError(
+            f"image {name}: pixels must be uint8 (height, width, {channels}), got {pixels.dtype} {pixels.shape}"
+        )
+    return pixels
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
