@@ -19,6 +19,7 @@ from jaxtyping import Array
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import unstack
+from resnet_jax.models.paths import STEM, block_name, stage_index, stage_name
 from resnet_jax.models.plan import BlockPlan, Varying, plan_stages
 from resnet_jax.models.resnet import ResNet, Stage, Stem
 
@@ -100,14 +101,14 @@ def chain(config: ResNetConfig, variables: Mapping[str, Any], train: bool) -> li
             found[collection] = node
         return found
 
-    links = [Link(Kind("stem", bare, None, train), "stem", -1, of("stem"), one)]
+    links = [Link(Kind("stem", bare, None, train), STEM, -1, of(STEM), one)]
     for blocks in plan_stages(config):
         for block in blocks:
-            path = (f"stage{block.stage + 1}", f"block{block.index}")
+            path = (stage_name(block.stage), block_name(block.index))
             kind = Kind("block", bare, without_place(block), train)
             links.append(Link(kind, "/".join(path), block.stage, of(*path), np.asarray(block.beta, dtype)))
     rest = {
-        collection: {name: node for name, node in tree.items() if name != "stem" and not name.startswith("stage")}
+        collection: {name: node for name, node in tree.items() if name != STEM and stage_index(name) is None}
         for collection, tree in of().items()
     }
     return [*links, Link(Kind("rest", bare, None, train), "rest", -1, rest, one)]

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -43,10 +42,9 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models.block import Block
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.models.layout import listed_paths
+from resnet_jax.models.paths import stage_index
 
 Hook = Callable[[nn.Module, str, Array], Array]
-
-_STAGE = re.compile(r"stage(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +167,7 @@ class Chart:
             name = "/".join(path)
             if count is None:
                 names.append(name)
-            elif len(path) > 1 and _STAGE.fullmatch(path[-2]):
+            elif len(path) > 1 and stage_index(path[-2]) is not None:
                 names += listed_paths(name, count)
             else:
                 names += [f"{name}[{index}]" for index in range(count)]
@@ -181,8 +179,8 @@ class Chart:
         stages: list[int] = []
         last, stage = None, -1
         for path, count, shape in zip(self.paths, self.counts, self.shapes, strict=True):
-            match = _STAGE.fullmatch(path[-2]) if len(path) > 1 else None
-            key = match[0] if match else (path[:-1], shape)
+            above = path[-2] if len(path) > 1 else ""
+            key = above if stage_index(above) is not None else (path[:-1], shape)
             stage += key != last
             last = key
             stages += [stage] * (count or 1)

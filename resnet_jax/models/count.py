@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from resnet_jax.models import paths
 from resnet_jax.models.attention import ChannelConv, Dense
 from resnet_jax.models.block import Block
 from resnet_jax.models.layers import Conv, Head
@@ -128,18 +129,20 @@ def _listed(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
     expanded = {}
     for collection, tree in variables.items():
         expanded[collection] = dict(tree)
-        for stage, size in enumerate(model.config.stage_sizes, start=1):
-            if size > 2 and f"stage{stage}" in tree:
-                blocks = dict(tree[f"stage{stage}"])
-                blocks |= {f"block{index}": blocks["block1"] for index in range(2, size) if "block1" in blocks}
-                expanded[collection][f"stage{stage}"] = blocks
+        for stage, size in enumerate(model.config.stage_sizes):
+            name, second = paths.stage_name(stage), paths.block_name(1)
+            if size > 2 and name in tree:
+                blocks = dict(tree[name])
+                blocks |= {paths.block_name(index): blocks[second] for index in range(2, size) if second in blocks}
+                expanded[collection][name] = blocks
     return expanded
 
 
 def _repeats(model: nn.Module, path: tuple[str, ...]) -> int:
     """Return how many layers of ``model`` the condensed network's layer at ``path`` stands for."""
-    if isinstance(model, ResNet) and path[0].startswith("stage") and path[1] == "block1":
-        return model.config.stage_sizes[int(path[0].removeprefix("stage")) - 1] - 1
+    place = paths.parse(path)
+    if isinstance(model, ResNet) and place.stage is not None and place.block == 1:
+        return model.config.stage_sizes[place.stage] - 1
     return 1
 
 

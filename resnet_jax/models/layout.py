@@ -18,7 +18,6 @@ Everything here works on whole states too: any pytree with such dictionaries in 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,17 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.models.choices import ExecutionChoice
+from resnet_jax.models.paths import STACK, block_index, block_name, parse, stage_index
 
 PyTree = Any
 
-STACK = "blocks"
 #: As many equal blocks are stacked: by ``execution``. Fewer compile as fast one by one, and run without copies. The
 #: number of ``auto`` is part of the format of files.
 LEAST: dict[ExecutionChoice, int | None] = {"auto": 8, "scan": 2, "unroll": None}
-
-_BLOCK = re.compile(r"block(\d+)")
-_STAGE = re.compile(r"stage\d+")
-_IN_STACK = re.compile(rf"(?:.*/)?{_STAGE.pattern}/{STACK}/")
 
 
 def stacks(execution: ExecutionChoice, blocks: int) -> bool:
@@ -73,7 +68,7 @@ def stack(tree: PyTree, execution: ExecutionChoice = "auto", *, axis: int = 0) -
             size = _length(stage[STACK], axis)
             if size is None or stacks(execution, size + 1):
                 return stage
-            return _listed(stage, [f"block{index}" for index in range(1, size + 1)], axis)
+            return _listed(stage, [block_name(index) for index in range(1, size + 1)], axis)
         return _stacked(stage, axis) if stacks(execution, len(_rest(stage)) + 1) else stage
 
     return jax.tree.map(convert, tree, is_leaf=_is_stage)
@@ -101,7 +96,7 @@ def is_stacked(path: str) -> bool:
     >>> is_stacked("stage1/blocks/branch/conv1/kernel"), is_stacked("stage1/block0/branch/conv1/kernel")
     (True, False)
     """
-    return _IN_STACK.match(path) is not None
+    return parse(path).stacked
 
 
 def listed_paths(path: str, blocks: int) -> list[str]:
@@ -111,8 +106,8 @@ def listed_paths(path: str, blocks: int) -> list[str]:
     ['stage1/block1/branch/gain', 'stage1/block2/branch/gain']
     """
     parts = path.split("/")
-    at = next(at for at, part in enumerate(parts) if part == STACK and _STAGE.fullmatch(parts[at - 1]))
-    return ["/".join([*parts[:at], f"block{index}", *parts[at + 1 :]]) for index in range(1, blocks + 1)]
+    at = next(at for at, part in enumerate(parts) if part == STACK and at and stage_index(parts[at - 1]) is not None)
+    return ["/".join([*parts[:at], block_name(index), *parts[at + 1 :]]) for index in range(1, blocks + 1)]
 
 
 def over_blocks(function: Callable[..., Any], stacked: bool) -> Callable[..., Any]:
@@ -121,15 +116,14 @@ def over_blocks(function: Callable[..., Any], stacked: bool) -> Callable[..., An
 
 
 def _is_stage(node: Any) -> bool:
-    if not isinstance(node, dict) or "block0" not in node or not ("block1" in node or STACK in node):
+    if not isinstance(node, dict) or block_name(0) not in node or not (block_name(1) in node or STACK in node):
         return False
-    return all(name == STACK or _BLOCK.fullmatch(name) for name in node)
+    return all(name == STACK or block_index(name) is not None for name in node)
 
 
 def _rest(stage: dict[str, Any]) -> list[str]:
     """Return the names of the blocks after the first, in order."""
-    numbers = sorted(int(match[1]) for name in stage if (match := _BLOCK.fullmatch(name)))
-    return [f"block{number}" for number in numbers if number > 0]
+    return [block_name(number) for number in sorted(block_index(name) or 0 for name in stage) if number > 0]
 
 
 def _stacked(stage: dict[str, Any], axis: int) -> dict[str, Any]:

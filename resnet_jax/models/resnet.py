@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from resnet_jax import ops
 from resnet_jax.errors import UsageError
-from resnet_jax.models import layers, layout
+from resnet_jax.models import layers, layout, paths
 from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
 from resnet_jax.models.config import ResNetConfig
@@ -90,7 +90,7 @@ class Stage(nn.Module):
             return block(x, train=train, varying=varying), None
 
         scanned = layout.stacks(config.execution, len(self.blocks))
-        if not self.is_initializing() and self.has_variable("params", "block1" if scanned else layout.STACK):
+        if not self.is_initializing() and self.has_variable("params", paths.block_name(1) if scanned else layout.STACK):
             raise UsageError(
                 f"{'/'.join(self.path)}: these variables are {'listed block by block' if scanned else 'stacked'}, and "
                 f"execution {config.execution!r} of {len(self.blocks)} blocks needs the other layout: "
@@ -100,7 +100,7 @@ class Stage(nn.Module):
             # in a loop nothing can undo it; elsewhere the compiler would find the common subexpressions
             run = nn.remat(run, prevent_cse=not scanned, policy=_KEPT[config.remat])
         for block in self.blocks[:1] if scanned else self.blocks:
-            x, _ = run(Block(config, block, name=f"block{block.index}"), x, Varying.of(block, key))
+            x, _ = run(Block(config, block, name=paths.block_name(block.index)), x, Varying.of(block, key))
         if scanned:
             rest = self.blocks[1:]
             loop = nn.scan(
@@ -221,11 +221,11 @@ class ResNet(nn.Module):
                 f"pass in_channels={x.shape[-1]} to create_model, or move the channels last"
             )
         key = self.make_rng("dropout") if train and (config.dropout > 0 or config.drop_path > 0) else None
-        x = Stem(config, name="stem")(x.astype(config.dtype), train=train)
+        x = Stem(config, name=paths.STEM)(x.astype(config.dtype), train=train)
         maps = {"stem": x}
         for index, blocks in enumerate(plan_stages(config)):
-            x = Stage(config, blocks, name=f"stage{index + 1}")(x, train=train, key=key)
-            maps[f"stage{index + 1}"] = x
+            x = Stage(config, blocks, name=paths.stage_name(index))(x, train=train, key=key)
+            maps[paths.stage_name(index)] = x
         if config.is_pre:
             x = layers.norm_and_activate(config, x, name="norm", train=train, after_conv=False)
         pooled = ops.global_max_pool(x) if config.head_pool == "max" else ops.global_mean_pool(x)

@@ -23,12 +23,11 @@ import numpy as np
 import optax
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.paths import parse
 from resnet_jax.training import roles
 
 PyTree = Any
 
-_STEM = re.compile(r"(?:.*/)?stem/.*")
-_BLOCK = re.compile(r"(?:.*/)?stage(\d+)/block(\d+)/.*")
 Distance = int | tuple[int, ...]
 _TOP = re.compile(r"(?:norm|head|classifier|logits)/[^/]+|bias2")
 
@@ -91,7 +90,7 @@ def distances(params: PyTree) -> PyTree:
     listed = jax.tree_util.tree_map_with_path(roles.listed, params)
     blocks = {path: _block(path) for path in jax.tree.leaves(listed)}
     strange = [
-        path for path, block in blocks.items() if block is None and not (_STEM.fullmatch(path) or _TOP.fullmatch(path))
+        path for path, block in blocks.items() if block is None and not (parse(path).in_stem or _TOP.fullmatch(path))
     ]
     if strange:
         raise UsageError(
@@ -115,8 +114,8 @@ def distances(params: PyTree) -> PyTree:
 
 
 def _block(path: str) -> tuple[int, int] | None:
-    match = _BLOCK.fullmatch(path)
-    return (int(match[1]), int(match[2])) if match else None
+    place = parse(path)
+    return None if place.stage is None or place.block is None else (place.stage, place.block)
 
 
 def _by_role(role_rates: Sequence[tuple[str, float]], rules: roles.Rules) -> dict[str, float]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.paths import BLOCK
 
 #: PyTorch's name for each of our leaves, by collection.
 LEAVES: dict[str, dict[str, str]] = {
@@ -61,7 +62,6 @@ def _in_effect(config: ResNetConfig, choice: str) -> Any:
     return effects[choice] if choice in effects else getattr(config, choice)
 
 
-_BLOCK = "stage{stage}/block{block}"
 _PLAIN = {"order": ("post",), "residual": ("plain", "zero_gamma"), "weight_standardization": ("none",)}
 _NO_ATTENTION = {"attention": ("none",)}
 _SQUEEZE = {"attention": ("none", "se")}
@@ -72,23 +72,23 @@ _SIMPLE_STEM = {"stem": ("imagenet", "cifar"), "stem_pool": ("max",)}
 _LAYERS = {
     "stem/conv": "conv1",
     "stem/norm": "bn1",
-    f"{_BLOCK}/branch/conv{{i}}": "layer{stage}.{block}.conv{i}",
-    f"{_BLOCK}/branch/norm{{i}}": "layer{stage}.{block}.bn{i}",
+    f"{BLOCK}/branch/conv{{i}}": "layer{stage}.{block}.conv{i}",
+    f"{BLOCK}/branch/norm{{i}}": "layer{stage}.{block}.bn{i}",
 }
 
 # torchvision/models/resnet.py
 _TORCHVISION = {
     **_LAYERS,
-    f"{_BLOCK}/shortcut/conv": "layer{stage}.{block}.downsample.0",
-    f"{_BLOCK}/shortcut/norm": "layer{stage}.{block}.downsample.1",
+    f"{BLOCK}/shortcut/conv": "layer{stage}.{block}.downsample.0",
+    f"{BLOCK}/shortcut/norm": "layer{stage}.{block}.downsample.1",
     "head": "fc",
 }
 
 # akamaster/pytorch_resnet_cifar10, resnet.py
 _CIFAR = {
     **_LAYERS,
-    f"{_BLOCK}/shortcut/conv": "layer{stage}.{block}.shortcut.0",
-    f"{_BLOCK}/shortcut/norm": "layer{stage}.{block}.shortcut.1",
+    f"{BLOCK}/shortcut/conv": "layer{stage}.{block}.shortcut.0",
+    f"{BLOCK}/shortcut/norm": "layer{stage}.{block}.shortcut.1",
     "head": "linear",
 }
 
@@ -103,26 +103,26 @@ _TIMM = {
     "stem/norm3": "bn1",
     "stem/pool_conv": "maxpool.0",
     "stem/pool_norm": "maxpool.1",
-    f"{_BLOCK}/branch/se/reduce": "layer{stage}.{block}.se.fc1",
-    f"{_BLOCK}/branch/se/expand": "layer{stage}.{block}.se.fc2",
-    f"{_BLOCK}/branch/eca/conv": "layer{stage}.{block}.se.conv",
+    f"{BLOCK}/branch/se/reduce": "layer{stage}.{block}.se.fc1",
+    f"{BLOCK}/branch/se/expand": "layer{stage}.{block}.se.fc2",
+    f"{BLOCK}/branch/eca/conv": "layer{stage}.{block}.se.conv",
 }
 _TIMM_D = {
     **_TIMM,
-    f"{_BLOCK}/shortcut/conv": "layer{stage}.{block}.downsample.1",
-    f"{_BLOCK}/shortcut/norm": "layer{stage}.{block}.downsample.2",
+    f"{BLOCK}/shortcut/conv": "layer{stage}.{block}.downsample.1",
+    f"{BLOCK}/shortcut/norm": "layer{stage}.{block}.downsample.2",
 }
-_SE_UNITS = {f"{_BLOCK}/branch/se/reduce/kernel": 2, f"{_BLOCK}/branch/se/expand/kernel": 2}
+_SE_UNITS = {f"{BLOCK}/branch/se/reduce/kernel": 2, f"{BLOCK}/branch/se/expand/kernel": 2}
 
 # timm/models/resnetv2.py: v2 and BiT; the classifier is a 1x1 convolution
 _TIMM_V2 = {
     "stem/conv": "stem.conv",
     "stem/conv{i}": "stem.conv{i}",
     "stem/norm{i}": "stem.norm{i}",
-    f"{_BLOCK}/preact/norm": "stages.{stage0}.blocks.{block}.norm1",
-    f"{_BLOCK}/branch/conv{{i}}": "stages.{stage0}.blocks.{block}.conv{i}",
-    f"{_BLOCK}/branch/norm{{i}}": "stages.{stage0}.blocks.{block}.norm{i}",
-    f"{_BLOCK}/shortcut/conv": "stages.{stage0}.blocks.{block}.downsample.conv",
+    f"{BLOCK}/preact/norm": "stages.{stage0}.blocks.{block}.norm1",
+    f"{BLOCK}/branch/conv{{i}}": "stages.{stage0}.blocks.{block}.conv{i}",
+    f"{BLOCK}/branch/norm{{i}}": "stages.{stage0}.blocks.{block}.norm{i}",
+    f"{BLOCK}/shortcut/conv": "stages.{stage0}.blocks.{block}.downsample.conv",
     "norm": "norm",
     "head": "head.fc",
 }
@@ -131,25 +131,25 @@ _TIMM_V2 = {
 _TIMM_NF = {
     "stem/conv": "stem.conv",
     "stem/conv{i}": "stem.conv{i}",
-    f"{_BLOCK}/branch/conv{{i}}": "stages.{stage0}.{block}.conv{i}",
-    f"{_BLOCK}/branch/se/reduce": "stages.{stage0}.{block}.attn_last.fc1",
-    f"{_BLOCK}/branch/se/expand": "stages.{stage0}.{block}.attn_last.fc2",
-    f"{_BLOCK}/branch/eca/conv": "stages.{stage0}.{block}.attn_last.conv",
-    f"{_BLOCK}/shortcut/conv": "stages.{stage0}.{block}.downsample.conv",
+    f"{BLOCK}/branch/conv{{i}}": "stages.{stage0}.{block}.conv{i}",
+    f"{BLOCK}/branch/se/reduce": "stages.{stage0}.{block}.attn_last.fc1",
+    f"{BLOCK}/branch/se/expand": "stages.{stage0}.{block}.attn_last.fc2",
+    f"{BLOCK}/branch/eca/conv": "stages.{stage0}.{block}.attn_last.conv",
+    f"{BLOCK}/shortcut/conv": "stages.{stage0}.{block}.downsample.conv",
     "head": "head.fc",
 }
 _GAIN_UNITS = {
-    f"{path}/gain": 3 for path in ("stem/conv", "stem/conv{i}", f"{_BLOCK}/branch/conv{{i}}", f"{_BLOCK}/shortcut/conv")
+    f"{path}/gain": 3 for path in ("stem/conv", "stem/conv{i}", f"{BLOCK}/branch/conv{{i}}", f"{BLOCK}/shortcut/conv")
 }
 
 # transformers/models/resnet/modeling_resnet.py
 _TRANSFORMERS = {
     "stem/conv": "resnet.embedder.embedder.convolution",
     "stem/norm": "resnet.embedder.embedder.normalization",
-    f"{_BLOCK}/branch/conv{{i}}": "resnet.encoder.stages.{stage0}.layers.{block}.layer.{i0}.convolution",
-    f"{_BLOCK}/branch/norm{{i}}": "resnet.encoder.stages.{stage0}.layers.{block}.layer.{i0}.normalization",
-    f"{_BLOCK}/shortcut/conv": "resnet.encoder.stages.{stage0}.layers.{block}.shortcut.convolution",
-    f"{_BLOCK}/shortcut/norm": "resnet.encoder.stages.{stage0}.layers.{block}.shortcut.normalization",
+    f"{BLOCK}/branch/conv{{i}}": "resnet.encoder.stages.{stage0}.layers.{block}.layer.{i0}.convolution",
+    f"{BLOCK}/branch/norm{{i}}": "resnet.encoder.stages.{stage0}.layers.{block}.layer.{i0}.normalization",
+    f"{BLOCK}/shortcut/conv": "resnet.encoder.stages.{stage0}.layers.{block}.shortcut.convolution",
+    f"{BLOCK}/shortcut/norm": "resnet.encoder.stages.{stage0}.layers.{block}.shortcut.normalization",
     "head": "classifier.1",
 }
 
@@ -157,12 +157,12 @@ _TRANSFORMERS = {
 _PYTORCHCV = {
     "stem/conv": "features.init_block.conv",
     "stem/norm": "features.init_block.bn",
-    f"{_BLOCK}/branch/conv{{i}}": "features.stage{stage}.unit{block1}.body.conv{i}.conv",
-    f"{_BLOCK}/branch/norm{{i}}": "features.stage{stage}.unit{block1}.body.conv{i}.bn",
-    f"{_BLOCK}/branch/se/reduce": "features.stage{stage}.unit{block1}.se.conv1",
-    f"{_BLOCK}/branch/se/expand": "features.stage{stage}.unit{block1}.se.conv2",
-    f"{_BLOCK}/shortcut/conv": "features.stage{stage}.unit{block1}.identity_conv.conv",
-    f"{_BLOCK}/shortcut/norm": "features.stage{stage}.unit{block1}.identity_conv.bn",
+    f"{BLOCK}/branch/conv{{i}}": "features.stage{stage}.unit{block1}.body.conv{i}.conv",
+    f"{BLOCK}/branch/norm{{i}}": "features.stage{stage}.unit{block1}.body.conv{i}.bn",
+    f"{BLOCK}/branch/se/reduce": "features.stage{stage}.unit{block1}.se.conv1",
+    f"{BLOCK}/branch/se/expand": "features.stage{stage}.unit{block1}.se.conv2",
+    f"{BLOCK}/shortcut/conv": "features.stage{stage}.unit{block1}.identity_conv.conv",
+    f"{BLOCK}/shortcut/norm": "features.stage{stage}.unit{block1}.identity_conv.bn",
     "head": "output",
 }
 _PYTORCHCV_IMAGENET = {
@@ -174,24 +174,24 @@ _PYTORCHCV_IMAGENET = {
 _PYTORCHCV_PRE = {
     **_PYTORCHCV,
     "stem/conv": "features.init_block",
-    f"{_BLOCK}/preact/norm": "features.stage{stage}.unit{block1}.body.conv1.bn",
-    f"{_BLOCK}/shortcut/conv": "features.stage{stage}.unit{block1}.identity_conv",
+    f"{BLOCK}/preact/norm": "features.stage{stage}.unit{block1}.body.conv1.bn",
+    f"{BLOCK}/shortcut/conv": "features.stage{stage}.unit{block1}.identity_conv",
     "norm": "features.post_activ.bn",
 }
 
 # hongyi-zhang/Fixup, cifar/models/fixup_resnet_cifar.py and imagenet/models/fixup_resnet_imagenet.py
 _FIXUP = {
     "stem/conv": "conv1",
-    f"{_BLOCK}/branch/conv{{i}}": "layer{stage}.{block}.conv{i}",
-    f"{_BLOCK}/shortcut/conv": "layer{stage}.{block}.downsample",
+    f"{BLOCK}/branch/conv{{i}}": "layer{stage}.{block}.conv{i}",
+    f"{BLOCK}/shortcut/conv": "layer{stage}.{block}.downsample",
     "head": "fc",
 }
 _FIXUP_SCALARS = {
     "stem/bias1": "bias1",
-    f"{_BLOCK}/bias1a": "layer{stage}.{block}.bias1a",
-    f"{_BLOCK}/branch/bias{{i}}a": "layer{stage}.{block}.bias{i}a",
-    f"{_BLOCK}/branch/bias{{i}}b": "layer{stage}.{block}.bias{i}b",
-    f"{_BLOCK}/branch/scale": "layer{stage}.{block}.scale",
+    f"{BLOCK}/bias1a": "layer{stage}.{block}.bias1a",
+    f"{BLOCK}/branch/bias{{i}}a": "layer{stage}.{block}.bias{i}a",
+    f"{BLOCK}/branch/bias{{i}}b": "layer{stage}.{block}.bias{i}b",
+    f"{BLOCK}/branch/scale": "layer{stage}.{block}.scale",
     "bias2": "bias2",
 }
 
@@ -213,7 +213,7 @@ FORMATS: dict[str, tuple[Convention, ...]] = {
         ),
         Convention(
             _TIMM_NF,
-            variables={f"{_BLOCK}/branch/gain": "stages.{stage0}.{block}.skipinit_gain"},
+            variables={f"{BLOCK}/branch/gain": "stages.{stage0}.{block}.skipinit_gain"},
             requires={"residual": ("nf", "nf_gain"), "shortcut": ("D",), "stem_pool": ("max",)},
             unit_axes={**_SE_UNITS, **_GAIN_UNITS},
             # timm multiplies the weights by gamma, also where no activation came before; ours follows activations

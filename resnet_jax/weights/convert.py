@@ -22,6 +22,7 @@ from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.models.activation import GAINS
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import stack, unstack
+from resnet_jax.models.paths import HEAD_BIAS, HEAD_KERNEL, STEM_KERNELS
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.conventions import FORMATS, Convention
 from resnet_jax.weights.names import (
@@ -37,9 +38,9 @@ from resnet_jax.weights.names import (
 
 Variables = dict[str, Any]
 
-_STEM_KERNELS = ("params/stem/conv/kernel", "params/stem/conv1/kernel")
-_HEAD_KERNEL = "params/head/kernel"
-_HEAD = (_HEAD_KERNEL, "params/head/bias")
+_STEM_KERNELS = tuple(f"params/{path}" for path in STEM_KERNELS)
+_HEAD_KERNEL = f"params/{HEAD_KERNEL}"
+_HEAD = (_HEAD_KERNEL, f"params/{HEAD_BIAS}")
 _HEADLESS = "there is no classifier: num_classes 0 (--model.num-classes 0) takes the network without one"
 
 

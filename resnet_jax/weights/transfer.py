@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.layout import stack, unstack
+from resnet_jax.models.paths import HEAD_BIAS, HEAD_KERNEL, STEM_KERNELS
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.names import flat_shapes
 
@@ -22,8 +23,8 @@ Variables = dict[str, Any]
 
 HEADS = ("exact", "new")
 STEMS = ("exact", "mean")
-_HEAD = ("params/head/kernel", "params/head/bias")
-_STEM = ("params/stem/conv/kernel", "params/stem/conv1/kernel")
+_HEAD = (f"params/{HEAD_KERNEL}", f"params/{HEAD_BIAS}")
+_STEM = tuple(f"params/{path}" for path in STEM_KERNELS)
 
 
 def transfer(
