@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+CACHE = Path(__file__).resolve().parent / ".pytest_cache"
+
+if sys.dont_write_bytecode:  # PYTHONDONTWRITEBYTECODE: every child process would compile JAX's sources anew, 3 s each
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(CACHE / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: XLA's optimizations would cost more than they save. Subprocesses inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Nothing goes into the user's cache: the compiled convolutions stay beside pytest's own, for the next session too, and
 # programs are compiled where a test does not say otherwise.
-os.environ.setdefault("RESNET_JAX_CACHE", str(Path(__file__).resolve().parent / ".pytest_cache" / "resnet_jax"))
+os.environ.setdefault("RESNET_JAX_CACHE", str(CACHE / "resnet_jax"))
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
