@@ -179,10 +179,10 @@ def check(
     >>> class Net(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, x, *, train):
-    ...         for _ in range(24):
+    ...         for _ in range(16):
     ...             x = Block()(x)
     ...         return x
-    >>> found = check(Net(), (8, 16), anatomy=Anatomy(Block))
+    >>> found = check(Net(), (8, 16), draws=1, anatomy=Anatomy(Block))
     >>> found.ok, found.sentences[0].split(":")[0]
     (False, 'Signals explode')
     """

@@ -117,11 +117,12 @@ def jacobians(
         UsageError: the model is none of this library's, or a count is less than 1.
 
     >>> from resnet_jax.models import create_model, init_variables
-    >>> model = create_model("resnet20_cifar", widths=(4, 8, 8), order="pre", norm="none", residual="rezero")
-    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
-    >>> spectra = jacobians(model, variables, jnp.ones((1, 8, 8, 3)), iterations=4)
-    >>> spectra.names[1], spectra.blocks.largest[1:3].round(5).tolist(), spectra.network.shapes.tolist()
-    ('stage1/block1', [1.0, 1.0], [[10, 192]])
+    >>> sizes = {"stage_sizes": (2,), "widths": (4,)}
+    >>> model = create_model("resnet20_cifar", order="pre", norm="none", residual="rezero", **sizes)
+    >>> variables = jax.jit(lambda key: init_variables(model, key, (4, 4, 3)))(jax.random.key(0))
+    >>> spectra = jacobians(model, variables, jnp.ones((1, 4, 4, 3)), iterations=4)
+    >>> spectra.names, spectra.blocks.largest.round(5).tolist(), spectra.network.shapes.tolist()
+    (('stage1/block0', 'stage1/block1'), [1.0, 1.0], [[10, 48]])
     """
     if not isinstance(model, ResNet):
         raise UsageError(

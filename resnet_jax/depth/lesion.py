@@ -110,12 +110,12 @@ def delete_blocks(
         UsageError: labels do not fit the images, or counts are not between 1 and the number of blocks.
 
     >>> from resnet_jax.models import create_model, init_variables
-    >>> model = create_model("resnet20_cifar", widths=(4, 8, 16), num_classes=2)
+    >>> model = create_model("resnet20_cifar", stage_sizes=(3,), widths=(4,), num_classes=2)
     >>> images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
     >>> variables = jax.jit(lambda key: init_variables(model, key, (8, 8, 3)))(jax.random.key(0))
-    >>> found = delete_blocks(model, variables, images, jnp.arange(6) % 2, counts=(2, 4), draws=3)
+    >>> found = delete_blocks(model, variables, images, jnp.arange(6) % 2, counts=(2, 3), draws=3)
     >>> found.accuracy.shape, found.several_accuracy.shape
-    ((9,), (2, 3))
+    ((3,), (2, 3))
     """
     score = _Score(model, variables, images, labels, batch_size, anatomy)
     blocks = len(score.chart.names)

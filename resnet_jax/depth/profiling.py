@@ -73,12 +73,12 @@ def profile(
         UsageError: the network has no such blocks, or its variables do not fit.
 
     >>> from resnet_jax.models import create_model, init_variables
-    >>> model = create_model("resnet20_cifar", widths=(4, 8, 16), num_classes=10)
+    >>> model = create_model("resnet20_cifar", stage_sizes=(2,), widths=(4,), num_classes=10)
     >>> images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     >>> variables = jax.jit(lambda key: init_variables(model, key, (8, 8, 3)))(jax.random.key(0))
     >>> found = profile(model, variables, images, jnp.arange(4))
     >>> found.names[0], found.grad_norm.shape, found.about["normalization"]
-    ('stage1/block0', (9,), 'batch norm, statistics of this batch')
+    ('stage1/block0', (2,), 'batch norm, statistics of this batch')
     """
     if len(images) != len(labels):
         raise UsageError(f"{len(images)} images and {len(labels)} labels: profile needs one label for each image")

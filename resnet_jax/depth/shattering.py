@@ -177,7 +177,7 @@ def measure_shattering(
         UsageError: what is asked for does not exist.
 
     >>> from resnet_jax.models import create_model, init_variables
-    >>> model = create_model("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), num_classes=3)
+    >>> model = create_model("resnet20_cifar", stage_sizes=(1,), widths=(4,), num_classes=3)
     >>> variables = jax.jit(lambda key: init_variables(model, key, (8, 8, 3)))(jax.random.key(0))
     >>> found = measure_shattering(model, variables, np.zeros((8, 8, 3)), np.ones((8, 8, 3)), 8, lags=3)
     >>> found.autocorrelation.shape, found.cosine.shape

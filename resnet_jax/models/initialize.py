@@ -29,7 +29,7 @@ def init_variables(model: nn.Module, key: Key[Array, ""], input_shape: Sequence[
     >>> import jax
     >>> from resnet_jax.models.zoo import create_model
     >>> def stage1(execution):
-    ...     model = create_model("resnet20_cifar", widths=(4, 4, 8), execution=execution)
+    ...     model = create_model("resnet20_cifar", stage_sizes=(3,), widths=(4,), execution=execution)
     ...     return jax.jit(lambda key: init_variables(model, key, (8, 8, 3))["params"]["stage1"])(jax.random.key(0))
     >>> listed, stacked = stage1("unroll")["block2"], stage1("scan")["blocks"]
     >>> bool((listed["branch"]["conv1"]["kernel"] == stacked["branch"]["conv1"]["kernel"][1]).all())

@@ -123,7 +123,7 @@ class ResNet(nn.Module):
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> model = ResNet(ResNetConfig((1, 1), (8, 16), stem="cifar", num_classes=10))
+        >>> model = ResNet(ResNetConfig((1,), (8,), stem="cifar", num_classes=10))
         >>> variables = jax.jit(lambda k: model.init(k, jnp.zeros((1, 8, 8, 3)), train=False))(jax.random.key(0))
         >>> images = jnp.ones((2, 8, 8, 3))
         >>> model.apply(variables, images, train=False).shape

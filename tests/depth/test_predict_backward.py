@@ -14,6 +14,8 @@ from resnet_jax.depth.mean_field_backward import window_spread
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig
 
+SLOW = pytest.mark.slow
+
 
 def cifar(sizes, widths, **choices) -> ResNetConfig:
     return ResNetConfig(sizes, widths, **{"stem": "cifar", "num_classes": 10, **choices})
@@ -32,7 +34,11 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+#: One of each formula.
+QUICK = {"nf", "batch norm, pre, bottleneck", "no norm, post", "group norm, pre"}
+
+
+@pytest.mark.parametrize("rule", [rule if rule in QUICK else pytest.param(rule, marks=SLOW) for rule in RULES])
 def test_prediction_agrees_with_measurement(rule):
     choices, tolerance = RULES[rule]
     config = cifar(**{"sizes": (3,), "widths": (32,), "stem_width": 16, **choices})
@@ -76,8 +82,11 @@ def test_what_has_no_closed_form_is_refused():
         predict_gradients(cifar((1, 1), (8, 16), shortcut="D"), 8)
 
 
-@pytest.mark.parametrize("norm", ["group", "layer"])
-@pytest.mark.parametrize(("standardization", "tolerance"), [("none", 0.35), ("standard", 0.15)])
+@pytest.mark.parametrize(
+    ("norm", "standardization", "tolerance"),
+    [("group", "standard", 0.15), pytest.param("layer", "standard", 0.15, marks=SLOW),
+     pytest.param("group", "none", 0.35, marks=SLOW), pytest.param("layer", "none", 0.35, marks=SLOW)],
+)  # fmt: skip
 def test_a_norm_takes_the_mean_that_a_max_pooling_stem_leaves(norm, standardization, tolerance):
     """What images share is less than all there is; with the mean left in it the variance came out negative.
 

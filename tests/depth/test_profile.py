@@ -1,4 +1,7 @@
-"""Measured in one pass against explicit differentiation of materialised activations, for every network of the zoo."""
+"""Measured in one pass against explicit differentiation of materialised activations.
+
+The quick tests take pairs of a network's choices, in two blocks; the slow ones every distinct network of the zoo.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from resnet_jax import depth
 from resnet_jax.depth.profiling import cross_entropy, profile
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy, instrumented
-from resnet_jax.models import ResNet, ResNetConfig, create_model, init_variables, list_models
+from resnet_jax.models import ResNet, ResNetConfig, create_model, list_models
 from resnet_jax.models.block import Block
 from resnet_jax.models.layout import stack, unstack
 from resnet_jax.training.mesh import batch_sharding, make_mesh, replicated
@@ -27,6 +30,12 @@ BATCH, LABELS = 8, np.arange(8) % 3
 
 #: Sums over activations, which XLA without optimizations adds up one after the other.
 FORWARD_RTOL = 1e-4
+
+
+def tiny(name: str, sizes: tuple[int, ...] = (1, 1), **choices) -> ResNetConfig:
+    """Return the named network's choices, and these, in the smallest blocks that have them."""
+    config = create_model(name, **choices).config
+    return dataclasses.replace(smallest(config), stage_sizes=sizes, widths=(4, 8)[: len(sizes)])
 
 
 def smallest(config: ResNetConfig, equal: int = 1) -> ResNetConfig:
@@ -137,9 +146,41 @@ def measured(config: ResNetConfig, execution: str, remat: str, devices: int, tra
     return profile(model, variables, images, labels, train=train)
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_probes_equal_explicit_gradients_for_every_network(name):
-    config = smallest(create_model(name).config)
+#: Every block, order, shortcut, residual rule, norm and attention, and in each mode of the norms.
+PAIRS = {
+    "post, B": ("resnet20_cifar", {}, True),
+    "post, B, running averages": ("resnet20_cifar", {"stem": "imagenet"}, False),
+    "pre, A, gelu": ("preact20_cifar", {"shortcut": "A", "activation": "gelu"}, True),
+    "pre bottleneck, C, SE": ("preact164_cifar", {"shortcut": "C", "attention": "se"}, False),
+    "post bottleneck, D, groups": ("resnext29_8x64d_cifar", {"shortcut": "D", "norm": "group"}, True),
+    "nf, ECA": ("nf_resnet20_cifar", {"attention": "eca"}, True),
+    "fixup, A_end": ("fixup_resnet20_cifar", {"shortcut": "A_end"}, True),
+    "plain": ("plain20_cifar", {}, True),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_probes_equal_explicit_gradients(case):
+    name, choices, train = PAIRS[case]
+    config = tiny(name, **choices)
+    found = measured(config, "unroll", "none", 1, train)
+    check(found, config, rtol=1e-5, train=train)
+    if config.norm == "batch":
+        assert found.about["normalization"].endswith("statistics of this batch" if train else "running averages")
+
+
+@functools.cache
+def distinct(equal: int) -> dict[ResNetConfig, str]:
+    """Return the networks of the zoo that differ when they are small, each with the first of its names."""
+    found: dict[ResNetConfig, str] = {}
+    for name in list_models():
+        found.setdefault(smallest(create_model(name).config, equal), name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", distinct(1), ids=distinct(1).values())
+def test_probes_equal_explicit_gradients_for_every_network(config):
     check(measured(config, "unroll", "none", 1), config, rtol=1e-5)
 
 
@@ -147,6 +188,7 @@ def test_probes_equal_explicit_gradients_for_every_network(name):
 FEW = ("preact110_cifar", "nf_resnet50", "resnet50d")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("execution", "remat"), [("scan", "none"), ("scan", "block"), ("unroll", "block"),
                                                   ("scan", "conv")])  # fmt: skip
 @pytest.mark.parametrize("name", FEW)
@@ -155,22 +197,44 @@ def test_probes_in_loops_and_rematerialized(name, execution, remat):
     check(measured(config, execution, remat, 1), config, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*FEW, *(pytest.param(n, marks=pytest.mark.slow) for n in list_models())])
-def test_probes_in_a_rematerialized_loop_over_8_devices(name):
-    config = smallest(create_model(name).config, equal=2)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", distinct(2), ids=distinct(2).values())
+def test_probes_in_a_rematerialized_loop_over_8_devices(config):
     check(measured(config, "scan", "block", 8), config, rtol=2e-5)
 
 
-def test_running_averages():
-    config = smallest(create_model("resnet20_cifar").config)
-    found = measured(config, "unroll", "none", 1, train=False)
-    check(found, config, rtol=1e-5, train=False)
-    assert found.about["normalization"] == "batch norm, running averages"
-    assert measured(config, "unroll", "none", 1).about["normalization"] == "batch norm, statistics of this batch"
+def test_probes_in_a_loop_over_2_devices_with_the_optimizer_s_updates():
+    config = tiny("preact110_cifar", (3,))
+    check(measured(config, "scan", "block", 2), config, rtol=2e-5)
+    check_updates(config, "scan", "conv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", ["unroll", "scan"])
+def test_updates_are_those_of_the_optimizer(execution):
+    check_updates(smallest(create_model("resnet20_cifar").config, equal=2), execution, "none")
+
+
+def check_updates(config: ResNetConfig, execution: str, remat: str) -> None:
+    """Compare updates and every parameter's gradient with what is known of them."""
+    images = pictures(config)
+    model = ResNet(dataclasses.replace(config, execution=execution, remat=remat))
+    variables = stack(random_variables(ResNet(config), images.shape[1:]), execution)
+    tx = optax.sgd(0.5)
+    found = profile(model, variables, images, LABELS, optimizer=(tx, tx.init(variables["params"])))
+    check(found, config, rtol=1e-5)
+    np.testing.assert_allclose(found.update_ratio, 0.5 * found.weight_grad_ratio, rtol=1e-5)
+    gradient, _, _ = explicit(config)
+    assert len(found.parameters) == len(jax.tree.leaves(gradient))
+    for name, block, got in zip(found.parameters, found.parameter_block, found.parameter_grad_norm, strict=True):
+        leaf = functools.reduce(lambda node, part: node[part], name.split("/"), unstack(gradient))
+        np.testing.assert_allclose(got, norm(leaf), rtol=1e-4, atol=1e-6, err_msg=name)
+        assert (block == -1) == (not name.startswith("stage"))
+        assert block == -1 or name.startswith(found.names[block])
 
 
 def test_bfloat16_is_near_float32():
-    config = smallest(create_model("resnet20_cifar").config)
+    config = tiny("resnet20_cifar")
     wide = measured(config, "unroll", "none", 1)
     narrow = measured(dataclasses.replace(config, dtype="bfloat16"), "unroll", "none", 1)
     assert narrow.about["dtype"] == "bfloat16"
@@ -178,66 +242,8 @@ def test_bfloat16_is_near_float32():
     np.testing.assert_allclose(narrow.act_norm, wide.act_norm, rtol=0.02)
 
 
-def test_updates_are_those_of_the_optimizer():
-    config = smallest(create_model("resnet20_cifar").config, equal=2)
-    images = pictures(config)
-    for execution in ("unroll", "scan"):
-        model = ResNet(dataclasses.replace(config, execution=execution))
-        variables = stack(random_variables(ResNet(config), images.shape[1:]), execution)
-        tx = optax.sgd(0.5)
-        found = profile(model, variables, images, LABELS, optimizer=(tx, tx.init(variables["params"])))
-        np.testing.assert_allclose(found.update_ratio, 0.5 * found.weight_grad_ratio, rtol=1e-5)
-        gradient, _, _ = explicit(config)
-        assert len(found.parameters) == len(jax.tree.leaves(gradient))
-        for name, block, got in zip(found.parameters, found.parameter_block, found.parameter_grad_norm, strict=True):
-            leaf = functools.reduce(lambda node, part: node[part], name.split("/"), unstack(gradient))
-            np.testing.assert_allclose(got, norm(leaf), rtol=1e-4, atol=1e-6, err_msg=name)
-            assert (block == -1) == (not name.startswith("stage"))
-            assert block == -1 or name.startswith(found.names[block])
-
-
-def test_nothing_is_traced_twice():
-    config = smallest(create_model("resnet20_cifar").config)
-    images, variables = pictures(config), random_variables(ResNet(config), pictures(config).shape[1:])
-    traces = []
-
-    def loss(logits, labels):
-        traces.append(None)
-        return cross_entropy(logits, labels)
-
-    first = profile(ResNet(config), variables, images, LABELS, loss=loss)
-    again = profile(ResNet(config), variables, 2 * images, LABELS, loss=loss)
-    assert len(traces) == 1
-    assert first.about["loss"] != again.about["loss"]
-
-
-def test_zero_branches_leave_the_gradient_alone():
-    """ReZero at its start in pre-activation order: every block is the identity, forward and backward."""
-    model = create_model("resnet20_cifar", norm="none", residual="rezero", order="pre", stage_sizes=(4,), widths=(8,),
-                         num_classes=3, execution="scan")  # fmt: skip
-    images = pictures(model.config)
-    variables = init_variables(model, jax.random.key(0), images.shape[1:])
-    found = profile(model, variables, images, LABELS)
-    np.testing.assert_allclose(found.grad_norm, found.grad_norm[-1], rtol=1e-6)
-    np.testing.assert_allclose(found.act_norm, found.act_norm[0], rtol=1e-6)
-    np.testing.assert_array_equal(found.branch_norm, 0)
-    np.testing.assert_array_equal(found.branch_grad_share, 0)
-
-
-def test_an_overflow_is_not_a_vanished_gradient():
-    config = smallest(create_model("resnet20_cifar").config)
-    config = dataclasses.replace(config, norm="none")
-    images = pictures(config)
-    variables = jax.tree.map(lambda leaf: leaf * 1e12, random_variables(ResNet(config), images.shape[1:]))
-    found = profile(ResNet(config), variables, images, LABELS)
-    assert not np.isfinite(found.about["loss"])
-    assert np.isnan(found.grad_norm).all()
-    assert np.isnan(found.branch_grad_norm).all()
-
-
 def test_a_file_brings_back_the_profile(tmp_path):
-    config = smallest(create_model("plain20_cifar").config)
-    found = measured(config, "unroll", "none", 1)
+    found = measured(tiny("plain20_cifar"), "unroll", "none", 1)
     assert np.isnan(found.skip_norm).all()  # a plain net has none
     assert np.isfinite(found.branch_norm).all()
     found.save(tmp_path / "profile.npz")
@@ -249,14 +255,6 @@ def test_a_file_brings_back_the_profile(tmp_path):
     np.savez(tmp_path / "other.npz", x=1)
     with pytest.raises(UsageError, match=r"other.npz is no DepthProfile: it has no names"):
         depth.DepthProfile.load(tmp_path / "other.npz")
-
-
-def test_profiles_of_different_networks_are_not_compared():
-    one, other = (
-        measured(smallest(create_model("resnet20_cifar").config, equal=n), "unroll", "none", 1) for n in (1, 2)
-    )
-    with pytest.raises(UsageError, match="3 blocks from stage1/block0 and 4"):
-        one.compare(other)
 
 
 # ---- other people's networks ------------------------------------------------------------------------------------
@@ -274,11 +272,12 @@ class Their(nn.Module):
 class Net(nn.Module):
     loop: bool = False
     carries: bool = True
+    blocks: int = 4
 
     @nn.compact
     def __call__(self, x, *, train):
         if not self.loop:
-            for index in range(4):
+            for index in range(self.blocks):
                 x = Their(name=f"block{index}")(x)
             return x
         axes = {"params": 0, **(depth.BLOCK_AXES if self.carries else {})}
@@ -286,33 +285,81 @@ class Net(nn.Module):
         return body(Their(name="blocks"), x, None)[0]
 
 
-def test_other_peoples_blocks_unrolled_and_in_a_loop():
-    x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
-    loop = Net(loop=True).init(jax.random.key(0), x, train=True)
-    listed = {
-        "params": {f"block{i}": jax.tree.map(lambda leaf, i=i: leaf[i], loop["params"]["blocks"]) for i in range(4)}
+X = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+LISTED = {
+    "params": {
+        f"block{seed}": {
+            "branch": {
+                "kernel": np.random.default_rng(seed).normal(0, 0.4, (5, 5)).astype(np.float32),
+                "bias": np.zeros(5, np.float32),
+            }
+        }
+        for seed in range(4)
     }
-    labels, anatomy = np.arange(8) % 5, Anatomy(Their)
+}
+
+
+def test_other_peoples_blocks_unrolled_and_in_a_loop():
+    x, labels, anatomy, listed = X, np.arange(8) % 5, Anatomy(Their), LISTED
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *listed["params"].values())
     one = profile(Net(), listed, x, labels, anatomy=anatomy)
-    other = profile(Net(loop=True), loop, x, labels, anatomy=anatomy)
+    other = profile(Net(loop=True), {"params": {"blocks": stacked}}, x, labels, anatomy=anatomy)
     assert one.names == ("block0", "block1", "block2", "block3")
     assert other.names == ("blocks[0]", "blocks[1]", "blocks[2]", "blocks[3]")
     assert one.about["normalization"] == "no batch statistics"
     for name in ("grad_norm", "branch_grad_norm", "skip_grad_norm", "act_var", "branch_norm", "skip_norm"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-5, err_msg=name)
 
-    def after(start, x):
-        for index in range(start, 4):
+    @jax.jit
+    @jax.grad
+    def gradients(added):
+        value = jnp.asarray(x)
+        for index in range(4):
+            value = value + added[index]
             kernel, bias = (listed["params"][f"block{index}"]["branch"][name] for name in ("kernel", "bias"))
-            x = x + jax.nn.relu(x) @ kernel + bias[None]
-        return jnp.mean(cross_entropy(x, labels))
+            value = value + jax.nn.relu(value) @ kernel + bias[None]
+        return jnp.mean(cross_entropy(value, labels))
 
-    value = jnp.asarray(x)
-    for index in range(4):
-        gradient = jax.grad(functools.partial(after, index))(value)
-        np.testing.assert_allclose(one.grad_norm[index], norm(gradient), rtol=1e-5)
-        kernel, bias = (listed["params"][f"block{index}"]["branch"][name] for name in ("kernel", "bias"))
-        value = value + jax.nn.relu(value) @ kernel + bias[None]
+    np.testing.assert_allclose(one.grad_norm, [norm(g) for g in gradients([jnp.zeros(x.shape)] * 4)], rtol=1e-5)
+
+
+def test_nothing_is_traced_twice():
+    traces = []
+
+    def loss(logits, labels):
+        traces.append(None)
+        return cross_entropy(logits, labels)
+
+    first, again = (
+        profile(Net(), LISTED, images, np.arange(8) % 5, loss=loss, anatomy=Anatomy(Their)) for images in (X, 2 * X)
+    )
+    assert len(traces) == 1
+    assert first.about["loss"] != again.about["loss"]
+
+
+def test_zero_branches_leave_the_gradient_alone():
+    """Every block is the identity, forward and backward."""
+    found = profile(Net(), jax.tree.map(np.zeros_like, LISTED), X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    np.testing.assert_allclose(found.grad_norm, found.grad_norm[-1], rtol=1e-6)
+    np.testing.assert_allclose(found.act_norm, norm(X), rtol=1e-6)
+    np.testing.assert_array_equal(found.branch_norm, 0)
+    np.testing.assert_array_equal(found.branch_grad_share, 0)
+
+
+def test_an_overflow_is_not_a_vanished_gradient():
+    huge = jax.tree.map(lambda leaf: leaf * np.float32(1e12), LISTED)
+    found = profile(Net(), huge, X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    assert not np.isfinite(found.about["loss"])
+    assert np.isnan(found.grad_norm).all()
+    assert np.isnan(found.branch_grad_norm).all()
+
+
+def test_profiles_of_different_networks_are_not_compared():
+    one = profile(Net(), LISTED, X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    params = {name: LISTED["params"][name] for name in ("block0", "block1")}
+    other = profile(Net(blocks=2), {"params": params}, X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    with pytest.raises(UsageError, match="4 blocks from block0 and 2"):
+        one.compare(other)
 
 
 def test_what_cannot_be_measured_is_said():

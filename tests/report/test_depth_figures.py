@@ -42,8 +42,9 @@ def example_figures(blocks: int, seed: int = 0):
     ]
 
 
-@pytest.mark.parametrize("blocks", [1, 3, 9, 600])
+@pytest.mark.parametrize("blocks", [1, 3, 9, pytest.param(600, marks=pytest.mark.slow)])
 def test_every_figure_is_drawn_at_any_depth(tmp_path, blocks):
+    """What the page's tests draw, 9 blocks and all figures, is only looked at here."""
     figures = example_figures(blocks)
     assert len({figure.name for figure in figures}) == len(figures)
     for figure in figures:

@@ -164,7 +164,7 @@ def test_losses_that_are_no_numbers_are_counted(tmp_path, monkeypatch):
     assert [text.get_text() for text in figures[1].axes[0].texts] == ["4 of 4 losses are not finite"]
 
 
-@pytest.mark.parametrize("classes", [2, 10, 25, 26, 1000])
+@pytest.mark.parametrize("classes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 1000)), 25, 26])
 def test_no_title_or_name_is_cut_off(tmp_path, monkeypatch, classes):
     figures = drawn_figures(monkeypatch)
     names = [f"a_rather_long_name_of_the_species_{index}_of_birds_that_live_here" for index in range(classes)]

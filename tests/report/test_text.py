@@ -82,25 +82,34 @@ def test_the_console_of_the_commands_prints_strings_as_they_are():
 EPOCH = {"kind": "epoch", "step": 4, "epoch": 1.0, "loss": 0.9, "accuracy": 0.6, "val_loss": 0.8, "val_accuracy": 0.7}
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_every_picture_of_a_run_is_drawn(tmp_path, name):
+#: All of them in a few pictures, and (slow) each alone.
+TOGETHER = [pytest.param(HOSTILE[place::4], id=f"{place}::4") for place in range(4)]
+ALONE = [pytest.param([name], marks=pytest.mark.slow, id=ascii(name)[:20]) for name in HOSTILE]
+
+
+@pytest.mark.parametrize("names", [*TOGETHER, *ALONE])
+def test_every_picture_of_a_run_is_drawn(tmp_path, names):
     """Warnings are errors here: a missing glyph, an axis without room."""
+    name = " ".join(names)
     plot_curves([EPOCH], tmp_path / "curves.png", title=f"resnet on {name}")
-    plot_confusion(np.eye(3, dtype=int), [name, "plain", name * 2], tmp_path / "c.png", title=f"run {name}")
+    count = len(names) + 2
+    plot_confusion(np.eye(count, dtype=int), [*names, "plain", name * 2], tmp_path / "c.png", title=f"run {name}")
     history = GradientHistory((name,), np.array([0]), np.array([1, 2]), np.array([[1.0], [2.0]]))
     draw_history(history, tmp_path / "d.png", title=f"run {name}")
-    cells = [CellCurves(name, f"accuracy {name}", {0: [(1.0, 0.5)]}, {1: 0.5})]
+    cells = [CellCurves(one, f"accuracy {name}", {0: [(1.0, 0.5)]}, {1: 0.5}) for one in names]
     plot_ablation(cells, tmp_path / "a.png", title=f"Ablation of {name}")
     assert len(list(tmp_path.glob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_every_part_of_a_page_about_depth_is_drawn(tmp_path, name):
-    depth = DepthAxis(np.array([0, 0, 1]), (name, "second"))
-    ones = np.array([1.0, 2.0, 4.0])
-    figure = draw_depth("a", f"title {name}", name, depth, [Panel(name, [Line(name, ones), Line("b", ones)], "log")])
-    table = Table(name, {name: [name] * 3, "n": ones}, {name: name})
-    page = Page(f"Depth of {name}", {"network": name, name: "x"}, [name], [Section(name, name, [figure], [table])])
+@pytest.mark.parametrize("names", [*TOGETHER, *ALONE])
+def test_every_part_of_a_page_about_depth_is_drawn(tmp_path, names):
+    name, count = " ".join(names), len(names) + 1
+    depth = DepthAxis(np.arange(count) // 2, (*names, "last"))
+    ones = 2.0 ** np.arange(count)
+    lines = [*(Line(one, ones) for one in names[:4]), Line("b", ones)]
+    figure = draw_depth("a", f"title {name}", name, depth, [Panel(name, lines, "log")])
+    table = Table(name, {name: [*names, name], "n": ones}, {name: name})
+    page = Page(f"Depth of {name}", {"network": name, name: "x"}, names, [Section(name, name, [figure], [table])])
     assert write_page(page, tmp_path).read_text(encoding="utf-8")
     assert (tmp_path / "a.png").is_file()
 
