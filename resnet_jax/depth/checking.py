@@ -175,11 +175,11 @@ def check(
     >>> class Block(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, x):
-    ...         return x + nn.Dense(16, kernel_init=nn.initializers.he_normal())(nn.relu(x))
+    ...         return x + 2.0 * nn.Dense(16, kernel_init=nn.initializers.he_normal())(nn.relu(x))
     >>> class Net(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, x, *, train):
-    ...         for _ in range(16):
+    ...         for _ in range(10):
     ...             x = Block()(x)
     ...         return x
     >>> found = check(Net(), (8, 16), draws=1, anatomy=Anatomy(Block))

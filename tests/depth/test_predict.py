@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.depth import measure_moments, predict_moments, sample_moments
+from resnet_jax.depth import measure_moments, predict_gradients, predict_moments, sample_moments
 from resnet_jax.depth.mean_field import gaussian_moments, weight_variance
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig, create_model
@@ -197,6 +197,19 @@ def test_plain_relu_net_with_kaiming_init_keeps_its_variance():
 def test_pre_activation_batch_norm_adds_one_a_block():
     predicted = predict_moments(cifar((30,), (16,), order="pre", **LINE), 2**11)
     assert np.diff(predicted.mean_square) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_what_a_norm_adds_to_the_variance_is_in_the_prediction():
+    """Each norm passes v / (v + eps) of a variance v, or 1 / (1 + eps) of it with the running averages of the start."""
+    eps = 0.5
+    config = cifar((6,), (16,), order="pre", norm_eps=eps, **LINE)
+    square = predict_moments(config, 2**11).mean_square
+    first = square[:-1] / (square[:-1] + eps)
+    np.testing.assert_allclose(square[1:], square[:-1] + first / (first + eps), rtol=2e-3)
+    back = predict_gradients(config, 2**11).squared_norm[1:]
+    np.testing.assert_allclose(back[:-1] / back[1:], 1 + 1 / (first + eps) / (square[:-1] + eps), rtol=5e-3)
+    frozen = predict_moments(config, 2**11, train=False).mean_square
+    np.testing.assert_allclose(frozen[1:] / frozen[:-1], 1 + (1 + eps) ** -2, rtol=2e-3)
 
 
 def test_post_activation_batch_norm_is_a_reflected_random_walk():

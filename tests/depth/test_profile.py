@@ -35,7 +35,7 @@ FORWARD_RTOL = 1e-4
 def tiny(name: str, sizes: tuple[int, ...] = (1, 1), **choices) -> ResNetConfig:
     """Return the named network's choices, and these, in the smallest blocks that have them."""
     config = create_model(name, **choices).config
-    return dataclasses.replace(smallest(config), stage_sizes=sizes, widths=(4, 8)[: len(sizes)])
+    return dataclasses.replace(smallest(config), stage_sizes=sizes, widths=(4, 8)[: len(sizes)], stem_width=4)
 
 
 def smallest(config: ResNetConfig, equal: int = 1) -> ResNetConfig:
@@ -65,7 +65,7 @@ class Materialised:
 
 
 @functools.cache
-def explicit(config: ResNetConfig, train: bool = True):
+def explicit(config: ResNetConfig, train: bool):
     """Return values and gradients, whole, at every point of every block of an unrolled network."""
     model, images = ResNet(config), pictures(config)
     variables = random_variables(model, images.shape[1:])
@@ -135,7 +135,7 @@ def check(found: depth.DepthProfile, config: ResNetConfig, rtol: float, train: b
 
 
 @functools.cache
-def measured(config: ResNetConfig, execution: str, remat: str, devices: int, train: bool = True):
+def measured(config: ResNetConfig, execution: str, remat: str, devices: int, train: bool):
     model, images = ResNet(dataclasses.replace(config, execution=execution, remat=remat)), pictures(config)
     variables = stack(random_variables(ResNet(config), images.shape[1:]), execution)
     labels = LABELS
@@ -181,7 +181,7 @@ def distinct(equal: int) -> dict[ResNetConfig, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", distinct(1), ids=distinct(1).values())
 def test_probes_equal_explicit_gradients_for_every_network(config):
-    check(measured(config, "unroll", "none", 1), config, rtol=1e-5)
+    check(measured(config, "unroll", "none", 1, True), config, rtol=1e-5)
 
 
 #: Pre-activation, unit variances by formula, projections with means.
@@ -194,18 +194,18 @@ FEW = ("preact110_cifar", "nf_resnet50", "resnet50d")
 @pytest.mark.parametrize("name", FEW)
 def test_probes_in_loops_and_rematerialized(name, execution, remat):
     config = smallest(create_model(name).config, equal=2)
-    check(measured(config, execution, remat, 1), config, rtol=1e-5)
+    check(measured(config, execution, remat, 1, True), config, rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", distinct(2), ids=distinct(2).values())
 def test_probes_in_a_rematerialized_loop_over_8_devices(config):
-    check(measured(config, "scan", "block", 8), config, rtol=2e-5)
+    check(measured(config, "scan", "block", 8, True), config, rtol=2e-5)
 
 
 def test_probes_in_a_loop_over_2_devices_with_the_optimizer_s_updates():
     config = tiny("preact110_cifar", (3,))
-    check(measured(config, "scan", "block", 2), config, rtol=2e-5)
+    check(measured(config, "scan", "block", 2, True), config, rtol=2e-5)
     check_updates(config, "scan", "conv")
 
 
@@ -224,7 +224,7 @@ def check_updates(config: ResNetConfig, execution: str, remat: str) -> None:
     found = profile(model, variables, images, LABELS, optimizer=(tx, tx.init(variables["params"])))
     check(found, config, rtol=1e-5)
     np.testing.assert_allclose(found.update_ratio, 0.5 * found.weight_grad_ratio, rtol=1e-5)
-    gradient, _, _ = explicit(config)
+    gradient, _, _ = explicit(config, True)
     assert len(found.parameters) == len(jax.tree.leaves(gradient))
     for name, block, got in zip(found.parameters, found.parameter_block, found.parameter_grad_norm, strict=True):
         leaf = functools.reduce(lambda node, part: node[part], name.split("/"), unstack(gradient))
@@ -235,15 +235,15 @@ def check_updates(config: ResNetConfig, execution: str, remat: str) -> None:
 
 def test_bfloat16_is_near_float32():
     config = tiny("resnet20_cifar")
-    wide = measured(config, "unroll", "none", 1)
-    narrow = measured(dataclasses.replace(config, dtype="bfloat16"), "unroll", "none", 1)
+    wide = measured(config, "unroll", "none", 1, True)
+    narrow = measured(dataclasses.replace(config, dtype="bfloat16"), "unroll", "none", 1, True)
     assert narrow.about["dtype"] == "bfloat16"
     np.testing.assert_allclose(narrow.grad_norm, wide.grad_norm, rtol=0.1)
     np.testing.assert_allclose(narrow.act_norm, wide.act_norm, rtol=0.02)
 
 
 def test_a_file_brings_back_the_profile(tmp_path):
-    found = measured(tiny("plain20_cifar"), "unroll", "none", 1)
+    found = measured(tiny("plain20_cifar"), "unroll", "none", 1, True)
     assert np.isnan(found.skip_norm).all()  # a plain net has none
     assert np.isfinite(found.branch_norm).all()
     found.save(tmp_path / "profile.npz")
@@ -363,8 +363,7 @@ def test_profiles_of_different_networks_are_not_compared():
 
 
 def test_what_cannot_be_measured_is_said():
-    x = np.ones((4, 5), np.float32)
-    loop = Net(loop=True).init(jax.random.key(0), x, train=True)
+    x, loop = X[:4], {"params": {"blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *LISTED["params"].values())}}
     with pytest.raises(UsageError, match=r"called no Block: name the class of its residual blocks, Anatomy\(block"):
         profile(Net(loop=True), loop, x, np.zeros(4, int))
     with pytest.raises(UsageError, match=r"at blocks run in a loop that does not carry their numbers.*BLOCK_AXES"):

@@ -42,7 +42,7 @@ def example_figures(blocks: int, seed: int = 0):
     ]
 
 
-@pytest.mark.parametrize("blocks", [1, 3, 9, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("blocks", [1, 9, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 600))])
 def test_every_figure_is_drawn_at_any_depth(tmp_path, blocks):
     """What the page's tests draw, 9 blocks and all figures, is only looked at here."""
     figures = example_figures(blocks)
