@@ -51,14 +51,13 @@ def dense(model, variables, inputs, labels, blocks, train):
 @pytest.mark.parametrize(
     ("train", "execution"),
     [
-        (True, "unroll"),
         (False, "scan"),
-        *(pytest.param(*case, marks=SLOW) for case in ((False, "unroll"), (True, "scan"))),
+        *(pytest.param(*case, marks=SLOW) for case in ((True, "unroll"), (False, "unroll"), (True, "scan"))),
     ],
 )
 def test_eigenvalues_are_those_of_the_dense_hessian(train, execution):
     """Blocks in a loop have those of the same blocks one after the other."""
-    model = network(stage_sizes=(3 if execution == "scan" else 2,))
+    model = network(stage_sizes=(2,))
     variables = jax.tree.map(jnp.asarray, random_variables(model, (SIZE, SIZE, 3)))
     names = tuple(f"stage1/block{index}" for index in range(model.config.stage_sizes[0]))
     blocks, whole = dense(model, variables, images(), LABELS, names, train)
@@ -82,7 +81,7 @@ class Bent(nn.Module):
 class BentTwice(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
-        return Bent(name="b1")(Bent(name="b0")(x))
+        return Bent(name="b1")(Bent(name="b0")(x)) * (2.0 if train else 1.0)
 
 
 def test_few_iterations_bound_from_below_and_files_keep_everything(tmp_path):

@@ -164,38 +164,42 @@ def vectors(model, variables, images, labels):
     return lambda branch, skip: np.asarray(gradient(*(jnp.asarray(g, jnp.float32) for g in (branch, skip))))
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {"norm": "batch", "execution": "scan"},
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"order": "pre"}, {"execution": "scan"})),
-    ],
-)
-def test_all_paths_together_are_the_gradient(choices):
+PATHS = list(itertools.product([0.0, 1.0], repeat=3))
+
+
+def test_all_paths_together_are_the_gradient():
     """The gradient is the sum over all 2^L paths, as vectors; the norms are those of the vectors."""
-    model = tiny(**choices)
+    model = tiny(norm="batch", execution="scan")
     variables, (images, labels) = variables_of(model), data(4)
     vector = vectors(model, variables, images, labels)
-    paths = {b: vector(np.asarray(b), 1 - np.asarray(b)) for b in itertools.product([0.0, 1.0], repeat=3)}
+    paths = {b: vector(np.asarray(b), 1 - np.asarray(b)) for b in PATHS}
     whole = vector(np.ones(3), np.ones(3))
     np.testing.assert_allclose(sum(paths.values()), whole, atol=2e-6 * np.linalg.norm(whole))
-    plain = profile(model, variables, images, labels, train=False).grad_norm[0]
-    np.testing.assert_allclose(np.linalg.norm(whole), plain, rtol=1e-5)
-
-    gradient = gradient_through(model, variables, images, labels, train=False, loss=cross_entropy, anatomy=Anatomy())
-    norms = {b: np.linalg.norm(path) for b, path in paths.items()}
-    for b, norm in norms.items():
-        np.testing.assert_allclose(gradient(np.asarray(b), 1 - np.asarray(b)), norm, rtol=1e-5)
-    np.testing.assert_allclose(gradient(np.zeros(3), np.zeros(3)), 0.0)
-
     found = path_lengths(model, variables, images, labels, draws=40)
     assert found.lengths.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(np.exp(found.log_paths), [1, 3, 3, 1])
     for k, row in enumerate(found.norms):
-        of_length = np.asarray([norm for b, norm in norms.items() if sum(b) == k])
+        of_length = np.asarray([np.linalg.norm(path) for b, path in paths.items() if sum(b) == k])
         assert all(np.abs(of_length / value - 1).min() < 1e-5 for value in row)
         assert all(np.abs(row / value - 1).min() < 1e-5 for value in of_length)  # 40 draws find all three
     np.testing.assert_allclose(found.contribution.sum(), 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", [{}, {"order": "pre"}, {"execution": "scan"}, {"norm": "batch"}])
+def test_every_path_has_the_gradient_of_a_network_gated_by_hand(choices):
+    model = tiny(**choices)
+    variables, (images, labels) = variables_of(model), data(4)
+    vector = vectors(model, variables, images, labels)
+    whole = vector(np.ones(3), np.ones(3))
+    plain = profile(model, variables, images, labels, train=False).grad_norm[0]
+    np.testing.assert_allclose(np.linalg.norm(whole), plain, rtol=1e-5)
+    gradient = gradient_through(model, variables, images, labels, train=False, loss=cross_entropy, anatomy=Anatomy())
+    for b in PATHS:
+        through = np.asarray(b)
+        expected = np.linalg.norm(vector(through, 1 - through))
+        np.testing.assert_allclose(gradient(through, 1 - through), expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient(np.zeros(3), np.zeros(3)), 0.0)
 
 
 @pytest.mark.parametrize(("scale", "said"), [(1e-25, "all zero"), (1e25, "not finite")])
