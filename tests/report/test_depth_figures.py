@@ -95,6 +95,7 @@ def test_a_log_axis_always_has_labels(values):
     figure = draw_depth("x", "X", "Text.", DepthAxis(np.zeros(2, int)), [panel]).figure
     figure.draw_without_rendering()
     axes = figure.axes[0]
+    assert axes.get_yscale() == "log"
     low, high = axes.get_ylim()
     labels = [
         label.get_text()
