@@ -12,6 +12,7 @@ import pytest
 
 from resnet_jax.depth import measure_moments, predict_gradients, predict_moments, sample_moments
 from resnet_jax.depth.mean_field import gaussian_moments, weight_variance
+from resnet_jax.depth.mean_field_backward import squared_slope
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig, create_model
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
@@ -120,11 +121,6 @@ def test_prediction_holds_at_any_depth(rule, layers):
     check_depth(cifar(((layers - 2) // 6,) * 3, (16, 32, 64), **DEEP[rule]), rule)
 
 
-@pytest.mark.parametrize("rule", [pytest.param("nf", marks=SLOW), "batch norm, pre"])
-def test_prediction_holds_over_54_blocks(rule):
-    check_depth(cifar((27, 27), (16, 32), **DEEP[rule]), rule)
-
-
 def check_depth(config, rule):
     predicted = predict_moments(config, 16)
     square, variance, stem = measured(config, 16, seeds=4)
@@ -207,15 +203,26 @@ def test_pre_activation_batch_norm_adds_one_a_block():
 
 
 def test_what_a_norm_adds_to_the_variance_is_in_the_prediction():
-    """Each norm passes v / (v + eps) of a variance v, or 1 / (1 + eps) of it with the running averages of the start."""
+    """Each norm passes v / (v + eps) of a variance v, or 1 / (1 + eps) of it with the running averages of the start.
+
+    Behind tanh, which is odd, channels have no mean that a norm would take away.
+    """
     eps = 0.5
-    config = cifar((6,), (16,), order="pre", norm_eps=eps, **LINE)
+    config = cifar((6,), (16,), order="pre", norm_eps=eps, activation="tanh", **LINE)
+
+    def activated(variance):  # behind a norm, and through a convolution of variance 2 / fan-in
+        return 2.0 * gaussian_moments("tanh", variance / (variance + eps), np.zeros_like(variance))[0]
+
+    def slope(variance):
+        return 2.0 * squared_slope("tanh", variance / (variance + eps), np.zeros_like(variance)) / (variance + eps)
+
     square = predict_moments(config, 2**11).mean_square
-    first = square[:-1] / (square[:-1] + eps)
-    np.testing.assert_allclose(square[1:], square[:-1] + first / (first + eps), rtol=2e-3)
+    first = activated(square[:-1])
+    np.testing.assert_allclose(square[1:], square[:-1] + activated(first), rtol=2e-3)
     back = predict_gradients(config, 2**11).squared_norm[1:]
-    np.testing.assert_allclose(back[:-1] / back[1:], 1 + 1 / (first + eps) / (square[:-1] + eps), rtol=5e-3)
-    frozen = predict_moments(config, 2**11, train=False).mean_square
+    np.testing.assert_allclose(back[:-1] / back[1:], 1 + slope(square[:-1]) * slope(first), rtol=2e-3)
+    relu = dataclasses.replace(config, activation="relu")
+    frozen = predict_moments(relu, 2**11, train=False).mean_square
     np.testing.assert_allclose(frozen[1:] / frozen[:-1], 1 + (1 + eps) ** -2, rtol=2e-3)
 
 
