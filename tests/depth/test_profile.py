@@ -366,6 +366,25 @@ def test_profiles_of_different_networks_are_not_compared():
         one.compare(other)
 
 
+class Rectified(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(x + self.param("bias", nn.initializers.zeros, (x.shape[-1],))[None])
+
+
+class OneRectified(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return Rectified(name="block")(x)
+
+
+def test_a_unit_is_dead_where_it_is_so_for_all_images():
+    x = np.asarray([[1, -1, -1, 1], [-1, 1, -1, 1]], np.float32)
+    variables = {"params": {"block": {"bias": np.zeros(4, np.float32)}}}
+    found = profile(OneRectified(), variables, x, np.arange(2), anatomy=Anatomy(Rectified))
+    assert (found.dead_units.tolist(), found.zero_share.tolist()) == ([0.25], [0.5])
+
+
 def test_what_cannot_be_measured_is_said():
     x, loop = X[:4], {"params": {"blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *LISTED["params"].values())}}
     with pytest.raises(UsageError, match=r"called no Block: name the class of its residual blocks, Anatomy\(block"):
