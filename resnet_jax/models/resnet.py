@@ -136,7 +136,7 @@ class ResNet(nn.Module):
 
         >>> maps = model.apply(variables, images, train=False, method="features")
         >>> {name: x.shape for name, x in maps.items()}["stage1"], maps["pooled"].shape
-        ((2, 8, 8, 8), (2, 16))
+        ((2, 8, 8, 8), (2, 8))
         >>> class Segmenter(nn.Module):
         ...     backbone: ResNet
         ...     @nn.compact
