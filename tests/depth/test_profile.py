@@ -151,7 +151,7 @@ PAIRS = {
     "post, B": ("resnet20_cifar", {}, True),
     "post, B, running averages": ("resnet20_cifar", {"stem": "imagenet"}, False),
     "pre, A, gelu": ("preact20_cifar", {"shortcut": "A", "activation": "gelu"}, True),
-    "pre bottleneck, C, SE": ("preact164_cifar", {"shortcut": "C", "attention": "se"}, False),
+    "pre, C, SE": ("preact20_cifar", {"shortcut": "C", "attention": "se"}, False),
     "post bottleneck, D, groups": ("resnext29_8x64d_cifar", {"shortcut": "D", "norm": "group"}, True),
     "nf, ECA": ("nf_resnet20_cifar", {"attention": "eca"}, True),
     "fixup, A_end": ("fixup_resnet20_cifar", {"shortcut": "A_end"}, True),
@@ -237,6 +237,7 @@ def check_updates(config: ResNetConfig, execution: str, remat: str) -> None:
         assert block == -1 or name.startswith(found.names[block])
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     config = tiny("resnet20_cifar")
     wide = measured(config, "unroll", "none", 1, True)
