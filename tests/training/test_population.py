@@ -75,7 +75,7 @@ def float_leaves(state):
 
 
 def test_population_equals_the_separate_runs_step_by_step():
-    """A convolution, batch norm and dropout; each seed with its order, its crops, a rate of its own; seed 7 sees a NaN in its third step.
+    """Each seed with its order, its crops, a rate of its own; seed 7 sees a NaN in its third step.
 
     Both sides run on two devices; float32, where the vmapped convolution may add in another order: 2e-5 relative.
     """
