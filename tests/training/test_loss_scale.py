@@ -20,7 +20,7 @@ from resnet_jax.training.population import compile_population_step, population_s
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.step import make_train_step
 from tests.tools import TinyNet, jitted_step
-from tests.training.test_step import SHAPE, TX, new_batch, new_state, small_model
+from tests.training.test_step import SHAPE, TX, moving, new_batch, new_state, small_model
 
 HELD = ("params", "batch_stats", "opt_state", "ema")
 
@@ -74,7 +74,7 @@ def test_in_float32_it_changes_nothing(accumulate):
 def test_a_skipped_step_halves_the_scale_and_holds_all_else():
     model, scaling, batch = TinyNet(), LossScaling(initial=4.0), new_batch()
     batch["image"][3, 2, 2, 1] = np.inf
-    state = scaled_state(model, scaling, ema=True)
+    state = moving(scaled_state(model, scaling, ema=True))
     step = jax.jit(make_train_step(model, TX, ema_decay=0.9, loss_scaling=scaling))
     seen = []
     for number in range(1, 4):
