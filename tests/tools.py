@@ -1,14 +1,17 @@
-"""What several tests need: variables without compiling an initialization, and paths of a tree."""
+"""What several tests need: variables and a step without compiling more than once, a network of a moment, paths."""
 
 from __future__ import annotations
 
+import functools
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from resnet_jax.models import layout
 from resnet_jax.models.count import abstract_variables
@@ -19,6 +22,23 @@ from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.training.compile import INIT_OPTIONS
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import make_train_step
+
+
+class TinyNet(nn.Module):
+    """A layer, batch norm and a classifier of 5: for tests of what goes around a network, compiled in a moment."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = nn.Dense(4, use_bias=False)(x.reshape(x.shape[0], -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+        return nn.Dense(5, name="head")(x)
+
+
+@functools.cache
+def jitted_step(model: nn.Module, tx: Any, **options: Any) -> Callable[..., Any]:
+    """Return the jitted train step of these choices, the same function in every test, so that it is compiled once."""
+    return jax.jit(make_train_step(model, tx, **options))
 
 
 def write_run(path: Path, config: RunConfig, seed: int = 0) -> dict[str, Any]:

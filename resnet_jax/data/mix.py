@@ -86,7 +86,7 @@ def mix(
 
     >>> batch = {"label": jnp.array([0, 1]), "epoch": jnp.array([0, 0]), "index": jnp.array([7, 8])}
     >>> images = jnp.stack([jnp.zeros((4, 4, 1)), jnp.ones((4, 4, 1))])
-    >>> mixed, labels = mix(jax.random.key(0), images, batch, Mix(mixup=1.0), 2)
+    >>> mixed, labels = jax.jit(mix, static_argnums=(3, 4))(jax.random.key(0), images, batch, Mix(mixup=1.0), 2)
     >>> bool(jnp.allclose(mixed[:, 0, 0, 0], labels[:, 1], rtol=1e-6)), labels.sum(axis=1).tolist()
     (True, [1.0, 1.0])
     """

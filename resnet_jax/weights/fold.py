@@ -40,7 +40,7 @@ def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, d
         UsageError: the network has another norm, or none: nothing can be folded.
 
     >>> import jax, numpy as np
-    >>> model = ResNet(ResNetConfig((1, 1), (8, 16), stem="cifar", num_classes=10))
+    >>> model = ResNet(ResNetConfig((1,), (4,), stem="cifar", num_classes=10))
     >>> variables = jax.jit(lambda k: model.init(k, jnp.zeros((1, 8, 8, 3)), train=False))(jax.random.key(0))
     >>> folded, params = fold_batch_norm(model, variables)
     >>> images = jnp.ones((2, 8, 8, 3))

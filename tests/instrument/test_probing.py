@@ -37,9 +37,9 @@ SHAPE, BATCH = (8, 8, 3), 16
 TX = optax.sgd(0.05, momentum=0.9)
 
 
-def network(**choices) -> ResNet:
+def network(*, stages=(2,), **choices) -> ResNet:
     choices = {"stem": "cifar", "shortcut": "B", "num_classes": 5, **choices}
-    return ResNet(ResNetConfig((1, 3), (4, 8), **choices))
+    return ResNet(ResNetConfig(stages, (4, 8)[: len(stages)], **choices))
 
 
 def batch():
@@ -59,6 +59,7 @@ def state_of(model: ResNet, *, scaling: LossScaling | None = None) -> TrainState
     )  # fmt: skip
 
 
+@functools.cache
 def one_step(model: ResNet, *, probe: bool = True, devices: int = 1, scaling: LossScaling | None = None, **options):
     mesh = make_mesh(jax.devices()[:devices])
     step = make_train_step(
@@ -78,23 +79,34 @@ def expected(model: ResNet) -> np.ndarray:
 
 CHOICES = {
     "batch norm": {},
-    "scanned": {"execution": "scan"},
-    "rematerialized": {"execution": "scan", "remat": "block"},
-    "pre": {"order": "pre", "execution": "scan"},
+    "scanned": {"execution": "scan", "stages": (1, 3)},
+    "rematerialized": {"execution": "scan", "remat": "block", "stages": (3,)},
+    "pre": {"order": "pre", "execution": "scan", "stages": (1, 3)},
     "nf": {"norm": "none", "residual": "nf"},
 }
+QUICK = (("batch norm", 2), ("rematerialized", 1))
+"""In the quick tests: every part of these is in one of them."""
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize(
+    ("kind", "devices"),
+    [
+        pytest.param(kind, devices, marks=[] if (kind, devices) in QUICK else pytest.mark.slow)
+        for kind in CHOICES
+        for devices in (1, 2)
+    ],
+)
 def test_norms_are_those_of_the_whole_batch(kind, devices):
     model = network(**CHOICES[kind])
     _, metrics = one_step(model, devices=devices)
-    assert metrics["block_grad_norm"].shape == (4,)
+    assert metrics["block_grad_norm"].shape == (sum(model.config.stage_sizes),)
     np.testing.assert_allclose(metrics["block_grad_norm"], expected(model), rtol=2e-5)
 
 
-@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind == "rematerialized" else pytest.param(kind, marks=pytest.mark.slow) for kind in CHOICES],
+)
 def test_nothing_else_changes_by_a_bit(kind):
     model = network(**CHOICES[kind])
     (state, metrics), (plain, without) = (one_step(model, probe=probe) for probe in (True, False))
@@ -108,16 +120,18 @@ def _plain(state: TrainState) -> TrainState:
     return state.replace(rng=jax.random.key_data(state.rng))
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_micro_batches_add_up(devices):
+@pytest.mark.parametrize(
+    ("devices", "scaling"), [pytest.param(1, None, marks=pytest.mark.slow), (2, LossScaling(1024.0, 100))]
+)
+def test_micro_batches_devices_and_a_loss_scale_are_taken_out(devices, scaling):
     model = network(norm="none", residual="nf")
-    _, metrics = one_step(model, accumulate=2, devices=devices)
+    _, metrics = one_step(model, accumulate=2, devices=devices, scaling=scaling)
     np.testing.assert_allclose(metrics["block_grad_norm"], expected(model), rtol=2e-5)
 
 
 def test_micro_batches_with_batch_norm_are_their_own():
     """Each is normalized by itself: the squares of its gradients, of a mean over the whole batch, add up."""
-    model, data = network(execution="scan"), batch()
+    model, data = network(stages=(1,)), batch()
     state = state_of(model)
     parts = [
         profile(model, state.eval_variables, data["image"][i::2], data["label"][i::2]).grad_norm / 2 for i in range(2)
@@ -127,7 +141,7 @@ def test_micro_batches_with_batch_norm_are_their_own():
 
 
 def test_pmap_gives_the_same():
-    model, plain = network(axis_name=DATA_AXIS), network()
+    model, plain = network(stages=(1,), axis_name=DATA_AXIS), network(stages=(1,))
     step = pmap_train_step(make_train_step(model, TX, axis_name=DATA_AXIS, probe=Anatomy()))
     _, metrics = step(replicate(state_of(plain)), split_batch(batch()))
     rows = np.asarray(metrics["block_grad_norm"])
@@ -135,14 +149,8 @@ def test_pmap_gives_the_same():
     np.testing.assert_allclose(rows[0], expected(plain), rtol=2e-5)
 
 
-def test_a_loss_scale_is_taken_out():
-    model = network()
-    _, metrics = one_step(model, scaling=LossScaling(1024.0, 100))
-    np.testing.assert_allclose(metrics["block_grad_norm"], expected(model), rtol=2e-5)
-
-
 def test_several_updates_in_a_call_have_a_row_each():
-    model, mesh = network(), make_mesh(jax.devices()[:1])
+    model, mesh = network(stages=(1,)), make_mesh(jax.devices()[:1])
 
     def preprocess(_key, rows):
         return rows["image"].astype(jnp.float32) / 64
@@ -155,7 +163,7 @@ def test_several_updates_in_a_call_have_a_row_each():
     state = jax.device_put(state_of(model), replicated(mesh))
     _, metrics = compile_multi_step(step, mesh)(state, jax.device_put(data, replicated(mesh)), chunk)
     rows = np.asarray(metrics["block_grad_norm"])
-    assert rows.shape == (3, 4)
+    assert rows.shape == (3, 1)
     assert (rows[:2] > 0).all()
     assert (rows[2] == 0).all()
     assert not np.allclose(rows[0], rows[1])
@@ -163,7 +171,7 @@ def test_several_updates_in_a_call_have_a_row_each():
 
 def test_chart_names_the_blocks_in_any_execution():
     for execution in ("unroll", "scan"):
-        chart = chart_blocks(network(execution=execution), SHAPE, BATCH, Anatomy())
+        chart = chart_blocks(network(execution=execution, stages=(1, 3)), SHAPE, BATCH, Anatomy())
         assert chart.names == ("stage1/block0", "stage2/block0", "stage2/block1", "stage2/block2")
         assert chart.stages.tolist() == [0, 1, 1, 1]
 
@@ -171,25 +179,48 @@ def test_chart_names_the_blocks_in_any_execution():
 # ---- in a run ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Train on one device: what several do is above."""
+    monkeypatch.setattr("resnet_jax.runs.fit.make_mesh", lambda: make_mesh(jax.devices()[:1]))
+
+
 def digits(**train):
     config = load_recipe("digits")
-    model = dataclasses.replace(config.model, stage_sizes=(1, 2), widths=(4, 8), stem_width=4)
+    model = dataclasses.replace(config.model, stage_sizes=(2,), widths=(4,), stem_width=4)
     shorter = {"epochs": 1, "max_steps": 9, "batch_size": 32, "log_every": 4, **train}
     constant = dataclasses.replace(config.optim, schedule=ScheduleConfig("constant"))
     train = dataclasses.replace(config.train, **shorter)
     return dataclasses.replace(config, model=model, optim=constant, train=train)
 
 
+def test_ghost_batches_are_charted_at_the_size_of_a_micro_batch():
+    """Groups of 8 divide no other number: what is charted is what a micro-batch has."""
+    model = network(norm_scope="ghost", ghost_size=8)
+    step = make_train_step(model, TX, probe=Anatomy(), accumulate=2, norm_momentum=0.9)
+    _, metrics = jax.eval_shape(step, state_of(network()), batch())
+    assert metrics["block_grad_norm"].shape == (2,)
+    assert len(chart_blocks(model, SHAPE, BATCH // 2, Anatomy()).names) == 2
+
+
+def test_a_run_leaves_its_gradients_through_depth(tmp_path):
+    fit(digits(depth_every=4, steps_per_dispatch=4), tmp_path)
+    history = read_depth(tmp_path / "depth.jsonl")
+    assert history.steps.tolist() == [1, 5, 9]
+    assert history.grad_norm.shape == (3, 2)
+    assert history.names == ("stage1/block0", "stage1/block1")
+    assert (history.grad_norm > 0).all()
+    assert (tmp_path / "depth.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", [1, 4])
-def test_a_run_leaves_its_gradients_through_depth(tmp_path, steps_per_dispatch):
+def test_a_probed_run_ends_at_the_same_parameters_and_a_finished_one_says_that_it_kept_none(
+    tmp_path, steps_per_dispatch
+):
     together = {"steps_per_dispatch": steps_per_dispatch}
     summary = fit(digits(depth_every=4, **together), tmp_path / "probed")
-    history = read_depth(tmp_path / "probed" / "depth.jsonl")
-    assert history.steps.tolist() == [1, 5, 9]
-    assert history.grad_norm.shape == (3, 3)
-    assert history.names == ("stage1/block0", "stage2/block0", "stage2/block1")
-    assert (history.grad_norm > 0).all()
-    assert (tmp_path / "probed" / "depth.png").stat().st_size > 5000
+    assert read_depth(tmp_path / "probed" / "depth.jsonl").steps.tolist() == [1, 5, 9]
     plain = fit(digits(**together), tmp_path / "plain")
     assert summary.params_digest == plain.params_digest
     said = io.StringIO()
@@ -198,6 +229,7 @@ def test_a_run_leaves_its_gradients_through_depth(tmp_path, steps_per_dispatch):
     assert not (tmp_path / "plain" / "depth.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_ghost_batches_of_any_size(tmp_path):
     config = digits(depth_every=4, accumulate=2)
     ghost = dataclasses.replace(config.model, norm_scope="ghost", ghost_size=16)
@@ -205,10 +237,11 @@ def test_ghost_batches_of_any_size(tmp_path):
     assert read_depth(tmp_path / "run" / "depth.jsonl").steps.tolist() == [1, 5, 9]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_in_its_first_step_says_so(tmp_path):
     config = digits(depth_every=4)
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, norm="none", stage_sizes=(1, 300), order="pre")
+        config, model=dataclasses.replace(config.model, norm="none", stage_sizes=(1, 300), widths=(4, 8), order="pre")
     )
     with pytest.raises(RunError, match="training diverged at step 1: loss"):
         fit(config, tmp_path / "run")

@@ -84,7 +84,7 @@ def test_optax_agrees_where_it_knows_the_rank_and_not_elsewhere() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    shape=st.lists(st.integers(1, 4), min_size=0, max_size=4).map(tuple),
+    shape=st.sampled_from([(), (3,), (1,), (2, 3), (4, 1), (2, 1, 3), (3, 2, 2, 4)]),  # each compiles operations
     clipping=st.floats(1e-3, 10.0),
     scale=st.floats(-8.0, 8.0),
     seed=st.integers(0, 2**31),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import json
 
 import jax
@@ -78,9 +79,17 @@ def layered_state(execution: str, blocks: int = 10) -> TrainState:
     return jax.device_put(stack(state, execution), replicated(make_mesh(jax.devices()[:2])))
 
 
-@pytest.mark.parametrize("blocks", [4, 10])
-@pytest.mark.parametrize("written", ["auto", "scan", "unroll"])
-@pytest.mark.parametrize("read", ["auto", "scan", "unroll"])
+QUICK = {("auto", "unroll", 10), ("unroll", "auto", 10), ("auto", "auto", 4), ("scan", "auto", 4), ("auto", "scan", 4)}
+"""Every execution is written and read, and every change of layout is made; of 4 blocks auto takes none together."""
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "blocks"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(("auto", "scan", "unroll"), ("auto", "scan", "unroll"), (4, 10))
+    ],
+)
 def test_any_execution_goes_on_with_the_state_of_any_other(tmp_path, written, read, blocks):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save("last", layered_state(written, blocks), NOTE)
@@ -105,8 +114,17 @@ def population(execution: str, members: int) -> TrainState:
     return jax.tree.map(spread, single).replace(step=single.step)
 
 
-@pytest.mark.parametrize("members", [2, 9])
-@pytest.mark.parametrize(("written", "read"), [("auto", "unroll"), ("unroll", "auto"), ("auto", "auto")])
+@pytest.mark.parametrize(
+    ("written", "read", "members"),
+    [
+        ("auto", "unroll", 9),
+        ("unroll", "auto", 9),
+        ("auto", "auto", 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+            ("auto", "unroll", 2), ("unroll", "auto", 2), ("auto", "auto", 9)
+        ]),
+    ],
+)  # fmt: skip
 def test_the_members_of_a_population_are_not_taken_for_blocks(tmp_path, written, read, members):
     """Nine of them are as many as the equal blocks: exchanged, they would fit."""
     with Checkpoints(tmp_path) as checkpoints:

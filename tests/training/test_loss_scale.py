@@ -15,11 +15,12 @@ from resnet_jax.training.compile import create_state
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loop import Plan, train
 from resnet_jax.training.loss_scale import LossScaling, init_loss_scale, next_loss_scale
-from resnet_jax.training.mesh import make_mesh
-from resnet_jax.training.population import compile_population_step, create_population, population_size
+from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.population import compile_population_step, population_size, stack_members
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.step import make_train_step
-from tests.training.test_step import SHAPE, TX, new_batch, new_state, small_model
+from tests.tools import TinyNet, jitted_step
+from tests.training.test_step import SHAPE, TX, moving, new_batch, new_state, small_model
 
 HELD = ("params", "batch_stats", "opt_state", "ema")
 
@@ -56,10 +57,10 @@ def test_rules_that_make_no_sense_are_refused(fields, message):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_in_float32_it_changes_nothing(accumulate):
     """A power of two is exact, and loss and gradients are divided by it again."""
-    model, scaling = small_model(), LossScaling(initial=2.0**10)
+    model, scaling = TinyNet(), LossScaling(initial=2.0**10)
     options = {"accumulate": accumulate, "norm_momentum": 0.9}
-    plain, expected = jax.jit(make_train_step(model, TX, **options))(new_state(model), new_batch())
-    step = jax.jit(make_train_step(model, TX, loss_scaling=scaling, **options))
+    plain, expected = jitted_step(model, TX, **options)(new_state(model), new_batch())
+    step = jitted_step(model, TX, loss_scaling=scaling, **options)
     scaled, metrics = step(scaled_state(model, scaling), new_batch())
     chex.assert_trees_all_close(scaled.params, plain.params, rtol=1e-6, atol=1e-7)
     assert {name: float(metrics[name]) for name in ("loss_scale", "skipped", "rejected")} == {
@@ -71,9 +72,9 @@ def test_in_float32_it_changes_nothing(accumulate):
 
 
 def test_a_skipped_step_halves_the_scale_and_holds_all_else():
-    model, scaling, batch = small_model(), LossScaling(initial=4.0), new_batch()
+    model, scaling, batch = TinyNet(), LossScaling(initial=4.0), new_batch()
     batch["image"][3, 2, 2, 1] = np.inf
-    state = scaled_state(model, scaling, ema=True)
+    state = moving(scaled_state(model, scaling, ema=True))
     step = jax.jit(make_train_step(model, TX, ema_decay=0.9, loss_scaling=scaling))
     seen = []
     for number in range(1, 4):
@@ -87,7 +88,7 @@ def test_a_skipped_step_halves_the_scale_and_holds_all_else():
 
 def test_averages_begin_with_the_first_update_made_and_not_with_steps_skipped():
     """With warm-up none the first update is copied, however many steps were skipped before it."""
-    model, scaling, bad = small_model(), LossScaling(initial=4.0), new_batch()
+    model, scaling, bad = TinyNet(), LossScaling(initial=4.0), new_batch()
     bad["image"][3, 2, 2, 1] = np.inf
     tx = optax.sgd(lambda count: 0.05)  # has a count, as all of this library's
     state = scaled_state(model, scaling, tx, ema=True)
@@ -117,7 +118,7 @@ def test_a_scale_too_large_for_float16_comes_down_until_the_gradients_are_finite
 
 def test_the_schedule_counts_updates_made_and_not_steps_skipped():
     """The rate falls from 1 to 0 with the first update; a skipped step before it leaves it at 1."""
-    model, scaling = small_model(), LossScaling()
+    model, scaling = TinyNet(), LossScaling()
     tx = optax.sgd(lambda count: jnp.where(count == 0, 1e-3, 0.0))
     state = scaled_state(model, scaling, tx)
     step = jax.jit(make_train_step(model, tx, loss_scaling=scaling))
@@ -132,15 +133,16 @@ def test_the_schedule_counts_updates_made_and_not_steps_skipped():
 
 
 def test_state_and_step_must_agree():
-    model, scaling = small_model(), LossScaling()
+    model, scaling = TinyNet(), LossScaling()
     for state, options in ((new_state(model), {"loss_scaling": scaling}), (scaled_state(model, scaling), {})):
         with pytest.raises(UsageError, match="must both have a loss scale or none"):
             jax.eval_shape(make_train_step(model, TX, **options), state, new_batch())
 
 
 def test_it_is_saved_and_restored(tmp_path):
-    model, scaling = small_model(), LossScaling()
-    state = create_state(model, TX, jax.random.key(0), SHAPE, mesh=make_mesh(), loss_scaling=scaling)
+    model, scaling = TinyNet(), LossScaling()
+    mesh = make_mesh(jax.devices()[:2])
+    state = create_state(model, TX, jax.random.key(0), SHAPE, mesh=mesh, loss_scaling=scaling)
     moved = state.replace(loss_scale=next_loss_scale(state.loss_scale, jnp.asarray(False), scaling))
     moved = jax.device_put(moved, state.step.sharding)
     with Checkpoints(tmp_path) as checkpoints:
@@ -152,9 +154,9 @@ def test_it_is_saved_and_restored(tmp_path):
 
 
 def test_members_of_a_population_have_scales_of_their_own():
-    model, scaling, mesh = small_model(), LossScaling(), make_mesh()
-    keys = jax.vmap(jax.random.key)(jnp.arange(2, dtype=jnp.uint32))
-    states = create_population(model, TX, keys, SHAPE, mesh=mesh, loss_scaling=scaling)
+    model, scaling, mesh = TinyNet(), LossScaling(), make_mesh(jax.devices()[:2])
+    states = jax.device_put(stack_members([scaled_state(model, scaling, seed=seed) for seed in range(2)]),
+                            replicated(mesh))  # fmt: skip
     step = compile_population_step(make_train_step(model, TX, loss_scaling=scaling), mesh)
     batch = {name: np.stack([value, value]) for name, value in new_batch().items()}
     batch["image"][1] = np.nan
@@ -185,7 +187,7 @@ def run_loop(skipped=(), rejected=None):
 
     log = Log()
     _, progress = train(
-        new_state(small_model()), plan=Plan(6, 3), train_step=step,
+        new_state(TinyNet()), plan=Plan(6, 3), train_step=step,
         batches=lambda start, stop: iter(range(start + 1, stop + 1)), observers=(log,),
     )  # fmt: skip
     return progress, log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import signal
@@ -18,13 +19,13 @@ from hypothesis import given, strategies as st
 
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.compile import compile_train_step, create_state
+from resnet_jax.training.compile import compile_train_step
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, Plan, train
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.population import compile_population_step, create_population, member, stack_batches
 from resnet_jax.training.population_loop import PopulationProgress, restore_population, train_population
 from resnet_jax.training.progress import EpochSums
@@ -84,9 +85,20 @@ def step(mesh):
     return compile_population_step(make_train_step(Linear(), TX), mesh)
 
 
-def new_states(mesh):
+@functools.cache
+def first_states(mesh):
     keys = jnp.stack([jax.random.key(seed) for seed in SEEDS])
     return create_population(Linear(), TX, keys, SHAPE, mesh=mesh)
+
+
+def new_states(mesh):
+    """Copies: a step is given its state's memory."""
+    return jax.tree.map(jnp.copy, first_states(mesh))
+
+
+@functools.cache
+def step_alone(mesh):
+    return compile_train_step(make_train_step(Linear(), TX), mesh)
 
 
 def run(mesh, step, *, poison=None, states=None, plan=PLAN, **options):
@@ -103,11 +115,11 @@ def run(mesh, step, *, poison=None, states=None, plan=PLAN, **options):
 
 
 def run_alone(mesh, seed, *, poison=None, recorder=None, plan=PLAN):
-    state = create_state(Linear(), TX, jax.random.key(seed), SHAPE, mesh=mesh)
+    state = jax.device_put(member(new_states(mesh), SEEDS.index(seed)), replicated(mesh))
     return train(
         state,
         plan=plan,
-        train_step=compile_train_step(make_train_step(Linear(), TX), mesh),
+        train_step=step_alone(mesh),
         batches=lambda start, stop: (batch_of(seed, t, poison) for t in range(start, stop)),
         evaluate=lambda state: evaluation_of(state.params),
         observers=(recorder,) if recorder else (),

@@ -94,12 +94,13 @@ def test_many_batches_lose_no_precision() -> None:
 
 
 def test_on_one_batch_evaluation_becomes_the_train_mode() -> None:
-    """A ResNet, preprocessing included, on one device and on all of them."""
-    model = create_model("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), norm_momentum=0.6)
+    """A ResNet, preprocessing included, on one device and on two."""
+    model = create_model("resnet20_cifar", stage_sizes=(1,), widths=(4,), norm_momentum=0.6)
     variables = random_variables(model, (8, 8, 3))
     image = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
     expected, _ = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, 3 * image)
-    for mesh in (None, make_mesh()):
+    evaluated = jax.jit(lambda v, x: model.apply(v, x, train=False))
+    for mesh in (None, make_mesh(jax.devices()[:2])):
         after = reestimate(
             model,
             variables,
@@ -108,7 +109,7 @@ def test_on_one_batch_evaluation_becomes_the_train_mode() -> None:
             preprocess=lambda _, batch: 3 * batch["image"],
             mesh=mesh,
         )
-        got = jax.jit(lambda v, x: model.apply(v, x, train=False))(after, 3 * image)
+        got = evaluated(after, 3 * image)
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
 
 

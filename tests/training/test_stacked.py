@@ -55,15 +55,20 @@ def test_stacked_blocks_move_as_listed_ones(name):
 
     def train(params, gradients):
         tx, _ = make_optimizer(OPTIMIZERS[name], params, steps_per_epoch=10, total_steps=100)
-        state = tx.init(params)
-        for gradient in gradients:
+
+        def update(held, gradient):
+            params, state = held
             updates, state = tx.update(gradient, state, params)
-            params = optax.apply_updates(params, updates)
-        return params
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(update, (params, tx.init(params)), gradients)[0][0]
+
+    def rows(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     params, gradients = random_tree(0), [random_tree(seed) for seed in (1, 2, 3)]
-    expected = jax.jit(train)(params, gradients)
-    got = jax.jit(train)(stack(params, "scan"), [stack(gradient, "scan") for gradient in gradients])
+    expected = jax.jit(train)(params, rows(gradients))
+    got = jax.jit(train)(stack(params, "scan"), rows([stack(gradient, "scan") for gradient in gradients]))
     assert "blocks" in got["stage1"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), unstack(got), expected)
 

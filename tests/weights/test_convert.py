@@ -385,7 +385,7 @@ def test_unknown_format(format):
     ("depth", "file", "correct", "count"),
     [
         (20, "resnet20-12fca82f.th", 932, 1017),
-        (44, "resnet44-014dd654.th", 59, 64),
+        pytest.param(44, "resnet44-014dd654.th", 59, 64, marks=pytest.mark.slow),
         pytest.param(44, "resnet44-014dd654.th", 950, 1017, marks=pytest.mark.slow),
     ],
 )

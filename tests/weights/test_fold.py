@@ -14,7 +14,7 @@ from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.weights.fold import fold_batch_norm
 from tests.tools import paths, random_variables
 
-TINY = ResNetConfig((2, 2), (8, 16), stem="cifar", shortcut="B", num_classes=5)
+TINY = ResNetConfig((1, 1), (4, 8), stem="cifar", shortcut="B", num_classes=5)
 
 
 @pytest.mark.parametrize(
