@@ -1,14 +1,18 @@
-"""What several tests need: variables without compiling an initialization, and paths of a tree."""
+"""What several tests need: variables without compiling an initialization, paths of a tree, cheap whole runs."""
 
 from __future__ import annotations
 
+import contextlib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax.models import layout
 from resnet_jax.models.count import abstract_variables
@@ -19,6 +23,50 @@ from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.training.compile import INIT_OPTIONS
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState
+
+#: Choices of a network that compiles in seconds, for command lines.
+TINY = ("--model.stage-sizes", "1", "--model.widths", "8")
+
+
+@contextlib.contextmanager
+def few_devices(count: int) -> Iterator[None]:
+    """Let this process have the first ``count`` of its devices only: a program for two compiles faster than for eight.
+
+    What an array already lies on stays.
+    """
+    devices = jax.devices()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices[:count])
+        yield
+
+
+@contextlib.contextmanager
+def kept_programs(directory: Path) -> Iterator[dict[str, str]]:
+    """Keep compiled programs in a directory, for tests that make the same program again: resumed, or by hand.
+
+    Yields:
+        The environment variables with which another process finds them.
+    """
+    config: Any = jax.config
+    choices = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+    }
+    before = {name: getattr(config, name) for name in choices}
+    variables = {name.upper(): str(value) for name, value in choices.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        for name, value in choices.items():
+            config.update(name, value)
+        compilation_cache.reset_cache()
+        try:
+            yield variables
+        finally:
+            for name, value in before.items():
+                config.update(name, value)
+            compilation_cache.reset_cache()
 
 
 def write_run(path: Path, config: RunConfig, seed: int = 0) -> dict[str, Any]:
