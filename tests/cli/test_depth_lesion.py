@@ -9,7 +9,10 @@ import numpy as np
 from resnet_jax.cli.main import run
 from resnet_jax.depth import Deletions, PathLengths, load_arrays
 
-SMALL = "--model.stage-sizes 1 2 1 --model.widths 4 8 8 --model.stem-width 4 --data.source digits --batch 24".split()
+SMALL = [
+    *("--model.stage-sizes", "1", "2", "1", "--model.widths", "4", "8", "8", "--model.stem-width", "4"),
+    *("--data.source", "digits", "--batch", "24"),
+]
 
 
 def test_a_named_network(tmp_path, capsys):

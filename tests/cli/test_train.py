@@ -140,9 +140,12 @@ def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(
     """SIGKILL in the second epoch, SIGTERM right after the next start, then on from its own config.yaml."""
     run_dir = tmp_path / "run"
     argv = train_command(stripes, run_dir, "--json")
+    known = sorted(Path(programs["JAX_COMPILATION_CACHE_DIR"]).iterdir())
+    assert any(path.name.startswith("jit_train_step-") for path in known)
     killed = [sys.executable, "-c", KILLED, argv[0], argv[1], "--json", *argv[2:-1]]  # the directory is the last word
     done = subprocess.run(killed, capture_output=True, text=True, env=os.environ | programs, cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    assert sorted(Path(programs["JAX_COMPILATION_CACHE_DIR"]).iterdir()) == known, "it found every program"
     assert not (run_dir / "summary.json").exists()
     metrics = run_dir / "metrics.jsonl"
     # what it logged after the checkpoint must not be taken for the next process's
@@ -185,7 +188,8 @@ def test_several_steps_per_dispatch_stopped_in_an_epoch_and_resumed(stripes, tmp
 
 def test_float16_with_every_augmentation(stripes, tmp_path, command):
     """From a loss scale that is too large, so that the first steps are skipped."""
-    more = "--model.dtype float16 --data.cutout 3 --data.mixup 0.4 --data.cutmix 1 --data.flip".split()
+    more = ["--model.dtype", "float16", "--data.cutout", "3", "--data.mixup", "0.4", "--data.cutmix", "1"]
+    more += ["--data.flip"]
     more += ["--train.loss-scale", "16777216", "--train.epochs", "3", "--train.steps-per-dispatch", "4"]
     status, out, err = command(*train_command(stripes, tmp_path / "run", *more, "--json"))
     assert status == 0, err
