@@ -66,5 +66,6 @@ def command(capfd):
 
 
 def last_json(out: str):
-    """Return the object on the last line."""
-    return json.loads(out.strip().splitlines()[-1])
+    """Return the object that is all that --json prints."""
+    (line,) = out.splitlines()
+    return json.loads(line)

@@ -71,7 +71,7 @@ def test_metrics_have_every_step_and_epoch(finished):
     assert [row["step"] for row in steps] == list(range(1, 11))
     assert {"loss", "accuracy", "grad_norm", "learning_rate", "epoch"} <= set(steps[0])
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    assert [row["step"] for row in epochs] == [5, 10]
+    assert [(row["step"], row["epoch"]) for row in epochs] == [(5, 1.0), (10, 2.0)]
     assert {"val_loss", "val_accuracy", "loss", "accuracy"} <= set(epochs[0])
 
 
@@ -174,6 +174,7 @@ def test_several_steps_per_dispatch_stopped_in_an_epoch_and_resumed(stripes, tmp
 
     status, whole, err = train("whole")
     assert status == 0, err
+    assert re.findall(r"^epoch (\d)/2 ", err, re.MULTILINE) == ["1", "2"]
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2, signal.SIGINT)
         status, _, err = train("resumed")
