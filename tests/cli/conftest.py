@@ -21,19 +21,8 @@ DEVICES = 2
 
 @pytest.fixture(scope="package", autouse=True)
 def programs(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """Two devices, and programs compiled once for all commands here; the variables that show them to a child.
-
-    Children keep the bytecode of what they import for each other, also where the environment says to write none: to
-    compile JAX's and Flax's sources takes a process 4 of its 6 seconds.
-    """
-    base = tmp_path_factory.getbasetemp()
-    with (
-        few_devices(DEVICES),
-        kept_programs(base / "programs") as variables,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(base / "bytecode"))
+    """Two devices, and programs compiled once for all commands here; the variables that show them to a child."""
+    with few_devices(DEVICES), kept_programs(tmp_path_factory.getbasetemp() / "programs") as variables:
         yield variables
 
 
