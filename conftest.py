@@ -15,7 +15,7 @@ if sys.dont_write_bytecode:  # PYTHONDONTWRITEBYTECODE: every child process woul
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: XLA's optimizations would cost more than they save. Subprocesses inherit it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 # Nothing goes into the user's cache: the compiled convolutions stay beside pytest's own, for the next session too, and
 # programs are compiled where a test does not say otherwise.
 os.environ.setdefault("RESNET_JAX_CACHE", str(CACHE / "resnet_jax"))

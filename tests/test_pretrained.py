@@ -16,6 +16,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.runs.config import ModelConfig
 from resnet_jax.runs.evaluate import TrainedRun, evaluate_run, load_run, predict_images, with_class_names
 from resnet_jax.runs.foreign import import_weights
+from tests.tools import few_devices, kept_programs
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {"resnet20": "resnet20-12fca82f.th", "resnet44": "resnet44-014dd654.th"}
@@ -96,7 +97,8 @@ def check(images: Images, name: str, tmp_path: Path, ways=WAYS) -> int:
 
 def test_a_pretrained_network_is_as_good_whatever_way_the_images_come(shared_data, tmp_path):
     """64x64 gave 20.9 %, three of ten classes 0 of 293."""
-    check(Images(shared_data, 120), "resnet20", tmp_path, ((64, "name"), (64, "some-numbers")))
+    with few_devices(1), kept_programs(tmp_path / "programs"):
+        check(Images(shared_data, 120), "resnet20", tmp_path, ((64, "name"), (64, "some-numbers")))
 
 
 @pytest.mark.slow

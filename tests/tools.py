@@ -1,17 +1,20 @@
-"""What several tests need: variables and a step without compiling more than once, a network of a moment, paths."""
+"""What several tests need: variables and a step without compiling more than once, a network of a moment, cheap runs."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax.models import layout
 from resnet_jax.models.count import abstract_variables
@@ -39,6 +42,51 @@ class TinyNet(nn.Module):
 def jitted_step(model: nn.Module, tx: Any, **options: Any) -> Callable[..., Any]:
     """Return the jitted train step of these choices, the same function in every test, so that it is compiled once."""
     return jax.jit(make_train_step(model, tx, **options))
+
+
+#: Choices of a network that compiles in seconds, for command lines.
+TINY = ("--model.stage-sizes", "1", "--model.widths", "8")
+
+
+@contextlib.contextmanager
+def few_devices(count: int) -> Iterator[None]:
+    """Let this process have the first ``count`` of its devices only: a program for two compiles faster than for eight.
+
+    What an array already lies on stays.
+    """
+    devices = jax.devices()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices[:count])
+        yield
+
+
+@contextlib.contextmanager
+def kept_programs(directory: Path) -> Iterator[dict[str, str]]:
+    """Keep compiled programs in a directory, for tests that make the same program again: resumed, or by hand.
+
+    Yields:
+        The environment variables with which another process finds them.
+    """
+    config: Any = jax.config
+    choices = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+    }
+    before = {name: getattr(config, name) for name in choices}
+    variables = {name.upper(): str(value) for name, value in choices.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        for name, value in choices.items():
+            config.update(name, value)
+        compilation_cache.reset_cache()
+        try:
+            yield variables
+        finally:
+            for name, value in before.items():
+                config.update(name, value)
+            compilation_cache.reset_cache()
 
 
 def write_run(path: Path, config: RunConfig, seed: int = 0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A network of two blocks, and where an interpreter with PyTorch is."""
+"""A network of one block, and where an interpreter with PyTorch is."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def torch_python() -> Path:
 @pytest.fixture
 def tiny(monkeypatch) -> Workload:
     """A network that compiles in a second; its batch suits 8 devices. Other processes do not know it."""
-    monkeypatch.setitem(MODELS, "tiny", Row(ResNetConfig((1, 1), (8, 16), stem="cifar", num_classes=10), 8, "tests"))
+    monkeypatch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (4,), stem="cifar", num_classes=10), 8, "tests"))
     return Workload("tiny", 32)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resnet_jax.cli.main import run
+from tests.tools import TINY, few_devices, kept_programs
 
-#: The smallest run that goes through everything: ResNet-20 on 12x12 images, two classes, 8 devices.
-OPTIONS = ["--train.epochs", "2", "--train.batch-size", "16", "--train.log-every", "1", "--data.pad", "1"]
+#: The smallest run that goes through everything: one block, 12x12 images, two classes, two devices.
+OPTIONS = [*TINY, "--train.epochs", "2", "--train.batch-size", "16", "--train.log-every", "1", "--data.pad", "1"]
+
+#: Devices that every command here has; its children too.
+DEVICES = 2
+
+
+@pytest.fixture(scope="package", autouse=True)
+def programs(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Two devices, and programs compiled once for all commands here; the variables that show them to a child."""
+    with few_devices(DEVICES), kept_programs(tmp_path_factory.getbasetemp() / "programs") as variables:
+        yield variables
 
 
 @pytest.fixture(scope="session")
@@ -43,5 +55,6 @@ def command(capfd):
 
 
 def last_json(out: str):
-    """Return the object on the last line."""
-    return json.loads(out.strip().splitlines()[-1])
+    """Return the object that is all that --json prints."""
+    (line,) = out.splitlines()
+    return json.loads(line)

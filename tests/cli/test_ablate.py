@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import yaml
 
 from resnet_jax.report.metrics_file import read_metrics
-from tests.cli.conftest import last_json
+from tests.cli.conftest import DEVICES, last_json
+from tests.tools import TINY
 
-#: The command line with a network of one block, so that a process spends its time on what is tested.
-PROGRAM = """
+ROOT = Path(__file__).resolve().parents[2]
+
+#: ``resnet-jax ARGV`` that kills itself after the second epoch, as soon as the checkpoint of the first is there.
+KILLED = f"""
+import os, signal, sys, time
+from pathlib import Path
 import jax
-jax.config.update("jax_num_cpu_devices", 1)
-from resnet_jax.models import ResNetConfig
-from resnet_jax.models.rows import MODELS, Row
-MODELS["tiny"] = Row(ResNetConfig((1,), (8,), stem="cifar"), 8, "these tests")
+jax.config.update("jax_num_cpu_devices", 8)
+from resnet_jax.ablation.cell import _Rows
+from tests.tools import few_devices
+on_epoch = _Rows.on_epoch
+def killing(self, rows):
+    on_epoch(self, rows)
+    if any(row["step"] == 18 for row in rows.values()):
+        while not list(Path(sys.argv[-1]).glob("cells/*/checkpoints/*/last/9")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+_Rows.on_epoch = killing
 from resnet_jax.cli import main
-main()
+with few_devices({DEVICES}):
+    main()
 """
-
-
-#: Seconds that a process may take, on a machine that does much else.
-TIMEOUT = 900
 
 
 @pytest.mark.parametrize(
@@ -76,76 +86,41 @@ def test_help_names_the_verb_and_its_options(command):
         assert option in out
 
 
-@pytest.fixture
-def start():
-    """Start a process of the verb; none outlives the test."""
-    children = []
-
-    def call(*argv):
-        process = [sys.executable, "-c", PROGRAM, "ablate", "digits", *argv]
-        children.append(subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return children[-1]
-
-    yield call
-    for child in children:
-        if child.poll() is None:
-            child.kill()
-            child.communicate()
-
-
-def wait_for(happened, child):
-    deadline = time.monotonic() + TIMEOUT
-    while not happened():
-        assert child.poll() is None, child.stderr.read()
-        assert time.monotonic() < deadline, "no progress"
-        time.sleep(0.01)
-
-
-def finish(child):
-    out, err = child.communicate(timeout=TIMEOUT)
-    assert child.returncode == 0, err
-    return last_json(out), err
-
-
 def table_without_seconds(folder):
     rows = csv.DictReader((folder / "table.csv").read_text().splitlines())
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def test_killed_and_stopped_in_the_middle_of_a_cell_it_gives_the_same_table(start, tmp_path):
-    """SIGKILL, then Ctrl-C; the end has the bits of the ablation that nobody disturbed."""
+def test_killed_in_the_middle_of_a_cell_it_gives_the_same_table(tmp_path, command, programs):
+    """The end has the bits of the ablation that nobody disturbed."""
     (tmp_path / "cells.yaml").write_text("GN: {model.norm: group, model.norm_groups: 4}\n")
     argv = [
-        *("--model.name", "tiny", "--cells", str(tmp_path / "cells.yaml"), "--agc", "on", "--seeds", "3,7"),
-        *("--train.epochs", "12", "--train.batch-size", "128", "--json"),
+        *("ablate", "digits", "--json", *TINY, "--cells", str(tmp_path / "cells.yaml"), "--agc", "on"),
+        *("--seeds", "3,7", "--train.epochs", "3", "--train.batch-size", "128", "--out"),
     ]
-    whole, err = finish(start(*argv, "--out", str(tmp_path / "whole")))
+    status, printed, err = command(*argv, tmp_path / "whole")
+    assert status == 0, err
+    whole = last_json(printed)
     assert [cell["labels"] for cell in whole["cells"]] == [{"cell": "GN", "agc": "on"}]
     assert "cell 1 of 1: GN, agc on" in err
     assert "| GN | on |" in err
 
     out = tmp_path / "killed"
     folder = out / "cells" / "GN_agc-on"
-    child = start(*argv, "--out", str(out))
-    wait_for((folder / "checkpoints" / "seeds-3-7" / "last" / "9").is_dir, child)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert not (folder / "result.json").exists(), "it was too quick to be killed"
+    process = [sys.executable, "-c", KILLED, *argv, str(out)]
+    done = subprocess.run(process, capture_output=True, text=True, env=os.environ | programs, cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (folder / "result.json").exists()
     # rows after the checkpoint, one of them cut off: neither must stay
     metrics = folder / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(metrics) if row["step"] <= 9))
+    assert '"step": 18' in metrics.read_text()
     with metrics.open("a") as file:
         file.write('{"kind": "epoch", "seed": 3, "step": 107}\n{"kind": "epo')
 
-    child = start(*argv, "--out", str(out))
-    wait_for(lambda: '"step": 18' in metrics.read_text(), child)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=TIMEOUT)
-    assert "resuming after step" in err
-    if child.returncode == 130:  # else it was done before the signal came
-        assert "Go on with the same command" in err
-        assert "| GN | on | not run yet |" in (out / "table.md").read_text()
-    result, _ = finish(start(*argv, "--out", str(out)))
+    status, printed, err = command(*argv, out)
+    assert status == 0, err
+    assert "resuming after step 9" in err
+    result = last_json(printed)
     assert [c["members"] for c in result["cells"]] == [c["members"] for c in whole["cells"]], "digests: every bit"
     assert table_without_seconds(out) == table_without_seconds(tmp_path / "whole")
     assert read_metrics(metrics) == read_metrics(tmp_path / "whole" / "cells" / "GN_agc-on" / "metrics.jsonl")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from resnet_jax.bench.ours import Ours
+from resnet_jax.bench.plan import compile_plan
 from resnet_jax.bench.workload import Workload
 from resnet_jax.errors import RunError
+from resnet_jax.models import ResNetConfig, count, create_model
+from resnet_jax.models.rows import MODELS, Row
 from tests.cli.conftest import last_json
 
 
@@ -57,13 +60,34 @@ def test_train_prints_a_table_and_one_object(command):
     assert "of the nearer" in err
 
 
-def test_plan_prints_memory_and_one_object(command):
-    argv = ["resnet20_cifar", "--batch", "4", "--devices", "2", "--image-size", "8", "--json"]
+def check_plan(command, model, params):
+    argv = [model, "--batch", "4", "--devices", "2", "--image-size", "8", "--json"]
     status, out, err = command("plan", *argv)
     assert status == 0, err
     result = last_json(out)
-    assert (result["devices"], result["batch"], result["params"]) == (2, 4, 269722)
+    assert (result["devices"], result["batch"], result["params"]) == (2, 4, params)
     assert result["split"]["batch"] == 2 * (8 * 8 * 3 + 1) * 4, "half of it on each device"
     assert result["memory"]["peak"] > result["memory"]["arguments"] > 0
-    assert "269,722 parameters" in err
+    assert f"{params:,} parameters" in err
     assert "temporaries are those of the CPU's compiler" in err
+
+
+@pytest.mark.slow
+def test_plan_prints_memory_and_one_object(command):
+    check_plan(command, "resnet20_cifar", 269722)
+
+
+def test_plan_prints_what_its_process_measures(command, monkeypatch):
+    """Of a small network, which another process would not know: what that measures is measured in this one."""
+    tiny = Row(ResNetConfig((1,), (4,), stem="cifar", num_classes=10), 8, "these tests")
+    monkeypatch.setitem(MODELS, "tiny", tiny)
+    asked = []
+
+    def here(kind, spec, environment):
+        asked.append((kind, " ".join(environment.values())))
+        return compile_plan(Workload(**spec))
+
+    monkeypatch.setattr("resnet_jax.bench.plan.run_child", here)
+    check_plan(command, "tiny", count(create_model("tiny"), (8, 8, 3)).params)
+    assert [kind for kind, _ in asked] == ["plan"]
+    assert "2" in asked[0][1], "of devices"

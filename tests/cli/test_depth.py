@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -126,7 +127,7 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
     same = find_subject(str(trained), Looking(batch=12, execution="scan"))
     assert twice.facts["images"].startswith("12 images of npz:other.npz (seed 0)")
     assert "blocks" in same.variables["params"]["stage2"] or "block1" in same.variables["params"]["stage2"]
-    logits = [s.model.apply(s.variables, subject.images, train=False) for s in (subject, same)]
+    logits = [jax.jit(partial(s.model.apply, train=False))(s.variables, subject.images) for s in (subject, same)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 
@@ -147,7 +148,8 @@ def test_an_imported_network_has_neither_images_nor_an_optimizer(command, traine
 
 
 def loss_by_hand(subject) -> float:
-    logits, _ = subject.model.apply(subject.variables, subject.images, train=True, mutable=["batch_stats"])
+    apply = jax.jit(partial(subject.model.apply, train=True, mutable=["batch_stats"]))
+    logits, _ = apply(subject.variables, subject.images)
     return float(((logits - jax.nn.one_hot(subject.labels, logits.shape[-1])) ** 2).mean())
 
 

@@ -9,14 +9,17 @@ import numpy as np
 from resnet_jax.cli.main import run
 from resnet_jax.depth import Deletions, PathLengths, load_arrays
 
-SMALL = ["--model.widths", "4", "8", "8", "--model.stem-width", "4", "--data.source", "digits", "--batch", "24"]
+SMALL = [
+    *("--model.stage-sizes", "1", "3", "1", "--model.widths", "4", "8", "8", "--model.stem-width", "4"),
+    *("--data.source", "digits", "--batch", "24"),
+]
 
 
 def test_a_named_network(tmp_path, capsys):
     out = tmp_path / "lesion"
     assert run(["depth", "lesion", "resnet20_cifar", *SMALL, "--draws", "2", "--out", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["blocks"] == 9
+    assert result["blocks"] == 5
     assert {path.name for path in out.iterdir()} == {
         "deletions.npz", "permutations.npz", "paths.npz", "lesions.png", "deletions.png", "permutations.png",
         "path-lengths.png", "report.html",
@@ -25,7 +28,7 @@ def test_a_named_network(tmp_path, capsys):
     assert deletions.images == 24
     assert result["accuracy"] == deletions.whole_accuracy
     assert deletions.several_accuracy.shape == (len(deletions.counts), 2)
-    assert paths.lengths.tolist() == list(range(10))
+    assert paths.lengths.tolist() == list(range(6))
     np.testing.assert_allclose(paths.contribution.sum(), 1)
     page = (out / "report.html").read_text()
     assert "of the gradient, summed over paths, comes through" in page

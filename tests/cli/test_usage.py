@@ -30,7 +30,7 @@ from tests.cli.conftest import last_json
         (["train", "digits", "--optim.b1", "0.3"], "sgd does not use b1"),
         (["train", "digits", "--train.loss", "mze"], "did you mean 'mse'"),
         (["train", "digits", "--train.batch-size", "5000"], "larger than the 1258 training examples"),
-        (["train", "digits", "--train.batch-size", "100"], "100 cannot be shared equally by 8 devices"),
+        (["train", "digits", "--train.batch-size", "101"], "101 cannot be shared equally by 2 devices"),
         (["train", "digits", "--train.steps-per-dispatch", "0"], "train.steps_per_dispatch must be 1 or more"),
         (["train", "digits", "--data.mixup", "-1"], "mixup -1.0 must be a finite alpha of 0 or more"),
         (["train", "digits", "--data.cutout", "-1"], "cutout -1 must be a side of 0 or more pixels"),
@@ -167,7 +167,7 @@ program.main(["models"])
     assert (done.returncode, done.stderr) == (130, "Stopped at once.\n")
 
 
-@pytest.mark.parametrize("argv", [["models"], ["models", "--help"]])
+@pytest.mark.parametrize("argv", [["models", "resnet20_cifar"], ["models", "--help"]])
 def test_nobody_reads_and_nothing_is_said(argv):
     """The status is 128 + SIGPIPE, as in a shell."""
     code = f"from resnet_jax.cli.main import main; main({argv})"

@@ -18,6 +18,7 @@ def out(tmp_path_factory):
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_every_run_is_measured_by_its_own_files(out):
     rows = json.loads((out / "results.json").read_text())
     assert [(row["kind"], row["depth"], row["seed"]) for row in rows] == [("resnet", 110, 0), ("plain", 110, 0)]
@@ -33,6 +34,7 @@ def test_every_run_is_measured_by_its_own_files(out):
     assert rows[0]["training_loss"] != rows[1]["training_loss"]
 
 
+@pytest.mark.slow
 def test_pictures_are_written(out):
     for name in ("training-error.png", "gradients.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")

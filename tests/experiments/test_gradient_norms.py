@@ -28,6 +28,7 @@ def test_every_kind_can_be_built(kind):
     assert build(kind, 1202).config.num_blocks == 600
 
 
+@pytest.mark.slow
 def test_initial(tmp_path):
     main(["--smoke", "--kinds", "ReZero", "--out", str(tmp_path)])
     (row,) = json.loads((tmp_path / "initial.json").read_text())["rows"]

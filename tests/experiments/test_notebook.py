@@ -44,6 +44,7 @@ def pictures(notebook) -> int:
     return sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
 
 
+@pytest.mark.slow
 def test_notebook_runs_and_shows_its_figures(executed):
     assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
     assert pictures(executed) == 3

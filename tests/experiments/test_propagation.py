@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from experiments.propagation import main
 
 
+@pytest.mark.slow
 def test_one_passes_and_one_fails(tmp_path):
     main(["--names", "plain20_cifar", "plain56_cifar", "--out", str(tmp_path)])
     rows = json.loads((tmp_path / "propagation.json").read_text())["rows"]

@@ -26,6 +26,7 @@ def experiment():
     del sys.modules[spec.name]
 
 
+@pytest.mark.slow
 def test_smoke(experiment, tmp_path, monkeypatch):
     def small(layers, skips, size):
         curve = np.linspace(1, 0, size.lags + 1)

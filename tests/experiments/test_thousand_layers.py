@@ -17,6 +17,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_runs(folder):
     rows = json.loads((folder / "out" / "results.json").read_text())
     assert [row["net"] for row in rows] == list(thousand_layers.NETS.values())
@@ -32,12 +33,14 @@ def test_the_figures_are_those_of_the_runs(folder):
         assert row["peak_bytes"] > 1e8
 
 
+@pytest.mark.slow
 def test_pictures_and_table_are_written(folder):
     for name in ("loss.png", "gradients.png"):
         assert (folder / "out" / name).read_bytes().startswith(b"\x89PNG")
     assert (folder / "out" / "table.md").read_text().count("\n") == 4
 
 
+@pytest.mark.slow
 def test_blocks_are_computed_again_and_every_net_has_its_rate(folder):
     for net in thousand_layers.NETS:
         config = (folder / "out" / f"{net}-config.yaml").read_text()

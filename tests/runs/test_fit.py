@@ -7,7 +7,6 @@ import io
 import json
 import signal
 
-import jax
 import pytest
 from rich.console import Console
 
@@ -18,14 +17,12 @@ from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.runs.config import load_recipe
 from resnet_jax.runs.fit import fit
 from resnet_jax.training.loop import Interrupted
-from resnet_jax.training.mesh import make_mesh
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_network():
-    """A network of one block, on one device."""
+    """A network of one block."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnet_jax.runs.fit.make_mesh", lambda: make_mesh(jax.devices()[:1]))
         patch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (8,), stem="cifar"), 8, "these tests"))
         yield
 

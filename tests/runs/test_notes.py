@@ -6,7 +6,6 @@ import dataclasses
 import io
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -17,7 +16,6 @@ from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, Row
 from resnet_jax.runs.config import DataConfig, load_recipe
 from resnet_jax.runs.fit import fit
-from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.schedules import ScheduleConfig
 
 NOTES = (
@@ -50,7 +48,6 @@ def photographs(tmp_path_factory):
 def trained(photographs, tmp_path_factory):
     """A run of one step on them, and what it printed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnet_jax.runs.fit.make_mesh", lambda: make_mesh(jax.devices()[:1]))
         patch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (8,), stem="cifar", norm_groups=4), 8, "these tests"))
         config = load_recipe("digits")
         config = dataclasses.replace(
