@@ -15,7 +15,12 @@ if sys.dont_write_bytecode:  # PYTHONDONTWRITEBYTECODE: every child process woul
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: XLA's optimizations would cost more than they save. Subprocesses inherit it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# (What is fused may then differ between two programs of the same numbers, which differ by an ulp.)
+LITTLE_EFFORT = (
+    "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)  # fmt: skip
+os.environ.setdefault("XLA_FLAGS", " ".join(LITTLE_EFFORT))
 # Nothing goes into the user's cache: the compiled convolutions stay beside pytest's own, for the next session too, and
 # programs are compiled where a test does not say otherwise.
 os.environ.setdefault("RESNET_JAX_CACHE", str(CACHE / "resnet_jax"))

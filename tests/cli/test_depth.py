@@ -44,6 +44,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_its_images_are_made(command, 
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_named_network(command, tmp_path):
     out = tmp_path / "out"
     argv = ("depth", "profile", "resnet20_cifar", *SMALL, "--batch", 4, "--image-size", 8, "--seed", 3, "--out", out)
