@@ -91,6 +91,7 @@ def table_without_seconds(folder):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_cell_it_gives_the_same_table(tmp_path, command, programs):
     """The end has the bits of the ablation that nobody disturbed."""
     (tmp_path / "cells.yaml").write_text("GN: {model.norm: group, model.norm_groups: 4}\n")

@@ -16,6 +16,7 @@ from .conftest import last_json
 SMALL = ["--model.stage-sizes", "1", "2", "--model.widths", "4", "8"]
 
 
+@pytest.mark.slow
 def test_a_named_network(command, tmp_path):
     out = tmp_path / "out"
     argv = ("depth", "jacobian", "resnet20_cifar", *SMALL, "--image-size", 8, "--iterations", 4)

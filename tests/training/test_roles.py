@@ -110,6 +110,7 @@ def _params_of(config: ResNetConfig) -> dict:
     return abstract_variables(ResNet(config), (32, 32, config.in_channels))["params"]
 
 
+@pytest.mark.slow
 def test_every_network_of_the_table_is_covered() -> None:
     """Each parameter of each has one role and a distance from the classifier, and all have a classifier."""
     for config in {_smallest(create_model(name).config) for name in list_models()}:
