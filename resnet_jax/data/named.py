@@ -81,10 +81,11 @@ class NamedImages:
                 yield entry.path
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
-        if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            return True
+        regular = entry.is_file()
+        if os.path.splitext(entry.name)[1].lower() in SUFFIXES and (regular or not os.path.exists(entry.path)):
+            return True  # a link that leads nowhere too: whoever reads it says so
         found = None
-        if entry.is_file():
+        if regular:
             try:
                 with open(entry.path, "rb") as file:
                     found = identify(file.read(HEAD_BYTES))

@@ -54,6 +54,13 @@ def test_links_back_and_links_that_lead_nowhere(place):
     assert str(named.left_out) == "1 without a suffix, 1 .txt"
 
 
+def test_a_pipe_in_a_folder_is_left_out_and_not_waited_for(place):
+    os.mkfifo(place / "sub" / "pipe.png")
+    named = NamedImages(["sub"])
+    assert list(named) == ["sub/[1].png", "sub/deep/c.png", "sub/photo"]
+    assert str(named.left_out) == "1 .txt, 1 .png"
+
+
 def test_a_folder_without_images_or_that_cannot_be_read_is_named_and_does_not_lose_the_others(place, monkeypatch):
     (place / "empty").mkdir()
     scandir = os.scandir
