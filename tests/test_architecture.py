@@ -40,7 +40,7 @@ def test_imports_run_downwards():
     [
         ("ops/pool.py", "from resnet_jax.models import block", "resnet_jax.ops is not allowed to import"),
         ("models/block.py", "def f():\n    import resnet_jax.training.step", "resnet_jax.models is not allowed to"),
-        ("depth/measure.py", "from resnet_jax.training import losses", "resnet_jax.depth is not allowed to import"),
+        ("depth/measure.py", "from resnet_jax.training import step", "resnet_jax.depth is not allowed to import"),
         ("data/rng.py", "import resnet_jax.models.rows", "resnet_jax.data is not allowed to import"),
         ("somewhere.py", "import jax", "not listed as layers"),
     ],

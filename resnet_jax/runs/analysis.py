@@ -49,8 +49,8 @@ from resnet_jax.runs.trained import (
     with_normalization,
 )
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.losses import get_loss
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
-from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.need import LOOKING, require_memory
 

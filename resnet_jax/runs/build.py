@@ -27,13 +27,13 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
+from resnet_jax.tasks.losses import as_pair, get_loss
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.loop import Plan
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.losses import as_pair, get_loss
 from resnet_jax.training.mesh import check_batch_size, shard_batch
 from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.state import TrainState

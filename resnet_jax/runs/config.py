@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from resnet_jax.data.config import DataConfig
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import FEW, RunError, UsageError, closest, either, nearest, unknown
+from resnet_jax.runs.legacy import upgrade
 from resnet_jax.runtime.paths import user_path
-from resnet_jax.training.ema import Averaging
+from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.optimizers import OptimConfig
 
 
@@ -115,118 +117,6 @@ class ModelConfig:
         """Return what differs from the named network."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in fields.items() if name != "name" and value is not None}
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where the images come from, how they are split, and what is done to them."""
-
-    source: str = "digits"
-    """digits, folder:PATH, npz:PATH or tfds:NAME."""
-    moved_to: str | None = None
-    """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
-    val_fraction: float = 0.1
-    """Share of the training images held out for validation, by class and always the same ones."""
-    test_fraction: float = 0.2
-    """Share held out for the final test where the source has no test split of its own."""
-    split_seed: int = 0
-    """Which images are held out; not the seed of the run, so that seeds can be compared."""
-    image_size: int | None = None
-    """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
-    crop: str = "none"
-    """Geometry in training: none, or random_resized (ImageNet's random crop of random scale)."""
-    pad: int = 0
-    """Zero pixels added on each side before a random crop back to size (CIFAR: 4)."""
-    flip: bool = False
-    """Mirror training images left-right with probability 1/2."""
-    cutout: int = 0
-    """Side in pixels of a square of each training image that is set to the mean (CIFAR-10: 16); 0 for none."""
-    mixup: float = 0.0
-    """Alpha of mixup, which averages two images and their labels (CIFAR: 1, ImageNet: 0.2); 0 for none."""
-    cutmix: float = 0.0
-    """Alpha of cutmix, which puts a box of one image into another (1); 0 for none."""
-    mix_probability: float = 1.0
-    """Chance of a training image to be mixed; with both mixup and cutmix it gets one of them, each as often."""
-    mean: tuple[float, ...] = ()
-    """Subtracted from x / 255, per channel; empty: that of the training images."""
-    std: tuple[float, ...] = ()
-    """Divides x / 255 - mean, per channel; empty: that of the training images."""
-    threads: int = 2
-    """Threads that decode and assemble batches."""
-
-    @property
-    def place(self) -> str:
-        """Where the images are now."""
-        return self.source if self.moved_to is None else self.moved_to
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long and how to train."""
-
-    epochs: int = 10
-    """Passes over the training images."""
-    max_steps: int | None = None
-    """Stop after so many updates even if epochs are left; None for no limit."""
-    batch_size: int = 128
-    """Images per update, over all devices."""
-    accumulate: int = 1
-    """Micro-batches an update is made of, to fit a large batch in memory."""
-    steps_per_dispatch: int | None = None
-    """Updates made in one call, from pixels that lie on the devices; None: 1 on CPUs, more where it pays."""
-    loss: str = "cross_entropy"
-    """cross_entropy, bce (one against all) or mse (one-hot)."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes, in [0, 1)."""
-    ema_decay: float | None = None
-    """Decay per update of moving averages of parameters and statistics, which are then what is evaluated."""
-    ema_warmup: str = "tensorflow"
-    """How that decay d is reached: tensorflow, min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990); power,
-    min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup; or none, d at once, from a copy of the first update on."""
-    ema_warmup_gamma: float = 1.0
-    """gamma of ema_warmup power."""
-    ema_warmup_power: float = 2 / 3
-    """Exponent of ema_warmup power (timm: 2/3 for runs of a million updates, 3/4 for shorter ones)."""
-    ema_min_decay: float = 0.0
-    """ema_warmup power: the decay is not smaller from the second update on."""
-    ema_update_after: int = 0
-    """Updates that the averages only copy before averaging, and its warm-up, begin."""
-    ema_statistics: str = "averaged"
-    """Running batch statistics that go with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
-    loss_scale: float = 32768.0
-    """With model.dtype float16: what the loss is multiplied by at first; halved when gradients overflow."""
-    loss_scale_growth_every: int = 2000
-    """Steps without overflow after which the loss scale is doubled."""
-    eval_every: int = 1
-    """Epochs between validations and checkpoints."""
-    early_stopping: int | None = None
-    """Stop after so many validations without a better accuracy; None never does."""
-    select: str = "last"
-    """Which state is tested at the end: last, or best (on validation)."""
-    log_every: int = 50
-    """Steps between rows of metrics.jsonl and TensorBoard scalars."""
-    depth_every: int = 0
-    """Steps between rows of depth.jsonl, the gradient that reaches every block, from the first step on; 0 for none."""
-
-    def averaging(self) -> Averaging | None:
-        """Return how moving averages are taken, None for none.
-
-        Raises:
-            UsageError: a value out of range.
-        """
-        how = (getattr(self, name) for name in _AVERAGING)
-        return None if self.ema_decay is None else Averaging(self.ema_decay, *how)
-
-    def without_averages(self) -> TrainConfig:
-        """Return the same without moving averages."""
-        default = TrainConfig()
-        return dataclasses.replace(self, ema_decay=None, **{name: getattr(default, name) for name in _AVERAGING})
-
-
-#: Fields of TrainConfig that say how averages are taken, in the order of Averaging's.
-_AVERAGING = (
-    "ema_warmup", "ema_warmup_gamma", "ema_warmup_power", "ema_min_decay", "ema_update_after", "ema_statistics",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,6 +258,7 @@ def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
     """Validate nested dictionaries into a :class:`RunConfig`; see :func:`parse_config`."""
     from pydantic import TypeAdapter, ValidationError
 
+    raw = upgrade(raw, where=where)
     problems = _unknown_keys(RunConfig(), raw, "")
     if problems:
         raise UsageError(f"{where}: " + "; ".join(problems))

@@ -20,7 +20,6 @@ from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .freeze import frozen as frozen
 from .loop import Interrupted as Interrupted, Observer as Observer, Plan as Plan, train as train
 from .loss_scale import LossScaling as LossScaling
-from .losses import bce as bce, cross_entropy as cross_entropy, get_loss as get_loss, mse as mse
 from .mesh import (
     batch_sharding as batch_sharding,
     make_mesh as make_mesh,

@@ -16,10 +16,10 @@ from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.instrument.probing import block_grad_norm, chart_taps, taps
 from resnet_jax.models.collections import PROBES
+from resnet_jax.tasks.losses import cross_entropy
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging, ema_update
 from resnet_jax.training.loss_scale import LossScaling, next_loss_scale
-from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]

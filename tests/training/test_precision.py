@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
+from resnet_jax.tasks.losses import cross_entropy
 from resnet_jax.training.loss_scale import LossScaling, init_loss_scale
-from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.step import make_train_step
 from tests.training.test_step import new_batch, new_state, small_model
 

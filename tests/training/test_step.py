@@ -12,10 +12,10 @@ from flax import linen as nn
 
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig
+from resnet_jax.tasks.losses import get_loss
 from resnet_jax.training.accumulate import pool_statistics
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.losses import get_loss
 from resnet_jax.training.mesh import DATA_AXIS, check_batch_size, make_mesh, replicated, shard_batch
 from resnet_jax.training.pmap import pmap_train_step, replicate, split_batch, unreplicate
 from resnet_jax.training.state import TrainState

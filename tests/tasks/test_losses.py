@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.training.losses import LOSSES, bce, cross_entropy, dense_targets, get_loss, mse
+from resnet_jax.tasks.losses import LOSSES, bce, cross_entropy, dense_targets, get_loss, mse
 
 B, K = 6, 5
 
