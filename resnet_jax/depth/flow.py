@@ -9,7 +9,7 @@ from collections.abc import Callable
 from resnet_jax.depth import mean_field as forward, mean_field_backward as backward
 from resnet_jax.depth.mean_field import Signal
 from resnet_jax.depth.mean_field_backward import Gradient
-from resnet_jax.models.block import branch_convs
+from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.plan import BlockPlan
 

@@ -34,6 +34,7 @@ from resnet_jax.depth.flow import ZERO_BRANCH, Flow, through_block
 from resnet_jax.depth.mean_field import Signal
 from resnet_jax.depth.measure import Moments
 from resnet_jax.errors import UsageError
+from resnet_jax.models.choices import CHOICES
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.plan import plan_stages, stem_widths
 
@@ -84,6 +85,9 @@ def predict_moments(
 def check_predictable(config: ResNetConfig) -> None:
     """Refuse what has no rule."""
     identity = config.shortcut not in ("C", "none")
+    for name, value in (("block", config.block), ("norm", config.norm)):
+        if value not in CHOICES[name]:
+            raise UsageError(f"no closed form is offered for {name} {value}, which was registered from outside")
     if not config.is_pre and identity and config.activation != "relu":
         raise UsageError(
             f"no closed form is offered for activation {config.activation} after the sum of an identity skip and a "

@@ -1,21 +1,28 @@
 """Residual networks as Linen modules. Knows nothing of training or data."""
 
 from resnet_jax.models.block import Block
+from resnet_jax.models.branches import BLOCKS, BranchConv, register_block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.count import Counts, abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import stack as stack_blocks, unstack as unstack_blocks
 from resnet_jax.models.norm import BatchNorm, GroupNorm
+from resnet_jax.models.norms import NORMS, NormPlace, register_norm
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.rows import MODELS
+from resnet_jax.models.rows import MODELS, NamedModel, register_model
 from resnet_jax.models.zoo import create_model, list_models
 
 __all__ = [
+    "BLOCKS",
     "MODELS",
+    "NORMS",
     "BatchNorm",
     "Block",
+    "BranchConv",
     "Counts",
     "GroupNorm",
+    "NamedModel",
+    "NormPlace",
     "ResNet",
     "ResNetConfig",
     "abstract_variables",
@@ -23,6 +30,9 @@ __all__ = [
     "create_model",
     "init_variables",
     "list_models",
+    "register_block",
+    "register_model",
+    "register_norm",
     "stack_blocks",
     "unstack_blocks",
 ]

@@ -6,7 +6,6 @@ A block is three submodules, so that each can be addressed by name: ``preact`` (
 
 from __future__ import annotations
 
-import dataclasses
 from typing import assert_never
 
 import jax
@@ -17,43 +16,9 @@ from jaxtyping import Array, Float
 from resnet_jax import ops
 from resnet_jax.models import layers
 from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
+from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.plan import BlockPlan, Varying
-
-
-@dataclasses.dataclass(frozen=True)
-class BranchConv:
-    """One convolution of a branch."""
-
-    features: int
-    kernel_size: int
-    strides: int = 1
-    groups: int = 1
-    dilation: int = 1
-
-
-def branch_convs(config: ResNetConfig, block: BlockPlan) -> tuple[BranchConv, ...]:
-    """Return the convolutions of a branch, first to last (He et al. 2016, fig. 5; Xie et al. 2017, fig. 3c).
-
-    Where dilation replaces a stride, the convolution that strode sees the input's resolution, those after it the
-    output's.
-    """
-    strides, before, after = block.strides, block.dilation_in, block.dilation
-    inner = int(block.width * config.base_width / 64) * config.groups
-    match config.block, config.stride_in:
-        case "basic", _:
-            return (
-                BranchConv(block.width, 3, strides, dilation=before),
-                BranchConv(block.features, 3, dilation=after),
-            )
-        case "bottleneck", "3x3":
-            middle = BranchConv(inner, 3, strides, config.groups, dilation=before)
-            return BranchConv(inner, 1), middle, BranchConv(block.features, 1)
-        case "bottleneck", "1x1":
-            middle = BranchConv(inner, 3, 1, config.groups, dilation=after)
-            return BranchConv(inner, 1, strides), middle, BranchConv(block.features, 1)
-        case _, _:
-            assert_never(config.block)
 
 
 def dilated_mean_2(x: Float[Array, "n *spatial c"], distance: int) -> Float[Array, "n *spatial c"]:

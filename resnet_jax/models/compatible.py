@@ -60,7 +60,7 @@ def conflicts(c: ResNetConfig) -> list[str]:
     """Return why the choices do not go together, one sentence for each pair; empty if they do."""
     rules = [
         (
-            c.residual == "zero_gamma" and c.norm not in ("batch", "group", "layer", "instance"),
+            c.residual == "zero_gamma" and c.norm in ("none", "folded"),
             f"residual zero_gamma needs a norm with a scale to start at 0, and norm is {c.norm}",
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,12 +11,17 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models import choices
+from resnet_jax.models.branches import BLOCKS
 from resnet_jax.models.choices import CHOICES
 from resnet_jax.models.compatible import check_combination, check_values
+from resnet_jax.models.norms import NORMS
 from resnet_jax.ops import at_least_float32
 
 #: Choices that may be None: the residual rule then brings its own.
 FOLLOWS_RESIDUAL = ("order", "weight_standardization", "conv_bias", "head_init")
+
+#: Choices that anybody can add values to, and what there is of each.
+REGISTERED: dict[str, Mapping[str, Any]] = {"block": BLOCKS, "norm": NORMS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +158,7 @@ class ResNetConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, values in CHOICES.items():
             value = getattr(self, name)
+            values = (*values, *(other for other in REGISTERED.get(name, ()) if other not in values))
             if value not in values and not (value is None and name in FOLLOWS_RESIDUAL):
                 raise unknown(name, value, values)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
@@ -165,7 +172,7 @@ class ResNetConfig:
     @property
     def expansion(self) -> int:
         """Channels a block puts out, as a multiple of its stage's width."""
-        return 4 if self.block == "bottleneck" else 1
+        return BLOCKS[self.block].expansion
 
     @property
     def stem_stride(self) -> int:

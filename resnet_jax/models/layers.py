@@ -16,7 +16,7 @@ from resnet_jax.models.activation import ACTIVATIONS, GAINS
 from resnet_jax.models.choices import StandardizationChoice
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer, scaled
-from resnet_jax.models.norm import Affine, BatchNorm, GroupNorm, NoNorm
+from resnet_jax.models.norms import NORMS, NormPlace
 
 #: What rematerialization calls the output of a convolution.
 CONV_OUTPUT = "conv_output"
@@ -153,39 +153,7 @@ def norm(
     """
     zero = last_of_branch and config.residual == "zero_gamma"
     scale_init = nn.initializers.zeros if zero else nn.initializers.ones
-    match config.norm:
-        case "batch":
-            return BatchNorm(
-                momentum=config.norm_momentum,
-                running_variance=config.norm_running_variance,
-                eps=config.norm_eps,
-                dtype=config.dtype,
-                param_dtype=config.param_dtype,
-                scale_init=scale_init,
-                axis_name=config.axis_name,
-                statistics=config.norm_scope,
-                ghost_size=config.ghost_size,
-                devices=config.norm_devices,
-                relu=relu,
-                name=name,
-            )
-        case "group" | "layer" | "instance":
-            return GroupNorm(
-                groups={"group": config.norm_groups, "layer": 1, "instance": None}[config.norm],
-                eps=config.norm_eps,
-                dtype=config.dtype,
-                param_dtype=config.param_dtype,
-                scale_init=scale_init,
-                name=name,
-            )
-        case "folded":
-            if after_conv:
-                return NoNorm(name=name)
-            return Affine(dtype=config.dtype, param_dtype=config.param_dtype, name=name)
-        case "none":
-            return NoNorm(name=name)
-        case _:
-            assert_never(config.norm)
+    return NORMS[config.norm](config, NormPlace(name, scale_init, after_conv, relu))
 
 
 def activate(config: ResNetConfig, x: Array) -> Array:

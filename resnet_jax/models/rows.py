@@ -1,15 +1,26 @@
-"""The named networks: each classic is a row of data, the choices it is made of and where they were published."""
+"""The named networks: each classic is a row of data, the choices it is made of and where they were published.
+
+A network of your own is registered in the same way:
+
+>>> @register_model("resnet8_mine", image_size=32, source="my notebook")
+... def resnet8_mine() -> ResNetConfig:
+...     return ResNetConfig((1, 1, 1), (16, 32, 64), stem="cifar", num_classes=10)
+>>> MODELS.pop("resnet8_mine").config.num_blocks
+3
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.runtime.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class NamedModel:
     """One named network: its choices, the image side its counts refer to, and where it was published."""
 
     config: ResNetConfig
@@ -20,6 +31,38 @@ class Row:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one image, ``(*spatial, C)``."""
         return (self.image_size,) * self.config.spatial_dims + (self.config.in_channels,)
+
+
+#: Every named network.
+MODELS: Registry[NamedModel] = Registry("model", listing="`resnet-jax models`")
+
+
+def register_model(
+    name: str, *, image_size: int, source: str
+) -> Callable[[Callable[[], ResNetConfig]], Callable[[], ResNetConfig]]:
+    """Return a decorator that makes a function without arguments, which gives the choices, a named network.
+
+    Args:
+        name: what :func:`resnet_jax.create_model`, recipes and the command line call it.
+        image_size: side in pixels of its images, for counts and examples.
+        source: where it comes from.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+
+    def add(build: Callable[[], ResNetConfig]) -> Callable[[], ResNetConfig]:
+        MODELS[name] = NamedModel(build(), image_size, source)
+        return build
+
+    return add
+
+
+def _family(build: Callable[[], dict[str, NamedModel]]) -> Callable[[], dict[str, NamedModel]]:
+    """Register all networks of a family."""
+    for name, row in build().items():
+        MODELS[name] = row
+    return build
 
 
 #: Blocks per stage by depth: basic for 18 and 34, bottleneck for the others (arXiv 1512.03385, table 1).
@@ -34,12 +77,24 @@ STAGES = {
 }
 
 
-def _imagenet(depth: int, source: str, image_size: int = 224, **choices: Any) -> Row:
+def _imagenet(depth: int, source: str, image_size: int = 224, **choices: Any) -> NamedModel:
     block = "basic" if depth in (18, 34) else "bottleneck"
-    return Row(ResNetConfig(STAGES[depth], **{"block": block, **choices}), image_size, source)
+    return NamedModel(ResNetConfig(STAGES[depth], **{"block": block, **choices}), image_size, source)
 
 
-def _v1() -> dict[str, Row]:
+def _cifar(
+    depth: int, source: str, *, per_block: int = 2, widths: tuple[int, ...] = (16, 32, 64), **choices
+) -> NamedModel:
+    """A net of (3 per_block) n + 2 layers: three stages of n blocks over 32 x 32 pixels."""
+    n, rest = divmod(depth - 2, 3 * per_block)
+    assert rest == 0, depth
+    given = {"stem": "cifar", "shortcut": "A", "norm_groups": 8, "num_classes": 10, **choices}
+    block = "bottleneck" if per_block == 3 else "basic"
+    return NamedModel(ResNetConfig((n, n, n), widths, block=block, **given), 32, source)
+
+
+@_family
+def _v1() -> dict[str, NamedModel]:
     paper = "arXiv 1512.03385, table 1"
     rows = {}
     for depth in (18, 34, 50, 101, 152, 200):
@@ -50,7 +105,8 @@ def _v1() -> dict[str, Row]:
     return rows
 
 
-def _plain() -> dict[str, Row]:
+@_family
+def _plain() -> dict[str, NamedModel]:
     paper = "arXiv 1512.03385, table 1 and section 4.2; no skips"
     rows = {f"plain{depth}": _imagenet(depth, paper, shortcut="none") for depth in (18, 34)}
     for depth in (20, 32, 44, 56, 110):
@@ -58,7 +114,8 @@ def _plain() -> dict[str, Row]:
     return rows
 
 
-def _deep_stem() -> dict[str, Row]:
+@_family
+def _deep_stem() -> dict[str, NamedModel]:
     paper = "arXiv 1812.01187, fig. 2 (ResNet-D)"
     rows = {
         f"resnet{depth}d": _imagenet(depth, paper, stem="deep", shortcut="D")
@@ -71,7 +128,8 @@ def _deep_stem() -> dict[str, Row]:
     return rows
 
 
-def _wide_and_grouped() -> dict[str, Row]:
+@_family
+def _wide_and_grouped() -> dict[str, NamedModel]:
     rows = {}
     for depth, groups, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8), (101, 64, 4), (101, 32, 16)):
         rows[f"resnext{depth}_{groups}x{width}d"] = _imagenet(
@@ -85,7 +143,8 @@ def _wide_and_grouped() -> dict[str, Row]:
     return rows
 
 
-def _attention() -> dict[str, Row]:
+@_family
+def _attention() -> dict[str, NamedModel]:
     squeeze, efficient = "arXiv 1709.01507; ratio 16, rounded to 8", "arXiv 1910.03151"
     rows = {f"seresnet{depth}": _imagenet(depth, squeeze, attention="se") for depth in (18, 34, 50, 101, 152)}
     for depth, groups, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8)):
@@ -104,7 +163,8 @@ def _attention() -> dict[str, Row]:
     return rows
 
 
-def _rs() -> dict[str, Row]:
+@_family
+def _rs() -> dict[str, NamedModel]:
     sizes = {
         50: ((3, 4, 6, 3), 160),
         101: ((3, 4, 23, 3), 192),
@@ -116,7 +176,7 @@ def _rs() -> dict[str, Row]:
     }
     choices = {"stem": "deep", "stem_pool": "conv", "shortcut": "D", "attention": "se", "se_ratio": 0.25}
     return {
-        f"resnetrs{depth}": Row(
+        f"resnetrs{depth}": NamedModel(
             ResNetConfig(stages, block="bottleneck", **choices),
             224,
             f"arXiv 2103.07579, table 7; there at {size} pixels",
@@ -125,7 +185,8 @@ def _rs() -> dict[str, Row]:
     }
 
 
-def _v2() -> dict[str, Row]:
+@_family
+def _v2() -> dict[str, NamedModel]:
     paper = "arXiv 1603.05027; stride in the 3x3"
     rows = {f"resnetv2_{depth}": _imagenet(depth, paper, order="pre") for depth in (18, 34, 50, 101, 152, 200)}
     for depth in (18, 34, 50):
@@ -134,7 +195,8 @@ def _v2() -> dict[str, Row]:
     return rows
 
 
-def _bit() -> dict[str, Row]:
+@_family
+def _bit() -> dict[str, NamedModel]:
     choices = {
         "order": "pre", "norm": "group", "weight_standardization": "standard", "ws_eps": 1e-10,
         "stem_pool": "zero_max", "head_init": "zeros",
@@ -150,7 +212,8 @@ def _bit() -> dict[str, Row]:
     }
 
 
-def _norm_free() -> dict[str, Row]:
+@_family
+def _norm_free() -> dict[str, NamedModel]:
     rows = {}
     for depth in (26, 50, 101):
         nf: Any = {"residual": "nf", "norm": "none"}
@@ -171,16 +234,8 @@ def _norm_free() -> dict[str, Row]:
     return rows
 
 
-def _cifar(depth: int, source: str, *, per_block: int = 2, widths: tuple[int, ...] = (16, 32, 64), **choices) -> Row:
-    """A net of (3 per_block) n + 2 layers: three stages of n blocks over 32 x 32 pixels."""
-    n, rest = divmod(depth - 2, 3 * per_block)
-    assert rest == 0, depth
-    given = {"stem": "cifar", "shortcut": "A", "norm_groups": 8, "num_classes": 10, **choices}
-    block = "bottleneck" if per_block == 3 else "basic"
-    return Row(ResNetConfig((n, n, n), widths, block=block, **given), 32, source)
-
-
-def _cifar_v1() -> dict[str, Row]:
+@_family
+def _cifar_v1() -> dict[str, NamedModel]:
     rows = {}
     for depth in (20, 32, 44, 56, 110, 1202):
         rows[f"resnet{depth}_cifar"] = _cifar(depth, "arXiv 1512.03385, section 4.2; option A")
@@ -192,7 +247,8 @@ def _cifar_v1() -> dict[str, Row]:
     return rows
 
 
-def _cifar_v2() -> dict[str, Row]:
+@_family
+def _cifar_v2() -> dict[str, NamedModel]:
     paper, rows = "arXiv 1603.05027, table 3", {}
     for depth in (20, 56, 110, 1202):
         rows[f"preact{depth}_cifar"] = _cifar(depth, paper, order="pre", shortcut="B")
@@ -203,7 +259,8 @@ def _cifar_v2() -> dict[str, Row]:
     return rows
 
 
-def _cifar_wide() -> dict[str, Row]:
+@_family
+def _cifar_wide() -> dict[str, NamedModel]:
     rows = {}
     for depth, k in ((10, 1), (16, 1), (16, 2), (16, 4), (16, 8), (28, 2), (28, 10), (40, 1), (40, 2), (40, 4)):
         row = _cifar(depth - 2, "arXiv 1605.07146, table 1", widths=(16 * k, 32 * k, 64 * k), order="pre", shortcut="B")
@@ -216,7 +273,8 @@ def _cifar_wide() -> dict[str, Row]:
     return rows
 
 
-def _cifar_attention() -> dict[str, Row]:
+@_family
+def _cifar_attention() -> dict[str, NamedModel]:
     choices = {"attention": "se", "se_divisor": 1, "shortcut": "B"}
     rows = {}
     for depth in (20, 56, 110):
@@ -225,7 +283,8 @@ def _cifar_attention() -> dict[str, Row]:
     return rows
 
 
-def _cifar_norm_free() -> dict[str, Row]:
+@_family
+def _cifar_norm_free() -> dict[str, NamedModel]:
     rows = {}
     for depth in (20, 32, 44, 56, 110, 1202):
         rows[f"fixup_resnet{depth}_cifar"] = _cifar(
@@ -239,22 +298,3 @@ def _cifar_norm_free() -> dict[str, Row]:
             depth, "arXiv 2101.08692's rules on the CIFAR net", residual="nf", norm="none", shortcut="B"
         )
     return rows
-
-
-MODELS: dict[str, Row] = {
-    **_v1(),
-    **_plain(),
-    **_deep_stem(),
-    **_wide_and_grouped(),
-    **_attention(),
-    **_rs(),
-    **_v2(),
-    **_bit(),
-    **_norm_free(),
-    **_cifar_v1(),
-    **_cifar_v2(),
-    **_cifar_wide(),
-    **_cifar_attention(),
-    **_cifar_norm_free(),
-}
-"""Every named network."""

@@ -27,13 +27,12 @@ def create_model(name: str, **choices: Unpack[ModelChoices]) -> ResNet:
     >>> create_model("resnet20_cifar", in_channels=1).config.stage_sizes
     (3, 3, 3)
     """
-    if name not in MODELS:
-        raise unknown("model", name, list_models(), "`resnet-jax models`")
+    named = MODELS[name].config
     fields = [field.name for field in dataclasses.fields(ResNetConfig)]
     for choice in choices:
         if choice not in fields:
             raise unknown(f"choice for {name}", choice, fields, "resnet_jax.models.ResNetConfig")
-    return ResNet(dataclasses.replace(MODELS[name].config, **choices))
+    return ResNet(dataclasses.replace(named, **choices))
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from resnet_jax.ablation.directory import Definition
 from resnet_jax.models import ResNetConfig
-from resnet_jax.models.rows import MODELS, Row
+from resnet_jax.models.rows import MODELS, NamedModel
 from resnet_jax.runs.config import RunConfig, load_recipe
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.schedules import ScheduleConfig
@@ -24,7 +24,9 @@ def tiny_network():
     with pytest.MonkeyPatch.context() as patch:
         for module in ("resnet_jax.ablation.run", "resnet_jax.runs.fit"):
             patch.setattr(f"{module}.make_mesh", lambda: make_mesh(jax.devices()[:1]))
-        patch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (8,), stem="cifar", norm_groups=4), 8, "these tests"))
+        patch.setitem(
+            MODELS, "tiny", NamedModel(ResNetConfig((1,), (8,), stem="cifar", norm_groups=4), 8, "these tests")
+        )
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from resnet_jax.bench.workload import Workload
 from resnet_jax.models import ResNetConfig
-from resnet_jax.models.rows import MODELS, Row
+from resnet_jax.models.rows import MODELS, NamedModel
 
 VARIABLE = "RESNET_JAX_TORCH_PYTHON"
 
@@ -26,5 +26,5 @@ def torch_python() -> Path:
 @pytest.fixture
 def tiny(monkeypatch) -> Workload:
     """A network that compiles in a second; its batch suits 8 devices. Other processes do not know it."""
-    monkeypatch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (4,), stem="cifar", num_classes=10), 8, "tests"))
+    monkeypatch.setitem(MODELS, "tiny", NamedModel(ResNetConfig((1,), (4,), stem="cifar", num_classes=10), 8, "tests"))
     return Workload("tiny", 32)

@@ -9,7 +9,7 @@ from resnet_jax.bench.plan import compile_plan
 from resnet_jax.bench.workload import Workload
 from resnet_jax.errors import RunError
 from resnet_jax.models import ResNetConfig, count, create_model
-from resnet_jax.models.rows import MODELS, Row
+from resnet_jax.models.rows import MODELS, NamedModel
 from tests.cli.conftest import last_json
 
 
@@ -79,7 +79,7 @@ def test_plan_prints_memory_and_one_object(command):
 
 def test_plan_prints_what_its_process_measures(command, monkeypatch):
     """Of a small network, which another process would not know: what that measures is measured in this one."""
-    tiny = Row(ResNetConfig((1,), (4,), stem="cifar", num_classes=10), 8, "these tests")
+    tiny = NamedModel(ResNetConfig((1,), (4,), stem="cifar", num_classes=10), 8, "these tests")
     monkeypatch.setitem(MODELS, "tiny", tiny)
     asked = []
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from resnet_jax.errors import RunError
 from resnet_jax.models import ResNetConfig
-from resnet_jax.models.rows import MODELS, Row
+from resnet_jax.models.rows import MODELS, NamedModel
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.runs.config import load_recipe
 from resnet_jax.runs.fit import fit
@@ -23,7 +23,7 @@ from resnet_jax.training.loop import Interrupted
 def tiny_network():
     """A network of one block."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (8,), stem="cifar"), 8, "these tests"))
+        patch.setitem(MODELS, "tiny", NamedModel(ResNetConfig((1,), (8,), stem="cifar"), 8, "these tests"))
         yield
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from resnet_jax.ablation.run import _ImagesOnce
 from resnet_jax.cli.main import run as command
 from resnet_jax.models import ResNetConfig
-from resnet_jax.models.rows import MODELS, Row
+from resnet_jax.models.rows import MODELS, NamedModel
 from resnet_jax.runs.config import DataConfig, load_recipe
 from resnet_jax.runs.fit import fit
 from resnet_jax.training.schedules import ScheduleConfig
@@ -48,7 +48,9 @@ def photographs(tmp_path_factory):
 def trained(photographs, tmp_path_factory):
     """A run of one step on them, and what it printed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", Row(ResNetConfig((1,), (8,), stem="cifar", norm_groups=4), 8, "these tests"))
+        patch.setitem(
+            MODELS, "tiny", NamedModel(ResNetConfig((1,), (8,), stem="cifar", norm_groups=4), 8, "these tests")
+        )
         config = load_recipe("digits")
         config = dataclasses.replace(
             config,

@@ -1,0 +1,130 @@
+"""What the branch of a block is made of: the convolutions of a basic block, of a bottleneck, or of a block of your own.
+
+A block is registered by a function that lists its convolutions; norms, activations, the residual rule, attention, the
+skip and everything that counts, folds, measures or draws blocks follow from them.
+
+>>> @register_block("wide_kernel", expansion=1)
+... def wide_kernel(config, plan):
+...     return BranchConv(plan.width, 5, plan.strides), BranchConv(plan.features, 1)
+>>> BLOCKS.pop("wide_kernel").expansion
+1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from resnet_jax.errors import UsageError
+from resnet_jax.runtime.registry import Registry
+
+if TYPE_CHECKING:
+    from resnet_jax.models.config import ResNetConfig
+    from resnet_jax.models.plan import BlockPlan
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchConv:
+    """One convolution of a branch.
+
+    Attributes:
+        features: channels out.
+        kernel_size: side of the window, odd.
+        strides: along every spatial dimension.
+        groups: channel groups.
+        dilation: distance between the taps of the window.
+    """
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    groups: int = 1
+    dilation: int = 1
+
+
+BranchRule: TypeAlias = "Callable[[ResNetConfig, BlockPlan], tuple[BranchConv, ...]]"
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockKind:
+    """A kind of block.
+
+    Attributes:
+        expansion: channels it puts out, as a multiple of its stage's width.
+        convs: from the network's choices and the block's place to the convolutions of its branch, first to last. Their
+            strides multiply to the block's, and the last one puts out the block's ``features``.
+    """
+
+    expansion: int
+    convs: BranchRule
+
+
+#: Every kind of block by name.
+BLOCKS: Registry[BlockKind] = Registry("block")
+
+
+def register_block(name: str, *, expansion: int) -> Callable[[BranchRule], BranchRule]:
+    """Return a decorator that makes a rule the kind of block that ``ResNetConfig(block=name)`` is made of.
+
+    Args:
+        name: value of the choice ``block``.
+        expansion: see :class:`BlockKind`.
+
+    Raises:
+        UsageError: the name is taken, or the expansion is less than 1.
+    """
+    if expansion < 1:
+        raise UsageError(f"expansion of block {name!r} must be 1 or more, got {expansion}")
+
+    def add(rule: BranchRule) -> BranchRule:
+        BLOCKS[name] = BlockKind(expansion, rule)
+        return rule
+
+    return add
+
+
+def branch_convs(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...]:
+    """Return the convolutions of a branch, first to last.
+
+    Raises:
+        UsageError: a registered block lists convolutions that do not bring the input to the block's output.
+    """
+    convs = BLOCKS[config.block].convs(config, plan)
+    strides = math.prod(conv.strides for conv in convs)
+    if not convs or strides != plan.strides or convs[-1].features != plan.features:
+        found = f"stride {strides} and {convs[-1].features} channels" if convs else "no convolution"
+        raise UsageError(
+            f"block {config.block!r} of stage {plan.stage + 1}: its convolutions give {found}, and the skip has stride "
+            f"{plan.strides} and {plan.features} channels"
+        )
+    return convs
+
+
+@register_block("basic", expansion=1)
+def basic(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...]:
+    """Two 3x3 (He et al. 2016, fig. 5 left).
+
+    Where dilation replaces a stride, the convolution that strode sees the input's resolution, those after it the
+    output's; the same for a bottleneck.
+    """
+    return (
+        BranchConv(plan.width, 3, plan.strides, dilation=plan.dilation_in),
+        BranchConv(plan.features, 3, dilation=plan.dilation),
+    )
+
+
+@register_block("bottleneck", expansion=4)
+def bottleneck(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...]:
+    """1x1, 3x3, 1x1 (He et al. 2016, fig. 5 right; in groups: Xie et al. 2017, fig. 3c)."""
+    inner = int(plan.width * config.base_width / 64) * config.groups
+    match config.stride_in:
+        case "3x3":
+            middle = BranchConv(inner, 3, plan.strides, config.groups, dilation=plan.dilation_in)
+            return BranchConv(inner, 1), middle, BranchConv(plan.features, 1)
+        case "1x1":
+            middle = BranchConv(inner, 3, 1, config.groups, dilation=plan.dilation)
+            return BranchConv(inner, 1, plan.strides), middle, BranchConv(plan.features, 1)
+        case _:
+            assert_never(config.stride_in)

@@ -1,0 +1,118 @@
+"""The normalization of a network by name: ours, and those that anybody registers.
+
+>>> @register_norm("rms")
+... def rms(config, place):
+...     return RMSNorm(name=place.name)  # a Linen module called as (x, train=...)
+>>> _ = NORMS.pop("rms")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+
+from resnet_jax.models.norm import Affine, BatchNorm, GroupNorm, NoNorm
+from resnet_jax.runtime.registry import Registry
+
+if TYPE_CHECKING:
+    from resnet_jax.models.config import ResNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class NormPlace:
+    """One of the places in a network where a normalization stands.
+
+    Attributes:
+        name: of the module, in the tree of parameters.
+        scale_init: initializer of its scale: ones, or zeros where the residual rule says so.
+        after_conv: whether it follows a convolution at once.
+        relu: whether a ReLU follows, which the module then has to apply; only asked of norm ``batch``.
+    """
+
+    name: str
+    scale_init: Initializer
+    after_conv: bool = True
+    relu: bool = False
+
+
+NormRule: TypeAlias = "Callable[[ResNetConfig, NormPlace], nn.Module]"
+
+#: Every norm by name: from the network's choices and a place to a module called as ``(x, train=...)``, x (N, *spatial,
+#: C). Its parameters are called ``scale`` and ``bias``, by which weight decay and learning rates know them; running
+#: statistics belong in the collection ``batch_stats``.
+NORMS: Registry[NormRule] = Registry("norm")
+
+
+def register_norm(name: str) -> Callable[[NormRule], NormRule]:
+    """Return a decorator that makes a rule the norm that ``ResNetConfig(norm=name)`` has; see :data:`NORMS`.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    return NORMS.register(name)
+
+
+@register_norm("batch")
+def batch_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
+    """Batch normalization, with the network's scope."""
+    return BatchNorm(
+        momentum=config.norm_momentum,
+        running_variance=config.norm_running_variance,
+        eps=config.norm_eps,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        scale_init=place.scale_init,
+        axis_name=config.axis_name,
+        statistics=config.norm_scope,
+        ghost_size=config.ghost_size,
+        devices=config.norm_devices,
+        relu=place.relu,
+        name=place.name,
+    )
+
+
+def _grouped(config: ResNetConfig, place: NormPlace, groups: int | None) -> nn.Module:
+    return GroupNorm(
+        groups=groups,
+        eps=config.norm_eps,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        scale_init=place.scale_init,
+        name=place.name,
+    )
+
+
+@register_norm("group")
+def group_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
+    """Group normalization (Wu & He 2018, arXiv 1803.08494)."""
+    return _grouped(config, place, config.norm_groups)
+
+
+@register_norm("layer")
+def layer_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
+    """Layer normalization: one group of all channels, over all positions."""
+    return _grouped(config, place, 1)
+
+
+@register_norm("instance")
+def instance_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
+    """Instance normalization: a group a channel."""
+    return _grouped(config, place, None)
+
+
+@register_norm("none")
+def no_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
+    """No normalization at all."""
+    return NoNorm(name=place.name)
+
+
+@register_norm("folded")
+def folded_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
+    """What `weights fold` leaves of batch norm: nothing behind a convolution, else a scale and a bias."""
+    if place.after_conv:
+        return NoNorm(name=place.name)
+    return Affine(dtype=config.dtype, param_dtype=config.param_dtype, name=place.name)

@@ -1,0 +1,110 @@
+"""Every example of docs/extending.md is whole, short, and does what the page says."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.depth.predict import check_predictable
+from resnet_jax.errors import UsageError
+from resnet_jax.models import MODELS, ResNetConfig, create_model
+from resnet_jax.models.branches import BLOCKS, BranchConv, register_block
+from resnet_jax.models.norms import NORMS, register_norm
+from resnet_jax.training.roles import mask
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
+LINES = 25
+
+
+def examples() -> dict[str, str]:
+    """Section of the page -> its Python."""
+    return dict(re.findall(r"^## ([^\n]+)\n.*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S | re.M))
+
+
+@pytest.fixture(autouse=True)
+def registries_as_before():
+    """Forget what an example registers."""
+    tables = (MODELS, BLOCKS, NORMS)
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        for name in set(table) - set(kept):
+            del table[name]
+    sys.modules.pop("resnet_jax_example", None)
+
+
+def run(section: str) -> dict[str, Any]:
+    module = types.ModuleType("resnet_jax_example")
+    sys.modules[module.__name__] = module  # as if it had been imported: dataclasses look their module up
+    exec(compile(examples()[section], f"docs/extending.md, {section}", "exec"), vars(module))
+    return vars(module)
+
+
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the page is in the source tree")
+
+
+@pytest.mark.parametrize("section", sorted(examples()) if PAGE.is_file() else [])
+def test_an_example_has_at_most_25_lines(section):
+    assert len([line for line in examples()[section].splitlines() if line.strip()]) <= LINES
+
+
+def test_a_norm_from_outside_normalizes_every_branch():
+    found = run("A norm")
+    model, variables = found["model"], found["variables"]
+    scales = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"]) if "norm" in str(path)]
+    assert (len(scales) == 1 + 9 * 2 and "batch_stats" not in variables) or not variables["batch_stats"]
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
+    module = found["RMSNorm"](1e-5)
+    y = module.apply({"params": {"scale": jnp.full(16, 2.0)}}, x, train=True)
+    np.testing.assert_allclose(np.square(y).mean(-1), 4.0, rtol=1e-3)
+    assert any(jax.tree.leaves(mask(variables["params"], ("norm_scale",)))) is not False
+    with pytest.raises(UsageError, match="norm rms, which was registered"):
+        check_predictable(model.config)
+
+
+def test_a_block_from_outside_is_counted_and_computed():
+    found = run("A block")
+    plain = 3 * 3 * 3 * 16 + 2 * 16 + 64 * 10 + 10  # stem and head
+    blocks = sum(
+        9 * i + i * o + 2 * i + 2 * o
+        for i, o in [(16, 16)] * 3 + [(16, 32)] + [(32, 32)] * 2 + [(32, 64)] + [(64, 64)] * 2
+    )
+    assert found["counts"].params == plain + blocks
+
+
+def test_a_network_from_outside_is_found_by_name():
+    model = run("A named network")["model"]
+    assert (model.config.num_blocks, model.config.shortcut) == (6, "B")
+    assert "resnet14_mine" in MODELS
+
+
+def test_a_name_is_given_once():
+    for table, name in ((MODELS, "resnet50"), (BLOCKS, "basic"), (NORMS, "batch")):
+        with pytest.raises(UsageError, match=f"there is a .* called '{name}' already"):
+            table[name] = table[name]
+    with pytest.raises(UsageError, match="cannot name a norm"):
+        register_norm("no name")
+
+
+def test_a_block_that_does_not_fit_its_skip_is_refused():
+    @register_block("broken", expansion=1)
+    def broken(config, plan):
+        return (BranchConv(plan.features, 3),)
+
+    model = create_model("resnet20_cifar", block="broken")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="block 'broken' of stage 2: its convolutions give stride 1 and 32 channels"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
+
+
+def test_values_that_nobody_registered_are_refused_and_the_registered_are_named():
+    run("A norm")
+    with pytest.raises(UsageError, match="unknown norm 'rmz'; did you mean 'rms'"):
+        ResNetConfig((1,), (8,), norm="rmz")  # pyright: ignore[reportArgumentType]
