@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -195,7 +195,7 @@ def permute_blocks(
     )
 
 
-def reorder(variables: Mapping[str, Any], names: Sequence[str], order: Iterable[int]) -> dict[str, Any]:
+def reorder(variables: Mapping[str, Any], names: Sequence[str], order: Iterable[SupportsIndex]) -> dict[str, Any]:
     """Return ``variables`` with block ``order[i]`` in the place of block i; blocks that move must be equal in shape."""
     listed = layout.unstack(dict(variables))
 

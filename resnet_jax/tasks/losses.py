@@ -33,7 +33,7 @@ Loss = Callable[[Array, Array], Array]
 """(logits (B, K), targets (B,) int or (B, K)) -> float32 (B,)."""
 
 
-def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, "B K"]:
+def dense_targets(logits: Shaped[Array, "*logits"], targets: Shaped[Array, "*target"]) -> Float32[Array, "B K"]:
     """Return targets as float32 rows: class indices (B,) become one-hot, dense rows (B, K) are cast.
 
     Raises:
@@ -83,7 +83,7 @@ def _or_nan(losses: Array, targets: Array, classes: int, most: float | None) -> 
 
 
 def cross_entropy(
-    logits: Float[Array, "B K"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
 ) -> Float32[Array, " B"]:
     """Softmax cross-entropy, -sum_k y_k log softmax(logits)_k, in nats.
 
@@ -105,7 +105,7 @@ def cross_entropy(
 
 
 def bce(
-    logits: Float[Array, "B K"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
 ) -> Float32[Array, " B"]:
     """One-versus-all sigmoid cross-entropy, the **mean** over classes, in nats.
 
@@ -126,7 +126,7 @@ def bce(
     return _or_nan(losses, targets, logits.shape[1], 1.0 + ROUNDING)
 
 
-def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, " B"]:
+def mse(outputs: Float[Array, "*outputs"], targets: Shaped[Array, "*target"]) -> Float32[Array, " B"]:
     """Squared error, the mean over the K outputs (no factor 1/2), as PyTorch's `MSELoss`.
 
     Args:
