@@ -81,7 +81,7 @@ class Study:
         widths = None if sizes is None else (4, 8)
         return dataclasses.replace(
             recipe,
-            model=dataclasses.replace(recipe.model, name=f"{kind}{depth}_cifar", stage_sizes=sizes, widths=widths),
+            model=recipe.model.replace(name=f"{kind}{depth}_cifar", stage_sizes=sizes, widths=widths),
             data=self.data,
             train=dataclasses.replace(
                 recipe.train, epochs=self.steps, max_steps=self.steps, batch_size=self.batch_size, eval_every=100,

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.fields import check_value, choices_of, options_of
 from resnet_jax.runs.config import RunConfig, config_from_dict, config_to_dict, read_utf8
 from resnet_jax.runtime.paths import user_path
 
@@ -94,16 +96,7 @@ def options() -> dict[str, Any]:
     >>> options()["optim.schedule.kind"]
     <class 'str'>
     """
-
-    def fields(kind: Any, prefix: str) -> dict[str, Any]:
-        rows: dict[str, Any] = {}
-        for name, hint in typing.get_type_hints(kind).items():
-            key = f"{prefix}{name}"
-            rows |= fields(hint, f"{key}.") if dataclasses.is_dataclass(hint) else {key: hint}
-        return rows
-
-    hints = typing.get_type_hints(RunConfig)
-    return {key: hint for part in PARTS for key, hint in fields(hints[part], f"{part}.").items()}
+    return {key: hint for key, hint in options_of(RunConfig).items() if key.split(".")[0] in PARTS}
 
 
 def scalar_options() -> dict[str, Any]:
@@ -112,7 +105,16 @@ def scalar_options() -> dict[str, Any]:
     >>> "model.norm" in scalar_options(), "data.mean" in scalar_options()
     (True, False)
     """
-    return {key: hint for key, hint in options().items() if {*(typing.get_args(hint) or (hint,))} <= _SCALARS}
+    return {key: hint for key, hint in options().items() if _is_scalar(hint)}
+
+
+def _is_scalar(hint: Any) -> bool:
+    origin, arms = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _is_scalar(arms[0])
+    if origin in (typing.Union, types.UnionType):
+        return all(_is_scalar(arm) for arm in arms)
+    return origin is typing.Literal or hint in _SCALARS
 
 
 def parse_axis(key: str, text: str) -> Axis:
@@ -171,6 +173,8 @@ def _value(key: str, hint: Any, text: str) -> Any:
     try:
         return TypeAdapter(hint).validate_python(text)
     except ValidationError as error:
+        if choices_of(hint):
+            check_value(key, text, hint)
         raise UsageError(f"{key}: {error.errors()[0]['msg']}, got {text!r}") from error
 
 

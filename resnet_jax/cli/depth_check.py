@@ -13,8 +13,8 @@ import tyro
 from resnet_jax.cli.depth_options import draw, make_directory, save
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.errors import CheckError, RunError, UsageError, unknown
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.text import say, working
-from resnet_jax.runs.config import ModelConfig
 from resnet_jax.runtime.paths import user_path
 
 
@@ -38,7 +38,7 @@ class CheckOptions:
     """Batch norm normalizes by the statistics of the batch, or by its averages: batch or running."""
     out: Path | None = None
     """Directory for check.npz, figures and report.html (default: none is written)."""
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     """Choices that differ from the named network's. (model.name is MODEL.)"""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
@@ -58,12 +58,12 @@ def run(argv: list[str]) -> dict[str, Any]:
         raise unknown("norm mode", options.norm_mode, ("batch", "running"))
     if options.batch < 1 or options.seed < 0:
         raise UsageError(f"--batch must be 1 or more and --seed 0 or more, got {options.batch} and {options.seed}")
-    if options.model.name not in (ModelConfig().name, options.target):
+    if options.model.name not in (ModelSpec().name, options.target):
         raise UsageError(f"the network is {options.target}; leave out --model.name {options.model.name}")
     import jax
 
     from resnet_jax.depth.checking import check
-    from resnet_jax.models import MODELS, create_model
+    from resnet_jax.models import MODELS, ResNet
     from resnet_jax.report.check_report import check_table, save_check, write_check_report
     from resnet_jax.training.need import Options, require_memory
 
@@ -72,7 +72,7 @@ def run(argv: list[str]) -> dict[str, Any]:
             f"depth check draws the weights of a network anew: name one that `resnet-jax models` lists; to look at the "
             f"run {options.target} use depth profile, jacobian or lesion"
         )
-    model = create_model(options.target, **options.model.choices())
+    model = ResNet(options.model.replace(options.target).config())
     if options.out is not None:
         make_directory(options.out)
     dims, size = model.config.spatial_dims, options.image_size or MODELS[options.target].image_size

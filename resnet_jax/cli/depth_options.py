@@ -14,8 +14,8 @@ import tyro
 from resnet_jax.cli.bench import Choices
 from resnet_jax.cli.options import Common, console_for
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.text import say
-from resnet_jax.runs.config import ModelConfig
 from resnet_jax.runs.directory import RunDirectory
 
 
@@ -56,7 +56,7 @@ class TargetOptions:
     """Of a run: file with the names of its outputs, one a line, by which the classes of --data.source are matched."""
     data: ImageSource = dataclasses.field(default_factory=ImageSource)
     """Which images."""
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     """Choices that differ from the named network's. (model.name is TARGET.)"""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
@@ -70,16 +70,16 @@ def find(options: TargetOptions, **more: Any) -> Any:
     """
     from resnet_jax.runs.analysis import Looking, find_subject
 
-    if options.model.name not in (ModelConfig().name, options.target):
+    if options.model.name not in (ModelSpec().name, options.target):
         raise UsageError(f"the network is {options.target}; leave out --model.name {options.model.name}")
     choices = options.choices
     model = options.model
     for name in ("execution", "remat", "dtype"):
-        there, here = getattr(model, name), getattr(choices, name)
+        there, here = model.changes.get(name), getattr(choices, name)
         if there is not None and here is not None and there != here:
             raise UsageError(f"--{name} {here} and --model.{name} {there} contradict each other; give one of them")
         choices = dataclasses.replace(choices, **{name: here or there})
-        model = dataclasses.replace(model, **{name: None})
+        model = model.replace(**{name: None})
     looking = Looking(
         batch=options.batch,
         seed=options.seed,

@@ -32,10 +32,11 @@ from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.models.zoo import create_model
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.chosen import Chosen, bring_to_size, choose_images, describe_sizes, own_or_other
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import geometry_of, load_images
 from resnet_jax.runs.directory import DataCard, describe_environment
 from resnet_jax.runs.own_optimizer import own_optimizer
@@ -152,7 +153,7 @@ class Subject:
     facts: dict[str, str]
 
 
-def find_subject(target: str, looking: Looking, model: ModelConfig | None = None) -> Subject:
+def find_subject(target: str, looking: Looking, model: ModelSpec | None = None) -> Subject:
     """Return the network called ``target``, or the one of the run directory of that path.
 
     Args:
@@ -163,7 +164,7 @@ def find_subject(target: str, looking: Looking, model: ModelConfig | None = None
     Raises:
         UsageError: neither a network nor a run directory, choices that do not fit, or more images than there are.
     """
-    choices = {} if model is None else model.choices()
+    choices = {} if model is None else model.changes
     if target in MODELS:
         return initial_subject(target, looking, choices)
     if not user_path(target).exists():
@@ -183,7 +184,7 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
     Args:
         name: of the network.
         looking: with what.
-        choices: fields of :class:`resnet_jax.runs.config.ModelConfig` that differ from the named network's.
+        choices: fields of :class:`resnet_jax.models.ResNetConfig` that differ from the named network's.
 
     Raises:
         UsageError: as :func:`find_subject`.
@@ -207,7 +208,7 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
         said = f"{looking.batch} of independent N(0, 1) pixels, random labels (seed {looking.seed})"
     else:
         data = DataConfig(source=looking.source, image_size=looking.image_size, mean=looking.mean, std=looking.std)
-        config = RunConfig(model=ModelConfig(name, **choices), data=data, seed=looking.seed)
+        config = RunConfig(model=ModelSpec(name, **choices), data=data, seed=looking.seed)
         found = load_images(config)
         model = build_model(config, found.card)
         images, labels = _read(looking, found.splits.train, config, model, found.card)
@@ -270,7 +271,7 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
     _require_several(looking, model)
     optimizer, updates = own_optimizer(trained, looking.learning_rate, looking.checkpoint)
     facts = {
-        "network": _network(config.model.name, {**config.model.choices(), **looking.computation}, trained.variables),
+        "network": _network(config.model.name, {**config.model.changes, **looking.computation}, trained.variables),
         "weights": f"of {trained.path.name}"
         + (f" after step {trained.step:,}" if trained.card.examples else ", imported")
         + (", averaged over steps" if config.train.ema_decay is not None else ""),

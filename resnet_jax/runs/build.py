@@ -22,7 +22,6 @@ from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.instrument.probing import is_due
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.zoo import create_model
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
@@ -60,22 +59,23 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
         UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
     """
     classes = len(card.class_names)
-    choices = {"num_classes": classes, "in_channels": card.image_shape[-1], **config.model.choices()}
-    choices["norm_devices"] = devices if config.model.norm_scope == "device" else 1
-    two_of_one = choices["num_classes"] == 1 and classes == 2 and not card.examples  # yes or no, imported
-    if choices["num_classes"] < classes and not two_of_one:
+    network = config.model.config(num_classes=classes, in_channels=card.image_shape[-1])
+    two_of_one = network.num_classes == 1 and classes == 2 and not card.examples  # yes or no, imported
+    if network.num_classes < classes and not two_of_one:
         raise UsageError(
-            f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
+            f"model.num_classes {network.num_classes} is too few: the data has {classes} classes; leave it out "
             "to use their number"
         )
-    model, dims = create_model(config.model.name, **choices), len(card.image_shape) - 1
-    if model.config.spatial_dims != dims:
+    dims = len(card.image_shape) - 1
+    if network.spatial_dims != dims:
         raise UsageError(
-            f"model.spatial_dims {model.config.spatial_dims} does not go with images of {dims} spatial dimensions, "
+            f"model.spatial_dims {network.spatial_dims} does not go with images of {dims} spatial dimensions, "
             "which is what every data source gives: leave it out; your own signals or volumes go through "
-            f"create_model(name, spatial_dims={model.config.spatial_dims}) in a loop of your own"
+            f"create_model(name, spatial_dims={network.spatial_dims}) in a loop of your own"
         )
-    return model
+    if network.norm_scope == "device":
+        network = dataclasses.replace(network, norm_devices=devices)
+    return ResNet(network)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ from resnet_jax.cli.main import run as run_command
 from resnet_jax.data.source import load_dataset
 from resnet_jax.depth import DepthProfile, profile
 from resnet_jax.models import create_model, init_variables
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.depth_report import FIGURES
 from resnet_jax.runs.analysis import Looking, find_subject
-from resnet_jax.runs.config import ModelConfig
 from resnet_jax.runs.foreign import import_weights
 
 from .conftest import last_json
@@ -88,8 +88,8 @@ def test_a_named_network(command, tmp_path):
     assert "running averages" in (out / "report.html").read_text()
 
 
-def model_choices() -> ModelConfig:
-    return ModelConfig(stage_sizes=(1, 2), widths=(4, 8))
+def model_choices() -> ModelSpec:
+    return ModelSpec(stage_sizes=(1, 2), widths=(4, 8))
 
 
 def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trained, tmp_path, stripes):
@@ -135,7 +135,7 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
 def test_an_imported_network_has_neither_images_nor_an_optimizer(command, trained, tmp_path):
     file, imported, out = tmp_path / "net.safetensors", tmp_path / "imported", tmp_path / "out"
     assert command("weights", "export", trained, "--format", "cifar", "--out", file)[0] == 0
-    import_weights(file, ModelConfig(num_classes=2, stage_sizes=(1, 2), widths=(4, 8)), imported)
+    import_weights(file, ModelSpec(num_classes=2, stage_sizes=(1, 2), widths=(4, 8)), imported)
     argv = ("depth", "profile", imported, "--batch", 4, "--out", out)
     status, _, error = command(*argv)
     assert (status, "name a --data.source, or random" in error) == (2, True)

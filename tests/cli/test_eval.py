@@ -14,16 +14,17 @@ import cv2
 import numpy as np
 import pytest
 
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.analysis import Looking, find_subject
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from tests.cli.conftest import last_json
 from tests.tools import random_variables, write_network, write_run
 
 NAMES = ("cat", "dog", "owl")
-TINY = ModelConfig("resnet20_cifar", stage_sizes=(1,), widths=(4,))
+TINY = ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,))
 
 
 def scenes(count=60, size=8):
@@ -256,7 +257,7 @@ def test_predict_takes_folders_patterns_and_lists_and_writes_files(place, tmp_pa
 def one_output(tmp_path_factory):
     """An imported network that says yes or no, without names for it."""
     path = tmp_path_factory.mktemp("one") / "net"
-    config = RunConfig(model=dataclasses.replace(TINY, num_classes=1))
+    config = RunConfig(model=TINY.replace(num_classes=1))
     card = DataCard(("0",), (8, 8, 3), (0.5,) * 3, (0.25,) * 3, {})
     model = build_model(config, card)
     write_network(path, config, card, random_variables(model, (8, 8, 3)))

@@ -24,7 +24,7 @@ from tests.cli.conftest import last_json
         (["train", "digits", "--train.epochs", "0"], "train.epochs must be 1 or more"),
         (["train", "digits", "--train.epochs", "1.5"], "--train.epochs"),
         (["train", "digits", "--model.name", "resnet05"], "did you mean 'resnet50'"),
-        (["train", "digits", "--model.shortcut", "E"], "unknown shortcut 'E'"),
+        (["train", "digits", "--model.shortcut", "E"], "unknown model.shortcut 'E'. Known: A, A_end"),
         (["train", "digits", "--model.num-classes", "3"], "model.num_classes 3 is too few: the data has 10"),
         (["train", "digits", "--optim.name", "sdg"], "did you mean 'sgd'"),
         (["train", "digits", "--optim.b1", "0.3"], "sgd does not use b1"),

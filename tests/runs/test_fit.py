@@ -31,7 +31,7 @@ def config(epochs=1, rate=0.05):
     base = load_recipe("digits")
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, name="tiny"),
+        model=base.model.replace(name="tiny"),
         train=dataclasses.replace(base.train, epochs=epochs, batch_size=128),
         optim=dataclasses.replace(base.optim, learning_rate=rate),
     )

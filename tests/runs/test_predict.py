@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs import inference
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.predict import Predictor, class_probabilities, predict_images
 from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry
@@ -24,7 +25,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
 def network(names=("cat", "dog", "owl"), *, outputs=3, shape=(8, 8, 3), loss="cross_entropy", width=4, **data):
     config = RunConfig(
-        model=ModelConfig("resnet20_cifar", num_classes=outputs, stage_sizes=(1,), widths=(width,), norm="none"),
+        model=ModelSpec("resnet20_cifar", num_classes=outputs, stage_sizes=(1,), widths=(width,), norm="none"),
         data=DataConfig(**data),
         train=TrainConfig(loss=loss),
     )
