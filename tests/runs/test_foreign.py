@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import DataError, UsageError
-from resnet_jax.models.spec import ModelSpec
+from resnet_jax.models import ModelSpec, ResNet
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.evaluate import load_run
