@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, length = ModelSpec(remat="block"), Length(arguments.steps, arguments.batch_size, depth_every=5)
     runs: dict[str, Path] = {}
     for net, name in NETS.items():
-        config = config_for(dataclasses.replace(model, name=net), data, length)
+        config = config_for(model.replace(net), data, length)
         runs[name] = arguments.runs / net
         if arguments.smoke:
             train(config, runs[name])

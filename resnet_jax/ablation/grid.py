@@ -17,6 +17,7 @@ import yaml
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.fields import check_value, choices_of, options_of
 from resnet_jax.runs.config import RunConfig, config_from_dict, config_to_dict, read_utf8
+from resnet_jax.runs.legacy import upgrade_option
 from resnet_jax.runtime.paths import user_path
 
 #: The parts of a configuration whose fields can be varied.
@@ -217,12 +218,14 @@ def load_cells(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path} must map names of cells to their settings, as in 'gn: {{model.norm: group}}'")
     known = options()
     for name, settings in raw.items():
-        for key in settings or {}:
+        today = [upgrade_option(key, value, where=f"{path}, cell {name}") for key, value in (settings or {}).items()]
+        raw[name] = settings = dict(option for option in today if option is not None)
+        for key in settings:
             if key not in known:
                 raise unknown(f"option in cell {name} of {path}:", key, known, "`resnet-jax train RECIPE --help`")
     if len(set(names)) < len(names) or len(names) != len(raw):
         raise UsageError(f"{path} has a cell twice, or two that are the same to YAML (put names in quotes): {names}")
-    return {name: dict(settings or {}) for name, settings in zip(names, raw.values(), strict=True)}
+    return {name: dict(settings) for name, settings in zip(names, raw.values(), strict=True)}
 
 
 def _names(node: Any) -> list[str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from resnet_jax.errors import UsageError, closest, either, unknown
 from resnet_jax.fields import choices_of, is_section, own_options, range_of
 from resnet_jax.report.text import PlainConsole
+from resnet_jax.runs.legacy import translate
 from resnet_jax.runtime.paths import expand_paths
 
 T = TypeVar("T")
@@ -35,13 +36,15 @@ class Common:
 def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default: T | None = None) -> T:
     """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit.
 
-    ``~`` in a path is the home directory.
+    ``~`` in a path is the home directory. Options may be spelled as before (:mod:`resnet_jax.runs.legacy`).
 
     Raises:
         UsageError: an option that the verb does not have, with the nearest three.
     """
     import tyro
 
+    own = [flag.removeprefix("--").replace("-", "_") for flag in option_flags(kind)]
+    argv = translate(argv, keep=own)
     require_known(kind, argv, verb)
     options: Any = {} if default is None else {"default": default}
     parsed = tyro.cli(

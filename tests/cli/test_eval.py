@@ -184,7 +184,7 @@ def test_depth_takes_size_classes_and_normalization_as_eval_does(place, tmp_path
         Looking(batch=1, source=other, mean=(123.0,) * 3, std=(58.0,) * 3)
     for outputs in (0, 1):
         with pytest.raises(ValueError, match=rf"has {outputs} outputs: the loss"):
-            find_subject("resnet20_cifar", Looking(batch=2), dataclasses.replace(TINY, num_classes=outputs))
+            find_subject("resnet20_cifar", Looking(batch=2), TINY.replace(num_classes=outputs))
 
 
 @pytest.mark.parametrize("verb", ["eval", "predict"])

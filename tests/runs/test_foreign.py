@@ -93,7 +93,7 @@ def test_choices_of_the_network_are_given_too(put, tmp_path):
     imported = import_weights(file, config, tmp_path / "run")
     assert (imported.card.image_shape, imported.prefix, imported.file.key) == ((32, 32, 3), "module.", "net")
     with pytest.raises(DataError, match=r"a first convolution of 3 pixels; stem='cifar' \(--model\.stem cifar\)"):
-        import_weights(file, dataclasses.replace(config, stem=None), tmp_path / "other")
+        import_weights(file, config.replace(stem=None), tmp_path / "other")
 
 
 def test_the_part_that_was_asked_for_is_taken_and_the_rest_named(put, tiny, tmp_path):
