@@ -20,10 +20,11 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models import create_model
 from resnet_jax.models.config import CHOICES, ResNetConfig
 from resnet_jax.models.spec import ModelSpec
-from resnet_jax.runs.analysis import Looking, initial_subject
+from resnet_jax.runs.analysis import AnalysisConfig, named_target
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import RunConfig, load_recipe, parse_config
 from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.images import OtherImages
 
 #: What the run decides, not its user: how many devices share the batch, and their axis.
 OF_THE_RUN = {"norm_devices", "axis_name"}
@@ -149,7 +150,9 @@ def test_images_do_not_go_into_a_network_for_signals_or_volumes(dims):
 @pytest.mark.parametrize("dims", [1, 3])
 def test_random_images_have_the_dimensions_of_the_network(dims):
     choices = {"spatial_dims": dims, "stage_sizes": (1,), "widths": (4,)}
-    subject = initial_subject("resnet20_cifar", Looking(batch=2, image_size=4), choices)
+    subject = named_target(
+        "resnet20_cifar", AnalysisConfig(batch=2, data=OtherImages(image_size=4), model=ModelSpec(**choices))
+    )
     assert subject.images.shape == (2, *(4,) * dims, 3)
 
 
@@ -158,13 +161,13 @@ def test_without_a_size_they_have_that_of_the_named_network(monkeypatch):
 
     seen = []
 
-    def stop(looking, shape, classes):
+    def stop(config, shape, model):
         seen.append(shape)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(examine, "_random", stop)
+    monkeypatch.setattr(examine, "random_images", stop)
     with pytest.raises(KeyboardInterrupt):
-        initial_subject("resnet20_cifar", Looking(batch=2), {"spatial_dims": 3})
+        named_target("resnet20_cifar", AnalysisConfig(batch=2, model=ModelSpec(spatial_dims=3)))
     assert seen == [(32, 32, 32, 3)]
 
 

@@ -8,19 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.report.text import say
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalData(ImageOptions):
-    """Other images than the run's own, or another preparation of them."""
-
-    source: str | None = None
-    """digits, folder:PATH, npz:PATH or tfds:NAME; the whole of it if it has one split only."""
-    moved_to: str | None = None
-    """Where the run's own images lie now, if no longer where it was trained; the run's own division is used."""
+from resnet_jax.runs.images import OtherImages, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +23,7 @@ class EvalOptions:
     """train, val or test, as the run divided its data; of another source, its own. all: all images of --data.source."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    data: EvalData = dataclasses.field(default_factory=EvalData)
+    data: OtherImages = dataclasses.field(default_factory=OtherImages)
     """Other images, or another preparation of them."""
     class_names: Path | None = None
     """File with the names of the network's outputs, one a line in their order, by which the classes of --data.source
@@ -49,15 +39,10 @@ class EvalOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
-    from resnet_jax.errors import UsageError
     from resnet_jax.runs.chosen import describe_moved, own_or_other
     from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
 
     data = options.data
-    if data.source is not None and data.moved_to is not None:
-        raise UsageError(
-            "give --data.moved-to, where the run's own images lie now, or --data.source, other images; not both"
-        )
     trained, source, moved = load_run(options.run_dir, options.checkpoint), data.source, ()
     if data.moved_to is not None:
         trained = with_moved_data(trained, data.moved_to)

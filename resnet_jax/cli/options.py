@@ -33,10 +33,30 @@ class Common:
     """Show the traceback of an error."""
 
 
-def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default: T | None = None) -> T:
+#: Short forms of how a network is computed, in the verbs that measure it.
+HOW_COMPUTED = {"--dtype": "--model.dtype", "--execution": "--model.execution", "--remat": "--model.remat"}
+
+
+def parse(
+    kind: type[T],
+    argv: Sequence[str],
+    *,
+    verb: str,
+    about: str,
+    default: T | None = None,
+    short: Mapping[str, str] | None = None,
+) -> T:
     """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit.
 
     ``~`` in a path is the home directory. Options may be spelled as before (:mod:`resnet_jax.runs.legacy`).
+
+    Args:
+        kind: the dataclass.
+        argv: the words.
+        verb: for messages and help.
+        about: the first lines of the help.
+        default: an instance whose values are the defaults.
+        short: short forms of options, with what they are short for.
 
     Raises:
         UsageError: an option that the verb does not have, with the nearest three.
@@ -44,7 +64,7 @@ def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default:
     import tyro
 
     own = [flag.removeprefix("--").replace("-", "_") for flag in option_flags(kind)]
-    argv = translate(argv, keep=own)
+    argv = translate(spelled_out(argv, short or {}), keep=own)
     require_known(kind, argv, verb)
     options: Any = {} if default is None else {"default": default}
     parsed = tyro.cli(
@@ -84,6 +104,24 @@ def _with_range(text: str, hint: Any) -> str:
     """Return the help of an option with the range of its annotation."""
     said = range_of(hint)
     return f"{text.removesuffix('.')} ({said})." if said else text
+
+
+def spelled_out(argv: Sequence[str], short: Mapping[str, str]) -> list[str]:
+    """Return the words with short forms of options spelled out.
+
+    Raises:
+        UsageError: an option is given in both forms.
+
+    >>> spelled_out(["--model", "resnet18", "--model.stem=cifar"], {"--model": "--model.name"})
+    ['--model.name', 'resnet18', '--model.stem=cifar']
+    """
+    names = [word.partition("=")[0].replace("_", "-") for word in argv]
+    words = []
+    for word, name in zip(argv, names, strict=True):
+        if name in short and short[name] in names:
+            raise UsageError(f"{name} is short for {short[name]}: they contradict each other; give one of them")
+        words.append(word.replace(word.partition("=")[0], short[name], 1) if name in short else word)
+    return words
 
 
 def require_known(kind: type, argv: Sequence[str], verb: str) -> None:

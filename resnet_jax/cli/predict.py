@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.runs.images import ImagePreparation, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PredictOptions:
     """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line)."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    data: ImageOptions = dataclasses.field(default_factory=ImageOptions)
+    data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
     """How the images are prepared, where that is not the run's own way."""
     class_names: Path | None = None
     """File with the names of the network's outputs, one a line in their order (default: what the run knows)."""

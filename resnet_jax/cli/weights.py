@@ -43,7 +43,7 @@ class ImportOptions:
 
 
 #: Shorter ways to say what ``--model.name`` and ``--model.num-classes`` say.
-SHORT = {"--model": "--model.name", "--num-classes": "--model.num-classes", "--num_classes": "--model.num-classes"}
+SHORT = {"--model": "--model.name", "--num-classes": "--model.num-classes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def run(argv: list[str]) -> dict[str, Any] | None:
 
 
 def _import(argv: list[str]) -> dict[str, Any]:
-    options = parse(ImportOptions, _spelled_out(argv), verb="weights import", about="Read another library's weights.")
+    options = parse(ImportOptions, argv, verb="weights import", about="Read another library's weights.", short=SHORT)
     from resnet_jax.runs.foreign import import_weights
 
     imported = import_weights(
@@ -125,19 +125,6 @@ def _import(argv: list[str]) -> dict[str, Any]:
         "class_names": list(imported.card.class_names),
         "said": imported.lines,
     }
-
-
-def _spelled_out(argv: list[str]) -> list[str]:
-    """Return the arguments with the short ways of :data:`SHORT` spelled out.
-
-    >>> _spelled_out(["--model", "resnet18", "--model.stem=cifar", "--num-classes=10"])
-    ['--model.name', 'resnet18', '--model.stem=cifar', '--model.num-classes=10']
-    """
-    result = []
-    for argument in argv:
-        option, equals, value = argument.partition("=")
-        result.append(SHORT[option] + equals + value if option in SHORT else argument)
-    return result
 
 
 def _export(argv: list[str]) -> dict[str, Any]:

@@ -139,6 +139,17 @@ none, folded
         return core_schema.no_info_wrap_validator_function(read, mapping)
 
 
+class ModelChanges(ModelSpec):
+    """What is changed of a network that is named elsewhere."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def option_hints() -> dict[str, Any]:
+        """Return the options of :class:`ModelSpec` without the name."""
+        return {name: hint for name, hint in ModelSpec.option_hints().items() if name != "name"}
+
+
 def _plain(field: str, value: Any) -> Any:
     if field in ("dtype", "param_dtype"):
         return dtype_name(field, value)

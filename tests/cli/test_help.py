@@ -136,7 +136,7 @@ def test_the_recipe_is_the_word_after_the_verb(command):
         (eval.EvalOptions, ["--split", "--data.source"]),
         (predict.PredictOptions, ["--top"]),
         (models.ModelsOptions, ["--json"]),
-        (plan.PlanOptions, ["--batch", "--dtype"]),
+        (plan.PlanOptions, ["--batch", "--model.dtype"]),
         (weights.ImportOptions, ["--model.name", "--out"]),
     ],
 )
