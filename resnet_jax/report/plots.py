@@ -11,7 +11,7 @@ import numpy as np
 from resnet_jax.report.canvas import BLUE, GREY, VERMILION, headline, new_figure, save_figure, short
 from resnet_jax.report.depth_axes import log_scale, percent_axis
 from resnet_jax.report.text import drawn
-from resnet_jax.training.confusion import Confusion
+from resnet_jax.tasks.confusion import Confusion
 
 #: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
 MAX_NAMED_CLASSES = 25

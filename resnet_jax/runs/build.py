@@ -27,7 +27,9 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
-from resnet_jax.tasks.losses import as_pair, get_loss
+from resnet_jax.tasks.binary import Binary
+from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -112,13 +114,12 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
-    loss = get_loss(train.loss, train.label_smoothing)
     scaling = loss_scaling(config, model)
     make_step = functools.partial(
         make_train_step,
         model,
         tx,
-        loss=loss,
+        task=build_task(config, card, model.config.num_classes),
         preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
@@ -265,10 +266,11 @@ def build_evaluation(
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
+    task = build_task(config, card, model.config.num_classes)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
         feed = evaluation_feed(config, records)
-        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=max(model.config.num_classes, 2))
+        return evaluate(compiled, variables, feed, mesh=mesh, task=task)
 
     return evaluation
 
@@ -276,11 +278,16 @@ def build_evaluation(
 def build_eval_step(
     config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return the eval step of a run as a pure function. One output is taken for a yes or no: two classes."""
-    loss, read_out = get_loss(config.train.loss, config.train.label_smoothing), None
-    if model.config.num_classes == 1:
-        loss, read_out = get_loss("cross_entropy"), as_pair
-    return make_eval_step(model, loss=loss, preprocess=eval_preprocess(model, card), logits=logits, read_out=read_out)
+    """Return the eval step of a run as a pure function."""
+    task = build_task(config, card, model.config.num_classes)
+    return make_eval_step(model, task=task, preprocess=eval_preprocess(model, card), logits=logits)
+
+
+def build_task(config: RunConfig, card: DataCard, outputs: int) -> Task:
+    """Return what the outputs of a run's network mean. One output says yes or no, of two classes."""
+    if outputs == 1:
+        return Binary()
+    return Classification(outputs, config.train.loss, config.train.label_smoothing)
 
 
 def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:

@@ -31,8 +31,8 @@ from resnet_jax.runs.finetune import Source, describe, find_source, require_tran
 from resnet_jax.runs.length import Origin, Settled, adopt, earlier_tests, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
 from resnet_jax.runs.recipe_fit import misfit
+from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train

@@ -15,7 +15,7 @@ from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.training.confusion import Confusion
+from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.training.stuck import ADVICE
 
 Say = Callable[[str], None]

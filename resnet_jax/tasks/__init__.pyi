@@ -1,4 +1,8 @@
 """The public names of ``tasks``."""
 
+from .binary import Binary as Binary
+from .classification import Classification as Classification
+from .confusion import Confusion as Confusion
 from .losses import bce as bce, cross_entropy as cross_entropy, get_loss as get_loss, mse as mse
-from .task import Task as Task
+from .ranking import average_precision as average_precision, roc_auc as roc_auc
+from .task import Task as Task, TaskBase as TaskBase
