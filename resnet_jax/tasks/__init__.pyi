@@ -4,5 +4,7 @@ from .binary import Binary as Binary
 from .classification import Classification as Classification
 from .confusion import Confusion as Confusion
 from .losses import bce as bce, cross_entropy as cross_entropy, get_loss as get_loss, mse as mse
+from .multilabel import MultiLabel as MultiLabel
 from .ranking import average_precision as average_precision, roc_auc as roc_auc
+from .regression import Regression as Regression
 from .task import Task as Task, TaskBase as TaskBase

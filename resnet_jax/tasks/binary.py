@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from resnet_jax.errors import UsageError
 from resnet_jax.tasks.classification import confusion_details, require_classes
+from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
 from resnet_jax.tasks.task import Batch, TaskBase
 
@@ -57,16 +57,17 @@ class Binary(TaskBase):
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Return the cross-entropy, (N,), in nats; NaN for labels outside [0, 1]."""
-        z, y = _logit(outputs), _label(batch["label"]).astype(outputs.dtype)
-        smooth = (1.0 - self.label_smoothing) * y + self.label_smoothing / 2
-        losses = optax.sigmoid_binary_cross_entropy(z, smooth)
-        if self.positive_weight != 1.0:
-            losses *= jnp.where(y > 0.5, self.positive_weight, 1.0).astype(losses.dtype)
-        return losses * jnp.where((y >= 0) & (y <= 1), 1.0, jnp.nan).astype(losses.dtype)
+        weights = jnp.asarray([self.positive_weight], jnp.float32)
+        return binary_cross_entropy(
+            _logit(outputs)[:, None],
+            _label(batch["label"])[:, None],
+            label_smoothing=self.label_smoothing,
+            positive_weights=weights,
+        )[:, 0]
 
     def train_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Return ``correct``, bool (N,)."""
-        return {"correct": self._yes(outputs) == (_label(batch["label"]) > 0.5)}
+        return {"correct": self._yes(outputs) == (is_yes(_label(batch["label"])))}
 
     def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Return the accuracy."""
@@ -74,7 +75,7 @@ class Binary(TaskBase):
 
     def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Return ``label`` and ``prediction``, int32 (N,), and ``score``, the output (N,)."""
-        label, prediction = _label(batch["label"]) > 0.5, self._yes(outputs)
+        label, prediction = is_yes(_label(batch["label"])), self._yes(outputs)
         return {"label": label.astype(jnp.int32), "prediction": prediction.astype(jnp.int32), "score": _logit(outputs)}
 
     def eval_metrics(

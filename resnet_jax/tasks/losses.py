@@ -21,7 +21,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.ops import at_least_float32, in_range
@@ -130,6 +130,36 @@ def bce(
     rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
     losses = optax.sigmoid_binary_cross_entropy(_wide(logits), rows).mean(axis=-1)
     return _or_nan(losses, targets, logits.shape[1], 1.0 + ROUNDING)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "B K"],
+    targets: Shaped[Array, "B K"],
+    *,
+    label_smoothing: float = 0.0,
+    positive_weights: Float[Array, " _"] | None = None,
+) -> Float[Array, "B K"]:
+    """Sigmoid cross-entropy of every label, -w y log p - (1 - y) log(1 - p), in nats; NaN for targets outside [0, 1].
+
+    Args:
+        logits: any float dtype; computed in float32 or wider.
+        targets: probabilities of yes, 0 and 1 for hard ones.
+        label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / 2.
+        positive_weights: w, as PyTorch's ``pos_weight``; one, or one for each label; None for 1.
+    """
+    z, y = _wide(logits), targets.astype(at_least_float32(logits.dtype))
+    good = (y >= 0) & (y <= 1.0 + ROUNDING)
+    smooth = (1.0 - label_smoothing) * y + label_smoothing / 2
+    yes = smooth * jax.nn.log_sigmoid(z)
+    if positive_weights is not None:
+        yes *= positive_weights.astype(z.dtype)[None]
+    losses = -yes - (1.0 - smooth) * jax.nn.log_sigmoid(-z)
+    return losses * jnp.where(good, 1.0, jnp.nan).astype(losses.dtype)
+
+
+def is_yes(targets: Shaped[Array, "*target"]) -> Bool[Array, "*target"]:
+    """Return whether targets, 0 or 1 or a probability of any dtype, are a yes: above 1/2."""
+    return targets.astype(jnp.float32) > 0.5
 
 
 def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float[Array, " B"]:

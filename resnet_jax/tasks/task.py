@@ -187,7 +187,7 @@ def format_metric(name: str, value: float, *, width: int = 0) -> str:
     """Write a metric for people: shares in percent, other numbers with four digits.
 
     >>> format_metric("accuracy", 0.98765), format_metric("r2", 0.98765)
-    ('98.77%', '0.9876')
+    ('98.77%', '0.9877')
     """
     text = f"{value:.2%}" if name in SHARES else f"{value:.4g}"
     return f"{text:>{width}}"
