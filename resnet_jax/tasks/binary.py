@@ -13,8 +13,11 @@ import numpy as np
 
 from resnet_jax.errors import UsageError
 from resnet_jax.tasks.classification import confusion_details, require_classes
+from resnet_jax.tasks.config import TaskConfig
+from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
+from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind
 from resnet_jax.tasks.task import Batch, TaskBase
 
 
@@ -129,3 +132,22 @@ def _logit(outputs: jax.Array) -> jax.Array:
 def _label(labels: jax.Array) -> jax.Array:
     """Return labels of shape (N,) or (N, 1) as (N,)."""
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+@register_task("binary", uses=("loss", "label_smoothing", "positive_weights", "threshold"))
+def make_binary(config: TaskConfig, facts: TaskFacts) -> Binary:
+    """Return the binary task as configured: of two classes, or of one label."""
+    require_kind("binary", facts, "class", "labels")
+    criterion_of(config, "binary", ("bce",))
+    if facts.label_kind == "class" and facts.names and len(facts.names) != 2:
+        raise UsageError(f"task.kind binary needs two classes, no and yes, and the data has {len(facts.names)}")
+    if facts.label_kind == "labels" and len(facts.names) != 1:
+        raise UsageError(f"task.kind binary needs one label, and the data has {len(facts.names)}: use multilabel")
+    if facts.outputs not in (None, 1):
+        raise UsageError(f"task.kind binary has one output: leave model.num_classes {facts.outputs} out")
+    if len(config.threshold) != 1:
+        raise UsageError(f"task.threshold of task.kind binary is one number, got {config.threshold}")
+    weights = positive_weights_of(config, facts.counts[-1:], facts) or (1.0,)
+    if len(weights) != 1:
+        raise UsageError(f"task.positive_weights of task.kind binary is one number, got {weights}")
+    return Binary(1, config.label_smoothing, weights[0], config.threshold[0])

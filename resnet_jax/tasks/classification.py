@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UsageError
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.confusion import Confusion
+from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import dense_targets, get_loss
+from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind
 from resnet_jax.tasks.scores import calibration_sums, expected_calibration_error, mean_known, precision_recall_f1
 from resnet_jax.tasks.task import Batch, TaskBase, ranked
 
@@ -197,3 +200,13 @@ def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
             f"label {labels[first]} of example {first} of the batch is outside 0..{num_classes - 1}, the range of "
             f"{num_classes} classes; {int(outside.sum())} such labels among {labels.size}"
         )
+
+
+@register_task("classification", uses=("loss", "label_smoothing", "class_weights"))
+def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
+    """Return classification as configured."""
+    require_kind("classification", facts, "class")
+    criterion: Any = criterion_of(config, "classification", tuple(LOSSES))
+    if len(config.class_weights) != facts.num_outputs and not isinstance(config.class_weights, str):
+        raise UsageError(f"task.class_weights has {len(config.class_weights)} numbers for {facts.num_outputs} classes")
+    return Classification(facts.num_outputs, criterion, config.label_smoothing, class_weights_of(config, facts))

@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UsageError
+from resnet_jax.tasks.config import TaskConfig
+from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
+from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind
 from resnet_jax.tasks.scores import mean_known, precision_recall_f1
 from resnet_jax.tasks.task import Batch, TaskBase
 
@@ -154,3 +157,12 @@ class MultiLabel(TaskBase):
 def _micro_f1(right: float, predicted: float, true: float) -> float:
     """Return F1 of all labels together; 0 of none, as scikit-learn."""
     return 2 * right / (predicted + true) if predicted + true else 0.0
+
+
+@register_task("multilabel", uses=("loss", "label_smoothing", "positive_weights", "threshold"))
+def make_multilabel(config: TaskConfig, facts: TaskFacts) -> MultiLabel:
+    """Return multi-label as configured."""
+    require_kind("multilabel", facts, "labels")
+    criterion_of(config, "multilabel", ("bce",))
+    weights = positive_weights_of(config, facts.counts, facts)
+    return MultiLabel(facts.num_outputs, config.label_smoothing, weights, config.threshold, facts.names)
