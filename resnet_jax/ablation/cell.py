@@ -268,7 +268,7 @@ def _batches(job: CellJob, seeds: tuple[int, ...]) -> Callable[[int, int], Itera
 def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
     """Return ``evaluation(states, records)`` of all members; it compiles once."""
     step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.mesh)
-    task = build_task(job.config, job.images.card, parts.model.config.num_classes)
+    task = build_task(job.config, job.images.card)
 
     def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
         feed = evaluation_feed(job.config, records)

@@ -33,7 +33,7 @@ from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.zoo import create_model
-from resnet_jax.runs.build import build_model
+from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.chosen import Chosen, bring_to_size, choose_images, describe_sizes, own_or_other
 from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig
 from resnet_jax.runs.data import geometry_of, load_images
@@ -49,7 +49,8 @@ from resnet_jax.runs.trained import (
     with_normalization,
 )
 from resnet_jax.runtime.paths import user_path
-from resnet_jax.tasks.losses import get_loss
+from resnet_jax.tasks.losses import cross_entropy
+from resnet_jax.tasks.task import LossOf
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.need import LOOKING, require_memory
@@ -229,7 +230,7 @@ def initial_subject(name: str, looking: Looking, choices: dict[str, Any] | None 
         "images": f"{said}; {_size(images)}",
         "updates": f"of plain SGD, learning rate {looking.learning_rate:g}",
     }
-    loss = get_loss("cross_entropy", 0.0)
+    loss = cross_entropy
     return _subject(name, model, variables, images, labels, looking, loss, (tx, tx.init(variables["params"])), facts)
 
 
@@ -278,7 +279,7 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
         "updates": updates,
     }
     name = trained.path.resolve().name
-    loss = get_loss(config.train.loss, config.train.label_smoothing)
+    loss = LossOf(build_task(config, trained.card))
     return _subject(name, model, trained.variables, images, labels, looking, loss, optimizer, facts)
 
 

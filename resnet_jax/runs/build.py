@@ -27,8 +27,8 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
-from resnet_jax.tasks.binary import Binary
-from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.facts import LabelKind, TaskFacts
+from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
@@ -61,14 +61,13 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
     """
-    classes = len(card.class_names)
-    choices = {"num_classes": classes, "in_channels": card.image_shape[-1], **config.model.choices()}
+    outputs = build_task(config, card).num_outputs
+    choices = {"num_classes": outputs, "in_channels": card.image_shape[-1], **config.model.choices()}
     choices["norm_devices"] = devices if config.model.norm_scope == "device" else 1
-    two_of_one = choices["num_classes"] == 1 and classes == 2 and not card.examples  # yes or no, imported
-    if choices["num_classes"] < classes and not two_of_one:
+    if choices["num_classes"] != outputs:
         raise UsageError(
-            f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
-            "to use their number"
+            f"model.num_classes {choices['num_classes']} does not go with the task, which has {outputs} outputs: leave "
+            "it out"
         )
     model, dims = create_model(config.model.name, **choices), len(card.image_shape) - 1
     if model.config.spatial_dims != dims:
@@ -85,6 +84,7 @@ class Parts:
     """Everything the loop needs, built once. ``step`` is the train step as a pure function, ``train_step`` compiled."""
 
     model: ResNet
+    task: Task
     mesh: Mesh
     plan: Plan
     tx: optax.GradientTransformation
@@ -110,7 +110,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     per_call = steps_per_dispatch(config, feed, mesh)
     plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping, per_call)
 
-    model = build_model(config, card, devices=mesh.size)
+    model, task = build_model(config, card, devices=mesh.size), build_task(config, card)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
@@ -119,7 +119,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         make_train_step,
         model,
         tx,
-        task=build_task(config, card, model.config.num_classes),
+        task=task,
         preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
@@ -137,6 +137,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         train_step, batches = (lambda state, item: multi_step(state, *item)), _resident_batches(feed, plan, mesh)
     return Parts(
         model=model,
+        task=task,
         mesh=mesh,
         plan=plan,
         tx=tx,
@@ -266,7 +267,7 @@ def build_evaluation(
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
-    task = build_task(config, card, model.config.num_classes)
+    task = build_task(config, card)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
         feed = evaluation_feed(config, records)
@@ -279,15 +280,26 @@ def build_eval_step(
     config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return the eval step of a run as a pure function."""
-    task = build_task(config, card, model.config.num_classes)
+    task = build_task(config, card)
     return make_eval_step(model, task=task, preprocess=eval_preprocess(model, card), logits=logits)
 
 
-def build_task(config: RunConfig, card: DataCard, outputs: int) -> Task:
-    """Return what the outputs of a run's network mean. One output says yes or no, of two classes."""
-    if outputs == 1:
-        return Binary()
-    return Classification(outputs, config.train.loss, config.train.label_smoothing)
+def build_task(config: RunConfig, card: DataCard) -> Task:
+    """Return what the outputs of a run's network mean.
+
+    Raises:
+        UsageError: a kind that does not go with the labels, or a setting that it does not use.
+    """
+    facts = TaskFacts(
+        label_kind=cast(LabelKind, card.label_kind),
+        names=card.class_names,
+        examples=card.examples.get("train", 0),
+        counts=card.label_counts,
+        mean=card.target_mean,
+        std=card.target_std,
+        outputs=config.model.choices().get("num_classes"),
+    )
+    return make_task(config.task, facts)
 
 
 def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:

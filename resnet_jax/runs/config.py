@@ -14,6 +14,7 @@ from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import FEW, RunError, UsageError, closest, either, nearest, unknown
 from resnet_jax.runs.legacy import upgrade
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.optimizers import OptimConfig
 
@@ -133,6 +134,8 @@ class RunConfig:
     """The optimizer and its schedule."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     """The training."""
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    """What the outputs mean."""
     seed: int = 0
     """Seed of initialization, order of the images and augmentation."""
     init_from: str | None = None

@@ -17,6 +17,11 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _own_loss(value: Any) -> Any:
+    """Return a loss of classification as ``task.loss``: cross-entropy is its default, and says nothing."""
+    return None if value == "cross_entropy" else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Moved:
     """One option that has another name, or other values, than before.
@@ -31,7 +36,10 @@ class Moved:
 
 
 #: Dotted old name -> what became of it.
-MOVED: dict[str, Moved] = {}
+MOVED: dict[str, Moved] = {
+    "train.loss": Moved("task.loss", _own_loss),
+    "train.label_smoothing": Moved("task.label_smoothing"),
+}
 
 
 def upgrade(raw: Mapping[str, Any], *, where: str, moved: Mapping[str, Moved] | None = None) -> dict[str, Any]:

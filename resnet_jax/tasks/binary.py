@@ -108,12 +108,19 @@ class Binary(TaskBase):
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
         """Return yes (1) and no (0) with their probabilities, what it is taken for first."""
-        z = np.asarray(outputs, np.float64)[:, 0]
-        found = []
-        for yes, probability in zip(z > _logit_of(self.threshold), np.exp(-np.logaddexp(0.0, -z)), strict=True):
-            pairs = [(1, float(probability)), (0, float(1.0 - probability))]
-            found.append((pairs if yes else pairs[::-1])[:top])
-        return found
+        over = np.asarray(outputs)[:, 0] > _logit_of(self.threshold)
+        order = np.where(over[:, None], [[1, 0]], [[0, 1]])[:, :top]
+        rows = zip(self.probabilities(outputs), order, strict=True)
+        return [[(int(k), float(row[k])) for k in ranks] for row, ranks in rows]
+
+    def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names of no and yes; of one label these are ``not NAME`` and ``NAME``."""
+        return (f"not {names[0]}", names[0]) if len(names) == 1 else names
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probabilities of no and yes, float64 (N, 2)."""
+        z = np.asarray(outputs, np.float64)
+        return np.exp(-np.logaddexp(0.0, np.concatenate([z, -z], axis=1)))
 
     def _yes(self, outputs: jax.Array) -> jax.Array:
         return _logit(outputs) > _logit_of(self.threshold)
@@ -137,11 +144,11 @@ def _label(labels: jax.Array) -> jax.Array:
 @register_task("binary", uses=("loss", "label_smoothing", "positive_weights", "threshold"))
 def make_binary(config: TaskConfig, facts: TaskFacts) -> Binary:
     """Return the binary task as configured: of two classes, or of one label."""
-    require_kind("binary", facts, "class", "labels")
+    require_kind("binary", facts, "class", "multi-label")
     criterion_of(config, "binary", ("bce",))
     if facts.label_kind == "class" and facts.names and len(facts.names) != 2:
         raise UsageError(f"task.kind binary needs two classes, no and yes, and the data has {len(facts.names)}")
-    if facts.label_kind == "labels" and len(facts.names) != 1:
+    if facts.label_kind == "multi-label" and len(facts.names) != 1:
         raise UsageError(f"task.kind binary needs one label, and the data has {len(facts.names)}: use multilabel")
     if facts.outputs not in (None, 1):
         raise UsageError(f"task.kind binary has one output: leave model.num_classes {facts.outputs} out")

@@ -14,8 +14,8 @@ from resnet_jax.errors import UsageError
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.tasks.facts import TaskFacts
-from resnet_jax.tasks.losses import dense_targets, get_loss
-from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind
+from resnet_jax.tasks.losses import LOSSES, dense_targets, get_loss
+from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import calibration_sums, expected_calibration_error, mean_known, precision_recall_f1
 from resnet_jax.tasks.task import Batch, TaskBase, ranked
 
@@ -206,6 +206,7 @@ def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
 def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
     """Return classification as configured."""
     require_kind("classification", facts, "class")
+    require_outputs(facts, "classes", more=True)
     criterion: Any = criterion_of(config, "classification", tuple(LOSSES))
     if len(config.class_weights) != facts.num_outputs and not isinstance(config.class_weights, str):
         raise UsageError(f"task.class_weights has {len(config.class_weights)} numbers for {facts.num_outputs} classes")

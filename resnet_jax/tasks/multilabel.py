@@ -15,7 +15,7 @@ from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
-from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind
+from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import mean_known, precision_recall_f1
 from resnet_jax.tasks.task import Batch, TaskBase
 
@@ -140,12 +140,16 @@ class MultiLabel(TaskBase):
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
         """Return the labels over the threshold, likeliest first, with their probabilities; all of them."""
-        probabilities = np.exp(-np.logaddexp(0.0, -np.asarray(outputs, np.float64)))
+        probabilities = self.probabilities(outputs)
         over = probabilities > np.asarray(self.thresholds)[None]
         return [
             [(int(k), float(row[k])) for k in np.argsort(-row, kind="stable") if there[k]]
             for row, there in zip(probabilities, over, strict=True)
         ]
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probability of every label, float64 (N, K)."""
+        return np.exp(-np.logaddexp(0.0, -np.asarray(outputs, np.float64)))
 
     def _counts(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         limits = np.asarray(self.thresholds)
@@ -162,7 +166,8 @@ def _micro_f1(right: float, predicted: float, true: float) -> float:
 @register_task("multilabel", uses=("loss", "label_smoothing", "positive_weights", "threshold"))
 def make_multilabel(config: TaskConfig, facts: TaskFacts) -> MultiLabel:
     """Return multi-label as configured."""
-    require_kind("multilabel", facts, "labels")
+    require_kind("multilabel", facts, "multi-label")
+    require_outputs(facts, "labels")
     criterion_of(config, "multilabel", ("bce",))
     weights = positive_weights_of(config, facts.counts, facts)
     return MultiLabel(facts.num_outputs, config.label_smoothing, weights, config.threshold, facts.names)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from resnet_jax.errors import UsageError, either, unknown
+from resnet_jax.runtime.registry import Registry
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.task import Task
@@ -17,18 +18,25 @@ F = TypeVar("F", bound=Factory)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Entry:
-    factory: Factory
+class TaskRule:
+    """A kind of task.
+
+    Attributes:
+        make: from the configuration and what is known of the data to the task.
+        uses: fields of :class:`~resnet_jax.tasks.config.TaskConfig` that it reads.
+    """
+
+    make: Factory
     uses: frozenset[str]
 
 
-_TASKS: dict[str, _Entry] = {}
+TASKS: Registry[TaskRule] = Registry("task.kind")
 #: Modules that register our own, imported when a task is asked for.
 _OURS = ("classification", "multilabel", "regression", "binary")
 
 
 def register_task(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Register what makes a task, for ``task.kind``.
+    """Return a decorator that registers what makes a task, for ``task.kind``.
 
     Args:
         name: of the kind.
@@ -43,13 +51,7 @@ def register_task(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[F], F]:
             raise unknown("field of task", field, sorted(fields))
 
     def register(factory: F) -> F:
-        there = _TASKS.get(name)
-        if there is not None and (there.factory.__module__, there.factory.__qualname__) != (
-            factory.__module__,
-            factory.__qualname__,
-        ):
-            raise UsageError(f"there is a task {name} already, of {there.factory.__module__}")
-        _TASKS[name] = _Entry(factory, frozenset(uses))
+        TASKS[name] = TaskRule(factory, frozenset(uses))
         return factory
 
     return register
@@ -63,7 +65,7 @@ def list_tasks() -> list[str]:
     """
     for module in _OURS:
         importlib.import_module(f"resnet_jax.tasks.{module}")
-    return [*_OURS, *sorted(set(_TASKS) - set(_OURS))]
+    return [*_OURS, *sorted(set(TASKS) - set(_OURS))]
 
 
 def make_task(config: TaskConfig, facts: TaskFacts) -> Task:
@@ -76,29 +78,29 @@ def make_task(config: TaskConfig, facts: TaskFacts) -> Task:
     3
     """
     kinds, kind = list_tasks(), config.kind or default_kind(facts)
-    if kind not in kinds:
-        raise unknown("task.kind", kind, kinds)
-    entry, default = _TASKS[kind], TaskConfig()
+    rule, default = TASKS[kind], TaskConfig()
     for field in dataclasses.fields(TaskConfig):
         value = getattr(config, field.name)
-        if field.name not in ("kind", *entry.uses) and value != getattr(default, field.name):
-            users = [name for name in kinds if field.name in _TASKS[name].uses]
+        if field.name not in ("kind", *rule.uses) and value != getattr(default, field.name):
+            users = [name for name in kinds if field.name in TASKS[name].uses]
             raise UsageError(
                 f"task.{field.name} {value} is not used by task.kind {kind}"
                 + (f", but by {either(users)}" if users else "")
             )
-    return entry.factory(config, facts)
+    return rule.make(config, facts)
 
 
 def default_kind(facts: TaskFacts) -> str:
     """Return what labels are without a word from the configuration; one output of two classes says yes or no."""
     match facts.label_kind:
         case "class":
-            return "binary" if facts.num_outputs == 1 else "classification"
-        case "labels":
+            return "binary" if facts.num_outputs == 1 and len(facts.names) in (0, 2) else "classification"
+        case "multi-label":
             return "multilabel"
-        case "values":
+        case "value":
             return "regression"
+        case _:
+            assert_never(facts.label_kind)
 
 
 def require_kind(kind: str, facts: TaskFacts, *kinds: str) -> None:
@@ -108,10 +110,29 @@ def require_kind(kind: str, facts: TaskFacts, *kinds: str) -> None:
         UsageError: with the kind of task that they go with.
     """
     if facts.label_kind not in kinds:
-        found = {"class": "one class each", "labels": "rows of 0 and 1", "values": "numbers"}
+        found = {"class": "one class each", "multi-label": "rows of 0 and 1", "value": "numbers"}
         raise UsageError(
             f"task.kind {kind} needs labels that are {either([found[name] for name in kinds])}, and those of the data "
             f"are {found[facts.label_kind]}: task.kind {default_kind(facts)} goes with them"
+        )
+
+
+def require_outputs(facts: TaskFacts, what: str, *, more: bool = False) -> None:
+    """Refuse a given number of outputs that does not go with the data.
+
+    Args:
+        facts: of the data.
+        what: what the names are of, such as ``classes``.
+        more: whether there may be more outputs than names.
+
+    Raises:
+        UsageError: fewer outputs, or, unless there may be, more.
+    """
+    wanted, there = len(facts.names), facts.num_outputs
+    if there < wanted or (there > wanted and not more):
+        size = "few" if there < wanted else "many"
+        raise UsageError(
+            f"model.num_classes {there} is too {size}: the data has {wanted} {what}; leave it out to use their number"
         )
 
 

@@ -15,7 +15,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.ops import at_least_float32
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.facts import TaskFacts
-from resnet_jax.tasks.registry import criterion_of, register_task, require_kind
+from resnet_jax.tasks.registry import criterion_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import mean_known
 from resnet_jax.tasks.task import Batch, TaskBase
 
@@ -171,14 +171,12 @@ class Regression(TaskBase):
 @register_task("regression", uses=("loss", "huber_delta", "standardize"))
 def make_regression(config: TaskConfig, facts: TaskFacts) -> Regression:
     """Return regression as configured."""
-    require_kind("regression", facts, "values", "labels")
+    require_kind("regression", facts, "value")
+    require_outputs(facts, "targets")
     criterion: Any = criterion_of(config, "regression", get_args(RegressionLoss))
     if config.huber_delta != 1.0 and criterion != "huber":
         raise UsageError(f"task.huber_delta {config.huber_delta:g} is of task.loss huber, not of {criterion}")
     mean, std = facts.mean, facts.std
-    for name, deviation in zip(facts.names, std, strict=False):
-        if not deviation > 0 and config.standardize:
-            raise UsageError(f"target {name} is the same in all training examples: there is nothing to learn of it")
     if not config.standardize:
         mean = std = ()
     return Regression(facts.num_outputs, criterion, config.huber_delta, mean, std, facts.names)

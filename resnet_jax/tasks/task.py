@@ -29,6 +29,7 @@ class Task(Protocol):
         headline: the metric that decides which state is the best and when to stop early, such as ``accuracy``.
         mode: whether larger or smaller is better.
         num_outputs: outputs of the network; 0 if that is not known.
+        answers: what the numbers of :meth:`predict` are.
     """
 
     @property
@@ -42,6 +43,9 @@ class Task(Protocol):
 
     @property
     def num_outputs(self) -> int: ...
+
+    @property
+    def answers(self) -> Literal["probabilities", "values"]: ...
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Refuse a host batch whose targets cannot be any, naming the first (on the device they only give NaN).
@@ -174,6 +178,17 @@ class TaskBase:
     def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names as they are."""
         return names
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOf:
+    """The loss of a task as a function ``(outputs, labels) -> (N,)``, where no more than labels is needed."""
+
+    task: Task
+
+    def __call__(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        """Return the loss of every example, (N,)."""
+        return self.task.loss(outputs, {"label": labels})
 
 
 #: Metrics that are shares of 1, shown in percent. Others, and those of a task of one's own, are shown as numbers.
