@@ -90,6 +90,7 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return what summary.json holds: of a task without an accuracy its headline stands in its place."""
         row = {name: value for name, value in dataclasses.asdict(self).items() if name != "best_val"}
+        row["notes"] = list(self.notes)
         if self.headline == "accuracy":
             return row
         for name in ("test_accuracy", "test_correct", "best_val_accuracy"):
@@ -209,8 +210,10 @@ class Pictures:
     def draw_all(self, result: Evaluation) -> None:
         """Draw these and the picture of the test, and keep in a file what the latter is drawn of."""
         self.draw_training()
-        attempt("the file of the test picture", lambda: self._keep(result), self.say)
-        attempt("the test picture", self._test, self.say)
+        classes = "confusion" in result.details
+        kept, picture = (self.run.confusion_counts, self.run.confusion) if classes else self._of_rows
+        attempt(kept.name, lambda: self._keep(result), self.say)
+        attempt(picture.name, self._test, self.say)
 
     def draw_missing(self) -> None:
         """Draw what a finished run has not, and say so."""
@@ -247,6 +250,11 @@ class Pictures:
         if self.run.test_rows.is_file():
             return self.run.predictions, self.run.test_rows
         return self.run.confusion, self.run.confusion_counts
+
+    @property
+    def _of_rows(self) -> tuple[Path, Path]:
+        """Where tasks without classes keep their test, and its picture."""
+        return self.run.test_rows, self.run.predictions
 
     def _test(self) -> None:
         path, source = self._test_picture()
