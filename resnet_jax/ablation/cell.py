@@ -25,6 +25,7 @@ from resnet_jax.runs.build import (
     Parts,
     build_eval_step,
     build_parts,
+    build_task,
     evaluation_feed,
     iterate_feed,
     loss_scaling,
@@ -267,11 +268,11 @@ def _batches(job: CellJob, seeds: tuple[int, ...]) -> Callable[[int, int], Itera
 def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
     """Return ``evaluation(states, records)`` of all members; it compiles once."""
     step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.mesh)
-    classes = parts.model.config.num_classes
+    task = build_task(job.config, job.images.card)
 
     def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
         feed = evaluation_feed(job.config, records)
-        return evaluate_population(step, states.eval_variables, feed, mesh=job.mesh, num_classes=classes)
+        return evaluate_population(step, states.eval_variables, feed, mesh=job.mesh, task=task)
 
     return evaluation
 

@@ -44,7 +44,7 @@ class Axis:
     def label(self, value: Any) -> str:
         """Return a value as people write it; adaptive clipping of one strength is ``on`` or ``off``.
 
-        >>> Axis("optim.agc", (None, 0.01)).label(0.01), Axis("train.label_smoothing", (0.0, 0.1)).label(0.1)
+        >>> Axis("optim.agc", (None, 0.01)).label(0.01), Axis("task.label_smoothing", (0.0, 0.1)).label(0.1)
         ('on', '0.1')
         """
         if self.key == AGC:

@@ -1,4 +1,4 @@
-"""``resnet-jax eval RUN_DIR``: the accuracy of a run on one of its splits, or on other images."""
+"""``resnet-jax eval RUN_DIR``: accuracy and other metrics of a run on one of its splits, or on other images."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
     from resnet_jax.runs.chosen import describe_moved, own_or_other
     from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
+    from resnet_jax.runs.outcome import finite, said_metric
 
     data = options.data
     trained, source, moved = load_run(options.run_dir, options.checkpoint), data.source, ()
@@ -54,16 +55,26 @@ def run(argv: list[str]) -> dict[str, Any]:
         trained = reestimate_run(trained, options.reestimate, source=source)
     result = evaluate_run(trained, options.split, source=source, logits=options.logits is not None)
     console = console_for(options.common)
-    counted = f"{result.accuracy:.2%} ({result.correct} of {result.examples})"
-    accuracy = f"{result.split} accuracy {counted}" if result.own else f"accuracy {counted} over {result.what}"
-    said = (*moved, *result.said)
-    for line in (*said, f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}"):
+    task = trained.task
+    headline = said_metric(task.headline, result.metrics[task.headline])
+    correct = {"correct": result.correct} if "correct" in result.sums else {}
+    headline += f" ({result.correct} of {result.examples})" if correct else f" ({result.examples} images)"
+    accuracy = f"{result.split} {headline}" if result.own else f"{headline} over {result.what}"
+    said = (*moved, *result.said, *result.notes)
+    others = ", ".join(said_metric(name, value) for name, value in result.metrics.items() if name != task.headline)
+    for line in (
+        *said,
+        *([others] if others else []),
+        f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}",
+    ):
         say(console, line)
     if result.logits is not None:  # after the result, which a full disk must not take along
         save_array(options.logits, result.logits)
     return {
-        "accuracy": result.accuracy,
-        "correct": result.correct,
+        task.headline: finite(result.metrics[task.headline]),
+        **correct,
+        "task": task.kind,
+        "metrics": {name: finite(value) for name, value in result.metrics.items()},
         "examples": result.examples,
         "loss": result.loss,
         "split": result.split,

@@ -1,4 +1,4 @@
-"""``resnet-jax predict RUN_DIR IMAGE...``: the likeliest classes of images."""
+"""``resnet-jax predict RUN_DIR IMAGE...``: the likeliest classes of images, their labels, or values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PredictOptions:
     """Image files, folders (with all below them), quoted patterns such as 'shots/**/*.jpg', or - for a list of files on
     standard input, one a line. Any number: they are read and answered batch by batch."""
     top: int = 5
-    """Classes to show for each image."""
+    """Classes to show for each image; labels over their threshold, and values, are all shown."""
     batch_size: int = 16
     """Images computed at a time."""
     out: Path | None = None
@@ -59,10 +59,12 @@ def run(argv: list[str]) -> Any:
         keep = options.common.json
         results: Predictions = OnTerminal(console_for(options.common), failures, keep=keep)
     else:
-        results = InFile(options.out, min(options.top, len(predictor.class_names)), failures)
+        targets = predictor.class_names if predictor.task.answers == "values" else ()
+        results = InFile(options.out, predictor.most_answers(options.top), failures, targets=targets)
     with contextlib.closing(results):
         for prediction in found:
-            results.add(prediction.image, prediction.classes, prediction.probabilities, prediction.error)
+            seen = prediction
+            results.add(seen.image, seen.classes, seen.probabilities, seen.error, seen.values)
         for name, why in named.problems:
             results.add(name, (), (), f"{name}: {why}")
     if named.left_out.counts:

@@ -17,12 +17,13 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
-from resnet_jax.depth.profiling import chart_of, cross_entropy, without_drops
+from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy, Chart, Hook, instrumented
 from resnet_jax.models import layout
 from resnet_jax.models.collections import GATES
 from resnet_jax.ops.annotations import Images, Labels
+from resnet_jax.tasks.losses import cross_entropy
 
 _KEEP = "keep"
 

@@ -16,7 +16,8 @@ DEFAULT = "resnet20_cifar"
 
 def model_options() -> dict[str, Any]:
     """Return the fields of :class:`ResNetConfig` that a user may set, each with its annotation; registered values
-    are among those of a ``Literal``."""
+    are among those of a ``Literal``.
+    """
     hints = field_hints(ResNetConfig)
     return {name: opened(hint) for name, hint in hints.items() if not is_marked(hint, NOT_AN_OPTION)}
 

@@ -24,13 +24,15 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelChanges, ModelSpec
 from resnet_jax.runs.analysis_images import RANDOM, Shown, images_of_run, images_of_source, random_images
+from resnet_jax.runs.build import build_task
 from resnet_jax.runs.chosen import own_or_other
 from resnet_jax.runs.directory import describe_environment
 from resnet_jax.runs.images import OtherImages, prepared
 from resnet_jax.runs.own_optimizer import own_optimizer
 from resnet_jax.runs.trained import TrainedRun, load_run, with_moved_data
 from resnet_jax.runtime.paths import user_path
-from resnet_jax.tasks.losses import get_loss
+from resnet_jax.tasks.losses import cross_entropy
+from resnet_jax.tasks.task import LossOf
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
 from resnet_jax.training.mesh import make_mesh
 
@@ -152,7 +154,7 @@ def named_target(name: str, config: AnalysisConfig, *, learning_rate: float = 0.
         "updates": f"of plain SGD, learning rate {learning_rate:g}",
     }
     optimizer = tx, tx.init(variables["params"])
-    return _target(name, model, variables, shown, config, get_loss("cross_entropy", 0.0), optimizer, facts)
+    return _target(name, model, variables, shown, config, cross_entropy, optimizer, facts)
 
 
 def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float = 0.1) -> AnalysisTarget:
@@ -184,7 +186,7 @@ def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float
         "updates": updates,
     }
     name = trained.path.resolve().name
-    loss = get_loss(run.train.loss, run.train.label_smoothing)
+    loss = LossOf(build_task(run, trained.card))
     return _target(name, model, trained.variables, shown, config, loss, optimizer, facts)
 
 

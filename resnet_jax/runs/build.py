@@ -26,7 +26,9 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
-from resnet_jax.tasks.losses import as_pair, get_loss
+from resnet_jax.tasks.facts import LabelKind, TaskFacts
+from resnet_jax.tasks.registry import make_task
+from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -58,13 +60,12 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
     """
-    classes = len(card.class_names)
-    network = config.model.config(num_classes=classes, in_channels=card.image_shape[-1])
-    two_of_one = network.num_classes == 1 and classes == 2 and not card.examples  # yes or no, imported
-    if network.num_classes < classes and not two_of_one:
+    outputs = build_task(config, card).num_outputs
+    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1])
+    if network.num_classes != outputs:
         raise UsageError(
-            f"model.num_classes {network.num_classes} is too few: the data has {classes} classes; leave it out "
-            "to use their number"
+            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave "
+            "it out"
         )
     dims = len(card.image_shape) - 1
     if network.spatial_dims != dims:
@@ -83,6 +84,7 @@ class Parts:
     """Everything the loop needs, built once. ``step`` is the train step as a pure function, ``train_step`` compiled."""
 
     model: ResNet
+    task: Task
     mesh: Mesh
     plan: Plan
     tx: optax.GradientTransformation
@@ -108,17 +110,16 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     per_call = steps_per_dispatch(config, feed, mesh)
     plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping, per_call)
 
-    model = build_model(config, card, devices=mesh.size)
+    model, task = build_model(config, card, devices=mesh.size), build_task(config, card)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
-    loss = get_loss(train.loss, train.label_smoothing)
     scaling = loss_scaling(config, model)
     make_step = functools.partial(
         make_train_step,
         model,
         tx,
-        loss=loss,
+        task=task,
         preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
@@ -136,6 +137,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         train_step, batches = (lambda state, item: multi_step(state, *item)), _resident_batches(feed, plan, mesh)
     return Parts(
         model=model,
+        task=task,
         mesh=mesh,
         plan=plan,
         tx=tx,
@@ -265,10 +267,11 @@ def build_evaluation(
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
+    task = build_task(config, card)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
         feed = evaluation_feed(config, records)
-        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=max(model.config.num_classes, 2))
+        return evaluate(compiled, variables, feed, mesh=mesh, task=task)
 
     return evaluation
 
@@ -276,11 +279,27 @@ def build_evaluation(
 def build_eval_step(
     config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return the eval step of a run as a pure function. One output is taken for a yes or no: two classes."""
-    loss, read_out = get_loss(config.train.loss, config.train.label_smoothing), None
-    if model.config.num_classes == 1:
-        loss, read_out = get_loss("cross_entropy"), as_pair
-    return make_eval_step(model, loss=loss, preprocess=eval_preprocess(model, card), logits=logits, read_out=read_out)
+    """Return the eval step of a run as a pure function."""
+    task = build_task(config, card)
+    return make_eval_step(model, task=task, preprocess=eval_preprocess(model, card), logits=logits)
+
+
+def build_task(config: RunConfig, card: DataCard) -> Task:
+    """Return what the outputs of a run's network mean.
+
+    Raises:
+        UsageError: a kind that does not go with the labels, or a setting that it does not use.
+    """
+    facts = TaskFacts(
+        label_kind=cast(LabelKind, card.label_kind),
+        names=card.class_names,
+        examples=card.examples.get("train", 0),
+        counts=card.label_counts,
+        mean=card.target_mean,
+        std=card.target_std,
+        outputs=config.model.changes.get("num_classes"),
+    )
+    return make_task(config.task, facts)
 
 
 def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from resnet_jax.fields import check_value, is_section, options_of, own_options
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.legacy import upgrade
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.optimizers import OptimConfig
 
@@ -35,6 +36,8 @@ class RunConfig:
     """The optimizer and its schedule."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     """The training."""
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    """What the outputs mean."""
     seed: int = 0
     """Seed of initialization, order of the images and augmentation."""
     init_from: str | None = None

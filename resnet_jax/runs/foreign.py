@@ -17,9 +17,10 @@ from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelSpec, model_options
-from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState
@@ -134,7 +135,7 @@ def import_weights(
         recipe=f"imported-{file.stem}",
         model=model,
         data=DataConfig(image_size=shape[0] if len(set(shape[:-1])) == 1 else None, crop=crop),
-        train=TrainConfig(loss=notes.loss if notes else "cross_entropy"),
+        task=TaskConfig(loss=notes.loss if notes and notes.loss != "cross_entropy" else None),
     )
     run = _write(out, config, card, variables, step=0, origin={"imported_from": file.name})
     lines = {
@@ -364,5 +365,5 @@ def _notes(trained: TrainedRun) -> Notes:
         crop=config.data.crop,
         mean=tuple(card.mean),
         std=tuple(card.std),
-        loss=config.train.loss,
+        loss=config.task.loss or "cross_entropy",
     )

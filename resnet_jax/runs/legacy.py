@@ -26,6 +26,11 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _own_loss(value: Any) -> Any:
+    """Return a loss of classification as ``task.loss``: cross-entropy is its default, and says nothing."""
+    return None if value == "cross_entropy" else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Moved:
     """An option that has another name, or other values, than before.
@@ -61,7 +66,10 @@ class Refused:
 
 
 #: Dotted old name -> what became of it.
-MOVED: dict[str, Moved | Refused] = {}
+MOVED: dict[str, Moved | Refused] = {
+    "train.loss": Moved("task.loss", _own_loss),
+    "train.label_smoothing": Moved("task.label_smoothing"),
+}
 
 
 def upgrade(

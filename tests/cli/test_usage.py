@@ -28,7 +28,7 @@ from tests.cli.conftest import last_json
         (["train", "digits", "--model.num-classes", "3"], "model.num_classes 3 is too few: the data has 10"),
         (["train", "digits", "--optim.name", "sdg"], "did you mean 'sgd'"),
         (["train", "digits", "--optim.b1", "0.3"], "sgd does not use b1"),
-        (["train", "digits", "--train.loss", "mze"], "did you mean 'mse'"),
+        (["train", "digits", "--task.loss", "mze"], "did you mean 'mse'"),
         (["train", "digits", "--train.batch-size", "5000"], "larger than the 1258 training examples"),
         (["train", "digits", "--train.batch-size", "101"], "101 cannot be shared equally by 2 devices"),
         (["train", "digits", "--train.steps-per-dispatch", "0"], "train.steps_per_dispatch must be 1 or more"),

@@ -13,7 +13,7 @@ import pytest
 
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models import ModelSpec, ResNet
-from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.evaluate import load_run
 from resnet_jax.runs.foreign import export_weights, import_weights
@@ -155,16 +155,14 @@ def trained_run(path, config: RunConfig, card: DataCard):
 
 def test_an_exported_run_comes_back_with_all_it_knew(tmp_path):
     model = ModelSpec("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), activation="silu", norm_eps=1e-3)
-    config = RunConfig(
-        model=model, data=DataConfig(image_size=16, crop="random_resized"), train=TrainConfig(loss="bce")
-    )
+    config = RunConfig(model=model, data=DataConfig(image_size=16, crop="random_resized"), task=TaskConfig(loss="bce"))
     card = DataCard(("Dürer [1471]", "b: c"), (16, 16, 3), (0.5, 0.25, 0.125), (0.1, 0.2, 0.3), {"train": 5})
     trained_run(tmp_path / "run", config, card)
     export_weights(tmp_path / "run", tmp_path / "net.safetensors", format="cifar")
     imported = import_weights(tmp_path / "net.safetensors", ModelSpec(""), tmp_path / "again")
     assert imported.card == dataclasses.replace(card, examples={})
     back = imported.run.read_config()
-    assert (back.data.image_size, back.data.crop, back.train.loss) == (16, "random_resized", "bce")
+    assert (back.data.image_size, back.data.crop, back.task.loss) == (16, "random_resized", "bce")
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     first, second = (load_run(tmp_path / name) for name in ("run", "again"))
     assert first.model.config == second.model.config

@@ -11,7 +11,6 @@ import pytest
 
 from resnet_jax.errors import RunError
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
@@ -60,7 +59,7 @@ def accuracies(*values):
 
     def run(state):
         correct = next(results)
-        return Evaluation(loss=0.5, correct=correct, examples=100, confusion=Confusion.of({}, 2))
+        return Evaluation(loss=0.5, examples=100, metrics={"accuracy": correct / 100})
 
     return run
 
@@ -193,7 +192,9 @@ def test_evaluation_adds_up_exactly():
         prediction = batch["image"].astype(jnp.int32)
         hit = (prediction == batch["label"]) & batch["mask"]
         loss, count = jnp.where(batch["mask"], 0.5, 0.0).sum(), batch["mask"].sum()
-        return {"loss_sum": loss, "correct": hit.sum(), "count": count, "prediction": prediction}
+        bins = {name: jnp.ones(15) for name in ("bin_count", "bin_confidence", "bin_correct")}
+        rows = {"label": batch["label"], "prediction": prediction}
+        return {"loss_sum": loss, "sums": {"correct": hit.sum(), **bins}, "count": count, "rows": rows}
 
     def batch(image, label, mask):
         return {"image": np.array(image), "label": np.array(label), "mask": np.array(mask, bool)}
