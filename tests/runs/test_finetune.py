@@ -21,11 +21,12 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.digest import params_digest
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml, parse_config
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from resnet_jax.runs.finetune import describe, find_source, require_transfer, start_state
 from resnet_jax.runs.fit import fit
+from resnet_jax.runs.recipes import parse_config
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.optimizers import OptimConfig
