@@ -236,7 +236,7 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
     [
         ({"init_head": "exact"}, r"params/head/kernel is \(8, 3\); need \(8, 4\): 3 classes instead of 4"),
         ({"init_stem": "exact"}, "3 input channels instead of 1; stem 'mean' averages them\n--init-head new and"),
-        ({"init_head": "nwe"}, "unknown head 'nwe'; did you mean 'new'"),
+        ({"init_head": "nwe"}, "unknown init_head 'nwe'; did you mean 'new'"),
         ({"model": ModelSpec("resnet32_cifar")}, "source .resnet20_cifar. cannot start resnet32_cifar: .* missing"),
         ({"optim": OptimConfig(freeze=("stm",))}, "freeze 'stm' names no parameter; did you mean 'stem'"),
         ({"init_from": "nowhere"}, "nowhere is not a run directory"),
