@@ -12,9 +12,10 @@ from .models import (
     stack_blocks as stack_blocks,
     unstack_blocks as unstack_blocks,
 )
-from .runs.config import RunConfig as RunConfig, list_recipes as list_recipes, load_recipe as load_recipe
+from .runs.config import RunConfig as RunConfig
 from .runs.evaluate import evaluate_run as evaluate_run, load_run as load_run, predict_images as predict_images
 from .runs.fit import fit as fit
+from .runs.recipes import list_recipes as list_recipes, load_recipe as load_recipe
 from .training.compile import (
     compile_eval_step as compile_eval_step,
     compile_train_step as compile_train_step,

@@ -21,7 +21,7 @@ from tests.cli.conftest import last_json
         (["train", "digist"], "unknown recipe 'digist'; did you mean 'digits'"),
         (["train", "missing.yaml"], "no such recipe file: missing.yaml"),
         (["train", "digits", "--optim.learnig-rate", "1"], "--optim.learning-rate"),
-        (["train", "digits", "--train.epochs", "0"], "train.epochs must be 1 or more"),
+        (["train", "digits", "--train.epochs", "0"], "train.epochs must be 1 or more, got 0 (--train.epochs)"),
         (["train", "digits", "--train.epochs", "1.5"], "--train.epochs"),
         (["train", "digits", "--model.name", "resnet05"], "did you mean 'resnet50'"),
         (["train", "digits", "--model.shortcut", "E"], "unknown model.shortcut 'E'. Known: A, A_end"),
