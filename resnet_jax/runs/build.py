@@ -64,8 +64,8 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1])
     if network.num_classes != outputs:
         raise UsageError(
-            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave "
-            "it out"
+            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave it "
+            "out"
         )
     dims = len(card.image_shape) - 1
     if network.spatial_dims != dims:
