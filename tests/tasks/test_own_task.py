@@ -76,7 +76,7 @@ def test_it_is_made_by_name_trained_evaluated_and_predicts():
     params = Net().init(jax.random.key(0), x, train=False)["params"]
     tx = optax.sgd(1.0)
     state = TrainState(jnp.int32(0), params, {}, tx.init(params), jax.random.key(1))
-    step = jax.jit(make_train_step(Net(), tx, task=task))
+    step, metrics = jax.jit(make_train_step(Net(), tx, task=task)), {}
     for _ in range(60):
         state, metrics = step(state, {"image": x, "label": labels})
     trained = task.train_metrics({"distance": float(metrics["distance"])}, 64)
