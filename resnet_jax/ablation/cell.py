@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from resnet_jax.ablation.result import CellResult, MemberResult, finite
+from resnet_jax.ablation.result import CellResult, MemberResult, finite, measured
 from resnet_jax.data.pipeline import Batch
 from resnet_jax.data.records import Records
 from resnet_jax.errors import RunError, UsageError
@@ -220,16 +220,14 @@ def _train_members(
             verdict = judge(
                 updates=parts.plan.total_steps,
                 steps_per_epoch=parts.plan.steps_per_epoch,
-                tested=result.accuracy,
+                tested=result.metrics.get("accuracy"),
                 test=Chance.of(test.labels),
                 trained=trained.get(seed),
                 train=Chance.of(splits.train.labels, pass_over),
             )
             found = dataclasses.replace(
                 found,
-                test_correct=result.correct,
-                test_examples=result.examples,
-                test_loss=finite(result.loss),
+                **measured(parts.task.headline, result),
                 stuck=verdict.stuck,
             )
         members.append(found)
@@ -239,7 +237,7 @@ def _train_members(
 def _last_accuracies(metrics: Path) -> dict[int, float]:
     """Return the accuracy in the last epoch of training, by seed."""
     rows = [row for row in read_metrics(metrics) if row["kind"] == "epoch"]
-    return {row["seed"]: row["accuracy"] for row in rows if row["accuracy"] is not None}
+    return {row["seed"]: row["accuracy"] for row in rows if row.get("accuracy") is not None}
 
 
 def _some(records: Records | None) -> Records:

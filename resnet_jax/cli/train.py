@@ -41,4 +41,4 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
     summary = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
-    return dataclasses.asdict(summary)
+    return summary.to_json()
