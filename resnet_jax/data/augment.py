@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8, UInt32
 
 from resnet_jax.errors import UsageError
 
@@ -155,17 +155,17 @@ def cutout(
 
 
 def normalize(
-    images: UInt8[Array, "b h w c"],
+    images: Shaped[Array, "b *sides c"],
     mean: Sequence[float] | np.ndarray | Array,
     std: Sequence[float] | np.ndarray | Array,
     dtype: jnp.dtype | type = jnp.float32,
-) -> Float[Array, "b h w c"]:
-    """Return ``(images / 255 - mean) / std`` a channel, computed in float32 and then cast.
+) -> Float[Array, "b *sides c"]:
+    """Return ``(images / 255 - mean) / std`` a channel, in float32 and then cast; only uint8 is divided by 255.
 
     Args:
-        images: uint8 (b, h, w, c).
-        mean: (c,), of x / 255.
-        std: (c,), of x / 255.
+        images: inputs of any rank and dtype, channels last.
+        mean: (c,), of x / 255 for uint8, else of the values.
+        std: (c,), of the same.
         dtype: what the network computes in.
 
     Raises:
@@ -180,5 +180,7 @@ def normalize(
             f"mean has shape {np.shape(mean)} and std {np.shape(std)}; need one number for each of the "
             f"{channels} channels, shape ({channels},)"
         )
-    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, channels) for v in (mean, std))
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(*(1,) * (images.ndim - 1), channels) for v in (mean, std))
+    values = images.astype(jnp.float32)
+    values = values / 255 if images.dtype == jnp.uint8 else values
+    return ((values - mean) / std).astype(dtype)

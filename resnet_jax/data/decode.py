@@ -196,7 +196,7 @@ def _pnm_maximum(data: bytes) -> int:
 
 
 def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
-    """Bring uint8 (..., C) to ``channels`` channels: grey is repeated, RGB becomes luma; None keeps them.
+    """Bring (..., C) of 1 or 3 channels to ``channels`` channels: grey is repeated, RGB becomes luma; None keeps them.
 
     >>> to_channels(np.array([[255, 255, 255], [255, 0, 0]], np.uint8), 1).tolist()
     [[255], [76]]
@@ -205,6 +205,9 @@ def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
         return images
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
+    if images.dtype != np.uint8:
+        luma = images.astype(np.float64) @ np.array(GREY_WEIGHTS) / 1000
+        return (luma.round() if images.dtype.kind in "iu" else luma).astype(images.dtype)[..., None]
     luma = images.astype(np.uint32) @ np.array(GREY_WEIGHTS, np.uint32)
     return ((luma + 500) // 1000).astype(np.uint8)[..., None]
 
@@ -219,6 +222,6 @@ def has_colours(image: np.ndarray) -> bool:
 
 
 def check_channels(channels: int | None) -> None:
-    """Raise UsageError unless ``channels`` is None (as stored), 1 (grey) or 3 (RGB)."""
+    """Raise UsageError unless ``channels`` is None (as stored), 1 (grey) or 3 (RGB), as image files are decoded."""
     if channels not in (None, 1, 3):
         raise UsageError(f"channels={channels} is not possible; use 1 (grey), 3 (RGB) or none (as stored)")

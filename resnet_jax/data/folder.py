@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.decode import decode_image
+from resnet_jax.data.example import Example, Spec, encoded_spec
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, identify
 from resnet_jax.data.layout import LAYOUTS, alike, check_class_names, folded, shortened, split_of
 from resnet_jax.data.listing import LeftOut, Listing, files_in, folder_names, list_images
@@ -44,7 +45,15 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": self.image(index), "label": self.labels[index]}
+
+    @property
+    def spec(self) -> Spec:
+        return encoded_spec(self.channels, self.labels)
+
     def image(self, index: int) -> np.ndarray:
+        """Return image ``index``, decoded."""
         path = self.paths[index]
         try:
             with open(path, "rb") as file:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.decode import decode_image
+from resnet_jax.data.example import Example, Spec, encoded_spec
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.tfds_labels import read_labels
 from resnet_jax.errors import DataError, nearest
@@ -43,7 +44,15 @@ class TfdsRecords:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": self.image(index), "label": self.labels[index]}
+
+    @property
+    def spec(self) -> Spec:
+        return encoded_spec(self.channels, self.labels)
+
     def image(self, index: int) -> np.ndarray:
+        """Return image ``index``, decoded."""
         return decode_image(self.source[index][self.image_key], self.channels, self.describe(index))
 
     def describe(self, index: int) -> str:

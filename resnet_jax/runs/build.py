@@ -60,19 +60,17 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
     """
-    outputs = build_task(config, card).num_outputs
-    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1])
+    outputs, dims = build_task(config, card).num_outputs, len(card.image_shape) - 1
+    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims)
     if network.num_classes != outputs:
         raise UsageError(
             f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave "
             "it out"
         )
-    dims = len(card.image_shape) - 1
     if network.spatial_dims != dims:
         raise UsageError(
-            f"model.spatial_dims {network.spatial_dims} does not go with images of {dims} spatial dimensions, "
-            "which is what every data source gives: leave it out; your own signals or volumes go through "
-            f"create_model(name, spatial_dims={network.spatial_dims}) in a loop of your own"
+            f"model.spatial_dims {network.spatial_dims} does not go with inputs of {dims} spatial dimensions: leave it "
+            "out, and it is that of the data"
         )
     if network.norm_scope == "device":
         network = dataclasses.replace(network, norm_devices=devices)
@@ -235,7 +233,8 @@ def _resident_batches(feed: TrainBatches, plan: Plan, mesh: Mesh) -> Callable[[i
 
     def batches(start: int, stop: int) -> Iterator[Any]:
         calls = dataclasses.replace(plan, total_steps=stop).calls(start)
-        data = put_resident(*feed.resident(), mesh)
+        resident = feed.resident()
+        data = put_resident(resident["image"], resident["label"], mesh)
         for chunk in chunks(feed.order, calls, plan.steps_per_call, mesh):
             yield data, chunk
 

@@ -81,7 +81,7 @@ class RunConfig:
             not (needs_val and data.val_fraction == 0.0),
             "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
         )
-        check_normalization(data.mean, data.std)
+        check_normalization(data.mean, data.std, dtype=None)
         check_fields(self)
         for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):
             _require(value == "exact" or self.init_from is not None, f"{name} {value} needs init_from")

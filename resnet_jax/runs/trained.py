@@ -112,7 +112,7 @@ def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence
         raise UsageError(
             f"need {channels} means and {channels} positive deviations, got {tuple(mean)} and {tuple(std)}"
         )
-    check_normalization(mean, std, channels=channels)
+    check_normalization(mean, std, channels=channels, dtype=trained.card.image_dtype)
     return dataclasses.replace(trained, card=dataclasses.replace(trained.card, mean=tuple(mean), std=tuple(std)))
 
 

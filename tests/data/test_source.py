@@ -15,7 +15,7 @@ def test_each_kind_reaches_its_module(make_folder, tmp_path):
     root = make_folder({"pictures/cat": 1, "pictures/dog": 1}) / "pictures"
     assert load_dataset("digits").name == "digits"
     assert load_dataset(f"folder:{root}").class_names == ("cat", "dog")
-    assert load_dataset(f"npz:{tmp_path}/a.npz").splits["all"].image(1).shape == (4, 4, 1)
+    assert load_dataset(f"npz:{tmp_path}/a.npz").splits["all"][1]["image"].shape == (4, 4, 1)
 
 
 def test_channels_are_passed_on(make_folder, tmp_path):
@@ -23,7 +23,7 @@ def test_channels_are_passed_on(make_folder, tmp_path):
     root = make_folder({"pictures/cat": 1, "pictures/dog": 1}) / "pictures"
     for spec in ("digits", f"folder:{root}", f"npz:{tmp_path}/a.npz"):
         for channels in (1, 3):
-            assert load_dataset(spec, channels=channels).splits["all"].image(0).shape[-1] == channels
+            assert load_dataset(spec, channels=channels).splits["all"][0]["image"].shape[-1] == channels
     with pytest.raises(UsageError, match="channels=2"):
         load_dataset("digits", channels=2)
 

@@ -30,13 +30,13 @@ BYTES = 40 * 8 * 8 * 3 + 40 * 4
 class OnDisk:
     """Records whose images are read one by one."""
 
-    labels = RECORDS.labels
+    labels, spec = RECORDS.labels, RECORDS.spec
 
     def __len__(self):
         return 40
 
-    def image(self, index):
-        return RECORDS.image(index)
+    def __getitem__(self, index):
+        return RECORDS[index]
 
 
 def mesh_of(platform, bytes_limit=None) -> Any:
