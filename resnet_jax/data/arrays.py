@@ -200,6 +200,22 @@ def _shape_hint(images: np.ndarray) -> str:
     return ""
 
 
+def on_devices(values: np.ndarray) -> np.ndarray:
+    """Return numbers in a dtype that devices have by default: 64 bits become 32 where these hold them.
+
+    Raises:
+        DataError: integers that int32 does not hold.
+    """
+    if values.dtype == np.float64:
+        return values.astype(np.float32)
+    if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and values.dtype != np.int32:
+        limits = np.iinfo(np.int32)
+        if values.size and (values.min() < limits.min or values.max() > limits.max):
+            raise DataError(f"values {values.min()}..{values.max()} of {values.dtype} do not fit int32")
+        return values.astype(np.int32)
+    return values
+
+
 def checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
     """Return labels as int32 (N,), or float labels (N, ...) as float32 for regression.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
+
+from resnet_jax.fields import AtLeast0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,7 +13,7 @@ class DataConfig:
     """Where the images come from, how they are split, and what is done to them."""
 
     source: str = "digits"
-    """digits, folder:PATH, npz:PATH or tfds:NAME."""
+    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV or JSONL), tfds:NAME or a registered KIND:LOCATION."""
     moved_to: str | None = None
     """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
     val_fraction: float = 0.1
@@ -36,10 +39,12 @@ class DataConfig:
     mix_probability: float = 1.0
     """Chance of a training image to be mixed; with both mixup and cutmix it gets one of them, each as often."""
     mean: tuple[float, ...] = ()
-    """Subtracted from x / 255, per channel; empty: that of the training images."""
+    """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
     std: tuple[float, ...] = ()
-    """Divides x / 255 - mean, per channel; empty: that of the training images."""
-    threads: int = 2
+    """Divides what is left, per channel; empty: that of the training images."""
+    pixels: Literal["uint8", "stored"] = "uint8"
+    """What image files become: uint8, or stored: what they hold (16 bits, floats, four bands) without loss."""
+    threads: AtLeast0 = 2
     """Threads that decode and assemble batches."""
 
     @property

@@ -17,11 +17,13 @@ What is stored becomes uint8 RGB, or grey, so:
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.arrays import checked_images, on_devices
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify, jpeg2000_siz, shape_in_header, tiff_tags
 from resnet_jax.errors import DataError, UsageError
 
@@ -70,6 +72,58 @@ def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
     if image is None:
         raise DataError(f"{where}: {_why_not(data)}")
     return image.reshape(*image.shape[:2], channels)
+
+
+NPY = b"\x93NUMPY"
+"""How an .npy file begins."""
+
+
+def decode_npy(data: bytes, where: str) -> np.ndarray:
+    """Return the array of an .npy file with an axis of channels: an image (H, W, C), a signal or a volume.
+
+    Raises:
+        DataError: cut short, of Python objects, or of a shape or dtype that could be two things.
+    """
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{where}: cannot read it as .npy ({error})") from error
+    return checked_images(array[None], where)[0]
+
+
+def decode_stored(data: bytes, channels: int, where: str) -> np.ndarray:
+    """Decode an image file to what it holds: 8 or 16 bits, integers or floats (TIFF), one to four channels.
+
+    Colours come as RGB or RGBA. Nothing is scaled.
+
+    Args:
+        data: the whole file.
+        channels: 3 for RGB, 1 for grey; 0 for those that are stored.
+        where: the file or record, for the message.
+
+    Returns:
+        (height, width, channels) of the dtype that is stored.
+
+    Raises:
+        DataError: not an image, cut short or too large.
+    """
+    import cv2
+
+    shape = shape_in_header(data)
+    if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
+        raise DataError(f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than {MAX_PIXELS:,}")
+    image = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DataError(f"{where}: {_why_not(data)}")
+    image = image[..., None] if image.ndim == 2 else image
+    stored = image.shape[-1]
+    if stored >= 3:
+        image = np.ascontiguousarray(image[..., [2, 1, 0, *range(3, stored)]])  # BGR, BGRA -> RGB, RGBA
+    if channels in (0, stored):
+        return on_devices(image)
+    if not {channels, stored} <= {1, 3}:
+        raise DataError(f"{where} has {stored} channels and {channels} are wanted; only 1 and 3 turn into each other")
+    return on_devices(to_channels(image, channels))
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray | None:

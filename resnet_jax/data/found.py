@@ -54,7 +54,7 @@ def _describe_file(path: Path) -> str:
     advice = found.advice if found is not None else ""
     if suffix in (".csv", ".tsv"):
         advice = (
-            "if it lists image files, sort them into one folder a class (folder:PATH); if it holds pixels, save "
+            "if it lists files under path, and label, labels or value, write manifest:PATH; if it holds pixels, save "
             "arrays with np.savez('data.npz', x=..., y=...) (npz:data.npz)"
         )
     elif suffix in SUFFIXES:

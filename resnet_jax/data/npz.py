@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from resnet_jax.data.arrays import VALUES_HINT, class_hint
+from resnet_jax.data.arrays import VALUES_HINT, class_hint, on_devices
 from resnet_jax.data.decode import to_channels
 from resnet_jax.data.example import MEANING_OF_RANK, RESERVED, Meaning
 from resnet_jax.data.formats import HEAD_BYTES, Format, identify
 from resnet_jax.data.records import ArrayRecords, Dataset, LabelKind
+from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
 
 OTHER_NAMES: dict[str, LabelKind] = {"label_names": "multi-label", "target_names": "value"}
@@ -45,6 +46,11 @@ def load_npz(path: str, channels: int | None = None, least_classes: int = 2) -> 
     """
     file = Path(path).expanduser()
     return _dataset(_read(file), str(file), f"npz:{path}", channels, least_classes)
+
+
+@register_source("npz", form="npz:PATH")
+def _load(location: str, /, *, channels: int | None, least_classes: int, **_: object) -> Dataset:
+    return load_npz(location, channels, least_classes)
 
 
 def load_arrays(
@@ -185,22 +191,6 @@ def _further(arrays: Mapping[str, np.ndarray], suffixes: Mapping[str, str]) -> t
             fields.append(stem)
     taken = {f"{stem}{end}" for stem in fields for end in ends}
     return fields, [f"{key} {arrays[key].dtype} {arrays[key].shape}" for key in others if key not in taken]
-
-
-def on_devices(values: np.ndarray) -> np.ndarray:
-    """Return numbers in a dtype that devices have by default: 64 bits become 32 where these hold them.
-
-    Raises:
-        DataError: integers that int32 does not hold.
-    """
-    if values.dtype == np.float64:
-        return values.astype(np.float32)
-    if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and values.dtype != np.int32:
-        limits = np.iinfo(np.int32)
-        if values.size and (values.min() < limits.min or values.max() > limits.max):
-            raise DataError(f"values {values.min()}..{values.max()} of {values.dtype} do not fit int32")
-        return values.astype(np.int32)
-    return values
 
 
 def _suffixes(arrays: Mapping[str, np.ndarray], file: str) -> dict[str, str]:

@@ -57,6 +57,7 @@ class PixelsWanted:
         source: where the images lie now, and what follows as in :class:`DataConfig`.
         channels: 1, 3 or None for what is stored.
         geometry: the host-side resize and crop.
+        pixels: what becomes of image files.
     """
 
     source: str
@@ -65,17 +66,19 @@ class PixelsWanted:
     split_seed: int
     channels: int | None
     geometry: Geometry
+    pixels: str
 
     @classmethod
     def of(cls, config: RunConfig) -> PixelsWanted:
         """Return what a configuration wants."""
         data = config.data
         division = (data.val_fraction, data.test_fraction, data.split_seed)
-        return cls(data.place, *division, config.model.changes.get("in_channels"), geometry_of(data))
+        channels = config.model.changes.get("in_channels")
+        return cls(data.place, *division, channels, geometry_of(data), data.pixels)
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
         """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
-        dataset = load_dataset(self.source, channels=self.channels)
+        dataset = load_dataset(self.source, channels=self.channels, pixels=self.pixels)
         return self.divide(dataset), dataset.class_names
 
     def divide(self, dataset: Dataset) -> Splits:

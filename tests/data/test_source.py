@@ -50,7 +50,7 @@ def test_a_path_alone_is_described_with_what_to_type(make_folder, tmp_path):
         "parts": r"a folder with 2 class folders \(a, b\) in train, Test and 4 images: write folder:.*parts",
         "a.npz": r"an \.npz file of arrays: write npz:.*a\.npz",
         "a.npy": r"one NumPy array \(\.npy\): it has no labels",
-        "table.csv": r"a table \(CSV\): if it lists image files, sort them into one folder a class",
+        "table.csv": r"a table \(CSV\): if it lists files under path, and label, labels or value, write manifest:PATH",
         "x.h5": "an HDF5 file: open it with h5py",
         "set/cat/000.png": "a PNG image; a data set is a folder .* resnet-jax predict RUN_DIR",
         "run": "a run directory, not a data set",
