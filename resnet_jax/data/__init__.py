@@ -13,7 +13,8 @@
 | `view` | records seen through a geometry: every image has one shape |
 | `memory`, `stats` | decode once into memory; per-channel mean and deviation |
 | `pipeline` | `TrainBatches`, `EvalBatches`: a batch is a pure function of the step |
-| `augment` | the only JAX file: crop, flip and normalization on the device |
+| `transforms`, `augmentations` | transforms by name, in order; `register_transform`: your own |
+| `augment`, `mix`, `on_device` | the JAX files: what the compiled step does to a batch |
 
 >>> from resnet_jax.data import TrainBatches, load_dataset, resolve_splits
 >>> splits = resolve_splits(load_dataset("digits"), seed=0)
@@ -33,6 +34,7 @@ from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, resolve_splits, split_indices, whole
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.transform import Geometry
+from resnet_jax.data.transforms import register_transform
 
 __all__ = [
     "ArrayRecords",
@@ -52,6 +54,7 @@ __all__ = [
     "load_dataset",
     "materialize",
     "register_source",
+    "register_transform",
     "resolve_splits",
     "spec_of",
     "split_indices",

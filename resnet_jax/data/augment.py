@@ -70,7 +70,12 @@ def draws(
 
     One draw of two 32-bit words an example: the halves of the first place the crop, the second flips.
     """
-    bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(example_keys(key, epoch, index))
+    return draws_of(example_keys(key, epoch, index), pad)
+
+
+def draws_of(keys: Key[Array, " b"], pad: int) -> tuple[Int[Array, " b"], Int[Array, " b"], Bool[Array, " b"]]:
+    """Return what :func:`draws` does, of the examples' own keys."""
+    bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(keys)
     half = jnp.uint32(FIELD_BITS)
     top = _below(bits[:, 0] >> half, 2 * pad + 1)
     left = _below(bits[:, 0] & jnp.uint32(2**FIELD_BITS - 1), 2 * pad + 1)
@@ -107,8 +112,8 @@ def augment(key: Key[Array, ""], batch: Mapping[str, Array], config: Augment) ->
 
 
 def crop(
-    images: UInt8[Array, "b h w c"], top: Int[Array, " b"], left: Int[Array, " b"], pad: int
-) -> UInt8[Array, "b h w c"]:
+    images: Shaped[Array, "b h w c"], top: Int[Array, " b"], left: Int[Array, " b"], pad: int
+) -> Shaped[Array, "b h w c"]:
     """Pad every side with ``pad`` zeros and cut the original size at (top, left), each image at its own."""
     frame = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     shape = images.shape[1:]
@@ -142,6 +147,11 @@ def cutout(
     if not side:
         return images
     keys = example_keys(jax.random.fold_in(key, CUTOUT_STREAM), batch["epoch"], batch["index"])
+    return cut_out(keys, images, side)
+
+
+def cut_out(keys: Key[Array, " b"], images: Float[Array, "b h w c"], side: int) -> Float[Array, "b h w c"]:
+    """Return what :func:`cutout` does, of the examples' own keys."""
     bits = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(keys)
     fields = (bits >> jnp.uint32(FIELD_BITS), bits & jnp.uint32(2**FIELD_BITS - 1))
 

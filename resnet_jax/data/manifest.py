@@ -143,20 +143,20 @@ def _read_json(table: Path, lines: Iterator[str]) -> tuple[list[str], list[Row]]
 def _kind_of(columns: list[str], table: Path) -> tuple[LabelKind, list[str]]:
     """Return what the labels are and the columns that hold them."""
     values = [name for name in columns if name == "value" or name.startswith("value_")]
-    found: dict[LabelKind, list[str]] = {
-        "class": [name for name in columns if name == "label"],
-        "multi-label": [name for name in columns if name == "labels"],
-        "value": values,
-    }
-    given = {kind: names for kind, names in found.items() if names}
+    found: list[tuple[LabelKind, list[str]]] = [
+        ("class", [name for name in columns if name == "label"]),
+        ("multi-label", [name for name in columns if name == "labels"]),
+        ("value", values),
+    ]
+    given = [(kind, names) for kind, names in found if names]
     if "path" not in columns:
         close = nearest("path", columns) or next((c for c in columns if c.lower() in _CALLED), None)
         hint = f"; call {close!r} path" if close else ""
         raise DataError(f"{table}: no column path; found {', '.join(columns) or 'none'}{hint}; {COLUMNS}")
     if len(given) != 1:
-        there = " and ".join(name for names in given.values() for name in names) or "no labels"
+        there = " and ".join(name for _, names in given for name in names) or "no labels"
         raise DataError(f"{table}: found {there} among the columns {', '.join(columns)}; {COLUMNS}")
-    return next(iter(given.items()))
+    return given[0]
 
 
 _CALLED = ("file", "filename", "filepath", "file_path", "image", "img", "image_path", "filename_path", "name", "id")

@@ -14,6 +14,7 @@ from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, require_trainable, resolve_splits
 from resnet_jax.data.stats import channel_stats, check_normalization
 from resnet_jax.data.transform import Geometry
+from resnet_jax.data.transforms import divide as divide_transforms
 from resnet_jax.data.verify import check_readable
 from resnet_jax.data.view import View
 from resnet_jax.errors import DataError, UsageError
@@ -34,9 +35,8 @@ class Images:
 
 def geometry_of(config: DataConfig) -> Geometry:
     """Return the host-side geometry of a configuration."""
-    if config.crop not in ("none", "random_resized"):
-        raise UsageError(f"data.crop must be none or random_resized, got {config.crop!r}")
-    return Geometry(config.image_size, "random_resized" if config.crop == "random_resized" else "none")
+    host = divide_transforms(config.augment)
+    return Geometry(config.image_size, "random_resized" if host.random_resized else "none", host.before, host.after)
 
 
 def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
@@ -175,6 +175,7 @@ def describe_images(pixels: Pixels, data: DataConfig) -> Images:
         examples={name: len(records) for name, records in parts.items() if records is not None},
         labels=labels_digest(records.labels for records in parts.values() if records is not None),
         image_dtype=pixels.dtype,
+        meanings={name: field.meaning for name, field in splits.train.spec.items() if name not in ("image", "label")},
         label_kind=splits.kind,
         label_counts=label_counts(train, splits.kind, len(pixels.class_names)),
         **target_scale(train, splits.kind),

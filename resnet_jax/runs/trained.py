@@ -23,6 +23,7 @@ from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.mesh import make_mesh, replicated
@@ -135,7 +136,7 @@ def with_geometry(trained: TrainedRun, image_size: int | None, crop: str | None)
         shape = (*(image_size,) * trained.model.config.spatial_dims, card.image_shape[-1])
         card = dataclasses.replace(card, image_shape=shape)  # pyright: ignore[reportArgumentType]
     if crop is not None:
-        data = dataclasses.replace(data, crop=crop)
+        data = dataclasses.replace(data, augment=with_old_fields(data.augment, {"crop": crop}))
     changed = dataclasses.replace(trained, card=card, config=dataclasses.replace(trained.config, data=data))
     if crop is not None:
         changed.geometry  # refuses what cannot be  # noqa: B018

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 # ---- in a file of your own -------------------------------------------------------------------------------------------
 import numpy as np
-import pytest
 
 from resnet_jax.data import Dataset, Field, load_dataset, register_source
 
@@ -12,9 +13,8 @@ from resnet_jax.data import Dataset, Field, load_dataset, register_source
 class Sines:
     """Noisy sines, made when they are asked for: slow ones and fast ones."""
 
-    spec = {"image": Field((64, 1), "float32", "signal")}
-
     def __init__(self, count):
+        self.spec = {"image": Field((64, 1), "float32", "signal")}
         self.labels = np.arange(count, dtype=np.int32) % 2
 
     def __len__(self):
@@ -35,6 +35,8 @@ def load_sines(location, *, channels, least_classes, pixels):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+
+import pytest  # noqa: E402
 
 from resnet_jax.data.registry import KINDS, find_source  # noqa: E402
 from resnet_jax.errors import UsageError  # noqa: E402
@@ -57,7 +59,7 @@ def test_it_is_named_where_kinds_are_listed_and_its_lines_are_few():
     with pytest.raises(UsageError, match="did you mean 'sines'"):
         load_dataset("sine:3")
     assert "sines" in KINDS
-    text = open(__file__, encoding="utf-8").read().split("# ---")
+    text = Path(__file__).read_text(encoding="utf-8").split("# ---")
     assert len([line for line in text[1].splitlines()[1:] if line.strip()]) <= 25
 
 

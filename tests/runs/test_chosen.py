@@ -249,7 +249,7 @@ def test_the_margin_of_random_resized_crops_is_the_run_s_own():
     images = np.random.default_rng(0).integers(0, 255, (2, 40, 30, 3)).astype(np.uint8)
     records = ArrayRecords(images, np.array([0, 1]))
     whole, margin = imported(NAMES, shape=(28, 28, 3)), imported(NAMES, shape=(28, 28, 3), image_size=28,
-                                                                crop="random_resized")  # fmt: skip
+                                                                augment=("random_resized_crop",))  # fmt: skip
     for run, shorter in ((whole, 28), (margin, 32), (with_geometry(whole, None, "random_resized"), 32)):
         brought, sizes = bring_to_size(run, records)
         np.testing.assert_array_equal(brought[1]["image"], run.geometry.eval_image(images[1]))
