@@ -92,7 +92,7 @@ def upgrade(
     """
     config = _copied(raw)
     ours: set[str] = set()
-    if isinstance(config.get("data"), dict):
+    if moved is None and isinstance(config.get("data"), dict):
         config["data"] = edit_section(config["data"])
     for old, row in (MOVED if moved is None else moved).items():
         section, name = _section(config, old, make=False), old.split(".")[-1]
