@@ -8,8 +8,8 @@ from resnet_jax.ablation.grid import Cell
 from resnet_jax.cli.recipe import named_recipe
 from resnet_jax.data.transforms import divide
 from resnet_jax.errors import UsageError
-from resnet_jax.runs.config import load_recipe, parse_config
 from resnet_jax.runs.legacy_augment import translate_flags, with_old_fields
+from resnet_jax.runs.recipes import load_recipe, parse_config
 
 ALL = {
     "crop": "random_resized",
