@@ -100,7 +100,7 @@ def _read(table: Path) -> tuple[list[str], list[Row]]:
         raise DataError(f"{table}: {what}; {COLUMNS}")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            if table.suffix.lower() in (".jsonl", ".ndjson") or _begins_as_json(table):
+            if table.suffix.lower() in (".jsonl", ".ndjson") or begins_as_json(table):
                 return _read_json(table, file)
             reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",", strict=True)
             columns = [name.strip() for name in reader.fieldnames or ()]
@@ -118,7 +118,7 @@ def _read(table: Path) -> tuple[list[str], list[Row]]:
     return columns, rows
 
 
-def _begins_as_json(table: Path) -> bool:
+def begins_as_json(table: Path) -> bool:
     with table.open("rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
