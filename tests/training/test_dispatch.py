@@ -60,7 +60,7 @@ def one_by_one(mesh, step, state):
 
 
 def in_calls(mesh, compiled, state, calls):
-    data, parts = put_resident(*FEED.resident(), mesh), []
+    data, parts = put_resident(FEED.resident()["image"], FEED.resident()["label"], mesh), []
     for (_, count), chunk in zip(calls, chunks(FEED.order, calls, K, mesh), strict=True):
         state, metrics = compiled(state, data, chunk)
         assert {value.shape for value in metrics.values()} == {(K,)}
@@ -125,7 +125,7 @@ def test_how_a_run_is_cut_into_calls_changes_no_bit_and_compiles_nothing_anew(me
 def test_the_state_is_donated_and_updates_not_made_are_zero(mesh, dropping, compiled):
     state = start(mesh, dropping)
     chunk = next(chunks(FEED.order, [(0, 1)], K, mesh))
-    new, metrics = compiled(state, put_resident(*FEED.resident(), mesh), chunk)
+    new, metrics = compiled(state, put_resident(FEED.resident()["image"], FEED.resident()["label"], mesh), chunk)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert int(new.step) == 1
     np.testing.assert_array_equal(metrics["count"], [16, 0, 0])
@@ -133,7 +133,7 @@ def test_the_state_is_donated_and_updates_not_made_are_zero(mesh, dropping, comp
 
 def test_each_device_gathers_its_own_images_from_its_own_copy(mesh):
     model = TinyNet()
-    data = put_resident(*FEED.resident(), mesh)
+    data = put_resident(FEED.resident()["image"], FEED.resident()["label"], mesh)
     assert {shard.data.nbytes for shard in data["image"].addressable_shards} == {IMAGES.nbytes}
     chunk = next(chunks(FEED.order, [(0, 3)], K, mesh))
     assert {shard.data.shape for shard in chunk["index"].addressable_shards} == {(K, 8)}
