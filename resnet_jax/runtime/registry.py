@@ -52,10 +52,6 @@ class Registry(UserDict[str, T], Generic[T]):
         """Take a name out, as of a dict."""
         return self.data.pop(name, *default)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the thing called ``key``, or the default: a name that is not here is no error."""
-        return self.data.get(key, default)
-
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that adds what it decorates under ``name`` and gives it back unchanged.
 

@@ -57,9 +57,9 @@ def test_what_is_refused(command, tmp_path, argv, said):
 
 def test_curvature(command, tmp_path):
     argv = ("depth", "jacobian", "resnet20_cifar", *SMALL, "--image-size", 8, "--iterations", 3, "--hessian")
-    status, _, error = command(*argv, "--out", tmp_path / "out")
+    status, said, error = command(*argv, "--out", tmp_path / "out")
     assert status == 0, error
     found = HessianEigenvalues.load(tmp_path / "out" / "hessian.npz")
     assert (found.largest > 0).all()
-    assert (tmp_path / "out" / "curvature.png").exists()
+    assert (tmp_path / "out" / "curvature.png").exists(), said
     assert "The loss bends most for block" in (tmp_path / "out" / "report.html").read_text()
