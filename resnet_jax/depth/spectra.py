@@ -65,7 +65,7 @@ class Spectra:
         """Squared Frobenius norm ``||J||_F^2``, ``(operators,)``."""
         return self.mean_square * self.shapes.min(axis=1)
 
-    def quantiles(self, levels: ArrayLike) -> np.ndarray:
+    def quantiles(self, levels: Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the quantiles of the singular values at ``levels`` in [0, 1], ``(operators, levels)``.
 
         Between quadrature nodes, each at the middle of its weight, the distribution is interpolated.
