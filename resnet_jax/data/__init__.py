@@ -12,6 +12,7 @@
 | `transform` | `Geometry`: the host-side resize and crop of one image |
 | `view` | records seen through a geometry: every image has one shape |
 | `memory`, `stats` | decode once into memory; per-channel mean and deviation |
+| `look` | `look_at(path)`: which source a path is, its labels, sizes and channels |
 | `pipeline` | `TrainBatches`, `EvalBatches`: a batch is a pure function of the step |
 | `transforms`, `augmentations` | transforms by name, in order; `register_transform`: your own |
 | `augment`, `mix`, `on_device` | the JAX files: what the compiled step does to a batch |

@@ -327,6 +327,8 @@ def train_preprocess(config: RunConfig, model: ResNet, card: DataCard) -> TrainP
     def preprocess(key, batch):
         found = prepare(key, batch)
         images = found["image"].astype(dtype)
+        if card.meanings:  # masks and boxes, which have moved with the images
+            return {**found, "image": images}
         return (images, found["label"]) if mixes else images
 
     return preprocess

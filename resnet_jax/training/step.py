@@ -27,7 +27,7 @@ from resnet_jax.training.state import TrainState
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Preprocess = Callable[[jax.Array, Batch], jax.Array]
-TrainPreprocess = Callable[[jax.Array, Batch], jax.Array | tuple[jax.Array, jax.Array]]
+TrainPreprocess = Callable[[jax.Array, Batch], jax.Array | tuple[jax.Array, jax.Array] | Batch]
 
 _STATS = ["batch_stats"]
 
@@ -165,10 +165,12 @@ def task_of(task: Task | None, loss: Loss | None) -> Task:
 
 
 def prepared(preprocess: TrainPreprocess | Preprocess | None, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    """Return the batch as the network and the task take it: ``image`` and, if it is changed as well, ``label``."""
+    """Return the batch as the network and the task take it: ``image`` and what else is changed, such as ``label``."""
     if preprocess is None:
         return dict(batch)
     made = preprocess(key, batch)
+    if isinstance(made, Mapping):
+        return {**batch, **made}
     images, labels = made if isinstance(made, tuple) else (made, None)
     return {**batch, "image": images} if labels is None else {**batch, "image": images, "label": labels}
 

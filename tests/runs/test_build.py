@@ -122,3 +122,24 @@ def test_float16_has_a_loss_scale_and_nothing_else_has():
     assert rules("bfloat16") is None
     with pytest.raises(UsageError, match=r"train.loss_scale goes with model.dtype float16; bfloat16 needs none"):
         rules("bfloat16", loss_scale=8.0)
+
+
+def test_masks_move_with_the_images_of_a_run(key):
+    card = dataclasses.replace(
+        CARD, mean=(0.0,) * 3, std=(1 / 255,) * 3, meanings={"mask_of_it": "mask", "age": "array"}
+    )
+    config = RunConfig(data=DataConfig(augment=("random_crop(2)", "flip")))
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    index = np.arange(6, dtype=np.int32)
+    batch = {
+        "image": image,
+        "mask_of_it": image[..., 0],
+        "age": index,
+        "label": index,
+        "epoch": index * 0,
+        "index": index,
+    }
+    found: Any = jax.jit(train_preprocess(config, build_model(config, card), card))(key, batch)
+    assert not np.array_equal(np.rint(found["image"]), image)
+    np.testing.assert_array_equal(np.rint(found["image"][..., 0]), found["mask_of_it"])
+    np.testing.assert_array_equal(found["age"], index)
