@@ -19,8 +19,8 @@ from .training.compile import (
     compile_train_step as compile_train_step,
     create_state as create_state,
 )
-from .training.mesh import make_mesh as make_mesh, shard_batch as shard_batch
 from .training.optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .training.placement import Placement as Placement, make_mesh as make_mesh, shard_batch as shard_batch
 from .training.schedules import ScheduleConfig as ScheduleConfig
 from .training.state import TrainState as TrainState, init_state as init_state
 from .training.step import (

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from resnet_jax.ablation.result import CellResult, MemberResult, finite
 from resnet_jax.data.pipeline import Batch
@@ -38,6 +37,7 @@ from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.placement import Placement
 from resnet_jax.training.population import (
     compile_population_eval_step,
     compile_population_step,
@@ -53,7 +53,7 @@ from resnet_jax.training.stuck import Chance, judge
 Say = Callable[[str], None]
 
 
-def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]:
+def check_cell(config: RunConfig, images: Images, placement: Placement) -> tuple[int, int]:
     """Build everything a cell needs short of compiling it, and trace its network in training on one batch.
 
     Returns:
@@ -76,7 +76,7 @@ def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]
             "the seeds of a cell already share their calls, one update of all of them in each: "
             "leave out train.steps_per_dispatch"
         )
-    parts, shape = build_parts(config, images, mesh), images.card.image_shape
+    parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)
     examples = config.train.batch_size // config.train.accumulate
@@ -99,7 +99,7 @@ class CellJob:
         config: its configuration; the seed in it is not used.
         images: what it is trained, validated and tested on.
         run: its folder.
-        mesh: the devices.
+        placement: the devices.
         say: prints a line.
         stop: whether to stop.
         members_at_once: seeds in one population at most; None for all of them.
@@ -108,7 +108,7 @@ class CellJob:
     config: RunConfig
     images: Images
     run: RunDirectory
-    mesh: Mesh
+    placement: Placement
     say: Say
     stop: StopRequest
     members_at_once: int | None = None
@@ -139,8 +139,8 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     done = {one.seed for one in result.members}
     left = [seed for seed in result.seeds if seed not in done]
     size = job.members_at_once or len(left)
-    parts = build_parts(job.config, job.images, job.mesh)
-    step = compile_population_step(parts.step, job.mesh)
+    parts = build_parts(job.config, job.images, job.placement)
+    step = compile_population_step(parts.step, job.placement)
     evaluate = _evaluation(job, parts)
     for start in range(0, len(left), size):
         seeds = tuple(left[start : start + size])
@@ -157,7 +157,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
                 batch=job.config.train.batch_size,
                 accumulate=job.config.train.accumulate,
                 members=len(seeds),
-                devices=list(job.mesh.devices.flat),
+                devices=job.placement.devices,
                 warn=job.say,
             )
         except RunError as error:
@@ -182,12 +182,12 @@ def _train_members(
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     averaged, scaling = job.config.train.ema_decay is not None, loss_scaling(job.config, parts.model)
     states = create_population(
-        parts.model, parts.tx, keys, card.image_shape, mesh=job.mesh, ema=averaged, loss_scaling=scaling
+        parts.model, parts.tx, keys, card.image_shape, mesh=job.placement, ema=averaged, loss_scaling=scaling
     )
     progress = PopulationProgress.start(len(seeds))
     with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
         if checkpoints.steps("last"):
-            states, progress = restore_population(checkpoints, states, job.mesh)
+            states, progress = restore_population(checkpoints, states, job.placement)
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
         rows = _Rows(job.run.metrics, seeds, start_step=int(states.step[0]), say=job.say, parts=parts)
         try:
@@ -196,7 +196,7 @@ def _train_members(
                 plan=parts.plan,
                 step=step,
                 batches=_batches(job, seeds),
-                mesh=job.mesh,
+                mesh=job.placement,
                 evaluate=None if splits.val is None else lambda states: evaluate(states, _some(splits.val)),
                 checkpoints=checkpoints,
                 progress=progress,
@@ -266,12 +266,12 @@ def _batches(job: CellJob, seeds: tuple[int, ...]) -> Callable[[int, int], Itera
 
 def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
     """Return ``evaluation(states, records)`` of all members; it compiles once."""
-    step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.mesh)
+    step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.placement)
     classes = parts.model.config.num_classes
 
     def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
         feed = evaluation_feed(job.config, records)
-        return evaluate_population(step, states.eval_variables, feed, mesh=job.mesh, num_classes=classes)
+        return evaluate_population(step, states.eval_variables, feed, mesh=job.placement, num_classes=classes)
 
     return evaluation
 

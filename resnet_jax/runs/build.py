@@ -11,7 +11,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from resnet_jax.data.augment import Augment, augment, cutout, normalize
 from resnet_jax.data.mix import Mix, mix
@@ -34,8 +33,8 @@ from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.loop import Plan
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.mesh import check_batch_size, shard_batch
 from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size, shard_batch
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
 
@@ -83,7 +82,7 @@ class Parts:
     """Everything the loop needs, built once. ``step`` is the train step as a pure function, ``train_step`` compiled."""
 
     model: ResNet
-    mesh: Mesh
+    placement: Placement
     plan: Plan
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
@@ -94,13 +93,13 @@ class Parts:
     batches: Callable[[int, int], Iterator[Any]]
 
 
-def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
+def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
     """Build network, optimizer, compiled steps and batches.
 
     Raises:
         UsageError: choices that do not go together, or a batch that the data or the devices cannot give.
     """
-    train, card = config.train, images.card
+    train, card, placement = config.train, images.card, as_placement(mesh)
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
@@ -108,7 +107,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
     per_call = steps_per_dispatch(config, feed, mesh)
     plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping, per_call)
 
-    model = build_model(config, card, devices=mesh.size)
+    model = build_model(config, card, devices=placement.size)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
@@ -136,7 +135,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         train_step, batches = (lambda state, item: multi_step(state, *item)), _resident_batches(feed, plan, mesh)
     return Parts(
         model=model,
-        mesh=mesh,
+        placement=placement,
         plan=plan,
         tx=tx,
         learning_rate=schedule,
@@ -164,7 +163,7 @@ def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
     return None
 
 
-def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int:
+def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> int:
     """Return how many updates a call makes: what the configuration says, or what pays on these devices.
 
     Raises:
@@ -173,7 +172,7 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int
     wanted = config.train.steps_per_dispatch
     if wanted == 1:
         return 1
-    device = mesh.devices.flat[0]
+    device = as_placement(mesh).devices[0]
     if wanted is None:
         limit = (device.memory_stats() or {}).get("bytes_limit", 0)
         fits = feed.stored and feed.stored_bytes <= RESIDENT_SHARE * limit
@@ -191,7 +190,7 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int
     return wanted
 
 
-def _sharded_batches(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> Callable[[int, int], Iterator[Any]]:
+def _sharded_batches(config: RunConfig, feed: TrainBatches, mesh: Devices) -> Callable[[int, int], Iterator[Any]]:
     """Return ``(start, stop) -> `` the batches of the feed, cut over the devices."""
 
     def batches(start: int, stop: int) -> Iterator[Any]:
@@ -228,7 +227,7 @@ def _probed_now_and_then(
     return train_step, due_batches
 
 
-def _resident_batches(feed: TrainBatches, plan: Plan, mesh: Mesh) -> Callable[[int, int], Iterator[Any]]:
+def _resident_batches(feed: TrainBatches, plan: Plan, mesh: Devices) -> Callable[[int, int], Iterator[Any]]:
     """Return ``(start, stop) -> `` the training set and what to take of it, for each call; it is copied there once."""
 
     def batches(start: int, stop: int) -> Iterator[Any]:
@@ -261,7 +260,7 @@ def iterate_feed(feed: TrainBatches, config: RunConfig, start: int, stop: int) -
 
 
 def build_evaluation(
-    config: RunConfig, model: ResNet, card: DataCard, mesh: Mesh, *, logits: bool = False
+    config: RunConfig, model: ResNet, card: DataCard, mesh: Devices, *, logits: bool = False
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)

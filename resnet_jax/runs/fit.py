@@ -36,8 +36,8 @@ from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
-from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.placement import Placement, make_mesh
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
@@ -136,7 +136,7 @@ def fit(
     images = _images_of(config, run)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change
-    parts = build_parts(config, images, make_mesh())
+    parts = build_parts(config, images, Placement(make_mesh()))
     if source is not None:
         require_transfer(config, source, parts, images.card)
     require_memory(
@@ -144,7 +144,7 @@ def fit(
         images.card.image_shape,
         batch=config.train.batch_size,
         accumulate=config.train.accumulate,
-        devices=list(parts.mesh.devices.flat),
+        devices=parts.placement.devices,
         warn=_sayer(console),
     )
     run = RunDirectory.open(run.path, config if change is None else run.read_config())
@@ -318,7 +318,7 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
 
 def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     config, plan = job.config, job.parts.plan
-    devices = job.parts.mesh.devices
+    devices = job.parts.placement.devices
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
     shape = "x".join(str(side) for side in job.images.card.image_shape)
     together = f", {plan.steps_per_call} in a call" if plan.steps_per_call > 1 else ""
@@ -327,7 +327,7 @@ def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
         "network": f"{config.model.name}, {len(job.images.card.class_names)} classes",
         "images": f"{config.data.place}: {sizes} ({shape})",
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
-        "devices": f"{devices.size} x {devices.flat[0].device_kind}",
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
         "run": str(job.run.path),
     }
     start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)

@@ -19,7 +19,7 @@ from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConf
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights import from_variables, save_safetensors, to_variables
 from resnet_jax.weights.files import WeightFile, read_weights
@@ -321,7 +321,7 @@ def _write(
     run = RunDirectory.open(out, config)
     run.write_data(card)
     with Checkpoints(run.checkpoints) as checkpoints:
-        checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), origin)
+        checkpoints.save("last", jax.device_put(state, Placement.of().state(state)), origin)
     return run
 
 

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from resnet_jax.data.classes import output_names
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transform import Geometry
@@ -24,7 +22,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.placement import Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +82,7 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     if checkpoint not in ("last", "best"):
         raise unknown("checkpoint", checkpoint, ("last", "best"))
     model = build_model(config, card)
-    sharding = replicated(make_mesh())
-    variables = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_variables(model, card.image_shape),
-    )
+    variables = Placement.of().abstract(abstract_variables(model, card.image_shape))
     averaged = config.train.ema_decay is not None
     with Checkpoints(run.checkpoints, owner=False) as checkpoints:
         loaded, step = checkpoints.restore_part(checkpoint, {"ema": variables} if averaged else variables)

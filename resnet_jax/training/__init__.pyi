@@ -20,13 +20,14 @@ from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .freeze import frozen as frozen
 from .loop import Interrupted as Interrupted, Observer as Observer, Plan as Plan, train as train
 from .loss_scale import LossScaling as LossScaling
-from .mesh import (
-    batch_sharding as batch_sharding,
+from .mesh import batch_sharding as batch_sharding, replicated as replicated
+from .optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .placement import (
+    Placement as Placement,
+    as_placement as as_placement,
     make_mesh as make_mesh,
-    replicated as replicated,
     shard_batch as shard_batch,
 )
-from .optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
 from .pmap import (
     pmap_train_step as pmap_train_step,
     replicate as replicate,

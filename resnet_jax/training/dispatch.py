@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from resnet_jax.training.compile import STEP_OPTIONS, options_for
-from resnet_jax.training.mesh import batch_sharding, replicated, shard_batch
+from resnet_jax.training.placement import Devices, as_placement
 
 Arrays = Mapping[str, jax.Array]
 
@@ -78,25 +78,26 @@ def make_multi_step(
     return multi_step
 
 
-def compile_multi_step(step: Callable[..., Any], mesh: Mesh, *, donate: bool = True) -> Callable[..., Any]:
-    """Jit the multi-step of ``step``: state donated and replicated, training set replicated, batches sharded."""
-    whole, rows = replicated(mesh), batch_sharding(mesh, 1)
+def compile_multi_step(step: Callable[..., Any], mesh: Devices, *, donate: bool = True) -> Callable[..., Any]:
+    """Jit the multi-step of ``step``: the state donated, the training set whole on every device, batches sharded."""
+    placement = as_placement(mesh)
+    state, whole, rows = placement.state(), placement.outputs, placement.batch(1)
     return jax.jit(
-        make_multi_step(step, batch_sharding(mesh)),
-        in_shardings=(whole, whole, {"index": rows, "epoch": rows, "count": whole}),
-        out_shardings=(whole, whole),
+        make_multi_step(step, placement.batch()),
+        in_shardings=(state, whole, {"index": rows, "epoch": rows, "count": whole}),
+        out_shardings=(state, whole),
         donate_argnums=(0,) if donate else (),
         compiler_options=options_for(STEP_OPTIONS, mesh),
     )
 
 
-def put_resident(images: np.ndarray, labels: np.ndarray, mesh: Mesh) -> dict[str, jax.Array]:
+def put_resident(images: np.ndarray, labels: np.ndarray, mesh: Devices) -> dict[str, jax.Array]:
     """Copy a training set to every device."""
-    return jax.device_put({"image": images, "label": labels}, replicated(mesh))
+    return jax.device_put({"image": images, "label": labels}, as_placement(mesh).outputs)
 
 
 def chunks(
-    order: Callable[[int], tuple[np.ndarray, int]], calls: Iterable[tuple[int, int]], size: int, mesh: Mesh
+    order: Callable[[int], tuple[np.ndarray, int]], calls: Iterable[tuple[int, int]], size: int, mesh: Devices
 ) -> Iterator[dict[str, jax.Array]]:
     """Yield the chunk of every call, on the devices.
 
@@ -107,11 +108,12 @@ def chunks(
         size: K, rows of a chunk.
         mesh: the devices.
     """
+    placement = as_placement(mesh)
     for first, count in calls:
         drawn = [order(step) for step in range(first, first + count)]
         index = np.zeros((size, len(drawn[0][0])), np.int32)
         epoch = np.zeros_like(index)
         for row, (positions, passes) in enumerate(drawn):
             index[row], epoch[row] = positions, passes
-        rows = shard_batch({"index": index, "epoch": epoch}, mesh, axis=1)
-        yield {**rows, "count": jax.device_put(np.int32(count), replicated(mesh))}
+        rows = placement.shard({"index": index, "epoch": epoch}, axis=1)
+        yield {**rows, "count": jax.device_put(np.int32(count), placement.outputs)}

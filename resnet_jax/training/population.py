@@ -8,7 +8,7 @@ may order the sums of a convolution over members in another way).
 
 >>> import optax
 >>> from flax import linen as nn
->>> from resnet_jax.training.mesh import make_mesh
+>>> from resnet_jax.training.placement import make_mesh
 >>> class Tiny(nn.Module):
 ...     @nn.compact
 ...     def __call__(self, x, *, train):
@@ -32,13 +32,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
 from resnet_jax.training.evaluation import Evaluation, EvaluationSums
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.mesh import replicated, shard_batch
+from resnet_jax.training.placement import Devices, as_placement, shard_batch
 from resnet_jax.training.state import TrainState, init_state
 
 #: The axis of examples in a batch of a population, whose leading axis is the members'.
@@ -82,12 +81,12 @@ def create_population(
     keys: jax.Array,
     input_shape: Sequence[int],
     *,
-    mesh: Mesh,
+    mesh: Devices,
     ema: bool = False,
     loss_scaling: LossScaling | None = None,
     rate_scales: Sequence[float] | None = None,
 ) -> TrainState:
-    """Build the states of K runs inside one jit, replicated on the devices of ``mesh``.
+    """Build the states of K runs inside one jit, on their devices.
 
     Args:
         model: any Linen module called as ``model(x, train=...)``.
@@ -120,8 +119,8 @@ def create_population(
         return state.replace(opt_state=state.opt_state._replace(scale=scale))
 
     scales = None if rate_scales is None else jnp.asarray(rate_scales, jnp.float32)
-    compiled = jax.jit(jax.vmap(init), out_shardings=replicated(mesh), compiler_options=options_for(INIT_OPTIONS, mesh))
-    return compiled(keys, scales)
+    where = as_placement(mesh).state(jax.eval_shape(jax.vmap(init), keys, scales))
+    return jax.jit(jax.vmap(init), out_shardings=where, compiler_options=options_for(INIT_OPTIONS, mesh))(keys, scales)
 
 
 def stack_members(states: Sequence[TrainState]) -> TrainState:
@@ -160,8 +159,8 @@ def make_population_step(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(step)
 
 
-def compile_population_step(step: Callable[..., Any], mesh: Mesh, *, donate: bool = True) -> Callable[..., Any]:
-    """Compile the step of one run for a population: states replicated and donated, examples cut over the devices.
+def compile_population_step(step: Callable[..., Any], mesh: Devices, *, donate: bool = True) -> Callable[..., Any]:
+    """Compile the step of one run for a population: states donated, examples cut over the devices.
 
     Args:
         step: ``(state, batch) -> (state, metrics)`` of one run, not compiled.
@@ -171,7 +170,7 @@ def compile_population_step(step: Callable[..., Any], mesh: Mesh, *, donate: boo
     return compile_train_step(make_population_step(step), mesh, donate=donate, batch_axis=BATCH_AXIS)
 
 
-def compile_population_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def compile_population_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
     """Compile the eval step of one run for the variables of a population and one batch, the same for all members."""
     return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh)
 
@@ -190,7 +189,7 @@ def evaluate_population(
     variables: Any,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
-    mesh: Mesh,
+    mesh: Devices,
     num_classes: int,
 ) -> list[Evaluation]:
     """Evaluate every member on the same masked host batches, each read once.

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import IN_FLIGHT, Interrupted, Plan
-from resnet_jax.training.mesh import replicated, shard_batch
+from resnet_jax.training.placement import Devices, as_placement, shard_batch
 from resnet_jax.training.population import BATCH_AXIS, population_size
 from resnet_jax.training.progress import EpochSums
 from resnet_jax.training.state import TrainState
@@ -92,7 +91,7 @@ def train_population(
     plan: Plan,
     step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
     batches: Callable[[int, int], Iterator[Mapping[str, np.ndarray]]],
-    mesh: Mesh,
+    mesh: Devices,
     evaluate: Callable[[TrainState], Sequence[Evaluation]] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: PopulationProgress | None = None,
@@ -159,7 +158,9 @@ def save_population(checkpoints: Checkpoints, states: TrainState, progress: Popu
     checkpoints.save("last", states.replace(step=states.step[0]), progress.to_json(), axis=1)
 
 
-def restore_population(checkpoints: Checkpoints, like: TrainState, mesh: Mesh) -> tuple[TrainState, PopulationProgress]:
+def restore_population(
+    checkpoints: Checkpoints, like: TrainState, mesh: Devices
+) -> tuple[TrainState, PopulationProgress]:
     """Load what :func:`save_population` wrote.
 
     Args:
@@ -170,10 +171,12 @@ def restore_population(checkpoints: Checkpoints, like: TrainState, mesh: Mesh) -
     Raises:
         RunError: there is no checkpoint, or it does not fit.
     """
-    single = like.replace(step=jax.device_put(like.step[0], replicated(mesh)))
+    single = like.replace(step=jax.device_put(like.step[0], as_placement(mesh).outputs))
     states, progress = checkpoints.restore("last", single, axis=1)
     steps = jnp.broadcast_to(states.step, (population_size(like),))
-    return states.replace(step=jax.device_put(steps, replicated(mesh))), PopulationProgress.from_json(progress)
+    return states.replace(step=jax.device_put(steps, as_placement(mesh).outputs)), PopulationProgress.from_json(
+        progress
+    )
 
 
 class _Session:

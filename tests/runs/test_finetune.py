@@ -26,8 +26,8 @@ from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from resnet_jax.runs.finetune import describe, find_source, require_transfer, start_state
 from resnet_jax.runs.fit import fit
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.optimizers import OptimConfig
+from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
 from tests.tools import random_variables, write_run
 
@@ -84,7 +84,7 @@ def _saved(run_dir: Path) -> TrainState:
     config = RunDirectory(run_dir).read_config()
     model = build_model(config, RunDirectory(run_dir).read_data())
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(make_mesh())),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=Placement.of().state()),
         dict(random_variables(model, (8, 8, 1))),
     )
     with Checkpoints(run_dir / "checkpoints", owner=False) as checkpoints:
@@ -206,7 +206,7 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
     @dataclasses.dataclass
     class FewParts:
         model: object
-        mesh: object
+        placement: Placement
         tx: optax.GradientTransformation
 
         def new_state(self):
@@ -219,7 +219,9 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
     config = RunConfig(init_from=str(place / "source"))
     source = find_source(config, RunDirectory(place / "new"))
     assert source is not None
-    parts = FewParts(source.trained.model, make_mesh(), optax.GradientTransformation(init, lambda g, s, p=None: (g, s)))
+    parts = FewParts(
+        source.trained.model, Placement.of(), optax.GradientTransformation(init, lambda g, s, p=None: (g, s))
+    )
     state = start_state(config, source, parts)
     loaded = _named(source.trained.variables)
     for tree in (state.variables, state.ema, {"params": state.opt_state["start"]}):
