@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.ablation.result import CellResult, MemberResult, finite
-from resnet_jax.data.pipeline import Batch
 from resnet_jax.data.records import Records
-from resnet_jax.errors import RunError, UsageError
+from resnet_jax.errors import RunError
+from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.digest import params_digest
+from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import Appended, read_metrics
 from resnet_jax.runs.build import (
     Parts,
     build_eval_step,
     build_parts,
     evaluation_feed,
-    iterate_feed,
     loss_scaling,
-    training_feed,
 )
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images
@@ -36,17 +38,19 @@ from resnet_jax.runtime.files import write_whole
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.loop import train
+from resnet_jax.training.members import restore
 from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.observers import Observer, Row
 from resnet_jax.training.placement import Placement
+from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import (
     compile_population_eval_step,
-    compile_population_step,
     create_population,
     evaluate_population,
     member,
-    stack_batches,
 )
-from resnet_jax.training.population_loop import PopulationProgress, restore_population, train_population
+from resnet_jax.training.progress import Progress
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, judge
 
@@ -62,20 +66,6 @@ def check_cell(config: RunConfig, images: Images, placement: Placement) -> tuple
     Raises:
         UsageError: choices that do not go together.
     """
-    if config.train.early_stopping is not None or config.train.select != "last":
-        raise UsageError(
-            "an ablation tests the last state of equally long runs: set train.early_stopping None and train.select last"
-        )
-    if config.train.depth_every:
-        raise UsageError(
-            "the members of a population train in one program, which does not measure the gradient at every block: set "
-            "train.depth_every 0, or train that cell alone"
-        )
-    if (config.train.steps_per_dispatch or 1) > 1:
-        raise UsageError(
-            "the seeds of a cell already share their calls, one update of all of them in each: "
-            "leave out train.steps_per_dispatch"
-        )
     parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)
@@ -140,7 +130,6 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     left = [seed for seed in result.seeds if seed not in done]
     size = job.members_at_once or len(left)
     parts = build_parts(job.config, job.images, job.placement)
-    step = compile_population_step(parts.step, job.placement)
     evaluate = _evaluation(job, parts)
     for start in range(0, len(left), size):
         seeds = tuple(left[start : start + size])
@@ -163,7 +152,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
         except RunError as error:
             raise RunError(f"{told}{error}") from error
         with memory_told(lambda told=told: told):
-            members, seconds = _train_members(job, parts, step, evaluate, seeds)
+            members, seconds = _train_members(job, parts, evaluate, seeds)
         result = result.add(members, seconds)
         write_whole(result_file(run), json.dumps(result.to_json(), indent=2) + "\n")
     shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -173,7 +162,6 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
 def _train_members(
     job: CellJob,
     parts: Parts,
-    step: Callable[..., Any],
     evaluate: Callable[[TrainState, Records], list[Evaluation]],
     seeds: tuple[int, ...],
 ) -> tuple[list[MemberResult], float]:
@@ -184,40 +172,45 @@ def _train_members(
     states = create_population(
         parts.model, parts.tx, keys, card.image_shape, mesh=job.placement, ema=averaged, loss_scaling=scaling
     )
-    progress = PopulationProgress.start(len(seeds))
+    progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
     with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
         if checkpoints.steps("last"):
-            states, progress = restore_population(checkpoints, states, job.placement)
+            states, progress = restore(checkpoints, "last", states)
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
-        rows = _Rows(job.run.metrics, seeds, start_step=int(states.step[0]), say=job.say, parts=parts)
-        try:
-            states, progress = train_population(
+        start = int(states.step[0])
+        with contextlib.ExitStack() as stack:
+            observers = [_Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts)]
+            if job.config.train.depth_every:
+                observers.append(_DepthFiles(job, parts, seeds, start_step=start))
+            for observer in observers:
+                stack.callback(observer.close)
+            states, progress = train(
                 states,
-                plan=parts.plan,
-                step=step,
-                batches=_batches(job, seeds),
-                mesh=job.placement,
+                plan=plan,
+                feed=parts.make_feed(seeds),
                 evaluate=None if splits.val is None else lambda states: evaluate(states, _some(splits.val)),
                 checkpoints=checkpoints,
                 progress=progress,
-                observers=(rows,),
+                observers=observers,
                 stop=job.stop,
             )
-        finally:
-            rows.close()
+        last = states
+        if job.config.train.select == "best" and checkpoints.steps("best"):
+            checkpoints.close()
+            states, _ = restore(checkpoints, "best", states)
     test = _some(splits.test)
-    tests = evaluate(states, test) if progress.running else []
+    tests = evaluate(states, test) if None in progress.diverged else []
     trained = _last_accuracies(job.run.metrics)
     pass_over = parts.plan.steps_per_epoch * job.config.train.batch_size
     members = []
     for index, seed in enumerate(seeds):
-        state = member(states, index)
+        state = member(last, index)
         digest = params_digest(state.params, state.batch_stats)
         found = MemberResult(seed, progress.diverged[index], params_digest=digest)
         if found.diverged_at is None:
             result = tests[index]
             verdict = judge(
-                updates=parts.plan.total_steps,
+                updates=progress.members[index].finished_at or parts.plan.total_steps,
                 steps_per_epoch=parts.plan.steps_per_epoch,
                 tested=result.accuracy,
                 test=Chance.of(test.labels),
@@ -235,6 +228,15 @@ def _train_members(
     return members, progress.seconds
 
 
+def population_plan(config: RunConfig, plan: Plan) -> Plan:
+    """Return the plan of a run for a population of it: who diverges is written down, and the others go on."""
+    return dataclasses.replace(
+        plan,
+        on_reject=dataclasses.replace(plan.on_reject, then="record"),
+        saving=dataclasses.replace(plan.saving, best=config.train.select == "best"),
+    )
+
+
 def _last_accuracies(metrics: Path) -> dict[int, float]:
     """Return the accuracy in the last epoch of training, by seed."""
     rows = [row for row in read_metrics(metrics) if row["kind"] == "epoch"]
@@ -244,24 +246,6 @@ def _last_accuracies(metrics: Path) -> dict[int, float]:
 def _some(records: Records | None) -> Records:
     assert records is not None  # load_images refuses data without a test split; validation is asked for only if there
     return records
-
-
-def _batches(job: CellJob, seeds: tuple[int, ...]) -> Callable[[int, int], Iterator[Batch]]:
-    """Return ``(start, stop) -> `` batches with members first, each in the order of its own seed."""
-    feeds = [training_feed(dataclasses.replace(job.config, seed=seed), job.images) for seed in seeds]
-
-    def batches(start: int, stop: int) -> Iterator[Batch]:
-        streams = [iterate_feed(feed, job.config, start, stop) for feed in feeds]
-        try:
-            for step_batches in zip(*streams, strict=True):
-                yield stack_batches(step_batches)
-        finally:
-            for stream in streams:
-                close = getattr(stream, "close", None)
-                if close is not None:
-                    close()
-
-    return batches
 
 
 def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
@@ -276,7 +260,7 @@ def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], l
     return evaluation
 
 
-class _Rows:
+class _Rows(Observer):
     """Writes metrics.jsonl of a cell, a row per epoch and seed and one per divergence, and says a line per epoch.
 
     Rows of these seeds after ``start_step`` are dropped first, so that a resumed cell leaves no row twice.
@@ -289,10 +273,16 @@ class _Rows:
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = Appended(path)
 
-    def on_epoch(self, rows: Mapping[int, dict[str, float]]) -> None:
-        """Write the rows."""
-        for index, row in rows.items():
-            self._write({"kind": "epoch", "seed": self._seeds[index], **row})
+    def on_epoch(self, row: Row) -> None:
+        """Write the row."""
+        self._write("epoch", row)
+
+    def on_validation(self, row: Row) -> None:
+        """Write the row."""
+        self._write("validation", row)
+
+    def on_members(self, rows: Mapping[int, Row]) -> None:
+        """Say how the members are."""
         if rows:
             first = next(iter(rows.values()))
             numbers = [f"loss {_spread([row['loss'] for row in rows.values()], '.4f')}"]
@@ -301,18 +291,46 @@ class _Rows:
             epoch = math.ceil(first["epoch"])
             self._say(f"  epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  " + "  ".join(numbers))
 
-    def on_divergence(self, index: int, row: dict[str, float]) -> None:
+    def on_divergence(self, row: Row) -> None:
         """Write the row."""
-        self._write({"kind": "diverged", "seed": self._seeds[index], **row})
-        self._say(f"  seed {self._seeds[index]} diverged at step {int(row['step']):,}")
+        self._write("diverged", row)
+        self._say(f"  seed {self._seeds[int(row['member'])]} diverged at step {int(row['step']):,}")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, kind: str, row: Row) -> None:
         clean = {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
-        self._file.write(json.dumps(clean))
+        self._file.write(json.dumps({"kind": kind, "seed": self._seeds[clean.pop("member")], **clean}))
+
+
+class _DepthFiles(Observer):
+    """Writes depth-seedN.jsonl of every seed: the gradient norm at every block."""
+
+    def __init__(self, job: CellJob, parts: Parts, seeds: tuple[int, ...], *, start_step: int) -> None:
+        train = job.config.train
+        size = train.batch_size // train.accumulate
+        chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
+        self._files = [
+            DepthFile(
+                job.run.depth.with_name(f"depth-seed{seed}.jsonl"),
+                chart.names,
+                chart.stages,
+                start_step=start_step,
+                every=train.depth_every,
+            )
+            for seed in seeds
+        ]
+
+    def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
+        """Write the row of one seed."""
+        self._files[member].on_blocks(step, norms)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
 
 
 def _spread(values: list[float], form: str) -> str:

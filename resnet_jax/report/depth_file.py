@@ -39,8 +39,8 @@ class DepthFile:
         if not begun:
             self._write({"blocks": list(names), "stage": stages.tolist()})
 
-    def on_blocks(self, step: int, norms: np.ndarray) -> None:
-        """Write the row of ``step``, from 1, if it is due."""
+    def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
+        """Write the row of ``step``, from 1, if it is due; of a run alone, that is of member 0."""
         if is_due(step - 1, self._every):
             values = [float(f"{norm:.6g}") if math.isfinite(norm) else None for norm in norms.tolist()]
             self._write({"step": step, "grad_norm": values})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from resnet_jax.data.augment import Augment, augment, cutout, normalize
@@ -18,7 +18,6 @@ from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records, in_memory
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy
-from resnet_jax.instrument.probing import is_due
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.zoo import create_model
@@ -27,14 +26,17 @@ from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
 from resnet_jax.tasks.losses import as_pair, get_loss
+from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
-from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
+from resnet_jax.training.dispatch import compile_multi_step
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation, evaluate
-from resnet_jax.training.loop import Plan
+from resnet_jax.training.feeds import Feed, ProbedSteps, ResidentSteps, SingleSteps
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.optimizers import make_optimizer
-from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size, shard_batch
+from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size
+from resnet_jax.training.plan import Plan
+from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
 
@@ -79,7 +81,19 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything the loop needs, built once. ``step`` is the train step as a pure function, ``train_step`` compiled."""
+    """Everything the loop needs, built once.
+
+    Attributes:
+        model: the network.
+        placement: the devices.
+        plan: how long, and what to do on the way.
+        tx: the optimizer.
+        learning_rate: rate of the update with a given 0-based index.
+        step: the train step as a pure function.
+        evaluate: ``evaluate(variables, records)``.
+        new_state: makes the state of update 0.
+        make_feed: of the run; given seeds, of a population with a member of each.
+    """
 
     model: ResNet
     placement: Placement
@@ -87,10 +101,9 @@ class Parts:
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
     step: Callable[..., Any]
-    train_step: Callable[..., Any]
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
-    batches: Callable[[int, int], Iterator[Any]]
+    make_feed: Callable[..., Feed]
 
 
 def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
@@ -103,9 +116,13 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
-    stopping = None if train.early_stopping is None else EarlyStopping(patience=train.early_stopping)
     per_call = steps_per_dispatch(config, feed, mesh)
-    plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping, per_call)
+    plan = Plan(
+        total_steps,
+        feed.steps_per_epoch,
+        validate=Cadence(period=train.eval_every * feed.steps_per_epoch),
+        early_stopping=EarlyStopping(train.early_stopping),
+    )
 
     model = build_model(config, card, devices=placement.size)
     key = jax.random.key(config.seed)
@@ -124,15 +141,8 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
         ema_decay=train.averaging(),
         loss_scaling=scaling,
     )
-    step, probe = make_step(), Anatomy() if train.depth_every else None
-    if per_call == 1:
-        train_step, batches = compile_train_step(step, mesh), _sharded_batches(config, feed, mesh)
-        if probe is not None:
-            probed = compile_train_step(make_step(probe=probe), mesh)
-            train_step, batches = _probed_now_and_then(train_step, probed, batches, train.depth_every)
-    else:
-        multi_step = compile_multi_step(make_step(probe=probe), mesh)
-        train_step, batches = (lambda state, item: multi_step(state, *item)), _resident_batches(feed, plan, mesh)
+    step = make_step()
+    probed = make_step(probe=Anatomy()) if train.depth_every else None
     return Parts(
         model=model,
         placement=placement,
@@ -140,12 +150,11 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
         tx=tx,
         learning_rate=schedule,
         step=step,
-        train_step=train_step,
         evaluate=build_evaluation(config, model, card, mesh),
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None, loss_scaling=scaling
         ),
-        batches=batches,
+        make_feed=_feed_maker(config, images, placement, step, probed, per_call),
     )
 
 
@@ -190,53 +199,63 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> 
     return wanted
 
 
-def _sharded_batches(config: RunConfig, feed: TrainBatches, mesh: Devices) -> Callable[[int, int], Iterator[Any]]:
-    """Return ``(start, stop) -> `` the batches of the feed, cut over the devices."""
+def _feed_maker(
+    config: RunConfig, images: Images, placement: Placement, step: Any, probed: Any, per_call: int
+) -> Callable[..., Feed]:
+    """Return ``make_feed(seeds=None)``: the calls of the run, or of a population with a member of each seed.
 
-    def batches(start: int, stop: int) -> Iterator[Any]:
-        with contextlib.closing(iterate_feed(feed, config, start, stop)) as stream:
-            for batch in stream:
-                yield shard_batch(batch, mesh)
-
-    return batches
-
-
-def _probed_now_and_then(
-    plain: Any, probed: Any, batches: Callable[[int, int], Iterator[Any]], every: int
-) -> tuple[Callable[..., Any], Callable[[int, int], Iterator[Any]]]:
-    """Return a train step that measures the gradient at every block where it is due, and the batches that it takes.
-
-    Two programs, for on a CPU the sums of a probed step add 5 to 11 % to it. Their other numbers are the same.
-    Both are compiled at the first call, which is not timed.
+    Args:
+        config: the run.
+        images: its images.
+        placement: the devices.
+        step: the train step as a pure function.
+        probed: the same with a probe; None without one.
+        per_call: updates a call.
     """
-    programs: dict[bool, Callable[..., Any]] = {}
 
-    def train_step(state: Any, item: tuple[bool, Any]) -> Any:
-        due, batch = item
-        if not programs:
-            programs.update({is_probed: f.lower(state, batch).compile() for is_probed, f in both.items()})
-        return programs[due](state, batch)
+    @functools.cache  # a program is compiled once, however many groups of seeds it is for
+    def program(kind: Literal["step", "probed", "multi"], population: bool) -> Any:
+        pure = step if kind == "step" or probed is None else probed
+        pure = make_population_step(pure) if population else pure
+        compiler = compile_multi_step if kind == "multi" else compile_train_step
+        return compiler(pure, placement, batch_axis=BATCH_AXIS if population else 0)
 
-    both = {False: plain, True: probed}
+    def make_feed(seeds: Sequence[int] | None = None) -> Feed:
+        configs = [config] if seeds is None else [dataclasses.replace(config, seed=seed) for seed in seeds]
+        feeds = [training_feed(one, images) for one in configs]
+        population, axis = seeds is not None, 0 if seeds is None else BATCH_AXIS
+        if per_call > 1:
+            return ResidentSteps(
+                program("multi", population),
+                lambda: _resident(feeds[0]),
+                _order_of(feeds) if population else feeds[0].order,
+                placement,
+                per_call,
+                axis,
+            )
+        streams = [functools.partial(iterate_feed, one, config) for one in feeds]
+        batches = stack_streams(streams) if population else streams[0]
+        if probed is None:
+            return SingleSteps(program("step", population), batches, placement, axis)
+        every, both = config.train.depth_every, (program("step", population), program("probed", population))
+        return ProbedSteps(*both, every, batches, placement, axis)
 
-    def due_batches(start: int, stop: int) -> Iterator[Any]:
-        with contextlib.closing(cast(Generator[Any], batches(start, stop))) as stream:
-            for step, batch in enumerate(stream, start):
-                yield is_due(step, every), batch
-
-    return train_step, due_batches
+    return make_feed
 
 
-def _resident_batches(feed: TrainBatches, plan: Plan, mesh: Devices) -> Callable[[int, int], Iterator[Any]]:
-    """Return ``(start, stop) -> `` the training set and what to take of it, for each call; it is copied there once."""
+def _resident(feed: TrainBatches) -> dict[str, np.ndarray]:
+    image, label = feed.resident()
+    return {"image": image, "label": label}
 
-    def batches(start: int, stop: int) -> Iterator[Any]:
-        calls = dataclasses.replace(plan, total_steps=stop).calls(start)
-        data = put_resident(*feed.resident(), mesh)
-        for chunk in chunks(feed.order, calls, plan.steps_per_call, mesh):
-            yield data, chunk
 
-    return batches
+def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray, int]]:
+    """Return the order of the members' examples, (members, B); their epochs are the same."""
+
+    def order(step: int) -> tuple[np.ndarray, int]:
+        drawn = [feed.order(step) for feed in feeds]
+        return np.stack([positions for positions, _ in drawn]), drawn[0][1]
+
+    return order
 
 
 def training_feed(config: RunConfig, images: Images) -> TrainBatches:

@@ -34,8 +34,10 @@ from resnet_jax.runs.recipe_fit import misfit
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.evaluation import Evaluation
+from resnet_jax.training.feeds import Feed
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
+from resnet_jax.training.members import restore
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.placement import Placement, make_mesh
 from resnet_jax.training.progress import Progress
@@ -72,6 +74,7 @@ class _Job:
     console: RichConsole
     source: Source | None
     first_step: _FirstStep
+    feed: Feed
 
     @property
     def chance_in_training(self) -> Chance:
@@ -155,7 +158,7 @@ def fit(
         run.write_notes(notes)
         if source is not None:
             run.write_start(source.record())
-        job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began))
+        job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began), parts.make_feed())
         _announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)
@@ -206,9 +209,8 @@ def _restore(job: _Job) -> tuple[TrainState, Progress]:
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
         return job.parts.new_state(), Progress()
-    state, saved = job.checkpoints.restore("last", job.parts.new_state())
+    state, progress = restore(job.checkpoints, "last", job.parts.new_state())
     job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
-    progress = Progress.from_json(saved)
     if progress.finished == "steps" and int(state.step) < job.parts.plan.total_steps:  # it was made longer since
         progress = dataclasses.replace(progress, finished=None)
     return state, progress
@@ -256,14 +258,12 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
             return train(
                 state,
                 plan=parts.plan,
-                train_step=parts.train_step,
-                batches=parts.batches,
+                feed=job.feed,
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=(job.first_step, live, metrics, events, chance),
+                observers=[job.first_step, live, metrics, events, chance, *([] if depth is None else [depth])],
                 stop=stop,
-                on_blocks=None if depth is None else depth.on_blocks,
             )
         except (Interrupted, RunError):
             job.checkpoints.close()
@@ -301,7 +301,7 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
         test_correct=result.correct,
         test_examples=result.examples,
         test_loss=result.loss,
-        best_val_accuracy=progress.watch.best,
+        best_val_accuracy=progress.members[0].watch.best,
         steps=steps,
         finished=progress.finished or "steps",
         tested=f"{select}, after step {int(state.step)}",
@@ -321,7 +321,8 @@ def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     devices = job.parts.placement.devices
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
     shape = "x".join(str(side) for side in job.images.card.image_shape)
-    together = f", {plan.steps_per_call} in a call" if plan.steps_per_call > 1 else ""
+    per_call = job.feed.steps_per_call
+    together = f", {per_call} in a call" if per_call > 1 else ""
     optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
     facts = {
         "network": f"{config.model.name}, {len(job.images.card.class_names)} classes",

@@ -37,6 +37,11 @@ class Evaluation:
         """Fraction of correct examples."""
         return self.correct / self.examples
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics by name."""
+        return {"accuracy": self.accuracy}
+
 
 class EvaluationSums:
     """Adds up the outputs of an eval step on the host, where sums over batches are exact."""

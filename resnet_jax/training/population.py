@@ -24,7 +24,8 @@ may order the sums of a convolution over members in another way).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -182,6 +183,22 @@ def stack_batches(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.n
     (2, 4)
     """
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def stack_streams(
+    streams: Sequence[Callable[[int, int], Iterator[Mapping[str, np.ndarray]]]],
+) -> Callable[[int, int], Iterator[dict[str, np.ndarray]]]:
+    """Return ``(start, stop) -> `` the members' host batches of those steps put together, of those of each."""
+
+    def batches(start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        with contextlib.ExitStack() as stack:
+            opened = [stream(start, stop) for stream in streams]
+            for one in opened:
+                stack.callback(getattr(one, "close", lambda: None))
+            for members in zip(*opened, strict=True):
+                yield stack_batches(members)
+
+    return batches
 
 
 def evaluate_population(

@@ -9,6 +9,7 @@ import json
 import signal
 
 import jax
+import numpy as np
 import pytest
 import yaml
 
@@ -17,6 +18,7 @@ from resnet_jax.ablation.directory import Definition
 from resnet_jax.ablation.grid import parse_axis
 from resnet_jax.ablation.run import ablate
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.report.depth_file import read_depth
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.runs.fit import fit
 from resnet_jax.training.interrupt import StopRequest
@@ -91,6 +93,25 @@ def test_every_seed_is_the_training_run_of_that_seed(whole, tmp_path):
         mine = [row for row in rows if row["seed"] == seed]
         for name in ("loss", "val_loss"):
             assert [row[name] for row in mine] == pytest.approx([row[name] for row in alone], rel=1e-4)
+
+
+@pytest.mark.parametrize("choices", [{}, pytest.param({"steps_per_dispatch": 4}, marks=pytest.mark.slow)])
+def test_seeds_stop_early_select_their_best_and_are_probed_as_their_training_runs(tmp_path, choices):
+    config = tiny_config(epochs=3, early_stopping=1, select="best", depth_every=4, **choices)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=0.8))
+    [found] = ablate(Definition(config, named={"all": {}}, seeds=SEEDS), tmp_path / "x")["cells"]
+    cell_run = tmp_path / "x" / "cells" / "all"
+    rows = read_metrics(cell_run / "metrics.jsonl")
+    for one in found["members"]:
+        seed, folder = one["seed"], tmp_path / str(one["seed"])
+        summary = fit(dataclasses.replace(config, seed=seed), folder)
+        assert abs(one["test_correct"] - summary.test_correct) <= 1
+        assert one["test_loss"] == pytest.approx(summary.test_loss, rel=1e-2)
+        mine = [row["step"] for row in rows if row["seed"] == seed and row["kind"] == "epoch"]
+        assert mine[-1] == summary.steps
+        probed, alone = read_depth(cell_run / f"depth-seed{seed}.jsonl"), read_depth(folder / "depth.jsonl")
+        np.testing.assert_array_equal(probed.steps, alone.steps)
+        np.testing.assert_allclose(probed.grad_norm, alone.grad_norm, rtol=1e-2)
 
 
 @pytest.mark.slow
@@ -190,9 +211,6 @@ def test_cells_that_cannot_be_built_are_listed_before_anything_is_trained(tmp_pa
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        (Definition(tiny_config(early_stopping=3)), "set train.early_stopping None and train.select last"),
-        (Definition(tiny_config(steps_per_dispatch=2)), "leave out train.steps_per_dispatch"),
-        (Definition(tiny_config(select="best")), "set train.early_stopping None and train.select last"),
         (Definition(tiny_config(batch_size=5000)), "larger than the 1258 training examples"),
         (
             Definition(tiny_config(), (parse_axis("model.norm", "batch,grup"), parse_axis("train.loss", "mze,mse"))),
