@@ -52,7 +52,7 @@ def reduced(source: Path, *, epochs: int, batch_size: int, image_size: int) -> R
         data=dataclasses.replace(
             recipe.data, source=f"folder:{source}", image_size=image_size, pad=image_size // 8, val_fraction=0.1
         ),
-        train=dataclasses.replace(recipe.train, epochs=epochs, max_steps=None, batch_size=batch_size),
+        train=dataclasses.replace(recipe.train, length=f"{epochs} epochs", limit=None, batch_size=batch_size),
         optim=dataclasses.replace(recipe.optim, schedule=ScheduleConfig("cosine", warmup="1 epochs")),
     )
 

@@ -168,7 +168,7 @@ def _train_members(
     """Train and test one population; return the results of its members and the seconds of its steps."""
     splits, card = job.images.splits, job.images.card
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    averaged, scaling = job.config.train.ema_decay is not None, loss_scaling(job.config, parts.model)
+    averaged, scaling = job.config.train.averaging() is not None, loss_scaling(job.config, parts.model)
     states = create_population(
         parts.model, parts.tx, keys, card.image_shape, mesh=job.placement, ema=averaged, loss_scaling=scaling
     )
@@ -180,7 +180,7 @@ def _train_members(
         start = int(states.step[0])
         with contextlib.ExitStack() as stack:
             observers = [_Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts)]
-            if job.config.train.depth_every:
+            if job.config.train.depth_every is not None:
                 observers.append(_DepthFiles(job, parts, seeds, start_step=start))
             for observer in observers:
                 stack.callback(observer.close)
@@ -318,7 +318,7 @@ class _DepthFiles(Observer):
                 chart.names,
                 chart.stages,
                 start_step=start_step,
-                every=train.depth_every,
+                every=train.depth_steps(parts.plan.steps_per_epoch) or 1,
             )
             for seed in seeds
         ]

@@ -21,7 +21,7 @@ class TrainOptions:
     """What to train; every field of the recipe can be changed."""
     run_dir: Path | None = None
     """Where the run goes (default: runs/RECIPE, with a short hash if the recipe was changed). A run that is there
-    goes on, also with more --train.epochs than before."""
+    goes on, also with a larger --train.length than before."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 

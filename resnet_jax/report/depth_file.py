@@ -18,9 +18,10 @@ import numpy as np
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.probing import is_due
 from resnet_jax.report.metrics_file import Appended, keep_until, read_metrics
+from resnet_jax.training.observers import Observer
 
 
-class DepthFile:
+class DepthFile(Observer):
     """Writes a row every few steps, six digits a number; one that is not finite is written as null.
 
     Args:

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.training.cadence import Cadence, Ticker
+
 
 class TensorBoard:
     """Writes the scalars of every epoch, and of every ``every``-th step.
@@ -17,20 +19,20 @@ class TensorBoard:
     Args:
         folder: log directory.
         start_step: updates done when this session begins; TensorBoard hides what an earlier one wrote after it.
-        every: steps between training scalars.
+        every: how often there are scalars of a step; a number is in steps.
 
     Raises:
         OSError: the directory cannot be written; also from the methods.
     """
 
-    def __init__(self, folder: Path, *, start_step: int, every: int) -> None:
+    def __init__(self, folder: Path, *, start_step: int, every: Cadence | int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
         folder.mkdir(parents=True, exist_ok=True)
         messages: Any = event_pb2  # made at run time
-        self._event, self._scalar, self._every = messages.Event, scalar, every
+        self._event, self._scalar, self._ticker = messages.Event, scalar, Ticker(every)
         self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{start_step}")
         if start_step:
             start = messages.SessionLog(status=messages.SessionLog.START)
@@ -38,7 +40,7 @@ class TensorBoard:
 
     def on_step(self, row: dict[str, float]) -> None:
         """Write loss, accuracy and gradient norm of a batch if its step is due."""
-        if row["step"] % self._every == 0:
+        if self._ticker.is_due(int(row["step"])):
             self._write("step", row)
 
     def on_epoch(self, row: dict[str, float]) -> None:

@@ -273,7 +273,7 @@ def run_subject(path: str | Path, looking: Looking) -> Subject:
         "network": _network(config.model.name, {**config.model.choices(), **looking.computation}, trained.variables),
         "weights": f"of {trained.path.name}"
         + (f" after step {trained.step:,}" if trained.card.examples else ", imported")
-        + (", averaged over steps" if config.train.ema_decay is not None else ""),
+        + (", averaged over steps" if config.train.averaging() is not None else ""),
         "images": f"{said}; {_size(images)}",
         "updates": updates,
     }

@@ -26,10 +26,8 @@ from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
 from resnet_jax.tasks.losses import as_pair, get_loss
-from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import compile_multi_step
-from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.feeds import Feed, ProbedSteps, ResidentSteps, SingleSteps
 from resnet_jax.training.loss_scale import LossScaling
@@ -117,12 +115,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
     per_call = steps_per_dispatch(config, feed, mesh)
-    plan = Plan(
-        total_steps,
-        feed.steps_per_epoch,
-        validate=Cadence(period=train.eval_every * feed.steps_per_epoch),
-        early_stopping=EarlyStopping(train.early_stopping),
-    )
+    plan = train.plan(feed.steps_per_epoch)
 
     model = build_model(config, card, devices=placement.size)
     key = jax.random.key(config.seed)
@@ -142,7 +135,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
         loss_scaling=scaling,
     )
     step = make_step()
-    probed = make_step(probe=Anatomy()) if train.depth_every else None
+    probed = None if train.depth_every is None else make_step(probe=Anatomy())
     return Parts(
         model=model,
         placement=placement,
@@ -152,7 +145,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
         step=step,
         evaluate=build_evaluation(config, model, card, mesh),
         new_state=lambda: create_state(
-            model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None, loss_scaling=scaling
+            model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
         ),
         make_feed=_feed_maker(config, images, placement, step, probed, per_call),
     )
@@ -164,7 +157,7 @@ def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
     Raises:
         UsageError: values out of range, or set for a network that has no use for them.
     """
-    scaling = LossScaling(config.train.loss_scale, config.train.loss_scale_growth_every)
+    scaling = config.train.loss_scale
     if model.config.dtype == "float16":
         return scaling
     if scaling != LossScaling():
@@ -237,7 +230,10 @@ def _feed_maker(
         batches = stack_streams(streams) if population else streams[0]
         if probed is None:
             return SingleSteps(program("step", population), batches, placement, axis)
-        every, both = config.train.depth_every, (program("step", population), program("probed", population))
+        every, both = (
+            config.train.depth_steps(feeds[0].steps_per_epoch) or 1,
+            (program("step", population), program("probed", population)),
+        )
         return ProbedSteps(*both, every, batches, placement, axis)
 
     return make_feed

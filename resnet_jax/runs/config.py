@@ -145,33 +145,9 @@ class RunConfig:
     def __post_init__(self):
         """Refuse values that no run can have; the rest is checked where it is used."""
         train, data = self.train, self.data
-        _require(train.epochs >= 1, f"train.epochs must be 1 or more, got {train.epochs}")
-        _require(
-            train.max_steps is None or train.max_steps >= 1,
-            f"train.max_steps must be 1 or more, got {train.max_steps}",
-        )
-        _require(train.batch_size >= 1, f"train.batch_size must be 1 or more, got {train.batch_size}")
-        _require(train.accumulate >= 1, f"train.accumulate must be 1 or more, got {train.accumulate}")
-        _require(
-            train.steps_per_dispatch is None or train.steps_per_dispatch >= 1,
-            f"train.steps_per_dispatch must be 1 or more, got {train.steps_per_dispatch}",
-        )
-        _require(
-            train.ema_decay is None or 0.0 <= train.ema_decay < 1.0,
-            f"train.ema_decay must be in [0, 1), got {train.ema_decay}",
-        )
-        if train.ema_decay is not None:
-            train.averaging()
-        else:
-            _require(train == train.without_averages(), "train.ema_warmup and what goes with it need train.ema_decay")
-        _require(train.log_every >= 1, f"train.log_every must be 1 or more steps, got {train.log_every}")
-        _require(train.depth_every >= 0, f"train.depth_every must be 0 or more steps, got {train.depth_every}")
-        _require(train.eval_every >= 1, f"train.eval_every must be 1 or more epochs, got {train.eval_every}")
-        if train.select not in ("last", "best"):
-            raise unknown("train.select", train.select, ("last", "best"))
         _require(0.0 <= data.val_fraction < 1.0, f"data.val_fraction must be in [0, 1), got {data.val_fraction}")
         _require(0.0 < data.test_fraction < 1.0, f"data.test_fraction must be in (0, 1), got {data.test_fraction}")
-        needs_val = train.select == "best" or train.early_stopping is not None
+        needs_val = train.select == "best" or train.early_stopping.patience is not None
         _require(
             not (needs_val and data.val_fraction == 0.0),
             "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
@@ -292,9 +268,9 @@ def config_to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
-#: Fields that change how a run is watched, fed or computed, and not what comes out (the last four: beyond rounding).
+#: Fields that change how a run is watched, fed or computed, and not what comes out (the last three: beyond rounding).
 WITHOUT_EFFECT = (
-    "data.threads", "data.moved_to", "train.log_every", "train.depth_every",
+    "data.threads", "data.moved_to", "train.save_every", "train.log_every", "train.depth_every", "train.observers",
     "train.steps_per_dispatch", "model.execution", "model.remat",
 )  # fmt: skip
 

@@ -186,7 +186,7 @@ def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, con
     """Say that there is nothing to do; draw what is missing of the pictures."""
     tell = _sayer(console)
     tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
-    if config.train.depth_every and not run.depth.is_file():
+    if config.train.depth_every is not None and not run.depth.is_file():
         tell("It kept no gradients through depth: to train again with them, give another --run-dir.")
     Pictures(run, config, tell).draw_missing()
     say_if_stuck(summary, tell)
@@ -211,14 +211,18 @@ def _restore(job: _Job) -> tuple[TrainState, Progress]:
         return job.parts.new_state(), Progress()
     state, progress = restore(job.checkpoints, "last", job.parts.new_state())
     job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
-    if progress.finished == "steps" and int(state.step) < job.parts.plan.total_steps:  # it was made longer since
+    plan = job.parts.plan
+    longer = progress.finished == "steps" and int(state.step) < plan.total_steps  # it was made longer since
+    time_left = progress.finished == "time limit" and (plan.seconds is None or progress.elapsed < plan.seconds)
+    if longer or time_left:
         progress = dataclasses.replace(progress, finished=None)
     return state, progress
 
 
 def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) -> tuple[TrainState, Progress]:
     parts, run = job.parts, job.run
-    start, every = int(state.step), job.config.train.log_every
+    start, per_epoch = int(state.step), parts.plan.steps_per_epoch
+    every = job.config.train.cadence(job.config.train.log_every, per_epoch)
     validation = job.images.splits.val
 
     def validate(state: TrainState) -> Evaluation:
@@ -237,12 +241,10 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
     with contextlib.ExitStack() as stack:
         metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
         depth = None
-        if job.config.train.depth_every:
+        if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
-            depth = DepthFile(
-                run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every
-            )
+            depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
             stack.callback(depth.close)
         live = View("progress", make_live, job.say)
         events = View("TensorBoard", lambda: TensorBoard(run.tensorboard, start_step=start, every=every), job.say)

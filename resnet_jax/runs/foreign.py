@@ -19,6 +19,8 @@ from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConf
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights import from_variables, save_safetensors, to_variables
@@ -294,7 +296,7 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
         trained.config,
         recipe=f"folded-{trained.config.recipe}",
         model=ModelConfig(trained.config.model.name, **changed),
-        train=dataclasses.replace(trained.config.train.without_averages(), select="last", early_stopping=None),
+        train=dataclasses.replace(trained.config.train, ema=Averaging(), select="last", early_stopping=EarlyStopping()),
         init_from=None,
         init_head="exact",
         init_stem="exact",

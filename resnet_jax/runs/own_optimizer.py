@@ -67,7 +67,7 @@ def _restored(trained: TrainedRun, tx: optax.GradientTransformation, checkpoint:
             tx,
             key,
             trained.card.image_shape,
-            ema=config.train.ema_decay is not None,
+            ema=config.train.averaging() is not None,
             loss_scaling=loss_scaling(config, build_model(config, trained.card)),
         ),
         jax.random.key(0),

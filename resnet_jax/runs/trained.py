@@ -83,7 +83,7 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
         raise unknown("checkpoint", checkpoint, ("last", "best"))
     model = build_model(config, card)
     variables = Placement.of().abstract(abstract_variables(model, card.image_shape))
-    averaged = config.train.ema_decay is not None
+    averaged = config.train.averaging() is not None
     with Checkpoints(run.checkpoints, owner=False) as checkpoints:
         loaded, step = checkpoints.restore_part(checkpoint, {"ema": variables} if averaged else variables)
     return TrainedRun(config, card, model, loaded["ema"] if averaged else loaded, step, run.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import UserDict
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from resnet_jax.errors import UsageError, unknown
 
@@ -47,6 +47,10 @@ class Registry(UserDict[str, T], Generic[T]):
 
     def __missing__(self, name: str) -> T:
         raise unknown(self.kind, name, (*self.reserved, *self.data), self.listing)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the thing of that name, or ``default`` (before Python 3.12 ``UserDict`` asks ``__missing__``)."""
+        return self.data.get(name, default)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that adds what it decorates under ``name`` and gives it back unchanged.

@@ -21,6 +21,7 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.depth_file import read_depth
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.runs.fit import fit
+from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted
 from tests.ablation.conftest import SEEDS, STEPS, everything, tiny_config
@@ -97,7 +98,9 @@ def test_every_seed_is_the_training_run_of_that_seed(whole, tmp_path):
 
 @pytest.mark.parametrize("choices", [{}, pytest.param({"steps_per_dispatch": 4}, marks=pytest.mark.slow)])
 def test_seeds_stop_early_select_their_best_and_are_probed_as_their_training_runs(tmp_path, choices):
-    config = tiny_config(epochs=3, early_stopping=1, select="best", depth_every=4, **choices)
+    config = tiny_config(
+        length="3 epochs", early_stopping=EarlyStopping(1), select="best", depth_every="4 steps", **choices
+    )
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=0.8))
     [found] = ablate(Definition(config, named={"all": {}}, seeds=SEEDS), tmp_path / "x")["cells"]
     cell_run = tmp_path / "x" / "cells" / "all"

@@ -26,6 +26,7 @@ from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from resnet_jax.runs.finetune import describe, find_source, require_transfer, start_state
 from resnet_jax.runs.fit import fit
 from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import OptimConfig
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
@@ -54,7 +55,7 @@ def place(tmp_path_factory) -> Path:
     config = RunConfig(
         model=NETWORK,
         data=DataConfig(_images(folder / "source.npz", 3, ["a", "b", "c"]), val_fraction=0.0),
-        train=TrainConfig(ema_decay=0.9),
+        train=TrainConfig(ema=Averaging(0.9)),
     )
     np.savez(folder / "weights.npz", **_named(write_run(folder / "source", config)))
     _images(folder / "grey.npz", 1, ["k", "l", "m", "n"])
@@ -70,7 +71,7 @@ def _tuning(place: Path, **changes) -> RunConfig:
     config = RunConfig(
         model=NETWORK,
         data=DataConfig(f"npz:{place / 'grey.npz'}", val_fraction=0.0),
-        train=TrainConfig(batch_size=16, max_steps=2, ema_decay=0.5),
+        train=TrainConfig(batch_size=16, limit="2 steps", ema=Averaging(0.5)),
         optim=OptimConfig(
             "sgd", 0.01, weight_decay=0.1, freeze=("stem", "stage1", "stage2/block0"), layer_decay=0.75
         ),

@@ -32,7 +32,7 @@ def config(epochs=1, rate=0.05):
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, name="tiny"),
-        train=dataclasses.replace(base.train, epochs=epochs, batch_size=128),
+        train=dataclasses.replace(base.train, length=f"{epochs} epochs", batch_size=128),
         optim=dataclasses.replace(base.optim, learning_rate=rate),
     )
 
@@ -142,7 +142,7 @@ def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resum
     assert longer.params_digest != summary.params_digest
     epochs = [row["step"] for row in read_metrics(whole / "metrics.jsonl") if row["kind"] == "epoch"]
     assert epochs == [9, 18]
-    assert "epochs: 2" in (whole / "config.yaml").read_text()
+    assert "length: 2 epochs" in (whole / "config.yaml").read_text()
     with pytest.raises(RunError, match="it can become longer, not shorter"):
         run(whole, epochs=1)
 

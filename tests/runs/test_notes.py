@@ -56,7 +56,7 @@ def trained(photographs, tmp_path_factory):
             config,
             model=dataclasses.replace(config.model, name="tiny"),
             data=DataConfig(source=f"folder:{photographs}", image_size=8),
-            train=dataclasses.replace(config.train, max_steps=1, batch_size=8),
+            train=dataclasses.replace(config.train, limit="1 steps", batch_size=8),
             optim=dataclasses.replace(config.optim, schedule=ScheduleConfig()),
         )
         said, run_dir = io.StringIO(), tmp_path_factory.mktemp("run") / "tiny"
