@@ -113,7 +113,7 @@ def measure(study: Study, runs: Path, console: Console) -> list[dict[str, Any]]:
         for depth in reversed(study.depths):
             for kind in reversed(KINDS):
                 run = runs / f"{kind}{depth}-seed{seed}"
-                summary = fit(study.config(kind, depth, seed), run, console=console)
+                summary = fit(study.config(kind, depth, seed), run, console=console).summary
                 rows.append({"kind": kind, "depth": depth, "seed": seed, **result(run, summary)})
     return rows
 

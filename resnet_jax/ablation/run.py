@@ -267,7 +267,7 @@ class _Job:
 
 def _curves(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
     """Pick the curve of every seed from the rows of a cell: validation accuracy, or that in training without one."""
-    epochs = [row for row in rows if row["kind"] == "epoch"]
+    epochs = [row for row in rows if row["kind"] in ("epoch", "validation")]
     validated = any("val_accuracy" in row for row in epochs)
     name = "val_accuracy" if validated else "accuracy"
     curves: dict[int, list[tuple[float, float]]] = {}

@@ -40,5 +40,5 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.runs.length import Origin
 
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
-    summary = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
-    return dataclasses.asdict(summary)
+    fitted = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
+    return dataclasses.asdict(fitted.summary)

@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console as RichConsole
@@ -20,14 +21,15 @@ from resnet_jax.models.digest import params_digest
 from resnet_jax.report.console import Console
 from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
-from resnet_jax.report.tensorboard import TensorBoard
 from resnet_jax.report.text import say
+from resnet_jax.report.trackers import make_observers
 from resnet_jax.report.views import View
 from resnet_jax.runs.build import Parts, build_parts
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.data import Images, load_images
 from resnet_jax.runs.directory import RunDirectory, default_path
 from resnet_jax.runs.finetune import Source, describe, find_source, require_transfer, start_state
+from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.length import Origin, Settled, adopt, earlier_tests, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
 from resnet_jax.runs.recipe_fit import misfit
@@ -39,6 +41,7 @@ from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
 from resnet_jax.training.members import restore
 from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.observers import Observer, Row, RunFacts, tell
 from resnet_jax.training.placement import Placement, make_mesh
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
@@ -46,20 +49,17 @@ from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, ChanceWatch, judge
 
 
-class _FirstStep:
+class _FirstStep(Observer):
     """Observer of the time to the first step."""
 
     def __init__(self, began: float):
         self._began = began
         self.seconds: float | None = None
 
-    def on_step(self, row: dict[str, float]) -> None:
+    def on_step(self, row: Row) -> None:
         """Stop the watch, once."""
         if self.seconds is None:
             self.seconds = time.perf_counter() - self._began
-
-    def on_epoch(self, row: dict[str, float]) -> None:
-        """Nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,8 @@ def fit(
     *,
     console: RichConsole | None = None,
     origin: Origin | None = None,
-) -> Summary:
+    observers: Sequence[Any] = (),
+) -> Fit:
     """Train, select, test once. In the directory of an unfinished run of the same configuration, go on with it.
 
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
@@ -110,6 +111,11 @@ def fit(
         run_dir: where to put it (default: :func:`resnet_jax.runs.directory.default_path`).
         console: where to show progress (default: nowhere).
         origin: the recipe that ``config`` started from (default: the shipped one of that name).
+        observers: who is told how training goes, besides those that ``train.observers`` names; see
+            :class:`~resnet_jax.training.observers.Observer`. One that raises is said and left out.
+
+    Returns:
+        The finished run: its summary, history and network.
 
     Raises:
         UsageError: the configuration cannot be run.
@@ -134,7 +140,8 @@ def fit(
         settled = settle(run, asked, origin, steps_per_epoch)
     source = find_source(config, run)
     if settled is not None and settled.change is None and (stored := run.read_summary()) is not None:
-        return _finished_before(Summary(**stored), run, settled.config, console)
+        return Fit(_finished_before(Summary(**stored), run, settled.config, console))
+    told = [*make_observers(config.train.observers), *observers]
 
     images = _images_of(config, run)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
@@ -158,23 +165,33 @@ def fit(
         run.write_notes(notes)
         if source is not None:
             run.write_start(source.record())
+        views = [View(_name(one), lambda one=one: one, _sayer(console)) for one in told]
         job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began), parts.make_feed())
         _announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)
-        with memory_told():
-            state, progress = _restore(job)
-            state, progress = _train(job, state, progress, stop)
-        summary, confusion = _test(job, state, progress, began)
-        try:  # first of all, while signals wait; what cannot be written is at least said
-            run.write_summary(dataclasses.asdict(summary))
-        finally:
-            conclude(summary, job.say)
+        with contextlib.ExitStack() as stack:
+            for view in views:
+                stack.callback(view.close)
+            with memory_told():
+                state, progress = _restore(job)
+                state, progress = _train(job, state, progress, stop, views)
+            summary, confusion = _test(job, state, progress, began)
+            try:  # first of all, while signals wait; what cannot be written is at least said
+                run.write_summary(dataclasses.asdict(summary))
+            finally:
+                conclude(summary, job.say)
+            tell(views, "on_end", dataclasses.asdict(summary))
     job.pictures.draw_all(confusion)
     job.pictures.say_where()
     job.say(f"params sha256 {summary.params_digest}")
     say_if_stuck(summary, job.say)
-    return summary
+    return Fit(summary)
+
+
+def _name(observer: Any) -> str:
+    """Return what messages call an observer."""
+    return type(observer).__name__
 
 
 def _sayer(console: RichConsole) -> Callable[[str], None]:
@@ -219,7 +236,9 @@ def _restore(job: _Job) -> tuple[TrainState, Progress]:
     return state, progress
 
 
-def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) -> tuple[TrainState, Progress]:
+def _train(
+    job: _Job, state: TrainState, progress: Progress, stop: StopRequest, views: Sequence[View]
+) -> tuple[TrainState, Progress]:
     parts, run = job.parts, job.run
     start, per_epoch = int(state.step), parts.plan.steps_per_epoch
     every = job.config.train.cadence(job.config.train.log_every, per_epoch)
@@ -247,8 +266,7 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
             depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
             stack.callback(depth.close)
         live = View("progress", make_live, job.say)
-        events = View("TensorBoard", lambda: TensorBoard(run.tensorboard, start_step=start, every=every), job.say)
-        for observer in (live, metrics, events):
+        for observer in (live, metrics):
             stack.callback(observer.close)
         chance = ChanceWatch(
             job.chance_in_training,
@@ -256,6 +274,17 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
             job.say,
             after=warmup_steps(job.config.optim.schedule, parts.plan.steps_per_epoch, parts.plan.total_steps),
         )
+        facts = RunFacts(
+            name=run.path.name,
+            run_dir=run.path,
+            config=config_to_dict(job.config),
+            start_step=start,
+            total_steps=parts.plan.total_steps,
+            steps_per_epoch=per_epoch,
+            batch_size=job.config.train.batch_size,
+            log_every=every,
+        )
+        tell(views, "on_start", facts)
         try:
             return train(
                 state,
@@ -264,7 +293,7 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=[job.first_step, live, metrics, events, chance, *([] if depth is None else [depth])],
+                observers=[job.first_step, live, metrics, chance, *([] if depth is None else [depth]), *views],
                 stop=stop,
             )
         except (Interrupted, RunError):

@@ -87,7 +87,7 @@ def test_every_seed_is_the_training_run_of_that_seed(whole, tmp_path):
     rows = read_metrics(out / "cells" / "learns" / "metrics.jsonl")
     for member in result["cells"][0]["members"][1:]:  # not the one that is the recipe's anyway
         seed = member["seed"]
-        summary = fit(dataclasses.replace(tiny_config(), seed=seed), tmp_path / str(seed))
+        summary = fit(dataclasses.replace(tiny_config(), seed=seed), tmp_path / str(seed)).summary
         assert abs(member["test_correct"] - summary.test_correct) <= 1
         assert member["test_loss"] == pytest.approx(summary.test_loss, rel=1e-4)
         alone = [row for row in read_metrics(tmp_path / str(seed) / "metrics.jsonl") if row["kind"] == "epoch"]
@@ -107,7 +107,7 @@ def test_seeds_stop_early_select_their_best_and_are_probed_as_their_training_run
     rows = read_metrics(cell_run / "metrics.jsonl")
     for one in found["members"]:
         seed, folder = one["seed"], tmp_path / str(one["seed"])
-        summary = fit(dataclasses.replace(config, seed=seed), folder)
+        summary = fit(dataclasses.replace(config, seed=seed), folder).summary
         assert abs(one["test_correct"] - summary.test_correct) <= 1
         assert one["test_loss"] == pytest.approx(summary.test_loss, rel=1e-2)
         mine = [row["step"] for row in rows if row["seed"] == seed and row["kind"] == "epoch"]

@@ -271,7 +271,7 @@ def test_early_stopping_and_the_best_state(stripes, tmp_path, command):
         "train", "digits", *OPTIONS, "--data.source", f"npz:{stripes}", "--run-dir", tmp_path / "run", "--json",
         "--train.length", "8 epochs", "--train.early-stopping.patience", "1", "--train.select", "best",
         "--optim.learning-rate", "1e-9", "--optim.schedule.kind", "constant", "--optim.schedule.warmup", "None",
-        "--train.ema-decay", "0.5",
+        "--train.ema.decay", "0.5",
     )  # fmt: skip
     assert status == 0
     summary = last_json(out)

@@ -34,7 +34,10 @@ from tests.cli.conftest import last_json
         (["train", "digits", "--train.steps-per-dispatch", "0"], "train.steps_per_dispatch must be 1 or more"),
         (["train", "digits", "--data.mixup", "-1"], "mixup -1.0 must be a finite alpha of 0 or more"),
         (["train", "digits", "--data.cutout", "-1"], "cutout -1 must be a side of 0 or more pixels"),
-        (["train", "digits", "--train.loss-scale.initial", "8"], "train.loss_scale goes with model.dtype float16; float32"),
+        (
+            ["train", "digits", "--train.loss-scale.initial", "8"],
+            "train.loss_scale goes with model.dtype float16; float32",
+        ),
         (["train", "digits", "--data.source", "foldr:x"], "did you mean 'folder'"),
         (["train", "digits", "--data.val-fraction", "0", "--train.select", "best"], "need validation images"),
         (["train", "digits", "--data.crop", "centre"], "data.crop must be none or random_resized"),

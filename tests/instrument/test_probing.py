@@ -220,9 +220,9 @@ def test_a_probed_run_ends_at_the_same_parameters_and_a_finished_one_says_that_i
     tmp_path, steps_per_dispatch
 ):
     together = {"steps_per_dispatch": steps_per_dispatch}
-    summary = fit(digits(depth_every="4 steps", **together), tmp_path / "probed")
+    summary = fit(digits(depth_every="4 steps", **together), tmp_path / "probed").summary
     assert read_depth(tmp_path / "probed" / "depth.jsonl").steps.tolist() == [1, 5, 9]
-    plain = fit(digits(**together), tmp_path / "plain")
+    plain = fit(digits(**together), tmp_path / "plain").summary
     assert summary.params_digest == plain.params_digest
     said = io.StringIO()
     fit(digits(depth_every="4 steps", **together), tmp_path / "plain", console=Console(file=said, width=200))

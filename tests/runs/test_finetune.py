@@ -164,7 +164,7 @@ def test_it_resumes_without_its_source_and_notices_another_one(place, tuned, tmp
     (run_dir / "summary.json").unlink()
     shutil.rmtree(moved / "source")
     assert find_source(config, RunDirectory(run_dir)) is None
-    assert fit(config, run_dir).params_digest == tuned[1]
+    assert fit(config, run_dir).summary.params_digest == tuned[1]
     write_run(moved / "source", RunDirectory(place / "source").read_config(), seed=1)
     with pytest.raises(RunError, match=r"are not those that .* began with \(see start.json\)"):
         fit(config, run_dir)
