@@ -179,7 +179,7 @@ def _train_members(
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
         start = int(states.step[0])
         with contextlib.ExitStack() as stack:
-            observers = [_Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts)]
+            observers: list[Observer] = [_Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts)]
             if job.config.train.depth_every is not None:
                 observers.append(_DepthFiles(job, parts, seeds, start_step=start))
             for observer in observers:
@@ -301,8 +301,10 @@ class _Rows(Observer):
         self._file.close()
 
     def _write(self, kind: str, row: Row) -> None:
+        seed = self._seeds[int(row["member"])]
         clean = {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
-        self._file.write(json.dumps({"kind": kind, "seed": self._seeds[clean.pop("member")], **clean}))
+        del clean["member"]
+        self._file.write(json.dumps({"kind": kind, "seed": seed, **clean}))
 
 
 class _DepthFiles(Observer):

@@ -8,10 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from resnet_jax.training.confusion import Confusion
-from resnet_jax.training.mesh import require_classes, shard_batch
+from resnet_jax.training.placement import Devices, require_classes, shard_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,7 @@ def evaluate(
     variables: Any,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
-    mesh: Mesh,
+    mesh: Devices,
     num_classes: int,
 ) -> Evaluation:
     """Run a compiled ``eval_step`` over masked host batches and add up; sums over batches are exact on the host.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -28,7 +28,8 @@ HostBatches: TypeAlias = Callable[[int, int], Iterator[Mapping[str, np.ndarray]]
 Boundary: TypeAlias = Callable[[int], int]
 
 
-class Call(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Call:
     """One call of a compiled program.
 
     Attributes:
@@ -51,7 +52,7 @@ class Feed(Protocol):
         """Updates that a call makes at most."""
         ...
 
-    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Iterator[Call]:
+    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
         """Yield the calls that make the updates ``start`` to ``stop - 1``, none over a boundary."""
         ...
 
@@ -73,7 +74,7 @@ class SingleSteps:
     axis: int = 0
     steps_per_call: int = dataclasses.field(default=1, init=False)
 
-    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Iterator[Call]:
+    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
         """Yield a call for each update."""
         for first, batch in _sharded(self, start, stop):
             yield Call(first, 1, lambda state, batch=batch: self.step(state, batch))
@@ -103,7 +104,7 @@ class ProbedSteps:
     axis: int = 0
     steps_per_call: int = dataclasses.field(default=1, init=False)
 
-    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Iterator[Call]:
+    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
         """Yield a call for each update."""
         programs: dict[bool, Step] = {}
 
@@ -138,7 +139,7 @@ class ResidentSteps:
     steps_per_call: int
     axis: int = 0
 
-    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Iterator[Call]:
+    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
         """Yield calls of so many updates, or of fewer up to a boundary; the program is the same."""
         data = put_resident(self.data(), self.placement)
         cut = list(spans(start, stop, self.steps_per_call, boundary))

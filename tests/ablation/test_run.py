@@ -96,7 +96,8 @@ def test_every_seed_is_the_training_run_of_that_seed(whole, tmp_path):
             assert [row[name] for row in mine] == pytest.approx([row[name] for row in alone], rel=1e-4)
 
 
-@pytest.mark.parametrize("choices", [{}, pytest.param({"steps_per_dispatch": 4}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", [{}, {"steps_per_dispatch": 4}])
 def test_seeds_stop_early_select_their_best_and_are_probed_as_their_training_runs(tmp_path, choices):
     config = tiny_config(
         length="3 epochs", early_stopping=EarlyStopping(1), select="best", depth_every="4 steps", **choices
