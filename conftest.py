@@ -28,6 +28,13 @@ os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+import tests.annotations  # noqa: E402, F401
+
+#: Packages whose annotations, shapes of arrays among them, are checked at every call.
+CHECKED = [f"resnet_jax.{floor}" for floor in ("ops", "models", "instrument", "tasks", "depth")]
+install_import_hook(CHECKED, "tests.annotations.checked")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -81,7 +81,7 @@ class Study:
         widths = None if sizes is None else (4, 8)
         return dataclasses.replace(
             recipe,
-            model=dataclasses.replace(recipe.model, name=f"{kind}{depth}_cifar", stage_sizes=sizes, widths=widths),
+            model=recipe.model.replace(name=f"{kind}{depth}_cifar", stage_sizes=sizes, widths=widths),
             data=self.data,
             train=dataclasses.replace(
                 recipe.train, length=f"{self.steps} steps", limit=None, batch_size=self.batch_size,

@@ -41,12 +41,13 @@ import numpy as np
 from rich.console import Console
 
 from resnet_jax import RunConfig, fit, load_recipe
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.canvas import BLUE, GREY, VERMILION, new_figure
 from resnet_jax.report.depth_axes import BLOCK, DepthAxis, mark_stages
 from resnet_jax.report.depth_file import read_depth
 from resnet_jax.report.depth_report import readable
 from resnet_jax.report.metrics_file import read_metrics
-from resnet_jax.runs.config import DataConfig, ModelConfig
+from resnet_jax.runs.config import DataConfig
 from resnet_jax.runtime.cache import keep_compiled_programs
 from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.schedules import ScheduleConfig
@@ -68,7 +69,7 @@ class Length:
     together: int | None = None
 
 
-def config_for(model: ModelConfig, data: DataConfig, length: Length) -> RunConfig:
+def config_for(model: ModelSpec, data: DataConfig, length: Length) -> RunConfig:
     """Return one run: the papers' optimizer in its warm-up phase."""
     recipe = load_recipe("cifar10-resnet20")
     return dataclasses.replace(
@@ -236,17 +237,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.smoke:
         data = dataclasses.replace(load_recipe("digits").data, val_fraction=0.0)
-        model, length = ModelConfig(remat="block", stage_sizes=(1, 1), widths=(2, 4)), Length(4, 16, 1, together=2)
+        model, length = ModelSpec(remat="block", stage_sizes=(1, 1), widths=(2, 4)), Length(4, 16, 1, together=2)
     elif arguments.data is None:
         parser.error("name the images with --data FOLDER, or try --smoke")
     else:
         folder = arguments.runs / f"images-{arguments.train}-{arguments.test}"
         images = part_of(arguments.data, folder, train=arguments.train, test=arguments.test)
         data = DataConfig(f"folder:{images}", val_fraction=0.0, image_size=arguments.image_size)
-        model, length = ModelConfig(remat="block"), Length(arguments.steps, arguments.batch_size, depth_every=5)
+        model, length = ModelSpec(remat="block"), Length(arguments.steps, arguments.batch_size, depth_every=5)
     runs: dict[str, Path] = {}
     for net, name in NETS.items():
-        config = config_for(dataclasses.replace(model, name=net), data, length)
+        config = config_for(model.replace(net), data, length)
         runs[name] = arguments.runs / net
         if arguments.smoke:
             train(config, runs[name])

@@ -1,6 +1,7 @@
 """The public names, for type checkers; :mod:`lazy_loader` reads them here too."""
 
 from .models import (
+    ModelSpec as ModelSpec,
     ResNet as ResNet,
     ResNetConfig as ResNetConfig,
     abstract_variables as abstract_variables,

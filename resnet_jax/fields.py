@@ -1,21 +1,27 @@
-"""Fields of configurations checked against their annotations: a value of a ``Literal``, a number in its range.
+"""Fields of configurations: checked against their annotations, and what else is read from where they are defined.
 
-A range is written once, in the annotation (``epochs: AtLeast1``), and read by this check, by pydantic, which reads
-YAML, and by the command line's help.
+A range is written once, in the annotation (``epochs: AtLeast1``), and read by :func:`check_fields`, by pydantic, which
+reads YAML, and by the command line's help. So are the values of a ``Literal``, the sentence under a field, and the
+marks :data:`NOT_AN_OPTION` and :data:`SAME_RESULT`.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
+import inspect
+import itertools
 import math
+import textwrap
 import types
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
-from resnet_jax.errors import UsageError, unknown
+from resnet_jax.errors import UsageError, either, unknown
 
 AtLeast0: TypeAlias = Annotated[int, Ge(0)]
 AtLeast1: TypeAlias = Annotated[int, Ge(1)]
@@ -25,6 +31,39 @@ BelowOne: TypeAlias = Annotated[float, Interval(ge=0.0, lt=1.0)]
 Share: TypeAlias = Annotated[float, Interval(ge=0.0, le=1.0)]
 Positive: TypeAlias = Annotated[float, Gt(0.0)]
 NotNegative: TypeAlias = Annotated[float, Ge(0.0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """Something that is said of a field in its annotation."""
+
+    says: str
+
+
+#: On a field that the program decides and no user sets.
+NOT_AN_OPTION = Mark("not an option")
+#: On a field that changes how something is watched, fed or computed, but nothing of the result beyond rounding.
+SAME_RESULT = Mark("same result")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MoreOf:
+    """On a field of a ``Literal`` to which anybody can add values: where those are."""
+
+    registry: Mapping[str, Any]
+
+
+def opened(hint: Any) -> Any:
+    """Return an annotation with the values that are registered (:class:`MoreOf`) in its ``Literal``.
+
+    >>> opened(Annotated[Literal["a", "b"], MoreOf({"b": 0, "mine": 1})])
+    typing.Literal['a', 'b', 'mine']
+    """
+    if get_origin(hint) is not Annotated:
+        return hint
+    inner, *extras = get_args(hint)
+    more = [name for extra in extras if isinstance(extra, MoreOf) for name in extra.registry]
+    return Literal[tuple(dict.fromkeys((*get_args(inner), *more)))] if more else hint
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
@@ -51,17 +90,101 @@ def check_fields(config: Any, prefix: str = "") -> None:
     Traceback (most recent call last):
     resnet_jax.errors.UsageError: unknown rule 'meen'; did you mean 'mean'? Known: sum, mean
     """
-    for name, hint in _hints(type(config)).items():
-        _check(f"{prefix}{name}", getattr(config, name), hint)
+    for name, hint in field_hints(type(config)).items():
+        check_value(f"{prefix}{name}", getattr(config, name), hint)
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def field_hints(kind: type) -> dict[str, Any]:
+    """Return the annotation of each field of a dataclass, with its ranges and marks."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
+def own_options(kind: type) -> dict[str, Any]:
+    """Return the options of a section, each with its annotation: what it says itself, or the fields of a dataclass."""
+    return kind.option_hints() if hasattr(kind, "option_hints") else field_hints(kind)  # pyright: ignore
+
+
+def is_section(hint: Any) -> bool:
+    """Return whether an annotation names a section of options, and not a value of one option.
+
+    A section has ``option_hints()``, or is a dataclass that pydantic reads field by field.
+    """
+    if not isinstance(hint, type):
+        return False
+    whole = hasattr(hint, "__get_pydantic_core_schema__")
+    return hasattr(hint, "option_hints") or (dataclasses.is_dataclass(hint) and not whole)
+
+
+def options_of(kind: type) -> dict[str, Any]:
+    """Return every option below a section, by its dotted name, with its annotation."""
+    rows: dict[str, Any] = {}
+    for name, hint in own_options(kind).items():
+        inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        below = {f"{name}.{key}": child for key, child in options_of(inner).items()} if is_section(inner) else None
+        rows |= {name: hint} if below is None else below
+    return rows
+
+
+@functools.cache
+def field_docs(kind: type) -> dict[str, str]:
+    """Return the first paragraph of the text under each field of a dataclass, in one line; empty without its source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError):
+        return {}
+    body = typing.cast(ast.ClassDef, tree.body[0]).body
+    docs = {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            paragraph = inspect.cleandoc(ast.literal_eval(text.value)).split("\n\n")[0]
+            docs[field.target.id] = " ".join(paragraph.split())
+    return docs
+
+
+def is_marked(hint: Any, mark: Mark) -> bool:
+    """Return whether an annotation carries a mark."""
+    return get_origin(hint) is Annotated and mark in get_args(hint)
+
+
+def range_of(hint: Any) -> str:
+    """Return the range of an annotation in words; empty if it has none.
+
+    >>> range_of(AtLeast1 | None), range_of(tuple[Share, ...]), range_of(int)
+    ('1 or more', 'in [0, 1]', '')
+    """
+    if get_origin(hint) is Annotated:
+        said = [_say(*_bounds(extra)) for extra in get_args(hint)[1:] if isinstance(extra, _RANGES)]
+        return " and ".join(said)
+    return next((said for part in get_args(hint) if (said := range_of(part))), "")
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """Return the values of a ``Literal``, with None where that is one; empty for other annotations.
+
+    >>> choices_of(Literal["a", "b"] | None), choices_of(int | None)
+    (('a', 'b', None), ())
+    """
+    hint = opened(hint)
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return choices_of(parts[0])
+    if origin in (Union, types.UnionType):
+        arms = [() if part is type(None) else choices_of(part) for part in parts]
+        if any(not arm and part is not type(None) for arm, part in zip(arms, parts, strict=True)):
+            return ()
+        return (*(value for arm in arms for value in arm), *((None,) if type(None) in parts else ()))
+    return parts if origin is Literal else ()
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Check a value against the annotation of its field, as :func:`check_fields` does.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    hint = opened(hint)
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         arms = get_args(hint)
@@ -69,23 +192,35 @@ def _check(name: str, value: Any, hint: Any) -> None:
             return
         arms = [arm for arm in arms if arm is not type(None)]
         if len(arms) == 1:
-            _check(name, value, arms[0])
+            check_value(name, value, arms[0])
     elif origin is Literal:
-        if value not in get_args(hint):
-            raise unknown(name, value, [str(choice) for choice in get_args(hint)])
+        known = get_args(hint)
+        if value not in known:
+            if all(isinstance(choice, int) for choice in known):
+                raise UsageError(f"{name} must be {either([str(choice) for choice in known])}, got {value!r}")
+            raise unknown(name, value, [str(choice) for choice in known])
     elif origin is Annotated:
         inner, *extras = get_args(hint)
-        _check(name, value, inner)
+        check_value(name, value, inner)
         for extra in extras:
-            if isinstance(extra, (Ge, Gt, Le, Lt, Interval)):
+            if isinstance(extra, _RANGES):
                 _check_range(name, value, extra)
     elif origin is tuple and isinstance(value, tuple):
         for item in value:
-            _check(name, item, get_args(hint)[0])
+            check_value(name, item, get_args(hint)[0])
 
 
-def _check_range(name: str, value: Any, limits: Ge | Gt | Le | Lt | Interval) -> None:
+#: What annotations say ranges with.
+_RANGES = (Ge, Gt, Le, Lt, Interval)
+
+
+def _bounds(limits: Any) -> tuple[Any, Any, Any, Any]:
     ge, gt, le, lt = (getattr(limits, bound, None) for bound in ("ge", "gt", "le", "lt"))
+    return ge, gt, le, lt
+
+
+def _check_range(name: str, value: Any, limits: Any) -> None:
+    ge, gt, le, lt = _bounds(limits)
     holds = (
         isinstance(value, (int, float))
         and math.isfinite(value)

@@ -51,3 +51,13 @@ def test_an_import_upwards_or_sideways_breaks_the_contract(copy, module, line, s
     found = check(copy)
     assert found.returncode == 1
     assert said in " ".join(found.stdout.split())
+
+
+def test_shapes_in_annotations_are_checked_at_every_call():
+    import jax.numpy as jnp
+    from jaxtyping import TypeCheckError
+
+    from resnet_jax.ops import conv
+
+    with pytest.raises(TypeCheckError, match="parameter 'kernel'"):
+        conv(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 8), int), strides=(1, 1), padding=(1, 1))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.runs.config import ModelConfig
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.evaluate import TrainedRun, evaluate_run, load_run, predict_images, with_class_names
 from resnet_jax.runs.foreign import import_weights
 from tests.tools import few_devices, kept_programs
@@ -46,7 +46,7 @@ class Images:
 
 def network(images: Images, name: str, path: Path):
     """Import a network; the format brings the size, the names of the classes and the normalization."""
-    import_weights(images.weights / FILES[name], ModelConfig(f"{name}_cifar"), path)
+    import_weights(images.weights / FILES[name], ModelSpec(f"{name}_cifar"), path)
     return load_run(path)
 
 

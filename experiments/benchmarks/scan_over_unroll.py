@@ -22,6 +22,8 @@ import jax
 
 from resnet_jax.bench.ours import Ours, environment
 from resnet_jax.bench.workload import Workload
+from resnet_jax.models import ModelSpec
+from resnet_jax.models.choices import RematChoice
 from resnet_jax.runtime.malloc import keep_freed_memory
 
 
@@ -36,7 +38,8 @@ def seconds_per_step(side: Ours, steps: int) -> float:
 
 def compare(model: str, batch: int, rounds: int, steps: int) -> dict[str, Any]:
     """Return medians over the rounds of both executions, and their ratio round by round."""
-    sides = {name: Ours(Workload(model, batch, execution=name, dtype="float32")) for name in ("unroll", "scan")}
+    networks = {name: ModelSpec(model, execution=name, dtype="float32") for name in ("unroll", "scan")}
+    sides = {name: Ours(Workload(network, batch)) for name, network in networks.items()}
     for side in sides.values():
         seconds_per_step(side, 2)
     samples = {name: [] for name in sides}
@@ -54,9 +57,9 @@ def compare(model: str, batch: int, rounds: int, steps: int) -> dict[str, Any]:
     }
 
 
-def memory(model: str, batch: int, remat: str) -> dict[str, Any]:
+def memory(model: str, batch: int, remat: RematChoice) -> dict[str, Any]:
     """Return the temporaries of a compiled step, and the time of one."""
-    side = Ours(Workload(model, batch, remat=remat, dtype="float32"))
+    side = Ours(Workload(ModelSpec(model, remat=remat, dtype="float32"), batch))
     seconds_per_step(side, 1)
     mebibytes = side.facts["temp_bytes"] / 2**20
     return {"model": model, "batch": batch, "remat": remat, "temp_mib": mebibytes, "seconds": seconds_per_step(side, 3)}

@@ -28,6 +28,7 @@ from resnet_jax.runs.build import (
     Parts,
     build_eval_step,
     build_parts,
+    build_task,
     evaluation_feed,
     loss_scaling,
 )
@@ -188,6 +189,7 @@ def _train_members(
                 states,
                 plan=plan,
                 feed=parts.make_feed(seeds),
+                task=parts.task,
                 evaluate=None if splits.val is None else lambda states: evaluate(states, _some(splits.val)),
                 checkpoints=checkpoints,
                 progress=progress,
@@ -251,11 +253,11 @@ def _some(records: Records | None) -> Records:
 def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
     """Return ``evaluation(states, records)`` of all members; it compiles once."""
     step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.placement)
-    classes = parts.model.config.num_classes
+    task = build_task(job.config, job.images.card)
 
     def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
         feed = evaluation_feed(job.config, records)
-        return evaluate_population(step, states.eval_variables, feed, mesh=job.placement, num_classes=classes)
+        return evaluate_population(step, states.eval_variables, feed, mesh=job.placement, task=task)
 
     return evaluation
 

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from resnet_jax.ablation.grid import Axis, Cell, make_cells
-from resnet_jax.errors import RunError
-from resnet_jax.runs.config import WITHOUT_EFFECT, RunConfig, config_to_dict
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.runs.config import WITHOUT_EFFECT, RunConfig, config_from_dict, config_to_dict
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.paths import user_path
@@ -95,8 +95,8 @@ class AblationDirectory:
             return
         try:
             stored = yaml.safe_load(self.definition.read_text(encoding="utf-8"))
-            before = dict(_flat(_significant(stored)))
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            before = dict(_flat(_significant(_as_today(stored, self.definition))))
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError, UsageError) as error:
             raise RunError(f"{self.definition} is not the definition of an ablation: {error}") from error
         after = dict(_flat(_significant(yaml.safe_load(yaml.safe_dump(definition.to_dict())))))
         changed = [
@@ -129,6 +129,13 @@ class AblationDirectory:
 
 
 _ABSENT = object()
+
+
+def _as_today(stored: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a stored definition with its base as :meth:`Definition.to_dict` would write it now."""
+    base = config_to_dict(config_from_dict(stored["base"], where=str(path)))
+    del base["seed"]
+    return {**stored, "base": base}
 
 
 def _significant(definition: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import yaml
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.fields import check_value, choices_of, options_of
 from resnet_jax.runs.config import RunConfig, config_from_dict, config_to_dict, read_utf8
+from resnet_jax.runs.legacy import upgrade_option
 from resnet_jax.runtime.paths import user_path
 
 #: The parts of a configuration whose fields can be varied.
@@ -41,7 +44,7 @@ class Axis:
     def label(self, value: Any) -> str:
         """Return a value as people write it; adaptive clipping of one strength is ``on`` or ``off``.
 
-        >>> Axis("optim.agc", (None, 0.01)).label(0.01), Axis("train.label_smoothing", (0.0, 0.1)).label(0.1)
+        >>> Axis("optim.agc", (None, 0.01)).label(0.01), Axis("task.label_smoothing", (0.0, 0.1)).label(0.1)
         ('on', '0.1')
         """
         if self.key == AGC:
@@ -94,16 +97,7 @@ def options() -> dict[str, Any]:
     >>> options()["optim.schedule.kind"]
     <class 'str'>
     """
-
-    def fields(kind: Any, prefix: str) -> dict[str, Any]:
-        rows: dict[str, Any] = {}
-        for name, hint in typing.get_type_hints(kind).items():
-            key = f"{prefix}{name}"
-            rows |= fields(hint, f"{key}.") if dataclasses.is_dataclass(hint) else {key: hint}
-        return rows
-
-    hints = typing.get_type_hints(RunConfig)
-    return {key: hint for part in PARTS for key, hint in fields(hints[part], f"{part}.").items()}
+    return {key: hint for key, hint in options_of(RunConfig).items() if key.split(".")[0] in PARTS}
 
 
 def scalar_options() -> dict[str, Any]:
@@ -112,7 +106,16 @@ def scalar_options() -> dict[str, Any]:
     >>> "model.norm" in scalar_options(), "data.mean" in scalar_options()
     (True, False)
     """
-    return {key: hint for key, hint in options().items() if {*(typing.get_args(hint) or (hint,))} <= _SCALARS}
+    return {key: hint for key, hint in options().items() if _is_scalar(hint)}
+
+
+def _is_scalar(hint: Any) -> bool:
+    origin, arms = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _is_scalar(arms[0])
+    if origin in (typing.Union, types.UnionType):
+        return all(_is_scalar(arm) for arm in arms)
+    return origin is typing.Literal or hint in _SCALARS
 
 
 def parse_axis(key: str, text: str) -> Axis:
@@ -171,6 +174,8 @@ def _value(key: str, hint: Any, text: str) -> Any:
     try:
         return TypeAdapter(hint).validate_python(text)
     except ValidationError as error:
+        if choices_of(hint):
+            check_value(key, text, hint)
         raise UsageError(f"{key}: {error.errors()[0]['msg']}, got {text!r}") from error
 
 
@@ -213,12 +218,14 @@ def load_cells(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path} must map names of cells to their settings, as in 'gn: {{model.norm: group}}'")
     known = options()
     for name, settings in raw.items():
-        for key in settings or {}:
+        today = [upgrade_option(key, value, where=f"{path}, cell {name}") for key, value in (settings or {}).items()]
+        raw[name] = settings = dict(option for option in today if option is not None)
+        for key in settings:
             if key not in known:
                 raise unknown(f"option in cell {name} of {path}:", key, known, "`resnet-jax train RECIPE --help`")
     if len(set(names)) < len(names) or len(names) != len(raw):
         raise UsageError(f"{path} has a cell twice, or two that are the same to YAML (put names in quotes): {names}")
-    return {name: dict(settings or {}) for name, settings in zip(names, raw.values(), strict=True)}
+    return {name: dict(settings) for name, settings in zip(names, raw.values(), strict=True)}
 
 
 def _names(node: Any) -> list[str]:

@@ -25,7 +25,7 @@ def run_child(name: str, spec: dict[str, Any], environment: dict[str, str]) -> d
         from resnet_jax.training.need import explain_end
 
         end = explain_end(f"it ended with {done.returncode}: {lines[-1]}")
-        raise RunError(f"{spec['model']}: the process that measures {name}: {end}")
+        raise RunError(f"{spec['model']['name']}: the process that measures {name}: {end}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -42,7 +42,7 @@ def first_step(spec: dict[str, Any]) -> dict[str, Any]:
     )
     found = environment()  # with the native convolutions, compiled once for a machine and not for a process
     began = time.perf_counter()
-    ours = Ours(on_this_device(Workload(**spec)))
+    ours = Ours(on_this_device(Workload.from_dict(spec)))
     ours.dispatch()
     ours.wait()
     took = time.perf_counter() - began
@@ -54,7 +54,7 @@ def plan(spec: dict[str, Any]) -> dict[str, Any]:
     from resnet_jax.bench.plan import compile_plan
     from resnet_jax.bench.workload import Workload
 
-    return compile_plan(Workload(**spec))
+    return compile_plan(Workload.from_dict(spec))
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,12 +38,14 @@ def compile_models(
         workload.network()
     rows = []
     for workload in workloads:
-        say(f"{workload.model}: compiling, cold")
+        say(f"{workload.model.name}: compiling, cold")
         row = _first_step(workload, COLD)
         row |= {"cold_first_step_seconds": row.pop("first_step_seconds"), "warm_first_step_seconds": None}
         if warm:
             row |= _warm(workload, say)
-        rows.append({"model": workload.model, "batch": workload.batch, "image_size": workload.input_shape[0], **row})
+        rows.append(
+            {"model": workload.model.name, "batch": workload.batch, "image_size": workload.input_shape[0], **row}
+        )
     first = rows[0]
     total = [row["trace_seconds"] + row["compile_seconds"] for row in rows]
     return {
@@ -61,11 +62,11 @@ def _warm(workload: Workload, say: Callable[[str], None]) -> dict[str, Any]:
             "JAX_COMPILATION_CACHE_DIR": str(Path(folder)),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        say(f"{workload.model}: filling a compilation cache, then compiling from it")
+        say(f"{workload.model.name}: filling a compilation cache, then compiling from it")
         _first_step(workload, cached)
         row = _first_step(workload, cached)
     return {"warm_first_step_seconds": row["first_step_seconds"], "cache_hits": row["cache_hits"]}
 
 
 def _first_step(workload: Workload, environment: dict[str, str]) -> dict[str, Any]:
-    return run_child("first_step", dataclasses.asdict(workload), environment)
+    return run_child("first_step", workload.to_dict(), environment)

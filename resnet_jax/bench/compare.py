@@ -67,17 +67,17 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
     model = workload.network()
     peers = None if how.python is None else _peers(workload, model, how)
     with contextlib.ExitStack() as stack:
-        say(f"{workload.model}: compiling ours")
-        ours = stack.enter_context(Worker(sys.executable, OURS, dataclasses.asdict(workload), JAX_ENVIRONMENT))
+        say(f"{workload.model.name}: compiling ours")
+        ours = stack.enter_context(Worker(sys.executable, OURS, workload.to_dict(), JAX_ENVIRONMENT))
         try:
             facts = {"ours": ours.start(how.start_seconds)}
         except WorkerError as error:
-            raise RunError(f"{workload.model} cannot be measured: {explain_end(str(error))}") from error
+            raise RunError(f"{workload.model.name} cannot be measured: {explain_end(str(error))}") from error
         sides, not_run = {"ours": ours}, {}
         for name in PEERS if peers is None else ():
             not_run[name] = "no --against-python"
         for name, start in (peers or {}).items():
-            say(f"{workload.model}: compiling {name}")
+            say(f"{workload.model.name}: compiling {name}")
             try:
                 sides[name] = stack.enter_context(start(facts["ours"]))
                 facts[name] = sides[name].start(how.start_seconds)
@@ -186,7 +186,7 @@ def _result(
         versions |= facts[name]["versions"]
     return {
         "mode": workload.mode,
-        "model": workload.model,
+        "model": workload.model.name,
         "batch": workload.batch,
         "image_size": workload.input_shape[0],
         "dtype": ours["dtype"],

@@ -37,7 +37,7 @@ OPTIMIZER = OptimConfig("sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-
 def prepare(spec: dict[str, Any]) -> Ours:
     """Build and compile, in a process that keeps its memory as the command line's does; see :mod:`.serve`."""
     keeps_memory = keep_freed_memory()
-    workload = on_this_device(Workload(**spec))
+    workload = on_this_device(Workload.from_dict(spec))
     side, model = Ours(workload), workload.network()
     sizes = count(model, workload.input_shape)
     side.facts |= {
@@ -52,9 +52,10 @@ def prepare(spec: dict[str, Any]) -> Ours:
 
 def on_this_device(workload: Workload) -> Workload:
     """Fill in the dtype of the default device."""
-    if workload.dtype is not None:
+    if "dtype" in workload.model.changes:
         return workload
-    return dataclasses.replace(workload, dtype="float32" if jax.default_backend() == "cpu" else "bfloat16")
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dataclasses.replace(workload, model=workload.model.replace(dtype=dtype))
 
 
 def optimizer(workload: Workload, model: ResNet) -> optax.GradientTransformation:

@@ -58,11 +58,11 @@ def plan(workload: Workload, devices: int = 1) -> dict[str, Any]:
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     return {
-        "model": workload.model,
+        "model": workload.model.name,
         "batch": workload.batch,
         "image_size": workload.input_shape[0],
         "devices": devices,
-        **run_child("plan", dataclasses.asdict(workload), environment),
+        **run_child("plan", workload.to_dict(), environment),
         "note": NOTE,
     }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast1, check_fields
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
-from resnet_jax.models.zoo import create_model
+from resnet_jax.models.spec import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,52 +19,51 @@ class Workload:
     """One step of one network.
 
     Attributes:
-        model: its name.
+        model: the network. Where its dtype is left open it is bfloat16 on an accelerator, float32 on the CPU.
         batch: images of one step, on all devices together.
         mode: ``train``, or ``infer``: the forward pass in evaluation mode, batch norm folded.
         image_size: side in pixels; None takes the network's own.
-        dtype: of the computation; None: bfloat16 on an accelerator, float32 on the CPU.
-        execution: how depth is executed; None leaves it to the network.
-        remat: what is computed again in the backward pass; None leaves it to the network.
         steps_per_dispatch: train steps inside one compiled call.
         accumulate: micro-batches of a train step.
     """
 
-    model: str
-    batch: int
-    mode: str = "train"
-    image_size: int | None = None
-    dtype: str | None = None
-    execution: str | None = None
-    remat: str | None = None
-    steps_per_dispatch: int = 1
-    accumulate: int = 1
+    model: ModelSpec
+    batch: AtLeast1
+    mode: Literal["train", "infer"] = "train"
+    image_size: AtLeast1 | None = None
+    steps_per_dispatch: AtLeast1 = 1
+    accumulate: AtLeast1 = 1
 
     def __post_init__(self):
         """Check the numbers; raises UsageError."""
-        for name in ("batch", "image_size", "steps_per_dispatch", "accumulate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name.replace('_', ' ')} must be 1 or more, got {value}")
+        check_fields(self)
         if self.mode == "infer" and self.steps_per_dispatch > 1:
             raise UsageError("several steps in one dispatch are for training: inference has no state to hand on")
 
     def network(self) -> ResNet:
-        """Build the network; only what was asked for is passed on.
+        """Build the network.
 
         Raises:
-            UsageError: unknown name or choice.
+            UsageError: unknown name, or choices that do not go together.
         """
-        asked: dict[str, Any] = {"dtype": self.dtype, "execution": self.execution, "remat": self.remat}
-        return create_model(self.model, **{k: v for k, v in asked.items() if v is not None})
+        return ResNet(self.model.config())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for another process."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "model": self.model.to_dict()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Workload:
+        """Return what :meth:`to_dict` wrote."""
+        return cls(**{**raw, "model": ModelSpec.from_dict(raw["model"])})
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one image."""
-        row = MODELS[self.model]
-        if self.image_size is None:
-            return row.input_shape
-        return (self.image_size,) * row.config.spatial_dims + (row.config.in_channels,)
+        config = self.model.config()
+        side = MODELS[self.model.name].image_size if self.image_size is None else self.image_size
+        return (side,) * config.spatial_dims + (config.in_channels,)
 
 
 #: Choices that the networks of the other frameworks have too.

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
+from resnet_jax.cli.options import HOW_COMPUTED, Common, asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.cli.trouble import platform_told
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.spec import ModelChanges
 from resnet_jax.report.text import say, working
-
-
-@dataclasses.dataclass(frozen=True)
-class Choices:
-    """How the step is computed."""
-
-    image_size: int | None = None
-    """Side of the images in pixels (default: the network's own)."""
-    dtype: str | None = None
-    """Of the computation (default: bfloat16 on an accelerator, float32 on the CPU and in plans)."""
-    execution: str | None = None
-    """How depth is executed: auto, unroll or scan."""
-    remat: str | None = None
-    """What the backward pass computes again: none, block (all of it) or conv (all but convolutions)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeedOptions:
     """Options of ``bench train`` and ``bench infer``."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
+    network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
     """The network, as `resnet-jax models` names it."""
     batch: int
     """Images of a step."""
-    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
+    image_size: int | None = None
+    """Side of the images in pixels (default: the network's own)."""
+    model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
+    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ... (default
+    dtype: bfloat16 on an accelerator, float32 on the CPU)."""
     steps_per_dispatch: int = 1
     """Train steps inside one compiled call: a scan over as many batches of float images that lie on the device."""
     against_python: Path | None = None
@@ -56,11 +47,15 @@ class SpeedOptions:
 class CompileOptions:
     """Options of ``bench compile``."""
 
-    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NETWORK ...")]
+    networks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NETWORK ...")]
     """Networks, as `resnet-jax models` names them; ratios are over the first."""
     batch: int
     """Images of a step."""
-    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
+    image_size: int | None = None
+    """Side of the images in pixels (default: the network's own)."""
+    model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
+    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ... (default
+    dtype: bfloat16 on an accelerator, float32 on the CPU)."""
     steps_per_dispatch: int = 1
     """As for bench train: a scan over as many batches of float images."""
     warm: bool = True
@@ -86,25 +81,27 @@ def run(argv: list[str]) -> dict[str, Any] | None:
         raise UsageError("name what to measure: resnet-jax bench train MODEL ..., infer MODEL ... or compile MODEL ...")
     if argv[0] not in VERBS:
         raise unknown("bench verb", argv[0], VERBS)
-    return _compile(argv[1:]) if argv[0] == "compile" else _speed(argv[0], argv[1:])
+    if argv[0] == "compile":
+        return _compile(argv[1:])
+    return _speed("infer" if argv[0] == "infer" else "train", argv[1:])
 
 
-def _speed(mode: str, argv: list[str]) -> dict[str, Any]:
+def _speed(mode: Literal["train", "infer"], argv: list[str]) -> dict[str, Any]:
     about = {
         "train": "Images a second of the compiled train step, on random data that lies on the device.",
         "infer": "Images a second of inference with batch norm folded, on random data that lies on the device.",
     }[mode]
-    options = parse(SpeedOptions, argv, verb=f"bench {mode}", about=about)
+    options = parse(SpeedOptions, argv, verb=f"bench {mode}", about=about, short=HOW_COMPUTED)
     from resnet_jax.bench.compare import Comparison, compare
     from resnet_jax.bench.table import comparison_table
     from resnet_jax.bench.workload import Workload
 
     workload = Workload(
-        options.model,
+        options.model.replace(options.network),
         options.batch,
         mode,
+        image_size=options.image_size,
         steps_per_dispatch=options.steps_per_dispatch,
-        **dataclasses.asdict(options.choices),
     )
     how = Comparison(
         options.rounds, options.seconds, options.against_python, options.torch_compile_mode, options.start_seconds
@@ -118,13 +115,20 @@ def _speed(mode: str, argv: list[str]) -> dict[str, Any]:
 
 def _compile(argv: list[str]) -> dict[str, Any]:
     about = "Seconds to compile the train step, each network in a fresh process, and from there to its first step."
-    options = parse(CompileOptions, argv, verb="bench compile", about=about)
+    options = parse(CompileOptions, argv, verb="bench compile", about=about, short=HOW_COMPUTED)
     from resnet_jax.bench.cold import compile_models
     from resnet_jax.bench.table import compile_table
     from resnet_jax.bench.workload import Workload
 
-    shared = {"steps_per_dispatch": options.steps_per_dispatch, **dataclasses.asdict(options.choices)}
-    workloads = [Workload(model, options.batch, **shared) for model in options.models]
+    workloads = [
+        Workload(
+            options.model.replace(name),
+            options.batch,
+            image_size=options.image_size,
+            steps_per_dispatch=options.steps_per_dispatch,
+        )
+        for name in options.networks
+    ]
     console = console_for(options.common)
     with platform_told(), working(console, "") as status:
         result = compile_models(workloads, warm=options.warm, say=status.update)

@@ -7,7 +7,16 @@ import importlib
 import time
 from typing import Any
 
-from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
+from resnet_jax.cli.depth_options import (
+    SHORT,
+    TargetOptions,
+    draw,
+    find,
+    make_directory,
+    outcome,
+    output_directory,
+    save,
+)
 from resnet_jax.cli.options import asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.report.text import say, working
@@ -48,18 +57,18 @@ def run(argv: list[str]) -> dict[str, Any] | None:
 def _profile(argv: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     about = "Signals and gradients at every block of a network, on one batch: arrays, figures, and a report to read."
-    options = parse(ProfileOptions, argv, verb="depth profile", about=about)
+    options = parse(ProfileOptions, argv, verb="depth profile", about=about, short=SHORT)
     from resnet_jax.report.depth_report import FIGURES, write_profile_report
-    from resnet_jax.runs.analysis import profile_subject
+    from resnet_jax.runs.analysis import profile_target
 
     out = output_directory(options, ("profile.npz", *FIGURES), "profile")
     console = console_for(options.common)
     with working(console, f"{options.target}: one forward and one backward pass"):
-        subject = find(options, learning_rate=options.learning_rate)
+        target = find(options, learning_rate=options.learning_rate)
         make_directory(out)
-        found = profile_subject(subject)
+        found = profile_target(target)
     save(found.save, out / "profile.npz")
-    title, facts = f"Depth profile of {subject.name}", found.about["facts"]
+    title, facts = f"Depth profile of {target.name}", found.about["facts"]
     say(console, f"{len(found)} blocks; arrays {out / 'profile.npz'}")
     with working(console, "drawing"):
         draw(console, lambda: write_profile_report(found, out, title=title, facts=facts))

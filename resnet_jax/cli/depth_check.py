@@ -6,15 +6,16 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from resnet_jax.cli.depth_options import draw, make_directory, save
-from resnet_jax.cli.options import Common, console_for, parse
-from resnet_jax.errors import CheckError, RunError, UsageError, unknown
+from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for, parse
+from resnet_jax.errors import CheckError, RunError, UsageError
+from resnet_jax.fields import AtLeast0, AtLeast1, check_fields
+from resnet_jax.models.spec import ModelChanges
 from resnet_jax.report.text import say, working
-from resnet_jax.runs.config import ModelConfig
 from resnet_jax.runtime.paths import user_path
 
 
@@ -24,22 +25,22 @@ class CheckOptions:
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
     """The network, as `resnet-jax models` names it."""
-    batch: int = 4
+    batch: AtLeast1 = 4
     """Images of independent N(0, 1) pixels."""
-    image_size: int | None = None
+    image_size: AtLeast1 | None = None
     """Side of the images in pixels (default: the network's own)."""
     draws: int = 2
     """Of the weights; the verdict is about their geometric mean."""
-    seed: int = 0
+    seed: AtLeast0 = 0
     """Of weights and images."""
     limit: float = 100.0
     """Change of the root mean square, beyond a power of depth, that is too much: over all blocks or any stretch."""
-    norm_mode: str = "batch"
-    """Batch norm normalizes by the statistics of the batch, or by its averages: batch or running."""
+    norm_mode: Literal["batch", "running"] = "batch"
+    """Batch norm normalizes by the statistics of the batch, or by its averages (running)."""
     out: Path | None = None
     """Directory for check.npz, figures and report.html (default: none is written)."""
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    """Choices that differ from the named network's. (model.name is MODEL.)"""
+    model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
+    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ..."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -53,17 +54,12 @@ def run(argv: list[str]) -> dict[str, Any]:
     about = (
         "Draws a network's weights, measures signals and gradients through depth, and fails where they explode or end."
     )
-    options = parse(CheckOptions, argv, verb="depth check", about=about)
-    if options.norm_mode not in ("batch", "running"):
-        raise unknown("norm mode", options.norm_mode, ("batch", "running"))
-    if options.batch < 1 or options.seed < 0:
-        raise UsageError(f"--batch must be 1 or more and --seed 0 or more, got {options.batch} and {options.seed}")
-    if options.model.name not in (ModelConfig().name, options.target):
-        raise UsageError(f"the network is {options.target}; leave out --model.name {options.model.name}")
+    options = parse(CheckOptions, argv, verb="depth check", about=about, short=HOW_COMPUTED)
+    check_fields(options)
     import jax
 
     from resnet_jax.depth.checking import check
-    from resnet_jax.models import MODELS, create_model
+    from resnet_jax.models import MODELS, ResNet
     from resnet_jax.report.check_report import check_table, save_check, write_check_report
     from resnet_jax.training.need import Options, require_memory
 
@@ -72,7 +68,7 @@ def run(argv: list[str]) -> dict[str, Any]:
             f"depth check draws the weights of a network anew: name one that `resnet-jax models` lists; to look at the "
             f"run {options.target} use depth profile, jacobian or lesion"
         )
-    model = create_model(options.target, **options.model.choices())
+    model = ResNet(options.model.replace(options.target).config())
     if options.out is not None:
         make_directory(options.out)
     dims, size = model.config.spatial_dims, options.image_size or MODELS[options.target].image_size

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
+import tyro
+
+from resnet_jax.cli.depth_options import (
+    SHORT,
+    TargetOptions,
+    draw,
+    find,
+    make_directory,
+    outcome,
+    output_directory,
+    save,
+)
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.report.text import say, working
+from resnet_jax.runs.analysis import AnalysisConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class JacobianOptions(TargetOptions):
     """Options of ``depth jacobian``."""
 
-    batch: int = 2
-    """Images to look with; all of them together are one operator."""
+    config: Annotated[AnalysisConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=functools.partial(AnalysisConfig, batch=2)  # all images together are one operator
+    )
     iterations: int = 32
     """Products with each block's Jacobian and its transpose, for every probe."""
     probes: int = 1
@@ -31,7 +45,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     """Measure, write arrays, figures and report, and return the figures."""
     began = time.perf_counter()
     about = "How a network stretches small changes: singular values of the Jacobian of every block and of the whole."
-    options = parse(JacobianOptions, argv, verb="depth jacobian", about=about)
+    options = parse(JacobianOptions, argv, verb="depth jacobian", about=about, short=SHORT)
     from resnet_jax.depth.hessian import hessian_eigenvalues
     from resnet_jax.depth.jacobian import jacobians
     from resnet_jax.report.jacobian_report import FIGURES, write_jacobian_report
@@ -39,16 +53,16 @@ def run(argv: list[str]) -> dict[str, Any]:
     out = output_directory(options, ("jacobian.npz", "hessian.npz", *FIGURES), "jacobian")
     console = console_for(options.common)
     with working(console, f"{options.target}: one block after the other"):
-        subject = find(options)
+        target = find(options)
         make_directory(out)
         found = jacobians(
-            subject.model,
-            subject.variables,
-            subject.images,
-            train=subject.train,
+            target.model,
+            target.variables,
+            target.images,
+            train=target.train,
             iterations=options.iterations,
             probes=options.probes,
-            seed=options.seed,
+            seed=options.config.seed,
             to_last=options.to_last,
         )
     save(found.save, out / "jacobian.npz")
@@ -56,22 +70,22 @@ def run(argv: list[str]) -> dict[str, Any]:
     if options.hessian:
         with working(console, f"{options.target}: curvature, one block after the other"):
             hessian = hessian_eigenvalues(
-                subject.model,
-                subject.variables,
-                subject.images,
-                subject.labels,
-                train=subject.train,
+                target.model,
+                target.variables,
+                target.images,
+                target.labels,
+                train=target.train,
                 iterations=options.iterations,
-                seed=options.seed,
+                seed=options.config.seed,
             )
             save(hessian.save, out / "hessian.npz")
     say(console, f"{len(found.names)} blocks; arrays {out}")
     with working(console, "drawing"):
-        kept = {name: text for name, text in subject.facts.items() if name != "updates"}
+        kept = {name: text for name, text in target.facts.items() if name != "updates"}
         facts = {
             **kept,
             "Golub-Kahan": f"{options.iterations} iterations, probes: {options.probes}",
         }
-        title = f"Jacobians of {subject.name}"
+        title = f"Jacobians of {target.name}"
         draw(console, lambda: write_jacobian_report(found, out, title=title, facts=facts, hessian=hessian))
     return outcome(len(found.names), began, out)

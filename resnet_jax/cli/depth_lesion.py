@@ -5,20 +5,33 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from resnet_jax.cli.depth_options import TargetOptions, draw, find, make_directory, outcome, output_directory, save
+import tyro
+
+from resnet_jax.cli.depth_options import (
+    SHORT,
+    TargetOptions,
+    draw,
+    find,
+    make_directory,
+    outcome,
+    output_directory,
+    save,
+)
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError
 from resnet_jax.report.text import say, working
+from resnet_jax.runs.analysis import AnalysisConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class LesionOptions(TargetOptions):
     """Options of ``depth lesion``."""
 
-    batch: int = 512
-    """Images that the network is asked about, whole and in parts."""
+    config: Annotated[AnalysisConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=functools.partial(AnalysisConfig, batch=512)
+    )
     draws: int = 8
     """Random choices of blocks for each number of them, orders for each number of exchanges, paths of each length."""
     at_once: int = 128
@@ -32,7 +45,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "Takes blocks out of a network, exchanges them, and follows its gradient along single paths (Veit et al. "
         "2016): with running averages, on images of its own (--data.source for an imported one)."
     )
-    options = parse(LesionOptions, argv, verb="depth lesion", about=about)
+    options = parse(LesionOptions, argv, verb="depth lesion", about=about, short=SHORT)
     if options.draws < 1 or options.at_once < 1:
         raise UsageError(f"--draws and --at-once must be 1 or more, got {options.draws} and {options.at_once}")
     from resnet_jax.depth.arrays import save_arrays
@@ -45,26 +58,26 @@ def run(argv: list[str]) -> dict[str, Any]:
     out = output_directory(options, files, "lesion")
     console = console_for(options.common)
     with working(console, f"{options.target}: without each of its blocks"):
-        subject = find(options)
+        target = find(options)
         make_directory(out)
-        measured = (subject.model, subject.variables, subject.images, subject.labels)
-        blocks = subject.model.config.num_blocks
+        measured = (target.model, target.variables, target.images, target.labels)
+        blocks = target.model.config.num_blocks
         counts = sorted({max(1, round(blocks * share)) for share in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)})
-        how: dict[str, Any] = {"draws": options.draws, "batch_size": options.at_once, "seed": options.seed}
+        how: dict[str, Any] = {"draws": options.draws, "batch_size": options.at_once, "seed": options.config.seed}
         deletions = delete_blocks(*measured, counts=counts, **how)
         permutations = paths = None
-        if any(size > 2 for size in subject.model.config.stage_sizes):
+        if any(size > 2 for size in target.model.config.stage_sizes):
             permutations = permute_blocks(*measured, swaps=(1, 2, 4, 8, 16), **how)
-        if subject.model.config.shortcut != "none":
-            first = (subject.images[: options.at_once], subject.labels[: options.at_once])
-            paths = path_lengths(*measured[:2], *first, draws=options.draws, seed=options.seed)
+        if target.model.config.shortcut != "none":
+            first = (target.images[: options.at_once], target.labels[: options.at_once])
+            paths = path_lengths(*measured[:2], *first, draws=options.draws, seed=options.config.seed)
     for name, result in (("deletions", deletions), ("permutations", permutations), ("paths", paths)):
         if result is not None:
             save(functools.partial(save_arrays, result), out / f"{name}.npz")
     say(console, f"{blocks} blocks; arrays {out}")
     with working(console, "drawing"):
-        facts = {name: text for name, text in subject.facts.items() if name != "updates"}
-        facts["normalization"] = describe_normalization(subject.model, subject.variables, train=False)
-        title = f"Lesions of {subject.name}"
+        facts = {name: text for name, text in target.facts.items() if name != "updates"}
+        facts["normalization"] = describe_normalization(target.model, target.variables, train=False)
+        title = f"Lesions of {target.name}"
         draw(console, lambda: write_lesion_report(deletions, permutations, paths, out, title=title, facts=facts))
     return {**outcome(blocks, began, out), "accuracy": deletions.whole_accuracy}

@@ -11,89 +11,40 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.bench import Choices
-from resnet_jax.cli.options import Common, console_for
+from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.text import say
-from resnet_jax.runs.config import ModelConfig
+from resnet_jax.runs.analysis import AnalysisConfig, AnalysisTarget, find_target
 from resnet_jax.runs.directory import RunDirectory
 
-
-@dataclasses.dataclass(frozen=True)
-class ImageSource:
-    """Which images."""
-
-    source: str | None = None
-    """random, digits, folder:PATH, npz:PATH or tfds:NAME (default: a run's own training images; else random ones)."""
-    moved_to: str | None = None
-    """Where a run's own images lie now, if no longer where it was trained."""
-    mean: tuple[float, ...] = ()
-    """Subtracted from x / 255, per channel (default: the run's, or that of the images)."""
-    std: tuple[float, ...] = ()
-    """Divides x / 255 - mean, per channel (default: the run's, or that of the images)."""
+#: Short forms of options of an analysis.
+SHORT = {**HOW_COMPUTED, "--image-size": "--data.image-size"}
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetOptions:
-    """What to look at, with what, and where to write."""
+    """What to analyse, with what, and where to write."""
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
     """A network, as `resnet-jax models` names it, at its initialization; or a run directory."""
-    batch: int = 32
-    """Images to look with."""
     out: Path | None = None
     """Directory for arrays, figures and report.html (default: RUN_DIR/depth/VERB, or depth-NETWORK/VERB)."""
     force: bool = False
     """Write into a directory that holds other things too."""
-    seed: int = 0
-    """Of the initialization, and of which images are taken or drawn."""
-    norm_mode: str = "batch"
-    """Batch norm normalizes by the statistics of this batch (batch, as in training) or its averages (running)."""
-    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
-    checkpoint: str | None = None
-    """Of a run: last or best (default: the one it tested)."""
-    class_names: Path | None = None
-    """Of a run: file with the names of its outputs, one a line, by which the classes of --data.source are matched."""
-    data: ImageSource = dataclasses.field(default_factory=ImageSource)
-    """Which images."""
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    """Choices that differ from the named network's. (model.name is TARGET.)"""
+    config: Annotated[AnalysisConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=AnalysisConfig)
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
-def find(options: TargetOptions, **more: Any) -> Any:
-    """Return the subject that the options name, and print with which images; see `analysis.find_subject`.
+def find(options: TargetOptions, **more: Any) -> AnalysisTarget:
+    """Return what the options name, and print with which images; see `analysis.find_target`.
 
     Args:
         options: as given.
-        **more: other fields of :class:`resnet_jax.runs.analysis.Looking`.
+        **more: for :func:`resnet_jax.runs.analysis.find_target`.
     """
-    from resnet_jax.runs.analysis import Looking, find_subject
-
-    if options.model.name not in (ModelConfig().name, options.target):
-        raise UsageError(f"the network is {options.target}; leave out --model.name {options.model.name}")
-    choices = options.choices
-    model = options.model
-    for name in ("execution", "remat", "dtype"):
-        there, here = getattr(model, name), getattr(choices, name)
-        if there is not None and here is not None and there != here:
-            raise UsageError(f"--{name} {here} and --model.{name} {there} contradict each other; give one of them")
-        choices = dataclasses.replace(choices, **{name: here or there})
-        model = dataclasses.replace(model, **{name: None})
-    looking = Looking(
-        batch=options.batch,
-        seed=options.seed,
-        norm_mode=options.norm_mode,
-        checkpoint=options.checkpoint,
-        class_names=options.class_names,
-        **dataclasses.asdict(options.data),
-        **dataclasses.asdict(choices),
-        **more,
-    )
-    subject = find_subject(options.target, looking, model)
-    said = f"images  {subject.facts['images']}"
-    say(console_for(options.common), said)
-    return subject
+    target = find_target(options.target, options.config, **more)
+    say(console_for(options.common), f"images  {target.facts['images']}")
+    return target
 
 
 def output_directory(options: TargetOptions, ours: Sequence[str], verb: str) -> Path:

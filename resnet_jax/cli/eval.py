@@ -1,4 +1,4 @@
-"""``resnet-jax eval RUN_DIR``: the accuracy of a run on one of its splits, or on other images."""
+"""``resnet-jax eval RUN_DIR``: accuracy and other metrics of a run on one of its splits, or on other images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.report.text import say
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalData(ImageOptions):
-    """Other images than the run's own, or another preparation of them."""
-
-    source: str | None = None
-    """digits, folder:PATH, npz:PATH or tfds:NAME; the whole of it if it has one split only."""
-    moved_to: str | None = None
-    """Where the run's own images lie now, if no longer where it was trained; the run's own division is used."""
+from resnet_jax.runs.images import OtherImages, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +23,7 @@ class EvalOptions:
     """train, val or test, as the run divided its data; of another source, its own. all: all images of --data.source."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    data: EvalData = dataclasses.field(default_factory=EvalData)
+    data: OtherImages = dataclasses.field(default_factory=OtherImages)
     """Other images, or another preparation of them."""
     class_names: Path | None = None
     """File with the names of the network's outputs, one a line in their order, by which the classes of --data.source
@@ -49,15 +39,11 @@ class EvalOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
-    from resnet_jax.errors import UsageError
     from resnet_jax.runs.chosen import describe_moved, own_or_other
     from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
+    from resnet_jax.runs.outcome import finite, said_metric
 
     data = options.data
-    if data.source is not None and data.moved_to is not None:
-        raise UsageError(
-            "give --data.moved-to, where the run's own images lie now, or --data.source, other images; not both"
-        )
     trained, source, moved = load_run(options.run_dir, options.checkpoint), data.source, ()
     if data.moved_to is not None:
         trained = with_moved_data(trained, data.moved_to)
@@ -69,16 +55,26 @@ def run(argv: list[str]) -> dict[str, Any]:
         trained = reestimate_run(trained, options.reestimate, source=source)
     result = evaluate_run(trained, options.split, source=source, logits=options.logits is not None)
     console = console_for(options.common)
-    counted = f"{result.accuracy:.2%} ({result.correct} of {result.examples})"
-    accuracy = f"{result.split} accuracy {counted}" if result.own else f"accuracy {counted} over {result.what}"
-    said = (*moved, *result.said)
-    for line in (*said, f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}"):
+    task = trained.task
+    headline = said_metric(task.headline, result.metrics[task.headline])
+    correct = {"correct": result.correct} if "correct" in result.sums else {}
+    headline += f" ({result.correct} of {result.examples})" if correct else f" ({result.examples} images)"
+    accuracy = f"{result.split} {headline}" if result.own else f"{headline} over {result.what}"
+    said = (*moved, *result.said, *result.notes)
+    others = ", ".join(said_metric(name, value) for name, value in result.metrics.items() if name != task.headline)
+    for line in (
+        *said,
+        *([others] if others else []),
+        f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}",
+    ):
         say(console, line)
     if result.logits is not None:  # after the result, which a full disk must not take along
         save_array(options.logits, result.logits)
     return {
-        "accuracy": result.accuracy,
-        "correct": result.correct,
+        task.headline: finite(result.metrics[task.headline]),
+        **correct,
+        "task": task.kind,
+        "metrics": {name: finite(value) for name, value in result.metrics.items()},
         "examples": result.examples,
         "loss": result.loss,
         "split": result.split,

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.runs.images import ImagePreparation, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FeatureOptions:
     """Images computed at a time."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    data: ImageOptions = dataclasses.field(default_factory=ImageOptions)
+    data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
     """How the images are prepared, where that is not the run's own way."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 

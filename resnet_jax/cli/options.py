@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from resnet_jax.errors import UsageError, closest, either
+from resnet_jax.errors import UsageError, closest, either, unknown
+from resnet_jax.fields import choices_of, is_section, own_options, range_of
 from resnet_jax.report.text import PlainConsole
+from resnet_jax.runs.legacy import translate
 from resnet_jax.runtime.paths import expand_paths
 
 T = TypeVar("T")
@@ -30,61 +33,144 @@ class Common:
     """Show the traceback of an error."""
 
 
-def parse(kind: type[T], argv: Sequence[str], *, verb: str, about: str, default: T | None = None) -> T:
+#: Short forms of how a network is computed, in the verbs that measure it.
+HOW_COMPUTED = {"--dtype": "--model.dtype", "--execution": "--model.execution", "--remat": "--model.remat"}
+
+
+def parse(
+    kind: type[T],
+    argv: Sequence[str],
+    *,
+    verb: str,
+    about: str,
+    default: T | None = None,
+    short: Mapping[str, str] | None = None,
+) -> T:
     """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit.
 
-    ``~`` in a path is the home directory.
+    ``~`` in a path is the home directory. Options may be spelled as before (:mod:`resnet_jax.runs.legacy`).
+
+    Args:
+        kind: the dataclass.
+        argv: the words.
+        verb: for messages and help.
+        about: the first lines of the help.
+        default: an instance whose values are the defaults.
+        short: short forms of options, with what they are short for.
 
     Raises:
         UsageError: an option that the verb does not have, with the nearest three.
     """
     import tyro
 
+    own = [flag.removeprefix("--").replace("-", "_") for flag in option_flags(kind)]
+    argv = translate(spelled_out(argv, short or {}), keep=own)
     require_known(kind, argv, verb)
     options: Any = {} if default is None else {"default": default}
-    parsed = tyro.cli(kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, **options)
+    parsed = tyro.cli(
+        kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, registry=_sections(), **options
+    )
     return expand_paths(parsed)
 
 
+@functools.cache
+def _sections() -> Any:
+    """Return what tells tyro of sections that say their options themselves, such as a network's."""
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def section(info: StructTypeInfo) -> StructConstructorSpec | None:
+        kind: Any = info.type
+        if not hasattr(kind, "option_hints"):
+            return None
+        default = (info.default if isinstance(info.default, kind) else kind()).to_dict()
+        docs = kind.option_docs()
+        fields = [
+            StructFieldSpec(name, hint, _immutable(default.get(name)), _with_range(docs.get(name, ""), hint))
+            for name, hint in kind.option_hints().items()
+        ]
+        return StructConstructorSpec(kind, tuple(fields))
+
+    return registry
+
+
+def _immutable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _with_range(text: str, hint: Any) -> str:
+    """Return the help of an option with the range of its annotation."""
+    said = range_of(hint)
+    return f"{text.removesuffix('.')} ({said})." if said else text
+
+
+def spelled_out(argv: Sequence[str], short: Mapping[str, str]) -> list[str]:
+    """Return the words with short forms of options spelled out.
+
+    Raises:
+        UsageError: an option is given in both forms.
+
+    >>> spelled_out(["--model", "resnet18", "--model.stem=cifar"], {"--model": "--model.name"})
+    ['--model.name', 'resnet18', '--model.stem=cifar']
+    """
+    names = [word.partition("=")[0].replace("_", "-") for word in argv]
+    words = []
+    for word, name in zip(argv, names, strict=True):
+        if name in short and short[name] in names:
+            raise UsageError(f"{name} is short for {short[name]}: they contradict each other; give one of them")
+        words.append(word.replace(word.partition("=")[0], short[name], 1) if name in short else word)
+    return words
+
+
 def require_known(kind: type, argv: Sequence[str], verb: str) -> None:
-    """Refuse an option that is not one of the verb's.
+    """Refuse an option that is not one of the verb's, and a word that is none of those an option takes.
 
     Raises:
         UsageError: with the nearest three.
     """
-    known = list(option_names(kind))
-    for word in argv:
+    flags = option_flags(kind)
+    known = {*flags, *HELP, *(_negative(option) for option in flags)}
+    for index, word in enumerate(argv):
         if word == "--":
             return
-        name = word.split("=")[0].replace("_", "-")
-        if word.startswith("--") and name not in (*known, *HELP, *(_negative(option) for option in known)):
-            near = either([f"--{option}" for option in closest(name, [option.removeprefix("--") for option in known])])
+        typed, equals, value = word.partition("=")
+        name = typed.replace("_", "-")
+        if not word.startswith("--"):
+            continue
+        if name not in known:
+            near = either([f"--{option}" for option in closest(name, [option.removeprefix("--") for option in flags])])
             raise UsageError(
-                f"resnet-jax {verb} has no option {word.split('=')[0]}; did you mean {near}? "
-                f"resnet-jax {verb} --help lists all {len(known)}"
+                f"resnet-jax {verb} has no option {typed}; did you mean {near}? "
+                f"resnet-jax {verb} --help lists all {len(flags)}"
             )
+        choices = [str(choice) for choice in choices_of(flags.get(name))]
+        given = value if equals else "".join(argv[index + 1 : index + 2])
+        if choices and given not in choices and not given.startswith("-"):
+            field = name.removeprefix("--").replace("-", "_")
+            raise unknown(field, given, [choice for choice in choices if choice != "None"])
 
 
-def option_names(kind: type, prefix: str = "") -> Iterator[str]:
-    """Yield the options of a dataclass as tyro calls them, those of the dataclasses in it too.
+def option_flags(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Return the options of a dataclass as tyro calls them, those of its sections too, each with its annotation.
 
-    >>> list(option_names(Common))
+    >>> list(option_flags(Common))
     ['--json', '--debug']
     """
     import tyro
 
     positional = typing.get_args(tyro.conf.Positional[int])[1]
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+    flags: dict[str, Any] = {}
+    for name, hint in own_options(kind).items():
         inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
         extras = getattr(hint, "__metadata__", ())
         if positional in extras:
             continue
         flat = any(getattr(extra, "name", None) == "" for extra in extras)
         dotted = prefix if flat else f"{prefix}{name.replace('_', '-')}"
-        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            yield from option_names(inner, dotted if flat else f"{dotted}.")
-        else:
-            yield f"--{dotted}"
+        flags |= option_flags(inner, dotted if flat else f"{dotted}.") if is_section(inner) else {f"--{dotted}": hint}
+    return flags
 
 
 def _negative(option: str) -> str:

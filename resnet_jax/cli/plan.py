@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.bench import Choices
-from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for, parse
+from resnet_jax.models.spec import ModelChanges
 from resnet_jax.report.text import say, working
 
 
@@ -16,13 +16,17 @@ from resnet_jax.report.text import say, working
 class PlanOptions:
     """Options of ``plan``."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
+    network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
     """The network, as `resnet-jax models` names it."""
     batch: int
     """Images of a step, on all devices together."""
     devices: int = 1
     """Devices to share the batch."""
-    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
+    image_size: int | None = None
+    """Side of the images in pixels (default: the network's own)."""
+    model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
+    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ... (default
+    dtype: float32)."""
     accumulate: int = 1
     """Micro-batches of a step."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
@@ -31,15 +35,15 @@ class PlanOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Compile for fake devices and return what it says."""
     about = "Parameters, operations, memory of each device and compile time of the train step; nothing runs."
-    options = parse(PlanOptions, argv, verb="plan", about=about)
+    options = parse(PlanOptions, argv, verb="plan", about=about, short=HOW_COMPUTED)
     from resnet_jax.bench.plan import plan
     from resnet_jax.bench.table import plan_table
     from resnet_jax.bench.workload import Workload
 
-    choices = dataclasses.asdict(options.choices)
-    workload = Workload(options.model, options.batch, accumulate=options.accumulate, **choices)
+    model = options.model.replace(options.network)
+    workload = Workload(model, options.batch, image_size=options.image_size, accumulate=options.accumulate)
     console = console_for(options.common)
-    with working(console, f"{options.model}: compiling for {options.devices} devices"):
+    with working(console, f"{options.network}: compiling for {options.devices} devices"):
         result = plan(workload, options.devices)
     say(console, plan_table(result))
     return result

@@ -1,4 +1,4 @@
-"""``resnet-jax predict RUN_DIR IMAGE...``: the likeliest classes of images."""
+"""``resnet-jax predict RUN_DIR IMAGE...``: the likeliest classes of images, their labels, or values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from resnet_jax.cli.images import ImageOptions, prepared
 from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.runs.images import ImagePreparation, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +25,14 @@ class PredictOptions:
     """Image files, folders (with all below them), quoted patterns such as 'shots/**/*.jpg', or - for a list of files on
     standard input, one a line. Any number: they are read and answered batch by batch."""
     top: int = 5
-    """Classes to show for each image."""
+    """Classes to show for each image; labels over their threshold, and values, are all shown."""
     batch_size: int = 16
     """Images computed at a time."""
     out: Path | None = None
     """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line)."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    data: ImageOptions = dataclasses.field(default_factory=ImageOptions)
+    data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
     """How the images are prepared, where that is not the run's own way."""
     class_names: Path | None = None
     """File with the names of the network's outputs, one a line in their order (default: what the run knows)."""
@@ -59,10 +59,12 @@ def run(argv: list[str]) -> Any:
         keep = options.common.json
         results: Predictions = OnTerminal(console_for(options.common), failures, keep=keep)
     else:
-        results = InFile(options.out, min(options.top, len(predictor.class_names)), failures)
+        targets = predictor.class_names if predictor.task.answers == "values" else ()
+        results = InFile(options.out, predictor.most_answers(options.top), failures, targets=targets)
     with contextlib.closing(results):
         for prediction in found:
-            results.add(prediction.image, prediction.classes, prediction.probabilities, prediction.error)
+            seen = prediction
+            results.add(seen.image, seen.classes, seen.probabilities, seen.error, seen.values)
         for name, why in named.problems:
             results.add(name, (), (), f"{name}: {why}")
     if named.left_out.counts:

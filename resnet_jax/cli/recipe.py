@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from resnet_jax.cli.options import asks_for_help, flags_last
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.config import RunConfig, list_recipes, load_recipe
+from resnet_jax.runs.legacy import translate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
     Raises:
         UsageError: none is named, or there is no such recipe.
     """
-    words, recipes = flags_last(argv), ", ".join(list_recipes())
+    words, recipes = translate(flags_last(argv)), ", ".join(list_recipes())
     known = f"Recipes: {recipes}, or the path of a YAML file."
     if asks_for_help(words) and len(words) > 1 and not words[1].startswith("-"):
         words = [*words[1:], words[0]]  # --help digits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,21 +11,8 @@ import tyro
 
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.text import say
-from resnet_jax.runs.config import ModelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ForeignModel(ModelConfig):
-    """The network of the file: its name, and what is different in it."""
-
-    name: str = ""
-    """The network it belongs to, as `resnet-jax models` names it; `--model NAME` is the same. Files of `weights export`
-    say it themselves."""
-    num_classes: int | None = None
-    """Outputs of the file's network (default: the named network's); `--num-classes N` is the same."""
-    in_channels: int | None = None
-    """Channels of its images (default: the named network's)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +23,9 @@ class ImportOptions:
     """A PyTorch checkpoint (.pth, .pt, .th, ...) or a safetensors file, under any name."""
     out: Path
     """The directory to write; it is then accepted wherever a run directory is."""
-    model: ForeignModel = dataclasses.field(default_factory=ForeignModel)
-    """The network of the file."""
+    model: ModelSpec = dataclasses.field(default_factory=functools.partial(ModelSpec, ""))
+    """The network of the file and what is changed in it: `--model NAME` is --model.name NAME, `--num-classes N` is
+    --model.num-classes N. Files of `weights export` say it themselves."""
     key: str | None = None
     """Where a checkpoint holds several networks: which one, by its keys joined by dots (ema, checkpoint.model), or the
     prefix of its names (state_dict.backbone)."""
@@ -54,7 +43,7 @@ class ImportOptions:
 
 
 #: Shorter ways to say what ``--model.name`` and ``--model.num-classes`` say.
-SHORT = {"--model": "--model.name", "--num-classes": "--model.num-classes", "--num_classes": "--model.num-classes"}
+SHORT = {"--model": "--model.name", "--num-classes": "--model.num-classes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +93,12 @@ def run(argv: list[str]) -> dict[str, Any] | None:
 
 
 def _import(argv: list[str]) -> dict[str, Any]:
-    options = parse(ImportOptions, _spelled_out(argv), verb="weights import", about="Read another library's weights.")
+    options = parse(ImportOptions, argv, verb="weights import", about="Read another library's weights.", short=SHORT)
     from resnet_jax.runs.foreign import import_weights
 
-    model = ModelConfig(**{field.name: getattr(options.model, field.name) for field in dataclasses.fields(ModelConfig)})
     imported = import_weights(
         options.file,
-        model,
+        options.model,
         options.out,
         key=options.key,
         image_size=options.image_size,
@@ -137,19 +125,6 @@ def _import(argv: list[str]) -> dict[str, Any]:
         "class_names": list(imported.card.class_names),
         "said": imported.lines,
     }
-
-
-def _spelled_out(argv: list[str]) -> list[str]:
-    """Return the arguments with the short ways of :data:`SHORT` spelled out.
-
-    >>> _spelled_out(["--model", "resnet18", "--model.stem=cifar", "--num-classes=10"])
-    ['--model.name', 'resnet18', '--model.stem=cifar', '--model.num-classes=10']
-    """
-    result = []
-    for argument in argv:
-        option, equals, value = argument.partition("=")
-        result.append(SHORT[option] + equals + value if option in SHORT else argument)
-    return result
 
 
 def _export(argv: list[str]) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from jaxtyping import Array
 
 from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.depth.lanczos import lanczos, symmetric_ritz
-from resnet_jax.depth.profiling import Loss, chart_of, cross_entropy, without_drops
+from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.depth.spectra import check_counts
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy, Chart
 from resnet_jax.ops.annotations import Images, Labels
+from resnet_jax.tasks.losses import Loss, cross_entropy
 
 #: Lanczos keeps so many vectors of all parameters; more bytes than this are refused.
 MOST_BYTES = 2**32

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
-from resnet_jax.depth.profiling import chart_of, cross_entropy, without_drops
+from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy, Chart, Hook, instrumented
 from resnet_jax.models import layout
 from resnet_jax.models.collections import GATES
 from resnet_jax.ops.annotations import Images, Labels
+from resnet_jax.tasks.losses import cross_entropy
 
 _KEEP = "keep"
 
@@ -195,7 +196,7 @@ def permute_blocks(
     )
 
 
-def reorder(variables: Mapping[str, Any], names: Sequence[str], order: Iterable[int]) -> dict[str, Any]:
+def reorder(variables: Mapping[str, Any], names: Sequence[str], order: Iterable[SupportsIndex]) -> dict[str, Any]:
     """Return ``variables`` with block ``order[i]`` in the place of block i; blocks that move must be equal in shape."""
     listed = layout.unstack(dict(variables))
 

@@ -211,7 +211,7 @@ def gaussian_moments(
     >>> [float(value.round(6)) for value in gaussian_moments("relu", np.array(2.0), np.array(0.0))]
     [1.0, 0.56419]
     """
-    std = np.sqrt(np.maximum(square - np.square(mean), 0.0))
+    std = np.asarray(np.sqrt(np.maximum(square - np.square(mean), 0.0)))
     if activation not in NEGATIVE_SLOPES:
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         z = mean[..., None] + std[..., None] * nodes
@@ -220,7 +220,7 @@ def gaussian_moments(
         return np.square(y) @ weights, y @ weights
     slope = NEGATIVE_SLOPES[activation]
     if not mean.any():
-        return square * (1.0 + slope**2) / 2.0, std * (1.0 - slope) / math.sqrt(2.0 * math.pi)
+        return np.asarray(square * (1.0 + slope**2) / 2.0), np.asarray(std * (1.0 - slope) / math.sqrt(2.0 * math.pi))
     ratio = np.divide(mean, std, out=np.sign(mean) * 40.0, where=std > 0)
     above = normal_cdf(ratio)
     density = np.exp(-0.5 * np.square(ratio)) / math.sqrt(2.0 * math.pi)

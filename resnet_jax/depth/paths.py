@@ -18,11 +18,12 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from resnet_jax import ops
-from resnet_jax.depth.profiling import Loss, chart_of, cross_entropy, without_drops
+from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy, Hook, instrumented, probe
 from resnet_jax.models.collections import GATES, PROBES
 from resnet_jax.ops.annotations import Images, Labels
+from resnet_jax.tasks.losses import Loss, cross_entropy
 
 _BRANCH, _SKIP = "branch", "skip"
 

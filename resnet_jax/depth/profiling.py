@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from resnet_jax.depth.blockwise import nothing_dropped
 from resnet_jax.depth.result import DepthProfile
@@ -21,21 +21,11 @@ from resnet_jax.instrument.signals import FORWARD, forward_signals
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.models.layout import is_stacked, listed_paths
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.ops import at_least_float32, in_range, squared_norm
+from resnet_jax.ops import squared_norm
 from resnet_jax.ops.annotations import Images, Labels
-
-Loss = Callable[[Array, Array], Array]
+from resnet_jax.tasks.losses import Loss, cross_entropy
 
 _POINTS = ("input", "output", "preact", "branch_in", "skip_in", "seen")
-
-
-def cross_entropy(logits: Float[Array, "n k"], labels: Labels) -> Float[Array, " n"]:
-    """Return the cross-entropy of each example; labels are classes (N,), else NaN, or shares of classes (N, k)."""
-    logits, labels = logits.astype(at_least_float32(logits.dtype)), jnp.asarray(labels)
-    if labels.ndim == 1:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.where(in_range(labels, logits.shape[-1]), losses, jnp.nan)
-    return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
 
 
 def profile(

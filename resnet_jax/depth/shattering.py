@@ -22,10 +22,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from resnet_jax.depth.arrays import load_arrays, save_arrays
-from resnet_jax.depth.profiling import cross_entropy, describe_normalization
+from resnet_jax.depth.profiling import describe_normalization
 from resnet_jax.errors import UsageError
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.tasks.losses import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)

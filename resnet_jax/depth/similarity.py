@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,9 @@ from resnet_jax.ops import at_least_float32
 _GRAM, _POOLED = "gram", "pooled"
 
 
+Kept = TypeVar("Kept")
+
+
 class _Kept:
     """What can be kept in an npz and read back."""
 
@@ -35,7 +38,7 @@ class _Kept:
         save_arrays(self, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[Kept], path: str | Path) -> Kept:
         """Invert :meth:`save`.
 
         Raises:

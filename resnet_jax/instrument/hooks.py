@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from resnet_jax import ops
 from resnet_jax.errors import UsageError
@@ -43,6 +43,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.models.layout import listed_paths
 from resnet_jax.models.paths import stage_index
+from resnet_jax.ops.annotations import AnyArray
 
 Hook = Callable[[nn.Module, str, Array], Array]
 
@@ -186,7 +187,7 @@ class Chart:
             stages += [stage] * (count or 1)
         return np.asarray(stages)
 
-    def place(self, values: Mapping[str, Float[Array, " blocks"]]) -> dict[str, Any]:
+    def place(self, values: Mapping[str, Float[AnyArray, " blocks"]]) -> dict[str, Any]:
         """Return a collection that has, for each name, its number for every block: the inverse of :meth:`rows`."""
         tree: dict[str, Any] = {}
         start = 0
@@ -199,7 +200,7 @@ class Chart:
             start += count or 1
         return tree
 
-    def rows(self, collection: Mapping[str, Any], point: str) -> Float[Array, "blocks ..."]:
+    def rows(self, collection: Mapping[str, Any], point: str) -> Shaped[Array, "blocks ..."]:
         """Return what ``collection`` has for ``point`` of every block, in depth order; NaN where it has nothing."""
         rows = []
         for path, count in zip(self.paths, self.counts, strict=True):

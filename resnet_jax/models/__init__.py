@@ -10,6 +10,7 @@ from resnet_jax.models.norm import BatchNorm, GroupNorm
 from resnet_jax.models.norms import NORMS, NormPlace, register_norm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS, NamedModel, register_model
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.models.zoo import create_model, list_models
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "BranchConv",
     "Counts",
     "GroupNorm",
+    "ModelSpec",
     "NamedModel",
     "NormPlace",
     "ResNet",

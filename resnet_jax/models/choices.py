@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -37,34 +37,8 @@ ExecutionChoice: TypeAlias = Literal["auto", "unroll", "scan"]
 RematChoice: TypeAlias = Literal["none", "block", "conv"]
 DtypeChoice: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
 ParamDtypeChoice: TypeAlias = Literal["float32", "float64"]
-#: Not among :data:`CHOICES`, whose values are names.
 OutputStrideChoice: TypeAlias = Literal[8, 16, 32]
-
-_ALIASES: dict[str, Any] = {
-    "block": BlockChoice,
-    "order": OrderChoice,
-    "stem": StemChoice,
-    "stem_pool": StemPoolChoice,
-    "shortcut": ShortcutChoice,
-    "stride_in": StrideInChoice,
-    "norm": NormChoice,
-    "norm_running_variance": RunningVarianceChoice,
-    "norm_scope": NormScopeChoice,
-    "residual": ResidualChoice,
-    "weight_standardization": StandardizationChoice,
-    "attention": AttentionChoice,
-    "head_pool": HeadPoolChoice,
-    "activation": ActivationChoice,
-    "init": InitChoice,
-    "head_init": InitChoice,
-    "execution": ExecutionChoice,
-    "remat": RematChoice,
-    "dtype": DtypeChoice,
-    "param_dtype": ParamDtypeChoice,
-}
-
-#: The values of each choice by the name of its field. Messages, tests and the command line read them from here.
-CHOICES: dict[str, tuple[str, ...]] = {name: get_args(alias) for name, alias in _ALIASES.items()}
+SpatialDimsChoice: TypeAlias = Literal[1, 2, 3]
 
 
 class ModelChoices(TypedDict, total=False):
@@ -107,9 +81,23 @@ class ModelChoices(TypedDict, total=False):
     head_init: InitChoice | None
     num_classes: int
     in_channels: int
-    spatial_dims: int
+    spatial_dims: SpatialDimsChoice
     execution: ExecutionChoice
     remat: RematChoice
     dtype: DtypeChoice | type | np.dtype
     param_dtype: ParamDtypeChoice | type | np.dtype
     axis_name: str | None
+
+
+def _names_in(hint: Any) -> tuple[str, ...]:
+    """Return the names that a ``Literal``, or one or None, may take; none for other hints."""
+    for part in (hint, *get_args(hint)):
+        if get_origin(part) is Literal and all(isinstance(value, str) for value in get_args(part)):
+            return get_args(part)
+    return ()
+
+
+#: The names that each choice may take, by its field. Messages and tests read them from here.
+CHOICES: dict[str, tuple[str, ...]] = {
+    name: names for name, hint in get_type_hints(ModelChoices).items() if (names := _names_in(hint))
+}

@@ -5,44 +5,24 @@ A combination that no paper defines, or that cannot learn, is refused here with 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from resnet_jax.errors import UsageError
-from resnet_jax.models.choices import OutputStrideChoice
 
 if TYPE_CHECKING:
     from resnet_jax.models.config import ResNetConfig
 
 
-def check_values(config: ResNetConfig) -> None:
-    """Check the numbers of ``config``, each on its own.
+def check_stages(config: ResNetConfig) -> None:
+    """Check that ``config`` has stages, and a width for each.
 
     Raises:
-        UsageError: the first one out of range.
+        UsageError: it has not.
     """
-    c = config
-    if not c.stage_sizes or min(c.stage_sizes) < 1:
-        raise UsageError(f"stage_sizes must be one or more blocks per stage, got {c.stage_sizes}")
-    if len(c.widths) != len(c.stage_sizes) or min(c.widths) < 1:
-        raise UsageError(f"widths {c.widths} must give one positive width for each of {c.stage_sizes}")
-    for name in ("in_channels", "groups", "base_width", "norm_groups", "norm_devices", "se_divisor"):
-        if getattr(c, name) < 1:
-            raise UsageError(f"{name} must be 1 or more, got {getattr(c, name)}")
-    for name in ("stem_width", "ghost_size"):
-        if (value := getattr(c, name)) is not None and value < 1:
-            raise UsageError(f"{name} must be 1 or more, got {value}")
-    for name in ("norm_eps", "ws_eps", "alpha", "se_ratio"):
-        if not getattr(c, name) > 0.0:
-            raise UsageError(f"{name} must be positive, got {getattr(c, name)}")
-    for name in ("norm_momentum", "dropout", "head_dropout", "drop_path"):
-        if not 0.0 <= getattr(c, name) < 1.0:
-            raise UsageError(f"{name} must be in [0, 1), got {getattr(c, name)}")
-    if c.num_classes < 0:
-        raise UsageError(f"num_classes must be 0 (features) or more, got {c.num_classes}")
-    if c.output_stride is not None and c.output_stride not in get_args(OutputStrideChoice):
-        raise UsageError(f"output_stride must be 8, 16 or 32, or None for the network's own, got {c.output_stride}")
-    if c.spatial_dims not in (1, 2, 3):
-        raise UsageError(f"spatial_dims must be 1, 2 or 3, got {c.spatial_dims}")
+    if not config.stage_sizes:
+        raise UsageError("stage_sizes must be one or more blocks per stage, got ()")
+    if len(config.widths) != len(config.stage_sizes):
+        raise UsageError(f"widths {config.widths} must give one positive width for each of {config.stage_sizes}")
 
 
 def check_combination(config: ResNetConfig) -> None:

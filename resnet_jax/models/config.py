@@ -3,170 +3,197 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.fields import NOT_AN_OPTION, SAME_RESULT, AtLeast0, AtLeast1, BelowOne, MoreOf, Positive, check_fields
 from resnet_jax.models import choices
 from resnet_jax.models.branches import BLOCKS
 from resnet_jax.models.choices import CHOICES
-from resnet_jax.models.compatible import check_combination, check_values
+from resnet_jax.models.compatible import check_combination, check_stages
 from resnet_jax.models.norms import NORMS
 from resnet_jax.ops import at_least_float32
-
-#: Choices that may be None: the residual rule then brings its own.
-FOLLOWS_RESIDUAL = ("order", "weight_standardization", "conv_bias", "head_init")
-
-#: Choices that anybody can add values to, and what there is of each.
-REGISTERED: dict[str, Mapping[str, Any]] = {"block": BLOCKS, "norm": NORMS}
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
     """What makes one residual network differ from another. Each field can be changed alone.
 
-    Attributes:
-        stage_sizes: residual blocks per stage. Stages after the first begin with stride 2.
-        widths: base width of each stage; a bottleneck puts out four times as many channels.
-        block: ``basic`` (two 3x3) or ``bottleneck`` (1x1, 3x3, 1x1), He et al. 2016, fig. 5.
-        order: ``post`` is conv-norm-activation with an activation after the sum (v1, arXiv 1512.03385); ``pre`` is
-            norm-activation-conv with nothing after it (v2, arXiv 1603.05027, fig. 4e). None: ``pre`` for the NF
-            rules, else ``post``.
-        stem: ``imagenet`` (7x7 stride 2, pool), ``cifar`` (3x3 stride 1) or three 3x3, the first of stride 2, and
-            pool: ``deep`` 32-32-64 (ResNet-C/D, arXiv 1812.01187), ``deep_tiered`` 24-32-64, ``deep_wide`` 64-64-128.
-        stem_width: channels the stem is built on; None takes the first of ``widths``.
-        stem_pool: ``max`` 3x3 stride 2; ``zero_max`` the same over zero padding (BiT); ``conv`` a 3x3 convolution of
-            stride 2 in its place (ResNet-RS, arXiv 2103.07579).
-        shortcut: ``A`` identity, zero channels on both sides where it grows, ``A_end`` all of them behind; ``B`` 1x1
-            projection where the shape changes; ``C`` projection in every block (arXiv 1512.03385, section 4.1); ``D``
-            as B with a 2x2 mean before it instead of its stride (arXiv 1812.01187); ``none`` no skip: the plain net.
-        stride_in: which convolution of a bottleneck strides: ``3x3`` is "v1.5" (torchvision), ``1x1`` the original.
-        output_stride: 8, 16 or 32: pixels of the input along one side of a position of the last stage's output, where
-            it is less than the network's own (32 with four stages and a stem that pools; 2 more for each stage). Later
-            stages then do not stride; their convolutions are dilated (a trous, arXiv 1606.00915). Of the first block
-            of such a stage the convolution that strode keeps the dilation of the stage before, and those after it
-            take the new one, twice that: for bottlenecks that stride in the 3x3 this is torchvision's
-            ``replace_stride_with_dilation``, for basic blocks timm's ``output_stride``. Shortcut D averages the
-            positions it averaged. So every ``r``-th position of a stage is what the network's own has, r the stride
-            left out, where no layer looks at all positions (norms of running averages, no squeeze-and-excitation).
-            Parameters are the same. None: the network's own.
-        groups: channel groups of a bottleneck's 3x3, the cardinality of ResNeXt (arXiv 1611.05431).
-        base_width: a bottleneck is ``int(width * base_width / 64) * groups`` channels wide inside.
-        norm: ``batch``, ``group`` (arXiv 1803.08494), ``layer`` (one group), ``instance`` (a group per channel),
-            ``none``, or ``folded``: batch norms became biases, for inference (:func:`resnet_jax.weights.fold`).
-        norm_eps: added to the variance.
-        norm_momentum: weight of the old running average.
-        norm_running_variance: ``biased``: batch norm's running variance moves towards the mean squared distance from
-            the mean; ``unbiased``: towards n / (n - 1) times that, n values a channel in the batch, as PyTorch's.
-            Training normalizes by the biased one in either case.
-        norm_groups: groups of ``group``; must divide every width.
-        norm_scope: whose statistics batch norm trains with: ``global`` all examples of the batch, on all devices;
-            ``device`` those of one device; ``ghost`` groups of ``ghost_size`` (arXiv 1705.08741); ``frozen`` the
-            running averages, which then never move.
-        ghost_size: examples per ghost batch.
-        norm_devices: devices the batch is sharded over under jit, for the scope ``device``. Under pmap or shard_map
-            ``axis_name`` tells.
-        residual: how the branch meets the skip. ``plain`` sum. ``zero_gamma`` starts the branch's last norm scale
-            at 0 (Goyal et al. 2017). ``skipinit`` (arXiv 2002.10444) and ``rezero`` (arXiv 2003.04887) multiply the
-            branch by a scalar that starts at 0; they differ in what surrounds it (``conv_bias``, ``head_init``).
-            ``fixup`` (arXiv 1901.09321): init scaled by depth, scalar biases and scales. ``nf`` (arXiv 2101.08692):
-            known variances divided out; ``nf_gain`` with a SkipInit scalar besides.
-        alpha: growth of the NF rules: every block adds alpha^2 to the variance.
-        weight_standardization: ``standard`` (arXiv 1903.10520) or ``scaled`` by 1/sqrt(fan-in) and a gain
-            (arXiv 2101.08692, eq. 1). None: ``scaled`` for the NF rules, else ``none``.
-        ws_eps: added to the variance of the weights.
-        conv_bias: a bias in every convolution. None: for the NF rules, and for SkipInit without norm.
-        attention: ``se`` squeeze-and-excitation (arXiv 1709.01507) or ``eca`` (arXiv 1910.03151) on the branch; the
-            NF rules double its output.
-        se_ratio: hidden over outer channels.
-        se_divisor: hidden channels are rounded to a multiple of it (8 is timm's habit, 1 the paper).
-        dropout: rate before the branch's last convolution (wide ResNets, arXiv 1605.07146).
-        head_dropout: rate before the classifier.
-        drop_path: stochastic depth: rate of the last block, falling linearly to 0 at the first, as in timm. (Where it
-            was published, arXiv 1603.09382, eq. 4, the rates of L blocks are 1/L, 2/L, ... of the last: none is 0.)
-        head_pool: ``mean`` or ``max`` over all positions.
-        activation: a name in :data:`resnet_jax.models.activation.ACTIVATIONS`, used everywhere, the stem included.
-        init: initializer of the convolutions, a name in :data:`resnet_jax.models.init.INITIALIZERS`.
-        head_init: initializer of the classifier's kernel; its bias starts at 0. None: ``zeros`` for Fixup and
-            SkipInit, else ``torch_uniform``.
-        num_classes: outputs of the classifier; 0 leaves it out and the network returns the pooled features.
-        in_channels: channels of the input images.
-        spatial_dims: 1, 2 or 3; the input is ``(N, *spatial, C)``.
-        execution: how a stage computes its blocks: one after the other in the program's text (``unroll``), or all but
-            the first, which are equal, in a loop (``scan``): then compile time does not grow with depth. ``auto`` scans
-            8 equal blocks or more. The numbers are the same up to rounding, and files are the same; in memory a scanned
-            stage is stacked (:mod:`resnet_jax.models.layout`).
-        remat: what the backward pass computes again instead of keeping it: ``none``, everything inside a ``block``, or
-            everything but the convolutions (``conv``). The numbers are the same.
-        dtype: of the computation. Statistics, pooled features and logits are float32 or wider in any case.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for the batch statistics under pmap or shard_map; None under jit.
+    The first paragraph under a field is also its help on the command line.
     """
 
-    stage_sizes: tuple[int, ...]
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    block: choices.BlockChoice = "basic"
+    stage_sizes: tuple[AtLeast1, ...]
+    """Residual blocks per stage. Stages after the first begin with stride 2."""
+    widths: tuple[AtLeast1, ...] = (64, 128, 256, 512)
+    """Base width of each stage; a bottleneck puts out four times as many channels."""
+    block: Annotated[choices.BlockChoice, MoreOf(BLOCKS)] = "basic"
+    """basic (two 3x3) or bottleneck (1x1, 3x3, 1x1), He et al. 2016, fig. 5."""
     order: choices.OrderChoice | None = None
+    """post: conv, norm, activation (v1); pre: norm, activation, conv (v2). None: pre for the NF rules, else post.
+
+    ``post`` has an activation after the sum (arXiv 1512.03385), ``pre`` nothing (arXiv 1603.05027, fig. 4e).
+    """
     stem: choices.StemChoice = "imagenet"
-    stem_width: int | None = None
+    """imagenet (7x7 stride 2, pool), cifar (3x3 stride 1), deep, deep_tiered or deep_wide (three 3x3, pool).
+
+    The first 3x3 of the deep stems has stride 2. Their widths: ``deep`` 32-32-64 (ResNet-C/D, arXiv 1812.01187),
+    ``deep_tiered`` 24-32-64, ``deep_wide`` 64-64-128.
+    """
+    stem_width: AtLeast1 | None = None
+    """Channels the stem is built on; None takes the first of widths."""
     stem_pool: choices.StemPoolChoice = "max"
+    """max: 3x3 stride 2; zero_max: the same over zero padding (BiT); conv: a 3x3 convolution of stride 2 in its place.
+
+    ``conv`` is that of ResNet-RS (arXiv 2103.07579).
+    """
     shortcut: choices.ShortcutChoice = "B"
+    """A or A_end (identity and zeros), B (1x1 where the shape changes), C (1x1 everywhere), D (mean, 1x1), none.
+
+    ``A`` puts the zero channels on both sides where the identity grows, ``A_end`` all of them behind; ``B`` and ``C``:
+    arXiv 1512.03385, section 4.1; ``D``: as B with a 2x2 mean before it instead of its stride (arXiv 1812.01187);
+    ``none``: no skip, the plain net.
+    """
     stride_in: choices.StrideInChoice = "3x3"
+    """Which convolution of a bottleneck strides: 3x3 is "v1.5" (torchvision), 1x1 the original."""
     output_stride: choices.OutputStrideChoice | None = None
-    groups: int = 1
-    base_width: int = 64
-    norm: choices.NormChoice = "batch"
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.9
+    """Input pixels a side of a position of the last stage: later stages dilate instead of striding. None: its own.
+
+    It is less than the network's own (32 with four stages and a stem that pools; 2 more for each stage). Later stages
+    then do not stride; their convolutions are dilated (a trous, arXiv 1606.00915). Of the first block of such a stage
+    the convolution that strode keeps the dilation of the stage before, and those after it take the new one, twice
+    that: for bottlenecks that stride in the 3x3 this is torchvision's ``replace_stride_with_dilation``, for basic
+    blocks timm's ``output_stride``. Shortcut D averages the positions it averaged. So every ``r``-th position of a
+    stage is what the network's own has, r the stride left out, where no layer looks at all positions (norms of running
+    averages, no squeeze-and-excitation). Parameters are the same.
+    """
+    groups: AtLeast1 = 1
+    """Channel groups of a bottleneck's 3x3, the cardinality of ResNeXt (arXiv 1611.05431)."""
+    base_width: AtLeast1 = 64
+    """A bottleneck is int(width * base_width / 64) * groups channels wide inside."""
+    norm: Annotated[choices.NormChoice, MoreOf(NORMS)] = "batch"
+    """batch, group (arXiv 1803.08494), layer (one group), instance (a group per channel), none, or folded.
+
+    ``folded``: batch norms became biases, for inference (:func:`resnet_jax.weights.fold`).
+    """
+    norm_eps: Positive = 1e-5
+    """Added to the variance."""
+    norm_momentum: BelowOne = 0.9
+    """Weight of the old running average."""
     norm_running_variance: choices.RunningVarianceChoice = "biased"
-    norm_groups: int = 32
+    """Batch norm's running variance: biased (that of the batch), or unbiased as PyTorch's, n / (n - 1) times that.
+
+    n values a channel in the batch. Training normalizes by the biased one in either case.
+    """
+    norm_groups: AtLeast1 = 32
+    """Groups of norm group; must divide every width."""
     norm_scope: choices.NormScopeChoice = "global"
-    ghost_size: int | None = None
-    norm_devices: int = 1
+    """Whose statistics batch norm trains with: global, device, ghost or frozen.
+
+    ``global``: all examples of the batch, on all devices; ``device``: those of one device; ``ghost``: groups of
+    ``ghost_size`` (arXiv 1705.08741); ``frozen``: the running averages, which then never move.
+    """
+    ghost_size: AtLeast1 | None = None
+    """Examples per ghost batch."""
+    norm_devices: Annotated[AtLeast1, NOT_AN_OPTION] = 1
+    """Devices the batch is sharded over under jit, for the scope device. Under pmap or shard_map axis_name tells."""
     residual: choices.ResidualChoice = "plain"
-    alpha: float = 0.2
+    """How the branch meets the skip: plain sum, zero_gamma, skipinit, rezero, fixup, nf or nf_gain.
+
+    ``zero_gamma`` starts the branch's last norm scale at 0 (Goyal et al. 2017). ``skipinit`` (arXiv 2002.10444) and
+    ``rezero`` (arXiv 2003.04887) multiply the branch by a scalar that starts at 0; they differ in what surrounds it
+    (``conv_bias``, ``head_init``). ``fixup`` (arXiv 1901.09321): init scaled by depth, scalar biases and scales. ``nf``
+    (arXiv 2101.08692): known variances divided out; ``nf_gain`` with a SkipInit scalar besides.
+    """
+    alpha: Positive = 0.2
+    """Growth of the NF rules: every block adds alpha^2 to the variance."""
     weight_standardization: choices.StandardizationChoice | None = None
-    ws_eps: float = 1e-6
+    """none, standard (arXiv 1903.10520) or scaled (by 1/sqrt(fan-in) and a gain). None: scaled for the NF rules.
+
+    ``scaled``: arXiv 2101.08692, eq. 1. None is ``none`` without an NF rule.
+    """
+    ws_eps: Positive = 1e-6
+    """Added to the variance of the weights."""
     conv_bias: bool | None = None
+    """A bias in every convolution. None: for the NF rules, and for SkipInit without norm."""
     attention: choices.AttentionChoice = "none"
-    se_ratio: float = 1 / 16
-    se_divisor: int = 8
-    dropout: float = 0.0
-    head_dropout: float = 0.0
-    drop_path: float = 0.0
+    """none, se (squeeze-and-excitation, arXiv 1709.01507) or eca (arXiv 1910.03151) on the branch.
+
+    The NF rules double its output.
+    """
+    se_ratio: Positive = 1 / 16
+    """Hidden over outer channels of squeeze-and-excitation."""
+    se_divisor: AtLeast1 = 8
+    """Its hidden channels are rounded to a multiple of it (8 is timm's habit, 1 the paper)."""
+    dropout: BelowOne = 0.0
+    """Rate before the branch's last convolution (wide ResNets, arXiv 1605.07146)."""
+    head_dropout: BelowOne = 0.0
+    """Rate before the classifier."""
+    drop_path: BelowOne = 0.0
+    """Stochastic depth: rate of the last block, falling linearly to 0 at the first, as in timm.
+
+    (Where it was published, arXiv 1603.09382, eq. 4, the rates of L blocks are 1/L, 2/L, ... of the last: none is 0.)
+    """
     head_pool: choices.HeadPoolChoice = "mean"
+    """mean or max over all positions."""
     activation: choices.ActivationChoice = "relu"
+    """Used everywhere, the stem included; gelu is its tanh form, gelu_erf PyTorch's default.
+
+    A name in :data:`resnet_jax.models.activation.ACTIVATIONS`.
+    """
     init: choices.InitChoice = "kaiming_normal"
+    """Initializer of the convolutions; kaiming_normal and kaiming_uniform are of the fan-out.
+
+    A name in :data:`resnet_jax.models.init.INITIALIZERS`.
+    """
     head_init: choices.InitChoice | None = None
-    num_classes: int = 1000
-    in_channels: int = 3
-    spatial_dims: int = 2
-    execution: choices.ExecutionChoice = "auto"
-    remat: choices.RematChoice = "none"
+    """Initializer of the classifier's kernel. None: zeros for Fixup and SkipInit, else torch_uniform.
+
+    The classifier's bias starts at 0.
+    """
+    num_classes: AtLeast0 = 1000
+    """Outputs of the classifier; 0 leaves it out, and the network returns the pooled features."""
+    in_channels: AtLeast1 = 3
+    """Channels of the input."""
+    spatial_dims: choices.SpatialDimsChoice = 2
+    """Spatial dimensions of the input, (N, *spatial, C); images have 2."""
+    execution: Annotated[choices.ExecutionChoice, SAME_RESULT] = "auto"
+    """How equal blocks are computed: unroll, or scan (in a loop: compile time does not grow with depth), or auto.
+
+    ``unroll`` has one after the other in the program's text; ``scan`` all but the first of a stage, which are equal, in
+    a loop; ``auto`` scans 8 equal blocks or more. The numbers are the same up to rounding, and files are the same; in
+    memory a scanned stage is stacked (:mod:`resnet_jax.models.layout`).
+    """
+    remat: Annotated[choices.RematChoice, SAME_RESULT] = "none"
+    """What the backward pass computes again to save memory: none, block (all of it), conv (all but convolutions).
+
+    The numbers are the same.
+    """
     dtype: choices.DtypeChoice = "float32"
+    """Dtype of the computation. Statistics, pooled features and logits are float32 or wider in any case.
+
+    float16 trains with a loss scale. float64 needs JAX_ENABLE_X64=1 in the environment.
+    """
     param_dtype: choices.ParamDtypeChoice = "float32"
-    axis_name: str | None = None
+    """Dtype of the parameters."""
+    axis_name: Annotated[str | None, NOT_AN_OPTION] = None
+    """Mapped axis for the batch statistics under pmap or shard_map; None under jit."""
 
     def __post_init__(self):
         """Normalize dtypes to their names and check every field; raises UsageError with the way out."""
         for name in ("dtype", "param_dtype"):
-            object.__setattr__(self, name, _dtype_name(name, getattr(self, name)))
+            object.__setattr__(self, name, dtype_name(name, getattr(self, name)))
         for name in ("stage_sizes", "widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, values in CHOICES.items():
-            value = getattr(self, name)
-            values = (*values, *(other for other in REGISTERED.get(name, ()) if other not in values))
-            if value not in values and not (value is None and name in FOLLOWS_RESIDUAL):
-                raise unknown(name, value, values)
+        check_fields(self)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
             raise UsageError(
                 "float64 needs JAX_ENABLE_X64=1 in the environment, or jax.config.update('jax_enable_x64', True) "
                 "first; else JAX computes in float32"
             )
-        check_values(self)
+        check_stages(self)
         check_combination(self)
 
     @property
@@ -226,7 +253,15 @@ class ResNetConfig:
         return at_least_float32(self.dtype)
 
 
-def _dtype_name(field: str, value: Any) -> str:
+def dtype_name(field: str, value: Any) -> str:
+    """Return the name of a dtype that is given as a name or an object.
+
+    Raises:
+        UsageError: it is none.
+
+    >>> dtype_name("dtype", jnp.bfloat16)
+    'bfloat16'
+    """
     try:
         return jnp.dtype(value).name
     except TypeError:

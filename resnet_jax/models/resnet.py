@@ -163,7 +163,7 @@ class ResNet(nn.Module):
             )
             self.head_dropout = nn.Dropout(config.head_dropout)
 
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n k"]:
+    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "rows k"]:
         """Return logits ``(N, num_classes)``, or pooled features ``(N, C)`` if ``num_classes`` is 0.
 
         Args:

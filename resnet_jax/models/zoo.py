@@ -14,6 +14,16 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 
 
+def named_config(name: str, **choices: Unpack[ModelChoices]) -> ResNetConfig:
+    """Return the choices of the network called ``name``, with any of them changed; see :func:`create_model`."""
+    named = MODELS[name].config
+    fields = [field.name for field in dataclasses.fields(ResNetConfig)]
+    for choice in choices:
+        if choice not in fields:
+            raise unknown(f"choice for {name}", choice, fields, "resnet_jax.models.ResNetConfig")
+    return dataclasses.replace(named, **choices)
+
+
 def create_model(name: str, **choices: Unpack[ModelChoices]) -> ResNet:
     """Build the network called ``name``, with any of its choices changed.
 
@@ -27,12 +37,7 @@ def create_model(name: str, **choices: Unpack[ModelChoices]) -> ResNet:
     >>> create_model("resnet20_cifar", in_channels=1).config.stage_sizes
     (3, 3, 3)
     """
-    named = MODELS[name].config
-    fields = [field.name for field in dataclasses.fields(ResNetConfig)]
-    for choice in choices:
-        if choice not in fields:
-            raise unknown(f"choice for {name}", choice, fields, "resnet_jax.models.ResNetConfig")
-    return ResNet(dataclasses.replace(named, **choices))
+    return ResNet(named_config(name, **choices))
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -13,4 +13,4 @@ AnyArray: TypeAlias = jax.Array | np.ndarray
 #: What a network takes: N examples of any number of spatial dimensions, channels last.
 Images: TypeAlias = Float[AnyArray, "n *spatial c"]
 #: What a loss compares with: one row for each example.
-Labels: TypeAlias = Shaped[AnyArray, "n *targets"]
+Labels: TypeAlias = Shaped[AnyArray, "rows *targets"]

@@ -8,11 +8,14 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from resnet_jax.report.plots import training_metric
+from resnet_jax.tasks.task import format_metric
+
 REFRESH_SECONDS = 0.2
 
 
 class Console:
-    """Shows epoch, images/s, loss, accuracy and the time to go, and a line per epoch.
+    """Shows epoch, images/s, loss, the headline metric and the time to go, and a line per epoch.
 
     Args:
         total_steps: updates of the whole run.
@@ -20,6 +23,7 @@ class Console:
         start_step: updates done when this session begins.
         batch_size: images per update.
         console: where to print.
+        headline: the metric to show; while training another one may be known, which is then shown.
     """
 
     def __init__(
@@ -30,8 +34,10 @@ class Console:
         start_step: int,
         batch_size: int,
         console: RichConsole,
+        headline: str = "accuracy",
     ) -> None:
         self._console, self._batch_size, self._steps_per_epoch = console, batch_size, steps_per_epoch
+        self._headline = headline
         self._epochs = -(-total_steps // steps_per_epoch)
         self._since: tuple[float, float] | None = None
         self._shown = 0.0
@@ -61,7 +67,7 @@ class Console:
         self._shown = now
         began, first = self._since
         rate = (step - first) * self._batch_size / (now - began) if step > first else 0.0
-        numbers = f"{rate:,.0f} images/s  loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}"
+        numbers = "  ".join([f"{rate:,.0f} images/s  loss {row['loss']:.3f}", *self._metric(row)])
         self._progress.update(self._task, completed=step, epoch=f"{self._epoch(row)}/{self._epochs}", numbers=numbers)
 
     def on_epoch(self, row: dict[str, float]) -> None:
@@ -69,10 +75,13 @@ class Console:
         parts = [
             f"epoch {self._epoch(row):>{len(str(self._epochs))}}/{self._epochs}",
             f"loss {row['loss']:.4f}",
-            f"accuracy {row['accuracy']:7.2%}",
+            *self._metric(row),
         ]
-        if "val_accuracy" in row:
-            parts += [f"val loss {row['val_loss']:.4f}", f"val accuracy {row['val_accuracy']:7.2%}"]
+        if "val_loss" in row:
+            parts.append(f"val loss {row['val_loss']:.4f}")
+        if self._headline != "loss" and (validated := f"val_{self._headline}") in row:
+            shown = format_metric(self._headline, row[validated], width=7)
+            parts.append(f"val {self._headline.replace('_', ' ')} {shown}")
         if "images_per_second" in row:
             parts.append(f"{row['images_per_second']:,.0f} images/s")
         self._progress.update(self._task, completed=row["step"])
@@ -81,6 +90,13 @@ class Console:
     def close(self) -> None:
         """Remove the bar."""
         self._progress.stop()
+
+    def _metric(self, row: dict[str, float]) -> list[str]:
+        """Return the metric known in training, as text; nothing if there is none."""
+        name = training_metric([row], self._headline)
+        if name is None or name == "loss":
+            return []
+        return [f"{name.replace('_', ' ')} {format_metric(name, row[name], width=7)}"]
 
     def _epoch(self, row: dict[str, float]) -> int:
         return -(-int(row["step"]) // self._steps_per_epoch)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from resnet_jax.report.canvas import BLUE, GREY, VERMILION, headline, new_figure, save_figure, short
+from resnet_jax.report.canvas import BLUE, GREY, VERMILION, headline as fitted, new_figure, save_figure, short
 from resnet_jax.report.depth_axes import log_scale, percent_axis
 from resnet_jax.report.text import drawn
-from resnet_jax.training.confusion import Confusion
+from resnet_jax.tasks.confusion import Confusion
+from resnet_jax.tasks.task import SHARES, format_metric
 
 #: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
 MAX_NAMED_CLASSES = 25
 #: Letters of a class name at an axis; the middle of a longer one is left out.
 MAX_LETTERS = 24
+#: What rows of metrics have that is no metric of the task.
+NO_METRICS = (
+    "kind",
+    "step",
+    "epoch",
+    "loss",
+    "seed",
+    "learning_rate",
+    "images_per_second",
+    "grad_norm",
+    "loss_scale",
+    "skipped",
+)
 #: Up to so many epochs each has a dot on its line.
 MAX_DOTS = 40
 
@@ -24,17 +38,26 @@ MAX_DOTS = 40
 MAX_DRAWN_CLASSES = 512
 
 
-def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
-    """Draw loss, accuracy and learning rate over epochs from the rows of metrics.jsonl.
+def plot_curves(
+    rows: Sequence[dict[str, Any]],
+    path: Path,
+    *,
+    title: str,
+    headline: str = "accuracy",
+    mode: Literal["max", "min"] = "max",
+) -> None:
+    """Draw loss, headline metric and learning rate over epochs from the rows of metrics.jsonl.
 
     Args:
         rows: as :func:`resnet_jax.report.metrics_file.read_metrics` gives them.
         path: PNG to write.
-        title: headline.
+        title: of the picture.
+        headline: the metric to draw; in training another one may be known, which is then drawn.
+        mode: whether larger or smaller is better.
     """
     size = (12.0, 3.6)
     figure = new_figure(size)
-    loss, accuracy, rate = figure.subplots(1, 3)
+    loss, metric, rate = figure.subplots(1, 3)
     epochs = [row for row in rows if row["kind"] == "epoch"]
     steps = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in epochs if "val_loss" in row]
@@ -42,16 +65,20 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
     _curve(loss, steps, "loss", color=BLUE, label="single batches", linewidth=0.8, alpha=0.4)
     _curve(loss, epochs, "loss", color=BLUE, label="training", **dots)
     _curve(loss, evaluated, "val_loss", color=VERMILION, label="validation", **dots)
-    _curve(accuracy, epochs, "accuracy", color=BLUE, label="training (while learning)", **dots)
-    _curve(accuracy, evaluated, "val_accuracy", color=VERMILION, label="validation", **dots)
+    trained = training_metric(epochs, headline)
+    if trained is not None:
+        what = "training (while learning)" if trained == headline else f"{trained.replace('_', ' ')} in training"
+        _curve(metric, epochs, trained, color=BLUE, label=what, **dots)
+    validated = f"val_{headline}"
+    _curve(metric, evaluated, validated, color=VERMILION, label="validation", **dots)
     _curve(rate, steps, "learning_rate", color=GREY, marker="o" if len(steps) == 1 else None)
-    known = [row for row in evaluated if row["val_accuracy"] is not None]
+    known = [row for row in evaluated if row[validated] is not None]
     if known:
-        best = max(known, key=lambda row: row["val_accuracy"])
-        label = f"best {best['val_accuracy']:.2%} {_when(best['epoch'])}"
-        accuracy.plot(best["epoch"], best["val_accuracy"], "o", color=VERMILION, markersize=7.0, label=label)
+        best = (max if mode == "max" else min)(known, key=lambda row: row[validated])
+        label = f"best {format_metric(headline, best[validated])} {_when(best['epoch'])}"
+        metric.plot(best["epoch"], best[validated], "o", color=VERMILION, markersize=7.0, label=label)
     last = max((row["epoch"] for row in rows), default=0.0)
-    for axes, name in ((loss, "loss (log scale)"), (accuracy, "accuracy"), (rate, "learning rate")):
+    for axes, name in ((loss, "loss (log scale)"), (metric, headline.replace("_", " ")), (rate, "learning rate")):
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -62,15 +89,27 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
         _epoch_axis(axes, last)
     if loss.lines:
         _loss_axis(loss)
-    if accuracy.lines:
-        percent_axis(accuracy.yaxis)
-    for axes in (loss, accuracy):
+    if metric.lines and headline in SHARES:
+        percent_axis(metric.yaxis)
+    for axes in (loss, metric):
         if axes.lines:
             axes.legend(frameon=False)
     if rate.lines:
         rate.set_ylim(bottom=0)
-    figure.suptitle(headline(title, size[0]))
+    figure.suptitle(fitted(title, size[0]))
     save_figure(figure, path)
+
+
+def training_metric(epochs: Sequence[Mapping[str, Any]], headline: str) -> str | None:
+    """Return the metric that the epochs know of training: the headline, else their first one, or None.
+
+    >>> training_metric([{"step": 1, "epoch": 1.0, "loss": 0.1, "micro_f1": 0.5, "val_map": 0.9}], "map")
+    'micro_f1'
+    """
+    if not epochs or headline in epochs[0]:
+        return headline if epochs else None
+    others = [name for name in epochs[0] if name not in NO_METRICS and not name.startswith("val_")]
+    return others[0] if others else None
 
 
 def _curve(axes: Any, rows: Sequence[dict[str, Any]], name: str, **style: Any) -> None:
@@ -155,7 +194,7 @@ def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str]
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
     percent_axis(bar.ax.yaxis)
-    figure.suptitle(headline(title, side + 0.6, 11), fontsize=11)
+    figure.suptitle(fitted(title, side + 0.6, 11), fontsize=11)
     save_figure(figure, path)
 
 

@@ -38,14 +38,23 @@ class Predictions:
         self.bad: list[str] = []
         self._failures = failures
 
-    def add(self, image: str, classes: Sequence[str], probabilities: Sequence[float], error: str | None = None) -> None:
-        """Take one: the likeliest classes, likeliest first, and their probabilities; or why there are none."""
+    def add(
+        self,
+        image: str,
+        classes: Sequence[str],
+        probabilities: Sequence[float],
+        error: str | None = None,
+        values: Sequence[float] = (),
+    ) -> None:
+        """Take one: classes or labels, likeliest first, and their probabilities; or targets and values; or why not."""
         self.count += 1
         if error is not None:
             self.failed += 1
             self.bad += [image] if len(self.bad) < NAMED else []
             say(self._failures, f"error: {error}")
             self._write({"image": image, "error": error})
+        elif values:
+            self._write({"image": image, "values": dict(zip(classes, values, strict=True))})
         else:
             self._write({"image": image, "classes": list(classes), "probabilities": list(probabilities)})
 
@@ -75,37 +84,44 @@ class OnTerminal(Predictions):
     def _write(self, row: dict[str, Any]) -> None:
         if self._keep:
             self._rows.append(row)
-        if "error" not in row:
+        if "values" in row:
+            self._show(row["image"], [f"{visible(name)} {value:.6g}" for name, value in row["values"].items()])
+        elif "error" not in row:
             pairs = zip(row["classes"], row["probabilities"], strict=True)
-            shown = "  ".join(f"{visible(name)} {probability:.1%}" for name, probability in pairs)
-            say(self._console, f"{visible(row['image'])}: {shown}")
+            self._show(row["image"], [f"{visible(name)} {probability:.1%}" for name, probability in pairs] or ["none"])
+
+    def _show(self, image: str, found: Sequence[str]) -> None:
+        say(self._console, f"{visible(image)}: {'  '.join(found)}")
 
 
 class InFile(Predictions):
     """Appends every prediction to a file, which is emptied first: ``.csv`` with a header, or ``.jsonl``.
 
-    A row of CSV has ``image, class_1, probability_1, ..., error``. Bytes of a name that are not UTF-8 become escapes.
+    A row of CSV has ``image, class_1, probability_1, ..., error``, or a column for every target in place of these.
+    Bytes of a name that are not UTF-8 become escapes.
 
     Args:
         path: the file.
         top: classes of each image.
         failures: where the errors are said.
+        targets: names of the values that are predicted, if it is values.
 
     Raises:
         UsageError: another suffix.
         OSError: it cannot be written, from here and from the methods; with its path.
     """
 
-    def __init__(self, path: Path, top: int, failures: Console):
+    def __init__(self, path: Path, top: int, failures: Console, *, targets: Sequence[str] = ()):
         super().__init__(failures)
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{path}: predictions are written as {' or '.join(SUFFIXES)}; give a name that ends so")
         self._path, self._top, self._csv = path, top, path.suffix.lower() == ".csv"
+        self._targets = tuple(targets)
         path.write_text("")
         self._file = Appended(path)
         if self._csv:
             ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
-            self._file.write(_row(["image", *ranks, "error"]))
+            self._file.write(_row(["image", *(self._targets or ranks), "error"]))
 
     def close(self) -> None:
         """Close the file."""
@@ -118,6 +134,12 @@ class InFile(Predictions):
     def _write(self, row: dict[str, Any]) -> None:
         if not self._csv:
             self._file.write(json.dumps({**row, "image": visible(row["image"])}, ensure_ascii=False))
+            return
+        if self._targets:
+            values = (
+                [f"{value:.9g}" for value in row["values"].values()] if "values" in row else [""] * len(self._targets)
+            )
+            self._file.write(_row([visible(row["image"]), *values, row.get("error", "")]))
             return
         pairs = zip(row.get("classes", ()), row.get("probabilities", ()), strict=True)
         cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6g}")]

@@ -20,12 +20,13 @@ from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.zoo import create_model
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
-from resnet_jax.tasks.losses import as_pair, get_loss
+from resnet_jax.tasks.facts import LabelKind, TaskFacts
+from resnet_jax.tasks.registry import make_task
+from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import compile_multi_step
 from resnet_jax.training.evaluation import Evaluation, evaluate
@@ -58,23 +59,23 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
     """
-    classes = len(card.class_names)
-    choices = {"num_classes": classes, "in_channels": card.image_shape[-1], **config.model.choices()}
-    choices["norm_devices"] = devices if config.model.norm_scope == "device" else 1
-    two_of_one = choices["num_classes"] == 1 and classes == 2 and not card.examples  # yes or no, imported
-    if choices["num_classes"] < classes and not two_of_one:
+    outputs = build_task(config, card).num_outputs
+    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1])
+    if network.num_classes != outputs:
         raise UsageError(
-            f"model.num_classes {choices['num_classes']} is too few: the data has {classes} classes; leave it out "
-            "to use their number"
+            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave "
+            "it out"
         )
-    model, dims = create_model(config.model.name, **choices), len(card.image_shape) - 1
-    if model.config.spatial_dims != dims:
+    dims = len(card.image_shape) - 1
+    if network.spatial_dims != dims:
         raise UsageError(
-            f"model.spatial_dims {model.config.spatial_dims} does not go with images of {dims} spatial dimensions, "
+            f"model.spatial_dims {network.spatial_dims} does not go with images of {dims} spatial dimensions, "
             "which is what every data source gives: leave it out; your own signals or volumes go through "
-            f"create_model(name, spatial_dims={model.config.spatial_dims}) in a loop of your own"
+            f"create_model(name, spatial_dims={network.spatial_dims}) in a loop of your own"
         )
-    return model
+    if network.norm_scope == "device":
+        network = dataclasses.replace(network, norm_devices=devices)
+    return ResNet(network)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Parts:
     """
 
     model: ResNet
+    task: Task
     placement: Placement
     plan: Plan
     tx: optax.GradientTransformation
@@ -117,17 +119,16 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
     per_call = steps_per_dispatch(config, feed, mesh)
     plan = train.plan(feed.steps_per_epoch)
 
-    model = build_model(config, card, devices=placement.size)
+    model, task = build_model(config, card, devices=placement.size), build_task(config, card)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
-    loss = get_loss(train.loss, train.label_smoothing)
     scaling = loss_scaling(config, model)
     make_step = functools.partial(
         make_train_step,
         model,
         tx,
-        loss=loss,
+        task=task,
         preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
@@ -138,6 +139,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
     probed = None if train.depth_every is None else make_step(probe=Anatomy())
     return Parts(
         model=model,
+        task=task,
         placement=placement,
         plan=plan,
         tx=tx,
@@ -279,10 +281,11 @@ def build_evaluation(
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
+    task = build_task(config, card)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
         feed = evaluation_feed(config, records)
-        return evaluate(compiled, variables, feed, mesh=mesh, num_classes=max(model.config.num_classes, 2))
+        return evaluate(compiled, variables, feed, mesh=mesh, task=task)
 
     return evaluation
 
@@ -290,11 +293,27 @@ def build_evaluation(
 def build_eval_step(
     config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return the eval step of a run as a pure function. One output is taken for a yes or no: two classes."""
-    loss, read_out = get_loss(config.train.loss, config.train.label_smoothing), None
-    if model.config.num_classes == 1:
-        loss, read_out = get_loss("cross_entropy"), as_pair
-    return make_eval_step(model, loss=loss, preprocess=eval_preprocess(model, card), logits=logits, read_out=read_out)
+    """Return the eval step of a run as a pure function."""
+    task = build_task(config, card)
+    return make_eval_step(model, task=task, preprocess=eval_preprocess(model, card), logits=logits)
+
+
+def build_task(config: RunConfig, card: DataCard) -> Task:
+    """Return what the outputs of a run's network mean.
+
+    Raises:
+        UsageError: a kind that does not go with the labels, or a setting that it does not use.
+    """
+    facts = TaskFacts(
+        label_kind=cast(LabelKind, card.label_kind),
+        names=card.class_names,
+        examples=card.examples.get("train", 0),
+        counts=card.label_counts,
+        mean=card.target_mean,
+        std=card.target_std,
+        outputs=config.model.changes.get("num_classes"),
+    )
+    return make_task(config.task, facts)
 
 
 def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import dataclasses
 
 from resnet_jax.models.rows import MODELS
-from resnet_jax.runs.config import ModelConfig, RunConfig
+from resnet_jax.models.spec import ModelSpec
+from resnet_jax.runs.config import RunConfig
 from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.schedules import SCHEDULES
 from resnet_jax.training.shorten import Length
@@ -26,10 +27,10 @@ WARMUP = "5 epochs"
 LARGEST_SHARE = 1 / 3
 
 
-def residual_of(model: ModelConfig) -> str | None:
+def residual_of(model: ModelSpec) -> str | None:
     """Return the residual rule of a network; None for a name that is not known."""
     row = MODELS.get(model.name)
-    return model.residual or (None if row is None else row.config.residual)
+    return model.changes.get("residual") or (None if row is None else row.config.residual)
 
 
 def accompany(config: RunConfig, *, run: Length, warmup_is_open: bool) -> tuple[RunConfig, str | None]:
@@ -48,7 +49,7 @@ def accompany(config: RunConfig, *, run: Length, warmup_is_open: bool) -> tuple[
 
     >>> from resnet_jax.runs.config import load_recipe
     >>> digits = load_recipe("digits")
-    >>> fixup = dataclasses.replace(digits, model=ModelConfig(norm="none", residual="fixup"))
+    >>> fixup = dataclasses.replace(digits, model=ModelSpec(norm="none", residual="fixup"))
     >>> accompany(fixup, run=Length(285, 19), warmup_is_open=True)[1]
     "residual fixup trains its scalars at 0.1 of the rate and warms up for '5 epochs', not '1 epochs'"
     >>> accompany(digits, run=Length(285, 19), warmup_is_open=True)[1] is None

@@ -12,111 +12,13 @@ import yaml
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import FEW, RunError, UsageError, closest, either, nearest, unknown
+from resnet_jax.fields import check_value, is_section, options_of, own_options
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.legacy import upgrade
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.optimizers import OptimConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A named network and the choices to change in it; None keeps the network's own.
-
-    What they mean and which go together: :class:`resnet_jax.models.ResNetConfig`.
-    """
-
-    name: str = "resnet20_cifar"
-    """A name that `resnet-jax models` lists."""
-    num_classes: int | None = None
-    """Outputs of the classifier (default: the classes of the data)."""
-    in_channels: int | None = None
-    """Channels of the images (default: those of the data)."""
-    spatial_dims: int | None = None
-    """Spatial dimensions of the input: 1, 2 or 3. The images of every data source have 2."""
-    stage_sizes: tuple[int, ...] | None = None
-    """Blocks per stage."""
-    widths: tuple[int, ...] | None = None
-    """Base width of each stage."""
-    block: str | None = None
-    """basic (two 3x3) or bottleneck (1x1, 3x3, 1x1; it puts out four times its width)."""
-    order: str | None = None
-    """post (conv, norm, activation: v1) or pre (norm, activation, conv: v2)."""
-    stem: str | None = None
-    """cifar (3x3 stride 1), imagenet (7x7 stride 2 and pool), deep, deep_tiered or deep_wide (three 3x3 and pool)."""
-    stem_width: int | None = None
-    """Channels the stem is built on."""
-    stem_pool: str | None = None
-    """max, zero_max (over zero padding) or conv (a 3x3 of stride 2)."""
-    shortcut: str | None = None
-    """A (identity and zeros), A_end, B (1x1 where the shape changes), C (1x1 everywhere), D (mean, 1x1) or none."""
-    stride_in: str | None = None
-    """Which convolution of a bottleneck strides: 3x3 (v1.5) or 1x1 (the original)."""
-    output_stride: int | None = None
-    """8, 16 or 32: input pixels a side of a position of the last stage; later stages dilate instead of striding."""
-    groups: int | None = None
-    """Channel groups of a bottleneck's 3x3."""
-    base_width: int | None = None
-    """Inner width of a bottleneck per group, of 64."""
-    norm: str | None = None
-    """Normalization: batch, group, layer, instance or none (folded: what `weights fold` leaves of batch)."""
-    norm_eps: float | None = None
-    """Added to the variance."""
-    norm_momentum: float | None = None
-    """Weight of the old running average, in [0, 1)."""
-    norm_running_variance: str | None = None
-    """Batch norm's running variance: biased (that of the batch), or unbiased as PyTorch's, n / (n - 1) times that."""
-    norm_groups: int | None = None
-    """Groups of norm group."""
-    norm_scope: str | None = None
-    """Whose statistics batch norm trains with: global, device, ghost or frozen."""
-    ghost_size: int | None = None
-    """Examples per ghost batch."""
-    residual: str | None = None
-    """plain, zero_gamma, skipinit, rezero, fixup, nf or nf_gain."""
-    alpha: float | None = None
-    """Growth per block of the NF rules."""
-    weight_standardization: str | None = None
-    """none, standard or scaled."""
-    ws_eps: float | None = None
-    """Added to the variance of the weights."""
-    conv_bias: bool | None = None
-    """A bias in every convolution."""
-    attention: str | None = None
-    """none, se or eca."""
-    se_ratio: float | None = None
-    """Hidden over outer channels of squeeze-and-excitation."""
-    se_divisor: int | None = None
-    """Its hidden channels are a multiple of it."""
-    dropout: float | None = None
-    """Rate before the last convolution of a branch."""
-    head_dropout: float | None = None
-    """Rate before the classifier."""
-    drop_path: float | None = None
-    """Stochastic depth: rate of the last block."""
-    head_pool: str | None = None
-    """mean or max over all positions."""
-    activation: str | None = None
-    """relu, leaky_relu, elu, gelu (its tanh form), gelu_erf (PyTorch's default), silu or tanh."""
-    init: str | None = None
-    """Initializer of the convolutions: kaiming_normal or kaiming_uniform (fan-out; fan-in: kaiming_normal_fan_in,
-    kaiming_uniform_fan_in), xavier_normal, xavier_uniform, lecun_normal, orthogonal, torch_uniform, normal_0.01,
-    zeros."""
-    head_init: str | None = None
-    """Initializer of the classifier's kernel, one of the same."""
-    execution: str | None = None
-    """How equal blocks are computed: auto, unroll, or scan (in a loop: compile time does not grow with depth)."""
-    remat: str | None = None
-    """What the backward pass computes again to save memory: none, block (all of it), conv (all but convolutions)."""
-    dtype: str | None = None
-    """Dtype of the computation: float32, bfloat16, or float16 with a loss scale. Statistics and logits stay float32.
-    float64 needs JAX_ENABLE_X64=1 in the environment."""
-    param_dtype: str | None = None
-    """Dtype of the parameters: float32, or float64 as above."""
-
-    def choices(self) -> dict[str, Any]:
-        """Return what differs from the named network."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in fields.items() if name != "name" and value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +27,17 @@ class RunConfig:
 
     recipe: str = "digits"
     """The recipe this started from."""
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    """The network."""
+    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
+    """The network: a name that `resnet-jax models` lists, and what is changed in it. What is left out is the named
+    network's own; outputs and channels are those of the data."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """The images."""
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     """The optimizer and its schedule."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     """The training."""
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    """What the outputs mean."""
     seed: int = 0
     """Seed of initialization, order of the images and augmentation."""
     init_from: str | None = None
@@ -235,7 +140,7 @@ def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
     from pydantic import TypeAdapter, ValidationError
 
     raw = upgrade(raw, where=where)
-    problems = _unknown_keys(RunConfig(), raw, "")
+    problems = _unknown_keys(RunConfig, raw, "")
     if problems:
         raise UsageError(f"{where}: " + "; ".join(problems))
     try:
@@ -245,6 +150,7 @@ def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
         for item in error.errors():
             ours = item.get("ctx", {}).get("error")  # raised by a __post_init__ of ours
             key = ".".join(str(part) for part in item["loc"])
+            ours = ours or _in_our_words(item["loc"], item["input"])
             hint = ""
             if item["type"] == "string_type":  # on, 010 and 2024-01-01 are no text to YAML
                 hint = "; to YAML this is no text: put it in quotes"
@@ -252,15 +158,29 @@ def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
         raise UsageError(f"{where}: " + "; ".join(details)) from error
 
 
+def _in_our_words(where: tuple[Any, ...], value: Any) -> UsageError | None:
+    """Return what is wrong with an option's value, if it is a value of a ``Literal`` or a range."""
+    for length in range(len(where), 0, -1):  # beyond the option: which item of a tuple
+        key = ".".join(str(part) for part in where[:length])
+        if key in (hints := options_of(RunConfig)):
+            try:
+                check_value(key, (value,) if length < len(where) else value, hints[key])
+            except UsageError as error:
+                return error
+    return None
+
+
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Return nested dictionaries of plain values."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(child) for key, child in value.items()}
-        return list(value) if isinstance(value, tuple) else value
+        if isinstance(value, ModelSpec):
+            return value.to_dict()
+        if dataclasses.is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
-    return plain(dataclasses.asdict(config))
+    return plain(config)
 
 
 def config_to_yaml(config: RunConfig) -> str:
@@ -279,9 +199,9 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """Return one line per field that decides the result and differs: ``optim.learning_rate: 0.1 -> 0.2``."""
     before, after = (dict(_flat(config_to_dict(config))) for config in (old, new))
     return [
-        f"{key}: {before[key]} -> {after[key]}"
-        for key in before
-        if before[key] != after[key] and key not in WITHOUT_EFFECT
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in options_of(RunConfig)
+        if before.get(key) != after.get(key) and key not in WITHOUT_EFFECT
     ]
 
 
@@ -314,9 +234,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-def _unknown_keys(default: Any, raw: dict[str, Any], prefix: str) -> list[str]:
-    names = [field.name for field in dataclasses.fields(default)]
-    problems = []
+def _unknown_keys(section: type, raw: dict[str, Any], prefix: str) -> list[str]:
+    hints = own_options(section)
+    names, problems = list(hints), []
     for key, value in raw.items():
         if key not in names:
             close = nearest(str(key), names)
@@ -324,6 +244,6 @@ def _unknown_keys(default: Any, raw: dict[str, Any], prefix: str) -> list[str]:
             if close or len(names) > FEW:
                 hint = f", did you mean {either([f'{prefix}{name}' for name in closest(str(key), names)])}?"
             problems.append(f"unknown key {prefix}{key}{hint}")
-        elif dataclasses.is_dataclass(getattr(default, key)) and isinstance(value, dict):
-            problems += _unknown_keys(getattr(default, key), value, f"{prefix}{key}.")
+        elif is_section(hints[key]) and isinstance(value, dict):
+            problems += _unknown_keys(hints[key], value, f"{prefix}{key}.")
     return problems

@@ -68,7 +68,7 @@ class PixelsWanted:
         """Return what a configuration wants."""
         data = config.data
         division = (data.val_fraction, data.test_fraction, data.split_seed)
-        return cls(data.place, *division, config.model.in_channels, geometry_of(data))
+        return cls(data.place, *division, config.model.changes.get("in_channels"), geometry_of(data))
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
         """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""

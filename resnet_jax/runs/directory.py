@@ -15,6 +15,8 @@
 ``summary-N.json``  the result after N updates of a run that was made longer since
 ``curves.png``, ``confusion.png``, ``depth.png``  pictures, of metrics.jsonl, confusion.npz and depth.jsonl
 ``confusion.npz``  pairs of true and predicted class that occurred in the test, and how often
+``predictions.png``  of multi-label and regression, in place of confusion.png: of test.npz
+``test.npz``       labels and outputs (predictions, for regression) of all test images
 =================  ====================================================================
 """
 
@@ -65,28 +67,41 @@ class DataCard:
         std: per channel, of x / 255.
         examples: images per split.
         labels: digest of the labels of all splits in order (:func:`labels_digest`); empty if it was not kept.
+        image_dtype: of the inputs; ``mean`` and ``std`` of another than uint8 are of the values themselves.
+        label_kind: class, multi-label or value (:data:`resnet_jax.data.records.LabelKind`); the names are then those of
+            classes, labels or targets.
+        label_counts: training examples of each class or label; empty for values, or if they were not kept.
+        target_mean: of values to predict, one a target, over the training examples.
+        target_std: the same.
     """
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     examples: dict[str, int]
     labels: str = ""
+    image_dtype: str = "uint8"
+    label_kind: str = "class"
+    label_counts: tuple[int, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
 
     def same_as(self, other: DataCard) -> bool:
         """Return whether both describe the same data; labels that one of them does not know are not compared."""
+        unknown: dict[str, Any] = {"labels": "", "label_counts": (), "target_mean": (), "target_std": ()}
         known = bool(self.labels and other.labels)
-        return dataclasses.replace(self, labels="") == dataclasses.replace(other, labels="") and (
+        return dataclasses.replace(self, **unknown) == dataclasses.replace(other, **unknown) and (
             not known or self.labels == other.labels
         )
 
 
 def labels_digest(labels: Iterable[np.ndarray]) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of labels, (N,) a split: which class is where in the data."""
+    """Return 16 hexadecimal digits of the SHA-256 of labels, (N, ...) a split: which label is where in the data."""
     digest = hashlib.sha256()
     for part in labels:
-        digest.update(np.int64(len(part)).tobytes() + np.asarray(part, "<i4").tobytes())
+        stored = "<i4" if np.issubdtype(part.dtype, np.integer) else "<f4"
+        digest.update(np.int64(len(part)).tobytes() + np.asarray(part, stored).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -113,6 +128,8 @@ class RunDirectory:
     gradients = property(lambda self: self.path / "depth.png")
     confusion = property(lambda self: self.path / "confusion.png")
     confusion_counts = property(lambda self: self.path / "confusion.npz")
+    predictions = property(lambda self: self.path / "predictions.png")
+    test_rows = property(lambda self: self.path / "test.npz")
     looked = property(lambda self: self.path / "depth")
     summary = property(lambda self: self.path / "summary.json")
 

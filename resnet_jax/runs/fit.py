@@ -31,10 +31,10 @@ from resnet_jax.runs.directory import RunDirectory, default_path
 from resnet_jax.runs.finetune import Source, describe, find_source, require_transfer, start_state
 from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.length import Origin, Settled, adopt, earlier_tests, settle
-from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
+from resnet_jax.runs.outcome import Pictures, Summary, conclude, outcome_of, say_if_stuck
 from resnet_jax.runs.recipe_fit import misfit
+from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Feed
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
@@ -46,7 +46,7 @@ from resnet_jax.training.placement import Placement, make_mesh
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.stuck import Chance, ChanceWatch, judge
+from resnet_jax.training.stuck import Chance, ChanceWatch, cannot_judge, has_chance, judge
 
 
 class _FirstStep(Observer):
@@ -140,7 +140,7 @@ def fit(
         settled = settle(run, asked, origin, steps_per_epoch)
     source = find_source(config, run)
     if settled is not None and settled.change is None and (stored := run.read_summary()) is not None:
-        return Fit(_finished_before(Summary(**stored), run, settled.config, console))
+        return Fit(_finished_before(Summary.from_json(stored), run, settled.config, console))
     told = [*make_observers(config.train.observers), *observers]
 
     images = _images_of(config, run)
@@ -176,13 +176,13 @@ def fit(
             with memory_told():
                 state, progress = _restore(job)
                 state, progress = _train(job, state, progress, stop, views)
-            summary, confusion = _test(job, state, progress, began)
+            summary, result = _test(job, state, progress, began)
             try:  # first of all, while signals wait; what cannot be written is at least said
-                run.write_summary(dataclasses.asdict(summary))
+                run.write_summary(summary.to_json())
             finally:
                 conclude(summary, job.say)
-            tell(views, "on_end", dataclasses.asdict(summary))
-    job.pictures.draw_all(confusion)
+            tell(views, "on_end", summary.to_json())
+    job.pictures.draw_all(result)
     job.pictures.say_where()
     job.say(f"params sha256 {summary.params_digest}")
     say_if_stuck(summary, job.say)
@@ -255,6 +255,7 @@ def _train(
             start_step=start,
             batch_size=job.config.train.batch_size,
             console=job.console,
+            headline=parts.task.headline,
         )
 
     with contextlib.ExitStack() as stack:
@@ -268,12 +269,11 @@ def _train(
         live = View("progress", make_live, job.say)
         for observer in (live, metrics):
             stack.callback(observer.close)
-        chance = ChanceWatch(
-            job.chance_in_training,
-            None if validation is None else Chance.of(validation.labels),
-            job.say,
-            after=warmup_steps(job.config.optim.schedule, parts.plan.steps_per_epoch, parts.plan.total_steps),
-        )
+        watches = []
+        if has_chance(parts.task):
+            after = warmup_steps(job.config.optim.schedule, parts.plan.steps_per_epoch, parts.plan.total_steps)
+            chance = None if validation is None else Chance.of(validation.labels)
+            watches.append(ChanceWatch(job.chance_in_training, chance, job.say, after=after))
         facts = RunFacts(
             name=run.path.name,
             run_dir=run.path,
@@ -290,10 +290,11 @@ def _train(
                 state,
                 plan=parts.plan,
                 feed=job.feed,
+                task=parts.task,
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=[job.first_step, live, metrics, chance, *([] if depth is None else [depth]), *views],
+                observers=[job.first_step, live, metrics, *watches, *([] if depth is None else [depth]), *views],
                 stop=stop,
             )
         except (Interrupted, RunError):
@@ -302,8 +303,8 @@ def _train(
             raise
 
 
-def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tuple[Summary, Confusion]:
-    """Return the result, and the counts of which class was taken for which."""
+def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tuple[Summary, Evaluation]:
+    """Return the result, and the evaluation that it is of."""
     steps, digest = int(state.step), params_digest(state.params, state.batch_stats)
     select, test = job.config.train.select, job.images.splits.test
     if select == "best":
@@ -319,20 +320,19 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
         job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
     result = job.parts.evaluate(state.eval_variables, test)
     epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
-    verdict = judge(
-        updates=steps,
-        steps_per_epoch=job.parts.plan.steps_per_epoch,
-        tested=result.accuracy,
-        test=Chance.of(test.labels),
-        trained=epochs[-1]["accuracy"] if epochs else None,
-        train=job.chance_in_training,
-    )
+    task = job.parts.task
+    verdict = cannot_judge(task)
+    if has_chance(task):
+        verdict = judge(
+            updates=steps,
+            steps_per_epoch=job.parts.plan.steps_per_epoch,
+            tested=result.accuracy,
+            test=Chance.of(test.labels),
+            trained=epochs[-1]["accuracy"] if epochs else None,
+            train=job.chance_in_training,
+        )
     summary = Summary(
-        test_accuracy=result.accuracy,
-        test_correct=result.correct,
-        test_examples=result.examples,
-        test_loss=result.loss,
-        best_val_accuracy=progress.members[0].watch.best,
+        **outcome_of(task, result, progress.members[0].watch.best, job.images.card.class_names),
         steps=steps,
         finished=progress.finished or "steps",
         tested=f"{select}, after step {int(state.step)}",
@@ -344,7 +344,15 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
         stuck=verdict.stuck,
         stuck_reason=verdict.reason,
     )
-    return summary, result.confusion
+    return summary, result
+
+
+def _outputs(task: Task, names: Sequence[str]) -> str:
+    """Say what the outputs are: ``10 classes``, ``regression of 2: weight, width``."""
+    if task.kind == "classification":
+        return f"{len(names)} classes"
+    listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{task.kind} of {listed or task.num_outputs}"
 
 
 def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
@@ -356,7 +364,7 @@ def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     together = f", {per_call} in a call" if per_call > 1 else ""
     optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
     facts = {
-        "network": f"{config.model.name}, {len(job.images.card.class_names)} classes",
+        "network": f"{config.model.name}, {_outputs(job.parts.task, job.images.card.class_names)}",
         "images": f"{config.data.place}: {sizes} ({shape})",
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
         "devices": f"{len(devices)} x {devices[0].device_kind}",

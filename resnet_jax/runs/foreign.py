@@ -14,10 +14,13 @@ import numpy as np
 
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
-from resnet_jax.models.zoo import MODELS, create_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.rows import MODELS
+from resnet_jax.models.spec import ModelSpec, model_options
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.ema import Averaging
@@ -68,7 +71,7 @@ class Imported:
 
 def import_weights(
     file: Path,
-    model: ModelConfig,
+    model: ModelSpec,
     out: Path,
     *,
     key: str | None = None,
@@ -105,7 +108,7 @@ def import_weights(
     read = read_weights(file, key)
     notes = read_notes(read.metadata, file)
     model, about_network = _with_notes(model, notes, file)
-    network = create_model(model.name, **model.choices())
+    network = ResNet(model.config())
     channels, outputs = network.config.in_channels, network.config.num_classes
     if network.config.spatial_dims != 2:
         raise UsageError(
@@ -134,7 +137,7 @@ def import_weights(
         recipe=f"imported-{file.stem}",
         model=model,
         data=DataConfig(image_size=shape[0] if len(set(shape[:-1])) == 1 else None, crop=crop),
-        train=TrainConfig(loss=notes.loss if notes else "cross_entropy"),
+        task=TaskConfig(loss=notes.loss if notes and notes.loss != "cross_entropy" else None),
     )
     run = _write(out, config, card, variables, step=0, origin={"imported_from": file.name})
     lines = {
@@ -147,7 +150,7 @@ def import_weights(
     return Imported(run, read, fit.format, read.prefix + fit.prefix, card, crop, {k: v for k, v in lines.items() if v})
 
 
-def _with_notes(model: ModelConfig, notes: Notes | None, file: Path) -> tuple[ModelConfig, str]:
+def _with_notes(model: ModelSpec, notes: Notes | None, file: Path) -> tuple[ModelSpec, str]:
     """Return the network with the choices an exported file adds to those given, and what to say of it."""
     if notes is None:
         if not model.name:
@@ -155,8 +158,8 @@ def _with_notes(model: ModelConfig, notes: Notes | None, file: Path) -> tuple[Mo
         return model, ""
     if model.name and model.name != notes.model:
         return model, f"{model.name}; the file says that it was exported from a {notes.model}, its choices are left out"
-    given, fields = model.choices(), {field.name for field in dataclasses.fields(ModelConfig)}
-    strange = sorted(set(notes.choices) - fields)
+    given = model.changes
+    strange = sorted(set(notes.choices) - {*model_options()})
     if notes.model not in MODELS or strange:
         raise DataError(f"{file} was exported by another version: unknown here is {', '.join(strange) or notes.model}")
     taken = {name: value for name, value in notes.choices.items() if name not in given}
@@ -173,7 +176,7 @@ def _with_notes(model: ModelConfig, notes: Notes | None, file: Path) -> tuple[Mo
     about = "; ".join(
         part for part in (shown and f"with {shown}, as the file says", other and f"given: {other}") if part
     )
-    return dataclasses.replace(model, name=notes.model, **taken), f"{notes.model} {about}".strip()
+    return model.replace(notes.model, **taken), f"{notes.model} {about}".strip()
 
 
 def _given_names(class_names: Sequence[str] | Path, outputs: int) -> tuple[str, ...]:
@@ -289,13 +292,13 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
     named = MODELS[trained.config.model.name].config
     changed = {
         name: getattr(folded.config, name)
-        for name in (field.name for field in dataclasses.fields(ModelConfig))
-        if name != "name" and getattr(folded.config, name) != getattr(named, name)
+        for name in model_options()
+        if getattr(folded.config, name) != getattr(named, name)
     }
     config = dataclasses.replace(
         trained.config,
         recipe=f"folded-{trained.config.recipe}",
-        model=ModelConfig(trained.config.model.name, **changed),
+        model=ModelSpec(trained.config.model.name, **changed),
         train=dataclasses.replace(trained.config.train, ema=Averaging(), select="last", early_stopping=EarlyStopping()),
         init_from=None,
         init_head="exact",
@@ -353,7 +356,7 @@ def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
 def _notes(trained: TrainedRun) -> Notes:
     """Return what an exported file says of the network of a run."""
     config, card = trained.config, trained.card
-    choices = {name: value for name, value in config.model.choices().items() if name not in _HOW_COMPUTED}
+    choices = {name: value for name, value in config.model.changes.items() if name not in _HOW_COMPUTED}
     built = trained.model.config
     size = config.data.image_size
     return Notes(
@@ -364,5 +367,5 @@ def _notes(trained: TrainedRun) -> Notes:
         crop=config.data.crop,
         mean=tuple(card.mean),
         std=tuple(card.std),
-        loss=config.train.loss,
+        loss=config.task.loss or "cross_entropy",
     )

@@ -1,33 +1,68 @@
 """Options as they were spelled before: read in recipes and run directories, and on the command line.
 
-A spelling that moved is a row of :data:`MOVED`. It is translated wherever it is met, so that recipes and run
-directories of before still load.
+A spelling that moved is a row of :data:`MOVED`, the only table of them. It is translated wherever it is met, so that
+recipes, run directories and commands of before still work, or are refused with what to write today.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, assert_never
+
+import yaml
 
 from resnet_jax.errors import UsageError
+
+
+class Nothing:
+    """What a conversion returns where the old value needs no new one, such as ``max_steps: null``."""
+
+
+NOTHING = Nothing()
 
 
 def _same(value: Any) -> Any:
     return value
 
 
+def _own_loss(value: Any) -> Any:
+    """Return a loss of classification as ``task.loss``: cross-entropy is its default, and says nothing."""
+    return None if value == "cross_entropy" else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """One option that has another name, or other values, than before.
+    """An option that has another name, or other values, than before.
 
     Attributes:
         new: its dotted name today.
-        value: from the old value to the new one.
+        value: from the old value, as YAML has it, to the new one, or :data:`NOTHING`. On the command line it is given
+            the typed text read as YAML reads it, item by item where that is a comma list.
+        typed: how the old option was typed: with one ``value``, with a ``tuple`` of words, or as a ``switch``.
+        join: from the new value that is there already, from another old spelling, and this one to both together; None:
+            two of them contradict each other.
     """
 
     new: str
     value: Callable[[Any], Any] = _same
+    typed: Literal["value", "tuple", "switch"] = "value"
+    join: Callable[[Any, Any], Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """An option that is no more, and that no other says.
+
+    Attributes:
+        message: what to write instead.
+        unused: values with which it did nothing; with these it is left out silently.
+        typed: as :class:`Moved`.
+    """
+
+    message: str
+    unused: tuple[Any, ...] = (None,)
+    typed: Literal["value", "tuple", "switch"] = "value"
 
 
 def _in(unit: str, none: tuple[Any, ...] = ()) -> Callable[[Any], Any]:
@@ -42,7 +77,9 @@ def _in(unit: str, none: tuple[Any, ...] = ()) -> Callable[[Any], Any]:
 
 
 #: Dotted old name -> what became of it.
-MOVED: dict[str, Moved] = {
+MOVED: dict[str, Moved | Refused] = {
+    "train.loss": Moved("task.loss", _own_loss),
+    "train.label_smoothing": Moved("task.label_smoothing"),
     "train.epochs": Moved("train.length", _in("epochs")),
     "train.max_steps": Moved("train.limit", _in("steps")),
     "train.eval_every": Moved("train.validate_every", _in("epochs")),
@@ -61,7 +98,9 @@ MOVED: dict[str, Moved] = {
 }
 
 
-def upgrade(raw: Mapping[str, Any], *, where: str, moved: Mapping[str, Moved] | None = None) -> dict[str, Any]:
+def upgrade(
+    raw: Mapping[str, Any], *, where: str, moved: Mapping[str, Moved | Refused] | None = None
+) -> dict[str, Any]:
     """Return nested dictionaries with every old spelling replaced by today's.
 
     Args:
@@ -70,30 +109,169 @@ def upgrade(raw: Mapping[str, Any], *, where: str, moved: Mapping[str, Moved] | 
         moved: the table (default: :data:`MOVED`).
 
     Raises:
-        UsageError: an option is given in both spellings.
+        UsageError: an option is given in both spellings, or is no more.
 
     >>> upgrade({"train": {"loss": "bce"}}, where="x", moved={"train.loss": Moved("task.loss")})
-    {'train': {}, 'task': {'loss': 'bce'}}
+    {'task': {'loss': 'bce'}}
     """
     config = _copied(raw)
-    for old, move in (MOVED if moved is None else moved).items():
-        *path, name = old.split(".")
-        section: Any = config
-        for key in path:
-            section = section.get(key) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or name not in section:
+    ours: set[str] = set()
+    for old, row in (MOVED if moved is None else moved).items():
+        section, name = _section(config, old, make=False), old.split(".")[-1]
+        if section is None or name not in section:
             continue
-        if isinstance(section[name], dict) and move.new.startswith(f"{old}."):
+        if isinstance(section[name], dict) and isinstance(row, Moved) and row.new.startswith(f"{old}."):
             continue  # the section of today, which has the old option's name
-        value = move.value(section.pop(name))
-        *path, name = move.new.split(".")
-        target = config
-        for key in path:
-            target = target.setdefault(key, {})
+        option = upgrade_option(old, section.pop(name), where=where, moved={old: row})
+        if not section and config.get(old.split(".")[0]) is section:
+            del config[old.split(".")[0]]
+        if option is None:
+            continue
+        new, value = option
+        target, name = _section(config, new, make=True), new.split(".")[-1]
+        if target is None:
+            raise UsageError(f"{where}: {old} is the old name of {new}, and {new.split('.')[0]} is not a section there")
         if name in target:
-            raise UsageError(f"{where}: {old} is the old name of {move.new}, and both are given")
+            assert isinstance(row, Moved)
+            if new not in ours or row.join is None:
+                raise UsageError(f"{where}: {old} is the old name of {new}, and both are given")
+            value = row.join(target[name], value)
         target[name] = value
+        ours.add(new)
     return config
+
+
+def upgrade_option(
+    key: str, value: Any, *, where: str, moved: Mapping[str, Moved | Refused] | None = None
+) -> tuple[str, Any] | None:
+    """Return today's name and value of one option; as given if it did not move, None if nothing is left of it.
+
+    >>> upgrade_option("train.epochs", 3, where="x", moved={"train.epochs": Moved("train.length", "{} epochs".format)})
+    ('train.length', '3 epochs')
+
+    Raises:
+        UsageError: the option is no more.
+    """
+    row = (MOVED if moved is None else moved).get(key)
+    match row:
+        case None:
+            return key, value
+        case Moved():
+            new = row.value(value)
+            return None if new is NOTHING else (row.new, new)
+        case Refused():
+            if value in row.unused:
+                return None
+            raise UsageError(f"{where}: {key} {value} is no more: {row.message}")
+        case _:
+            assert_never(row)
+
+
+def translate(
+    argv: Sequence[str], *, keep: Iterable[str] = (), moved: Mapping[str, Moved | Refused] | None = None
+) -> list[str]:
+    """Return the words of a command with every old spelling replaced by today's.
+
+    Options may be typed as ``--a.b x``, ``--a.b=x``, with dashes or underscores, as a switch or its ``no-`` form.
+
+    Args:
+        argv: the words.
+        keep: dotted names that are options of the verb as they are.
+        moved: the table (default: :data:`MOVED`).
+
+    Raises:
+        UsageError: an option that is no more.
+
+    >>> table = {"train.epochs": Moved("train.length", "{} epochs".format), "data.flip": Moved("data.mirror",
+    ...     typed="switch")}
+    >>> translate(["--train.epochs", "3", "--seed", "1"], moved=table)
+    ['--train.length', '3 epochs', '--seed', '1']
+    >>> translate(["--train.epochs=3,5", "--data.no-flip"], moved=table)
+    ['--train.length', '3 epochs,5 epochs', '--data.no-mirror']
+    """
+    table, kept = MOVED if moved is None else moved, set(keep)
+    words, position = [], 0
+    while position < len(argv):
+        word = argv[position]
+        position += 1
+        typed, equals, text = word.partition("=")
+        key, on = _key(typed)
+        row = table.get(key) if word.startswith("--") and key not in kept else None
+        if row is None or (row.typed != "switch" and not on):
+            words.append(word)
+            if word == "--":
+                return [*words, *argv[position:]]
+            continue
+        following = [] if equals or row.typed == "switch" else _following(argv[position:], row.typed)
+        position += len(following)
+        given = [text] if equals else following
+        words += _new_words(key, given, on, row, table)
+    return words
+
+
+def _new_words(key: str, given: list[str], on: bool, row: Moved | Refused, table: Mapping[str, Any]) -> list[str]:
+    if isinstance(row, Moved) and row.value is _same:
+        return [_flag(row.new, on), *given]
+    if row.typed == "switch":
+        option = upgrade_option(key, on, where="the command", moved=table)
+    elif row.typed == "tuple":
+        option = upgrade_option(key, [_read(word) for word in given], where="the command", moved=table)
+    elif given and "," in given[0]:
+        options = [upgrade_option(key, _read(item), where="the command", moved=table) for item in given[0].split(",")]
+        there = [item for item in options if item is not None]
+        option = (there[0][0], ",".join(_written(value) for _, value in there)) if there else None
+    else:
+        option = upgrade_option(key, _read(given[0]) if given else None, where="the command", moved=table)
+    if option is None:
+        return []
+    new, value = option
+    if isinstance(value, bool):
+        return [_flag(new, value)]
+    return [_flag(new, True), *map(_written, value if isinstance(value, (list, tuple)) else [value])]
+
+
+def _key(typed: str) -> tuple[str, bool]:
+    """Return the dotted name of an option as it is typed, and whether it is not the ``no-`` form of a switch."""
+    *path, name = typed.removeprefix("--").replace("-", "_").split(".")
+    on = not name.startswith("no_")
+    return ".".join([*path, name if on else name.removeprefix("no_")]), on
+
+
+def _flag(key: str, on: bool) -> str:
+    *path, name = key.replace("_", "-").split(".")
+    return "--" + ".".join([*path, name if on else f"no-{name}"])
+
+
+def _following(rest: Sequence[str], typed: Literal["value", "tuple"]) -> list[str]:
+    """Return the words that belong to the option before them."""
+    end = next((index for index, word in enumerate(rest) if word.startswith("--")), len(rest))
+    return list(rest[: end if typed == "tuple" else min(end, 1)])
+
+
+def _read(text: str) -> Any:
+    if text == "None":
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (int, float, bool)) else text
+
+
+def _written(value: Any) -> str:
+    return str(value)
+
+
+def _section(config: dict[str, Any], key: str, *, make: bool) -> dict[str, Any] | None:
+    """Return the dictionary that an option lies in; None if there is none."""
+    section: Any = config
+    for part in key.split(".")[:-1]:
+        if not isinstance(section, dict):
+            return None
+        if make and section.get(part) is None:
+            section[part] = {}
+        section = section.get(part)
+    return section if isinstance(section, dict) else None
 
 
 def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +15,20 @@ from resnet_jax.errors import RunError
 from resnet_jax.report.depth_file import draw_history, read_depth
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
+from resnet_jax.report.prediction_plots import plot_test_rows
 from resnet_jax.report.views import attempt
+from resnet_jax.runs.build import build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.training.confusion import Confusion
+from resnet_jax.tasks.confusion import Confusion
+from resnet_jax.tasks.task import Task, format_metric
+from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.stuck import ADVICE
 
 Say = Callable[[str], None]
+
+#: Kinds of task whose test has a picture.
+_DRAWN = ("classification", "binary", "multilabel", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +36,13 @@ class Summary:
     """The result of a run.
 
     Attributes:
-        test_accuracy: fraction correct on the test split, which is read once, after training.
-        test_correct: images of it classified correctly.
+        test_accuracy: fraction correct on the test split, which is read once, after training; None of a task without.
+        test_correct: images of it classified correctly; None of a task without.
         test_examples: images of it.
         test_loss: mean loss on it.
-        best_val_accuracy: best validation accuracy of the run; None without validation.
+        best_val_accuracy: best validation accuracy of the run; None without validation, or of a task without.
         steps: updates done.
-        finished: ``steps`` (all of them) or ``early stopping``.
+        finished: ``steps`` (all of them), ``early stopping`` or ``time limit``.
         tested: which state was tested, ``last`` or ``best``, and after which step.
         images_per_second: training throughput, compilation and evaluation left out.
         seconds: wall-clock time of the command that finished the run.
@@ -42,10 +52,16 @@ class Summary:
             reading the images and compiling, or finding the compiled step in the cache. None if no step was left.
         stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be said.
         stuck_reason: why it is said to be, or why nothing can be said; None for a run that has learned.
+        task: what the outputs mean, such as ``classification``.
+        headline: the metric that selected and stopped, such as ``accuracy``.
+        metrics: all metrics of the test; None for one that is not a number. Empty in results of before there were any.
+        best_val: best validation value of the headline; None without validation.
+        per_class: metrics of every class, label or target, by metric and name.
+        notes: what a reader of the metrics has to know.
     """
 
-    test_accuracy: float
-    test_correct: int
+    test_accuracy: float | None
+    test_correct: int | None
     test_examples: int
     test_loss: float
     best_val_accuracy: float | None
@@ -59,14 +75,99 @@ class Summary:
     first_step_seconds: float | None = None
     stuck: bool | None = None
     stuck_reason: str | None = None
+    task: str = "classification"
+    headline: str = "accuracy"
+    metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    best_val: float | None = None
+    per_class: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def test_headline(self) -> float | None:
+        """Its headline metric on the test split."""
+        return self.metrics.get(self.headline, self.test_accuracy)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what summary.json holds: of a task without an accuracy its headline stands in its place."""
+        row = {name: value for name, value in dataclasses.asdict(self).items() if name != "best_val"}
+        row["notes"] = list(self.notes)
+        if self.headline == "accuracy":
+            return row
+        for name in ("test_accuracy", "test_correct", "best_val_accuracy"):
+            del row[name]
+        return {f"test_{self.headline}": self.test_headline, f"best_val_{self.headline}": self.best_val, **row}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Summary:
+        """Invert :meth:`to_json`."""
+        headline = stored.get("headline", "accuracy")
+        known = {field.name for field in dataclasses.fields(cls)}
+        row: dict[str, Any] = {"test_accuracy": None, "test_correct": None, "best_val_accuracy": None}
+        row |= {name: value for name, value in stored.items() if name in known}
+        row["notes"] = tuple(row.get("notes", ()))
+        return cls(**{**row, "best_val": stored.get(f"best_val_{headline}")})
+
+
+def outcome_of(task: Task, result: Evaluation, best: float | None, names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a summary that say how a test came out.
+
+    Args:
+        task: what the outputs mean.
+        result: of the test.
+        best: best validation value of the headline.
+        names: of the classes, labels or targets.
+    """
+    has_accuracy = task.headline == "accuracy"
+    tables = {name: each for name, each in result.details.items() if isinstance(each, np.ndarray) and each.ndim == 1}
+    return {
+        "test_accuracy": result.accuracy if has_accuracy else None,
+        "test_correct": result.correct if has_accuracy and "correct" in result.sums else None,
+        "test_examples": result.examples,
+        "test_loss": result.loss,
+        "best_val_accuracy": best if has_accuracy else None,
+        "task": task.kind,
+        "headline": task.headline,
+        "metrics": {name: finite(value) for name, value in result.metrics.items()},
+        "best_val": best,
+        "per_class": {
+            table: {name: finite(value) for name, value in zip(output_names(names, len(each)), each, strict=False)}
+            for table, each in tables.items()
+        },
+        "notes": result.notes,
+    }
+
+
+def finite(value: float) -> float | None:
+    """Return the number, or None (JSON has no NaN) if it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def said_metric(name: str, value: float | None) -> str:
+    """Return a metric as people read it.
+
+    >>> said_metric("macro_f1", 0.5), said_metric("r2", None)
+    ('macro f1 50.00%', 'r2 undefined')
+    """
+    return (
+        f"{name.replace('_', ' ')} {'undefined' if value is None or math.isnan(value) else format_metric(name, value)}"
+    )
 
 
 def conclude(summary: Summary, say: Say) -> None:
     """Say what came out."""
-    best, rate = summary.best_val_accuracy, summary.images_per_second
-    say(f"test accuracy {summary.test_accuracy:.2%} ({summary.test_correct} of {summary.test_examples})")
+    best, rate = summary.best_val, summary.images_per_second
+    best = summary.best_val_accuracy if best is None else best
+    counted = f"{summary.test_examples} images"
+    if summary.test_correct is not None:
+        counted = f"{summary.test_correct} of {summary.test_examples}"
+    say(f"test {said_metric(summary.headline, summary.test_headline)} ({counted})")
+    others = [said_metric(name, value) for name, value in summary.metrics.items() if name != summary.headline]
+    if others:
+        say(f"test {', '.join(others)}")
+    for note in summary.notes:
+        say(note)
     if best is not None:
-        say(f"best validation accuracy {best:.2%}")
+        say(f"best validation {said_metric(summary.headline, best)}")
     speed = f", {rate:,.0f} images/s while training" if rate else ""
     first = summary.first_step_seconds
     start = "" if first is None else f", the first done after {first:.1f} s"
@@ -106,18 +207,20 @@ class Pictures:
         attempt(self.run.curves.name, self._curves, self.say)
         attempt(self.run.gradients.name, self._gradients, self.say)
 
-    def draw_all(self, confusion: Confusion) -> None:
-        """Draw these and confusion.png, and keep the counts of the latter in confusion.npz."""
+    def draw_all(self, result: Evaluation) -> None:
+        """Draw these and the picture of the test, and keep in a file what the latter is drawn of."""
         self.draw_training()
-        attempt(self.run.confusion_counts.name, lambda: self._keep(confusion), self.say)
-        attempt(self.run.confusion.name, self._confusion, self.say)
+        classes = "confusion" in result.details
+        kept, picture = (self.run.confusion_counts, self.run.confusion) if classes else self._of_rows
+        attempt(kept.name, lambda: self._keep(result), self.say)
+        attempt(picture.name, self._test, self.say)
 
     def draw_missing(self) -> None:
         """Draw what a finished run has not, and say so."""
         for path, draw in (
             (self.run.curves, self._curves),
             (self.run.gradients, self._gradients),
-            (self.run.confusion, self._confusion),
+            (self._test_picture()[0], self._test),
         ):
             if not path.is_file() and attempt(path.name, draw, self.say) and path.is_file():
                 self.say(f"drawn again: {path}")
@@ -127,27 +230,53 @@ class Pictures:
         for name, path in (
             ("curves", self.run.curves),
             ("confusion", self.run.confusion),
+            ("predictions", self.run.predictions),
             ("gradients through depth", self.run.gradients),
         ):
             if path.is_file():
                 self.say(f"{name} {path}")
 
     def _curves(self) -> None:
-        plot_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title)
+        task = build_task(self.config, self.run.read_data())
+        rows = read_metrics(self.run.metrics)
+        plot_curves(rows, self.run.curves, title=self.title, headline=task.headline, mode=task.mode)
 
     def _gradients(self) -> None:
         if self.run.depth.is_file() and len((history := read_depth(self.run.depth)).steps):
             draw_history(history, self.run.gradients, title=self.title)
 
-    def _confusion(self) -> None:
-        if not self.run.confusion_counts.is_file():
-            raise RunError(f"{self.run.confusion_counts.name}, which it is drawn of, is missing")
-        with np.load(self.run.confusion_counts) as stored:
+    def _test_picture(self) -> tuple[Path, Path]:
+        """Return the picture of the test and the file that it is drawn of."""
+        if self.run.test_rows.is_file():
+            return self.run.predictions, self.run.test_rows
+        return self.run.confusion, self.run.confusion_counts
+
+    @property
+    def _of_rows(self) -> tuple[Path, Path]:
+        """Where tasks without classes keep their test, and its picture."""
+        return self.run.test_rows, self.run.predictions
+
+    def _test(self) -> None:
+        path, source = self._test_picture()
+        if not source.is_file():
+            if build_task(self.config, self.run.read_data()).kind not in _DRAWN:
+                return
+            raise RunError(f"{source.name}, which it is drawn of, is missing")
+        card = self.run.read_data()
+        with np.load(source) as stored:
+            if source == self.run.test_rows:
+                plot_test_rows(dict(stored), card.class_names, path, title=self.title)
+                return
             counts = Confusion(int(stored["classes"]), *(stored[name] for name in ("true", "predicted", "counts")))
         title = f"{self.title}: {counts.correct_of_true().sum()} of {counts.counts.sum()} test images"
-        names = output_names(self.run.read_data().class_names, counts.classes)
-        plot_confusion(counts, names, self.run.confusion, title=title)
+        names = card.class_names if len(card.class_names) > 1 else ("no", "yes")
+        plot_confusion(counts, output_names(names, counts.classes), path, title=title)
 
-    def _keep(self, confusion: Confusion) -> None:
-        arrays = {name: getattr(confusion, name) for name in ("true", "predicted", "counts")}
-        np.savez_compressed(self.run.confusion_counts, classes=np.int64(confusion.classes), **arrays)
+    def _keep(self, result: Evaluation) -> None:
+        confusion = result.details.get("confusion")
+        if isinstance(confusion, Confusion):
+            arrays = {name: getattr(confusion, name) for name in ("true", "predicted", "counts")}
+            np.savez_compressed(self.run.confusion_counts, classes=np.int64(confusion.classes), **arrays)
+        elif {"label", "prediction"} <= set(result.rows) or {"label", "score"} <= set(result.rows):
+            kept = {name: result.rows[name] for name in ("label", "prediction", "score") if name in result.rows}
+            np.savez_compressed(self.run.test_rows, **kept)

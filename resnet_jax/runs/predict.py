@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 
@@ -15,23 +16,26 @@ from resnet_jax.runs.trained import TrainedRun, class_names_of
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the network sees in one image: the likeliest classes, likeliest first.
+    """What the network says of one image: of classification the likeliest classes, likeliest first.
 
     Attributes:
         image: the file; of bytes and pixels, which image it was, counted from 0.
-        classes: their names; empty if the image could not be read.
-        probabilities: of these classes.
+        classes: names of the classes, of the labels over the threshold, or of the targets; empty if the image could not
+            be read.
+        probabilities: of these classes or labels.
         error: why it could not be read, or None.
+        values: of these targets, in their units.
     """
 
     image: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     error: str | None = None
+    values: tuple[float, ...] = ()
 
 
 class Predictor(Inference):
-    """A network ready to classify images.
+    """A network ready to say what is in images.
 
     Args:
         trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
@@ -43,10 +47,10 @@ class Predictor(Inference):
 
     def __init__(self, trained: TrainedRun, buckets: Sequence[int] = BUCKETS):
         super().__init__(trained, buckets)
-        self.class_names = class_names_of(trained)
+        self.class_names, self.task = class_names_of(trained), trained.task
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return what the network makes of images.
+        """Return the probabilities of the classes or labels.
 
         Args:
             images: uint8 (N, H, W, C) of the network's size.
@@ -55,21 +59,22 @@ class Predictor(Inference):
             float64 (N, classes): of one output that says no or yes, the two columns are no and yes.
 
         Raises:
-            UsageError: images of another shape or dtype.
+            UsageError: images of another shape or dtype, or a task without probabilities.
         """
-        logits = self.outputs(images).astype(np.float64)
-        if logits.shape[1] == 1:
-            return class_probabilities(np.concatenate([np.zeros_like(logits), logits], axis=1), "cross_entropy")
-        return class_probabilities(logits, self.trained.config.train.loss)
+        probabilities = getattr(self.task, "probabilities", None)
+        if probabilities is None:
+            raise UsageError(f"task {self.task.kind} of {self.trained.path} has no probabilities; take its predictions")
+        return probabilities(self.outputs(images))
 
     def predict(self, images: Iterable[Image], top: int = 5) -> Iterator[Prediction]:
-        """Classify images; yield in their order, a batch at a time. One that cannot be read has an ``error``.
+        """Say what is in images; yield in their order, a batch at a time. One that cannot be read has an ``error``.
 
         An image of another size than the network's is brought to it as in evaluation.
 
         Args:
             images: any number of image files, their bytes, or pixels.
-            top: how many classes to return for each, at most all.
+            top: how many classes to return for each, at most all; of labels all over the threshold are returned, and
+                of values all.
 
         Raises:
             UsageError: ``top`` is below 1.
@@ -78,14 +83,25 @@ class Predictor(Inference):
             raise UsageError(f"top must be 1 or more classes, got {top}")
         return self._predict(images, top)
 
+    def most_answers(self, top: int) -> int:
+        """Return how many answers an image gets at most."""
+        count = len(self.class_names)
+        return min(top, count) if self.task.kind in ("classification", "binary") else count
+
     def _predict(self, images: Iterable[Image], top: int) -> Iterator[Prediction]:
-        for name, row in self.each(images, self.probabilities):
+        for name, row in self.each(images):
             if isinstance(row, DataError):
                 yield Prediction(name, (), (), str(row))
                 continue
-            order = np.argsort(-row, kind="stable")[:top]
-            classes = tuple(self.class_names[index] for index in order)
-            yield Prediction(name, classes, tuple(float(row[index]) for index in order))
+            (pairs,) = self.task.predict(row[None], top)
+            names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
+            match self.task.answers:
+                case "probabilities":
+                    yield Prediction(name, names, numbers)
+                case "values":
+                    yield Prediction(name, names, (), values=numbers)
+                case _:
+                    assert_never(self.task.answers)
 
 
 def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 5) -> list[Prediction]:
@@ -103,12 +119,3 @@ def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 
         UsageError: ``top`` is below 1, or the network has no classes to name.
     """
     return list(Predictor(trained).predict(paths, top))
-
-
-def class_probabilities(logits: np.ndarray, loss: str) -> np.ndarray:
-    """Turn logits, float64 (N, classes >= 2), into what the network was trained to mean by them."""
-    if loss == "mse":  # trained towards one-hot vectors
-        return np.clip(logits, 0.0, 1.0)
-    if loss == "bce":  # one yes or no per class; they need not add up to 1
-        return np.exp(-np.logaddexp(0.0, -logits))
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))

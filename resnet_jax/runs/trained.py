@@ -17,10 +17,11 @@ from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.runs.build import build_model
+from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.placement import Placement
 
@@ -46,6 +47,11 @@ class TrainedRun:
     step: int
     path: Path
     output_names: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """What its outputs mean."""
+        return build_task(self.config, self.card)
 
     @property
     def geometry(self) -> Geometry:
@@ -169,7 +175,7 @@ def require_images(trained: TrainedRun) -> None:
 
 
 def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
-    """Return what the outputs of a network mean, in order; of one output, which says no or yes, its two names.
+    """Return what a network can say, in order: its classes, labels or targets; no and yes of a binary one.
 
     Raises:
         UsageError: it has no classifier, or one output of which nobody said what it means.
@@ -182,11 +188,13 @@ def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
             "with `train --init-from` and --init-head new, or take the features in Python: "
             "trained.model.apply(trained.variables, images, train=False)"
         )
-    if outputs == 1:
-        if len(names) != 2:
+    task = trained.task
+    if task.kind == "binary":
+        if len(names) not in (1, 2):
             raise UsageError(
                 f"{trained.path} has one output, a yes or no (probability sigmoid(x) of yes), and nobody said of what: "
                 "give the two names with --class-names FILE, one a line, the no first"
             )
-        return names
-    return output_names(names, outputs)
+        return task.answer_names(names)
+    named = task.answer_names(names)
+    return output_names(named, outputs) if outputs > len(named) or task.kind == "classification" else named

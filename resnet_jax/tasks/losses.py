@@ -1,4 +1,4 @@
-"""Losses per example, in float32, for hard labels and for soft targets.
+"""Losses per example, in float32 or wider, for hard labels and for soft targets.
 
 A loss takes logits (B, K) of any float dtype and targets that are either class indices (B,) or dense rows (B,
 K) (soft labels from mixup, multi-hot labels, regression values), and returns one number per example (B,), so
@@ -21,20 +21,22 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Float32, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from resnet_jax.errors import UsageError, unknown
-from resnet_jax.ops import in_range
+from resnet_jax.ops import at_least_float32, in_range
 
 #: What a soft label may be above 1, from mixing.
 ROUNDING = 1e-4
 
 Loss = Callable[[Array, Array], Array]
-"""(logits (B, K), targets (B,) int or (B, K)) -> float32 (B,)."""
+"""(logits (B, K), targets (B,) int or (B, K)) -> (B,), float32 or wider."""
 
 
-def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, "B K"]:
-    """Return targets as float32 rows: class indices (B,) become one-hot, dense rows (B, K) are cast.
+def dense_targets(logits: Shaped[Array, "*logits"], targets: Shaped[Array, "*target"]) -> Float[Array, "B K"]:
+    """Return targets as rows (B, K): class indices (B,) become one-hot, dense rows are cast.
+
+    Their dtype is the logits', float32 or wider.
 
     Raises:
         UsageError: the shapes do not go together, or targets of shape (B,) are not integers. Raised while
@@ -47,7 +49,7 @@ def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"
         raise UsageError(f"a loss takes logits of shape (batch, classes), got {logits.shape}")
     batch, classes = logits.shape
     if targets.shape == (batch, classes):
-        return targets.astype(jnp.float32)
+        return targets.astype(at_least_float32(logits.dtype))
     if targets.shape != (batch,):
         raise UsageError(
             f"targets of shape {targets.shape} do not go with logits {logits.shape}: "
@@ -60,7 +62,7 @@ def dense_targets(logits: Shaped[Array, "B K"], targets: Shaped[Array, "*target"
         )
     if targets.dtype.itemsize < 4:  # JAX counts the classes in the labels' dtype: in uint8 class 300 is also class 44
         targets = targets.astype(jnp.int32)
-    return jax.nn.one_hot(targets, classes, dtype=jnp.float32)
+    return jax.nn.one_hot(targets, classes, dtype=at_least_float32(logits.dtype))
 
 
 def _or_nan(losses: Array, targets: Array, classes: int, most: float | None) -> Array:
@@ -82,31 +84,35 @@ def _or_nan(losses: Array, targets: Array, classes: int, most: float | None) -> 
     return losses * jnp.where(good, 1.0, jnp.nan).astype(losses.dtype)
 
 
+def _wide(outputs: Array) -> Array:
+    return outputs.astype(at_least_float32(outputs.dtype))
+
+
 def cross_entropy(
-    logits: Float[Array, "B K"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
-) -> Float32[Array, " B"]:
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+) -> Float[Array, " B"]:
     """Softmax cross-entropy, -sum_k y_k log softmax(logits)_k, in nats.
 
     Args:
-        logits: (B, K), any float dtype; computed in float32.
+        logits: (B, K), any float dtype; computed in float32 or wider.
         targets: class indices (B,), or rows (B, K) that sum to one.
         label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / K (Szegedy et al., 2016, section 7).
             Dense targets are smoothed too; smoothing is linear, so it commutes with mixup.
 
     Returns:
-        (B,) float32.
+        (B,), float32 or wider.
 
     >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([3]))[0]) == float(jnp.log(4.0))
     True
     """
     rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
-    losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), rows)
+    losses = optax.softmax_cross_entropy(_wide(logits), rows)
     return _or_nan(losses, targets, logits.shape[1], None)
 
 
 def bce(
-    logits: Float[Array, "B K"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
-) -> Float32[Array, " B"]:
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+) -> Float[Array, " B"]:
     """One-versus-all sigmoid cross-entropy, the **mean** over classes, in nats.
 
     The loss of "ResNet strikes back" (Wightman et al., 2021) and of "Are we done with ImageNet?" (Beyer et
@@ -114,46 +120,64 @@ def bce(
     the sum: learning rates and weight decays of recipes that sum over classes do not carry over.
 
     Args:
-        logits: (B, K), any float dtype; computed in float32.
+        logits: (B, K), any float dtype; computed in float32 or wider.
         targets: class indices (B,), or rows (B, K) in [0, 1], which need not sum to one.
         label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / K.
 
     Returns:
-        (B,) float32.
+        (B,), float32 or wider.
     """
     rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
-    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), rows).mean(axis=-1)
+    losses = optax.sigmoid_binary_cross_entropy(_wide(logits), rows).mean(axis=-1)
     return _or_nan(losses, targets, logits.shape[1], 1.0 + ROUNDING)
 
 
-def mse(outputs: Float[Array, "B K"], targets: Shaped[Array, "*target"]) -> Float32[Array, " B"]:
+def binary_cross_entropy(
+    logits: Float[Array, "B K"],
+    targets: Shaped[Array, "B K"],
+    *,
+    label_smoothing: float = 0.0,
+    positive_weights: Float[Array, " _"] | None = None,
+) -> Float[Array, "B K"]:
+    """Sigmoid cross-entropy of every label, -w y log p - (1 - y) log(1 - p), in nats; NaN for targets outside [0, 1].
+
+    Args:
+        logits: any float dtype; computed in float32 or wider.
+        targets: probabilities of yes, 0 and 1 for hard ones.
+        label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / 2.
+        positive_weights: w, as PyTorch's ``pos_weight``; one, or one for each label; None for 1.
+    """
+    z, y = _wide(logits), targets.astype(at_least_float32(logits.dtype))
+    good = (y >= 0) & (y <= 1.0 + ROUNDING)
+    smooth = (1.0 - label_smoothing) * y + label_smoothing / 2
+    yes = smooth * jax.nn.log_sigmoid(z)
+    if positive_weights is not None:
+        yes *= positive_weights.astype(z.dtype)[None]
+    losses = -yes - (1.0 - smooth) * jax.nn.log_sigmoid(-z)
+    return losses * jnp.where(good, 1.0, jnp.nan).astype(losses.dtype)
+
+
+def is_yes(targets: Shaped[Array, "*target"]) -> Bool[Array, "*target"]:
+    """Return whether targets, 0 or 1 or a probability of any dtype, are a yes: above 1/2."""
+    return targets.astype(jnp.float32) > 0.5
+
+
+def mse(outputs: Float[Array, "*outputs"], targets: Shaped[Array, "*target"]) -> Float[Array, " B"]:
     """Squared error, the mean over the K outputs (no factor 1/2), as PyTorch's `MSELoss`.
 
     Args:
-        outputs: (B, K), any float dtype; computed in float32.
+        outputs: (B, K), any float dtype; computed in float32 or wider.
         targets: values (B, K) for regression, or class indices (B,), which become one-hot rows (Hui & Belkin,
             2021, without their rescaling).
 
     Returns:
-        (B,) float32.
+        (B,), float32 or wider.
 
     >>> mse(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])).tolist()
     [2.5]
     """
-    losses = optax.squared_error(outputs.astype(jnp.float32), dense_targets(outputs, targets)).mean(axis=-1)
+    losses = optax.squared_error(_wide(outputs), dense_targets(outputs, targets)).mean(axis=-1)
     return losses if targets.ndim > 1 else _or_nan(losses, targets, outputs.shape[1], None)
-
-
-def as_pair(logits: Float[Array, "B 1"]) -> Float[Array, "B 2"]:
-    """Return the one logit z of a network that says yes or no as the two logits (0, z).
-
-    Softmax of them is (1 - sigmoid(z), sigmoid(z)), their cross-entropy the binary one of z, and the larger of them
-    decides at a probability of 1/2 (a tie is a no).
-
-    >>> as_pair(jnp.array([[2.0]])).tolist()
-    [[0.0, 2.0]]
-    """
-    return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
 
 
 LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType({"cross_entropy": cross_entropy, "bce": bce, "mse": mse})

@@ -3,12 +3,16 @@
 A task knows batches and outputs and nothing of networks, files or training. Its metrics are of two kinds: per-example
 values that are summed, which add over batches, devices and processes; and rows that are kept for every example, for
 metrics that do not add (the area under a curve).
+
+:class:`Task` is what the step, the evaluation and the runs ask for; :class:`TaskBase` answers all of it but the loss,
+so that a task of one's own begins with that.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,10 +25,15 @@ class Task(Protocol):
     """What the outputs of a network mean. Tasks are frozen, hashable values; their functions are pure.
 
     Attributes:
+        kind: its name in a summary, such as ``classification``.
         headline: the metric that decides which state is the best and when to stop early, such as ``accuracy``.
         mode: whether larger or smaller is better.
-        num_outputs: outputs of the network.
+        num_outputs: outputs of the network; 0 if that is not known.
+        answers: what the numbers of :meth:`predict` are.
     """
+
+    @property
+    def kind(self) -> str: ...
 
     @property
     def headline(self) -> str: ...
@@ -35,8 +44,13 @@ class Task(Protocol):
     @property
     def num_outputs(self) -> int: ...
 
+    @property
+    def answers(self) -> Literal["probabilities", "values"]: ...
+
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Refuse a host batch whose targets cannot be any, naming the first (on the device they only give NaN).
+
+        Examples whose ``mask`` is False are padding and are not looked at.
 
         Raises:
             UsageError: with the first such target and its place in the batch.
@@ -66,7 +80,7 @@ class Task(Protocol):
     def eval_metrics(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, float]:
-        """Return the metrics of a data set, numbers by name, the headline among them.
+        """Return the metrics of a data set, numbers by name, the headline among them unless it is ``loss``.
 
         Args:
             sums: of :meth:`eval_sums`, float64.
@@ -74,3 +88,127 @@ class Task(Protocol):
             count: examples.
         """
         ...
+
+    def eval_details(
+        self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
+    ) -> dict[str, Any]:
+        """Return what is more than a number: arrays (K,) with a number for every output, a confusion."""
+        ...
+
+    def eval_notes(self, details: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what a reader of the metrics has to know, a sentence each: what is left out of a mean, and why."""
+        ...
+
+    def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
+        """Return what the network says of each example.
+
+        Args:
+            outputs: (N, num_outputs), host.
+            top: at most so many answers for an example, where there is a choice.
+
+        Returns:
+            For every example pairs of what, an index into :meth:`answer_names`, and the number that goes with it.
+        """
+        ...
+
+    def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what the indices of :meth:`predict` are called, given the names of the classes, labels or targets."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskBase:
+    """A task without metrics: a subclass adds :meth:`loss`, and of the rest what it has.
+
+    The loss is the headline, smaller is better, and predictions are the outputs themselves.
+    """
+
+    kind: ClassVar[str] = "own"
+    headline: ClassVar[str] = "loss"
+    mode: ClassVar[Literal["max", "min"]] = "min"
+
+    #: What the numbers of :meth:`predict` are.
+    answers: ClassVar[Literal["probabilities", "values"]] = "values"
+
+    num_outputs: int = 0
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Look at nothing."""
+
+    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        """Return the loss of every example, (N,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def train_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Return nothing."""
+        return {}
+
+    def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
+        """Return the mean of every sum, under its name."""
+        return {name: value / count for name, value in sums.items()}
+
+    def eval_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Return what training sums up."""
+        return self.train_sums(outputs, batch)
+
+    def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Return nothing."""
+        return {}
+
+    def eval_metrics(
+        self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
+    ) -> dict[str, float]:
+        """Return the metrics that training has."""
+        return self.train_metrics({name: float(value) for name, value in sums.items()}, count)
+
+    def eval_details(
+        self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
+    ) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def eval_notes(self, details: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return nothing."""
+        return ()
+
+    def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
+        """Return all outputs of every example."""
+        return [list(enumerate(row.tolist())) for row in outputs]
+
+    def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names as they are."""
+        return names
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOf:
+    """The loss of a task as a function ``(outputs, labels) -> (N,)``, where no more than labels is needed."""
+
+    task: Task
+
+    def __call__(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        """Return the loss of every example, (N,)."""
+        return self.task.loss(outputs, {"label": labels})
+
+
+#: Metrics that are shares of 1, shown in percent. Others, and those of a task of one's own, are shown as numbers.
+SHARES = frozenset(
+    {"accuracy", "top5", "subset_accuracy", "precision", "recall", "f1", "ece"}
+    | {f"{mean}_{what}" for mean in ("macro", "micro") for what in ("precision", "recall", "f1")}
+)
+
+
+def format_metric(name: str, value: float, *, width: int = 0) -> str:
+    """Write a metric for people: shares in percent, other numbers with four digits.
+
+    >>> format_metric("accuracy", 0.98765), format_metric("r2", 0.98765)
+    ('98.77%', '0.9877')
+    """
+    text = f"{value:.2%}" if name in SHARES else f"{value:.4g}"
+    return f"{text:>{width}}"
+
+
+def ranked(probabilities: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
+    """Return the likeliest of each row (N, K), likeliest first, with their probabilities."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [[(int(k), float(row[k])) for k in ranks] for row, ranks in zip(probabilities, order, strict=True)]

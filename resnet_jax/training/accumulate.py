@@ -34,8 +34,7 @@ def accumulate_gradients(
     value_and_grad: Callable[..., Any],
     params: Any,
     batch_stats: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    batch: Mapping[str, jax.Array],
     dropout_key: jax.Array,
     *,
     steps: int,
@@ -44,11 +43,10 @@ def accumulate_gradients(
     """Run ``value_and_grad`` on ``steps`` micro-batches and combine the results as for one batch.
 
     Args:
-        value_and_grad: ``(params, batch_stats, images, labels, key) -> ((loss, (batch_stats, correct)), grads)``.
+        value_and_grad: ``(params, batch_stats, batch, key) -> ((loss, (batch_stats, sums)), grads)``.
         params: parameters.
         batch_stats: running statistics before the step, given to every micro-batch.
-        images: (N, ...).
-        labels: (N, ...).
+        batch: arrays (N, ...); the sums of the micro-batches are added.
         dropout_key: one key is split off per micro-batch.
         steps: number of micro-batches k; must divide N.
         norm_momentum: weight of the old running average in the network's batch norm.
@@ -56,7 +54,7 @@ def accumulate_gradients(
     Raises:
         UsageError: k does not divide N, or there are statistics and no momentum to pool them with.
     """
-    size = images.shape[0]
+    size = next(iter(batch.values())).shape[0]
     if size % steps:
         raise UsageError(f"a batch of {size} cannot be cut into {steps} equal micro-batches")
     if jax.tree.leaves(batch_stats) and norm_momentum is None:
@@ -66,24 +64,23 @@ def accumulate_gradients(
         return jnp.moveaxis(array.reshape(size // steps, steps, *array.shape[1:]), 1, 0)
 
     def body(totals, part):
-        (value, (stats, correct)), grads = value_and_grad(params, batch_stats, *part)
-        totals = jax.tree.map(jnp.add, totals, (value, correct, grads))
-        return totals, stats
+        (value, (stats, sums)), grads = value_and_grad(params, batch_stats, *part)
+        return jax.tree.map(jnp.add, totals, (value, grads)), (stats, sums)
 
-    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    parts = (micro(images), micro(labels), jax.random.split(dropout_key, steps))
+    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    parts = ({name: micro(array) for name, array in batch.items()}, jax.random.split(dropout_key, steps))
     # In a loop XLA:CPU makes the gradients of lax's convolutions (Flax's layers, not ours) 10 to 27 times slower, and
     # the step takes any network: unroll there.
     unroll = steps if jax.default_backend() == "cpu" else 1
     with leave_biased() as counts:
-        (value, correct, grads), stats = lax.scan(body, zeros, parts, unroll=unroll)
+        (value, grads), (stats, sums) = lax.scan(body, zeros, parts, unroll=unroll)
     if jax.tree.leaves(batch_stats):
         assert norm_momentum is not None  # refused above
         stats = pool_statistics(stats, norm_momentum)
         whole = {path: count * steps for path, count in counts.items()}
         stats = unbias(stats, whole, jax.tree.map(lambda x: norm_momentum * x, batch_stats))
     mean_grads = jax.tree.map(lambda g: g / steps, grads)
-    return (value / steps, (stats, correct)), mean_grads
+    return (value / steps, (stats, jax.tree.map(lambda x: x.sum(axis=0), sums))), mean_grads
 
 
 def pool_statistics(stats: Any, momentum: float) -> Any:

@@ -52,10 +52,6 @@ class TrainConfig:
     """Micro-batches an update is made of, to fit a large batch in memory."""
     steps_per_dispatch: AtLeast1 | None = None
     """Updates made in one call, from examples that lie on the devices; None: 1 on CPUs, more where it pays."""
-    loss: str = "cross_entropy"
-    """cross_entropy, bce (one against all) or mse (one-hot)."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes, in [0, 1)."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)
     """Moving averages of parameters and statistics, which are then what is evaluated; off without a decay."""
     loss_scale: LossScaling = dataclasses.field(default_factory=LossScaling)

@@ -9,8 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.training.confusion import Confusion
-from resnet_jax.training.placement import Devices, require_classes, shard_batch
+from resnet_jax.errors import UsageError
+from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.confusion import Confusion
+from resnet_jax.tasks.task import Task
+from resnet_jax.training.placement import Devices, shard_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,49 +22,66 @@ class Evaluation:
 
     Attributes:
         loss: mean loss per example.
-        correct: examples whose largest logit is the label's.
         examples: examples counted.
-        confusion: how many examples of which class were taken for which.
-        logits: (examples, classes) in the order of the data if the step gave them, else None.
+        metrics: of the task, by name; the headline is among them.
+        sums: what the task added up over the examples, float64.
+        rows: what it kept of every example, (examples, ...) in the order of the data; ``logits`` if the step gave them.
+        details: what is more than a number: arrays with a number for every output, a confusion.
+        notes: what a reader of the metrics has to know, a sentence each.
     """
 
     loss: float
-    correct: int
     examples: int
-    confusion: Confusion
-    logits: np.ndarray | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sums: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    rows: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct examples."""
-        return self.correct / self.examples
+        """Share of examples that are predicted right; of tasks that have one."""
+        return _of(self.metrics, "accuracy")
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics by name."""
-        return {"accuracy": self.accuracy}
+    def correct(self) -> int:
+        """Examples that are predicted right; of tasks that count them."""
+        return int(_of(self.sums, "correct"))
+
+    @property
+    def confusion(self) -> Confusion:
+        """How many examples of which class were taken for which; of tasks that have classes."""
+        return _of(self.details, "confusion")
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """The outputs, (examples, outputs) in the order of the data, if the step gave them."""
+        return self.rows.get("logits")
+
+
+def _of(known: Mapping[str, Any], name: str) -> Any:
+    if name not in known:
+        raise UsageError(f"this evaluation has no {name}; it has {', '.join(known) or 'none'}")
+    return known[name]
 
 
 class EvaluationSums:
     """Adds up the outputs of an eval step on the host, where sums over batches are exact."""
 
-    def __init__(self, num_classes: int):
-        self._loss, self._correct, self._examples = 0.0, 0, 0
-        self._classes = num_classes
-        self._pairs: dict[tuple[int, int], int] = {}
-        self._logits: list[np.ndarray] = []
+    def __init__(self, task: Task):
+        self._task = task
+        self._loss, self._examples = 0.0, 0
+        self._sums: dict[str, np.ndarray] = {}
+        self._rows: dict[str, list[np.ndarray]] = {}
 
-    def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]) -> None:
+    def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, Any]) -> None:
         """Add one batch: what went into the step, and what came out of it, on the host."""
-        mask = batch["mask"]
         self._loss += float(out["loss_sum"])
-        self._correct += int(out["correct"])
         self._examples += int(out["count"])
-        found = np.stack([batch["label"][mask], out["prediction"][mask]])
-        for (true, predicted), count in zip(*_counted(found), strict=True):
-            self._pairs[true, predicted] = self._pairs.get((true, predicted), 0) + count
-        if "logits" in out:
-            self._logits.append(out["logits"][mask])
+        for name, value in out["sums"].items():
+            self._sums[name] = self._sums.get(name, np.zeros(())) + np.asarray(value, np.float64)
+        for name, values in out["rows"].items():
+            self._rows.setdefault(name, []).append(np.asarray(values)[batch["mask"]])
 
     def result(self) -> Evaluation:
         """Return the result over all batches added.
@@ -69,17 +89,15 @@ class EvaluationSums:
         Raises:
             ValueError: there was no example at all.
         """
-        if self._examples == 0:
+        task, count = self._task, self._examples
+        if count == 0:
             raise ValueError("cannot evaluate an empty data set")
-        logits = np.concatenate(self._logits) if self._logits else None
-        confusion = Confusion.of(self._pairs, self._classes)
-        return Evaluation(self._loss / self._examples, self._correct, self._examples, confusion, logits)
-
-
-def _counted(pairs: np.ndarray) -> tuple[list[list[int]], list[int]]:
-    """Return the distinct columns of integers (2, N), and how often each occurs."""
-    columns, counts = np.unique(pairs, axis=1, return_counts=True)
-    return columns.T.tolist(), counts.tolist()
+        rows, loss = {name: np.concatenate(parts) for name, parts in self._rows.items()}, self._loss / count
+        metrics = dict(task.eval_metrics(self._sums, rows, count))
+        if task.headline == "loss":
+            metrics["loss"] = loss
+        details = task.eval_details(self._sums, rows, count)
+        return Evaluation(loss, count, metrics, self._sums, rows, details, task.eval_notes(details))
 
 
 def evaluate(
@@ -88,15 +106,37 @@ def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
     mesh: Devices,
-    num_classes: int,
+    task: Task | None = None,
+    num_classes: int | None = None,
 ) -> Evaluation:
     """Run a compiled ``eval_step`` over masked host batches and add up; sums over batches are exact on the host.
 
+    Args:
+        eval_step: from :func:`~resnet_jax.training.step.make_eval_step`, compiled.
+        variables: parameters and statistics.
+        batches: with ``mask``; every example once.
+        mesh: the devices.
+        task: that of the step.
+        num_classes: in its place, for classification.
+
     Raises:
-        ValueError: there was no example at all, or a label is none of the classes.
+        ValueError: there was no example at all, or a target cannot be any.
+        UsageError: neither a task nor a number of classes, or both.
     """
-    sums = EvaluationSums(num_classes)
+    task = evaluated_task(task, num_classes)
+    sums = EvaluationSums(task)
     for batch in batches:
-        require_classes(batch, num_classes)
+        task.check(batch)
         sums.add(batch, jax.device_get(eval_step(variables, shard_batch(batch, mesh))))
     return sums.result()
+
+
+def evaluated_task(task: Task | None, num_classes: int | None) -> Task:
+    """Return the task, or classification of so many classes.
+
+    Raises:
+        UsageError: neither is given, or both.
+    """
+    if (task is None) == (num_classes is None):
+        raise UsageError("an evaluation needs the task of its step, or num_classes for classification; not both")
+    return Classification(num_classes or 0) if task is None else task

@@ -8,12 +8,11 @@ stopped early the state at that step is its result.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.cadence import Ticker
-from resnet_jax.training.early_stopping import Mode
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Feed
 from resnet_jax.training.interrupt import StopRequest
@@ -36,24 +35,12 @@ class Interrupted(Exception):
         self.step, self.request = step, request
 
 
-@dataclasses.dataclass(frozen=True)
-class Accuracy:
-    """What the metrics mean where nobody says: of classification, accuracy out of ``correct``."""
-
-    headline: str = "accuracy"
-    mode: Mode = "max"
-
-    def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
-        """Return the accuracy."""
-        return {"accuracy": sums["correct"] / count}
-
-
 def train(
     state: TrainState,
     *,
     plan: Plan,
     feed: Feed,
-    task: Reporting = Accuracy(),
+    task: Reporting | None = None,
     evaluate: Callable[[TrainState], Evaluation | Sequence[Evaluation]] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
@@ -66,7 +53,7 @@ def train(
         state: of one run or of a population; donated to the first step.
         plan: how long, and what to do on the way.
         feed: the calls to make; see :mod:`resnet_jax.training.feeds`.
-        task: what the metrics mean.
+        task: what the metrics mean (default: classification).
         evaluate: validation of a state, or of all members of a population; None for none.
         checkpoints: where to save ``last`` and ``best``; None for nowhere.
         progress: as restored with the state.
@@ -86,7 +73,7 @@ def train(
     start = updates_done(state)
     if start >= plan.total_steps or progress.finished:
         return state, progress
-    session = Session(plan, task, progress, observers, population=is_population(state))
+    session = Session(plan, task or Classification(), progress, observers, population=is_population(state))
     kept = _Kept(plan, checkpoints, state, progress)
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:

@@ -12,7 +12,6 @@ from resnet_jax.training.placement import (
     as_placement,
     check_batch_size as check_batch_size,
     make_mesh as make_mesh,
-    require_classes as require_classes,
     shard_batch as shard_batch,
 )
 

@@ -43,19 +43,19 @@ weight decay for Lamb is 0.01 by default, here it is 0 as for all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax.errors import UsageError, unknown
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import BelowOne, NotNegative, Positive, check_fields
 from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
@@ -67,6 +67,10 @@ PyTree = Any
 _Settings = Mapping[str, float]
 
 
+OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "lars", "lamb"]
+Convention: TypeAlias = Literal["paper", "timm"]
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """The optimizer, its penalties and its schedule. None means the optimizer's own default.
@@ -74,36 +78,36 @@ class OptimConfig:
     What the chosen optimizer does not use must stay None: `make_optimizer` refuses it.
     """
 
-    name: str = "sgd"
-    """sgd, adam, adamw, rmsprop, lars or lamb."""
-    learning_rate: float = 0.1
+    name: OptimizerName = "sgd"
+    """Which optimizer."""
+    learning_rate: Positive = 0.1
     """The base learning rate, which the schedule multiplies; not scaled with the batch size."""
-    momentum: float | None = None
-    """sgd, lars (default 0.9), rmsprop (default 0): heavy-ball momentum, in [0, 1)."""
+    momentum: BelowOne | None = None
+    """sgd, lars (default 0.9), rmsprop (default 0): heavy-ball momentum."""
     nesterov: bool | None = None
     """sgd, lars: Nesterov's momentum (default no)."""
-    b1: float | None = None
+    b1: BelowOne | None = None
     """adam, adamw, lamb: decay of the first moment (default 0.9)."""
-    b2: float | None = None
+    b2: BelowOne | None = None
     """adam, adamw, lamb: decay of the second moment (default 0.999)."""
-    eps: float | None = None
+    eps: Positive | None = None
     """adam, adamw, rmsprop (default 1e-8), lamb (default 1e-6): added to the root of the second moment."""
-    decay: float | None = None
+    decay: BelowOne | None = None
     """rmsprop: decay of the second moment, PyTorch's alpha (default 0.99)."""
-    trust_coefficient: float | None = None
+    trust_coefficient: Positive | None = None
     """lars: c, how far one update may move a layer relative to its norm (default 0.001)."""
-    convention: str | None = None
+    convention: Convention | None = None
     """lars, lamb: paper (default) adapts all kernels, lars with the rate inside its momentum; timm adapts only what
     decays (nothing without weight_decay), lars with the rate outside, lamb clips the global norm to 1 by default."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
-    l1: float = 0.0
+    l1: NotNegative = 0.0
     """L1 penalty: the gradient gets l1 * sign(w)."""
     decay_roles: tuple[str, ...] = roles.KERNEL_ROLES
     """Roles of the parameters that both penalties act on (see roles.py)."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Largest global norm of the gradient; None does not clip (lamb by timm's convention: clips to 1)."""
-    agc: float | None = None
+    agc: Positive | None = None
     """Adaptive clipping: largest norm of a unit's gradient relative to its weights' (NF-Nets: 0.01); None: none."""
     agc_exclude: tuple[str, ...] = roles.CLASSIFIER_ROLES
     """Roles of the parameters that adaptive clipping leaves alone."""
@@ -116,6 +120,10 @@ class OptimConfig:
     statistics move on, unless --model.norm-scope is frozen."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How the learning rate moves over the run."""
+
+    def __post_init__(self):
+        """Check every value; raises UsageError. What goes with which optimizer is for `make_optimizer` to see."""
+        check_fields(self, "optim.")
 
 
 def make_optimizer(
@@ -149,8 +157,6 @@ def make_optimizer(
     >>> {name: round(float(u.sum()), 3) for name, u in updates["head"].items()}  # only the kernel decays
     {'bias': 0.0, 'kernel': -0.2}
     """
-    if cfg.name not in OPTIMIZERS:
-        raise unknown("optimizer", cfg.name, OPTIMIZERS)
     spec = OPTIMIZERS[cfg.name]
     settings = _settings(cfg, spec.defaults)
     lr = make_schedule(cfg.schedule, cfg.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
@@ -222,37 +228,19 @@ class OptimizerSpec(NamedTuple):
 
 
 #: Whose LARS and LAMB.
-CONVENTIONS = ("paper", "timm")
 
 _OPTIONAL = ("momentum", "nesterov", "b1", "b2", "eps", "decay", "trust_coefficient")
-_UNIT = (lambda x: 0 <= x < 1, "in [0, 1)")
-_POSITIVE = (lambda x: x > 0, "finite and positive")
-_NOT_NEGATIVE = (lambda x: x >= 0, "finite and not negative")
-_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "learning_rate": _POSITIVE,
-    "weight_decay": _NOT_NEGATIVE,
-    "l1": _NOT_NEGATIVE,
-    **dict.fromkeys(("clip_norm", "agc"), _POSITIVE),
-    **dict.fromkeys(("momentum", "b1", "b2", "decay"), _UNIT),
-    **dict.fromkeys(("eps", "trust_coefficient"), _POSITIVE),
-}
 
 
 def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, float]:
-    """Merge what was set over the optimizer's defaults; refuse unused settings and values out of range."""
+    """Merge what was set over the optimizer's defaults; refuse unused settings."""
     chosen = {name: getattr(cfg, name) for name in _OPTIONAL if getattr(cfg, name) is not None}
     unused = [name for name in chosen if name not in defaults]
     if unused:
         raise UsageError(f"{cfg.name} does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
     if cfg.convention is not None and cfg.name not in ("lars", "lamb"):
         raise UsageError(f"{cfg.name} does not use convention: only lars and lamb have two")
-    if cfg.convention not in (None, *CONVENTIONS):
-        raise unknown(f"convention of {cfg.name}", str(cfg.convention), CONVENTIONS)
     settings = {**defaults, **chosen, "timm": cfg.convention == "timm"}
-    for name, (holds, range_) in _RANGES.items():
-        value = settings.get(name, getattr(cfg, name))
-        if value is not None and not (math.isfinite(value) and holds(value)):
-            raise UsageError(f"{name} of {cfg.name} must be {range_}, got {value}")
     if settings.get("nesterov") and not settings["momentum"]:
         raise UsageError(f"nesterov of {cfg.name} needs a momentum > 0")
     return settings
@@ -347,7 +335,7 @@ def _lamb(settings: _Settings, lr: optax.Schedule, decay: _Decay, kernels: PyTre
 
 _MOMENTS = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 
-OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
+OPTIMIZERS: Mapping[OptimizerName, OptimizerSpec] = MappingProxyType(
     {
         "sgd": OptimizerSpec({"momentum": 0.9, "nesterov": False}, True, _sgd),
         "adam": OptimizerSpec(_MOMENTS, True, _adam),

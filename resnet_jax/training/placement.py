@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.errors import UsageError
+from resnet_jax.tasks.classification import require_classes
 
 DATA_AXIS = "data"
 
@@ -159,25 +160,3 @@ def shard_batch(
     if num_classes is not None:
         require_classes(batch, num_classes)
     return as_placement(mesh).shard(batch, axis)
-
-
-def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
-    """Refuse a host batch with labels of no class; on the device such a label can only give a loss of NaN.
-
-    Labels that are rows or floats are not looked at, nor are those of examples whose ``mask`` is False.
-
-    Raises:
-        UsageError: with the first such label and its place in the batch.
-
-    >>> require_classes({"label": np.array([0, 9, -1]), "mask": np.array([True, True, False])}, 10)
-    """
-    labels = np.asarray(batch["label"])
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        return
-    outside = ((labels < 0) | (labels >= num_classes)) & np.asarray(batch.get("mask", True), bool)
-    if outside.any():
-        first = int(np.flatnonzero(outside)[0])
-        raise UsageError(
-            f"label {labels[first]} of example {first} of the batch is outside 0..{num_classes - 1}, the range of "
-            f"{num_classes} classes; {int(outside.sum())} such labels among {labels.size}"
-        )

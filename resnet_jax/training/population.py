@@ -35,8 +35,9 @@ import optax
 from flax import linen as nn
 
 from resnet_jax.errors import UsageError
+from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
-from resnet_jax.training.evaluation import Evaluation, EvaluationSums
+from resnet_jax.training.evaluation import Evaluation, EvaluationSums, evaluated_task
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.placement import Devices, as_placement, shard_batch
 from resnet_jax.training.state import TrainState, init_state
@@ -207,7 +208,8 @@ def evaluate_population(
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
     mesh: Devices,
-    num_classes: int,
+    task: Task | None = None,
+    num_classes: int | None = None,
 ) -> list[Evaluation]:
     """Evaluate every member on the same masked host batches, each read once.
 
@@ -216,14 +218,16 @@ def evaluate_population(
         variables: with the axis of members, as ``states.eval_variables``.
         batches: as for :func:`~resnet_jax.training.evaluation.evaluate`.
         mesh: the devices.
-        num_classes: outputs of the network.
+        task: that of the step.
+        num_classes: in its place, for classification.
 
     Raises:
         ValueError: there was no example at all.
     """
-    sums = [EvaluationSums(num_classes) for _ in range(jax.tree.leaves(variables)[0].shape[0])]
+    task = evaluated_task(task, num_classes)
+    sums = [EvaluationSums(task) for _ in range(jax.tree.leaves(variables)[0].shape[0])]
     for batch in batches:
         out = jax.device_get(eval_step(variables, shard_batch(batch, mesh)))
         for index, total in enumerate(sums):
-            total.add(batch, {name: value[index] for name, value in out.items()})
+            total.add(batch, jax.tree.map(lambda value, index=index: value[index], out))
     return [total.result() for total in sums]

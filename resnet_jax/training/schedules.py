@@ -25,14 +25,19 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Ge
 
-from resnet_jax.errors import UsageError, unknown
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import NotNegative, Positive, Share, check_fields
 from resnet_jax.training.duration import parse_duration
+
+ScheduleKind: TypeAlias = Literal["constant", "multistep", "cosine", "polynomial", "onecycle"]
+Anneal: TypeAlias = Literal["cosine", "linear"]
 
 
 @dataclass(frozen=True)
@@ -44,28 +49,32 @@ class ScheduleConfig:
     experiment.
     """
 
-    kind: str = "constant"
-    """constant, multistep, cosine, polynomial or onecycle."""
+    kind: ScheduleKind = "constant"
+    """The shape of the rate after its warm-up."""
     warmup: str | None = None
     """How long the rate first rises linearly (default "0 steps"); onecycle has its own rise instead."""
-    warmup_start_factor: float | None = None
-    """Rate of the first update as a fraction of the base rate, in [0, 1] (default 0)."""
+    warmup_start_factor: Share | None = None
+    """Rate of the first update as a fraction of the base rate (default 0)."""
     milestones: tuple[str, ...] = ()
     """multistep: when the rate drops, counted from the start of the run, such as ("50%", "75%")."""
-    factor: float | None = None
+    factor: NotNegative | None = None
     """multistep: what the rate is multiplied by at each milestone (default 0.1)."""
-    end_value: float | None = None
-    """cosine, polynomial: the final rate as a fraction of the base rate, in [0, 1] (default 0)."""
-    power: float | None = None
+    end_value: Share | None = None
+    """cosine, polynomial: the final rate as a fraction of the base rate (default 0)."""
+    power: Positive | None = None
     """polynomial: the exponent; 1 is a straight line (default 1)."""
     peak: str | None = None
     """onecycle: how long the rate rises (default "30%")."""
-    div_factor: float | None = None
+    div_factor: Annotated[float, Ge(1.0)] | None = None
     """onecycle: base rate / first rate (default 25)."""
-    final_div_factor: float | None = None
+    final_div_factor: Positive | None = None
     """onecycle: first rate / last rate (default 10000)."""
-    anneal: str | None = None
-    """onecycle: shape of both halves, cosine or linear (default cosine)."""
+    anneal: Anneal | None = None
+    """onecycle: shape of both halves (default cosine)."""
+
+    def __post_init__(self):
+        """Check every value; raises UsageError."""
+        check_fields(self, "optim.schedule.")
 
 
 class _Run(NamedTuple):
@@ -103,8 +112,8 @@ def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, 
         shape.
 
     Raises:
-        UsageError: unknown kind, a setting the kind does not use, a value out of range, an unreadable
-            duration, milestones out of order, or a warm-up as long as the run.
+        UsageError: a setting the kind does not use, an unreadable duration, milestones out of order, or a warm-up as
+            long as the run.
 
     >>> he = ScheduleConfig(kind="multistep", milestones=("50%", "75%"))
     >>> lr = make_schedule(he, 0.1, steps_per_epoch=391, total_steps=64_000)
@@ -115,8 +124,6 @@ def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, 
         raise UsageError(f"the base learning rate must be finite and positive, got {base_lr}")
     if steps_per_epoch < 1 or total_steps < 1:
         raise UsageError(f"a schedule needs at least one step, got {steps_per_epoch} an epoch and {total_steps} in all")
-    if cfg.kind not in SCHEDULES:
-        raise unknown("schedule", cfg.kind, SCHEDULES)
     spec = SCHEDULES[cfg.kind]
     settings = _settings(cfg, spec.defaults)
     run = _Run(steps_per_epoch, total_steps, warmup=0)
@@ -151,21 +158,7 @@ def _settings(cfg: ScheduleConfig, defaults: Mapping[str, Any]) -> dict[str, Any
     unused = [name for name in chosen if name not in defaults]
     if unused:
         raise UsageError(f"the {cfg.kind} schedule does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
-    settings = {**defaults, **chosen}
-    for name, (holds, range_) in _RANGES.items():
-        if name in settings and not (math.isfinite(settings[name]) and holds(settings[name])):
-            raise UsageError(f"{name} of the {cfg.kind} schedule must be {range_}, got {settings[name]}")
-    return settings
-
-
-_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "warmup_start_factor": (lambda x: 0 <= x <= 1, "in [0, 1]"),
-    "factor": (lambda x: x >= 0, "finite and not negative"),
-    "end_value": (lambda x: 0 <= x <= 1, "in [0, 1]"),
-    "power": (lambda x: x > 0, "finite and positive"),
-    "div_factor": (lambda x: x >= 1, "finite and at least 1"),
-    "final_div_factor": (lambda x: x > 0, "finite and positive"),
-}
+    return {**defaults, **chosen}
 
 
 def _one(t: jax.typing.ArrayLike) -> jax.Array:
@@ -198,8 +191,6 @@ def _polynomial(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
 
 
 def _onecycle(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
-    if settings["anneal"] not in _SHAPES:
-        raise unknown("anneal of the onecycle schedule", settings["anneal"], _SHAPES)
     shape = _SHAPES[settings["anneal"]]
     rise = run.steps(settings["peak"])
     if rise > run.total:
@@ -217,13 +208,13 @@ def _onecycle(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
     return body
 
 
-_SHAPES: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+_SHAPES: Mapping[Anneal, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda x: (1 + jnp.cos(jnp.pi * x)) / 2,
     "linear": lambda x: 1 - x,
 }
 """Falls from 1 at x = 0 to 0 at x = 1."""
 
-SCHEDULES: Mapping[str, _Spec] = MappingProxyType(
+SCHEDULES: Mapping[ScheduleKind, _Spec] = MappingProxyType(
     {
         "constant": _Spec(_WARMUP, _constant),
         "multistep": _Spec({**_WARMUP, "milestones": (), "factor": 0.1}, _multistep),

@@ -7,7 +7,8 @@ network that gives every image the same answer is always at chance, one that nam
 
 A run is **stuck** if it ends at chance on the images that test it and on those of its last epoch of training. One that
 overfits is not: it has learned its training images. A run of less than one epoch or of fewer than 50 updates is too
-short to say, and a set of one class has nothing to learn; then the answer is None.
+short to say, and a set of one class has nothing to learn; then the answer is None, as it is of tasks without an
+accuracy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+
+from resnet_jax.tasks.task import Task
 
 DEVIATIONS = 3.0
 MIN_UPDATES = 50
@@ -77,6 +80,20 @@ class Verdict:
 
     stuck: bool | None
     reason: str | None
+
+
+def has_chance(task: Task) -> bool:
+    """Return whether a task can be compared with chance: its headline is an accuracy over classes.
+
+    What chance gets of a mean average precision or an R2 is known as well (the share of positives; 0), but not how far
+    it scatters from there, so of those nothing is said.
+    """
+    return task.headline == "accuracy"
+
+
+def cannot_judge(task: Task) -> Verdict:
+    """Return what is said of a task that cannot be compared with chance."""
+    return Verdict(None, f"only an accuracy is compared with chance, and {task.kind} has none")
 
 
 def judge(

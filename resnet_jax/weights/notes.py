@@ -28,7 +28,7 @@ class Notes:
         crop: geometry of the images, as ``data.crop``.
         mean: per channel, of x / 255; empty if not known.
         std: per channel, of x / 255.
-        loss: what the outputs were trained for, as ``train.loss``.
+        loss: what the outputs were trained for, as ``task.loss``.
     """
 
     model: str

@@ -36,7 +36,7 @@ def tiny_config(**train) -> RunConfig:
     train = {"length": "2 epochs", "batch_size": 128, **train}
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, name="tiny"),
+        model=config.model.replace(name="tiny"),
         train=dataclasses.replace(config.train, **train),
         optim=dataclasses.replace(config.optim, schedule=ScheduleConfig(kind="cosine"), learning_rate=0.05),
     )

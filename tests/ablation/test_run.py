@@ -15,7 +15,7 @@ import yaml
 
 from resnet_jax.ablation import cell, run as ablation_run
 from resnet_jax.ablation.directory import Definition
-from resnet_jax.ablation.grid import parse_axis
+from resnet_jax.ablation.grid import Axis, parse_axis
 from resnet_jax.ablation.run import ablate
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.depth_file import read_depth
@@ -217,7 +217,7 @@ def test_cells_that_cannot_be_built_are_listed_before_anything_is_trained(tmp_pa
     [
         (Definition(tiny_config(batch_size=5000)), "larger than the 1258 training examples"),
         (
-            Definition(tiny_config(), (parse_axis("model.norm", "batch,grup"), parse_axis("train.loss", "mze,mse"))),
+            Definition(tiny_config(), (Axis("model.norm", ("batch", "grup")), parse_axis("task.loss", "mze,mse"))),
             r"3 of 4 cells cannot be built.*\n.*norm-batch_loss-mze: unknown loss 'mze'; did you mean 'mse'",
         ),
         (Definition(dataclasses.replace(tiny_config(), init_from="somewhere")), "leave out init_from"),
@@ -230,7 +230,7 @@ def test_ablations_that_cannot_be_run_are_refused(tmp_path, definition, message)
 
 
 def test_when_nothing_is_left_skipping_does_not_help(tmp_path):
-    definition = Definition(tiny_config(), (parse_axis("model.norm", "grup,bach"),))
+    definition = Definition(tiny_config(), (Axis("model.norm", ("grup", "bach")),))
     with pytest.raises(UsageError, match=r"2 of 2 cells(.|\n)*There is nothing to train"):
         ablate(definition, tmp_path / "x", skip_incompatible=True)
     with pytest.raises(UsageError, match="--members-at-once must be 1 or more"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnet_jax.bench.workload import Workload
-from resnet_jax.models import ResNetConfig
+from resnet_jax.models import ModelSpec, ResNetConfig
 from resnet_jax.models.rows import MODELS, NamedModel
 
 VARIABLE = "RESNET_JAX_TORCH_PYTHON"
@@ -27,4 +27,4 @@ def torch_python() -> Path:
 def tiny(monkeypatch) -> Workload:
     """A network that compiles in a second; its batch suits 8 devices. Other processes do not know it."""
     monkeypatch.setitem(MODELS, "tiny", NamedModel(ResNetConfig((1,), (4,), stem="cifar", num_classes=10), 8, "tests"))
-    return Workload("tiny", 32)
+    return Workload(ModelSpec("tiny"), 32)

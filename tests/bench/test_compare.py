@@ -13,8 +13,9 @@ from resnet_jax.bench.table import comparison_table
 from resnet_jax.bench.worker import WorkerError
 from resnet_jax.bench.workload import Workload
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.models import ModelSpec
 
-WORKLOAD = Workload("resnet20_cifar", 4, image_size=8)
+WORKLOAD = Workload(ModelSpec("resnet20_cifar"), 4, image_size=8)
 PYTHON = Path(sys.executable)
 #: What `resnet-jax bench --json` promises.
 KEYS = {
@@ -146,9 +147,9 @@ def test_without_our_side_there_is_nothing_to_compare(script):
         (WORKLOAD, Comparison(rounds=0), "--rounds must be 1 or more"),
         (WORKLOAD, Comparison(seconds=0.0), "--seconds above 0"),
         (WORKLOAD, Comparison(python=Path("missing")), "missing is no interpreter"),
-        (Workload("resnet50d", 4), Comparison(python=PYTHON), "shortcut D"),
-        (Workload("resnet20_cifar", 4, accumulate=2), Comparison(python=PYTHON), "leave accumulation out"),
-        (Workload("resnet02", 4), Comparison(), "unknown model"),
+        (Workload(ModelSpec("resnet50d"), 4), Comparison(python=PYTHON), "shortcut D"),
+        (Workload(ModelSpec("resnet20_cifar"), 4, accumulate=2), Comparison(python=PYTHON), "leave accumulation out"),
+        (Workload(ModelSpec("resnet02"), 4), Comparison(), "unknown model"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_starts(workload, how, message, script):
@@ -165,7 +166,7 @@ def test_an_installed_package_has_no_other_sides(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workload", [WORKLOAD, Workload("resnet20_cifar", 4, "infer", image_size=8)])
+@pytest.mark.parametrize("workload", [WORKLOAD, Workload(ModelSpec("resnet20_cifar"), 4, "infer", image_size=8)])
 def test_an_interpreter_without_torch_still_measures_ours_and_flax(workload):
     result = compare(workload, Comparison(rounds=1, seconds=0.1, python=PYTHON))
     assert result["ours"] > 0
@@ -180,14 +181,14 @@ def test_an_interpreter_without_torch_still_measures_ours_and_flax(workload):
 
 @pytest.mark.slow
 def test_several_steps_in_one_dispatch_count_all_their_images():
-    workload = Workload("resnet20_cifar", 4, image_size=8, steps_per_dispatch=3)
+    workload = Workload(ModelSpec("resnet20_cifar"), 4, image_size=8, steps_per_dispatch=3)
     result = compare(workload, Comparison(rounds=1, seconds=0.1))
     assert result["ours"] > 0
     assert result["not_run"] == dict.fromkeys(("torch", "torch_compile", "flax"), "no --against-python")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workload", [WORKLOAD, Workload("resnet20_cifar", 4, "infer", image_size=8)])
+@pytest.mark.parametrize("workload", [WORKLOAD, Workload(ModelSpec("resnet20_cifar"), 4, "infer", image_size=8)])
 def test_against_pytorch(workload, torch_python):
     result = compare(workload, Comparison(rounds=1, seconds=0.1, python=torch_python, start_seconds=500.0))
     assert result["torch"] > 0

@@ -18,7 +18,7 @@ from resnet_jax.training.step import make_train_step
 
 
 def test_every_dispatch_is_an_update(tiny):
-    side = prepare(dataclasses.asdict(tiny))
+    side = prepare(tiny.to_dict())
     assert side.images == 32
     for _ in range(3):
         side.dispatch()
@@ -74,4 +74,4 @@ def test_inference_runs_the_folded_network(tiny, norm, monkeypatch):
 
 def test_an_unknown_choice_is_the_networks_error(tiny):
     with pytest.raises(UsageError, match="dtype"):
-        Ours(dataclasses.replace(tiny, dtype="float12"))
+        Ours(dataclasses.replace(tiny, model=tiny.model.replace(dtype="float12")))

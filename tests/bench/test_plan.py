@@ -14,7 +14,7 @@ from resnet_jax.bench.ours import optimizer, random_batch
 from resnet_jax.bench.plan import compile_plan, plan
 from resnet_jax.bench.workload import Workload
 from resnet_jax.errors import UsageError
-from resnet_jax.models import count
+from resnet_jax.models import ModelSpec, count
 from resnet_jax.training.compile import create_state
 from resnet_jax.training.mesh import make_mesh, shard_batch
 
@@ -29,7 +29,7 @@ def memory(key):
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return int(lines[key].split()[0]) * 1024
 
-side = Ours(Workload(**json.loads(sys.argv[1])))
+side = Ours(Workload.from_dict(json.loads(sys.argv[1])))
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak counts from here
 before = memory("VmRSS")
@@ -68,10 +68,10 @@ def test_arguments_are_the_bytes_of_the_real_state_and_batch(tiny):
 @pytest.mark.parametrize(
     ("workload", "devices", "message"),
     [
-        (Workload("resnet20_cifar", 4), 0, "--devices must be 1 or more"),
-        (Workload("resnet20_cifar", 6), 4, "6 cannot be shared equally by 4 devices"),
-        (Workload("resnet20_cifar", 12, accumulate=2), 4, "use a multiple of 8"),
-        (Workload("resnet02", 4), 1, "unknown model"),
+        (Workload(ModelSpec("resnet20_cifar"), 4), 0, "--devices must be 1 or more"),
+        (Workload(ModelSpec("resnet20_cifar"), 6), 4, "6 cannot be shared equally by 4 devices"),
+        (Workload(ModelSpec("resnet20_cifar"), 12, accumulate=2), 4, "use a multiple of 8"),
+        (Workload(ModelSpec("resnet02"), 4), 1, "unknown model"),
     ],
 )
 def test_what_cannot_be_planned(workload, devices, message):
@@ -83,8 +83,8 @@ def test_what_cannot_be_planned(workload, devices, message):
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is reset and read through /proc")
 def test_the_peak_of_a_real_step_is_the_planned_one():
     """Beyond its arguments, within 24 MiB: code, threads and the allocator take 12 MiB of their own at any batch."""
-    workload = {"model": "resnet20_cifar", "batch": 64}
-    planned = plan(Workload(**workload))["memory"]
-    command = [sys.executable, "-c", MEASURE, json.dumps(workload)]
+    workload = Workload(ModelSpec("resnet20_cifar"), 64)
+    planned = plan(workload)["memory"]
+    command = [sys.executable, "-c", MEASURE, json.dumps(workload.to_dict())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) == pytest.approx(planned["peak"] - planned["arguments"], abs=24 * 2**20)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
 from resnet_jax.bench.limits import image_costs, measure_limits
 from resnet_jax.bench.workload import Workload, peer_network
 from resnet_jax.errors import UsageError
-from resnet_jax.models import ResNet, ResNetConfig, create_model
+from resnet_jax.models import ModelSpec, ResNet, ResNetConfig, create_model
 from resnet_jax.models.count import count_elements
 
 
@@ -17,29 +18,33 @@ from resnet_jax.models.count import count_elements
     ("choices", "message"),
     [
         ({"batch": 0}, "batch must be 1 or more"),
-        ({"image_size": 0}, "image size must be 1 or more"),
-        ({"steps_per_dispatch": 0}, "steps per dispatch must be 1 or more"),
+        ({"image_size": 0}, "image_size must be 1 or more"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch must be 1 or more"),
         ({"accumulate": -1}, "accumulate must be 1 or more"),
         ({"mode": "infer", "steps_per_dispatch": 2}, "for training"),
     ],
 )
 def test_wrong_numbers_are_refused(choices, message):
     with pytest.raises(UsageError, match=message):
-        Workload(**{"model": "resnet20_cifar", "batch": 2, **choices})
+        Workload(**{"model": ModelSpec("resnet20_cifar"), "batch": 2, **choices})
 
 
 def test_only_what_was_asked_for_reaches_the_network():
-    assert Workload("resnet20_cifar", 2).network() == create_model("resnet20_cifar")
-    assert Workload("resnet20_cifar", 2, dtype="bfloat16").network().config.dtype == "bfloat16"
-    with pytest.raises(UsageError, match="execution"):
-        Workload("resnet20_cifar", 2, execution="sideways").network()
+    assert Workload(ModelSpec("resnet20_cifar"), 2).network() == create_model("resnet20_cifar")
+    assert Workload(ModelSpec("resnet20_cifar", dtype="bfloat16"), 2).network().config.dtype == "bfloat16"
     with pytest.raises(UsageError, match="did you mean 'resnet50'"):
-        Workload("resnet05", 2).network()
+        Workload(ModelSpec("resnet05"), 2).network()
+
+
+def test_a_workload_travels_to_another_process_and_back():
+    workload = Workload(ModelSpec("resnet20_cifar", widths=(4, 8, 16), dtype="float16"), 2, "infer", image_size=8)
+    assert Workload.from_dict(json.loads(json.dumps(workload.to_dict()))) == workload
 
 
 def test_the_input_is_the_networks_own_or_as_large_as_asked():
-    assert Workload("resnet50", 2).input_shape == (224, 224, 3)
-    assert Workload("resnet50", 2, image_size=64).input_shape == (64, 64, 3)
+    assert Workload(ModelSpec("resnet50"), 2).input_shape == (224, 224, 3)
+    assert Workload(ModelSpec("resnet50"), 2, image_size=64).input_shape == (64, 64, 3)
+    assert Workload(ModelSpec("resnet50", in_channels=1, spatial_dims=1), 2).input_shape == (224, 1)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50_v1", "resnet20_cifar", "resnet110_cifar"])

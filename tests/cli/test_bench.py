@@ -8,7 +8,7 @@ from resnet_jax.bench.ours import Ours
 from resnet_jax.bench.plan import compile_plan
 from resnet_jax.bench.workload import Workload
 from resnet_jax.errors import RunError
-from resnet_jax.models import ResNetConfig, count, create_model
+from resnet_jax.models import ModelSpec, ResNetConfig, count, create_model
 from resnet_jax.models.rows import MODELS, NamedModel
 from tests.cli.conftest import last_json
 
@@ -44,7 +44,7 @@ def test_help(verb, command):
 @pytest.mark.parametrize(("mode", "what"), [("train", "a train step"), ("infer", "a forward pass")])
 def test_a_batch_that_cannot_fit_is_refused_before_its_images_are_made(mode, what, capsys):
     with pytest.raises(RunError, match=rf"{what} on 100,000,000 images .* fit: --batch "):
-        Ours(Workload("resnet20_cifar", 100_000_000, mode=mode))
+        Ours(Workload(ModelSpec("resnet20_cifar"), 100_000_000, mode=mode))
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_plan_prints_what_its_process_measures(command, monkeypatch):
 
     def here(kind, spec, environment):
         asked.append((kind, " ".join(environment.values())))
-        return compile_plan(Workload(**spec))
+        return compile_plan(Workload.from_dict(spec))
 
     monkeypatch.setattr("resnet_jax.bench.plan.run_child", here)
     check_plan(command, "tiny", count(create_model("tiny"), (8, 8, 3)).params)

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 
-from resnet_jax.runs.config import ModelConfig, load_recipe
+from resnet_jax.models.spec import ModelSpec
+from resnet_jax.runs.config import load_recipe
 from resnet_jax.runtime.cache import program_directory
 from tests.cli.conftest import last_json
 from tests.tools import write_run
 
-TINY_MODEL = ModelConfig("resnet20_cifar", stage_sizes=(1,), widths=(8,))
+TINY_MODEL = ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(8,))
 
 #: The command line with a network of one block; the last line of standard error counts the programs found.
 PROGRAM = """

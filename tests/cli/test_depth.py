@@ -15,10 +15,11 @@ from resnet_jax.cli.main import run as run_command
 from resnet_jax.data.source import load_dataset
 from resnet_jax.depth import DepthProfile, profile
 from resnet_jax.models import create_model, init_variables
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.depth_report import FIGURES
-from resnet_jax.runs.analysis import Looking, find_subject
-from resnet_jax.runs.config import ModelConfig
+from resnet_jax.runs.analysis import AnalysisConfig, find_target
 from resnet_jax.runs.foreign import import_weights
+from resnet_jax.runs.images import OtherImages
 
 from .conftest import last_json
 
@@ -31,7 +32,7 @@ def trained(tmp_path_factory, stripes):
     """A run of two blocks a stage with momentum and a schedule, stopped in the middle of it."""
     path = tmp_path_factory.mktemp("runs") / "net"
     argv = ["train", "digits", "--data.source", f"npz:{stripes}", "--run-dir", str(path), *SMALL]
-    assert run_command([*argv, "--train.length", "2 epochs", "--train.batch-size", "16", "--train.loss", "mse"]) == 0
+    assert run_command([*argv, "--train.length", "2 epochs", "--train.batch-size", "16", "--task.loss", "mse"]) == 0
     return path
 
 
@@ -62,7 +63,9 @@ def test_a_named_network(command, tmp_path):
     model = create_model("resnet20_cifar", stage_sizes=(1, 2), widths=(4, 8))
     init_key = jax.random.split(jax.random.key(3))[0]
     variables = jax.jit(lambda key: init_variables(model, key, (8, 8, 3)))(init_key)
-    subject = find_subject("resnet20_cifar", Looking(batch=4, image_size=8, seed=3), model_choices())
+    subject = find_target(
+        "resnet20_cifar", AnalysisConfig(batch=4, data=OtherImages(image_size=8), seed=3, model=model_choices())
+    )
     tx = optax.sgd(0.1)
     want = profile(
         model, variables, subject.images, subject.labels, optimizer=(tx, tx.init(variables["params"]))
@@ -88,8 +91,8 @@ def test_a_named_network(command, tmp_path):
     assert "running averages" in (out / "report.html").read_text()
 
 
-def model_choices() -> ModelConfig:
-    return ModelConfig(stage_sizes=(1, 2), widths=(4, 8))
+def model_choices() -> ModelSpec:
+    return ModelSpec(stage_sizes=(1, 2), widths=(4, 8))
 
 
 def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trained, tmp_path, stripes):
@@ -106,7 +109,7 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
         in facts["updates"]
     )
     # the update is that of the restored state: ten steps of momentum
-    _, state = find_subject(str(trained), Looking(batch=12)).optimizer
+    _, state = find_target(str(trained), AnalysisConfig(batch=12)).optimizer
     steps = [int(leaf) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.integer)]
     assert steps == [10]
     momentum = [
@@ -116,16 +119,19 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
     assert max(momentum) > 0
 
     # the loss is the run's, mean squared error, on normalized pixels of the training split
-    subject = find_subject(str(trained), Looking(batch=12))
+    subject = find_target(str(trained), AnalysisConfig(batch=12))
     assert found.about["loss"] == pytest.approx(loss_by_hand(subject), rel=1e-4)
     assert float(jnp.abs(subject.images.mean())) < 0.5
     assert subject.images.shape == (12, 12, 12, 3)
 
     # on other images, in another execution: the same network
+    scan = ModelSpec(execution="scan")
     with np.load(stripes) as data:
         np.savez(tmp_path / "other.npz", x=data["x"][:100], y=data["y"][:100], class_names=data["class_names"])
-    twice = find_subject(str(trained), Looking(batch=12, execution="scan", source=f"npz:{tmp_path / 'other.npz'}"))
-    same = find_subject(str(trained), Looking(batch=12, execution="scan"))
+    twice = find_target(
+        str(trained), AnalysisConfig(batch=12, model=scan, data=OtherImages(source=f"npz:{tmp_path / 'other.npz'}"))
+    )
+    same = find_target(str(trained), AnalysisConfig(batch=12, model=scan))
     assert twice.facts["images"].startswith("12 images of npz:other.npz (seed 0)")
     assert "blocks" in same.variables["params"]["stage2"] or "block1" in same.variables["params"]["stage2"]
     logits = [jax.jit(partial(s.model.apply, train=False))(s.variables, subject.images) for s in (subject, same)]
@@ -135,7 +141,7 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
 def test_an_imported_network_has_neither_images_nor_an_optimizer(command, trained, tmp_path):
     file, imported, out = tmp_path / "net.safetensors", tmp_path / "imported", tmp_path / "out"
     assert command("weights", "export", trained, "--format", "cifar", "--out", file)[0] == 0
-    import_weights(file, ModelConfig(num_classes=2, stage_sizes=(1, 2), widths=(4, 8)), imported)
+    import_weights(file, ModelSpec(num_classes=2, stage_sizes=(1, 2), widths=(4, 8)), imported)
     argv = ("depth", "profile", imported, "--batch", 4, "--out", out)
     status, _, error = command(*argv)
     assert (status, "name a --data.source, or random" in error) == (2, True)
@@ -155,11 +161,15 @@ def loss_by_hand(subject) -> float:
 
 
 def test_images_of_a_data_set_for_a_named_network():
-    subject = find_subject("resnet20_cifar", Looking(batch=5, source="digits", seed=1), model_choices())
+    subject = find_target(
+        "resnet20_cifar", AnalysisConfig(batch=5, data=OtherImages(source="digits"), seed=1, model=model_choices())
+    )
     assert subject.images.shape == (5, 8, 8, 1)
     assert subject.model.config.in_channels == 1
     assert subject.model.config.num_classes == load_dataset("digits").num_classes
-    other = find_subject("resnet20_cifar", Looking(batch=5, source="digits", seed=2), model_choices())
+    other = find_target(
+        "resnet20_cifar", AnalysisConfig(batch=5, data=OtherImages(source="digits"), seed=2, model=model_choices())
+    )
     assert not jnp.array_equal(subject.images, other.images)
 
 
@@ -177,7 +187,7 @@ def test_images_of_a_data_set_for_a_named_network():
         (["profile", "resnet20_cifar", "--data.source", "digits", "--batch", "5000"], "more than the 1,258 images"),
         (["profile", "resnet20_cifar", "--data.source", "dogits"], "did you mean 'digits'"),
         (["profile", "resnet20_cifar", "--model.norm", "grup"], "did you mean 'group'"),
-        (["profile", "resnet20_cifar", "--model.name", "resnet50"], "leave out --model.name"),
+        (["profile", "resnet20_cifar", "--model.name", "resnet50"], "has no option --model.name"),
         (["profile", "resnet20_cifar", "--remat", "block", "--model.remat", "conv"], "contradict each other"),
         (["profile", "resnet20_cifar", "--learning-rate", "0"], "learning rate must be above 0"),
     ],
@@ -192,7 +202,7 @@ def test_what_is_refused(command, tmp_path, monkeypatch, argv, said):
 def test_what_is_refused_of_a_run(command, trained, tmp_path):
     out = tmp_path / "out"
     for argv, said in (
-        (["--model.norm", "group"], "leave out --model.norm"),
+        (["--model.norm", "group"], "leave out model.norm"),
         (["--batch", 90], "more than the 84 images"),
         (["--checkpoint", "first"], "unknown checkpoint 'first'"),
         (["--data.source", "digits"], "2, 3, 4, 5, 6, 7, 8, 9 cannot be matched by number"),

@@ -7,9 +7,10 @@ import pytest
 
 from resnet_jax.depth.hessian import HessianEigenvalues
 from resnet_jax.depth.jacobian import JacobianSpectra, jacobians
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.jacobian_report import FIGURES
-from resnet_jax.runs.analysis import Looking, find_subject
-from resnet_jax.runs.config import ModelConfig
+from resnet_jax.runs.analysis import AnalysisConfig, find_target
+from resnet_jax.runs.images import OtherImages
 
 from .conftest import last_json
 
@@ -26,8 +27,8 @@ def test_a_named_network(command, tmp_path):
     assert (said["blocks"], said["out"]) == (3, str(out))
     assert sorted(path.name for path in out.iterdir()) == sorted((*FIGURES[:3], "jacobian.npz"))
 
-    model = ModelConfig(stage_sizes=(1, 2), widths=(4, 8))
-    subject = find_subject("resnet20_cifar", Looking(batch=2, image_size=8), model)
+    model = ModelSpec(stage_sizes=(1, 2), widths=(4, 8))
+    subject = find_target("resnet20_cifar", AnalysisConfig(batch=2, data=OtherImages(image_size=8), model=model))
     want = jacobians(subject.model, subject.variables, subject.images, train=True, iterations=4)
     found = JacobianSpectra.load(out / "jacobian.npz")
     np.testing.assert_allclose(found.blocks.largest, want.blocks.largest, rtol=1e-3)

@@ -14,16 +14,18 @@ import cv2
 import numpy as np
 import pytest
 
-from resnet_jax.runs.analysis import Looking, find_subject
+from resnet_jax.models.spec import ModelSpec
+from resnet_jax.runs.analysis import AnalysisConfig, find_target
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
+from resnet_jax.runs.images import OtherImages
 from tests.cli.conftest import last_json
 from tests.tools import random_variables, write_network, write_run
 
 NAMES = ("cat", "dog", "owl")
-TINY = ModelConfig("resnet20_cifar", stage_sizes=(1,), widths=(4,))
+TINY = ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,))
 
 
 def scenes(count=60, size=8):
@@ -161,29 +163,29 @@ def test_eval_reestimate_and_depth_find_data_that_moved(place, lost, command):
     for option in ("--data.moved-to", "--data.source"):
         found = last_json_of(command, "eval", run, option, here, "--reestimate", 2)
         assert found["loss"] == pytest.approx(expected)
-    own = find_subject(str(place / "run"), Looking(batch=8))
+    own = find_target(str(place / "run"), AnalysisConfig(batch=8))
     for where in ({"moved_to": here}, {"source": here}):
-        subject = find_subject(str(run), Looking(batch=8, **where))
+        subject = find_target(str(run), AnalysisConfig(batch=8, data=OtherImages(**where)))
         np.testing.assert_array_equal(subject.images, own.images)
         np.testing.assert_array_equal(subject.labels, own.labels)
         assert "8 of the run's own training images" in subject.facts["images"]
         assert "npz:here.npz" in subject.facts["images"]
         assert str(run.parent) not in subject.facts["images"], "a report may travel"
-    assert "sgd" in find_subject(str(run), Looking(batch=8, source="random")).facts["updates"]
+    assert "sgd" in find_target(str(run), AnalysisConfig(batch=8, data=OtherImages(source="random"))).facts["updates"]
 
 
 def test_depth_takes_size_classes_and_normalization_as_eval_does(place, tmp_path):
-    plain = find_subject(str(place / "net"), Looking(batch=60, source=save(tmp_path / "a.npz")))
+    plain = find_target(str(place / "net"), AnalysisConfig(batch=60, data=OtherImages(source=save(tmp_path / "a.npz"))))
     other = save(tmp_path / "b.npz", size=16, order=(2, 0, 1))
-    subject = find_subject(str(place / "net"), Looking(batch=60, source=other))
+    subject = find_target(str(place / "net"), AnalysisConfig(batch=60, data=OtherImages(source=other)))
     np.testing.assert_array_equal(subject.images, plain.images)
     np.testing.assert_array_equal(subject.labels, plain.labels)
     assert "images 16x16 brought to 8x8" in subject.facts["images"]
     with pytest.raises(ValueError, match=r"data.mean 0.4824"):
-        Looking(batch=1, source=other, mean=(123.0,) * 3, std=(58.0,) * 3)
+        OtherImages(source=other, mean=(123.0,) * 3, std=(58.0,) * 3)
     for outputs in (0, 1):
         with pytest.raises(ValueError, match=rf"has {outputs} outputs: the loss"):
-            find_subject("resnet20_cifar", Looking(batch=2), dataclasses.replace(TINY, num_classes=outputs))
+            find_target("resnet20_cifar", AnalysisConfig(batch=2, model=TINY.replace(num_classes=outputs)))
 
 
 @pytest.mark.parametrize("verb", ["eval", "predict"])
@@ -256,7 +258,7 @@ def test_predict_takes_folders_patterns_and_lists_and_writes_files(place, tmp_pa
 def one_output(tmp_path_factory):
     """An imported network that says yes or no, without names for it."""
     path = tmp_path_factory.mktemp("one") / "net"
-    config = RunConfig(model=dataclasses.replace(TINY, num_classes=1))
+    config = RunConfig(model=TINY.replace(num_classes=1))
     card = DataCard(("0",), (8, 8, 3), (0.5,) * 3, (0.25,) * 3, {})
     model = build_model(config, card)
     write_network(path, config, card, random_variables(model, (8, 8, 3)))

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard
 from tests.cli.conftest import last_json
 from tests.tools import random_variables, write_network, write_run
@@ -23,9 +24,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 def place(tmp_path_factory):
     """An imported network without a classifier, 40 images in an npz and five of them as files."""
     folder = tmp_path_factory.mktemp("features")
-    config = RunConfig(
-        model=ModelConfig("resnet20_cifar", num_classes=0, stage_sizes=(1, 1), widths=(4, 8), norm="none")
-    )
+    config = RunConfig(model=ModelSpec("resnet20_cifar", num_classes=0, stage_sizes=(1, 1), widths=(4, 8), norm="none"))
     card = DataCard((), (8, 8, 3), MEAN, STD, {})
     model = build_model(config, card)
     variables = random_variables(model, (8, 8, 3))
@@ -75,7 +74,7 @@ def test_of_files_what_cannot_be_read_is_named_and_left_out(place, tmp_path, com
 def test_of_a_run_its_own_images_come_as_it_divided_them(place, tmp_path, command):
     folder, _ = place
     config = RunConfig(
-        model=ModelConfig("resnet20_cifar", stage_sizes=(1,), widths=(4,)),
+        model=ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,)),
         data=DataConfig(f"npz:{folder / 'all.npz'}", val_fraction=0.2),
     )
     write_run(tmp_path / "run", config)

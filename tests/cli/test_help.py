@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from resnet_jax.cli import ablate, bench, depth, eval, models, plan, predict, train, weights
-from resnet_jax.cli.options import option_names
+from resnet_jax.cli.options import option_flags
 from resnet_jax.models import list_models
 from resnet_jax.runs.config import list_recipes
 
@@ -136,14 +136,14 @@ def test_the_recipe_is_the_word_after_the_verb(command):
         (eval.EvalOptions, ["--split", "--data.source"]),
         (predict.PredictOptions, ["--top"]),
         (models.ModelsOptions, ["--json"]),
-        (plan.PlanOptions, ["--batch", "--dtype"]),
+        (plan.PlanOptions, ["--batch", "--model.dtype"]),
         (weights.ImportOptions, ["--model.name", "--out"]),
     ],
 )
 def test_the_options_that_are_known_are_those_that_help_shows(command, options, some):
     verb = {"Import": ["weights", "import"]}.get(name := options.__name__.removesuffix("Options"), [name.lower()])
     shown = {word.rstrip(",") for word in command(*verb, "--help")[1].split() if word.startswith("--")}
-    known = set(option_names(options))
+    known = set(option_flags(options))
     assert {*some} <= known
     assert known - shown == set()
 

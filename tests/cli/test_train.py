@@ -319,6 +319,6 @@ def test_data_that_changed_since_training_is_not_evaluated(finished, stripes, tm
     [("cross_entropy", [0.75, 0.25]), ("bce", [0.75, 0.5]), ("mse", [1.0, 0.0])],
 )
 def test_probabilities_are_those_of_the_loss(loss, expected):
-    from resnet_jax.runs.predict import class_probabilities
+    from resnet_jax.tasks.classification import Classification
 
-    np.testing.assert_allclose(class_probabilities(np.array([[np.log(3.0), 0.0]]), loss), [expected])
+    np.testing.assert_allclose(Classification(2, loss).probabilities(np.array([[np.log(3.0), 0.0]])), [expected])

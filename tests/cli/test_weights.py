@@ -52,7 +52,7 @@ def test_a_folded_run_gives_the_same_logits(tmp_path, command):
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     before, after = (load_run(tmp_path / name) for name in ("run", "folded"))
     assert after.card == before.card
-    assert (after.config.data, after.config.train.loss) == (before.config.data, before.config.train.loss)
+    assert (after.config.data, after.config.task.loss) == (before.config.data, before.config.task.loss)
     assert after.model.config.norm == "folded"
     expected, found = (jax.jit(partial(run.model.apply, train=False))(run.variables, images) for run in (before, after))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -12,11 +12,11 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from resnet_jax.depth import HessianEigenvalues, hessian_eigenvalues
-from resnet_jax.depth.profiling import cross_entropy
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.models.layout import stack
+from resnet_jax.tasks.losses import cross_entropy
 from tests.tools import random_variables
 
 SIZE, LABELS = 4, np.arange(4) % 3

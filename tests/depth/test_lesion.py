@@ -16,12 +16,13 @@ from resnet_jax import ops
 from resnet_jax.depth import Deletions, delete_blocks, load_arrays, path_lengths, permute_blocks, save_arrays
 from resnet_jax.depth.lesion import reorder
 from resnet_jax.depth.paths import PathLengths, gradient_through
-from resnet_jax.depth.profiling import chart_of, cross_entropy, profile
+from resnet_jax.depth.profiling import chart_of, profile
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, create_model, init_variables
 from resnet_jax.models.collections import GATES
 from resnet_jax.models.layout import stack
+from resnet_jax.tasks.losses import cross_entropy
 from resnet_jax.training.compile import INIT_OPTIONS
 from resnet_jax.weights import load_state_dict, to_variables
 from tests.tools import random_variables

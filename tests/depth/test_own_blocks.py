@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from resnet_jax import compile_train_step, create_state, depth, make_mesh, make_train_step, shard_batch
-from resnet_jax.depth.profiling import cross_entropy
+from resnet_jax.tasks.losses import cross_entropy
 
 WIDTH = 8
 

@@ -16,12 +16,13 @@ import pytest
 from flax import linen as nn
 
 from resnet_jax import depth
-from resnet_jax.depth.profiling import cross_entropy, profile
+from resnet_jax.depth.profiling import profile
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, create_model, list_models
 from resnet_jax.models.block import Block
 from resnet_jax.models.layout import stack, unstack
+from resnet_jax.tasks.losses import cross_entropy
 from resnet_jax.training.mesh import batch_sharding, make_mesh, replicated
 from tests.tools import random_variables
 

@@ -125,7 +125,9 @@ def test_bad_input_is_named(network, tmp_path):
     for message, call in {
         "at least one batch": lambda: depth.linear_cka(model, variables, []),
         "at least 4 examples, got 3": lambda: depth.linear_cka(model, variables, [IMAGES[:3]]),
-        "12 test images": lambda: depth.linear_probes(model, variables, IMAGES, np.zeros(12, int), IMAGES, [0]),
+        "12 test images": lambda: depth.linear_probes(
+            model, variables, IMAGES, np.zeros(12, int), IMAGES, np.zeros(1, int)
+        ),
         "positive": lambda: fit_ridge(np.ones((2, 1)), np.ones((2, 1)), 0.0),
     }.items():
         with pytest.raises(UsageError, match=message):

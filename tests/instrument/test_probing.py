@@ -188,7 +188,7 @@ def one_device(monkeypatch):
 
 def digits(**train):
     config = load_recipe("digits")
-    model = dataclasses.replace(config.model, stage_sizes=(2,), widths=(4,), stem_width=4)
+    model = config.model.replace(stage_sizes=(2,), widths=(4,), stem_width=4)
     shorter = {"length": "9 steps", "batch_size": 32, "log_every": "4 steps", **train}
     constant = dataclasses.replace(config.optim, schedule=ScheduleConfig("constant"))
     train = dataclasses.replace(config.train, **shorter)
@@ -233,7 +233,7 @@ def test_a_probed_run_ends_at_the_same_parameters_and_a_finished_one_says_that_i
 @pytest.mark.slow
 def test_ghost_batches_of_any_size(tmp_path):
     config = digits(depth_every="4 steps", accumulate=2)
-    ghost = dataclasses.replace(config.model, norm_scope="ghost", ghost_size=16)
+    ghost = config.model.replace(norm_scope="ghost", ghost_size=16)
     fit(dataclasses.replace(config, model=ghost), tmp_path / "run")
     assert read_depth(tmp_path / "run" / "depth.jsonl").steps.tolist() == [1, 5, 9]
 
@@ -242,7 +242,7 @@ def test_ghost_batches_of_any_size(tmp_path):
 def test_a_run_that_diverges_in_its_first_step_says_so(tmp_path):
     config = digits(depth_every="4 steps")
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, norm="none", stage_sizes=(1, 300), widths=(4, 8), order="pre")
+        config, model=config.model.replace(norm="none", stage_sizes=(1, 300), widths=(4, 8), order="pre")
     )
     with pytest.raises(RunError, match="training diverged at step 1: loss"):
         fit(config, tmp_path / "run")

@@ -112,7 +112,7 @@ def test_macs_of_a_dilated_network_are_those_of_its_larger_maps():
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, or None .*got 4"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
         (
             {"output_stride": 32},
             "output_stride 32 is more than this network's own, 16 .stem deep: 4, times 2 for each of 2",
@@ -238,7 +238,7 @@ def test_an_unknown_norm_is_never_taken_for_another():
         lambda: mean_field.norm(config, signal, True),
         lambda: mean_field_backward.norm(config, signal, gradient, True, 8.0),
     ):
-        with pytest.raises(AssertionError, match="gruop"):
+        with pytest.raises((AssertionError, UsageError), match="gruop"):
             call()
 
 

@@ -17,8 +17,9 @@ from resnet_jax.data.pipeline import TrainBatches
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.errors import UsageError
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import STEPS_PER_DISPATCH, build_model, loss_scaling, steps_per_dispatch, train_preprocess
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.training.loss_scale import LossScaling
 
@@ -85,7 +86,7 @@ CARD = DataCard(("a", "b", "c"), (8, 8, 3), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), {
 
 
 def prepare(key, batch, dtype="float32", **data):
-    config = RunConfig(model=ModelConfig(dtype=dtype), data=DataConfig(**data))
+    config = RunConfig(model=ModelSpec(dtype=dtype), data=DataConfig(**data))
     return jax.jit(train_preprocess(config, build_model(config, CARD), CARD))(key, batch)
 
 
@@ -112,7 +113,7 @@ def test_preparation_is_crop_flip_normalize_cutout_mix_in_this_order_and_rounds_
 
 def test_float16_has_a_loss_scale_and_nothing_else_has():
     def rules(dtype, **train):
-        config = RunConfig(model=ModelConfig(dtype=dtype), train=TrainConfig(**train))
+        config = RunConfig(model=ModelSpec(dtype=dtype), train=TrainConfig(**train))
         return loss_scaling(config, build_model(config, CARD))
 
     assert rules("float16") == LossScaling()

@@ -11,9 +11,10 @@ import pytest
 
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import DataError, RunError, UsageError
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.chosen import bring_to_size, choose_images, describe_moved, describe_sizes, own_splits
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import load_images
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry, with_moved_data, with_normalization
@@ -43,7 +44,7 @@ def folder(path, *names):
 
 def trained_on(source, path, **data) -> TrainedRun:
     """Return a run on that source, without weights."""
-    config = RunConfig(model=ModelConfig("resnet20_cifar"), data=DataConfig(source, **data))
+    config = RunConfig(model=ModelSpec("resnet20_cifar"), data=DataConfig(source, **data))
     card = load_images(config).card
     return TrainedRun(config, card, build_model(config, card), {}, 0, path)
 
@@ -51,7 +52,7 @@ def trained_on(source, path, **data) -> TrainedRun:
 def imported(names, *, shape=(8, 8, 3), outputs=None, **data) -> TrainedRun:
     """Return a network without images of its own."""
     outputs = len(names) if outputs is None else outputs
-    config = RunConfig(model=ModelConfig("resnet20_cifar", num_classes=outputs), data=DataConfig(**data))
+    config = RunConfig(model=ModelSpec("resnet20_cifar", num_classes=outputs), data=DataConfig(**data))
     card = DataCard(tuple(names), shape, (0.5,) * shape[-1], (0.25,) * shape[-1], {})
     return TrainedRun(config, card, build_model(config, card), {}, 0, "my-net")
 

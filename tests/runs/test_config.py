@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.models import create_model
+from resnet_jax.models import ResNet
 from resnet_jax.runs.config import (
     DataConfig,
     RunConfig,
@@ -34,7 +34,7 @@ def test_every_recipe_is_complete_and_survives_a_round_trip(name):
     config = load_recipe(name)
     assert config.recipe == name
     assert parse_config(config_to_yaml(config), where="test") == config
-    model = create_model(config.model.name, **config.model.choices())
+    model = ResNet(config.model.config())
     params = {"head": {"kernel": 0, "bias": 0}, "stem": {"conv": {"kernel": 0}, "norm": {"scale": 0, "bias": 0}}}
     make_optimizer(config.optim, params, steps_per_epoch=100, total_steps=10_000)
     assert model.config.num_classes > 0

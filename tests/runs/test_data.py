@@ -11,8 +11,9 @@ import pytest
 from resnet_jax.ablation.run import _ImagesOnce
 from resnet_jax.data import verify
 from resnet_jax.errors import DataError
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs import data as images
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import PixelsWanted, load_images, load_pixels
 
 OTHER = DataConfig(
@@ -73,7 +74,7 @@ def test_cells_that_differ_in_what_is_done_to_images_later_decode_them_once(phot
     assert all(each.splits is found[0].splits for each in found)
     assert found[-1].card.mean == (0.5, 0.5, 0.5) != found[0].card.mean
     once(RunConfig(data=dataclasses.replace(base, image_size=9)))
-    once(RunConfig(model=ModelConfig(in_channels=1), data=base))
+    once(RunConfig(model=ModelSpec(in_channels=1), data=base))
     assert len(loads) == 3
 
 

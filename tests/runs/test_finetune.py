@@ -19,8 +19,9 @@ from resnet_jax.cli.eval import run as eval_command
 from resnet_jax.cli.train import run as train_command
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.digest import params_digest
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_yaml, parse_config
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml, parse_config
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from resnet_jax.runs.finetune import describe, find_source, require_transfer, start_state
@@ -33,7 +34,7 @@ from resnet_jax.training.state import TrainState
 from tests.tools import random_variables, write_run
 
 #: Blocks to freeze and one to move.
-NETWORK = ModelConfig("resnet20_cifar", stage_sizes=(1, 2), widths=(4, 8))
+NETWORK = ModelSpec("resnet20_cifar", stage_sizes=(1, 2), widths=(4, 8))
 
 
 def _images(path: Path, channels: int, classes: list[str]) -> str:
@@ -238,7 +239,7 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
         ({"init_head": "exact"}, r"params/head/kernel is \(8, 3\); need \(8, 4\): 3 classes instead of 4"),
         ({"init_stem": "exact"}, "3 input channels instead of 1; stem 'mean' averages them\n--init-head new and"),
         ({"init_head": "nwe"}, "unknown head 'nwe'; did you mean 'new'"),
-        ({"model": ModelConfig("resnet32_cifar")}, "source .resnet20_cifar. cannot start resnet32_cifar: .* missing"),
+        ({"model": ModelSpec("resnet32_cifar")}, "source .resnet20_cifar. cannot start resnet32_cifar: .* missing"),
         ({"optim": OptimConfig(freeze=("stm",))}, "freeze 'stm' names no parameter; did you mean 'stem'"),
         ({"init_from": "nowhere"}, "nowhere is not a run directory"),
     ],

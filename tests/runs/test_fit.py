@@ -17,6 +17,7 @@ from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.tensorboard import TensorBoard
 from resnet_jax.runs.config import load_recipe
 from resnet_jax.runs.fit import fit
+from resnet_jax.runs.outcome import Summary
 from resnet_jax.training.loop import Interrupted
 from resnet_jax.training.observers import Observer
 
@@ -33,7 +34,7 @@ def config(epochs=1, rate=0.05):
     base = load_recipe("digits")
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, name="tiny"),
+        model=base.model.replace(name="tiny"),
         train=dataclasses.replace(base.train, length=f"{epochs} epochs", batch_size=128),
         optim=dataclasses.replace(base.optim, learning_rate=rate),
     )
@@ -67,7 +68,8 @@ def unpictured(tmp_path_factory):
 
 def test_a_result_is_not_lost_to_its_pictures(unpictured):
     path, summary, printed = unpictured
-    assert json.loads((path / "summary.json").read_text()) == dataclasses.asdict(summary)
+    assert json.loads((path / "summary.json").read_text()) == summary.to_json()
+    assert Summary.from_json(summary.to_json()) == dataclasses.replace(summary, best_val=None)
     assert "warning: curves.png was not drawn: OSError: [Errno 28] No space left on device" in printed
     assert "warning: confusion.png was not drawn" in printed
     assert printed.count("warning: TensorBoard goes no further") == 1

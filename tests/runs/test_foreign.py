@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import DataError, UsageError
-from resnet_jax.models import create_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.models import ModelSpec, ResNet
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.evaluate import load_run
 from resnet_jax.runs.foreign import export_weights, import_weights
@@ -22,11 +22,11 @@ from resnet_jax.weights.known import CIFAR10, IMAGENET
 from tests.tools import random_variables
 from tests.weights.torch_writer import checkpoint
 
-TINY = ModelConfig("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), num_classes=3)
+TINY = ModelSpec("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), num_classes=3)
 
 
-def state_dict(config: ModelConfig, format: str = "cifar") -> dict[str, np.ndarray]:
-    model = create_model(config.name, **config.choices())
+def state_dict(config: ModelSpec, format: str = "cifar") -> dict[str, np.ndarray]:
+    model = ResNet(config.config())
     return from_variables(random_variables(model, (32, 32, model.config.in_channels)), model, format)
 
 
@@ -46,7 +46,7 @@ def put(tmp_path):
 
 def test_a_published_network_brings_what_is_known_of_it(put, tmp_path):
     """The CIFAR-10 nets of akamaster/pytorch_resnet_cifar10."""
-    imported = import_weights(put(state_dict(ModelConfig())), ModelConfig(), tmp_path / "run")
+    imported = import_weights(put(state_dict(ModelSpec())), ModelSpec(), tmp_path / "run")
     assert imported.card.class_names == CIFAR10
     assert (imported.card.mean, imported.card.std) == IMAGENET
     assert imported.run.read_data() == imported.card
@@ -58,7 +58,7 @@ def test_a_published_network_brings_what_is_known_of_it(put, tmp_path):
 
 @pytest.mark.slow
 def test_an_imagenet_network_brings_its_size_and_crop(put, tmp_path):
-    config = ModelConfig("resnet18")
+    config = ModelSpec("resnet18")
     imported = import_weights(put(state_dict(config, "torchvision")), config, tmp_path / "run")
     data = imported.run.read_config().data
     assert (data.image_size, data.crop) == (224, "random_resized")
@@ -88,12 +88,12 @@ def test_what_the_user_gives_comes_first(put, tiny, tmp_path):
 
 def test_choices_of_the_network_are_given_too(put, tmp_path):
     """ResNet-18 with a CIFAR stem, as kuangliu/pytorch-cifar has it; its images are of 32 pixels."""
-    config = ModelConfig("resnet18", stem="cifar", num_classes=10, stage_sizes=(1,) * 4, widths=(4, 8, 12, 16))
+    config = ModelSpec("resnet18", stem="cifar", num_classes=10, stage_sizes=(1,) * 4, widths=(4, 8, 12, 16))
     file = put({f"module.{name}": array for name, array in state_dict(config).items()}, wrap="net", acc=95.0)
     imported = import_weights(file, config, tmp_path / "run")
     assert (imported.card.image_shape, imported.prefix, imported.file.key) == ((32, 32, 3), "module.", "net")
     with pytest.raises(DataError, match=r"a first convolution of 3 pixels; stem='cifar' \(--model\.stem cifar\)"):
-        import_weights(file, dataclasses.replace(config, stem=None), tmp_path / "other")
+        import_weights(file, config.replace(stem=None), tmp_path / "other")
 
 
 def test_the_part_that_was_asked_for_is_taken_and_the_rest_named(put, tiny, tmp_path):
@@ -148,23 +148,21 @@ def trained_run(path, config: RunConfig, card: DataCard):
     """A run directory with a network of random weights, as training leaves it."""
     from resnet_jax.runs.foreign import _write
 
-    model = create_model(config.model.name, **{"num_classes": len(card.class_names), **config.model.choices()})
+    model = ResNet(config.model.config(num_classes=len(card.class_names)))
     variables = jax.tree.map(jnp.asarray, random_variables(model, card.image_shape))
     return _write(path, config, card, variables, step=7, origin={"test": "yes"})
 
 
 def test_an_exported_run_comes_back_with_all_it_knew(tmp_path):
-    model = ModelConfig("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), activation="silu", norm_eps=1e-3)
-    config = RunConfig(
-        model=model, data=DataConfig(image_size=16, crop="random_resized"), train=TrainConfig(loss="bce")
-    )
+    model = ModelSpec("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), activation="silu", norm_eps=1e-3)
+    config = RunConfig(model=model, data=DataConfig(image_size=16, crop="random_resized"), task=TaskConfig(loss="bce"))
     card = DataCard(("Dürer [1471]", "b: c"), (16, 16, 3), (0.5, 0.25, 0.125), (0.1, 0.2, 0.3), {"train": 5})
     trained_run(tmp_path / "run", config, card)
     export_weights(tmp_path / "run", tmp_path / "net.safetensors", format="cifar")
-    imported = import_weights(tmp_path / "net.safetensors", ModelConfig(""), tmp_path / "again")
+    imported = import_weights(tmp_path / "net.safetensors", ModelSpec(""), tmp_path / "again")
     assert imported.card == dataclasses.replace(card, examples={})
     back = imported.run.read_config()
-    assert (back.data.image_size, back.data.crop, back.train.loss) == (16, "random_resized", "bce")
+    assert (back.data.image_size, back.data.crop, back.task.loss) == (16, "random_resized", "bce")
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     first, second = (load_run(tmp_path / name) for name in ("run", "again"))
     assert first.model.config == second.model.config
@@ -173,7 +171,7 @@ def test_an_exported_run_comes_back_with_all_it_knew(tmp_path):
     assert "activation silu" in imported.lines["network"]
     assert "as the file says" in imported.lines["network"]
     other = import_weights(
-        tmp_path / "net.safetensors", ModelConfig("resnet20_cifar", activation="relu"), tmp_path / "relu"
+        tmp_path / "net.safetensors", ModelSpec("resnet20_cifar", activation="relu"), tmp_path / "relu"
     )
     assert "given: activation relu (the file: silu)" in other.lines["network"]
 
@@ -190,4 +188,4 @@ def test_an_exported_file_of_another_version_is_refused(tiny, tmp_path):
 
 def test_a_file_that_says_nothing_needs_the_name_of_its_network(put, tiny, tmp_path):
     with pytest.raises(UsageError, match="name the network: --model NAME"):
-        import_weights(put(tiny), ModelConfig(""), tmp_path / "run")
+        import_weights(put(tiny), ModelSpec(""), tmp_path / "run")

@@ -91,7 +91,7 @@ def test_another_limit_that_changes_no_length_is_the_same_run(made):
 
 def test_fixup_trains_its_scalars_slowly_and_warms_up_unless_it_is_told_otherwise(tmp_path):
     config = digits()
-    fixup = dataclasses.replace(config, model=dataclasses.replace(config.model, norm="none", residual="fixup"))
+    fixup = dataclasses.replace(config, model=config.model.replace(norm="none", residual="fixup"))
     settled = settle_new(tmp_path, fixup)
     assert settled.config.optim.role_rates == (("scalar", 0.1),)
     assert settled.config.optim.schedule.warmup == "5 epochs"
@@ -101,6 +101,6 @@ def test_fixup_trains_its_scalars_slowly_and_warms_up_unless_it_is_told_otherwis
     chosen = dataclasses.replace(fixup, optim=dataclasses.replace(fixup.optim, role_rates=(("scalar", 1.0),)))
     told = settle(RunDirectory(tmp_path / "none"), chosen, Origin(config, frozenset({"warmup"})), 19)
     assert told.config == chosen
-    named = dataclasses.replace(config, model=dataclasses.replace(config.model, name="fixup_resnet20_cifar"))
+    named = dataclasses.replace(config, model=config.model.replace(name="fixup_resnet20_cifar"))
     assert settle_new(tmp_path, named).config.optim.role_rates == (("scalar", 0.1),)
     assert settle_new(tmp_path, config).config == config

@@ -54,7 +54,7 @@ def trained(photographs, tmp_path_factory):
         config = load_recipe("digits")
         config = dataclasses.replace(
             config,
-            model=dataclasses.replace(config.model, name="tiny"),
+            model=config.model.replace(name="tiny"),
             data=DataConfig(source=f"folder:{photographs}", image_size=8),
             train=dataclasses.replace(config.train, limit="1 steps", batch_size=8),
             optim=dataclasses.replace(config.optim, schedule=ScheduleConfig()),

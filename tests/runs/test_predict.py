@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs import inference
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard
-from resnet_jax.runs.predict import Predictor, class_probabilities, predict_images
+from resnet_jax.runs.predict import Predictor, predict_images
 from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry
+from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.config import TaskConfig
 from tests.tools import random_variables
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -24,9 +27,9 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
 def network(names=("cat", "dog", "owl"), *, outputs=3, shape=(8, 8, 3), loss="cross_entropy", width=4, **data):
     config = RunConfig(
-        model=ModelConfig("resnet20_cifar", num_classes=outputs, stage_sizes=(1,), widths=(width,), norm="none"),
+        model=ModelSpec("resnet20_cifar", num_classes=outputs, stage_sizes=(1,), widths=(width,), norm="none"),
         data=DataConfig(**data),
-        train=TrainConfig(loss=loss),
+        task=TaskConfig(loss=None if loss == "cross_entropy" else loss),
     )
     card = DataCard(tuple(names), shape, MEAN, STD, {})
     model = build_model(config, card)
@@ -51,7 +54,7 @@ def files(tmp_path):
 def test_predictions_are_those_of_the_network_for_any_number_of_images(files):
     paths, images = files
     trained = network()
-    expected = class_probabilities(by_hand(trained, images), "cross_entropy")
+    expected = Classification(3).probabilities(by_hand(trained, images))
     for count in (37, 16, 1):
         found = predict_images(trained, paths[:count], top=3)
         assert [p.image for p in found] == [str(path) for path in paths[:count]]
@@ -117,7 +120,7 @@ def test_images_of_any_size_come_through_the_geometry_of_evaluation(tmp_path):
     ):
         brought = trained.geometry.eval_image(image)
         assert brought.shape == (14, 14, 3)
-        expected = class_probabilities(by_hand(trained, brought[None]), "cross_entropy")[0]
+        expected = Classification(3).probabilities(by_hand(trained, brought[None]))[0]
         found = predict_images(trained, [tmp_path / "a.png"], top=3)[0]
         np.testing.assert_allclose(sorted(found.probabilities), sorted(expected), rtol=1e-4)
 
@@ -200,7 +203,7 @@ def test_bytes_and_pixels_are_taken_too_and_fill_the_smallest_batch_that_holds_t
     predictor = Predictor(trained, buckets=(1, 4, 16))
     read = list(predictor.predict([paths[0], paths[1].read_bytes(), images[2]]))
     assert [prediction.image for prediction in read] == [str(paths[0]), "1", "2"]
-    expected = class_probabilities(by_hand(trained, images), "cross_entropy")
+    expected = Classification(3).probabilities(by_hand(trained, images))
     for prediction, row in zip(read, expected, strict=False):
         np.testing.assert_allclose(prediction.probabilities, np.sort(row)[::-1], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(predictor.outputs(images), by_hand(trained, images), rtol=1e-4, atol=1e-5)

@@ -84,14 +84,14 @@ def test_a_home_that_nobody_knows_is_refused(tmp_path, monkeypatch):
 
 def test_import_export_and_fold_write_into_the_home(home):
     """What fails before anything is read fails about the right directory."""
-    from resnet_jax.runs.config import ModelConfig
+    from resnet_jax.models.spec import ModelSpec
     from resnet_jax.runs.foreign import fold_run, import_weights
 
     for folder in ("used", "run"):
         (home / folder).mkdir()
         (home / folder / "file").write_text("")
     with pytest.raises(UsageError, match=r"home/used is in use"):
-        import_weights(Path("~/x.pth"), ModelConfig(), Path("~/used"))
+        import_weights(Path("~/x.pth"), ModelSpec(), Path("~/used"))
     with pytest.raises(UsageError, match=r"home/used is in use"):
         fold_run(Path("~/run"), Path("~/used"))
 

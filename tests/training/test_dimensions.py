@@ -49,4 +49,4 @@ def test_learns_signals_of_any_dimension(dims):
     assert metrics["rejected"] == 0
     mask = jnp.ones(64, bool)
     result = jax.jit(make_eval_step(model))(state.variables, {**test, "mask": mask})
-    assert int(result["correct"]) >= 60
+    assert int(result["sums"]["correct"]) >= 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import time
@@ -16,7 +15,6 @@ import pytest
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.feeds import SingleSteps
@@ -68,7 +66,7 @@ def accuracies(*values):
 
     def run(state):
         correct = next(results)
-        return Evaluation(loss=0.5, correct=correct, examples=100, confusion=Confusion.of({}, 2))
+        return Evaluation(loss=0.5, examples=100, metrics={"accuracy": correct / 100})
 
     return run
 
@@ -204,7 +202,9 @@ def test_evaluation_adds_up_exactly():
         prediction = batch["image"].astype(jnp.int32)
         hit = (prediction == batch["label"]) & batch["mask"]
         loss, count = jnp.where(batch["mask"], 0.5, 0.0).sum(), batch["mask"].sum()
-        return {"loss_sum": loss, "correct": hit.sum(), "count": count, "prediction": prediction}
+        bins = {name: jnp.ones(15) for name in ("bin_count", "bin_confidence", "bin_correct")}
+        rows = {"label": batch["label"], "prediction": prediction}
+        return {"loss_sum": loss, "sums": {"correct": hit.sum(), **bins}, "count": count, "rows": rows}
 
     def batch(image, label, mask):
         return {"image": np.array(image), "label": np.array(label), "mask": np.array(mask, bool)}
@@ -277,17 +277,11 @@ def test_the_task_says_what_the_metrics_mean_and_what_is_best(tmp_path):
         state, metrics = fake_step()(state, batch)
         return state, {**metrics, "squares": jnp.float32(8), "correct": jnp.float32(1)}
 
-    @dataclasses.dataclass(frozen=True)
-    class Result(Evaluation):
-        @property
-        def metrics(self):
-            return {"rmse": self.loss, "r2": 0.5}
-
     values = iter((3.0, 2.0, 2.5))
     log = Log()
     _, progress = train(
         new_state(), plan=Plan(10, 4), feed=SingleSteps(step, batches), task=Regression(), observers=[log],
-        evaluate=lambda _: Result(next(values), 0, 1, Confusion.of({}, 2)),
+        evaluate=lambda _: Evaluation(rmse := next(values), 1, {"rmse": rmse, "r2": 0.5}),
     )  # fmt: skip
     assert log.steps[0]["rmse"] == 2.0
     assert (log.epochs[0]["rmse"], log.epochs[0]["val_rmse"], log.epochs[0]["val_r2"]) == (2.0, 3.0, 0.5)

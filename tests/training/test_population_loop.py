@@ -21,7 +21,6 @@ from resnet_jax.errors import RunError
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.compile import compile_train_step
-from resnet_jax.training.confusion import Confusion
 from resnet_jax.training.early_stopping import EarlyStopping, EarlyStoppingState
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import SingleSteps
@@ -63,7 +62,7 @@ def batch_of(seed, step, poison=None):
 def evaluation_of(params):
     """Return something that depends on the parameters of one member."""
     value = float(np.abs(np.asarray(params["Dense_0"]["kernel"])).sum())
-    return Evaluation(value, int(value), 100, np.zeros((3, 3), np.int64))
+    return Evaluation(value, 100, {"accuracy": int(value) / 100})
 
 
 class Recorder:
@@ -236,7 +235,7 @@ def scored(seed=None):
 
     def evaluate(state):
         turn = -(-int(np.max(state.step)) // 4) - 1
-        results = [Evaluation(0.5, SCORES[index][turn], 100, Confusion.of({}, 3)) for index in range(3)]
+        results = [Evaluation(0.5, 100, {"accuracy": SCORES[index][turn] / 100}) for index in range(3)]
         return results if seed is None else results[SEEDS.index(seed)]
 
     return evaluate
@@ -286,7 +285,7 @@ def test_a_member_that_stops_early_and_its_best_are_those_of_its_own_run(mesh, s
 
 
 def test_it_ends_when_all_have_stopped(mesh, step):
-    falling = [Evaluation(0.5, 50, 100, Confusion.of({}, 3))] * 3
+    falling = [Evaluation(0.5, 100, {"accuracy": 0.5})] * 3
     states, progress = run(mesh, step, plan=STOPPING, evaluate=lambda _: falling)
     assert (progress.finished, int(states.step[0])) == ("early stopping", 8)
     _, same = run(mesh, step, plan=STOPPING, states=states, progress=progress)

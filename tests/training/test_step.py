@@ -302,8 +302,8 @@ def test_evaluation_ignores_masked_examples_whatever_they_hold():
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     np.testing.assert_allclose(out["loss_sum"], -log_p[np.arange(11), batch["label"][:11]].sum(), rtol=1e-5)
     assert out["count"] == 11
-    assert out["correct"] == (logits.argmax(1) == batch["label"][:11]).sum()
-    np.testing.assert_array_equal(out["prediction"][:11], logits.argmax(1))
+    assert out["sums"]["correct"] == (logits.argmax(1) == batch["label"][:11]).sum()
+    np.testing.assert_array_equal(out["rows"]["prediction"][:11], logits.argmax(1))
 
 
 def test_soft_targets_count_their_largest_entry():

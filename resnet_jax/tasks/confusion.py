@@ -42,6 +42,16 @@ class Confusion:
         return cls(classes, *rows.T)
 
     @classmethod
+    def of_rows(cls, true: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
+        """Count the classes (N,) that examples are of and were taken for.
+
+        >>> Confusion.of_rows(np.array([0, 1, 1]), np.array([0, 0, 1]), 2).dense().tolist()
+        [[1, 0], [1, 1]]
+        """
+        pairs, counts = np.unique(np.stack([true, predicted]).astype(np.int64), axis=1, return_counts=True)
+        return cls(classes, pairs[0], pairs[1], counts.astype(np.int64))
+
+    @classmethod
     def from_dense(cls, matrix: np.ndarray) -> Confusion:
         """Make one of a matrix (classes, classes)."""
         true, predicted = np.nonzero(matrix)
@@ -83,6 +93,10 @@ class Confusion:
     def total_of_true(self) -> np.ndarray:
         """Return the examples of every class, int64 (classes,)."""
         return np.bincount(self.true, self.counts, self.classes).astype(np.int64)
+
+    def total_of_predicted(self) -> np.ndarray:
+        """Return the examples that were taken for every class, int64 (classes,)."""
+        return np.bincount(self.predicted, self.counts, self.classes).astype(np.int64)
 
     def correct_of_true(self) -> np.ndarray:
         """Return the examples of every class that were taken for it, int64 (classes,)."""

@@ -7,17 +7,19 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from resnet_jax.training.confusion import Confusion
+from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.training.evaluation import EvaluationSums
 
 
 def _sums(labels, predictions, classes):
-    sums = EvaluationSums(classes)
+    sums = EvaluationSums(Classification(classes))
     for label, prediction in zip(np.split(labels, 4), np.split(predictions, 4), strict=True):
         mask = np.ones(len(label), bool)
         mask[-1] = False  # padding counts nowhere
-        out = {"loss_sum": 1.0, "correct": (label == prediction)[mask].sum(), "count": mask.sum()}
-        sums.add({"label": label, "mask": mask}, {**out, "prediction": prediction})
+        bins = {name: np.ones(15) for name in ("bin_count", "bin_confidence", "bin_correct")}
+        out = {"loss_sum": 1.0, "sums": {"correct": (label == prediction)[mask].sum(), **bins}, "count": mask.sum()}
+        sums.add({"mask": mask}, {**out, "rows": {"label": label, "prediction": prediction}})
     return sums.result()
 
 

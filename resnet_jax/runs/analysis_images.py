@@ -1,0 +1,125 @@
+"""The images that a network is analysed with: random ones, the first of a source, or a run's own training images."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data.augment import normalize
+from resnet_jax.data.memory import materialize
+from resnet_jax.data.records import Records, Subset
+from resnet_jax.data.rng import SHUFFLE, permutation
+from resnet_jax.data.transform import Geometry
+from resnet_jax.data.view import View
+from resnet_jax.errors import UsageError
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.spec import ModelSpec
+from resnet_jax.runs.build import build_model
+from resnet_jax.runs.chosen import Chosen, bring_to_size, choose_images, describe_sizes
+from resnet_jax.runs.config import DataConfig, RunConfig
+from resnet_jax.runs.data import geometry_of, load_images
+from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.trained import TrainedRun, require_images
+from resnet_jax.training.need import LOOKING, require_memory
+
+if TYPE_CHECKING:
+    from resnet_jax.runs.analysis import AnalysisConfig
+
+_log = logging.getLogger(__name__)
+
+#: The source of images that are independent N(0, 1) pixels with random labels.
+RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """Images that a network is shown.
+
+    Attributes:
+        images: normalized, ``(n, *spatial, c)``.
+        labels: int ``(n,)``.
+        said: what they are.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    said: str
+
+
+def random_images(config: AnalysisConfig, shape: tuple[int, ...], model: ResNet) -> Shown:
+    """Draw independent N(0, 1) pixels and labels."""
+    _require_memory(config.batch, shape, model)
+    pixels, which = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
+    images = jax.random.normal(pixels, (config.batch, *shape))
+    labels = jax.random.randint(which, (config.batch,), 0, model.config.num_classes)
+    return Shown(images, labels, f"{config.batch} of independent N(0, 1) pixels, random labels (seed {config.seed})")
+
+
+def images_of_source(config: AnalysisConfig, spec: ModelSpec) -> tuple[Shown, ResNet]:
+    """Read training images of a source for a named network; return them, and the network for their classes."""
+    source, prepared = str(config.data.source), config.data
+    data = DataConfig(source=source, image_size=prepared.image_size, mean=prepared.mean, std=prepared.std)
+    if prepared.crop is not None:
+        data = dataclasses.replace(data, crop=prepared.crop)
+    run = RunConfig(model=spec, data=data, seed=config.seed)
+    found = load_images(run)
+    model = build_model(run, found.card)
+    records = materialize(_first(config, found.splits.train), geometry_of(data), training=False)
+    images, labels = _normalized(records, model, found.card)
+    said = f"{config.batch} training images of {_short(source)} (seed {config.seed}), not augmented"
+    said = "; ".join((said, *found.splits.notes))
+    if path := source.partition(":")[2]:
+        said = said.replace(path, Path(path).name)
+    return Shown(images, labels, said), model
+
+
+def images_of_run(config: AnalysisConfig, trained: TrainedRun, source: str | None) -> Shown:
+    """Read a run's own training images, or those of another source, in the network's size."""
+    require_images(trained)
+    chosen = choose_images(trained, "train", source)
+    records, sizes = bring_to_size(trained, _first(config, chosen.records))
+    images, labels = _normalized(records, trained.model, trained.card)
+    said = "; ".join((_said(config, chosen), *chosen.said, *describe_sizes(trained, sizes.seen)))
+    for place in (trained.config.data.source, chosen.place):
+        said = said.replace(place, _short(place))
+    return Shown(images, labels, said.replace(str(trained.path), trained.path.resolve().name))
+
+
+def _require_memory(batch: int, shape: tuple[int, ...], model: ResNet) -> None:
+    """Refuse a batch whose forward and backward pass cannot fit, before its images are made."""
+    require_memory(model, shape, batch=batch, devices=jax.devices()[:1], warn=_log.warning, options=LOOKING)
+
+
+def _first(config: AnalysisConfig, records: Records) -> Subset:
+    """Return the first images of the records in an order that the seed gives."""
+    if config.batch > len(records):
+        raise UsageError(f"batch {config.batch} is more than the {len(records):,} images there are")
+    return Subset(records, permutation(len(records), config.seed, SHUFFLE)[: config.batch])
+
+
+def _normalized(records: Records, model: ResNet, card: DataCard) -> tuple[jax.Array, jax.Array]:
+    _require_memory(len(records), card.image_shape, model)
+    pixels = View(records, Geometry(), training=False).images(np.arange(len(records)))
+    images = normalize(jnp.asarray(pixels), card.mean, card.std, jnp.dtype(model.config.dtype))
+    return images, jnp.asarray(records.labels)
+
+
+def _said(config: AnalysisConfig, chosen: Chosen) -> str:
+    if chosen.own:
+        whose = "of the run's own training images"
+    else:
+        part = "" if chosen.split == "all" else f"{chosen.split} "
+        whose = f"{part}images of {_short(chosen.place)}"
+    return f"{config.batch} {whose} (seed {config.seed}), not augmented"
+
+
+def _short(source: str) -> str:
+    """Return a source without the folders of its path: a report may travel."""
+    kind, colon, path = source.partition(":")
+    return f"{kind}{colon}{Path(path).name}"

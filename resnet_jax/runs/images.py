@@ -1,0 +1,71 @@
+"""Which images a trained network is shown, and how they are prepared, where that is not the run's own way."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from resnet_jax.data.classes import read_class_names
+from resnet_jax.data.stats import check_normalization
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast1, check_fields
+from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry, with_normalization
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePreparation:
+    """How images are prepared, where that is not the run's own way."""
+
+    image_size: AtLeast1 | None = None
+    """Side in pixels the images are brought to (default: the network's own, or the source's)."""
+    crop: Literal["none", "random_resized"] | None = None
+    """random_resized: the centre 0.875 of the image, as after such training; none: all of it (default: the run's)."""
+    mean: tuple[float, ...] = ()
+    """Subtracted from x / 255, per channel (default: the run's, or that of the images)."""
+    std: tuple[float, ...] = ()
+    """Divides x / 255 - mean, per channel (default: the run's, or that of the images)."""
+
+    def __post_init__(self):
+        """Check the values; raises UsageError."""
+        check_fields(self, "data.")
+        check_normalization(self.mean, self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherImages(ImagePreparation):
+    """Other images than the run's own, or another preparation of them."""
+
+    source: str | None = None
+    """digits, folder:PATH, npz:PATH or tfds:NAME; depth also takes random (default: the run's own images)."""
+    moved_to: str | None = None
+    """Where the run's own images lie now, if no longer where it was trained; the run's own division is used."""
+
+    def __post_init__(self):
+        """Check the values, and that they are of one place; raises UsageError."""
+        super().__post_init__()
+        if self.source is not None and self.moved_to is not None:
+            raise UsageError(
+                "give data.moved_to, where the run's own images lie now, or data.source, other images; not both"
+            )
+
+
+def prepared(trained: TrainedRun, how: ImagePreparation, class_names: Path | None = None) -> TrainedRun:
+    """Return the run with what is prepared in another way than its own.
+
+    Args:
+        trained: the run.
+        how: the other way.
+        class_names: file with the names of the outputs, one a line.
+
+    Raises:
+        UsageError: values that the network cannot have.
+        DataError: the file cannot be read.
+    """
+    if how.mean or how.std:
+        trained = with_normalization(trained, how.mean, how.std)
+    if how.image_size is not None or how.crop is not None:
+        trained = with_geometry(trained, how.image_size, how.crop)
+    if class_names is not None:
+        trained = with_class_names(trained, read_class_names(class_names, trained.model.config.num_classes))
+    return trained

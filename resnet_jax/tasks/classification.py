@@ -1,0 +1,213 @@
+"""Classification: every example is of one class, and the largest output decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import UsageError
+from resnet_jax.tasks.config import TaskConfig
+from resnet_jax.tasks.confusion import Confusion
+from resnet_jax.tasks.facts import TaskFacts
+from resnet_jax.tasks.losses import LOSSES, dense_targets, get_loss
+from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind, require_outputs
+from resnet_jax.tasks.scores import calibration_sums, expected_calibration_error, mean_known, precision_recall_f1
+from resnet_jax.tasks.task import Batch, TaskBase, ranked
+
+Criterion = Literal["cross_entropy", "bce", "mse"]
+#: How many of the likeliest classes count as right for ``top5``, which networks of more classes have.
+TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(TaskBase):
+    """Every example is of one class; labels are class indices (N,), or soft labels (N, K) from mixing.
+
+    Metrics: ``accuracy`` (the headline), ``top5`` of more than 5 classes, macro ``precision``, ``recall`` and ``f1``
+    (over the classes that occur or are predicted, as scikit-learn), and ``ece``, the expected calibration error. With
+    soft labels an example counts as of its largest share.
+
+    Attributes:
+        num_outputs: classes; 0 if they are only known from the outputs, which is enough for a step.
+        criterion: the loss: ``cross_entropy``, ``bce`` (one against all), ``mse`` (towards one-hot rows), or a function
+            ``(logits, labels) -> (N,)``.
+        label_smoothing: share of the target spread over all classes; of ``cross_entropy`` and ``bce``.
+        class_weights: what the loss of an example is multiplied by, by its class; () for 1. Soft labels have the mean
+            by their shares. The mean loss is over examples, not over weights.
+
+    Raises:
+        UsageError: values that do not go together.
+
+    >>> task = Classification(3)
+    >>> batch = {"label": jnp.array([2, 0])}
+    >>> task.train_sums(jnp.array([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]), batch)["correct"].tolist()
+    [True, False]
+    """
+
+    kind: ClassVar[str] = "classification"
+    headline: ClassVar[str] = "accuracy"
+    mode: ClassVar[Literal["max", "min"]] = "max"
+    answers: ClassVar[Literal["probabilities", "values"]] = "probabilities"
+
+    criterion: Criterion | Callable[[jax.Array, jax.Array], jax.Array] = "cross_entropy"
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.criterion, str):
+            get_loss(self.criterion, self.label_smoothing)
+        elif self.label_smoothing:
+            raise UsageError("label_smoothing goes with cross_entropy and bce, not with a loss of your own")
+        if self.class_weights and len(self.class_weights) != self.num_outputs:
+            raise UsageError(f"{len(self.class_weights)} class weights do not go with {self.num_outputs} classes")
+        if any(not 0.0 <= weight < float("inf") for weight in self.class_weights):
+            raise UsageError(f"class weights must be finite and not negative, got {self.class_weights}")
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Refuse labels of no class; see :func:`require_classes`."""
+        if self.num_outputs:
+            require_classes(batch, self.num_outputs)
+
+    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        """Return the loss of every example, (N,)."""
+        labels, criterion = batch["label"], self.criterion
+        function = get_loss(criterion, self.label_smoothing) if isinstance(criterion, str) else criterion
+        losses = function(outputs, labels)
+        if not self.class_weights:
+            return losses
+        rows = dense_targets(outputs, labels)
+        return losses * (rows * jnp.asarray(self.class_weights, rows.dtype)[None]).sum(axis=-1)
+
+    def train_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Return ``correct``, bool (N,)."""
+        return {"correct": _class_of(outputs) == hard_labels(batch["label"])}
+
+    def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
+        """Return the accuracy."""
+        return {"accuracy": sums["correct"] / count}
+
+    def eval_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Return ``correct``, ``top5`` of more than 5 classes, and the bins of the calibration error."""
+        correct = self.train_sums(outputs, batch)["correct"]
+        sums = {"correct": correct, **calibration_sums(self._confidence(outputs), correct)}
+        if outputs.shape[-1] > TOP:
+            sums["top5"] = _rank(outputs, hard_labels(batch["label"])) < TOP
+        return sums
+
+    def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Return ``label`` and ``prediction``, int32 (N,)."""
+        return {"label": hard_labels(batch["label"]), "prediction": _class_of(outputs)}
+
+    def eval_metrics(
+        self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
+    ) -> dict[str, float]:
+        """Return accuracy, top5, macro precision, recall and F1, and the expected calibration error."""
+        details = self.eval_details(sums, rows, count)
+        bins = (sums[f"bin_{name}"] for name in ("count", "confidence", "correct"))
+        return {
+            "accuracy": float(sums["correct"]) / count,
+            **({"top5": float(sums["top5"]) / count} if "top5" in sums else {}),
+            **{f"macro_{name}": mean_known(details[name]) for name in ("precision", "recall", "f1")},
+            "ece": expected_calibration_error(*bins),
+        }
+
+    def eval_details(
+        self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
+    ) -> dict[str, Any]:
+        """Return the ``confusion``, and ``precision``, ``recall`` and ``f1`` of every class, float64 (K,)."""
+        return confusion_details(rows["label"], rows["prediction"], self.num_outputs)
+
+    def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
+        """Return the likeliest classes of each example, likeliest first, with their probabilities."""
+        return ranked(self.probabilities(outputs), top)
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Turn outputs (N, K) into what the network was trained to mean by them, float64 (N, K)."""
+        logits = np.asarray(outputs, np.float64)
+        match self.criterion:
+            case "mse":  # trained towards one-hot rows
+                return np.clip(logits, 0.0, 1.0)
+            case "bce":  # one yes or no per class; they need not add up to 1
+                return np.exp(-np.logaddexp(0.0, -logits))
+            case _:
+                return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+
+    def _confidence(self, outputs: jax.Array) -> jax.Array:
+        """Return the probability of the predicted class, (N,)."""
+        largest = outputs.max(axis=-1)
+        match self.criterion:
+            case "mse":
+                return jnp.clip(largest, 0.0, 1.0)
+            case "bce":
+                return jax.nn.sigmoid(largest)
+            case _:
+                return jax.nn.softmax(outputs, axis=-1).max(axis=-1)
+
+
+def hard_labels(labels: jax.Array) -> jax.Array:
+    """Return class indices, int32 (N,); of soft labels (N, K) the class of the largest share."""
+    if labels.ndim > 1:
+        labels = jnp.argmax(labels, axis=-1)
+    return labels.astype(jnp.int32)
+
+
+def _class_of(outputs: jax.Array) -> jax.Array:
+    return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+
+
+def _rank(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return how many classes come before the label's: larger outputs, and equal ones of a smaller index, as argmax.
+
+    An output that is no number comes before all others.
+    """
+    own = jnp.take_along_axis(outputs, labels[:, None], axis=-1, mode="clip")
+    earlier = jnp.arange(outputs.shape[-1], dtype=jnp.int32)[None] < labels[:, None]
+    return (~(outputs <= own) | ((outputs == own) & earlier)).sum(axis=-1, dtype=jnp.int32)
+
+
+def confusion_details(labels: np.ndarray, predictions: np.ndarray, classes: int) -> dict[str, Any]:
+    """Return the ``confusion`` of examples (N,), and ``precision``, ``recall`` and ``f1`` of every class, (K,)."""
+    confusion = Confusion.of_rows(labels, predictions, classes)
+    counts = confusion.correct_of_true(), confusion.total_of_predicted(), confusion.total_of_true()
+    return {
+        "confusion": confusion,
+        **dict(zip(("precision", "recall", "f1"), precision_recall_f1(*counts), strict=True)),
+    }
+
+
+def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
+    """Refuse a host batch with labels of no class; on the device such a label can only give a loss of NaN.
+
+    Labels that are rows or floats are not looked at, nor are those of examples whose ``mask`` is False.
+
+    Raises:
+        UsageError: with the first such label and its place in the batch.
+
+    >>> require_classes({"label": np.array([0, 9, -1]), "mask": np.array([True, True, False])}, 10)
+    """
+    labels = np.asarray(batch["label"])
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return
+    outside = ((labels < 0) | (labels >= num_classes)) & np.asarray(batch.get("mask", True), bool)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise UsageError(
+            f"label {labels[first]} of example {first} of the batch is outside 0..{num_classes - 1}, the range of "
+            f"{num_classes} classes; {int(outside.sum())} such labels among {labels.size}"
+        )
+
+
+@register_task("classification", uses=("loss", "label_smoothing", "class_weights"))
+def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
+    """Return classification as configured."""
+    require_kind("classification", facts, "class")
+    require_outputs(facts, "classes", more=True)
+    criterion: Any = criterion_of(config, "classification", tuple(LOSSES))
+    if len(config.class_weights) != facts.num_outputs and not isinstance(config.class_weights, str):
+        raise UsageError(f"task.class_weights has {len(config.class_weights)} numbers for {facts.num_outputs} classes")
+    return Classification(facts.num_outputs, criterion, config.label_smoothing, class_weights_of(config, facts))

@@ -1,0 +1,42 @@
+"""Configuration of the tasks: what the outputs of the network mean, and the loss that is minimized."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from resnet_jax.fields import BelowOne, Positive, check_fields
+
+Open01 = Annotated[float, Interval(gt=0.0, lt=1.0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """What the outputs mean. A setting that the kind of task does not use is refused."""
+
+    kind: str | None = None
+    """classification, multilabel, regression, binary (yes or no by one output), or a task registered in Python.
+    Default: what the labels are: classes, rows of 0 and 1, or numbers."""
+    loss: str | None = None
+    """classification: cross_entropy (the default), bce (one against all) or mse (one-hot); multilabel and binary: bce;
+    regression: mse (the default), l1 or huber."""
+    label_smoothing: BelowOne = 0.0
+    """Share of the target spread over all classes, or, of a yes or no, over both."""
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    """Factors of the loss by class: none, balanced (examples / (classes x examples of the class)), or one a class."""
+    positive_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    """multilabel and binary: factors of the loss of a yes: none, balanced (examples without / examples with the label),
+    or one a label."""
+    threshold: tuple[Open01, ...] = (0.5,)
+    """multilabel and binary: probability above which it is a yes; one, or one a label."""
+    huber_delta: Positive = 1.0
+    """regression with loss huber: errors up to it count by their square, larger ones by their size."""
+    standardize: bool = True
+    """regression: the network learns (target - mean) / deviation, of the training set; predictions are in the target's
+    units, the loss is not."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        check_fields(self, "task.")

@@ -1,0 +1,37 @@
+"""What a task is told about the data: the kind of its labels, their names and counts, mean and deviation of targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+LabelKind = Literal["class", "multi-label", "value"]
+"""One class an example; any number of labels, rows of 0 and 1; or numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFacts:
+    """What is known of the labels; all numbers are those of the training examples.
+
+    Attributes:
+        label_kind: what labels are.
+        names: of the classes, the labels or the targets, in order.
+        examples: training examples; 0 if there are none, as of an imported network.
+        counts: examples of every class, or that have every label; () if not known.
+        mean: of every target; () where labels are no numbers, or not known.
+        std: their standard deviations.
+        outputs: of the network, if that is given and not to be the number of names.
+    """
+
+    label_kind: LabelKind = "class"
+    names: tuple[str, ...] = ()
+    examples: int = 0
+    counts: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    outputs: int | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Return how many outputs the network is to have: what is given, or one a name."""
+        return len(self.names) if self.outputs is None else self.outputs
