@@ -52,6 +52,10 @@ class Registry(UserDict[str, T], Generic[T]):
         """Return the thing of that name, or ``default`` (before Python 3.12 ``UserDict`` asks ``__missing__``)."""
         return self.data.get(name, default)
 
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take a name out, as of a dict."""
+        return self.data.pop(name, *default)
+
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that adds what it decorates under ``name`` and gives it back unchanged.
 

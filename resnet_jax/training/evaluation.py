@@ -79,7 +79,7 @@ class EvaluationSums:
         self._loss += float(out["loss_sum"])
         self._examples += int(out["count"])
         for name, value in out["sums"].items():
-            self._sums[name] = self._sums.get(name, np.zeros(())) + np.asarray(value, np.float64)
+            self._sums[name] = np.asarray(self._sums.get(name, 0.0) + np.asarray(value, np.float64))
         for name, values in out["rows"].items():
             self._rows.setdefault(name, []).append(np.asarray(values)[batch["mask"]])
 

@@ -73,7 +73,8 @@ def train(
     start = updates_done(state)
     if start >= plan.total_steps or progress.finished:
         return state, progress
-    session = Session(plan, task or Classification(), progress, observers, population=is_population(state))
+    meaning: Any = Classification() if task is None else task
+    session = Session(plan, meaning, progress, observers, population=is_population(state))
     kept = _Kept(plan, checkpoints, state, progress)
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:

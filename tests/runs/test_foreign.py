@@ -17,6 +17,7 @@ from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.evaluate import load_run
 from resnet_jax.runs.foreign import export_weights, import_weights
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.weights import from_variables, save_safetensors
 from resnet_jax.weights.known import CIFAR10, IMAGENET
 from tests.tools import random_variables
