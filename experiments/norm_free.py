@@ -29,7 +29,8 @@ from rich.console import Console
 from resnet_jax.ablation.directory import Definition
 from resnet_jax.ablation.grid import load_cells, parse_axis, parse_seeds
 from resnet_jax.ablation.run import ablate
-from resnet_jax.runs.config import RunConfig, load_recipe
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.schedules import ScheduleConfig
 
 CELLS = Path(__file__).with_suffix(".yaml")

@@ -13,10 +13,11 @@ from .models import (
     unstack_blocks as unstack_blocks,
 )
 from .report.trackers import register_observer as register_observer
-from .runs.config import RunConfig as RunConfig, list_recipes as list_recipes, load_recipe as load_recipe
+from .runs.config import RunConfig as RunConfig
 from .runs.evaluate import evaluate_run as evaluate_run, load_run as load_run, predict_images as predict_images
 from .runs.fit import fit as fit
 from .runs.fitted import Fit as Fit
+from .runs.recipes import list_recipes as list_recipes, load_recipe as load_recipe
 from .training.compile import (
     compile_eval_step as compile_eval_step,
     compile_train_step as compile_train_step,

@@ -144,8 +144,10 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def is_marked(hint: Any, mark: Mark) -> bool:
-    """Return whether an annotation carries a mark."""
-    return get_origin(hint) is Annotated and mark in get_args(hint)
+    """Return whether an annotation, or an arm of its union, carries a mark."""
+    if get_origin(hint) is Annotated:
+        return any(extra is mark for extra in get_args(hint)[1:])
+    return get_origin(hint) in (Union, types.UnionType) and any(is_marked(arm, mark) for arm in get_args(hint))
 
 
 def range_of(hint: Any) -> str:

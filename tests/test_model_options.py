@@ -14,17 +14,20 @@ import jax.numpy as jnp
 import pytest
 import yaml
 
+from resnet_jax.ablation.grid import parse_axis
 from resnet_jax.cli.options import parse
 from resnet_jax.cli.train import TrainOptions
 from resnet_jax.errors import UsageError
 from resnet_jax.models import create_model
 from resnet_jax.models.config import CHOICES, ResNetConfig
+from resnet_jax.models.norms import NORMS
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.analysis import AnalysisConfig, named_target
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import RunConfig, load_recipe, parse_config
+from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.images import OtherImages
+from resnet_jax.runs.recipes import load_recipe, parse_config
 
 #: What the run decides, not its user: how many devices share the batch, and their axis.
 OF_THE_RUN = {"norm_devices", "axis_name"}
@@ -125,6 +128,18 @@ def test_a_spec_refuses_what_no_network_has(changes, message):
         UsageError, match=r"model\." if "nrom" in changes else message.replace("unknown ", "unknown model.")
     ):
         parse_config(text, where="x")
+
+
+def test_a_registered_norm_is_an_option_like_our_own(monkeypatch):
+    monkeypatch.setitem(NORMS, "mine", NORMS["batch"])
+    spec = ModelSpec("resnet20_cifar", norm="mine")
+    assert parse_config("model: {norm: mine}", where="x").model == spec
+    default = TrainOptions(load_recipe("digits"))
+    typed = parse(TrainOptions, ["--model.norm", "mine"], verb="train", about="", default=default)
+    assert typed.config.model == spec
+    assert parse_axis("model.norm", "batch,mine").values == ("batch", "mine")
+    with pytest.raises(UsageError, match=r"unknown model\.norm 'mime'; did you mean 'mine'"):
+        parse(TrainOptions, ["--model.norm", "mime"], verb="train", about="", default=default)
 
 
 def test_a_configuration_that_lists_every_field_still_loads():

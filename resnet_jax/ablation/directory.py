@@ -22,8 +22,9 @@ import yaml
 
 from resnet_jax.ablation.grid import Axis, Cell, make_cells
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.runs.config import WITHOUT_EFFECT, RunConfig, config_from_dict, config_to_dict
+from resnet_jax.runs.config import RunConfig, config_to_dict, without_effect
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.recipes import config_from_dict
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.paths import user_path
 
@@ -141,7 +142,7 @@ def _as_today(stored: dict[str, Any], path: Path) -> dict[str, Any]:
 def _significant(definition: dict[str, Any]) -> dict[str, Any]:
     """Leave out the fields of the base that decide nothing."""
     base = {part: dict(value) if isinstance(value, dict) else value for part, value in definition["base"].items()}
-    for key in WITHOUT_EFFECT:
+    for key in without_effect():
         part, name = key.split(".")
         base[part].pop(name, None)
     return {**definition, "base": base}

@@ -33,7 +33,7 @@ def compile_models(
         RunError: a process failed.
     """
     if not workloads:
-        raise UsageError("name at least one network: resnet-jax bench compile MODEL ... --batch N")
+        raise UsageError("name at least one network to compile")
     for workload in workloads:
         workload.network()
     rows = []

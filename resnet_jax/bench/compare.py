@@ -19,6 +19,7 @@ from resnet_jax.bench.limits import rate_limits
 from resnet_jax.bench.worker import START_SECONDS, Worker, WorkerError
 from resnet_jax.bench.workload import Workload, peer_network
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.fields import AtLeast1, Positive, check_fields
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.training.need import explain_end
 
@@ -41,11 +42,15 @@ class Comparison:
         start_seconds: how long a side may take to compile and warm up.
     """
 
-    rounds: int = 9
-    seconds: float = 2.0
+    rounds: AtLeast1 = 9
+    seconds: Positive = 2.0
     python: Path | None = None
     compile_mode: str = "default"
-    start_seconds: float = START_SECONDS
+    start_seconds: Positive = START_SECONDS
+
+    def __post_init__(self):
+        """Check the numbers; raises UsageError."""
+        check_fields(self)
 
 
 def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -62,8 +67,6 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         UsageError: a workload that cannot be built or compared.
         RunError: our side cannot run, or the networks have different numbers of parameters.
     """
-    if how.rounds < 1 or how.seconds <= 0:
-        raise UsageError(f"--rounds must be 1 or more and --seconds above 0, got {how.rounds} and {how.seconds:g}")
     model = workload.network()
     peers = None if how.python is None else _peers(workload, model, how)
     with contextlib.ExitStack() as stack:
@@ -75,7 +78,7 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
             raise RunError(f"{workload.model.name} cannot be measured: {explain_end(str(error))}") from error
         sides, not_run = {"ours": ours}, {}
         for name in PEERS if peers is None else ():
-            not_run[name] = "no --against-python"
+            not_run[name] = "no other interpreter was named"
         for name, start in (peers or {}).items():
             say(f"{workload.model.name}: compiling {name}")
             try:
@@ -99,7 +102,7 @@ def peers_folder() -> Path:
     folder = Path(resnet_jax.__file__).parents[1] / "experiments" / "benchmarks" / "peers"
     if not folder.is_dir():
         raise UsageError(
-            "--against-python needs experiments/benchmarks/peers, which an installed package does not have: "
+            "a comparison needs experiments/benchmarks/peers, which an installed package does not have: "
             "run it from a checkout of the repository"
         )
     return folder
@@ -109,9 +112,9 @@ def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Call
     """Return what starts each other side, given the facts of ours."""
     assert how.python is not None
     if not how.python.is_file():
-        raise UsageError(f"--against-python: {how.python} is no interpreter")
+        raise UsageError(f"{how.python} is no interpreter: PyTorch's side needs one that has torch")
     if workload.accumulate > 1:
-        raise UsageError("--against-python compares whole steps: leave accumulation out")
+        raise UsageError("a comparison is of whole steps: leave accumulation out")
     network, folder = peer_network(model.config), peers_folder()
 
     def spec(facts: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def plan(workload: Workload, devices: int = 1) -> dict[str, Any]:
         RunError: it cannot be compiled.
     """
     if devices < 1:
-        raise UsageError(f"--devices must be 1 or more, got {devices}")
+        raise UsageError(f"devices must be 1 or more, got {devices}")
     workload.network()
     parts = devices * workload.accumulate
     if workload.batch % parts:

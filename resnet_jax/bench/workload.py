@@ -102,7 +102,7 @@ def peer_network(config: ResNetConfig) -> dict[str, Any]:
     if other:
         listed = ", ".join(f"{name} {getattr(config, name)}" for name in other)
         raise UsageError(
-            "--against-python compares ResNets v1 and v1.5 with basic or bottleneck blocks, batch norm, the cifar or "
+            "a comparison is of ResNets v1 and v1.5 with basic or bottleneck blocks, batch norm, the cifar or "
             f"imagenet stem, shortcuts A or B, in float32 or bfloat16; this network has {listed}"
         )
     return {name: getattr(config, name) for name in SHARED}

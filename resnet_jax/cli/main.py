@@ -13,7 +13,7 @@ from typing import Any
 
 from resnet_jax.cli.options import ANYWHERE, HELP, flags_last
 from resnet_jax.cli.streams import READER_GONE, final_status, steady_streams
-from resnet_jax.cli.trouble import explain
+from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
@@ -82,7 +82,7 @@ def run(argv: list[str]) -> int:
     except ResNetJaxError as error:
         if debug:
             raise
-        print(f"error: {visible(str(error), keep=_LINES)}", file=sys.stderr)
+        print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         if debug:

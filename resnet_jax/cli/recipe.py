@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from resnet_jax.cli.options import asks_for_help, flags_last
 from resnet_jax.errors import UsageError
-from resnet_jax.runs.config import RunConfig, list_recipes, load_recipe
+from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.legacy import translate
+from resnet_jax.runs.recipes import list_recipes, load_recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,26 @@ def no_platform(error: BaseException) -> str:
     )
 
 
+def with_flags(message: str) -> str:
+    """Return a message of the library, which speaks of fields, with how the options it names are typed.
+
+    >>> with_flags("train.batch_size must be 1 or more, got 0")
+    'train.batch_size must be 1 or more, got 0 (--train.batch-size)'
+    >>> with_flags("recipe.yaml: seed must be 0 or more"), with_flags("give --data.mean")
+    ('recipe.yaml: seed must be 0 or more', 'give --data.mean')
+    """
+    if re.match(r"\S+\.ya?ml\b", message):  # what is wrong there is put right there
+        return message
+    from resnet_jax.fields import options_of
+    from resnet_jax.runs.config import RunConfig
+
+    named = re.findall(r"(?<![\w./-])[a-z]\w*(?:\.[a-z]\w*)+(?![\w/-])", message)
+    options = options_of(RunConfig)
+    flags = [f"--{name.replace('_', '-')}" for name in dict.fromkeys(named) if name in options]
+    flags = [flag for flag in flags if flag not in message]
+    return f"{message} ({', '.join(flags)})" if flags else message
+
+
 def place(error: BaseException) -> str:
     """Return file and line where an error was raised."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -99,9 +99,9 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
 
 def _own(trained: TrainedRun, split: str) -> Chosen:
     if split == "all":
-        raise UsageError("--split all is every image of a source: name it with --data.source")
+        raise UsageError("split all is every image of a source: name it with data.source")
     if not trained.was_trained_here:
-        raise UsageError(f"{trained.path} was imported: it has no images of its own; name some with --data.source")
+        raise UsageError(f"{trained.path} was imported: it has no images of its own; name some with data.source")
     splits = own_splits(trained, "divide")
     records = getattr(splits, split)
     if records is None:
@@ -142,13 +142,13 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
     except DataError as error:
         if not is_gone(data.place):
             raise
-        raise DataError(f"{error}. If the images lie elsewhere now, say where with --data.moved-to") from error
+        raise DataError(f"{error}. If the images lie elsewhere now, say where with data.moved_to") from error
     changed = _difference(card, splits, class_names)
     if changed:
         then = "it" if data.moved_to is None else data.source
         raise RunError(
             f"{data.place} is not what {then} was when {trained.path} was trained: {changed}. Its division into "
-            "splits would be another one; evaluate on all of it with --data.source, or say with --data.moved-to where "
+            "splits would be another one; evaluate on all of it with data.source, or say with data.moved_to where "
             "the images lie now"
         )
     return splits
@@ -323,7 +323,7 @@ def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes
         raise UsageError(
             f"{trained.path} takes images of {height}x{width} pixels (height x width), and {records.describe(0)} has "
             f"{first[0]}x{first[1]}: no rule brings images to a size that is not square. Resize them, or give "
-            "--data.image-size for square ones"
+            "data.image_size for square ones"
         )
     if first[2] != channels:
         raise UsageError(f"{trained.path} takes {channels} channels, and {records.describe(0)} has {first[2]}")

@@ -47,7 +47,7 @@ def accompany(config: RunConfig, *, run: Length, warmup_is_open: bool) -> tuple[
     Raises:
         UsageError: a warm-up that cannot be read.
 
-    >>> from resnet_jax.runs.config import load_recipe
+    >>> from resnet_jax.runs.recipes import load_recipe
     >>> digits = load_recipe("digits")
     >>> fixup = dataclasses.replace(digits, model=ModelSpec(norm="none", residual="fixup"))
     >>> accompany(fixup, run=Length(285, 19), warmup_is_open=True)[1]

@@ -39,15 +39,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.runs.config import (
-    RunConfig,
-    config_to_yaml,
-    differences,
-    load_recipe,
-    parse_config,
-    read_utf8,
-    require_same,
-)
+from resnet_jax.runs.config import RunConfig, config_to_yaml, differences, require_same
+from resnet_jax.runs.recipes import load_recipe, parse_config, read_utf8
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.paths import user_path
 

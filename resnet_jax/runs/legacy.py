@@ -36,7 +36,8 @@ class Moved:
     """An option that has another name, or other values, than before.
 
     Attributes:
-        new: its dotted name today.
+        new: its dotted name today; the old one where only the values are others, or a field of a section that has the
+            old name.
         value: from the old value, as YAML has it, to the new one, or :data:`NOTHING`. On the command line it is given
             the typed text read as YAML reads it, item by item where that is a comma list.
         typed: how the old option was typed: with one ``value``, with a ``tuple`` of words, or as a ``switch``.
@@ -120,8 +121,8 @@ def upgrade(
         section, name = _section(config, old, make=False), old.split(".")[-1]
         if section is None or name not in section:
             continue
-        if isinstance(section[name], dict) and isinstance(row, Moved) and row.new.startswith(f"{old}."):
-            continue  # the section of today, which has the old option's name
+        if isinstance(section[name], dict) and _is_section_now(old, row):
+            continue
         option = upgrade_option(old, section.pop(name), where=where, moved={old: row})
         if not section and config.get(old.split(".")[0]) is section:
             del config[old.split(".")[0]]
@@ -196,7 +197,9 @@ def translate(
         position += 1
         typed, equals, text = word.partition("=")
         key, on = _key(typed)
-        row = table.get(key) if word.startswith("--") and key not in kept else None
+        row = table.get(key) if word.startswith("--") else None
+        if row is not None and key in kept and not (isinstance(row, Moved) and row.new == key):
+            row = None  # the verb has an option of this name; only its values may be those of before
         if row is None or (row.typed != "switch" and not on):
             words.append(word)
             if word == "--":
@@ -260,6 +263,11 @@ def _read(text: str) -> Any:
 
 def _written(value: Any) -> str:
     return str(value)
+
+
+def _is_section_now(old: str, row: Moved | Refused) -> bool:
+    """Return whether what was an option has become a section of that name."""
+    return isinstance(row, Moved) and row.new.startswith(f"{old}.")
 
 
 def _section(config: dict[str, Any], key: str, *, make: bool) -> dict[str, Any] | None:

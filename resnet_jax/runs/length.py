@@ -16,8 +16,9 @@ import dataclasses
 
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.runs.companions import accompany
-from resnet_jax.runs.config import RunConfig, differences, load_recipe, require_same
+from resnet_jax.runs.config import RunConfig, differences, require_same
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.shorten import Length, fit_schedule
 
 
@@ -50,7 +51,8 @@ def length_of(config: RunConfig, steps_per_epoch: int) -> Length:
 def fit_length(config: RunConfig, origin: Origin, steps_per_epoch: int) -> tuple[RunConfig, list[str]]:
     """Return the configuration with a schedule that fits its length and its network, and a line for each change.
 
-    >>> from resnet_jax.runs.config import TrainConfig, load_recipe
+    >>> from resnet_jax.runs.config import TrainConfig
+    >>> from resnet_jax.runs.recipes import load_recipe
     >>> short = dataclasses.replace(load_recipe("digits"), train=TrainConfig("1 epochs", batch_size=64))
     >>> fit_length(short, Origin.of(short), 19)[1]
     ["warm-up '1 epochs' becomes '1 steps', in proportion: this run makes 19 of the 285 updates of recipe digits"]
@@ -145,18 +147,18 @@ def settle(run: RunDirectory, asked: RunConfig, origin: Origin, steps_per_epoch:
     if after.steps < done:
         raise RunError(
             f"the run in {run.path} has made {done:,} updates ({done / steps_per_epoch:.4g} epochs), and "
-            f"{after.steps:,} are asked for: it can become longer, not shorter than that. Use another --run-dir"
+            f"{after.steps:,} are asked for: it can become longer, not shorter than that. Use another run directory"
         )
     ended = None if summary is None else summary["finished"]
     if ended == "time limit" and not _is_longer(config.train.time_limit, held.train.time_limit):
         raise RunError(
             f"the run in {run.path} ended by its time limit of {held.train.limit} after {done:,} updates: give "
-            "a larger --train.limit, or None, or use another --run-dir"
+            "a larger train.limit, or None, or use another run directory"
         )
     if summary is not None and ended not in ("steps", "time limit"):
         raise RunError(
             f"the run in {run.path} ended by {summary['finished']} after {summary['steps']:,} updates; another length "
-            "does not change that. Use another --run-dir"
+            "does not change that. Use another run directory"
         )
     change = Change(before, after, done, None if summary is None else summary["steps"])
     return dataclasses.replace(fitted, change=change)

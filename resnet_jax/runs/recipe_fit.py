@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from resnet_jax.runs.config import RunConfig, load_recipe
+from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images
+from resnet_jax.runs.recipes import load_recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 from resnet_jax.ablation.directory import Definition
 from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, NamedModel
-from resnet_jax.runs.config import RunConfig, load_recipe
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.schedules import ScheduleConfig
 

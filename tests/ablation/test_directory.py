@@ -9,7 +9,8 @@ import pytest
 from resnet_jax.ablation.directory import AblationDirectory, Definition
 from resnet_jax.ablation.grid import parse_axis
 from resnet_jax.errors import RunError
-from resnet_jax.runs.config import RunConfig, load_recipe
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.recipes import load_recipe
 
 DEFINITION = Definition(
     load_recipe("digits"),

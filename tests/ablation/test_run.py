@@ -239,9 +239,6 @@ def test_when_nothing_is_left_skipping_does_not_help(tmp_path):
 
 def test_a_choice_that_only_fails_in_training_is_found_before_it(tmp_path):
     """Ghost groups of 7 do not divide a batch of 128; initialization and evaluation never notice."""
-    fields = {field.name for field in dataclasses.fields(tiny_config().model)}
-    if not {"norm_scope", "ghost_size"} <= fields:
-        pytest.skip("this version's configuration has no ghost batch norm")
     cells = {"ghost": {"model.norm_scope": "ghost", "model.ghost_size": 7}}
     with pytest.raises(UsageError, match="7"):
         ablate(Definition(tiny_config(), named=cells), tmp_path / "x")

@@ -144,8 +144,6 @@ def test_without_our_side_there_is_nothing_to_compare(script):
 @pytest.mark.parametrize(
     ("workload", "how", "message"),
     [
-        (WORKLOAD, Comparison(rounds=0), "--rounds must be 1 or more"),
-        (WORKLOAD, Comparison(seconds=0.0), "--seconds above 0"),
         (WORKLOAD, Comparison(python=Path("missing")), "missing is no interpreter"),
         (Workload(ModelSpec("resnet50d"), 4), Comparison(python=PYTHON), "shortcut D"),
         (Workload(ModelSpec("resnet20_cifar"), 4, accumulate=2), Comparison(python=PYTHON), "leave accumulation out"),
@@ -157,6 +155,14 @@ def test_what_cannot_be_compared_is_refused_before_anything_starts(workload, how
     with pytest.raises(UsageError, match=message):
         compare(workload, how)
     assert log == []
+
+
+@pytest.mark.parametrize(
+    ("field", "message"), [("rounds", "1 or more"), ("seconds", "positive"), ("start_seconds", "")]
+)
+def test_a_comparison_takes_time(field, message):
+    with pytest.raises(UsageError, match=f"{field} must be {message}"):
+        Comparison(**{field: 0})
 
 
 def test_an_installed_package_has_no_other_sides(monkeypatch, tmp_path):
@@ -184,7 +190,7 @@ def test_several_steps_in_one_dispatch_count_all_their_images():
     workload = Workload(ModelSpec("resnet20_cifar"), 4, image_size=8, steps_per_dispatch=3)
     result = compare(workload, Comparison(rounds=1, seconds=0.1))
     assert result["ours"] > 0
-    assert result["not_run"] == dict.fromkeys(("torch", "torch_compile", "flax"), "no --against-python")
+    assert result["not_run"] == dict.fromkeys(("torch", "torch_compile", "flax"), "no other interpreter was named")
 
 
 @pytest.mark.slow

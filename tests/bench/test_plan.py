@@ -68,7 +68,7 @@ def test_arguments_are_the_bytes_of_the_real_state_and_batch(tiny):
 @pytest.mark.parametrize(
     ("workload", "devices", "message"),
     [
-        (Workload(ModelSpec("resnet20_cifar"), 4), 0, "--devices must be 1 or more"),
+        (Workload(ModelSpec("resnet20_cifar"), 4), 0, "devices must be 1 or more"),
         (Workload(ModelSpec("resnet20_cifar"), 6), 4, "6 cannot be shared equally by 4 devices"),
         (Workload(ModelSpec("resnet20_cifar"), 12, accumulate=2), 4, "use a multiple of 8"),
         (Workload(ModelSpec("resnet02"), 4), 1, "unknown model"),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from resnet_jax.models.spec import ModelSpec
-from resnet_jax.runs.config import load_recipe
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.runtime.cache import program_directory
 from tests.cli.conftest import last_json
 from tests.tools import write_run

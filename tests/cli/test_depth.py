@@ -144,7 +144,7 @@ def test_an_imported_network_has_neither_images_nor_an_optimizer(command, traine
     import_weights(file, ModelSpec(num_classes=2, stage_sizes=(1, 2), widths=(4, 8)), imported)
     argv = ("depth", "profile", imported, "--batch", 4, "--out", out)
     status, _, error = command(*argv)
-    assert (status, "name a --data.source, or random" in error) == (2, True)
+    assert (status, "name a data.source, or random (--data.source)" in error) == (2, True)
     status, _, error = command(*argv, "--data.source", "random", "--image-size", 8, "--remat", "block")
     assert status == 0, error
     facts = DepthProfile.load(out / "profile.npz").about["facts"]

@@ -45,7 +45,7 @@ def test_a_named_network(command, tmp_path):
     [
         (["--iterations", "0"], "iterations"),
         (["--batch", "1"], "one image has none"),
-        (["--norm-mode", "x"], "norm mode"),
+        (["--norm-mode", "x"], "norm_mode"),
     ],
 )
 def test_what_is_refused(command, tmp_path, argv, said):

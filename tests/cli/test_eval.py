@@ -300,7 +300,7 @@ def test_a_run_goes_on_with_data_that_moved(tmp_path, command):
     status, _, err = command("train", "digits", *options, "--run-dir", run)
     assert (status, "--data.moved-to" in err) == (1, True)
     status, _, err = command("train", "digits", *options[:-1], moved, "--run-dir", run)
-    assert (status, f"--data.source {source} --data.moved-to {moved}" in err) == (1, True)
+    assert (status, f"set data.source to {source} and data.moved_to to {moved}" in err) == (1, True)
     status, out, err = command("train", "digits", *options, "--data.moved-to", moved, "--run-dir", run, "--json")
     assert status == 0, err
     assert last_json(out)["params_digest"] == whole["params_digest"]

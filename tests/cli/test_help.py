@@ -11,7 +11,7 @@ import pytest
 from resnet_jax.cli import ablate, bench, depth, eval, models, plan, predict, train, weights
 from resnet_jax.cli.options import option_flags
 from resnet_jax.models import list_models
-from resnet_jax.runs.config import list_recipes
+from resnet_jax.runs.recipes import list_recipes
 
 GROUPS = {"depth": depth.VERBS, "bench": bench.VERBS, "weights": weights.VERBS}
 

@@ -21,8 +21,8 @@ from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.models.layout import stack
 from resnet_jax.report.depth_file import DepthFile, draw_history, read_depth
-from resnet_jax.runs.config import load_recipe
 from resnet_jax.runs.fit import fit
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.compile import compile_train_step
 from resnet_jax.training.dispatch import compile_multi_step
 from resnet_jax.training.loss_scale import LossScaling, init_loss_scale

@@ -75,9 +75,9 @@ def test_its_own_split_is_its_own_wherever_it_lies(tmp_path):
     assert len(choose_images(run, "train", new).records) == 42
     everything = choose_images(run, "all", new)
     assert (len(everything.records), everything.own, everything.what) == (60, False, f"all 60 images of {new}")
-    with pytest.raises(UsageError, match=r"name it with --data.source"):
+    with pytest.raises(UsageError, match=r"name it with data\.source"):
         choose_images(run, "all")
-    with pytest.raises(DataError, match=r"--data.moved-to"):
+    with pytest.raises(DataError, match=r"data\.moved_to"):
         choose_images(run, "test")
     assert run.config.data.moved_to is None
 
@@ -221,7 +221,7 @@ def test_labels_are_those_of_the_network(tmp_path):
 
 
 def test_an_imported_network_has_no_split_of_its_own():
-    with pytest.raises(UsageError, match=r"was imported: it has no images of its own.*--data.source"):
+    with pytest.raises(UsageError, match=r"was imported: it has no images of its own.*data\.source"):
         choose_images(imported(NAMES), "test")
     with pytest.raises(UsageError, match="no training images to look with"):
         own_splits(imported(NAMES), "look with")

@@ -10,18 +10,9 @@ from hypothesis import given, settings, strategies as st
 
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models import ResNet
-from resnet_jax.runs.config import (
-    DataConfig,
-    RunConfig,
-    TrainConfig,
-    config_to_yaml,
-    differences,
-    list_recipes,
-    load_recipe,
-    parse_config,
-    require_same,
-)
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml, differences, require_same
 from resnet_jax.runs.directory import DataCard, RunDirectory, default_path
+from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
 from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.ema import Averaging

@@ -21,11 +21,12 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.digest import params_digest
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml, parse_config
+from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from resnet_jax.runs.finetune import describe, find_source, require_transfer, start_state
 from resnet_jax.runs.fit import fit
+from resnet_jax.runs.recipes import parse_config
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import OptimConfig
@@ -238,7 +239,7 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
     [
         ({"init_head": "exact"}, r"params/head/kernel is \(8, 3\); need \(8, 4\): 3 classes instead of 4"),
         ({"init_stem": "exact"}, "3 input channels instead of 1; stem 'mean' averages them\n--init-head new and"),
-        ({"init_head": "nwe"}, "unknown head 'nwe'; did you mean 'new'"),
+        ({"init_head": "nwe"}, "unknown init_head 'nwe'; did you mean 'new'"),
         ({"model": ModelSpec("resnet32_cifar")}, "source .resnet20_cifar. cannot start resnet32_cifar: .* missing"),
         ({"optim": OptimConfig(freeze=("stm",))}, "freeze 'stm' names no parameter; did you mean 'stem'"),
         ({"init_from": "nowhere"}, "nowhere is not a run directory"),

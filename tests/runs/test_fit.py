@@ -15,9 +15,9 @@ from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, NamedModel
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.tensorboard import TensorBoard
-from resnet_jax.runs.config import load_recipe
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.outcome import Summary
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.loop import Interrupted
 from resnet_jax.training.observers import Observer
 

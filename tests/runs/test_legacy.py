@@ -16,6 +16,8 @@ TABLE = {
         join=lambda before, steps: f"{before}, at most {steps}",
     ),
     "train.loss": Moved("task.loss"),
+    "train.every": Moved("train.every", lambda every: f"{every} steps" if isinstance(every, int) else every),
+    "train.stopping": Moved("train.stopping.patience"),
     "data.flip": Moved("data.mirror", typed="switch"),
     "data.still": Moved("data.mirror", lambda still: not still, typed="switch"),
     "data.mean": Moved("data.normalize", lambda mean: [*mean, "end"], typed="tuple"),
@@ -43,6 +45,9 @@ TABLE = {
         ("--model.norm -1 train.loss", ["--model.norm", "-1", "train.loss"]),
         ("-- --train.loss bce", ["--", "--train.loss", "bce"]),
         ("--train.no-loss", ["--train.no-loss"]),
+        ("--train.every 5", ["--train.every", "5 steps"]),
+        ("--train.every=5%", ["--train.every", "5%"]),
+        ("--train.stopping 5", ["--train.stopping.patience", "5"]),
     ],
 )
 def test_old_options_are_translated_however_they_are_typed(old, new):
@@ -51,6 +56,14 @@ def test_old_options_are_translated_however_they_are_typed(old, new):
 
 def test_an_option_that_a_verb_still_has_is_left_alone():
     assert translate(["--train.loss", "bce"], keep=["train.loss"], moved=TABLE) == ["--train.loss", "bce"]
+    values = translate(["--train.every", "5"], keep=["train.every"], moved=TABLE)
+    assert values == ["--train.every", "5 steps"], "its values may be those of before"
+
+
+def test_an_option_may_become_a_section_of_its_name_or_keep_its_name():
+    for every, stopping in ((5, 3), ("5 steps", {"patience": 3})):
+        now = upgrade({"train": {"every": every, "stopping": stopping}}, where="x", moved=TABLE)
+        assert now == {"train": {"every": "5 steps", "stopping": {"patience": 3}}}
 
 
 def test_what_is_no_more_is_refused_with_what_to_write():
@@ -94,7 +107,7 @@ def test_train_and_ablate_take_old_options(renamed, tmp_path):
     from resnet_jax.cli.options import parse
     from resnet_jax.cli.recipe import named_recipe
     from resnet_jax.cli.train import TrainOptions
-    from resnet_jax.runs.config import parse_config
+    from resnet_jax.runs.recipes import parse_config
 
     recipe = named_recipe(["digits", "--net.stem-channels", "12", "--model.depth=32"], "train")
     model = parse(TrainOptions, recipe.rest, verb="train", about="", default=TrainOptions(recipe.config)).config.model

@@ -8,9 +8,9 @@ import json
 import pytest
 
 from resnet_jax.errors import RunError
-from resnet_jax.runs.config import load_recipe
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runs.length import Origin, adopt, earlier_tests, settle
+from resnet_jax.runs.recipes import load_recipe
 
 
 def digits(epochs=15, **train):

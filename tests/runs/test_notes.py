@@ -14,8 +14,9 @@ from resnet_jax.ablation.run import _ImagesOnce
 from resnet_jax.cli.main import run as command
 from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, NamedModel
-from resnet_jax.runs.config import DataConfig, load_recipe
+from resnet_jax.runs.config import DataConfig
 from resnet_jax.runs.fit import fit
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.schedules import ScheduleConfig
 
 NOTES = (

@@ -10,10 +10,10 @@ import pytest
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.data.split import Splits
 from resnet_jax.data.transform import Geometry
-from resnet_jax.runs.config import list_recipes, load_recipe
 from resnet_jax.runs.data import Images
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.recipe_fit import MADE_FOR, misfit
+from resnet_jax.runs.recipes import list_recipes, load_recipe
 
 SOME = ArrayRecords(np.zeros((2, 2, 2, 3), np.uint8), np.arange(2))
 

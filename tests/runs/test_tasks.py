@@ -18,11 +18,12 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.plots import plot_curves
 from resnet_jax.runs.build import build_model, build_parts, build_task, iterate_feed, training_feed
-from resnet_jax.runs.config import DataConfig, RunConfig, config_from_dict, config_to_yaml, parse_config
+from resnet_jax.runs.config import DataConfig, RunConfig, config_to_yaml
 from resnet_jax.runs.data import Images
 from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runs.outcome import Pictures, Summary, outcome_of
 from resnet_jax.runs.predict import Predictor
+from resnet_jax.runs.recipes import config_from_dict, parse_config
 from resnet_jax.runs.trained import TrainedRun
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.config import TrainConfig

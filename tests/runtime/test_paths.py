@@ -15,8 +15,8 @@ from resnet_jax.cli.depth_options import TargetOptions
 from resnet_jax.cli.options import parse
 from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.errors import UsageError
-from resnet_jax.runs.config import load_recipe
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.runtime.paths import expand_paths, user_path
 from resnet_jax.training.checkpoint import Checkpoints
 from tests.cli.conftest import command, stripes  # noqa: F401

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.runs.config import list_recipes, load_recipe
+from resnet_jax.runs.recipes import list_recipes, load_recipe
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
 from resnet_jax.training.shorten import Length, fit_schedule
 

@@ -1,0 +1,132 @@
+"""Configurations read: shipped recipes by name, YAML files and texts, nested dictionaries; validated, or refused."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_jax.errors import FEW, UsageError, closest, either, nearest, unknown
+from resnet_jax.fields import check_value, is_section, options_of, own_options
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.legacy import upgrade
+from resnet_jax.runtime.paths import user_path
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the shipped recipes.
+
+    >>> "digits" in list_recipes()
+    True
+    """
+    folder = resources.files("resnet_jax.recipes")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """Read a shipped recipe by name, or any configuration by the path of its YAML file.
+
+    Raises:
+        UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = user_path(name)
+        if not path.is_file():
+            raise UsageError(f"no such recipe file: {path}")
+        return parse_config(read_utf8(path), where=str(path), recipe=path.stem)
+    if name not in list_recipes():
+        error = unknown("recipe", name, list_recipes())
+        hint = "; a file of your own must end with .yaml" if Path(name).is_file() else ""
+        raise UsageError(f"{error}{hint}")
+    text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_config(text, where=f"recipe {name}")
+
+
+def read_utf8(path: Path) -> str:
+    """Return the text of a file that a person wrote, whatever the locale says.
+
+    Raises:
+        UsageError: it cannot be read, or is not text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
+
+
+def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConfig:
+    """Validate YAML into a :class:`RunConfig`; unknown keys are refused.
+
+    Args:
+        text: the YAML document.
+        where: what to call it in messages.
+        recipe: name of the recipe if the document does not say.
+
+    Raises:
+        UsageError: with every wrong key or value, and the nearest right key.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"{where} must be a mapping with keys such as model, data, optim and train")
+    if recipe is not None:
+        raw.setdefault("recipe", recipe)
+    return config_from_dict(raw, where=where)
+
+
+def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
+    """Validate nested dictionaries into a :class:`RunConfig`; see :func:`parse_config`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    raw = upgrade(raw, where=where)
+    problems = _unknown_keys(RunConfig, raw, "")
+    if problems:
+        raise UsageError(f"{where}: " + "; ".join(problems))
+    try:
+        return TypeAdapter(RunConfig).validate_python(raw)
+    except ValidationError as error:
+        details = []
+        for item in error.errors():
+            ours = item.get("ctx", {}).get("error")  # raised by a __post_init__ of ours
+            key = ".".join(str(part) for part in item["loc"])
+            ours = ours or _in_our_words(item["loc"], item["input"])
+            hint = ""
+            if item["type"] == "string_type":  # on, 010 and 2024-01-01 are no text to YAML
+                hint = "; to YAML this is no text: put it in quotes"
+            details.append(str(ours) if ours else f"{key}: {item['msg']}, got {item['input']!r}{hint}")
+        raise UsageError(f"{where}: " + "; ".join(details)) from error
+
+
+def _in_our_words(where: tuple[Any, ...], value: Any) -> UsageError | None:
+    """Return what is wrong with an option's value, if it is a value of a ``Literal`` or a range."""
+    for length in range(len(where), 0, -1):  # beyond the option: which item of a tuple
+        key = ".".join(str(part) for part in where[:length])
+        if key in (hints := options_of(RunConfig)):
+            try:
+                check_value(key, (value,) if length < len(where) else value, hints[key])
+            except UsageError as error:
+                return error
+    return None
+
+
+def _unknown_keys(section: type, raw: dict[str, Any], prefix: str) -> list[str]:
+    hints = own_options(section)
+    names, problems = list(hints), []
+    for key, value in raw.items():
+        if key not in names:
+            close = nearest(str(key), names)
+            hint = f", known here: {', '.join(names)}"
+            if close or len(names) > FEW:
+                hint = f", did you mean {either([f'{prefix}{name}' for name in closest(str(key), names)])}?"
+            problems.append(f"unknown key {prefix}{key}{hint}")
+        elif is_section(hints[key]) and isinstance(value, dict):
+            problems += _unknown_keys(hints[key], value, f"{prefix}{key}.")
+    return problems
