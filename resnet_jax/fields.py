@@ -130,12 +130,13 @@ def options_of(kind: type) -> dict[str, Any]:
 @functools.cache
 def field_docs(kind: type) -> dict[str, str]:
     """Return the first paragraph of the text under each field of a dataclass, in one line; empty without its source."""
+    inherited = (field_docs(base) for base in reversed(kind.__bases__) if dataclasses.is_dataclass(base))
+    docs = {name: text for one in inherited for name, text in one.items()}
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError):
-        return {}
+        return docs
     body = typing.cast(ast.ClassDef, tree.body[0]).body
-    docs = {}
     for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
             paragraph = inspect.cleandoc(ast.literal_eval(text.value)).split("\n\n")[0]

@@ -18,6 +18,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models import MODELS, ResNetConfig, create_model
 from resnet_jax.models.branches import BLOCKS, BranchConv, register_block
 from resnet_jax.models.norms import NORMS, register_norm
+from resnet_jax.tasks.registry import TASKS, list_tasks
 from resnet_jax.training.roles import mask
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -32,7 +33,8 @@ def examples() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def registries_as_before():
     """Forget what an example registers."""
-    tables = (MODELS, BLOCKS, NORMS)
+    list_tasks()  # registers ours
+    tables = (MODELS, BLOCKS, NORMS, TASKS)
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -84,6 +86,14 @@ def test_a_network_from_outside_is_found_by_name():
     model = run("A named network")["model"]
     assert (model.config.num_blocks, model.config.shortcut) == (6, "B")
     assert "resnet14_mine" in MODELS
+
+
+def test_a_task_from_outside_has_its_loss_and_the_metrics_of_what_it_is_made_of():
+    task = run("A task")["task"]
+    logits, labels = jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.array([1])
+    np.testing.assert_allclose(task.loss(logits, {"label": labels}), -(0.75**2) * np.log(0.25), rtol=1e-6)
+    assert (task.kind, task.headline, task.num_outputs) == ("focal", "accuracy", 3)
+    assert "focal" in list_tasks()
 
 
 def test_a_name_is_given_once():

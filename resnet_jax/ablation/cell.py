@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.ablation.result import CellResult, MemberResult, finite
+from resnet_jax.ablation.result import CellResult, MemberResult, finite, measured
 from resnet_jax.data.records import Records
 from resnet_jax.errors import RunError
 from resnet_jax.instrument.hooks import Anatomy
@@ -214,16 +214,14 @@ def _train_members(
             verdict = judge(
                 updates=progress.members[index].finished_at or parts.plan.total_steps,
                 steps_per_epoch=parts.plan.steps_per_epoch,
-                tested=result.accuracy,
+                tested=result.metrics.get("accuracy"),
                 test=Chance.of(test.labels),
                 trained=trained.get(seed),
                 train=Chance.of(splits.train.labels, pass_over),
             )
             found = dataclasses.replace(
                 found,
-                test_correct=result.correct,
-                test_examples=result.examples,
-                test_loss=finite(result.loss),
+                **measured(parts.task.headline, result),
                 stuck=verdict.stuck,
             )
         members.append(found)
@@ -242,7 +240,7 @@ def population_plan(config: RunConfig, plan: Plan) -> Plan:
 def _last_accuracies(metrics: Path) -> dict[int, float]:
     """Return the accuracy in the last epoch of training, by seed."""
     rows = [row for row in read_metrics(metrics) if row["kind"] == "epoch"]
-    return {row["seed"]: row["accuracy"] for row in rows if row["accuracy"] is not None}
+    return {row["seed"]: row["accuracy"] for row in rows if row.get("accuracy") is not None}
 
 
 def _some(records: Records | None) -> Records:

@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 
 from resnet_jax.errors import UsageError, unknown
-from resnet_jax.fields import check_value, choices_of, options_of
+from resnet_jax.fields import check_value, choices_of, is_section, options_of, own_options
 from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.legacy import upgrade_option
 from resnet_jax.runs.recipes import config_from_dict, read_utf8
 from resnet_jax.runtime.paths import user_path
 
 #: The parts of a configuration whose fields can be varied.
-PARTS = ("model", "data", "task", "optim", "train")
+PARTS = tuple(name for name, hint in own_options(RunConfig).items() if is_section(hint))
 AGC = "optim.agc"
 #: What ``--agc on`` means where the recipe does not say: the clipping of Brock et al. 2021 (arXiv:2102.06171, 4.1).
 AGC_DEFAULT = 0.01

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from resnet_jax.ablation.grid import Cell
+from resnet_jax.training.evaluation import Evaluation
 
 Status = Literal["done", "partial", "pending", "refused"]
 
@@ -20,11 +21,13 @@ class MemberResult:
     Attributes:
         seed: which.
         diverged_at: the step at which its first update was rejected; then there is no test result.
-        test_correct: test images classified correctly by the last state.
+        test_correct: test images classified correctly by the last state; None of a task that counts none.
         test_examples: test images.
         test_loss: mean loss on them; None if it is not finite.
         params_digest: of the last state; see :func:`resnet_jax.models.digest.params_digest`.
         stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be said.
+        headline: the metric that the table shows.
+        test_value: that metric on the test images.
     """
 
     seed: int
@@ -34,11 +37,15 @@ class MemberResult:
     test_loss: float | None = None
     params_digest: str | None = None
     stuck: bool | None = None
+    headline: str = "accuracy"
+    test_value: float | None = None
 
     @property
-    def accuracy(self) -> float | None:
-        """Test accuracy, or None if it diverged."""
-        return None if not self.test_examples or self.test_correct is None else self.test_correct / self.test_examples
+    def score(self) -> float | None:
+        """Its headline metric on the test images, or None if it diverged or the metric is no number."""
+        if self.test_examples and self.test_correct is not None and self.headline == "accuracy":
+            return self.test_correct / self.test_examples
+        return self.test_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +80,14 @@ class CellResult:
         return "done" if {member.seed for member in self.members} >= set(self.seeds) else "partial"
 
     @property
-    def accuracies(self) -> list[float]:
-        """Test accuracies of the seeds that did not diverge."""
-        return [member.accuracy for member in self.members if member.accuracy is not None]
+    def headline(self) -> str:
+        """The metric of the scores."""
+        return next((member.headline for member in self.members if member.diverged_at is None), "accuracy")
+
+    @property
+    def scores(self) -> list[float]:
+        """Test scores, by the headline metric, of the seeds that did not diverge."""
+        return [member.score for member in self.members if member.score is not None]
 
     @property
     def diverged(self) -> dict[int, int]:
@@ -89,13 +101,13 @@ class CellResult:
 
     @property
     def mean(self) -> float | None:
-        """Mean of the accuracies; None if there is none."""
-        return statistics.fmean(self.accuracies) if self.accuracies else None
+        """Mean of the scores; None if there is none."""
+        return statistics.fmean(self.scores) if self.scores else None
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation of the accuracies (n - 1); None for fewer than two."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+        """Sample standard deviation of the scores (n - 1); None for fewer than two."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
         """Return what result.json holds, and an entry of the command's ``--json``."""
@@ -104,10 +116,11 @@ class CellResult:
             "labels": self.cell.labels,
             "settings": self.cell.settings,
             "status": self.status,
+            "metric": self.headline,
             "mean": self.mean,
             "std": self.std,
-            "n": len(self.accuracies),
-            "values": {str(member.seed): member.accuracy for member in self.members},
+            "n": len(self.scores),
+            "values": {str(member.seed): member.score for member in self.members},
             "diverged": {str(seed): step for seed, step in self.diverged.items()},
             "stuck": self.stuck,
             "refused": self.refused,
@@ -127,6 +140,17 @@ class CellResult:
         order = {seed: index for index, seed in enumerate(self.seeds)}
         joined = sorted((*self.members, *members), key=lambda member: order[member.seed])
         return dataclasses.replace(self, members=tuple(joined), seconds=self.seconds + seconds)
+
+
+def measured(headline: str, result: Evaluation) -> dict[str, Any]:
+    """Return the fields of a :class:`MemberResult` that say how a test came out."""
+    return {
+        "test_correct": result.correct if headline == "accuracy" and "correct" in result.sums else None,
+        "test_examples": result.examples,
+        "test_loss": finite(result.loss),
+        "headline": headline,
+        "test_value": finite(result.metrics[headline]),
+    }
 
 
 def finite(value: float) -> float | None:

@@ -14,7 +14,7 @@ from resnet_jax.ablation.cell import CellJob, check_cell, load_result, result_fi
 from resnet_jax.ablation.directory import AblationDirectory, Definition
 from resnet_jax.ablation.grid import Cell
 from resnet_jax.ablation.result import CellResult
-from resnet_jax.ablation.table import comma_separated, markdown, percent
+from resnet_jax.ablation.table import comma_separated, markdown, scored
 from resnet_jax.errors import UsageError
 from resnet_jax.report.ablation_plot import CellCurves, plot_ablation
 from resnet_jax.report.metrics_file import read_metrics
@@ -26,6 +26,7 @@ from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.length import Origin, fit_length
 from resnet_jax.runs.recipe_fit import misfit
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import Interrupted
 from resnet_jax.training.placement import Placement, make_mesh
@@ -236,7 +237,9 @@ class _Job:
             for seeds, how in ((result.diverged, "diverged"), (result.stuck, "stuck at chance"))
             if seeds
         )
-        self.say(f"  test accuracy {percent(result.mean, result.std)} %{failed}, {result.seconds:.0f} s of training")
+        score = scored(result.mean, result.std, result.headline) + (" %" if result.headline in SHARES else "")
+        name = result.headline.replace("_", " ")
+        self.say(f"  test {name} {score}{failed}, {result.seconds:.0f} s of training")
 
     @property
     def title(self) -> str:

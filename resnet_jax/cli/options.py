@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from resnet_jax.errors import UsageError, closest, either, unknown
-from resnet_jax.fields import choices_of, is_section, own_options, range_of
+from resnet_jax.fields import choices_of, field_docs, field_hints, is_section, own_options, range_of
 from resnet_jax.report.text import PlainConsole
 from resnet_jax.runs.legacy import translate
 from resnet_jax.runtime.paths import expand_paths
@@ -75,7 +75,7 @@ def parse(
 
 @functools.cache
 def _sections() -> Any:
-    """Return what tells tyro of sections that say their options themselves, such as a network's."""
+    """Return what tells tyro of sections that say their options themselves, such as a network's, and of ranges."""
     from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
     registry = ConstructorRegistry()
@@ -83,17 +83,34 @@ def _sections() -> Any:
     @registry.struct_rule
     def section(info: StructTypeInfo) -> StructConstructorSpec | None:
         kind: Any = info.type
-        if not hasattr(kind, "option_hints"):
+        if hasattr(kind, "option_hints"):
+            raw = (info.default if isinstance(info.default, kind) else kind()).to_dict()
+            docs, default = kind.option_docs(), {name: _immutable(raw.get(name)) for name in kind.option_hints()}
+        elif _has_ranges(kind) and (isinstance(info.default, kind) or _needs_nothing(kind)):
+            instance = info.default if isinstance(info.default, kind) else kind()
+            docs, default = field_docs(kind), {name: getattr(instance, name) for name in field_hints(kind)}
+        else:
             return None
-        default = (info.default if isinstance(info.default, kind) else kind()).to_dict()
-        docs = kind.option_docs()
         fields = [
-            StructFieldSpec(name, hint, _immutable(default.get(name)), _with_range(docs.get(name, ""), hint))
-            for name, hint in kind.option_hints().items()
+            StructFieldSpec(name, hint, default[name], _with_range(docs.get(name, ""), hint))
+            for name, hint in own_options(kind).items()
         ]
         return StructConstructorSpec(kind, tuple(fields))
 
     return registry
+
+
+def _has_ranges(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) and any(
+        range_of(hint) for hint in field_hints(typing.cast(type, kind)).values()
+    )
+
+
+def _needs_nothing(kind: Any) -> bool:
+    fields = dataclasses.fields(kind)
+    return all(
+        field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING for field in fields
+    )
 
 
 def _immutable(value: Any) -> Any:

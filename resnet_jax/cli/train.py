@@ -41,4 +41,4 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
     fitted = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
-    return dataclasses.asdict(fitted.summary)
+    return fitted.summary.to_json()

@@ -67,7 +67,7 @@ class Console:
         self._shown = now
         began, first = self._since
         rate = (step - first) * self._batch_size / (now - began) if step > first else 0.0
-        numbers = "  ".join([f"{rate:,.0f} images/s  loss {row['loss']:.3f}", *self._metric(row)])
+        numbers = "  ".join([f"{rate:,.0f} images/s  loss {row['loss']:.3f}", *self._metric(row, 0)])
         self._progress.update(self._task, completed=step, epoch=f"{self._epoch(row)}/{self._epochs}", numbers=numbers)
 
     def on_epoch(self, row: dict[str, float]) -> None:
@@ -75,7 +75,7 @@ class Console:
         parts = [
             f"epoch {self._epoch(row):>{len(str(self._epochs))}}/{self._epochs}",
             f"loss {row['loss']:.4f}",
-            *self._metric(row),
+            *self._metric(row, 7),
         ]
         if "val_loss" in row:
             parts.append(f"val loss {row['val_loss']:.4f}")
@@ -91,12 +91,12 @@ class Console:
         """Remove the bar."""
         self._progress.stop()
 
-    def _metric(self, row: dict[str, float]) -> list[str]:
+    def _metric(self, row: dict[str, float], width: int) -> list[str]:
         """Return the metric known in training, as text; nothing if there is none."""
         name = training_metric([row], self._headline)
         if name is None or name == "loss":
             return []
-        return [f"{name.replace('_', ' ')} {format_metric(name, row[name], width=7)}"]
+        return [f"{name.replace('_', ' ')} {format_metric(name, row[name], width=width)}"]
 
     def _epoch(self, row: dict[str, float]) -> int:
         return -(-int(row["step"]) // self._steps_per_epoch)

@@ -75,12 +75,12 @@ def plot_label_precision(
     axes.plot(
         labels.mean(axis=0)[order], places, "|", color=VERMILION, markersize=10.0, label="share that has it (chance)"
     )
-    shown = [drawn(short(names[k] if k < len(names) else f"label {k}", 24)) for k in order]
+    shown = [drawn(short(names[k] if k < len(names) else f"label {k}", 24)) for k in order.tolist()]
     axes.set_yticks(places, shown)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel=f"mean {mean_known(precision):.3f}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     more = f" ({left} labels in between left out)" if left > 0 else ""
     figure.suptitle(fitted(title + more, size[0], 11), fontsize=11)
     save_figure(figure, path)

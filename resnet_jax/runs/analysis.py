@@ -24,7 +24,6 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelChanges, ModelSpec
 from resnet_jax.runs.analysis_images import RANDOM, Shown, images_of_run, images_of_source, random_images
-from resnet_jax.runs.build import build_task
 from resnet_jax.runs.chosen import own_or_other
 from resnet_jax.runs.directory import describe_environment
 from resnet_jax.runs.images import OtherImages, prepared
@@ -186,8 +185,7 @@ def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float
         "updates": updates,
     }
     name = trained.path.resolve().name
-    loss = LossOf(build_task(run, trained.card))
-    return _target(name, model, trained.variables, shown, config, loss, optimizer, facts)
+    return _target(name, model, trained.variables, shown, config, LossOf(trained.task), optimizer, facts)
 
 
 def profile_target(target: AnalysisTarget) -> DepthProfile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.length import length_of
-from resnet_jax.tasks.facts import LabelKind, TaskFacts
+from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
@@ -63,8 +63,8 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1])
     if network.num_classes != outputs:
         raise UsageError(
-            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave "
-            "it out"
+            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave it "
+            "out"
         )
     dims = len(card.image_shape) - 1
     if network.spatial_dims != dims:
@@ -305,7 +305,7 @@ def build_task(config: RunConfig, card: DataCard) -> Task:
         UsageError: a kind that does not go with the labels, or a setting that it does not use.
     """
     facts = TaskFacts(
-        label_kind=cast(LabelKind, card.label_kind),
+        label_kind=card.label_kind,  # pyright: ignore[reportArgumentType]  # a str, as JSON has it
         names=card.class_names,
         examples=card.examples.get("train", 0),
         counts=card.label_counts,

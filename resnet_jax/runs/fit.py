@@ -46,7 +46,7 @@ from resnet_jax.training.placement import Placement, make_mesh
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.stuck import Chance, ChanceWatch, cannot_judge, has_chance, judge
+from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance, judge
 
 
 class _FirstStep(Observer):
@@ -321,16 +321,14 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
     result = job.parts.evaluate(state.eval_variables, test)
     epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
     task = job.parts.task
-    verdict = cannot_judge(task)
-    if has_chance(task):
-        verdict = judge(
-            updates=steps,
-            steps_per_epoch=job.parts.plan.steps_per_epoch,
-            tested=result.accuracy,
-            test=Chance.of(test.labels),
-            trained=epochs[-1]["accuracy"] if epochs else None,
-            train=job.chance_in_training,
-        )
+    verdict = judge(
+        updates=steps,
+        steps_per_epoch=job.parts.plan.steps_per_epoch,
+        tested=result.metrics.get("accuracy"),
+        test=Chance.of(test.labels),
+        trained=epochs[-1].get("accuracy") if epochs else None,
+        train=job.chance_in_training,
+    )
     summary = Summary(
         **outcome_of(task, result, progress.members[0].watch.best, job.images.card.class_names),
         steps=steps,

@@ -278,5 +278,6 @@ class Pictures:
             arrays = {name: getattr(confusion, name) for name in ("true", "predicted", "counts")}
             np.savez_compressed(self.run.confusion_counts, classes=np.int64(confusion.classes), **arrays)
         elif {"label", "prediction"} <= set(result.rows) or {"label", "score"} <= set(result.rows):
-            kept = {name: result.rows[name] for name in ("label", "prediction", "score") if name in result.rows}
+            names = ("label", "prediction", "score")
+            kept: dict[str, Any] = {name: result.rows[name] for name in names if name in result.rows}
             np.savez_compressed(self.run.test_rows, **kept)

@@ -12,6 +12,8 @@ import numpy as np
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.inference import BUCKETS, Image, Inference
 from resnet_jax.runs.trained import TrainedRun, class_names_of
+from resnet_jax.tasks.binary import Binary
+from resnet_jax.tasks.classification import Classification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Predictor(Inference):
     def most_answers(self, top: int) -> int:
         """Return how many answers an image gets at most."""
         count = len(self.class_names)
-        return min(top, count) if self.task.kind in ("classification", "binary") else count
+        return min(top, count) if isinstance(self.task, Classification | Binary) else count
 
     def _predict(self, images: Iterable[Image], top: int) -> Iterator[Prediction]:
         for name, row in self.each(images):

@@ -21,6 +21,8 @@ from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.tasks.binary import Binary
+from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.placement import Placement
@@ -189,12 +191,12 @@ def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
             "trained.model.apply(trained.variables, images, train=False)"
         )
     task = trained.task
-    if task.kind == "binary":
-        if len(names) not in (1, 2):
+    if isinstance(task, Binary):
+        if len(names) != 2 and not (len(names) == 1 and trained.card.label_kind == "multi-label"):
             raise UsageError(
                 f"{trained.path} has one output, a yes or no (probability sigmoid(x) of yes), and nobody said of what: "
                 "give the two names with --class-names FILE, one a line, the no first"
             )
         return task.answer_names(names)
     named = task.answer_names(names)
-    return output_names(named, outputs) if outputs > len(named) or task.kind == "classification" else named
+    return output_names(named, outputs) if isinstance(task, Classification) else named

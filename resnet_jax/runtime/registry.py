@@ -45,16 +45,16 @@ class Registry(UserDict[str, T], Generic[T]):
         if name in self.data or name in self.reserved:
             raise UsageError(f"there is a {self.kind} called {name!r} already")
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return what has the name, or ``default``."""
+        return self.data.get(name, default)
+
     def __missing__(self, name: str) -> T:
         raise unknown(self.kind, name, (*self.reserved, *self.data), self.listing)
 
     def pop(self, name: str, *default: Any) -> Any:
         """Take a name out, as of a dict."""
         return self.data.pop(name, *default)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the thing called ``key``, or the default: a name that is not here is no error."""
-        return self.data.get(key, default)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that adds what it decorates under ``name`` and gives it back unchanged.

@@ -146,7 +146,7 @@ def make_binary(config: TaskConfig, facts: TaskFacts) -> Binary:
     """Return the binary task as configured: of two classes, or of one label."""
     require_kind("binary", facts, "class", "multi-label")
     criterion_of(config, "binary", ("bce",))
-    if facts.label_kind == "class" and facts.names and len(facts.names) != 2:
+    if facts.label_kind == "class" and facts.examples and len(facts.names) != 2:
         raise UsageError(f"task.kind binary needs two classes, no and yes, and the data has {len(facts.names)}")
     if facts.label_kind == "multi-label" and len(facts.names) != 1:
         raise UsageError(f"task.kind binary needs one label, and the data has {len(facts.names)}: use multilabel")

@@ -94,7 +94,7 @@ def default_kind(facts: TaskFacts) -> str:
     """Return what labels are without a word from the configuration; one output of two classes says yes or no."""
     match facts.label_kind:
         case "class":
-            return "binary" if facts.num_outputs == 1 and len(facts.names) in (0, 2) else "classification"
+            return "binary" if facts.num_outputs == 1 and len(facts.names) <= 2 else "classification"
         case "multi-label":
             return "multilabel"
         case "value":

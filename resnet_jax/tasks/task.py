@@ -32,20 +32,13 @@ class Task(Protocol):
         answers: what the numbers of :meth:`predict` are.
     """
 
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def headline(self) -> str: ...
-
-    @property
-    def mode(self) -> Literal["max", "min"]: ...
+    kind: ClassVar[str]
+    headline: ClassVar[str]
+    mode: ClassVar[Literal["max", "min"]]
+    answers: ClassVar[Literal["probabilities", "values"]]
 
     @property
     def num_outputs(self) -> int: ...
-
-    @property
-    def answers(self) -> Literal["probabilities", "values"]: ...
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Refuse a host batch whose targets cannot be any, naming the first (on the device they only give NaN).

@@ -91,24 +91,21 @@ def has_chance(task: Task) -> bool:
     return task.headline == "accuracy"
 
 
-def cannot_judge(task: Task) -> Verdict:
-    """Return what is said of a task that cannot be compared with chance."""
-    return Verdict(None, f"only an accuracy is compared with chance, and {task.kind} has none")
-
-
 def judge(
-    *, updates: int, steps_per_epoch: int, tested: float, test: Chance, trained: float | None, train: Chance
+    *, updates: int, steps_per_epoch: int, tested: float | None, test: Chance, trained: float | None, train: Chance
 ) -> Verdict:
     """Judge a run at its end.
 
     Args:
         updates: made by the run.
         steps_per_epoch: updates of an epoch.
-        tested: accuracy on the test images.
+        tested: accuracy on the test images; None of a task without.
         test: chance on them.
         trained: accuracy in the last epoch of training; None if it is not known.
         train: chance on the training images of an epoch.
     """
+    if tested is None:
+        return Verdict(None, "only an accuracy is compared with chance, and this task has none")
     if max(test.majority, train.majority) == 1.0:
         return Verdict(None, "all images are of one class")
     if updates < MIN_UPDATES or updates < steps_per_epoch:

@@ -60,15 +60,15 @@ def test_lists_that_make_no_axis_are_refused(key, text, message):
         parse_axis(key, text)
 
 
-def test_every_option_of_the_parts_is_there_and_only_those_of_one_value_are_axes():
+def test_every_option_of_all_sections_is_there_and_only_those_of_one_value_are_axes():
     config = config_to_dict(RunConfig())
     flat = set()
-    for part in ("data", "task", "optim", "train"):
+    for part in ("data", "optim", "train", "task"):
         for name, value in config[part].items():
             flat |= {f"{part}.{name}.{child}" for child in value} if isinstance(value, dict) else {f"{part}.{name}"}
     assert set(options()) == flat | {f"model.{name}" for name in ModelSpec.option_hints()}
     assert {"data.mean", "data.std", "optim.decay_roles", "optim.schedule.milestones"} <= flat - set(scalar_options())
-    assert {"model.name", "train.length", "optim.schedule.kind"} <= set(scalar_options())
+    assert {"model.name", "train.length", "optim.schedule.kind", "task.loss"} <= set(scalar_options())
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,27 @@ def test_names_are_shown_in_the_table_as_they_are():
     csv = comma_separated([result])
     assert csv.encode()
     assert "a|b *c* _d_ <e> [f]" in csv
+
+
+def test_another_task_is_tabled_by_its_own_headline():
+    members = (
+        MemberResult(0, 3),
+        *(
+            MemberResult(seed, None, None, 200, 0.1, "0" * 64, headline="r2", test_value=0.9 + seed / 100)
+            for seed in (1, 5)
+        ),
+    )
+    results = [CellResult(CELLS[0], SEEDS, members, 1000, 70, 12.34), CellResult(CELLS[1], SEEDS)]
+    assert (results[0].headline, results[0].scores) == ("r2", [pytest.approx(0.91), pytest.approx(0.95)])
+    assert "| test r2 | n | diverged |" in (text := markdown(results, title="x"))
+    assert "| 0.93 ± 0.028 | 2 | 1 of 3 |" in text
+    assert all(line.count("|") == text.splitlines()[4].count("|") for line in text.splitlines()[4:])
+    first, _ = csv.DictReader(io.StringIO(comma_separated(results)))
+    assert float(first["r2_mean"]) == pytest.approx(0.93)
+    assert "error_mean" not in first
+    assert (
+        CellResult(CELLS[0], SEEDS)
+        .with_stored({"members": [{"seed": 0, "test_correct": 9, "test_examples": 10}], "seconds": 1.0})
+        .mean
+        == 0.9
+    )

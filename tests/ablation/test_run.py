@@ -218,7 +218,7 @@ def test_cells_that_cannot_be_built_are_listed_before_anything_is_trained(tmp_pa
         (Definition(tiny_config(batch_size=5000)), "larger than the 1258 training examples"),
         (
             Definition(tiny_config(), (Axis("model.norm", ("batch", "grup")), parse_axis("task.loss", "mze,mse"))),
-            r"3 of 4 cells cannot be built.*\n.*norm-batch_loss-mze: unknown loss 'mze'; did you mean 'mse'",
+            r"3 of 4 cells cannot be built.*\n.*norm-batch_loss-mze: unknown task.loss .*'mze'; did you mean 'mse'",
         ),
         (Definition(dataclasses.replace(tiny_config(), init_from="somewhere")), "leave out init_from"),
     ],

@@ -119,7 +119,7 @@ def test_on_a_terminal_there_is_a_bar_with_what_people_wait_for():
     live.on_step(STEP)
     live._progress.refresh()
     live.close()
-    for text in ("epoch 1/2", "images/s", "loss 1.000", "accuracy 50.0%", "ETA"):
+    for text in ("epoch 1/2", "images/s", "loss 1.000", "accuracy 50.00%", "ETA"):
         assert text in out.getvalue()
 
 

@@ -25,6 +25,7 @@ from resnet_jax.runs.outcome import Pictures, Summary, outcome_of
 from resnet_jax.runs.predict import Predictor
 from resnet_jax.runs.recipes import config_from_dict, parse_config
 from resnet_jax.runs.trained import TrainedRun
+from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.mesh import make_mesh
@@ -93,12 +94,14 @@ def trained(request):
     parts = build_parts(config, images, make_mesh(jax.devices()[:1]))
     assert (parts.task.headline, parts.model.config.num_classes) == (headline, outputs)
     step, state, losses = jax.jit(parts.step), parts.new_state(), []
+    test = images.splits.test
+    assert test is not None
     for _ in range(30):
         for batch in iterate_feed(training_feed(config, images), config, 0, 2):
             state, metrics = step(state, batch)
             losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.7 * losses[0]
-    return config, images, parts, state, parts.evaluate(state.eval_variables, images.splits.test)
+    return config, images, parts, state, parts.evaluate(state.eval_variables, test)
 
 
 def test_a_test_has_the_metrics_of_scikit_learn(trained):
@@ -217,6 +220,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
     labels = images.splits.train.labels
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
     task = build_task(config, images.card)
+    assert isinstance(task, Classification)
     np.testing.assert_allclose(task.class_weights, expected)
     card = dataclasses.replace(images.card, label_counts=(64, 0))
     with pytest.raises(UsageError, match="class bright has no training example"):

@@ -61,7 +61,7 @@ def test_classification_has_the_metrics_of_scikit_learn():
     np.testing.assert_array_equal(found.confusion, sk.confusion_matrix(labels, predicted, labels=range(9)))
     for average, scores in ((None, found.details), ("macro", {k: found.metrics[f"macro_{k}"] for k in _PRF})):
         with np.errstate(all="ignore"):
-            expected = sk.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
+            expected = sk.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)  # pyright: ignore[reportArgumentType]
         for name, values in zip(_PRF, expected[:3], strict=True):
             got = np.asarray(scores[name])[:8] if average is None else scores[name]
             np.testing.assert_allclose(got, values, err_msg=name)
@@ -120,7 +120,7 @@ def test_multilabel_has_the_metrics_of_scikit_learn(thresholds):
             "subset_accuracy": sk.accuracy_score(labels, predicted),
         }
     )
-    np.testing.assert_allclose(found.details["auc"], sk.roc_auc_score(labels, outputs, average=None))
+    np.testing.assert_allclose(found.details["auc"], sk.roc_auc_score(labels, outputs, average=None))  # pyright: ignore[reportArgumentType]
     assert found.loss == pytest.approx(
         np.mean([sk.log_loss(y, p) for y, p in zip(labels.T, probabilities.T, strict=True)])
     )
