@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from resnet_jax.training.early_stopping import EarlyStoppingState, Mode
 
@@ -14,17 +14,15 @@ STEP_METRICS = frozenset({"loss", "count", "grad_norm", "rejected", "loss_scale"
 
 
 class Reporting(Protocol):
-    """What the loop asks of a task (:class:`resnet_jax.tasks.task.Task`)."""
+    """What the loop asks of a task (:class:`resnet_jax.tasks.task.Task`).
 
-    @property
-    def headline(self) -> str:
-        """The validation metric that decides which state is the best and when to stop early."""
-        ...
+    Attributes:
+        headline: the validation metric that decides which state is the best and when to stop early.
+        mode: whether larger or smaller is better.
+    """
 
-    @property
-    def mode(self) -> Mode:
-        """Whether larger or smaller is better."""
-        ...
+    headline: ClassVar[str]
+    mode: ClassVar[Mode]
 
     def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Return the metrics of sums over ``count`` examples."""
