@@ -227,7 +227,7 @@ def report(study: Study, rows: list[dict[str, Any]], runs: Path, out: Path) -> N
 
 def smoke() -> Study:
     """Return everything small: two blocks of a few channels and a few steps on the embedded digits."""
-    data = dataclasses.replace(load_recipe("digits").data, pad=0, flip=False, val_fraction=0.0)
+    data = dataclasses.replace(load_recipe("digits").data, augment=(), val_fraction=0.0)
     few = {"steps": 4, "batch_size": 32, "warmup": 2, "depth_every": 1, "steps_per_dispatch": 4}
     return Study(data, (110,), (0,), stage_sizes=(1, 1), **few)
 

@@ -67,12 +67,12 @@ def load_images(folder: Path | None, *, per_class: int, size: int) -> tuple[np.n
     """Return normalized images ``(n, size, size, 3)`` and their classes, shuffled; without folder the 8x8 digits."""
     if folder is None:
         records = load_digits(3).splits["all"]
-        images = np.stack([records.image(i) for i in range(10 * per_class)])
+        images = np.stack([records[i]["image"] for i in range(10 * per_class)])
         labels = np.asarray(records.labels)[: 10 * per_class]
     else:
         records = load_folder(str(folder)).splits["train"]
         rows = np.concatenate([np.flatnonzero(records.labels == label)[:per_class] for label in range(10)])
-        pixels = [cv2.resize(records.image(int(row)), (size, size), interpolation=cv2.INTER_AREA) for row in rows]
+        pixels = [cv2.resize(records[int(row)]["image"], (size, size), interpolation=cv2.INTER_AREA) for row in rows]
         images, labels = np.stack(pixels), np.asarray(records.labels)[rows]
     images = images.astype(np.float32)
     images = (images - images.mean((0, 1, 2))) / images.std((0, 1, 2))

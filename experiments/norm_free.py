@@ -51,7 +51,11 @@ def reduced(source: Path, *, epochs: int, batch_size: int, image_size: int) -> R
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(
-            recipe.data, source=f"folder:{source}", image_size=image_size, pad=image_size // 8, val_fraction=0.1
+            recipe.data,
+            source=f"folder:{source}",
+            image_size=image_size,
+            augment=(f"random_crop({image_size // 8})", "flip"),
+            val_fraction=0.1,
         ),
         train=dataclasses.replace(recipe.train, length=f"{epochs} epochs", limit=None, batch_size=batch_size),
         optim=dataclasses.replace(recipe.optim, schedule=ScheduleConfig("cosine", warmup="1 epochs")),

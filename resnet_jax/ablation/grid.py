@@ -18,6 +18,7 @@ from resnet_jax.errors import UsageError, unknown
 from resnet_jax.fields import check_value, choices_of, is_section, options_of, own_options
 from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.legacy import upgrade_option
+from resnet_jax.runs.legacy_augment import OLD_FIELDS
 from resnet_jax.runs.recipes import config_from_dict, read_utf8
 from resnet_jax.runtime.paths import user_path
 
@@ -98,7 +99,8 @@ def options() -> dict[str, Any]:
     >>> options()["optim.schedule.kind"]
     <class 'str'>
     """
-    return {key: hint for key, hint in options_of(RunConfig).items() if key.split(".")[0] in PARTS}
+    found = {key: hint for key, hint in options_of(RunConfig).items() if key.split(".")[0] in PARTS}
+    return {**found, **{f"data.{name}": hint for name, hint in OLD_FIELDS.items()}}
 
 
 def scalar_options() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from resnet_jax.cli.options import asks_for_help, flags_last
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.legacy import translate
+from resnet_jax.runs.legacy_augment import translate_flags
 from resnet_jax.runs.recipes import list_recipes, load_recipe
 
 
@@ -48,7 +49,8 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
     if not words or words[0].startswith("-"):
         raise UsageError(f"name a recipe first, then options: resnet-jax {verb} RECIPE ... Recipes: {recipes}")
     about = f"{known} The defaults shown are those of the recipe {words[0]}."
-    return NamedRecipe(words[0], load_recipe(words[0]), about, words[1:])
+    config = load_recipe(words[0])
+    return NamedRecipe(words[0], config, about, translate_flags(words[1:], config.data.augment))
 
 
 def require_recipe(config: RunConfig, recipe: NamedRecipe) -> None:

@@ -2,16 +2,19 @@
 
 | file | one concept |
 |---|---|
-| `source` | `load_dataset("digits" or "folder:PATH" or "npz:PATH" or "tfds:NAME")` |
-| `digits`, `folder`, `npz`, `tfds` | one kind of source each |
-| `records` | `Records`: images and labels by index; `Dataset`: named splits of them |
+| `source` | `load_dataset("digits" or "folder:PATH" or "npz:PATH" or "manifest:PATH" or "tfds:NAME")` |
+| `digits`, `folder`, `npz`, `manifest`, `tfds` | one kind of source each |
+| `registry` | `register_source`: kinds of your own |
+| `example` | `Example`, a dict of named arrays; `Source`: examples by index |
+| `records` | sources in memory and parts of sources; `Dataset`: named splits of a source |
 | `split` | stratified splits, and which records are trained on, selected on and reported on |
 | `classes` | which class of a data set is which output of a network, by name |
 | `transform` | `Geometry`: the host-side resize and crop of one image |
 | `view` | records seen through a geometry: every image has one shape |
 | `memory`, `stats` | decode once into memory; per-channel mean and deviation |
 | `pipeline` | `TrainBatches`, `EvalBatches`: a batch is a pure function of the step |
-| `augment` | the only JAX file: crop, flip and normalization on the device |
+| `transforms`, `augmentations` | transforms by name, in order; `register_transform`: your own |
+| `augment`, `mix`, `on_device` | the JAX files: what the compiled step does to a batch |
 
 >>> from resnet_jax.data import TrainBatches, load_dataset, resolve_splits
 >>> splits = resolve_splits(load_dataset("digits"), seed=0)
@@ -21,28 +24,39 @@
 ((64, 8, 8, 1), (64,), 1)
 """
 
+from resnet_jax.data.example import Example, Field, Source, spec_of
 from resnet_jax.data.memory import materialize
+from resnet_jax.data.npz import load_arrays
 from resnet_jax.data.pipeline import Batch, EvalBatches, TrainBatches
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, Subset
+from resnet_jax.data.registry import register_source
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, resolve_splits, split_indices, whole
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.transform import Geometry
+from resnet_jax.data.transforms import register_transform
 
 __all__ = [
     "ArrayRecords",
     "Batch",
     "Dataset",
     "EvalBatches",
+    "Example",
+    "Field",
     "Geometry",
     "Records",
+    "Source",
     "Splits",
     "Subset",
     "TrainBatches",
     "channel_stats",
+    "load_arrays",
     "load_dataset",
     "materialize",
+    "register_source",
+    "register_transform",
     "resolve_splits",
+    "spec_of",
     "split_indices",
     "whole",
 ]

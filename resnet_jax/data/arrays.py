@@ -9,34 +9,116 @@ import math
 
 import numpy as np
 
+from resnet_jax.data.example import Meaning
 from resnet_jax.errors import DataError
 
 SHAPES = "need (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+ROWS = "; rows of pixels: use x.reshape(-1, height, width, channels)"
+MOST_CHANNELS = 16
+"""Channels up to which a last axis is taken for channels where the shape alone decides."""
+VALUES_HINT = (
+    "values to predict are a Dataset of kind 'value' (in an .npz, an array target_names says so), and several labels "
+    "an example rows of zeros and ones (label_names)"
+)
 SAMPLE = 4_000_000
 """Values looked at to tell a range."""
 
 
-def checked_images(images: np.ndarray, name: str) -> np.ndarray:
-    """Return ``images`` if they are uint8 (N, H, W, C) of 1 or 3 channels, and some.
+def checked_images(images: np.ndarray, name: str, meaning: Meaning | None = None) -> np.ndarray:
+    """Return inputs with an axis of channels: images (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C).
+
+    uint8 stays what it is, and so do other integers of up to 32 bits and float16, float32. float64 becomes float32,
+    and wider integers int32, which must hold them.
 
     Args:
-        images: what was given, (N, H, W) of uint8 brought to four axes already.
+        images: what was given.
         name: what messages call them.
+        meaning: what they are where the shape alone does not say it. None: rank and channels decide, and what could be
+            two things is refused.
 
     Raises:
         DataError: it says what was found and what would be right.
     """
     found = f"{name}: images are {images.dtype} {images.shape}"
     if images.dtype != np.uint8:
-        raise DataError(
-            f"{found}; need uint8 pixels 0..255 (normalization is part of training, not of the data)"
-            f"{_to_uint8(images)}{_shape_hint(images)}"
-        )
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise DataError(f"{found}; {SHAPES}{_shape_hint(images)}")
+        images = _numbers(images, found)
+    if meaning is not None:
+        images = _declared(images, meaning, found)
+    elif images.dtype == np.uint8 and images.ndim <= 4:
+        if images.ndim == 3:
+            images = images[..., None]
+        many = images.ndim == 4 and _is_bands(images.shape)
+        if not many and (images.ndim != 4 or images.shape[-1] not in (1, 3)):
+            raise DataError(f"{found}; {SHAPES}{_shape_hint(images)}")
+    else:
+        images = _undeclared(images, found)
     if 0 in images.shape:
         raise DataError(f"{found}; there is nothing in it")
     return images
+
+
+def _numbers(images: np.ndarray, found: str) -> np.ndarray:
+    """Return finite numbers of a dtype that devices have."""
+    if images.dtype.kind not in "iuf" or (images.dtype == np.int8 and images.size and images.min() < 0):
+        raise DataError(f"{found}; need numbers, such as uint8 pixels 0..255{_to_uint8(images)}{_shape_hint(images)}")
+    if images.dtype.kind == "f":
+        if not np.isfinite(images).all():
+            raise DataError(f"{found}; need finite numbers{_to_uint8(images)}")
+        return images.astype(np.float32) if images.dtype.itemsize > 4 else images
+    limits = np.iinfo(np.int32)
+    if images.dtype.itemsize < 4 or images.dtype == np.int32 or not images.size:
+        return images
+    if images.min() < limits.min or images.max() > limits.max:
+        raise DataError(f"{found} with values {images.min()}..{images.max()}, which int32 does not hold: scale them")
+    return images.astype(np.int32)
+
+
+_AXES: dict[str, tuple[int, str]] = {
+    "signal": (3, "(N, L) or (N, L, C)"),
+    "image": (4, "(N, H, W) or (N, H, W, C)"),
+    "volume": (5, "(N, D, H, W) or (N, D, H, W, C)"),
+}
+
+
+def _declared(images: np.ndarray, meaning: str, found: str) -> np.ndarray:
+    if meaning not in _AXES:
+        raise DataError(f"{found}: they cannot be {meaning!r}; meaning is one of {', '.join(_AXES)}")
+    axes, shapes = _AXES[meaning]
+    if images.ndim not in (axes - 1, axes):
+        raise DataError(f"{found}; {meaning}s are {shapes}")
+    return images[..., None] if images.ndim == axes - 1 else images
+
+
+def _is_bands(shape: tuple[int, ...]) -> bool:
+    """Return whether (N, H, W, C) of more than four channels can only be an image of many bands, channels last."""
+    _, height, width, channels = shape
+    return 4 < channels < min(height, width)
+
+
+def _undeclared(images: np.ndarray, found: str) -> np.ndarray:
+    """Return inputs of any dtype with their axis of channels, or refuse a shape that could be two things."""
+    shape = images.shape
+    said = f"{found}; their shape could be read in two ways"
+    if images.ndim == 2:
+        if _shape_hint(images) == ROWS and shape[1]:
+            return images[..., None]
+        raise DataError(f"{said}{_shape_hint(images)}; signals of one channel are x[..., None]")
+    if images.ndim == 3:
+        _, first, last = shape
+        if first <= MOST_CHANNELS and last >= 4 * first:
+            raise DataError(f"{said}; signals have their channels last: x.transpose(0, 2, 1); images: x[..., None]")
+        return images if last <= MOST_CHANNELS and first >= 4 * last else images[..., None]
+    if images.ndim == 4:
+        channels_first = shape[1] in (1, 3) or shape[2] in (1, 3)
+        if shape[-1] in (1, 3) or _is_bands(shape) or (shape[-1] in (2, 4) and not channels_first):
+            return images
+        raise DataError(f"{said}{_shape_hint(images)}")
+    if images.ndim == 5:
+        if shape[-1] <= MOST_CHANNELS and not (shape[1] <= 4 and shape[-1] > 4):
+            return images
+        hint = "; this looks like (N, C, D, H, W): use x.transpose(0, 2, 3, 4, 1)" if shape[1] <= 4 else ""
+        raise DataError(f"{found}; volumes are (N, D, H, W, C) of up to {MOST_CHANNELS} channels{hint}")
+    raise DataError(f"{found}; need signals (N, L, C), images (N, H, W, C) or volumes (N, D, H, W, C)")
 
 
 def _to_uint8(images: np.ndarray) -> str:
@@ -89,7 +171,7 @@ def _shape_hint(images: np.ndarray) -> str:
         if shape[1] in (1, 3):
             return "; this looks like (N, C, H, W): use x.transpose(0, 2, 3, 1)"
         if shape[-1] == 4:
-            return "; use x[..., :3], which drops the fourth channel (alpha)"
+            return "; use x[..., :3], which drops the fourth channel (alpha); four bands: meaning='image'"
         if shape[1] == 4:
             return "; this looks like (N, C, H, W) with alpha: use x[:, :3].transpose(0, 2, 3, 1)"
         if shape[-1] == 2:
@@ -98,10 +180,13 @@ def _shape_hint(images: np.ndarray) -> str:
             return "; this looks like (H, W, C, N): use x.transpose(3, 0, 1, 2)"
         if shape[1] == shape[2] == shape[3]:
             return (
-                "; this looks like grey volumes (N, D, H, W), and only flat images are trained on: choose slices "
-                "of them"
+                "; this may be grey volumes (N, D, H, W) or images of many bands: say meaning='volume' or 'image' "
+                "beside them, or give volumes their channel, x[..., None]"
             )
-        return f"; {shape[-1]} channels are not read: choose 1 or 3 of them, for example x[..., [0, 1, 2]]"
+        return (
+            f"; if these are images of {shape[-1]} bands, say meaning='image' beside them; or choose 1 or 3 of them, "
+            "for example x[..., [0, 1, 2]]"
+        )
     if images.ndim == 2:
         for channels, tail in (
             (1, ""),
@@ -111,10 +196,24 @@ def _shape_hint(images: np.ndarray) -> str:
             if side > 1 and side * side * channels == shape[1]:
                 last = "" if channels == 1 else f", {channels}"
                 return f"; rows of pixels: use x.reshape(-1, {side}, {side}{last}){tail.format(side=side)}"
-        return "; rows of pixels: use x.reshape(-1, height, width, channels)"
-    if images.ndim == 5:
-        return "; volumes or videos are not read, only flat images: choose slices or frames of them"
+        return ROWS
     return ""
+
+
+def on_devices(values: np.ndarray) -> np.ndarray:
+    """Return numbers in a dtype that devices have by default: 64 bits become 32 where these hold them.
+
+    Raises:
+        DataError: integers that int32 does not hold.
+    """
+    if values.dtype == np.float64:
+        return values.astype(np.float32)
+    if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and values.dtype != np.int32:
+        limits = np.iinfo(np.int32)
+        if values.size and (values.min() < limits.min or values.max() > limits.max):
+            raise DataError(f"values {values.min()}..{values.max()} of {values.dtype} do not fit int32")
+        return values.astype(np.int32)
+    return values
 
 
 def checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
@@ -138,6 +237,9 @@ def checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
                 f"{found}; {len(broken):,} of them are NaN or infinite, the first at index {broken[0]}: leave out "
                 "those images"
             )
+        return labels.astype(np.float32)
+    rows = labels.dtype.kind in "iub" and labels.ndim == 2 and labels.shape[1] > 1
+    if rows and np.isin(labels, (0, 1)).all() and not (labels.sum(axis=1) == 1).all():  # several labels an example
         return labels.astype(np.float32)
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
         raise DataError(f"{found}; need integers of shape (N,){class_hint(labels)}")
@@ -164,8 +266,6 @@ def class_hint(labels: np.ndarray) -> str:
         ones = bool(np.isin(labels, (0, 1)).all())
         if ones and bool((labels.sum(axis=1) == 1).all()):
             return "; these are one-hot rows: use y.argmax(axis=1)"
-        if ones:
-            return "; rows of several ones are several labels an image: only one label an image is trained on"
         return ""
     whole = labels.dtype.kind != "f" or bool((labels == np.round(labels)).all())
     if labels.size != count or not whole:

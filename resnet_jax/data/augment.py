@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8, UInt32
 
 from resnet_jax.errors import UsageError
 
@@ -70,7 +70,12 @@ def draws(
 
     One draw of two 32-bit words an example: the halves of the first place the crop, the second flips.
     """
-    bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(example_keys(key, epoch, index))
+    return draws_of(example_keys(key, epoch, index), pad)
+
+
+def draws_of(keys: Key[Array, " b"], pad: int) -> tuple[Int[Array, " b"], Int[Array, " b"], Bool[Array, " b"]]:
+    """Return what :func:`draws` does, of the examples' own keys."""
+    bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(keys)
     half = jnp.uint32(FIELD_BITS)
     top = _below(bits[:, 0] >> half, 2 * pad + 1)
     left = _below(bits[:, 0] & jnp.uint32(2**FIELD_BITS - 1), 2 * pad + 1)
@@ -107,8 +112,8 @@ def augment(key: Key[Array, ""], batch: Mapping[str, Array], config: Augment) ->
 
 
 def crop(
-    images: UInt8[Array, "b h w c"], top: Int[Array, " b"], left: Int[Array, " b"], pad: int
-) -> UInt8[Array, "b h w c"]:
+    images: Shaped[Array, "b h w c"], top: Int[Array, " b"], left: Int[Array, " b"], pad: int
+) -> Shaped[Array, "b h w c"]:
     """Pad every side with ``pad`` zeros and cut the original size at (top, left), each image at its own."""
     frame = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     shape = images.shape[1:]
@@ -142,6 +147,11 @@ def cutout(
     if not side:
         return images
     keys = example_keys(jax.random.fold_in(key, CUTOUT_STREAM), batch["epoch"], batch["index"])
+    return cut_out(keys, images, side)
+
+
+def cut_out(keys: Key[Array, " b"], images: Float[Array, "b h w c"], side: int) -> Float[Array, "b h w c"]:
+    """Return what :func:`cutout` does, of the examples' own keys."""
     bits = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(keys)
     fields = (bits >> jnp.uint32(FIELD_BITS), bits & jnp.uint32(2**FIELD_BITS - 1))
 
@@ -155,17 +165,17 @@ def cutout(
 
 
 def normalize(
-    images: UInt8[Array, "b h w c"],
+    images: Shaped[Array, "b *sides c"],
     mean: Sequence[float] | np.ndarray | Array,
     std: Sequence[float] | np.ndarray | Array,
     dtype: jnp.dtype | type = jnp.float32,
-) -> Float[Array, "b h w c"]:
-    """Return ``(images / 255 - mean) / std`` a channel, computed in float32 and then cast.
+) -> Float[Array, "b *sides c"]:
+    """Return ``(images / 255 - mean) / std`` a channel, in float32 and then cast; only uint8 is divided by 255.
 
     Args:
-        images: uint8 (b, h, w, c).
-        mean: (c,), of x / 255.
-        std: (c,), of x / 255.
+        images: inputs of any rank and dtype, channels last.
+        mean: (c,), of x / 255 for uint8, else of the values.
+        std: (c,), of the same.
         dtype: what the network computes in.
 
     Raises:
@@ -180,5 +190,7 @@ def normalize(
             f"mean has shape {np.shape(mean)} and std {np.shape(std)}; need one number for each of the "
             f"{channels} channels, shape ({channels},)"
         )
-    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, channels) for v in (mean, std))
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(*(1,) * (images.ndim - 1), channels) for v in (mean, std))
+    values = images.astype(jnp.float32)
+    values = values / 255 if images.dtype == jnp.uint8 else values
+    return ((values - mean) / std).astype(dtype)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from resnet_jax.data.transforms import canonical, divide
+from resnet_jax.fields import AtLeast0, AtLeast1, BelowOne, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,37 +16,39 @@ class DataConfig:
     """Where the images come from, how they are split, and what is done to them."""
 
     source: str = "digits"
-    """digits, folder:PATH, npz:PATH or tfds:NAME."""
+    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV or JSONL), tfds:NAME or a registered KIND:LOCATION."""
     moved_to: str | None = None
     """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
-    val_fraction: float = 0.1
+    val_fraction: BelowOne = 0.1
     """Share of the training images held out for validation, by class and always the same ones."""
-    test_fraction: float = 0.2
+    test_fraction: Annotated[float, Interval(gt=0.0, lt=1.0)] = 0.2
     """Share held out for the final test where the source has no test split of its own."""
     split_seed: int = 0
     """Which images are held out; not the seed of the run, so that seeds can be compared."""
-    image_size: int | None = None
+    image_size: AtLeast1 | None = None
     """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
-    crop: str = "none"
-    """Geometry in training: none, or random_resized (ImageNet's random crop of random scale)."""
-    pad: int = 0
-    """Zero pixels added on each side before a random crop back to size (CIFAR: 4)."""
-    flip: bool = False
-    """Mirror training images left-right with probability 1/2."""
-    cutout: int = 0
-    """Side in pixels of a square of each training image that is set to the mean (CIFAR-10: 16); 0 for none."""
-    mixup: float = 0.0
-    """Alpha of mixup, which averages two images and their labels (CIFAR: 1, ImageNet: 0.2); 0 for none."""
-    cutmix: float = 0.0
-    """Alpha of cutmix, which puts a box of one image into another (1); 0 for none."""
-    mix_probability: float = 1.0
-    """Chance of a training image to be mixed; with both mixup and cutmix it gets one of them, each as often."""
+    augment: tuple[str, ...] = ()
+    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)":
+    random_resized_crop, random_crop(pad), flip, cutout(side), mixup(alpha), cutmix(alpha), mix(mixup, cutmix), or a
+    registered one."""
     mean: tuple[float, ...] = ()
-    """Subtracted from x / 255, per channel; empty: that of the training images."""
+    """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
     std: tuple[float, ...] = ()
-    """Divides x / 255 - mean, per channel; empty: that of the training images."""
-    threads: int = 2
+    """Divides what is left, per channel; empty: that of the training images."""
+    pixels: Literal["uint8", "stored"] = "uint8"
+    """What image files become: uint8, or stored: what they hold (16 bits, floats, four bands) without loss."""
+    threads: AtLeast0 = 2
     """Threads that decode and assemble batches."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can have, and write every transform in its one form."""
+        check_fields(self, "data.")
+        object.__setattr__(self, "augment", canonical(self.augment))
+
+    @property
+    def crop(self) -> Literal["none", "random_resized"]:
+        """Geometry in training: none, or random_resized."""
+        return "random_resized" if divide(self.augment).random_resized else "none"
 
     @property
     def place(self) -> str:

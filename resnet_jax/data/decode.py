@@ -17,11 +17,13 @@ What is stored becomes uint8 RGB, or grey, so:
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.arrays import checked_images, on_devices
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify, jpeg2000_siz, shape_in_header, tiff_tags
 from resnet_jax.errors import DataError, UsageError
 
@@ -70,6 +72,58 @@ def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
     if image is None:
         raise DataError(f"{where}: {_why_not(data)}")
     return image.reshape(*image.shape[:2], channels)
+
+
+NPY = b"\x93NUMPY"
+"""How an .npy file begins."""
+
+
+def decode_npy(data: bytes, where: str) -> np.ndarray:
+    """Return the array of an .npy file with an axis of channels: an image (H, W, C), a signal or a volume.
+
+    Raises:
+        DataError: cut short, of Python objects, or of a shape or dtype that could be two things.
+    """
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{where}: cannot read it as .npy ({error})") from error
+    return checked_images(array[None], where)[0]
+
+
+def decode_stored(data: bytes, channels: int, where: str) -> np.ndarray:
+    """Decode an image file to what it holds: 8 or 16 bits, integers or floats (TIFF), one to four channels.
+
+    Colours come as RGB or RGBA. Nothing is scaled.
+
+    Args:
+        data: the whole file.
+        channels: 3 for RGB, 1 for grey; 0 for those that are stored.
+        where: the file or record, for the message.
+
+    Returns:
+        (height, width, channels) of the dtype that is stored.
+
+    Raises:
+        DataError: not an image, cut short or too large.
+    """
+    import cv2
+
+    shape = shape_in_header(data)
+    if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
+        raise DataError(f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than {MAX_PIXELS:,}")
+    image = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DataError(f"{where}: {_why_not(data)}")
+    image = image[..., None] if image.ndim == 2 else image
+    stored = image.shape[-1]
+    if stored >= 3:
+        image = np.ascontiguousarray(image[..., [2, 1, 0, *range(3, stored)]])  # BGR, BGRA -> RGB, RGBA
+    if channels in (0, stored):
+        return on_devices(image)
+    if not {channels, stored} <= {1, 3}:
+        raise DataError(f"{where} has {stored} channels and {channels} are wanted; only 1 and 3 turn into each other")
+    return on_devices(to_channels(image, channels))
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray | None:
@@ -196,7 +250,7 @@ def _pnm_maximum(data: bytes) -> int:
 
 
 def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
-    """Bring uint8 (..., C) to ``channels`` channels: grey is repeated, RGB becomes luma; None keeps them.
+    """Bring (..., C) of 1 or 3 channels to ``channels`` channels: grey is repeated, RGB becomes luma; None keeps them.
 
     >>> to_channels(np.array([[255, 255, 255], [255, 0, 0]], np.uint8), 1).tolist()
     [[255], [76]]
@@ -205,6 +259,9 @@ def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
         return images
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
+    if images.dtype != np.uint8:
+        luma = images.astype(np.float64) @ np.array(GREY_WEIGHTS) / 1000
+        return (luma.round() if images.dtype.kind in "iu" else luma).astype(images.dtype)[..., None]
     luma = images.astype(np.uint32) @ np.array(GREY_WEIGHTS, np.uint32)
     return ((luma + 500) // 1000).astype(np.uint8)[..., None]
 
@@ -219,6 +276,6 @@ def has_colours(image: np.ndarray) -> bool:
 
 
 def check_channels(channels: int | None) -> None:
-    """Raise UsageError unless ``channels`` is None (as stored), 1 (grey) or 3 (RGB)."""
+    """Raise UsageError unless ``channels`` is None (as stored), 1 (grey) or 3 (RGB), as image files are decoded."""
     if channels not in (None, 1, 3):
         raise UsageError(f"channels={channels} is not possible; use 1 (grey), 3 (RGB) or none (as stored)")

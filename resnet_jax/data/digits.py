@@ -14,6 +14,7 @@ import numpy as np
 
 from resnet_jax.data.decode import to_channels
 from resnet_jax.data.records import ArrayRecords, Dataset
+from resnet_jax.data.registry import register_source
 
 
 def load_digits(channels: int | None = None) -> Dataset:
@@ -22,6 +23,11 @@ def load_digits(channels: int | None = None) -> Dataset:
     images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     records = ArrayRecords(to_channels(images, channels), labels, name="digits")
     return Dataset("digits", {"all": records}, tuple("0123456789"))
+
+
+@register_source("digits", form="digits")
+def _load(_location: str, /, *, channels: int | None, **_: object) -> Dataset:
+    return load_digits(channels)
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:

@@ -10,16 +10,19 @@ with a dot is ignored.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data.decode import decode_image
+from resnet_jax.data.decode import NPY, decode_image, decode_npy, decode_stored
+from resnet_jax.data.example import Example, Field, Spec, encoded_spec, spec_of
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, identify
 from resnet_jax.data.layout import LAYOUTS, alike, check_class_names, folded, shortened, split_of
 from resnet_jax.data.listing import LeftOut, Listing, files_in, folder_names, list_images
 from resnet_jax.data.records import Dataset, Records
+from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
 
 MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_gt", "_annotation")
@@ -32,32 +35,56 @@ class FolderRecords:
     Attributes:
         paths: N files.
         labels: int32 (N,).
-        channels: 3 (RGB) or 1 (grey).
+        channels: 3 (RGB) or 1 (grey); 0 for those that are stored.
         encoded_bytes: the size of all files.
+        pixels: ``uint8``, or ``stored``: what the files hold.
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
     channels: int = 3
     encoded_bytes: int = 0
+    pixels: str = "uint8"
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": self.image(index), "label": self.labels[index]}
+
+    @property
+    def spec(self) -> Spec:
+        if self.pixels == "uint8" and not self.paths[0].endswith(".npy"):
+            return encoded_spec(self.channels, self.labels)
+        found = spec_of(self[0])
+        side = () if len(found["image"].shape) != 3 else (None, None)
+        image = dataclasses.replace(found["image"], shape=(*side, *found["image"].shape[len(side) :]))
+        return {"image": image, "label": Field(self.labels.shape[1:], self.labels.dtype.name, "label")}
+
     def image(self, index: int) -> np.ndarray:
+        """Return image ``index``, decoded."""
         path = self.paths[index]
         try:
             with open(path, "rb") as file:
                 data = file.read()
         except OSError as error:
             raise DataError(f"{path}: cannot read it ({error.strerror})") from error
+        if data.startswith(NPY):
+            return decode_npy(data, path)
+        if self.pixels == "stored":
+            return decode_stored(data, self.channels, path)
         return decode_image(data, self.channels, path)
 
     def describe(self, index: int) -> str:
         return self.paths[index]
 
 
-def load_folder(path: str, channels: int | None = None, least_classes: int = 2) -> Dataset:
+@register_source("folder", form="folder:PATH")
+def _load(location: str, /, *, channels: int | None, least_classes: int, pixels: str) -> Dataset:
+    return load_folder(location, channels, least_classes, pixels)
+
+
+def load_folder(path: str, channels: int | None = None, least_classes: int = 2, pixels: str = "uint8") -> Dataset:
     """List the images below ``path`` (nothing is decoded yet).
 
     Raises:
@@ -91,8 +118,9 @@ def load_folder(path: str, channels: int | None = None, least_classes: int = 2) 
         splits[split] = FolderRecords(
             tuple(image for _, listing in found for image in listing.paths),
             np.repeat(np.arange(len(names), dtype=np.int32), counts),
-            channels or 3,
+            channels or (3 if pixels == "uint8" else 0),
             sum(listing.bytes for _, listing in found),
+            pixels,
         )
         listings += found
     notes += _notes_of_files(root, listings)

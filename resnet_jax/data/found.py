@@ -54,7 +54,7 @@ def _describe_file(path: Path) -> str:
     advice = found.advice if found is not None else ""
     if suffix in (".csv", ".tsv"):
         advice = (
-            "if it lists image files, sort them into one folder a class (folder:PATH); if it holds pixels, save "
+            "if it lists files under path, and label, labels or value, write manifest:PATH; if it holds pixels, save "
             "arrays with np.savez('data.npz', x=..., y=...) (npz:data.npz)"
         )
     elif suffix in SUFFIXES:
@@ -65,7 +65,7 @@ def _describe_file(path: Path) -> str:
 def _describe_folder(path: Path) -> str:
     if (path / "config.yaml").is_file() and (path / "data.json").is_file():
         return "it is a run directory, not a data set; --data.source takes images"
-    prepared = _prepared_sets(path)
+    prepared = prepared_sets(path)
     if prepared:
         return f"it holds {shortened([name for name, _ in prepared])}, prepared by TFDS: write {prepared[0][1]}"
     arrays = sorted(file.name for file in path.glob("*.npz"))
@@ -85,7 +85,7 @@ def _describe_folder(path: Path) -> str:
     )
 
 
-def _prepared_sets(path: Path) -> list[tuple[str, str]]:
+def prepared_sets(path: Path) -> list[tuple[str, str]]:
     """Return name and source of the sets prepared at or below ``path``, which may be all sets, one, or its version."""
     path, found = path.absolute(), []
     for depth in range(4):

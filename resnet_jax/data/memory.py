@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from resnet_jax.data.records import ArrayRecords, Records
+from resnet_jax.data.example import MEANING_OF_RANK, Meaning
+from resnet_jax.data.records import ArrayRecords, Source
 from resnet_jax.data.transform import Geometry
 from resnet_jax.data.view import View
 
@@ -18,14 +19,14 @@ CHUNK = 256
 
 
 def materialize(
-    records: Records,
+    records: Source,
     geometry: Geometry,
     *,
     training: bool,
     limit_bytes: int = LIMIT_BYTES,
     threads: int | None = None,
-) -> Records:
-    """Return the same images, through the geometry, held in memory; or the records unchanged.
+) -> Source:
+    """Return the same examples, through the geometry, held in memory; or the records unchanged.
 
     Unchanged are records that hold these pixels already, training records under a random geometry (each epoch
     sees other pixels), and records whose pixels would exceed ``limit_bytes``. Batches of what comes back are
@@ -44,17 +45,20 @@ def materialize(
     if training and geometry.random:
         return records
     view = View(records, geometry, training=training)
-    shape = (len(records), *view.shape)
-    if view.stored or int(np.prod(shape, dtype=np.int64)) > limit_bytes:
+    if view.stored or len(records) * view.example_bytes > limit_bytes:
         return records
-    pixels = np.empty(shape, np.uint8)
+    count = len(records)
+    stacked = {name: np.empty((count, *shape), dtype) for name, (shape, dtype) in view.fields.items()}
 
     def fill(start: int) -> None:
-        indices = np.arange(start, min(start + CHUNK, len(pixels)))
-        pixels[start : start + CHUNK] = view.images(indices)
+        indices = np.arange(start, min(start + CHUNK, count))
+        for name, values in view.examples(indices).items():
+            stacked[name][start : start + CHUNK] = values
 
-    in_threads(fill, range(0, len(pixels), CHUNK), threads)
-    return ArrayRecords(pixels, records.labels, origin=records)
+    in_threads(fill, range(0, count, CHUNK), threads)
+    meanings: dict[str, Meaning] = {name: field.meaning for name, field in view.spec.items()}
+    images, meaning = stacked.pop("image"), MEANING_OF_RANK.get(len(view.shape))
+    return ArrayRecords(images, records.labels, origin=records, fields=stacked, meaning=meaning, meanings=meanings)
 
 
 def in_threads(work: Callable[[int], None], starts: Iterable[int], threads: int | None = None) -> None:

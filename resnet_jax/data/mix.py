@@ -90,15 +90,29 @@ def mix(
     >>> bool(jnp.allclose(mixed[:, 0, 0, 0], labels[:, 1], rtol=1e-6)), labels.sum(axis=1).tolist()
     (True, [1.0, 1.0])
     """
-    labels = batch["label"]
-    if labels.ndim == 1:
-        if not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise UsageError(
-                f"only labels of classes can be mixed: integers (b,) or rows (b, k), got {labels.dtype} (b,)"
-            )
-        labels = one_hot(labels, num_classes)
+    keys = example_keys(jax.random.fold_in(key, STREAM), batch["epoch"], batch["index"])
+    return mix_of(keys, images, label_rows(batch["label"], num_classes), config)
+
+
+def label_rows(labels: Array, num_classes: int) -> Float[Array, "b k"]:
+    """Return labels as rows (b, k): classes (b,) one-hot.
+
+    Raises:
+        UsageError: values (b,), which are not mixed.
+    """
+    if labels.ndim != 1:
+        return labels
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UsageError(f"only labels of classes can be mixed: integers (b,) or rows (b, k), got {labels.dtype} (b,)")
+    return one_hot(labels, num_classes)
+
+
+def mix_of(
+    keys: Key[Array, " b"], images: Float[Array, "b h w c"], labels: Float[Array, "b k"], config: Mix
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
+    """Return what :func:`mix` does, of the examples' own keys and rows of labels."""
     other = partner(images)
-    mixed, kept = draws(key, batch["epoch"], batch["index"], config, (images.shape[1], images.shape[2]))
+    mixed, kept = draws_of(keys, config, (images.shape[1], images.shape[2]))
     weight = kept[..., None].astype(images.dtype)
     # where, besides the product: an image that is kept whole must not take an infinite partner's NaN
     images = jnp.where(weight == 1, images, weight * images + (1 - weight) * other)
@@ -124,8 +138,14 @@ def draws(
 
     One draw of four 32-bit words an example: whether and how it is mixed, lambda, and the centre of cutmix's box.
     """
+    return draws_of(example_keys(jax.random.fold_in(key, STREAM), epoch, index), config, size)
+
+
+def draws_of(
+    keys: Key[Array, " b"], config: Mix, size: tuple[int, int]
+) -> tuple[Float[Array, " b"], Float[Array, "b h w"]]:
+    """Return what :func:`draws` does, of the examples' own keys."""
     height, width = size
-    keys = example_keys(jax.random.fold_in(key, STREAM), epoch, index)
     bits = jax.vmap(lambda k: jax.random.bits(k, (4,), jnp.uint32))(keys)
     uniform = (bits >> jnp.uint32(8)).astype(jnp.float32) / 2**24  # [0, 1), exact
     chance, cell = uniform[:, 0], (uniform[:, 1] * QUANTILES).astype(jnp.int32)

@@ -1,27 +1,40 @@
-"""``npz:PATH``: arrays in one NumPy file.
+"""``npz:PATH``: arrays in one NumPy file, and the same arrays from Python (`load_arrays`).
 
 Either ``x`` and ``y`` (one split, ``all``), or ``x_train``, ``y_train`` with ``x_test``, ``y_test`` or ``x_val``,
-``y_val`` or both. Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3); labels are integers 0..K-1. A text array
-``class_names`` may name the classes; otherwise they are "0" .. "K-1" with K from the largest label of all splits.
-Other arrays are left out, and the data set's notes say so.
+``y_val`` or both.
+
+**Inputs** ``x`` are images (N, H, W) or (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C), of any numbers; a
+text ``meaning`` (image, signal or volume) says which where the shape alone does not (see `arrays.checked_images`).
+**Labels** ``y`` are integers 0..K-1, which a text array ``class_names`` may name (else "0" .. "K-1" with K from the
+largest label of all splits); rows of zeros and ones (N, K), several labels an example, named by ``label_names``; or
+values to predict, (N,) or (N, M), named by ``target_names``.
+**Other arrays** of one row an example, such as ``segmentation_mask`` (in a file with splits ``segmentation_mask_train``
+and so on) are further fields of the examples. What is left out is said in the notes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from resnet_jax.data.arrays import class_hint
+from resnet_jax.data.arrays import VALUES_HINT, class_hint, on_devices
 from resnet_jax.data.decode import to_channels
+from resnet_jax.data.example import MEANING_OF_RANK, RESERVED, Meaning
 from resnet_jax.data.formats import HEAD_BYTES, Format, identify
 from resnet_jax.data.records import ArrayRecords, Dataset
+from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
+from resnet_jax.tasks.facts import LabelKind
 
+OTHER_NAMES: dict[str, LabelKind] = {"label_names": "multi-label", "target_names": "value"}
 EXPECTED = "x and y, or x_train, y_train, x_test, y_test (and x_val, y_val); class_names may be added"
 _SPLITS = {"train": "_train", "val": "_val", "test": "_test"}
 
@@ -33,35 +46,155 @@ def load_npz(path: str, channels: int | None = None, least_classes: int = 2) -> 
         DataError: not there, not an .npz file, holding Python objects, or other arrays than expected.
     """
     file = Path(path).expanduser()
-    arrays = _read(file)
+    return _dataset(_read(file), str(file), f"npz:{path}", channels, least_classes)
+
+
+@register_source("npz", form="npz:PATH")
+def _load(location: str, /, *, channels: int | None, least_classes: int, **_: object) -> Dataset:
+    return load_npz(location, channels, least_classes)
+
+
+def load_arrays(
+    data: tuple[ArrayLike, ArrayLike] | Mapping[str, Any],
+    *,
+    name: str = "arrays",
+    channels: int | None = None,
+    least_classes: int = 2,
+) -> Dataset:
+    """Make a data set of arrays in memory.
+
+    Args:
+        data: inputs and labels, ``(x, y)``, or a dict of what an .npz file holds; see the module.
+        name: of the data set.
+        channels: 1 or 3, to turn inputs of three or one channels into it; None for what is given.
+        least_classes: two to tell apart, one for examples that a network is evaluated on.
+
+    Raises:
+        DataError: arrays that cannot be examples; it says what would be right.
+
+    >>> data = load_arrays((np.zeros((4, 100, 2), np.float32), [0, 1, 0, 1]))
+    >>> data.kind, data.splits["all"].spec["image"]
+    ('class', Field(shape=(100, 2), dtype='float32', meaning='signal'))
+    """
+    if not isinstance(data, Mapping):
+        if not isinstance(data, tuple) or len(data) != 2:
+            raise DataError(f"{name}: need (x, y), or a dict of arrays with {EXPECTED}; got {type(data).__name__}")
+        data = {"x": data[0], "y": data[1]}
+    arrays = {key: np.asarray(value) for key, value in data.items()}
+    return _dataset(arrays, name, name, channels, least_classes)
+
+
+def _dataset(arrays: dict[str, np.ndarray], file: str, name: str, channels: int | None, least_classes: int) -> Dataset:
     suffixes = _suffixes(arrays, file)
-    splits, greyed = {}, []
-    for split, suffix in suffixes.items():
+    for suffix in suffixes.values():
         for key in (f"x{suffix}", f"y{suffix}"):
             if key not in arrays:
                 raise DataError(
                     f"{file}: no array {key!r}; found {', '.join(arrays) or 'none'}; need {EXPECTED}{_renaming(arrays)}"
                 )
-        images = arrays[f"x{suffix}"]
-        records = ArrayRecords(images, arrays[f"y{suffix}"], name=f"x{suffix} and y{suffix} of {file}")
-        if channels is not None:
+    meaning = _meaning_of_inputs(arrays, file)
+    further, left_out = _further(arrays, suffixes)
+    splits: dict[str, ArrayRecords] = {}
+    greyed = []
+    for split, suffix in suffixes.items():
+        labels = _rows_or_values(arrays[f"y{suffix}"], arrays, f"y{suffix} of {file}")
+        fields = {key: on_devices(arrays[f"{key}{suffix}"]) for key in further}
+        where = f"x{suffix} and y{suffix} of {file}"
+        records = ArrayRecords(arrays[f"x{suffix}"], labels, name=where, fields=fields, meaning=meaning)
+        if channels is not None and records.images.shape[-1] != channels:
+            if not {channels, records.images.shape[-1]} <= {1, 3}:
+                raise DataError(
+                    f"{where}: images have {records.images.shape[-1]} channels and {channels} are wanted; only 1 and 3 "
+                    "are turned into each other"
+                )
             greyed += [f"x{suffix}"] if channels < records.images.shape[-1] else []
-            records = ArrayRecords(to_channels(records.images, channels), records.labels, name=records.name)
+            records = dataclasses.replace(records, images=to_channels(records.images, channels))
         splits[split] = records
-    if "class_names" in arrays:
-        class_names = _class_names(arrays["class_names"], splits, file)
-    else:
-        for split, records in splits.items():
-            _require_integers(records, f"y{suffixes[split]} of {file}")
-        class_names = tuple(str(c) for c in range(max(int(r.labels.max()) for r in splits.values()) + 1))
-    notes = _notes(arrays, suffixes, splits)
+    kind = _kind(arrays, splits)
+    names = _names(kind, arrays, suffixes, splits, file)
+    notes = _notes(further, left_out, suffixes, splits)
     if greyed:
         notes = (*notes, f"{', '.join(greyed)} is RGB, turned to grey: the network takes 1 channel")
     origins = {} if "all" in suffixes else {split: f"x{suffix}" for split, suffix in suffixes.items()}
-    return Dataset(f"npz:{path}", splits, class_names, notes, origins, least_classes)
+    return Dataset(name, splits, names, notes, origins, least_classes, kind)
 
 
-def _suffixes(arrays: Mapping[str, np.ndarray], file: Path) -> dict[str, str]:
+def _meaning_of_inputs(arrays: Mapping[str, np.ndarray], file: str) -> Meaning | None:
+    if "meaning" not in arrays:
+        return None
+    found = str(arrays["meaning"][()])
+    for meaning in MEANING_OF_RANK.values():
+        if found == meaning:
+            return meaning
+    raise DataError(f"{file}: meaning is {found!r}; need one of {', '.join(MEANING_OF_RANK.values())}")
+
+
+def _rows_or_values(labels: np.ndarray, arrays: Mapping[str, np.ndarray], where: str) -> np.ndarray:
+    """Return labels as float32 where their names say that they are values or several labels an example."""
+    named = [key for key in ("class_names", *OTHER_NAMES) if key in arrays]
+    if len(named) > 1:
+        raise DataError(f"{where}: found {' and '.join(named)}; labels are of one kind: keep one of them")
+    if named and named[0] in OTHER_NAMES:
+        if labels.dtype.kind not in "biuf":
+            raise DataError(f"{where}: labels are {labels.dtype} {labels.shape}; with {named[0]} they are numbers")
+        return labels.astype(np.float32)
+    return labels
+
+
+def _kind(arrays: Mapping[str, np.ndarray], splits: Mapping[str, ArrayRecords]) -> LabelKind:
+    """Return what the labels are: what their names say, or what they can only be."""
+    for key, kind in OTHER_NAMES.items():
+        if key in arrays:
+            return kind
+    parts = [records.labels for records in splits.values()]
+    if "class_names" in arrays or any(labels.dtype.kind != "f" for labels in parts):
+        return "class"
+    if all(labels.ndim == 2 and np.isin(labels, (0, 1)).all() for labels in parts):
+        one_hot = all((labels.sum(axis=1) == 1).all() for labels in parts)
+        return "class" if one_hot else "multi-label"
+    return "value" if any((labels != np.round(labels)).any() for labels in parts) else "class"
+
+
+def _names(
+    kind: LabelKind,
+    arrays: Mapping[str, np.ndarray],
+    suffixes: Mapping[str, str],
+    splits: Mapping[str, ArrayRecords],
+    file: str,
+) -> tuple[str, ...]:
+    if kind != "class":
+        for key in OTHER_NAMES:
+            if key in arrays:
+                return _texts(key, arrays[key], file)
+        labels = next(iter(splits.values())).labels
+        if labels.ndim == 1:
+            return ("value",)
+        return tuple(str(column) for column in range(int(np.prod(labels.shape[1:]))))
+    if "class_names" in arrays:
+        return _class_names(arrays["class_names"], splits, file)
+    for split, records in splits.items():
+        _require_integers(records, f"y{suffixes[split]} of {file}")
+    return tuple(str(c) for c in range(max(int(r.labels.max()) for r in splits.values()) + 1))
+
+
+def _further(arrays: Mapping[str, np.ndarray], suffixes: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the names of further fields of the examples, and those of arrays that are left out."""
+    used = {"class_names", "meaning", *OTHER_NAMES, *(f"{key}{end}" for key in "xy" for end in suffixes.values())}
+    others = [key for key in arrays if key not in used]
+    ends = tuple(suffixes.values())
+    stems = dict.fromkeys(key.removesuffix(end) for key in others for end in ends if key.endswith(end))
+    fields = []
+    for stem in stems:
+        parts = [(arrays.get(f"{stem}{end}"), len(arrays[f"x{end}"])) for end in ends]
+        fits = all(part is not None and part.ndim and len(part) == count for part, count in parts)
+        numbers = all(part is not None and part.dtype.kind in "biuf" for part, _ in parts)
+        if stem and stem not in (*RESERVED, "image", "label") and fits and numbers:
+            fields.append(stem)
+    taken = {f"{stem}{end}" for stem in fields for end in ends}
+    return fields, [f"{key} {arrays[key].dtype} {arrays[key].shape}" for key in others if key not in taken]
+
+
+def _suffixes(arrays: Mapping[str, np.ndarray], file: str) -> dict[str, str]:
     """Return which splits there are, and how their arrays end."""
     present = {split: end for split, end in _SPLITS.items() if f"x{end}" in arrays or f"y{end}" in arrays}
     if "x" in arrays or "y" in arrays:
@@ -85,19 +218,23 @@ def _require_integers(records: ArrayRecords, where: str) -> None:
     if not np.issubdtype(records.labels.dtype, np.integer):
         raise DataError(
             f"{where}: labels are {records.labels.dtype} {records.labels.shape}, but classes are integers from 0 on"
-            f"{class_hint(records.labels)}; for regression use the Python API: ArrayRecords(images, labels) and "
-            "batches of it"
+            f"{class_hint(records.labels)}; {VALUES_HINT}"
         )
 
 
-def _class_names(names: np.ndarray, splits: Mapping[str, ArrayRecords], file: Path) -> tuple[str, ...]:
+def _texts(key: str, names: np.ndarray, file: str) -> tuple[str, ...]:
+    what = {"class_names": "class", "label_names": "label", "target_names": "target"}[key]
     if names.ndim != 1:
-        raise DataError(f"{file}: class_names is {names.dtype} {names.shape}; need one name a class, of shape (K,)")
+        raise DataError(f"{file}: {key} is {names.dtype} {names.shape}; need one name a {what}, of shape (K,)")
     if names.dtype.kind not in "USiu":
-        raise DataError(f"{file}: class_names is {names.dtype}; need texts: np.array(['cat', 'dog'])")
-    found = tuple(
+        raise DataError(f"{file}: {key} is {names.dtype}; need texts: np.array(['cat', 'dog'])")
+    return tuple(
         name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names.tolist()
     )
+
+
+def _class_names(names: np.ndarray, splits: Mapping[str, ArrayRecords], file: str) -> tuple[str, ...]:
+    found = _texts("class_names", names, file)
     labels = [r.labels for r in splits.values() if np.issubdtype(r.labels.dtype, np.integer)]
     classes = max((int(y.max()) for y in labels), default=-1) + 1
     if classes > len(found):
@@ -111,17 +248,22 @@ def _class_names(names: np.ndarray, splits: Mapping[str, ArrayRecords], file: Pa
 
 
 def _notes(
-    arrays: Mapping[str, np.ndarray], suffixes: Mapping[str, str], splits: Mapping[str, ArrayRecords]
+    further: list[str], left_out: list[str], suffixes: Mapping[str, str], splits: Mapping[str, ArrayRecords]
 ) -> tuple[str, ...]:
-    used = {"class_names", *(f"{key}{suffix}" for key in "xy" for suffix in suffixes.values())}
-    left_out = [f"{key} {value.dtype} {value.shape}" for key, value in arrays.items() if key not in used]
-    notes = [f"arrays left out: {', '.join(left_out)}"] if left_out else []
-    dim = [f"x{suffixes[split]}" for split, records in splits.items() if records.images.max() <= 1]
+    first = next(iter(splits.values()))
+    found = [f"{name} {values.dtype} {values.shape[1:]}" for name, values in first.fields.items()]
+    notes = [f"further arrays of every example: {', '.join(found)}"] if further else []
+    notes += [f"arrays left out: {', '.join(left_out)}"] if left_out else []
+    dim = [f"x{suffixes[split]}" for split, records in splits.items() if _is_dim(records.images)]
     if dim:
         notes.append(
             f"{', '.join(dim)} holds no value above 1 of 255: fractions 0..1 have to be multiplied by 255 first"
         )
     return tuple(notes)
+
+
+def _is_dim(images: np.ndarray) -> bool:
+    return images.dtype == np.uint8 and int(images.max()) <= 1
 
 
 def _renaming(arrays: Mapping[str, np.ndarray]) -> str:

@@ -5,8 +5,9 @@ and the number of processes change nothing. Grain is the threaded executor; orde
 
 | key | array | meaning |
 |---|---|---|
-| image | uint8 (B, H, W, C) | pixels 0..255 |
-| label | int32 (B,) | class, or float32 (B, ...) if the records' labels are |
+| image | (B, ..., C) | what the network is given: uint8 (B, H, W, C) of pixels 0..255, or as the source has it |
+| label | int32 (B,) | class; float32 (B, K) of several labels, (B,) or (B, M) of values |
+| others | (B, ...) | every other field of the examples, by its name |
 | mask | bool (B,) | False for padding, which must count nowhere |
 | index | int32 (B,) | position in the records, -1 for padding |
 | epoch | int32 (B,) | passes completed before this one |
@@ -19,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
-from resnet_jax.data.records import Records, check_labels
+from resnet_jax.data.records import Source, check_labels
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.data.view import View
@@ -56,7 +57,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        records: Records,
+        records: Source,
         batch_size: int,
         *,
         seed: int,
@@ -93,7 +94,7 @@ class TrainBatches:
         """
         index, epoch = self.order(step)
         return {
-            "image": self._view.images(index, epoch),
+            **self._view.examples(index, epoch),
             "label": self._labels[index],
             "mask": np.ones(len(index), bool),
             "index": index.astype(np.int32),
@@ -112,15 +113,17 @@ class TrainBatches:
         start = position * self.batch_size
         return self._order(epoch)[start : start + self.batch_size][self._rows], epoch
 
-    def resident(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all images, uint8 (N, H, W, C), and labels (N, ...), from which :meth:`order` picks the batches.
+    def resident(self) -> Batch:
+        """Return all examples stacked, ``image``, ``label`` and what else they hold, (N, ...).
+
+        From them :meth:`order` picks the batches.
 
         Raises:
             UsageError: the batches are not made of stored pixels.
         """
         if not self.stored:
             raise UsageError("the images are not held in memory, or the geometry draws other pixels in each epoch")
-        return self._view.images(np.arange(len(self.records))), self._labels
+        return {**self._view.examples(np.arange(len(self.records))), "label": self._labels}
 
     @property
     def stored(self) -> bool:
@@ -129,8 +132,8 @@ class TrainBatches:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all images and labels of :meth:`resident`."""
-        return len(self.records) * int(np.prod(self._view.shape)) + self._labels.nbytes
+        """Bytes of all arrays of :meth:`resident`."""
+        return len(self.records) * self._view.example_bytes + self._labels.nbytes
 
     def iterate(self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4) -> Batches:
         """Yield ``batch(step)`` for every step of the range in order, prepared ahead in threads.
@@ -170,7 +173,7 @@ class EvalBatches:
 
     def __init__(
         self,
-        records: Records,
+        records: Source,
         batch_size: int,
         geometry: Geometry = AS_STORED,
         *,
@@ -200,13 +203,9 @@ class EvalBatches:
         rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
         mask = rows < len(self.records)
         index = rows[mask]
-        image = np.zeros((len(rows), *self._view.shape), np.uint8)
-        image[: len(index)] = self._view.images(index)
-        label = np.zeros((len(rows), *self._labels.shape[1:]), self._labels.dtype)
-        label[: len(index)] = self._labels[index]
+        found = {**self._view.examples(index), "label": self._labels[index]}
         return {
-            "image": image,
-            "label": label,
+            **{name: _padded(values, len(rows)) for name, values in found.items()},
             "mask": mask,
             "index": np.where(mask, rows, -1).astype(np.int32),
             "epoch": np.zeros(len(rows), np.int32),
@@ -218,6 +217,15 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate()
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    """Return (rows, ...): the values, then zeros."""
+    if len(values) == rows:
+        return values
+    padded = np.zeros((rows, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return padded
 
 
 def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:

@@ -1,7 +1,7 @@
-"""Records: images and labels by index; and a data set: named splits of records with one list of classes.
+"""Sources in memory and parts of sources; and a data set: named splits of a source with one kind of label.
 
-Everything that holds examples (arrays, folders, TFDS, a subset of any of these) is a `Records`; everything
-above reads only this protocol.
+Everything that holds examples (arrays, folders, TFDS, a subset of any of these) is a `Source`; everything
+above reads only this protocol. ``Records`` is another name of it.
 """
 
 from __future__ import annotations
@@ -9,46 +9,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import assert_never
 
 import numpy as np
 
-from resnet_jax.data.arrays import checked_images, checked_labels, class_hint
+from resnet_jax.data.arrays import VALUES_HINT, checked_images, checked_labels, class_hint
+from resnet_jax.data.example import MEANING_OF_RANK, RESERVED, Example, Field, Meaning, Source, Spec, meaning_of
 from resnet_jax.errors import DataError
+from resnet_jax.tasks.facts import LabelKind
 
-
-@runtime_checkable
-class Records(Protocol):
-    """Labelled images by index. Reading is thread-safe, and the same index always gives the same image."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """All labels, shape (N,), int32 for classification."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of examples, N."""
-        ...
-
-    def image(self, index: int) -> np.ndarray:
-        """Return image ``index``: uint8 (height, width, channels), 1 (grey) or 3 (RGB) channels."""
-        ...
-
-    def describe(self, index: int) -> str:
-        """Return where example ``index`` comes from, for messages: its file, or its index and source."""
-        ...
+Records = Source
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayRecords:
-    """Records held in memory.
+    """A source held in memory.
 
     Attributes:
-        images: uint8 (N, H, W, C), C = 1 or 3; (N, H, W) is taken as one channel.
-        labels: (N,) integers, kept as int32. Floating labels of shape (N, ...) are kept as float32, for
-            regression from Python; a `Dataset` has classes and does not take them.
+        images: the inputs, of any kind that :mod:`resnet_jax.data.arrays` takes: uint8 images (N, H, W) or (N, H, W, C)
+            of 1 or 3 channels; many bands, signals (N, L, C) and volumes (N, D, H, W, C), of 16 bits or float too.
+        labels: (N,) integers, kept as int32: classes. Rows (N, K) of zeros and ones, or floats (N, ...), are kept as
+            float32: several labels, or values.
         name: what messages call this array.
-        origin: the records these pixels were decoded from, if any; it then answers `describe`.
+        origin: the source these arrays were decoded from, if any; it then answers `describe`.
+        fields: further arrays (N, ...) of every example, by name.
+        meaning: image, signal or volume where the shape alone does not say which.
+        meanings: of the further fields; those not named go by their names (`example.meaning_of`).
 
     Raises:
         DataError: wrong kind, rank, channels or length, or nothing in it.
@@ -56,33 +42,58 @@ class ArrayRecords:
     >>> records = ArrayRecords(np.zeros((5, 8, 8), np.uint8), np.arange(5), name="mine")
     >>> records.images.shape, records.labels.dtype.name, records.describe(3)
     ((5, 8, 8, 1), 'int32', 'index 3 of mine')
+    >>> {name: value.shape for name, value in records[3].items()}
+    {'image': (8, 8, 1), 'label': ()}
     """
 
     images: np.ndarray
     labels: np.ndarray
     name: str = "array"
-    origin: Records | None = None
+    origin: Source | None = None
+    fields: Mapping[str, np.ndarray] = field(default_factory=dict)
+    meaning: Meaning | None = None
+    meanings: Mapping[str, Meaning] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
-        if images.ndim == 3 and images.dtype == np.uint8:
-            images = images[..., None]
-        object.__setattr__(self, "images", checked_images(images, self.name))
-        object.__setattr__(self, "labels", checked_labels(labels, len(images), self.name))
+        images = checked_images(np.asarray(self.images), self.name, self.meaning)
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", checked_labels(np.asarray(self.labels), len(images), self.name))
+        for name, values in self.fields.items():
+            if name in (*RESERVED, "image", "label"):
+                raise DataError(f"{self.name}: a field cannot be called {name!r}, which batches use themselves")
+            if len(values) != len(images):
+                raise DataError(f"{self.name}: {name} is {values.dtype} {values.shape} for {len(images)} examples")
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, index: int, /) -> Example:
+        further = {name: values[index] for name, values in self.fields.items()}
+        return {"image": self.images[index], **further, "label": self.labels[index]}
+
+    @property
+    def spec(self) -> Spec:
+        found = {"image": _field(self.images, self.meaning or MEANING_OF_RANK.get(self.images.ndim - 1, "array"))}
+        for name, values in self.fields.items():
+            meaning = self.meanings.get(name) or meaning_of(name, values, self.images)
+            found[name] = _field(values, meaning)
+        return {**found, "label": _field(self.labels, "label")}
+
     def image(self, index: int) -> np.ndarray:
+        """Return the input of example ``index``."""
         return self.images[index]
 
     def describe(self, index: int) -> str:
         return self.origin.describe(index) if self.origin is not None else f"index {index} of {self.name}"
 
 
+def _field(values: np.ndarray, meaning: Meaning) -> Field:
+    return Field(values.shape[1:], values.dtype.name, meaning)
+
+
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some of the records, in the order of ``indices``; nothing is copied but the labels.
+    """Some examples of a source, in the order of ``indices``; nothing is copied but the labels.
 
     >>> records = ArrayRecords(np.zeros((5, 8, 8), np.uint8), np.arange(5))
     >>> part = Subset(records, np.array([4, 0]))
@@ -90,7 +101,7 @@ class Subset:
     (2, [4, 0], 'index 4 of array')
     """
 
-    records: Records
+    records: Source
     indices: np.ndarray
     labels: np.ndarray = field(init=False)
 
@@ -100,83 +111,146 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __getitem__(self, index: int, /) -> Example:
+        return self.records[int(self.indices[index])]
+
+    @property
+    def spec(self) -> Spec:
+        return self.records.spec
+
     def image(self, index: int) -> np.ndarray:
-        return self.records.image(int(self.indices[index]))
+        """Return the input of example ``index``."""
+        return self[index]["image"]
 
     def describe(self, index: int) -> str:
         return self.records.describe(int(self.indices[index]))
 
 
-def gather(records: Records, indices: np.ndarray) -> np.ndarray | None:
-    """Return the images at ``indices`` as one array if the records are in memory, else None.
+def gather(records: Source, indices: np.ndarray) -> Example | None:
+    """Return the examples at ``indices`` stacked if the source is in memory, else None.
 
     Args:
-        records: any records.
+        records: any source.
         indices: (B,) integers.
 
     Returns:
-        A new uint8 array (B, H, W, C), or None when images would have to be read one by one.
+        New arrays (B, ...) of all fields but the label, or None when examples would have to be read one by one.
     """
     if isinstance(records, ArrayRecords):
-        return records.images[indices]
+        found = {"image": records.images[indices]}
+        for name, values in records.fields.items():
+            found[name] = values[indices]
+        return found
     if isinstance(records, Subset):
         return gather(records.records, records.indices[indices])
     return None
 
 
-def in_memory(records: Records) -> bool:
-    """Return whether `gather` can answer: the pixels of all records lie in one array."""
+def in_memory(records: Source) -> bool:
+    """Return whether `gather` can answer: the arrays of all examples lie in memory."""
     return in_memory(records.records) if isinstance(records, Subset) else isinstance(records, ArrayRecords)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Named splits of records over one list of classes; a `Dataset` that exists has valid labels.
+    """Named splits of a source with one kind of label; a `Dataset` that exists has valid labels.
 
     Attributes:
         name: the spec it was loaded from.
         splits: ``{"all": ...}``, or ``"train"`` with ``"test"`` or ``"val"`` or both.
-        class_names: one name a class, in label order.
+        class_names: one name a class, in label order; for several labels one a column, for values one a target.
         notes: what a person should know before the figures: what was left out, what was taken for what; one line each.
         origins: split -> how the source calls it, where it has splits of its own.
         least_classes: how many it must have: two to tell apart, one for images that a network is evaluated on.
+        kind: what the labels are.
 
     Raises:
-        DataError: other splits, fewer classes, a name given twice, or a label that is not an integer in
-        0..K-1.
+        DataError: other splits, fewer classes, a name given twice, or labels that are not of the kind: of classes,
+        integers in 0..K-1.
     """
 
     name: str
-    splits: Mapping[str, Records]
+    splits: Mapping[str, Source]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
     least_classes: int = 2
+    kind: LabelKind = "class"
 
     def __post_init__(self) -> None:
         held_out = set(self.splits) - {"train"}
         if set(self.splits) != {"all"} and not ("train" in self.splits and held_out and held_out <= {"val", "test"}):
             found = ", ".join(self.splits) or "none"
             raise DataError(f"{self.name}: the splits are {found}; need 'all', or 'train' with 'test' or 'val' or both")
-        if len(self.class_names) < self.least_classes:
+        what = {"class": "class", "multi-label": "label", "value": "target"}[self.kind]
+        if len(self.class_names) < (self.least_classes if self.kind == "class" else 1):
             found = ", ".join(self.class_names) or "none"
+            if self.kind != "class":
+                raise DataError(f"{self.name}: there are no names of {what}s; need one for each")
             raise DataError(f"{self.name}: the classes are {found}; need at least two to tell apart")
         twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)
         if twice:
             raise DataError(
-                f"{self.name}: {len(twice)} class names are given twice, {twice[0]!r} for one; every class needs a "
+                f"{self.name}: {len(twice)} {what} names are given twice, {twice[0]!r} for one; every {what} needs a "
                 "name of its own"
             )
         for split, records in self.splits.items():
-            check_labels(records, self.num_classes, f"{self.name}, split {split!r}")
+            where = f"{self.name}, split {split!r}"
+            match self.kind:
+                case "class":
+                    check_labels(records, self.num_classes, where)
+                case "multi-label":
+                    check_label_rows(records, self.num_classes, where)
+                case "value":
+                    check_values(records, self.num_classes, where)
+                case _:
+                    assert_never(self.kind)
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, K."""
+        """The number of classes, labels or targets, K."""
         return len(self.class_names)
 
 
-def check_labels(records: Records, num_classes: int, where: str) -> None:
+def check_label_rows(records: Source, count: int, where: str) -> None:
+    """Refuse labels that are not rows of ``count`` zeros and ones.
+
+    Raises:
+        DataError: with the first row that is not.
+    """
+    labels = records.labels
+    if labels.ndim != 2 or labels.shape[1] != count:
+        raise DataError(
+            f"{where}: labels are {labels.dtype} {labels.shape}; several labels an example are rows of zeros and ones, "
+            f"(N, {count}): one column for each of the {count} names"
+        )
+    wrong = np.flatnonzero(~np.isin(labels, (0, 1)).all(axis=1))
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{where}: labels {labels[first].tolist()} at index {first} ({records.describe(first)}) are not zeros and "
+            f"ones; {len(wrong)} such rows in all"
+        )
+
+
+def check_values(records: Source, count: int, where: str) -> None:
+    """Refuse labels that are not ``count`` finite numbers an example.
+
+    Raises:
+        DataError: with what they are.
+    """
+    labels = records.labels
+    if labels.shape[1:] != (count,) and not (labels.ndim == 1 and count == 1):
+        raise DataError(
+            f"{where}: labels are {labels.dtype} {labels.shape}, but there are names of {count} targets; need values "
+            f"(N, {count})"
+        )
+    wrong = np.flatnonzero(~np.isfinite(labels.reshape(len(labels), -1)).all(axis=1))
+    if len(wrong):
+        raise DataError(f"{where}: the value at index {wrong[0]} ({records.describe(int(wrong[0]))}) is not finite")
+
+
+def check_labels(records: Source, num_classes: int, where: str) -> None:
     """Refuse records whose labels are not the integers 0..K-1.
 
     Raises:
@@ -186,8 +260,7 @@ def check_labels(records: Records, num_classes: int, where: str) -> None:
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{where}: labels are {labels.dtype} {labels.shape}, but classes are integers 0..{num_classes - 1}"
-            f"{class_hint(labels)}; for regression use the Python API: ArrayRecords(images, labels) and batches of it, "
-            "without a Dataset"
+            f"{class_hint(labels)}; {VALUES_HINT}"
         )
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):

@@ -12,8 +12,9 @@ import numpy as np
 
 from resnet_jax.errors import UsageError
 
-SPLIT, SHUFFLE, CROP = range(3)
-"""Streams: one a purpose, so that equal seeds for two purposes share nothing."""
+SPLIT, SHUFFLE, CROP, HOST = range(4)
+"""Streams: one a purpose, so that equal seeds for two purposes share nothing. HOST + n is that of the n-th
+host transform of a list."""
 
 
 def philox(seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.random.Philox:

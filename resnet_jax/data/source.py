@@ -1,4 +1,6 @@
-"""One line names a data set: ``digits``, ``folder:PATH``, ``npz:PATH`` or ``tfds:NAME[@DATA_DIR]``."""
+"""One line names a data set: ``digits``, ``folder:PATH``, ``npz:PATH``, ``manifest:PATH``, ``tfds:NAME[@DATA_DIR]``, or
+``KIND:LOCATION`` of a kind that was registered (:func:`resnet_jax.data.registry.register_source`).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,21 @@ from pathlib import Path
 from resnet_jax.data.decode import check_channels
 from resnet_jax.data.found import describe_path
 from resnet_jax.data.records import Dataset
+from resnet_jax.data.registry import KINDS, find_source
 from resnet_jax.errors import UsageError, unknown
 
-KINDS = {
-    "digits": "digits",
-    "folder": "folder:PATH",
-    "npz": "npz:PATH",
-    "tfds": "tfds:NAME or tfds:NAME@DATA_DIR",
-}
+ARRAYS = "arrays"
+"""The source of a run whose data came from Python and lies in no file."""
 
 
-def load_dataset(spec: str, *, channels: int | None = None, least_classes: int = 2) -> Dataset:
+def load_dataset(spec: str, *, channels: int | None = None, least_classes: int = 2, pixels: str = "uint8") -> Dataset:
     """Open a data set. Arrays are read at once; folders and TFDS are listed now and decoded when asked.
 
     Args:
-        spec: what to open, see the modules `digits`, `folder`, `npz` and `tfds`.
+        spec: what to open, see the modules `digits`, `folder`, `npz`, `manifest` and `tfds`.
         channels: 1 for grey, 3 for RGB, None for what is stored (RGB for a folder).
         least_classes: 2 to train on, which has to tell classes apart; 1 for images to evaluate a network on.
+        pixels: ``uint8``, or ``stored`` to decode image files without loss to what they hold (16 bits, for one).
 
     Raises:
         UsageError: the spec or ``channels`` is not understood; of a path alone it says what lies there and what to
@@ -35,29 +35,20 @@ def load_dataset(spec: str, *, channels: int | None = None, least_classes: int =
     >>> len(digits.splits["all"]), digits.num_classes, digits.splits["all"].image(0).shape
     (1797, 10, (8, 8, 1))
     """
-    check_channels(channels)
     kind, colon, location = spec.partition(":")
-    if kind not in KINDS:
+    if kind in ("digits", "folder", "tfds"):
+        check_channels(channels)
+    if spec == ARRAYS:
+        raise UsageError(
+            "data source 'arrays' lay in the memory of the Python program that trained on it: give it again, "
+            "fit(config, data=(x, y)), or name a source"
+        )
+    found = find_source(kind)
+    if found is None:
         raise _no_kind(spec, kind)
-    if bool(location) != (kind != "digits") or (colon and not location):
-        raise UsageError(f"data source {spec!r} is not complete; write {KINDS[kind]}")
-    match kind:
-        case "digits":
-            from resnet_jax.data.digits import load_digits
-
-            return load_digits(channels)
-        case "folder":
-            from resnet_jax.data.folder import load_folder
-
-            return load_folder(location, channels, least_classes)
-        case "npz":
-            from resnet_jax.data.npz import load_npz
-
-            return load_npz(location, channels, least_classes)
-        case _:
-            from resnet_jax.data.tfds import load_tfds
-
-            return load_tfds(location, channels, least_classes)
+    if bool(location) != (":" in found.form) or (colon and not location):
+        raise UsageError(f"data source {spec!r} is not complete; write {found.form}")
+    return found.load(location, channels=channels, least_classes=least_classes, pixels=pixels)
 
 
 def is_gone(spec: str) -> bool:

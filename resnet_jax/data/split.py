@@ -1,7 +1,8 @@
 """Who is trained on, who is selected on, and who is only reported on.
 
-Splits are stratified: every class keeps its share of every split, to within rounding, and at least one example to train
-on. They depend on the labels, the fractions and the seed alone.
+Splits of classes are stratified: every class keeps its share of every split, to within rounding, and at least one
+example to train on. Several labels an example, and values, are divided at random. Splits depend on the labels (or their
+number), the fractions and the seed alone.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from resnet_jax.data.layout import shortened
-from resnet_jax.data.records import Dataset, Records, Subset
+from resnet_jax.data.records import Dataset, Source, Subset
 from resnet_jax.data.rng import SPLIT, permutation
 from resnet_jax.errors import DataError, UsageError
+from resnet_jax.tasks.facts import LabelKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +29,14 @@ class Splits:
         test: read once, for the figure that is reported; None if not wanted.
         notes: what a person should know before the figures, one line each: those of the data set, and how it was
         divided.
+        kind: what the labels are.
     """
 
-    train: Records
-    val: Records | None
-    test: Records | None
+    train: Source
+    val: Source | None
+    test: Source | None
     notes: tuple[str, ...] = ()
+    kind: LabelKind = "class"
 
 
 def split_indices(labels: np.ndarray, fractions: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
@@ -132,7 +136,7 @@ def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction
     notes = [*dataset.notes, *_without_images(dataset)]
     if "val" in splits and "test" in splits:
         said = f"splits: train from {names['train']}, val from {names['val']}, test from {names['test']}"
-        return Splits(splits["train"], splits["val"], splits["test"], (*notes, said))
+        return Splits(splits["train"], splits["val"], splits["test"], (*notes, said), dataset.kind)
     if "all" in splits:
         source, test = splits["all"], None
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
@@ -140,23 +144,35 @@ def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction
         held_out = "test" if "test" in splits else "val"
         source, test = splits["train"], splits[held_out]
         fractions = {"train": 1 - val_fraction, "val": val_fraction}
-        cut = f" but {val_fraction * 100:g} % by class, which are val" if val_fraction else ""
+        by_class = " by class" if dataset.kind == "class" else ""
+        cut = f" but {val_fraction * 100:g} %{by_class}, which are val" if val_fraction else ""
         final = ", the final test: it decides nothing" if held_out == "val" else ""
         notes.append(f"splits: train from {names['train']}{cut}; test from {names[held_out]}{final}")
     if fractions["train"] <= 0:
         raise UsageError(f"val_fraction {val_fraction:g} and test_fraction {test_fraction:g} leave nothing to train on")
     try:
-        indices = split_indices(source.labels, fractions, seed)
+        strata = source.labels if dataset.kind == "class" else np.zeros(len(source), np.int32)
+        indices = split_indices(strata, fractions, seed)
     except DataError as error:
         raise DataError(f"{dataset.name}: {error}") from error
     parts = {name: Subset(source, chosen) for name, chosen in indices.items() if len(chosen)}
     result = Splits(parts["train"], parts.get("val"), parts.get("test", test))
-    if "all" in splits and result.test is not None:
+    if "all" in splits and result.test is not None and dataset.kind == "class":
         notes += _untested(result.test, source, dataset.class_names)
-    return replace(result, notes=tuple(notes))
+    return replace(result, notes=tuple(notes), kind=dataset.kind)
 
 
 def _without_images(dataset: Dataset) -> list[str]:
+    if dataset.kind == "value":
+        return []
+    if dataset.kind == "multi-label":
+        given = np.any([records.labels.any(axis=0) for records in dataset.splits.values()], axis=0)
+        missing = [name for name, is_given in zip(dataset.class_names, given, strict=True) if not is_given]
+        return (
+            [f"{len(missing):,} of {dataset.num_classes:,} labels are never given: {shortened(missing)}"]
+            if missing
+            else []
+        )
     seen = {int(c) for records in dataset.splits.values() for c in np.unique(records.labels)}
     missing = [name for c, name in enumerate(dataset.class_names) if c not in seen]
     return (
@@ -164,7 +180,7 @@ def _without_images(dataset: Dataset) -> list[str]:
     )
 
 
-def _untested(test: Records, source: Records, class_names: Sequence[str]) -> list[str]:
+def _untested(test: Source, source: Source, class_names: Sequence[str]) -> list[str]:
     """Say which classes are in the source and have no test image."""
     missing = np.setdiff1d(source.labels, test.labels)
     if not len(missing):
@@ -188,6 +204,8 @@ def require_trainable(splits: Splits, class_names: Sequence[str]) -> None:
     Raises:
         DataError: such a class, or a class number that no image has at all although classes are only numbered.
     """
+    if splits.kind != "class":
+        return
     trained = np.unique(splits.train.labels)
     for name, part in (("val", splits.val), ("test", splits.test)):
         missing = [] if part is None else np.setdiff1d(part.labels, trained)
@@ -216,7 +234,7 @@ def require_trainable(splits: Splits, class_names: Sequence[str]) -> None:
             )
 
 
-def whole(dataset: Dataset) -> Records:
+def whole(dataset: Dataset) -> Source:
     """Return all records of a source with one split, to evaluate on every one of them.
 
     Raises:

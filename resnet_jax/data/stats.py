@@ -1,4 +1,4 @@
-"""Per-channel mean and standard deviation of x / 255, for normalization."""
+"""Per-channel mean and standard deviation for normalization: of x / 255 for uint8, else of the values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnet_jax.data.records import Records, gather, in_memory
+from resnet_jax.data.records import Source, gather, in_memory
 from resnet_jax.errors import UsageError
 
 SAMPLE = 4096
@@ -14,11 +14,13 @@ CHUNK = 256
 """Images counted at a time; bounds the memory of the count."""
 
 
-def channel_stats(records: Records, *, max_examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Count pixel values exactly and take mean and population standard deviation in float64.
+def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Take mean and population standard deviation of the inputs per channel, in float64.
+
+    Those of uint8 are of x / 255, counted exactly; those of other dtypes are of the values themselves.
 
     Args:
-        records: the training images, and only those: others would leak.
+        records: the training examples, and only those: others would leak.
         max_examples: use at most so many, evenly spaced; None for all in memory, or 4,096 of others.
 
     Returns:
@@ -29,27 +31,71 @@ def channel_stats(records: Records, *, max_examples: int | None = None) -> tuple
     >>> mean, std = channel_stats(ArrayRecords(np.array([[[0]], [[255]]], np.uint8), np.array([0, 1])))
     >>> mean.tolist(), std.tolist()
     ([0.5], [0.5])
+    >>> mean, std = channel_stats(ArrayRecords(np.array([[[[2.0]]], [[[6.0]]]]), np.array([0, 1])))
+    >>> mean.tolist(), std.tolist()
+    ([4.0], [2.0])
     """
     stored = in_memory(records)
     limit = max_examples or (len(records) if stored else SAMPLE)
     count = min(limit, len(records))
     indices = np.arange(count) * len(records) // count
-    histogram = np.zeros((records.image(0).shape[-1], 256), np.int64)
+    first = records[0]["image"]
+    counter = _Pixels(first.shape[-1]) if first.dtype == np.uint8 else _Moments(first.shape[-1])
     for start in range(0, count, CHUNK):
         chosen = indices[start : start + CHUNK]
-        images = gather(records, chosen) if stored else None
-        for image in (records.image(int(i)) for i in chosen) if images is None else [images]:
-            for channel, counts in enumerate(histogram):
-                counts += np.bincount(image[..., channel].ravel(), minlength=256)
-    values = np.arange(256) / 255
-    pixels = histogram.sum(axis=1)
-    mean = histogram @ values / pixels
-    variance = (histogram * (values - mean[:, None]) ** 2).sum(axis=1) / pixels
+        examples = gather(records, chosen) if stored else None
+        for inputs in (records[int(i)]["image"] for i in chosen) if examples is None else [examples["image"]]:
+            counter.add(inputs)
+    mean, variance = counter.moments()
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
+class _Pixels:
+    """How often each value of uint8 occurs in each channel."""
+
+    def __init__(self, channels: int) -> None:
+        self.histogram = np.zeros((channels, 256), np.int64)
+
+    def add(self, inputs: np.ndarray) -> None:
+        for channel, counts in enumerate(self.histogram):
+            counts += np.bincount(inputs[..., channel].ravel(), minlength=256)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        values = np.arange(256) / 255
+        pixels = self.histogram.sum(axis=1)
+        mean = self.histogram @ values / pixels
+        return mean, (self.histogram * (values - mean[:, None]) ** 2).sum(axis=1) / pixels
+
+
+class _Moments:
+    """Count, mean and sum of squared deviations, joined part by part.
+
+    T. F. Chan, G. H. Golub and R. J. LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances
+    (1979).
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.count, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
+
+    def add(self, inputs: np.ndarray) -> None:
+        values = inputs.reshape(-1, inputs.shape[-1]).astype(np.float64)
+        mean, total = values.mean(axis=0), self.count + len(values)
+        apart = mean - self.mean
+        self.squares += ((values - mean) ** 2).sum(axis=0) + apart**2 * self.count * len(values) / total
+        self.mean += apart * len(values) / total
+        self.count = total
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.mean, self.squares / self.count
+
+
 def check_normalization(
-    mean: Sequence[float], std: Sequence[float], *, channels: int | None = None, name: str = "data."
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    channels: int | None = None,
+    name: str = "data.",
+    dtype: str | None = "uint8",
 ) -> None:
     """Refuse numbers that are not mean and deviation of pixels between 0 and 1; empty means "not given".
 
@@ -57,6 +103,7 @@ def check_normalization(
         mean: of x / 255, per channel.
         std: of x / 255, per channel.
         channels: how many there must be, if any is given; None: as many of the one as of the other.
+        dtype: of the inputs. Those of uint8 lie between 0 and 1, for they are of x / 255; None: it is not known yet.
         name: what comes before ``mean`` and ``std`` where the user gives them, for the message.
 
     Raises:
@@ -67,6 +114,10 @@ def check_normalization(
     if len(mean) != len(std) or (channels is not None and len(mean) not in (0, channels)):
         wanted = "the same number of channels" if channels is None else f"one value a channel, {channels}"
         raise UsageError(f"{name}mean and {name}std must have {wanted}; got {tuple(mean)} and {tuple(std)}")
+    if dtype != "uint8":
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and all(s > 0 for s in std)):
+            raise UsageError(f"{name}std must be positive and {name}mean finite, got {tuple(mean)} and {tuple(std)}")
+        return
     if all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std):
         return
     said = (

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.decode import decode_image
+from resnet_jax.data.example import Example, Spec, encoded_spec
 from resnet_jax.data.records import Dataset, Records
+from resnet_jax.data.registry import register_source
 from resnet_jax.data.tfds_labels import read_labels
 from resnet_jax.errors import DataError, nearest
 
@@ -43,7 +45,15 @@ class TfdsRecords:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": self.image(index), "label": self.labels[index]}
+
+    @property
+    def spec(self) -> Spec:
+        return encoded_spec(self.channels, self.labels)
+
     def image(self, index: int) -> np.ndarray:
+        """Return image ``index``, decoded."""
         return decode_image(self.source[index][self.image_key], self.channels, self.describe(index))
 
     def describe(self, index: int) -> str:
@@ -94,6 +104,11 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
     notes = (f"splits left out, with their images: {', '.join(left_out)}",) if left_out else ()
     names = tuple(builder.info.features[label_key].names)
     return Dataset(spec, splits, names, notes, {} if only else origins, least_classes)
+
+
+@register_source("tfds", form="tfds:NAME or tfds:NAME@DATA_DIR")
+def _load(location: str, /, *, channels: int | None, least_classes: int, **_: object) -> Dataset:
+    return load_tfds(location, channels, least_classes)
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""The geometry of one image on the host: uint8 in, uint8 out, randomness from a generator passed in.
+"""The geometry of one example on the host, randomness from a generator passed in; masks and boxes move with the image.
 
 `random_resized_box` is the crop of C. Szegedy et al., Going Deeper with Convolutions (CVPR 2015, section 6)
 with the numbers of fb.resnet.torch and torchvision's RandomResizedCrop.
@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
+from resnet_jax.data.example import Example, Spec
+from resnet_jax.data.rng import CROP, HOST, generator
 from resnet_jax.errors import UsageError
 
 EVAL_CENTRE = 0.875
 """Part of the shorter side that evaluation sees after `random_resized` training: 224 of 256."""
 SCALE, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+
+
+class HostTransform(Protocol):
+    """What is done to one example on the host, in NumPy, before it is batched. Frozen and hashable."""
+
+    def apply(self, example: Example, rng: np.random.Generator, spec: Spec, /) -> Example:
+        """Return the example transformed, of the same shapes and dtypes; the one that is given stays as it is.
+
+        Args:
+            example: one example.
+            rng: of this transform, example and epoch.
+            spec: what its fields are.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class Geometry:
     Attributes:
         image_size: S, pixels; None to keep the stored size, which must then be the same for all images.
         train: what training does.
+        before: host transforms of training, in order, on the stored example.
+        after: host transforms of training, in order, on what has the network's size.
 
     Raises:
         UsageError: a size below 1, an unknown ``train``, or random crops without a size.
@@ -44,6 +62,8 @@ class Geometry:
 
     image_size: int | None = None
     train: Literal["none", "random_resized"] = "none"
+    before: tuple[HostTransform, ...] = ()
+    after: tuple[HostTransform, ...] = ()
 
     def __post_init__(self) -> None:
         if self.train not in ("none", "random_resized"):
@@ -56,13 +76,13 @@ class Geometry:
     @property
     def random(self) -> bool:
         """Whether training draws random numbers."""
-        return self.train == "random_resized"
+        return self.train == "random_resized" or bool(self.before or self.after)
 
     @property
     def shorter_side(self) -> int:
         """Pixels that the shorter side of an image is brought to in evaluation, before the centre is cut out."""
         size = self.image_size or 0
-        return round(size / EVAL_CENTRE) if self.random else size
+        return round(size / EVAL_CENTRE) if self.train == "random_resized" else size
 
     def keeps(self, shape: tuple[int, ...], *, training: bool) -> bool:
         """Return whether an image of this shape (height, width, ...) passes unchanged."""
@@ -70,32 +90,103 @@ class Geometry:
             return False
         return self.image_size is None or tuple(shape[:2]) == (self.image_size, self.image_size)
 
+    def train_example(self, example: Example, spec: Spec, address: tuple[int, int, int]) -> Example:
+        """Apply the training geometry.
+
+        Args:
+            example: as it is stored.
+            spec: what its fields are.
+            address: seed, epoch and index, on which alone the random part depends.
+        """
+        seed, epoch, index = address
+        for place, transform in enumerate(self.before):
+            example = transform.apply(example, generator(seed, HOST + place, epoch, index), spec)
+        if self.train == "random_resized":
+            example = self._random_part(example, spec, generator(seed, CROP, epoch, index))
+        else:
+            example = self.eval_example(example, spec)
+        for place, transform in enumerate(self.after, len(self.before)):
+            example = transform.apply(example, generator(seed, HOST + place, epoch, index), spec)
+        return example
+
+    def _random_part(self, example: Example, spec: Spec, rng: np.random.Generator) -> Example:
+        assert self.image_size is not None
+        box = random_resized_box(*_sides(example), rng)
+        return _warped(example, spec, box, (self.image_size, self.image_size), self.image_size)
+
     def train_image(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Apply the training geometry to uint8 (height, width, channels)."""
-        if self.image_size is None or not self.random:
+        """Apply the resize and crop of training to an image (height, width, channels) alone."""
+        if self.train != "random_resized":
             return self.eval_image(image)
-        top, left, height, width = random_resized_box(image.shape[0], image.shape[1], rng)
-        return resize(image[top : top + height, left : left + width], self.image_size, self.image_size)
+        return self._random_part({"image": image}, {}, rng)["image"]
+
+    def eval_example(self, example: Example, spec: Spec) -> Example:
+        """Apply the evaluation geometry; the same every time."""
+        if self.image_size is None or self.keeps(example["image"].shape, training=False):
+            return example
+        sides = _sides(example)
+        shorter = self.shorter_side
+        height, width = (round(side * shorter / min(sides)) for side in sides)
+        return _warped(example, spec, (0, 0, *sides), (height, width), self.image_size)
 
     def eval_image(self, image: np.ndarray) -> np.ndarray:
-        """Apply the evaluation geometry to uint8 (height, width, channels); the same every time."""
-        if self.image_size is None or self.keeps(image.shape, training=False):
-            return image
-        size, shorter = self.image_size, self.shorter_side
-        height, width = (round(side * shorter / min(image.shape[:2])) for side in image.shape[:2])
-        return centre_crop(resize(image, height, width), size)
+        """Apply the evaluation geometry to an image (height, width, channels) alone."""
+        return self.eval_example({"image": image}, {})["image"]
 
 
 AS_STORED = Geometry()
 """No geometry at all, the default: images are stored in the size the network gets."""
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 (h, w, c): pixel areas averaged when both sides shrink (no aliasing), else bilinear."""
+def _sides(example: Example) -> tuple[int, int]:
+    shape = example["image"].shape
+    if len(shape) != 3:
+        raise UsageError(
+            f"image_size brings images (height, width, channels) to a size; these inputs are {shape}: leave it out"
+        )
+    return shape[0], shape[1]
+
+
+def _warped(example: Example, spec: Spec, box: tuple[int, int, int, int], to: tuple[int, int], size: int) -> Example:
+    """Cut out a box, bring it to a height and width, and keep the middle ``size`` x ``size`` of that.
+
+    Masks are cut alike and resized to the nearest pixel; boxes are moved and cut off at the border.
+    """
+    top, left, height, width = box
+    down, right = ((side - size) // 2 for side in to)
+
+    def moved(name: str, values: np.ndarray) -> np.ndarray:
+        meaning = "image" if name == "image" else spec[name].meaning if name in spec else "array"
+        if meaning == "boxes":
+            scale = np.array([to[0] / height, to[1] / width] * 2)
+            corners = (values - np.array([top, left] * 2)) * scale - np.array([down, right] * 2)
+            return np.clip(corners, 0, size).astype(values.dtype)
+        if meaning not in ("image", "mask"):
+            return values
+        flat = values.ndim == 2
+        cut = (values[..., None] if flat else values)[top : top + height, left : left + width]
+        cut = centre_crop(resize(cut, *to, nearest=meaning == "mask"), size)
+        return cut[..., 0] if flat else cut
+
+    return {name: moved(name, values) for name, values in example.items()}
+
+
+def resize(image: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:
+    """Resize (h, w, c): pixel areas averaged when both sides shrink (no aliasing), else bilinear; or the nearest pixel.
+
+    Raises:
+        UsageError: values of a dtype that OpenCV does not resize.
+    """
     import cv2
 
     if image.shape[:2] == (height, width):
         return image
+    if nearest:
+        rows = (np.arange(height) * 2 + 1) * image.shape[0] // (2 * height)
+        columns = (np.arange(width) * 2 + 1) * image.shape[1] // (2 * width)
+        return image[rows[:, None], columns[None]]
+    if image.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
+        raise UsageError(f"images of {image.dtype} are not resized: uint8, uint16, int16 or float32 are")
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized.reshape(height, width, image.shape[2])

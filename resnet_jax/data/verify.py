@@ -39,11 +39,11 @@ def check_readable(
     if size is None or size > limit_bytes:
         return False
     view = View(records, geometry, training=False) if geometry.image_size is None else None
-    channels = records.image(0).shape[-1]
+    channels = records[0]["image"].shape[-1]
 
     def check(start: int) -> None:
         for index in range(start, min(start + CHUNK, len(records))):
-            image = records.image(index) if view is None else view.image(index)
+            image = records[index]["image"] if view is None else view.image(index)
             if image.shape[-1] != channels:
                 raise DataError(
                     f"{records.describe(index)} has {image.shape[-1]} channels, {records.describe(0)} {channels}"

@@ -75,7 +75,7 @@ def plot_label_precision(
     axes.plot(
         labels.mean(axis=0)[order], places, "|", color=VERMILION, markersize=10.0, label="share that has it (chance)"
     )
-    shown = [drawn(short(names[k] if k < len(names) else f"label {k}", 24)) for k in order.tolist()]
+    shown = [drawn(short(str(names[k]) if k < len(names) else f"label {k}", 24)) for k in order.tolist()]
     axes.set_yticks(places, shown)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel=f"mean {mean_known(precision):.3f}")

@@ -25,6 +25,7 @@ from resnet_jax.runs.chosen import Chosen, bring_to_size, choose_images, describ
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import geometry_of, load_images
 from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runs.trained import TrainedRun, require_images
 from resnet_jax.training.need import LOOKING, require_memory
 
@@ -66,7 +67,7 @@ def images_of_source(config: AnalysisConfig, spec: ModelSpec) -> tuple[Shown, Re
     source, prepared = str(config.data.source), config.data
     data = DataConfig(source=source, image_size=prepared.image_size, mean=prepared.mean, std=prepared.std)
     if prepared.crop is not None:
-        data = dataclasses.replace(data, crop=prepared.crop)
+        data = dataclasses.replace(data, augment=with_old_fields(data.augment, {"crop": prepared.crop}))
     run = RunConfig(model=spec, data=data, seed=config.seed)
     found = load_images(run)
     model = build_model(run, found.card)

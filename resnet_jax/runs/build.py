@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax.data.augment import Augment, augment, cutout, normalize
-from resnet_jax.data.mix import Mix, mix
+from resnet_jax.data.augment import normalize
+from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
+from resnet_jax.data.on_device import prepare_with
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records, in_memory
+from resnet_jax.data.transforms import divide
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy
 from resnet_jax.models.count import abstract_variables
@@ -59,19 +61,17 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
     """
-    outputs = build_task(config, card).num_outputs
-    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1])
+    outputs, dims = build_task(config, card).num_outputs, len(card.image_shape) - 1
+    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims)
     if network.num_classes != outputs:
         raise UsageError(
             f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave it "
             "out"
         )
-    dims = len(card.image_shape) - 1
     if network.spatial_dims != dims:
         raise UsageError(
-            f"model.spatial_dims {network.spatial_dims} does not go with images of {dims} spatial dimensions, "
-            "which is what every data source gives: leave it out; your own signals or volumes go through "
-            f"create_model(name, spatial_dims={network.spatial_dims}) in a loop of your own"
+            f"model.spatial_dims {network.spatial_dims} does not go with inputs of {dims} spatial dimensions: leave it "
+            "out, and it is that of the data"
         )
     if network.norm_scope == "device":
         network = dataclasses.replace(network, norm_devices=devices)
@@ -183,7 +183,7 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> 
         return STEPS_PER_DISPATCH.get(device.platform, 1) if fits else 1
     if not feed.stored:
         reason = (
-            "data.crop random_resized makes other pixels in each epoch, on the host"
+            "data.augment makes other pixels in each epoch, on the host"
             if feed.geometry.random
             else f"the training images are read from {config.data.source} as they are needed, being too many to hold"
         )
@@ -222,7 +222,7 @@ def _feed_maker(
         if per_call > 1:
             return ResidentSteps(
                 program("multi", population),
-                lambda: _resident(feeds[0]),
+                feeds[0].resident,
                 _order_of(feeds) if population else feeds[0].order,
                 placement,
                 per_call,
@@ -239,11 +239,6 @@ def _feed_maker(
         return ProbedSteps(*both, every, batches, placement, axis)
 
     return make_feed
-
-
-def _resident(feed: TrainBatches) -> dict[str, np.ndarray]:
-    image, label = feed.resident()
-    return {"image": image, "label": label}
 
 
 def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray, int]]:
@@ -329,22 +324,18 @@ def _threads(config: RunConfig, records: Records) -> int:
 
 
 def train_preprocess(config: RunConfig, model: ResNet, card: DataCard) -> TrainPreprocess:
-    """Return the augmentation and normalization of a run; with mixup or cutmix it returns soft labels as well.
-
-    Raises:
-        UsageError: an augmentation out of range.
-    """
-    data, dtype = config.data, jnp.dtype(model.config.dtype)
-    augmentation = Augment(pad=data.pad, flip=data.flip, cutout=data.cutout)
-    mixing = Mix(data.mixup, data.cutmix, data.mix_probability)
+    """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well."""
+    transforms, dtype = divide(config.data.augment).device, jnp.dtype(model.config.dtype)
+    mixes = any(getattr(transform, "mixes", False) for transform in transforms)
+    shape: tuple[int | None, ...] = card.image_shape
+    spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
+    spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
+    prepare = prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=model.config.num_classes)
 
     def preprocess(key, batch):
-        images = normalize(augment(key, batch, augmentation), card.mean, card.std)
-        images = cutout(key, images, batch, augmentation.cutout)
-        if not mixing:
-            return images.astype(dtype)
-        images, labels = mix(key, images, batch, mixing, model.config.num_classes)
-        return images.astype(dtype), labels
+        found = prepare(key, batch)
+        images = found["image"].astype(dtype)
+        return (images, found["label"]) if mixes else images
 
     return preprocess
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_jax.data.classes import match_classes
 from resnet_jax.data.decode import has_colours
+from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.folder import FolderRecords
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
@@ -235,7 +236,7 @@ def describe_colours(records: Records, channels: int) -> tuple[str, ...]:
     """
     stored = dataclasses.replace(records, channels=3) if isinstance(records, (FolderRecords, TfdsRecords)) else records
     count = min(LOOKED_AT, len(records))
-    images = [stored.image(index * len(records) // count) for index in range(count)]
+    images = [stored[index * len(records) // count]["image"] for index in range(count)]
     colours = sum(has_colours(image) for image in images)
     if channels == 1 and colours:
         return (f"{_of(colours, count, len(records))} in colours, turned to grey: the network takes 1 channel",)
@@ -271,8 +272,12 @@ class Relabelled:
     def __len__(self) -> int:
         return len(self.records)
 
-    def image(self, index: int) -> np.ndarray:
-        return self.records.image(index)
+    def __getitem__(self, index: int, /) -> Example:
+        return {**self.records[index], "label": self.labels[index]}
+
+    @property
+    def spec(self) -> Spec:
+        return self.records.spec
 
     def describe(self, index: int) -> str:
         return self.records.describe(index)
@@ -300,10 +305,16 @@ class Sizes:
     def __len__(self) -> int:
         return len(self.records)
 
-    def image(self, index: int) -> np.ndarray:
-        image = self.records.image(index)
-        self.seen.add((image.shape[0], image.shape[1]))
-        return image
+    @property
+    def spec(self) -> Spec:
+        """As of the records."""
+        return self.records.spec
+
+    def __getitem__(self, index: int, /) -> Example:
+        example = self.records[index]
+        height, width = example["image"].shape[:2]
+        self.seen.add((height, width))
+        return example
 
     def describe(self, index: int) -> str:
         return self.records.describe(index)
@@ -317,7 +328,17 @@ def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes
         DataError: an image is unreadable.
     """
     sizes = Sizes(records)
-    first = sizes.image(0).shape
+    stored = sizes[0]["image"]
+    first = stored.shape
+    if stored.dtype != trained.card.image_dtype:
+        raise UsageError(
+            f"{trained.path} was trained on {trained.card.image_dtype}, and {records.describe(0)} is {stored.dtype}: "
+            "its normalization is not that of these values; give it the same kind"
+        )
+    if len(first) != 3:
+        if first != trained.card.image_shape:
+            raise UsageError(f"{trained.path} takes {trained.card.image_shape}, and {records.describe(0)} is {first}")
+        return records, sizes
     height, width, channels = trained.card.image_shape
     if trained.geometry.image_size is None and first[:2] != (height, width):
         raise UsageError(

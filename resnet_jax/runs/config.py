@@ -50,14 +50,12 @@ class RunConfig:
     def __post_init__(self):
         """Refuse values that no run can have; the rest is checked where it is used."""
         train, data = self.train, self.data
-        _require(0.0 <= data.val_fraction < 1.0, f"data.val_fraction must be in [0, 1), got {data.val_fraction}")
-        _require(0.0 < data.test_fraction < 1.0, f"data.test_fraction must be in (0, 1), got {data.test_fraction}")
         needs_val = train.select == "best" or train.early_stopping.patience is not None
         _require(
             not (needs_val and data.val_fraction == 0.0),
             "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
         )
-        check_normalization(data.mean, data.std)
+        check_normalization(data.mean, data.std, dtype=None)
         check_fields(self)
         for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):
             _require(value == "exact" or self.init_from is not None, f"{name} {value} needs init_from")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import assert_never
+
+import numpy as np
 
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, require_trainable, resolve_splits
-from resnet_jax.data.stats import channel_stats
+from resnet_jax.data.stats import channel_stats, check_normalization
 from resnet_jax.data.transform import Geometry
+from resnet_jax.data.transforms import divide as divide_transforms
 from resnet_jax.data.verify import check_readable
 from resnet_jax.data.view import View
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard, labels_digest
+from resnet_jax.tasks.facts import LabelKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +36,8 @@ class Images:
 
 def geometry_of(config: DataConfig) -> Geometry:
     """Return the host-side geometry of a configuration."""
-    if config.crop not in ("none", "random_resized"):
-        raise UsageError(f"data.crop must be none or random_resized, got {config.crop!r}")
-    return Geometry(config.image_size, "random_resized" if config.crop == "random_resized" else "none")
+    host = divide_transforms(config.augment)
+    return Geometry(config.image_size, "random_resized" if host.random_resized else "none", host.before, host.after)
 
 
 def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
@@ -54,6 +58,7 @@ class PixelsWanted:
         source: where the images lie now, and what follows as in :class:`DataConfig`.
         channels: 1, 3 or None for what is stored.
         geometry: the host-side resize and crop.
+        pixels: what becomes of image files.
     """
 
     source: str
@@ -62,17 +67,19 @@ class PixelsWanted:
     split_seed: int
     channels: int | None
     geometry: Geometry
+    pixels: str
 
     @classmethod
     def of(cls, config: RunConfig) -> PixelsWanted:
         """Return what a configuration wants."""
         data = config.data
         division = (data.val_fraction, data.test_fraction, data.split_seed)
-        return cls(data.place, *division, config.model.changes.get("in_channels"), geometry_of(data))
+        channels = config.model.changes.get("in_channels")
+        return cls(data.place, *division, channels, geometry_of(data), data.pixels)
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
         """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
-        dataset = load_dataset(self.source, channels=self.channels)
+        dataset = load_dataset(self.source, channels=self.channels, pixels=self.pixels)
         return self.divide(dataset), dataset.class_names
 
     def divide(self, dataset: Dataset) -> Splits:
@@ -88,29 +95,38 @@ class Pixels:
 
     splits: Splits
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     geometry: Geometry
     stored_shape: tuple[int, ...]
+    dtype: str = "uint8"
+    """Of the inputs."""
 
     @functools.cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of the training images, per channel, of x / 255; counted when first asked for."""
+        """Mean and deviation of the training images, per channel, of x / 255 for uint8; counted when asked for."""
         mean, std = channel_stats(self.splits.train)
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 
-def load_pixels(wanted: PixelsWanted) -> Pixels:
+def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
     """Divide the source and decode what fits in memory. What does not fit is decoded once to see whether it can be.
+
+    Args:
+        wanted: the source, its division and its geometry.
+        dataset: the source opened, such as arrays (`resnet_jax.data.npz.load_arrays`); None to open it.
 
     Raises:
         DataError: the images are not as they should be, a class is tested and not trained on, or nothing is left to
         test.
     """
-    splits, class_names = wanted.open()
+    if dataset is None:
+        splits, class_names = wanted.open()
+    else:
+        splits, class_names = wanted.divide(dataset), dataset.class_names
     if splits.test is None:
         raise DataError(f"{wanted.source} has no images to test on: give it a test or val split")
     require_trainable(splits, class_names)
-    geometry, notes, stored_shape = wanted.geometry, list(splits.notes), splits.train.image(0).shape
+    geometry, notes, stored_shape = wanted.geometry, list(splits.notes), splits.train[0]["image"].shape
     decoded: dict[str, Records] = {}
     for name in ("train", "val", "test"):
         records = getattr(splits, name)
@@ -121,19 +137,19 @@ def load_pixels(wanted: PixelsWanted) -> Pixels:
                     f"the {len(records):,} {name} images are too many to look at before the start: they are decoded "
                     "as they are needed, and one that is broken stops the run then"
                 )
-    splits = Splits(decoded["train"], decoded.get("val"), decoded["test"], tuple(notes))
-    height, width, channels = View(splits.train, geometry, training=True).shape
-    return Pixels(splits, class_names, (height, width, channels), geometry, stored_shape)
+    splits = Splits(decoded["train"], decoded.get("val"), decoded["test"], tuple(notes), splits.kind)
+    view = View(splits.train, geometry, training=True)
+    return Pixels(splits, class_names, view.shape, geometry, stored_shape, view.fields["image"][1].name)
 
 
-def load_images(config: RunConfig) -> Images:
-    """Open the source for a run; see :func:`load_pixels`.
+def load_images(config: RunConfig, dataset: Dataset | None = None) -> Images:
+    """Open the source for a run, or take a data set that is open; see :func:`load_pixels`.
 
     Raises:
         UsageError: not as many means as the images have channels.
         DataError: as :func:`load_pixels`.
     """
-    return describe_images(load_pixels(PixelsWanted.of(config)), config.data)
+    return describe_images(load_pixels(PixelsWanted.of(config), dataset), config.data)
 
 
 def describe_images(pixels: Pixels, data: DataConfig) -> Images:
@@ -148,7 +164,10 @@ def describe_images(pixels: Pixels, data: DataConfig) -> Images:
         mean, std = pixels.statistics
     elif len(mean) != channels:
         raise UsageError(f"data.mean has {len(mean)} numbers, the images have {channels} channels")
+    else:
+        check_normalization(mean, std, dtype=pixels.dtype)
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    train = splits.train.labels
     card = DataCard(
         class_names=pixels.class_names,
         image_shape=pixels.image_shape,
@@ -156,5 +175,39 @@ def describe_images(pixels: Pixels, data: DataConfig) -> Images:
         std=std,
         examples={name: len(records) for name, records in parts.items() if records is not None},
         labels=labels_digest(records.labels for records in parts.values() if records is not None),
+        image_dtype=pixels.dtype,
+        meanings={name: field.meaning for name, field in splits.train.spec.items() if name not in ("image", "label")},
+        label_kind=splits.kind,
+        label_counts=label_counts(train, splits.kind, len(pixels.class_names)),
+        **target_scale(train, splits.kind),
     )
     return Images(splits, pixels.geometry, card, pixels.stored_shape)
+
+
+def label_counts(labels: np.ndarray, kind: LabelKind, count: int) -> tuple[int, ...]:
+    """Return how many examples have each class, or each label where there may be several; empty for values."""
+    match kind:
+        case "class":
+            found = np.bincount(labels, minlength=count)
+        case "multi-label":
+            found = labels.sum(axis=0, dtype=np.int64)
+        case "value":
+            return ()
+        case _:
+            assert_never(kind)
+    return tuple(int(number) for number in found)
+
+
+def target_scale(labels: np.ndarray, kind: LabelKind) -> dict[str, tuple[float, ...]]:
+    """Return ``target_mean`` and ``target_std`` of values to predict, one a target; nothing for other labels.
+
+    A target that is constant has deviation 1.
+    """
+    if kind != "value":
+        return {}
+    values = labels.reshape(len(labels), -1).astype(np.float64)
+    std = values.std(axis=0)
+    return {
+        "target_mean": tuple(float(value) for value in values.mean(axis=0)),
+        "target_std": tuple(float(value) for value in np.where(std > 0, std, 1.0)),
+    }

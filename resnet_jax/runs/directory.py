@@ -66,6 +66,7 @@ class DataCard:
         label_counts: training examples of each class or label; empty for values, or if they were not kept.
         target_mean: of values to predict, one a target, over the training examples.
         target_std: the same.
+        meanings: further fields of the examples -> what they are (:data:`resnet_jax.data.example.Meaning`).
     """
 
     class_names: tuple[str, ...]
@@ -79,6 +80,7 @@ class DataCard:
     label_counts: tuple[int, ...] = ()
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
+    meanings: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def same_as(self, other: DataCard) -> bool:
         """Return whether both describe the same data; labels that one of them does not know are not compared."""

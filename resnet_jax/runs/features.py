@@ -119,7 +119,7 @@ def features_of_files(embedder: Embedder, paths: Iterable[Image]) -> Iterator[Fe
 def _images(records: Records) -> Iterator[Any]:
     for index in range(len(records)):
         try:
-            yield records.image(index)
+            yield records[index]["image"]
         except DataError as error:
             yield error
 

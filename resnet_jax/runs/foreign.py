@@ -19,6 +19,7 @@ from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelSpec, model_options
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.checkpoint import Checkpoints
@@ -136,7 +137,9 @@ def import_weights(
     config = RunConfig(
         recipe=f"imported-{file.stem}",
         model=model,
-        data=DataConfig(image_size=shape[0] if len(set(shape[:-1])) == 1 else None, crop=crop),
+        data=DataConfig(
+            image_size=shape[0] if len(set(shape[:-1])) == 1 else None, augment=with_old_fields((), {"crop": crop})
+        ),
         task=TaskConfig(loss=notes.loss if notes and notes.loss != "cross_entropy" else None),
     )
     run = _write(out, config, card, variables, step=0, origin={"imported_from": file.name})

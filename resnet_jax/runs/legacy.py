@@ -13,6 +13,7 @@ from typing import Any, Literal, assert_never
 import yaml
 
 from resnet_jax.errors import UsageError
+from resnet_jax.runs.legacy_augment import edit_section
 
 
 class Nothing:
@@ -117,6 +118,8 @@ def upgrade(
     """
     config = _copied(raw)
     ours: set[str] = set()
+    if moved is None and isinstance(config.get("data"), dict):
+        config["data"] = edit_section(config["data"])
     for old, row in (MOVED if moved is None else moved).items():
         section, name = _section(config, old, make=False), old.split(".")[-1]
         if section is None or name not in section:

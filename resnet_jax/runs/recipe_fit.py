@@ -39,6 +39,12 @@ def misfit(config: RunConfig, images: Images) -> str | None:
     made = MADE_FOR.get(config.recipe)
     if made is None or config.data.source == load_recipe(config.recipe).data.source:
         return None
+    if len(images.card.image_shape) != 3:
+        return (
+            f"recipe {config.recipe} was made for {made.images}; these are "
+            f"{'x'.join(str(side) for side in images.card.image_shape)}: its network, rate and epochs may suit them "
+            "badly"
+        )
     height, width, _ = images.card.image_shape
     seen = min(height, width)
     stored = seen if images.stored_shape is None else min(images.stored_shape[:2])

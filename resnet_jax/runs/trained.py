@@ -21,6 +21,7 @@ from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.task import Task
@@ -108,7 +109,7 @@ def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence
         raise UsageError(
             f"need {channels} means and {channels} positive deviations, got {tuple(mean)} and {tuple(std)}"
         )
-    check_normalization(mean, std, channels=channels)
+    check_normalization(mean, std, channels=channels, dtype=trained.card.image_dtype)
     return dataclasses.replace(trained, card=dataclasses.replace(trained.card, mean=tuple(mean), std=tuple(std)))
 
 
@@ -131,7 +132,7 @@ def with_geometry(trained: TrainedRun, image_size: int | None, crop: str | None)
         shape = (*(image_size,) * trained.model.config.spatial_dims, card.image_shape[-1])
         card = dataclasses.replace(card, image_shape=shape)  # pyright: ignore[reportArgumentType]
     if crop is not None:
-        data = dataclasses.replace(data, crop=crop)
+        data = dataclasses.replace(data, augment=with_old_fields(data.augment, {"crop": crop}))
     changed = dataclasses.replace(trained, card=card, config=dataclasses.replace(trained.config, data=data))
     if crop is not None:
         changed.geometry  # refuses what cannot be  # noqa: B018

@@ -45,10 +45,6 @@ class Registry(UserDict[str, T], Generic[T]):
         if name in self.data or name in self.reserved:
             raise UsageError(f"there is a {self.kind} called {name!r} already")
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return what has the name, or ``default``."""
-        return self.data.get(name, default)
-
     def __missing__(self, name: str) -> T:
         raise unknown(self.kind, name, (*self.reserved, *self.data), self.listing)
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 LabelKind = Literal["class", "multi-label", "value"]
-"""One class an example; any number of labels, rows of 0 and 1; or numbers."""
+"""One class, int32 (N,); several labels, rows of 0 and 1, (N, K); or values, float32 (N,) or (N, M)."""
 
 
 @dataclasses.dataclass(frozen=True)

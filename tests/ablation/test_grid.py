@@ -20,6 +20,7 @@ from resnet_jax.ablation.grid import (
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ModelSpec
 from resnet_jax.runs.config import RunConfig, config_to_dict
+from resnet_jax.runs.legacy_augment import OLD_FIELDS
 from resnet_jax.training.optimizers import OptimConfig
 
 
@@ -66,7 +67,8 @@ def test_every_option_of_all_sections_is_there_and_only_those_of_one_value_are_a
     for part in ("data", "optim", "train", "task"):
         for name, value in config[part].items():
             flat |= {f"{part}.{name}.{child}" for child in value} if isinstance(value, dict) else {f"{part}.{name}"}
-    assert set(options()) == flat | {f"model.{name}" for name in ModelSpec.option_hints()}
+    before = {f"data.{name}" for name in OLD_FIELDS}  # which edit data.augment
+    assert set(options()) == flat | before | {f"model.{name}" for name in ModelSpec.option_hints()}
     assert {"data.mean", "data.std", "optim.decay_roles", "optim.schedule.milestones"} <= flat - set(scalar_options())
     assert {"model.name", "train.length", "optim.schedule.kind", "task.loss"} <= set(scalar_options())
 

@@ -83,7 +83,7 @@ def test_help_says_whose_defaults_it_shows(command, verb):
         (["train", "digits", "--lr", "1"], ["--optim.learning-rate"]),
         (["train", "digits", "--train.lenth", "1"], ["--train.length"]),
         (["train", "digits", "--model.nrm=none"], ["--model.norm"]),
-        (["train", "digits", "--data.fliip"], ["--data.flip"]),
+        (["train", "digits", "--data.augmnt", "flip"], ["--data.augment"]),
         (["ablate", "digits", "--model.nrm", "batch,none"], ["--model.norm"]),
         (["eval", "x", "--splt", "val"], ["--split"]),
     ],

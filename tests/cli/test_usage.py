@@ -32,8 +32,8 @@ from tests.cli.conftest import last_json
         (["train", "digits", "--train.batch-size", "5000"], "larger than the 1258 training examples"),
         (["train", "digits", "--train.batch-size", "101"], "101 cannot be shared equally by 2 devices"),
         (["train", "digits", "--train.steps-per-dispatch", "0"], "train.steps_per_dispatch must be 1 or more"),
-        (["train", "digits", "--data.mixup", "-1"], "mixup -1.0 must be a finite alpha of 0 or more"),
-        (["train", "digits", "--data.cutout", "-1"], "cutout -1 must be a side of 0 or more pixels"),
+        (["train", "digits", "--data.mixup", "-1"], "data.mixup must be 0 or more, got -1.0"),
+        (["train", "digits", "--data.cutout", "-1"], "data.cutout must be 0 or more, got -1"),
         (
             ["train", "digits", "--train.loss-scale.initial", "8"],
             "train.loss_scale goes with model.dtype float16; float32",

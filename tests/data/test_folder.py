@@ -24,8 +24,8 @@ def test_one_level_is_one_split_in_sorted_order(make_folder):
     assert records.labels.tolist() == [0, 0, 0, 1, 1]
     assert [records.describe(i) for i in range(5)] == sorted(make_folder.pixels)
     for i in range(5):
-        np.testing.assert_array_equal(records.image(i), make_folder.pixels[records.describe(i)])
-    assert load_folder(str(root), 1).splits["all"].image(0).shape == (6, 5, 1)
+        np.testing.assert_array_equal(records[i]["image"], make_folder.pixels[records.describe(i)])
+    assert load_folder(str(root), 1).splits["all"][0]["image"].shape == (6, 5, 1)
 
 
 def test_order_does_not_depend_on_the_file_system(make_folder, monkeypatch):
@@ -71,7 +71,7 @@ def test_everything_the_decoder_reads_is_read_and_the_rest_counted_once(make_fol
     dataset = load_folder(str(root))
     records = dataset.splits["all"]
     assert len(records) == 16
-    assert all(records.image(i).shape[-1] == 3 for i in range(16))
+    assert all(records[i]["image"].shape[-1] == 3 for i in range(16))
     assert len(dataset.notes) == 1
     for part in (
         "5 of 21 files left out, for they are no images: 2 .txt",
@@ -152,7 +152,7 @@ def test_names_need_not_be_utf8(make_folder):
     os.link(root / "a" / "000.png", odd + b"/\xff.png")
     dataset = load_folder(str(root))
     assert os.fsencode(dataset.class_names[2]) == b"caf\xe9 [x]: $1"
-    assert dataset.splits["all"].image(2).shape == (6, 5, 3)
+    assert dataset.splits["all"][2]["image"].shape == (6, 5, 3)
 
 
 def test_what_lies_beside_classes_and_splits_is_said(make_folder):
@@ -260,9 +260,9 @@ def test_unreadable_images_are_named_when_they_are_read(make_folder):
     cut.write_bytes(cut.read_bytes()[:50])
     gone.unlink()
     with pytest.raises(DataError, match=f"{cut}: cannot decode these 50 bytes"):
-        records.image(0)
+        records[0]["image"]
     with pytest.raises(DataError, match=rf"{gone}: cannot read it \(No such file"):
-        records.image(1)
+        records[1]["image"]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +304,6 @@ def test_imagenet_samples(shared_data, tmp_path):
     assert list(dataset.class_names) == sorted(dataset.class_names)
     records = dataset.splits["all"]
     grey = next(i for i in range(102) if "n03908714" in records.describe(i))
-    image = records.image(grey)
+    image = records[grey]["image"]
     assert image.shape[-1] == 3
     assert (image == image[..., :1]).all()

@@ -26,7 +26,7 @@ def test_pixels_labels_and_names_stay_the_same(records, geometry):
     assert isinstance(stored, ArrayRecords)
     assert stored.labels.tolist() == records.labels.tolist()
     for i in range(7):
-        np.testing.assert_array_equal(stored.image(i), geometry.eval_image(records.image(i)))
+        np.testing.assert_array_equal(stored[i]["image"], geometry.eval_image(records[i]["image"]))
         assert stored.describe(i) == records.describe(i)
     lazy, fast = (list(EvalBatches(r, 3, geometry)) for r in (records, stored))
     assert all((a["image"] == b["image"]).all() for a, b in zip(lazy, fast, strict=True))
@@ -45,7 +45,7 @@ def test_random_crops_are_left_for_training_and_done_for_evaluation(records):
     geometry = Geometry(4, "random_resized")
     assert materialize(records, geometry, training=True) is records
     stored = materialize(records, geometry, training=False)
-    np.testing.assert_array_equal(stored.image(5), geometry.eval_image(records.image(5)))
+    np.testing.assert_array_equal(stored[5]["image"], geometry.eval_image(records[5]["image"]))
 
 
 def test_too_many_pixels_are_left_on_disk(records):
@@ -61,7 +61,7 @@ def test_what_is_in_memory_is_not_copied():
         assert materialize(stored, geometry, training=True) is stored
         assert materialize(part, geometry, training=True) is part
     smaller = materialize(part, Geometry(3), training=True)
-    assert smaller.image(1).shape == (3, 3, 3)
+    assert smaller[1]["image"].shape == (3, 3, 3)
 
 
 def test_the_first_bad_image_is_reported_and_the_threads_end(records):

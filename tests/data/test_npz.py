@@ -20,7 +20,7 @@ def save(tmp_path, **arrays):
 def test_one_split(tmp_path):
     dataset = load_npz(save(tmp_path, x=X, y=Y, ids=Y))
     assert dataset.class_names == ("0", "1", "2")
-    np.testing.assert_array_equal(dataset.splits["all"].image(4), X[4])
+    np.testing.assert_array_equal(dataset.splits["all"][4]["image"], X[4])
     assert dataset.splits["all"].labels.tolist() == Y.tolist()
     assert dataset.splits["all"].describe(1).endswith("data.npz")
 
@@ -37,8 +37,8 @@ def test_named_splits_and_classes_from_the_largest_label_of_all(tmp_path):
 
 def test_channels(tmp_path):
     path = save(tmp_path, x=X[..., 0], y=Y)
-    assert load_npz(path).splits["all"].image(0).shape == (4, 5, 1)
-    image = load_npz(path, 3).splits["all"].image(0)
+    assert load_npz(path).splits["all"][0]["image"].shape == (4, 5, 1)
+    image = load_npz(path, 3).splits["all"][0]["image"]
     np.testing.assert_array_equal(image, np.repeat(X[0, ..., :1], 3, -1))
 
 
@@ -66,10 +66,20 @@ def test_channels(tmp_path):
         ({"x_train": X, "y_train": Y, "x_test": X}, "no array 'y_test'"),
         ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y, "x_val": X}, "no array 'y_val'"),
         ({}, "no array 'x_train'; found none"),
-        ({"x": X / 255, "y": Y}, r"x and y of .*data\.npz: images are float64 .* use \(x \* 255\)\.round\(\)"),
         ({"x": X, "y": Y[:5]}, r"labels are int64 \(5,\) for 6 images"),
-        ({"x": X, "y": Y / 2}, "float32 .*, but classes are integers from 0 on; for regression use the Python API"),
-        ({"x": X, "y": Y / 1}, r"classes are integers from 0 on; use y\.astype\(np\.int64\)"),
+        ({"x": X, "y": Y / 1}, r"classes are integers from 0 on; use y\.astype\(np\.int64\); values .* target_names"),
+        ({"x": X, "y": Y / 2, "class_names": np.array(list("abc"))}, "float32 .*, but classes are integers 0..2"),
+        ({"x": X, "y": Y, "label_names": np.array(list("abc"))}, r"labels are float32 \(6,\); .* one column for each"),
+        ({"x": X, "y": Y / 2, "target_names": np.array(list("ab"))}, r"names of 2 targets; need values \(N, 2\)"),
+        (
+            {"x": X, "y": np.ones((6, 2)) * 3, "label_names": np.array(list("ab"))},
+            r"labels \[3.0, 3.0\] at index 0 .* are not zeros and ones; 6 such rows",
+        ),
+        (
+            {"x": X, "y": Y, "class_names": np.array(list("abc")), "target_names": np.array(["a"])},
+            "found class_names and target_names; labels are of one kind",
+        ),
+        ({"x": X, "y": Y, "meaning": "picture"}, "meaning is 'picture'; need one of signal, image, volume"),
         ({"x": X, "y": np.eye(3)[Y]}, r"one-hot rows: use y\.argmax\(axis=1\)"),
         ({"x": X, "y": Y - 1}, "label -1 at index 0"),
         ({"x": X, "y": Y, "class_names": np.array(["a", "b"])}, "class_names has 2 names, .* 2, outside 0..1; need"),
@@ -97,7 +107,11 @@ def test_names_may_be_bytes(tmp_path):
 
 
 def test_what_is_left_out_and_fractions_cut_to_zero_are_said(tmp_path):
-    assert load_npz(save(tmp_path, x=X, y=Y, ids=Y)).notes == ("arrays left out: ids int64 (6,)",)
+    notes = load_npz(save(tmp_path, x=X, y=Y, ids=Y, index=Y, short=Y[:2], text=np.array(list("abcdef")))).notes
+    assert notes == (
+        "further arrays of every example: ids int32 ()",
+        "arrays left out: index int64 (6,), short int64 (2,), text <U1 (6,)",
+    )
     cut = (X / 255).astype(np.uint8)
     assert load_npz(save(tmp_path, x=cut, y=Y)).notes[0].startswith("x holds no value above 1 of 255: fractions")
 

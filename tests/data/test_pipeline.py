@@ -72,7 +72,8 @@ def test_order_and_stored_pixels_make_the_batches():
     """Of a part of the records too, whose pixels lie apart."""
     records = Subset(numbered(50), np.arange(0, 50, 2))
     batches = TrainBatches(records, 8, seed=3)
-    images, labels = batches.resident()
+    resident = batches.resident()
+    images, labels = resident["image"], resident["label"]
     assert images.nbytes + labels.nbytes == batches.stored_bytes
     for step in (0, 4):
         index, epoch = batches.order(step)

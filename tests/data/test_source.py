@@ -15,7 +15,7 @@ def test_each_kind_reaches_its_module(make_folder, tmp_path):
     root = make_folder({"pictures/cat": 1, "pictures/dog": 1}) / "pictures"
     assert load_dataset("digits").name == "digits"
     assert load_dataset(f"folder:{root}").class_names == ("cat", "dog")
-    assert load_dataset(f"npz:{tmp_path}/a.npz").splits["all"].image(1).shape == (4, 4, 1)
+    assert load_dataset(f"npz:{tmp_path}/a.npz").splits["all"][1]["image"].shape == (4, 4, 1)
 
 
 def test_channels_are_passed_on(make_folder, tmp_path):
@@ -23,7 +23,7 @@ def test_channels_are_passed_on(make_folder, tmp_path):
     root = make_folder({"pictures/cat": 1, "pictures/dog": 1}) / "pictures"
     for spec in ("digits", f"folder:{root}", f"npz:{tmp_path}/a.npz"):
         for channels in (1, 3):
-            assert load_dataset(spec, channels=channels).splits["all"].image(0).shape[-1] == channels
+            assert load_dataset(spec, channels=channels).splits["all"][0]["image"].shape[-1] == channels
     with pytest.raises(UsageError, match="channels=2"):
         load_dataset("digits", channels=2)
 
@@ -50,7 +50,7 @@ def test_a_path_alone_is_described_with_what_to_type(make_folder, tmp_path):
         "parts": r"a folder with 2 class folders \(a, b\) in train, Test and 4 images: write folder:.*parts",
         "a.npz": r"an \.npz file of arrays: write npz:.*a\.npz",
         "a.npy": r"one NumPy array \(\.npy\): it has no labels",
-        "table.csv": r"a table \(CSV\): if it lists image files, sort them into one folder a class",
+        "table.csv": r"a table \(CSV\): if it lists files under path, and label, labels or value, write manifest:PATH",
         "x.h5": "an HDF5 file: open it with h5py",
         "set/cat/000.png": "a PNG image; a data set is a folder .* resnet-jax predict RUN_DIR",
         "run": "a run directory, not a data set",

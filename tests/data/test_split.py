@@ -124,7 +124,7 @@ def records(count: int, first: int) -> ArrayRecords:
 
 
 def identities(part: Records | None) -> set[int]:
-    return {int(part.image(i)[0, 0, 0]) for i in range(len(part))} if part is not None else set()
+    return {int(part[i]["image"][0, 0, 0]) for i in range(len(part))} if part is not None else set()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from resnet_jax.data import stats
 from resnet_jax.data.folder import load_folder
 from resnet_jax.data.records import ArrayRecords, Subset
 from resnet_jax.data.stats import channel_stats, check_normalization
+from resnet_jax.errors import UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 200, (700, 3, 5, 3), np.uint8)
 RECORDS = ArrayRecords(IMAGES, np.arange(700))
@@ -67,13 +68,17 @@ def test_a_constant_channel_has_deviation_one():
     ],
 )
 def test_normalization_off_the_scale_is_refused(mean, std, message):
-    from resnet_jax.errors import UsageError
-    from resnet_jax.runs.config import DataConfig, RunConfig
-
     with pytest.raises(UsageError, match=message) as error:
-        RunConfig(data=DataConfig(mean=mean, std=std))
+        check_normalization(mean, std)
     if not all(value >= 0 for value in (*mean, *std)) or 0.0 in std:
         assert "255" not in str(error.value).replace("x / 255", "")
+
+
+def test_normalization_of_other_values_than_pixels_may_be_any():
+    check_normalization((-300.0, 4000.0), (900.0, 0.5), dtype="float32")
+    for mean, std, message in (((0.0,), (0.0,), "std must be positive"), ((float("nan"),), (1.0,), "mean finite")):
+        with pytest.raises(UsageError, match=message):
+            check_normalization(mean, std, dtype=None)
 
 
 def test_normalization_in_range_is_taken():

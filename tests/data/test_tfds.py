@@ -83,7 +83,7 @@ def test_images_labels_names_and_splits(tmp_path, capsys):
     seen = []
     for split, records in dataset.splits.items():
         for i in range(len(records)):
-            image = records.image(i)
+            image = records[i]["image"]
             match = [j for j in range(12) if np.array_equal(IMAGES[j], image)]
             assert records.labels[i] == LABELS[match[0]]
             seen += match
@@ -102,7 +102,7 @@ def test_a_path_to_a_prepared_set_says_what_to_type(tmp_path):
 
 def test_threads_read_the_same(tmp_path):
     records = load_tfds(prepare(tmp_path, "TinyThreads")).splits["train"]
-    expected = [records.image(i) for i in range(8)]
+    expected = [records[i]["image"] for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
         for i, image in enumerate(pool.map(records.image, list(range(8)) * 20)):
             np.testing.assert_array_equal(image, expected[i % 8])
@@ -111,8 +111,8 @@ def test_threads_read_the_same(tmp_path):
 def test_channels_default_to_the_stored_ones(tmp_path):
     grey = {"image": tfds.features.Image(shape=(5, 4, 1)), "label": LABEL}
     location = prepare(tmp_path, "TinyGrey", FEATURES=grey)
-    assert load_tfds(location).splits["train"].image(0).shape == (5, 4, 1)
-    assert load_tfds(location, 3).splits["train"].image(0).shape == (5, 4, 3)
+    assert load_tfds(location).splits["train"][0]["image"].shape == (5, 4, 1)
+    assert load_tfds(location, 3).splits["train"][0]["image"].shape == (5, 4, 3)
 
 
 def test_split_names(tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_set_prepared_anew_is_read_anew(tmp_path):
     for file, time in zip(files, times, strict=True):
         os.utime(file, ns=time)
     records = load_tfds(location).splits["all"]
-    expected = [LABELS[next(j for j in range(12) if np.array_equal(IMAGES[j], records.image(i)))] for i in range(6)]
+    expected = [LABELS[next(j for j in range(12) if np.array_equal(IMAGES[j], records[i]["image"]))] for i in range(6)]
     assert records.labels.tolist() == expected
     assert sorted(before) != sorted(expected)
 

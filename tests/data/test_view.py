@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from resnet_jax.data.example import Example, Spec, encoded_spec
 from resnet_jax.data.folder import load_folder
 from resnet_jax.data.records import ArrayRecords, Subset
 from resnet_jax.data.rng import CROP, generator
@@ -61,8 +62,12 @@ class Mixed:
     def __len__(self) -> int:
         return 2
 
-    def image(self, index: int) -> np.ndarray:
-        return np.zeros((4, 4, 3 - 2 * index), np.uint8)
+    @property
+    def spec(self) -> Spec:
+        return encoded_spec(3, self.labels)
+
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": np.zeros((4, 4, 3 - 2 * index), np.uint8)}
 
     def describe(self, index: int) -> str:
         return f"image {index}"

@@ -21,6 +21,7 @@ from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import STEPS_PER_DISPATCH, build_model, loss_scaling, steps_per_dispatch, train_preprocess
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.training.loss_scale import LossScaling
 
 RECORDS = ArrayRecords(np.zeros((40, 8, 8, 3), np.uint8), np.arange(40))
@@ -30,13 +31,13 @@ BYTES = 40 * 8 * 8 * 3 + 40 * 4
 class OnDisk:
     """Records whose images are read one by one."""
 
-    labels = RECORDS.labels
+    labels, spec = RECORDS.labels, RECORDS.spec
 
     def __len__(self):
         return 40
 
-    def image(self, index):
-        return RECORDS.image(index)
+    def __getitem__(self, index):
+        return RECORDS[index]
 
 
 def mesh_of(platform, bytes_limit=None) -> Any:
@@ -69,7 +70,7 @@ def test_by_default_several_where_the_training_set_takes_a_quarter_of_the_memory
         (
             RECORDS,
             Geometry(8, "random_resized"),
-            "random_resized makes other pixels in each epoch, on the host",
+            "data.augment makes other pixels in each epoch, on the host",
         ),
         (OnDisk(), AS_STORED, "the training images are read from digits as they are needed"),
     ],
@@ -86,7 +87,7 @@ CARD = DataCard(("a", "b", "c"), (8, 8, 3), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), {
 
 
 def prepare(key, batch, dtype="float32", **data):
-    config = RunConfig(model=ModelSpec(dtype=dtype), data=DataConfig(**data))
+    config = RunConfig(model=ModelSpec(dtype=dtype), data=DataConfig(augment=with_old_fields((), data)))
     return jax.jit(train_preprocess(config, build_model(config, CARD), CARD))(key, batch)
 
 

@@ -58,7 +58,7 @@ def imported(names, *, shape=(8, 8, 3), outputs=None, **data) -> TrainedRun:
 
 
 def which(records):
-    return [int(records.image(index)[0, 0, 0]) for index in range(len(records))]
+    return [int(records[index]["image"][0, 0, 0]) for index in range(len(records))]
 
 
 def test_its_own_split_is_its_own_wherever_it_lies(tmp_path):
@@ -232,12 +232,12 @@ def test_images_come_in_the_size_of_the_network_and_it_is_said(tmp_path):
     for size, said in ((8, ()), (16, ("images 16x16 brought to 8x8",)), (4, ("images 4x4 brought to 8x8",))):
         source = write(tmp_path / f"{size}.npz", size=size)
         records, sizes = bring_to_size(run, choose_images(run, "test", source).records)
-        assert records.image(5).shape == (8, 8, 3)
+        assert records[5]["image"].shape == (8, 8, 3)
         assert records.labels[:4].tolist() == [0, 1, 2, 0]
         assert describe_sizes(run, sizes.seen) == said
     larger = with_geometry(run, 16, None)
     records, sizes = bring_to_size(larger, choose_images(larger, "test", source).records)
-    assert records.image(0).shape == (16, 16, 3)
+    assert records[0]["image"].shape == (16, 16, 3)
     assert describe_sizes(larger, sizes.seen) == ("images 4x4 brought to 16x16",)
     with pytest.raises(UsageError, match=r"1 pixel or more"):
         with_geometry(run, 0, None)
@@ -249,10 +249,10 @@ def test_the_margin_of_random_resized_crops_is_the_run_s_own():
     images = np.random.default_rng(0).integers(0, 255, (2, 40, 30, 3)).astype(np.uint8)
     records = ArrayRecords(images, np.array([0, 1]))
     whole, margin = imported(NAMES, shape=(28, 28, 3)), imported(NAMES, shape=(28, 28, 3), image_size=28,
-                                                                crop="random_resized")  # fmt: skip
+                                                                augment=("random_resized_crop",))  # fmt: skip
     for run, shorter in ((whole, 28), (margin, 32), (with_geometry(whole, None, "random_resized"), 32)):
         brought, sizes = bring_to_size(run, records)
-        np.testing.assert_array_equal(brought.image(1), run.geometry.eval_image(images[1]))
+        np.testing.assert_array_equal(brought[1]["image"], run.geometry.eval_image(images[1]))
         assert run.geometry.shorter_side == shorter
         assert describe_sizes(run, sizes.seen)[0].startswith("images 40x30 brought to 28x28 (shorter side")
 
@@ -272,7 +272,7 @@ def test_sizes_of_files_are_those_of_all_of_them(tmp_path):
 def test_a_network_that_is_not_square_takes_its_own_size_only(tmp_path):
     run = imported(NAMES, shape=(8, 12, 3))
     right = ArrayRecords(np.zeros((2, 8, 12, 3), np.uint8), np.array([0, 1]))
-    assert bring_to_size(run, right)[0].image(0).shape == (8, 12, 3)
+    assert bring_to_size(run, right)[0][0]["image"].shape == (8, 12, 3)
     with pytest.raises(UsageError, match=r"takes images of 8x12 pixels.*has 16x16: no rule"):
         bring_to_size(run, ArrayRecords(np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 1]), "wrong"))
     with pytest.raises(UsageError, match=r"takes 3 channels.* has 1"):

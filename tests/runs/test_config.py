@@ -44,7 +44,7 @@ def test_the_he_recipe_is_that_of_the_paper():
     ]  # fmt: skip
     assert (config.optim.momentum, config.optim.weight_decay, config.train.batch_size) == (0.9, 1e-4, 128)
     assert parse_duration(config.train.length).steps(45_000 // 128) >= 64_000
-    assert (config.data.pad, config.data.flip) == (4, True)
+    assert config.data.augment == ("random_crop(4)", "flip")
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_the_he_recipe_is_that_of_the_paper():
         ("train: {log_every: 0}", "train.log_every must be"),
         ("train: {save_every: 3 weeks}", "train.save_every: cannot read the duration '3 weeks'"),
         ("train: {select: lst}", "train.select.*'lst'"),
-        ("data: {val_fraction: 1.0}", r"data.val_fraction must be in \[0, 1\)"),
-        ("data: {test_fraction: 0}", r"data.test_fraction must be in \(0, 1\)"),
+        ("data: {val_fraction: 1.0}", r"data.val_fraction"),
+        ("data: {test_fraction: 0}", r"data.test_fraction"),
         ("{data: {val_fraction: 0}, train: {early_stopping: 3}}", "need validation images"),
         ("data: {mean: [0.5]}", "same number of channels"),
         ("data: {mean: [0.5], std: [0]}", "data.std must be positive"),

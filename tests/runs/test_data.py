@@ -22,18 +22,13 @@ OTHER = DataConfig(
     test_fraction=0.4,
     split_seed=5,
     image_size=6,
-    crop="random_resized",
-    pad=2,
-    flip=True,
-    cutout=3,
-    mixup=0.5,
-    cutmix=0.5,
-    mix_probability=0.5,
+    augment=("random_resized_crop",),
     mean=(0.5,),
     std=(0.5,),
     threads=7,
+    pixels="stored",
 )
-PIXELS = {"source", "val_fraction", "test_fraction", "split_seed", "image_size", "crop"}
+PIXELS = {"source", "val_fraction", "test_fraction", "split_seed", "image_size", "augment", "pixels"}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DataConfig)])
@@ -63,11 +58,11 @@ def test_cells_that_differ_in_what_is_done_to_images_later_decode_them_once(phot
     monkeypatch.setattr(images, "channel_stats", lambda records: counts.append(records) or count(records))
     said = []
     once = _ImagesOnce(said.append)
-    base = DataConfig(source=f"folder:{photographs}", image_size=8, crop="random_resized")
+    base = DataConfig(source=f"folder:{photographs}", image_size=8, augment=("random_resized_crop",))
     cells = [base]
-    cells += [dataclasses.replace(base, cutout=n) for n in (2, 4)]
-    cells += [dataclasses.replace(base, mixup=0.2), dataclasses.replace(base, cutmix=1.0, mix_probability=0.5)]
-    cells += [dataclasses.replace(base, pad=1, flip=True, threads=0)]
+    cells += [dataclasses.replace(base, augment=(*base.augment, f"cutout({n})")) for n in (2, 4)]
+    cells += [dataclasses.replace(base, augment=(*base.augment, mix)) for mix in ("mixup(0.2)", "cutmix(1, 0.5)")]
+    cells += [dataclasses.replace(base, augment=(*base.augment, "random_crop(1)", "flip"), threads=0)]
     cells += [dataclasses.replace(base, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))]
     found = [once(RunConfig(data=data)) for data in cells]
     assert (len(loads), len(counts)) == (1, 1)
@@ -80,7 +75,7 @@ def test_cells_that_differ_in_what_is_done_to_images_later_decode_them_once(phot
 
 def with_crops(photographs):
     data = DataConfig(
-        source=f"folder:{photographs}", image_size=8, crop="random_resized", mean=(0.5,) * 3, std=(0.2,) * 3
+        source=f"folder:{photographs}", image_size=8, augment=("random_resized_crop",), mean=(0.5,) * 3, std=(0.2,) * 3
     )
     return RunConfig(data=data)
 

@@ -275,7 +275,7 @@ def test_re_estimated_statistics_of_a_run_are_those_of_its_plain_training_images
     run_dir = place / "other"
     config = RunConfig(
         model=NETWORK,
-        data=DataConfig(f"npz:{place / 'source.npz'}", val_fraction=0.0, pad=2, flip=True),
+        data=DataConfig(f"npz:{place / 'source.npz'}", val_fraction=0.0, augment=("random_crop(2)", "flip")),
         train=TrainConfig(batch_size=16),
     )
     write_run(run_dir, config)

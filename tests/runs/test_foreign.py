@@ -156,7 +156,8 @@ def trained_run(path, config: RunConfig, card: DataCard):
 
 def test_an_exported_run_comes_back_with_all_it_knew(tmp_path):
     model = ModelSpec("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), activation="silu", norm_eps=1e-3)
-    config = RunConfig(model=model, data=DataConfig(image_size=16, crop="random_resized"), task=TaskConfig(loss="bce"))
+    data = DataConfig(image_size=16, augment=("random_resized_crop",))
+    config = RunConfig(model=model, data=data, task=TaskConfig(loss="bce"))
     card = DataCard(("Dürer [1471]", "b: c"), (16, 16, 3), (0.5, 0.25, 0.125), (0.1, 0.2, 0.3), {"train": 5})
     trained_run(tmp_path / "run", config, card)
     export_weights(tmp_path / "run", tmp_path / "net.safetensors", format="cifar")

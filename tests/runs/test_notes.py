@@ -78,8 +78,10 @@ def test_train_says_them_and_keeps_them(trained):
 def test_ablate_says_them_once(trained):
     said: list[str] = []
     load = _ImagesOnce(said.append)
-    for cutout in (0, 2):
-        load(dataclasses.replace(trained[0], data=dataclasses.replace(trained[0].data, cutout=cutout)))
+    for cutout in (0, 1):
+        load(
+            dataclasses.replace(trained[0], data=dataclasses.replace(trained[0].data, augment=("cutout(2)",) * cutout))
+        )
     assert tuple(said[:3]) == tuple(f"note  {note}" for note in NOTES)
     assert said[3].startswith(f"note  {MISFIT}")
     assert len(said) == 4

@@ -115,7 +115,7 @@ def test_images_of_any_size_come_through_the_geometry_of_evaluation(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     for trained in (
         network(shape=(14, 14, 3)),
-        network(shape=(14, 14, 3), image_size=14, crop="random_resized"),
+        network(shape=(14, 14, 3), image_size=14, augment=("random_resized_crop",)),
         with_geometry(network(), 14, None),
     ):
         brought = trained.geometry.eval_image(image)

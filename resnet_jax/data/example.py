@@ -1,0 +1,123 @@
+"""An example: a dict of named arrays of any dtype and rank; and a source: examples by index.
+
+What a network is given is called ``image``, whether it is an image, a signal or a volume; what it should say is called
+``label``. Other fields have the names that their source gives them, but for those that every batch adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from resnet_jax.errors import DataError
+
+Example: TypeAlias = dict[str, np.ndarray]
+
+Meaning = Literal["image", "signal", "volume", "mask", "boxes", "label", "array"]
+"""What an array is: image (H, W, C), signal (L, C), volume (D, H, W, C), mask (the input's shape without channels, or
+with), boxes (n, 4) as top, left, bottom, right in pixels; label; or any array, which no transform moves."""
+
+#: Names that a batch gives to arrays of its own.
+RESERVED = ("mask", "index", "epoch")
+
+MEANING_OF_RANK: dict[int, Meaning] = {2: "signal", 3: "image", 4: "volume"}
+"""Axes of an input with its channels -> what it is."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array of every example of a source.
+
+    Attributes:
+        shape: None for a side that varies from example to example.
+        dtype: NumPy's name of it.
+        meaning: what transforms take it for.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    meaning: Meaning = "array"
+
+
+Spec: TypeAlias = Mapping[str, Field]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Labelled examples by index. Reading is thread-safe, and the same index always gives the same example."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels: int32 (N,) of classes, float32 (N, K) of several labels or (N,), (N, M) of values."""
+        ...
+
+    @property
+    def spec(self) -> Spec:
+        """What an example holds: name -> shape, dtype and meaning."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of examples, N."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Example:
+        """Return example ``index``: ``image`` and what else there is; ``label`` may be left to :attr:`labels`."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """Return where example ``index`` comes from, for messages: its file, or its index and source."""
+        ...
+
+
+def fields_of(spec: Spec) -> dict[str, Field]:
+    """Return the fields of examples but for the label, the input first.
+
+    Raises:
+        DataError: there is no input, or a name that batches use for arrays of their own.
+    """
+    if "image" not in spec:
+        raise DataError(f"the examples hold {', '.join(spec) or 'nothing'} and no 'image', which the network is given")
+    for name in RESERVED:
+        if name in spec:
+            raise DataError(f"a field is called {name!r}, which every batch adds itself; give it another name")
+    return {"image": spec["image"], **{name: field for name, field in spec.items() if name not in ("image", "label")}}
+
+
+def meaning_of(name: str, array: np.ndarray, inputs: np.ndarray) -> Meaning:
+    """Return what further arrays (N, ...) of a source are, by their names: mask, boxes, or any array.
+
+    Args:
+        name: a name with ``mask`` or ``segmentation`` in it is a mask if its sides are the input's; ``boxes`` are boxes
+            if their last axis is 4.
+        array: of all examples.
+        inputs: the input of all examples, with channels.
+    """
+    if ("mask" in name or "segmentation" in name) and array.shape[1 : inputs.ndim - 1] == inputs.shape[1:-1]:
+        return "mask"
+    if "boxes" in name and array.ndim == 3 and array.shape[-1] == 4:
+        return "boxes"
+    return "array"
+
+
+def spec_of(example: Mapping[str, np.ndarray], meanings: Mapping[str, Meaning] | None = None) -> dict[str, Field]:
+    """Return the fields of a source all of whose examples are like this one.
+
+    >>> spec_of({"image": np.zeros((4, 4, 1), np.uint8), "boxes": np.zeros((2, 4))})["image"]
+    Field(shape=(4, 4, 1), dtype='uint8', meaning='image')
+    """
+    known: dict[str, Meaning] = {"boxes": "boxes", "label": "label", **(meanings or {})}
+    if "image" in example:
+        known.setdefault("image", MEANING_OF_RANK.get(np.ndim(example["image"]), "array"))
+    return {
+        name: Field(np.shape(value), np.asarray(value).dtype.name, known.get(name, "array"))
+        for name, value in example.items()
+    }
+
+
+def encoded_spec(channels: int, labels: np.ndarray) -> dict[str, Field]:
+    """Return the fields of a source of uint8 image files of any size."""
+    label = Field(labels.shape[1:], labels.dtype.name, "label")
+    return {"image": Field((None, None, channels), "uint8", "image"), "label": label}

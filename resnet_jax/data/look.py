@@ -1,0 +1,150 @@
+"""What lies at a path: which source it is, its labels, sizes and channels; looked at before anything is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.data.found import KIND_OF_SUFFIX, describe_path, prepared_sets
+from resnet_jax.data.manifest import begins_as_json
+from resnet_jax.data.records import Source, in_memory
+from resnet_jax.data.source import load_dataset
+from resnet_jax.errors import DataError
+from resnet_jax.tasks.facts import LabelKind
+
+SAMPLE = 64
+"""Examples that are read to learn sizes and channels, evenly spaced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a network, its resolution, augmentation, epochs and batch size can be chosen by.
+
+    Attributes:
+        source: how it is written as ``data.source``.
+        label_kind: what the labels are.
+        names: of the classes, labels or targets.
+        examples: split -> number.
+        counts: training examples (where there is one split, all) of each class or label; empty for values.
+        shapes: of the examples looked at, in the order of the data.
+        dtype: of the inputs.
+        meaning: image, signal or volume.
+        grey: whether all images looked at are grey, though they may be stored in three channels.
+        stored: whether the source holds its arrays in memory.
+        notes: what the source says of itself.
+    """
+
+    source: str
+    label_kind: LabelKind
+    names: tuple[str, ...]
+    examples: dict[str, int]
+    counts: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+    meaning: str
+    grey: bool
+    stored: bool
+    notes: tuple[str, ...]
+
+    @property
+    def train_examples(self) -> int:
+        """Examples that there are to train on; of one split, all of it."""
+        return self.examples.get("train", self.examples.get("all", 0))
+
+    @property
+    def imbalance(self) -> float:
+        """Examples of the most frequent class over those of the rarest that has any; 1 for values."""
+        given = [count for count in self.counts if count]
+        return max(given) / min(given) if given else 1.0
+
+    @property
+    def side(self) -> tuple[int, int, int]:
+        """Least, median and greatest shorter side of the examples looked at, in pixels (of a signal: its length)."""
+        sides = sorted(min(shape[:-1]) for shape in self.shapes)
+        return sides[0], sides[len(sides) // 2], sides[-1]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the inputs as they are stored."""
+        return self.shapes[0][-1]
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all examples looked at have one shape."""
+        return len(set(self.shapes)) == 1
+
+
+def look_at(path: str) -> Findings:
+    """Look at a data set: list it, count its labels and read a few examples.
+
+    Args:
+        path: a folder, an .npz file, a table (CSV, TSV, JSON Lines), a set prepared by TFDS; or a source as
+            ``data.source`` is written.
+
+    Raises:
+        DataError: it is none of these, or it cannot be read; it says what it is.
+        UsageError: a source that is not complete.
+
+    >>> found = look_at("digits")
+    >>> found.train_examples, found.side, found.grey, round(found.imbalance, 2)
+    (1797, (8, 8, 8), True, 1.05)
+    """
+    source = source_of(path)
+    dataset = load_dataset(source)
+    train = dataset.splits["train" if "train" in dataset.splits else "all"]
+    inputs = [train[int(index)]["image"] for index in _spread(train)]
+    match dataset.kind:
+        case "class":
+            counts = np.bincount(train.labels, minlength=dataset.num_classes)
+        case "multi-label":
+            counts = train.labels.sum(axis=0).astype(int)
+        case "value":
+            counts = np.zeros(0, int)
+    return Findings(
+        source=source,
+        label_kind=dataset.kind,
+        names=dataset.class_names,
+        examples={split: len(records) for split, records in dataset.splits.items()},
+        counts=tuple(int(count) for count in counts),
+        shapes=tuple(values.shape for values in inputs),
+        dtype=inputs[0].dtype.name,
+        meaning=train.spec["image"].meaning,
+        grey=all(values.shape[-1] == 1 or (values.shape[-1] == 3 and _is_grey(values)) for values in inputs),
+        stored=in_memory(train),
+        notes=dataset.notes,
+    )
+
+
+def source_of(path: str) -> str:
+    """Return how a path is written as a data source.
+
+    Raises:
+        DataError: it is no data set; it says what it is.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        if ":" in path or path == "digits":
+            return path
+        raise DataError(f"{path}: there is no such file or folder")
+    if place.is_dir():
+        prepared = prepared_sets(place)
+        if len(prepared) > 1:
+            raise DataError(f"{path} holds several prepared sets: {', '.join(source for _, source in prepared)}")
+        return prepared[0][1] if prepared else f"folder:{path}"
+    suffix = place.suffix.lower()
+    if suffix == ".npz":
+        return f"npz:{path}"
+    if suffix in (".csv", ".tsv", ".jsonl", ".ndjson") or (suffix in KIND_OF_SUFFIX and begins_as_json(place)):
+        return f"manifest:{path}"
+    raise DataError(f"{path} is no data set; {describe_path(place)}")
+
+
+def _spread(records: Source) -> np.ndarray:
+    count = min(SAMPLE, len(records))
+    return np.arange(count) * len(records) // count
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    return bool((image == image[..., :1]).all())

@@ -1,0 +1,270 @@
+"""``manifest:PATH``: a table of files, CSV (comma), TSV (tab) or JSON Lines, in UTF-8.
+
+| column | what it holds |
+|---|---|
+| ``path`` | an image file, or an ``.npy`` file with one array; relative to the table |
+| ``label`` | the class, a text; classes are sorted, numbers as numbers |
+| or ``labels`` | several labels, separated by ``;`` (in JSON Lines a list of texts); empty for none |
+| or ``value``, ``value_NAME`` ... | numbers to predict |
+| ``split`` | if there: train, val or test; without it the table is divided here |
+
+Other columns are left out, and the notes say so. All wrong rows are found before anything else is done.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.data.decode import check_channels
+from resnet_jax.data.folder import FolderRecords
+from resnet_jax.data.layout import shortened, split_of
+from resnet_jax.data.records import Dataset
+from resnet_jax.data.registry import register_source
+from resnet_jax.errors import DataError, nearest
+from resnet_jax.tasks.facts import LabelKind
+
+COLUMNS = "need the columns path, and label, labels (separated by ;) or value (value_NAME, ...), and perhaps split"
+SHOWN = 6
+"""Wrong rows that a message names."""
+
+Row = tuple[int, dict[str, Any]]
+"""Line, counted from 1, and column -> what is there."""
+
+
+@register_source("manifest", form="manifest:PATH")
+def load_manifest(
+    path: str, /, *, channels: int | None = None, least_classes: int = 2, pixels: str = "uint8"
+) -> Dataset:
+    """Read the table; no file that it names is opened yet, but each must be there.
+
+    Raises:
+        DataError: not there, not a table of these columns, or rows that are wrong, with their lines.
+    """
+    if pixels == "uint8":
+        check_channels(channels)
+    table = Path(path).expanduser()
+    columns, rows = _read(table)
+    kind, named = _kind_of(columns, table)
+    if not rows:
+        raise DataError(f"{table}: there are no rows in it; {COLUMNS}")
+    problems: list[str] = []
+    files, sizes, labels, splits, lines = [], [], [], [], []
+    for line, row in rows:
+        try:
+            file, size = _file(row, table.parent)
+            label, split = _label(row, kind, named), _split(row, "split" in columns)
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+            continue
+        files.append(file)
+        sizes.append(size)
+        labels.append(label)
+        splits.append(split)
+        lines.append(line)
+    if problems:
+        more = f" and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
+        raise DataError(
+            f"{table}: {len(problems):,} of {len(rows):,} rows are wrong: {'; '.join(problems[:SHOWN])}{more}"
+        )
+    twice = _check_files_of_two_splits(table, files, splits, lines)
+    names, array = _labels(labels, kind, named)
+    parts, order = {}, [split for split in ("all", "train", "val", "test") if split in splits]
+    given, size = np.array(splits), np.array(sizes)
+    for split in order:
+        chosen = np.flatnonzero(given == split)
+        parts[split] = FolderRecords(
+            tuple(files[i] for i in chosen),
+            array[chosen],
+            channels or (3 if pixels == "uint8" else 0),
+            int(size[chosen].sum()),
+            pixels,
+        )
+    others = [name for name in columns if name not in ("path", "split", *named)]
+    notes = (f"columns left out: {shortened(others)}",) if others else ()
+    if twice:
+        notes = (*notes, f"{twice:,} rows name a file that another row of the same split names too")
+    return Dataset(f"manifest:{path}", parts, names, notes, {}, least_classes, kind)
+
+
+def _read(table: Path) -> tuple[list[str], list[Row]]:
+    """Return the columns and the rows."""
+    if not table.is_file():
+        what = "this is a folder and no table" if table.is_dir() else "there is no such file"
+        raise DataError(f"{table}: {what}; {COLUMNS}")
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            if table.suffix.lower() in (".jsonl", ".ndjson") or begins_as_json(table):
+                return _read_json(table, file)
+            reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",", strict=True)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows: list[Row] = [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{table}: this is not text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}); save it as "
+            "UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise DataError(f"{table}: cannot read it as a table ({error})") from error
+    except OSError as error:
+        raise DataError(f"{table}: cannot read it ({error.strerror or error})") from error
+    return columns, rows
+
+
+def begins_as_json(table: Path) -> bool:
+    with table.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def _read_json(table: Path, lines: Iterator[str]) -> tuple[list[str], list[Row]]:
+    rows: list[Row] = []
+    columns: dict[str, None] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{table}: line {number} is no JSON ({error}); need one object a line") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{table}: line {number} is a {type(row).__name__}; need one JSON object a line")
+        rows.append((number, row))
+        columns.update(dict.fromkeys(row))
+    return list(columns), rows
+
+
+def _kind_of(columns: list[str], table: Path) -> tuple[LabelKind, list[str]]:
+    """Return what the labels are and the columns that hold them."""
+    values = [name for name in columns if name == "value" or name.startswith("value_")]
+    found: list[tuple[LabelKind, list[str]]] = [
+        ("class", [name for name in columns if name == "label"]),
+        ("multi-label", [name for name in columns if name == "labels"]),
+        ("value", values),
+    ]
+    given: list[tuple[LabelKind, list[str]]] = [pair for pair in found if pair[1]]
+    if "path" not in columns:
+        close = nearest("path", columns) or next((c for c in columns if c.lower() in _CALLED), None)
+        hint = f"; call {close!r} path" if close else ""
+        raise DataError(f"{table}: no column path; found {', '.join(columns) or 'none'}{hint}; {COLUMNS}")
+    if len(given) != 1:
+        there = " and ".join(name for _, names in given for name in names) or "no labels"
+        raise DataError(f"{table}: found {there} among the columns {', '.join(columns)}; {COLUMNS}")
+    return given[0]
+
+
+_CALLED = ("file", "filename", "filepath", "file_path", "image", "img", "image_path", "filename_path", "name", "id")
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if None in row:
+        raise ValueError("more cells than columns: put texts with commas in quotes")
+    if value is None:
+        raise ValueError(f"no {name}")
+    if isinstance(value, (dict, list, bool)):
+        raise ValueError(f"{name} is {value!r}; need a text or a number")
+    return str(value).strip()
+
+
+def _file(row: Mapping[str, Any], folder: Path) -> tuple[str, int]:
+    """Return the file of a row and its size."""
+    path = _text(row, "path")
+    if not path:
+        raise ValueError("path is empty")
+    file = os.path.join(folder, os.path.expanduser(path))
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        raise ValueError(f"there is no file {file}") from None
+    if not os.path.isfile(file):
+        raise ValueError(f"{file} is no file")
+    if not found.st_size:
+        raise ValueError(f"{file} is empty (0 bytes)")
+    return file, found.st_size
+
+
+def _label(row: Mapping[str, Any], kind: LabelKind, columns: list[str]) -> Any:
+    match kind:
+        case "class":
+            label = _text(row, "label")
+            if not label:
+                raise ValueError("label is empty")
+            return label
+        case "multi-label":
+            found = row.get("labels")
+            if isinstance(found, list):
+                if not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in found):
+                    raise ValueError(f"labels is {found!r}; need a list of texts")
+                return [str(name).strip() for name in found]
+            return [name.strip() for name in _text(row, "labels").split(";") if name.strip()]
+        case "value":
+            return [_number(row, column) for column in columns]
+
+
+def _number(row: Mapping[str, Any], column: str) -> float:
+    text = _text(row, column)
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{column} is {text!r}, which is no number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is {text}; need a finite number")
+    return value
+
+
+def _split(row: Mapping[str, Any], wanted: bool) -> str:
+    if not wanted:
+        return "all"
+    text = _text(row, "split")
+    split = split_of(text)
+    if split is None:
+        raise ValueError(f"split is {text!r}; need train, val or test in every row")
+    return split
+
+
+def _check_files_of_two_splits(table: Path, files: list[str], splits: list[str], lines: list[int]) -> int:
+    """Refuse a file in two splits; return how many rows repeat one of their own split."""
+    seen: dict[str, int] = {}
+    twice = 0
+    for place, file in enumerate(files):
+        first = seen.setdefault(os.path.normpath(file), place)
+        if first != place:
+            if splits[first] != splits[place]:
+                raise DataError(
+                    f"{table}: {file} is in {splits[first]} (line {lines[first]}) and in {splits[place]} (line "
+                    f"{lines[place]}): what is tested must not be trained on"
+                )
+            twice += 1
+    return twice
+
+
+def _labels(labels: list[Any], kind: LabelKind, columns: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names and the array of all labels."""
+    match kind:
+        case "class":
+            names = _sorted(set(labels))
+            place = {name: number for number, name in enumerate(names)}
+            return names, np.array([place[label] for label in labels], np.int32)
+        case "multi-label":
+            names = _sorted({name for row in labels for name in row})
+            place = {name: number for number, name in enumerate(names)}
+            rows = np.zeros((len(labels), len(names)), np.float32)
+            for number, row in enumerate(labels):
+                rows[number, [place[name] for name in row]] = 1
+            return names, rows
+        case "value":
+            names = tuple(column.removeprefix("value_") for column in columns)
+            return names, np.array(labels, np.float32)
+
+
+def _sorted(names: set[str]) -> tuple[str, ...]:
+    numbers = all(name.isdecimal() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name), name) if numbers else (0, name)))

@@ -1,0 +1,288 @@
+"""Transforms by name: an augmentation is an ordered list of them, written as text: ``random_crop(pad=4)``, ``flip``.
+
+A transform is a frozen dataclass whose ``apply`` works on one example on the host, in NumPy, or on a batch on the
+device, in JAX; its ``where`` says which. What is done on the host comes first, and normalization by itself: before the
+first transform that works on normalized images, or at the end. :func:`register_transform` makes one of your own.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
+
+from resnet_jax.data.example import Spec
+from resnet_jax.data.transform import HostTransform
+from resnet_jax.errors import UsageError, unknown
+from resnet_jax.fields import check_fields
+
+Needs = Literal["pixels", "normalized", "any"]
+
+
+class DeviceTransform(Protocol):
+    """What is done to a batch inside the compiled step. Frozen and hashable.
+
+    Attributes:
+        where: ``device``.
+        needs: inputs as they are stored (``pixels``), normalized ones, or either.
+        stream: folded into the key of the run, so that its draws are its own.
+        mixes: whether labels come out as rows of shares (mixup); classes are then given one-hot.
+    """
+
+    where: ClassVar[Literal["host", "device"]]
+    needs: ClassVar[Needs]
+    stream: ClassVar[int | None]
+    mixes: ClassVar[bool]
+
+    def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
+        """Return the batch transformed.
+
+        Args:
+            batch: arrays (b, ...), ``image`` among them.
+            keys: one JAX key an example, (b,), of seed, epoch and index: draw from it under ``jax.vmap``.
+            spec: what the fields are; masks and boxes have to move with the image.
+        """
+        ...
+
+
+Transform: TypeAlias = "HostTransform | DeviceTransform"
+Kind = TypeVar("Kind", bound=type)
+
+_registered: dict[str, type] = {}
+_OURS = "resnet_jax.data.augmentations"
+
+
+def register_transform(name: str) -> Callable[[Kind], Kind]:
+    """Give a transform a name to be written by, in ``data.augment``.
+
+    Args:
+        name: letters, digits and underscores.
+
+    Raises:
+        UsageError: another class has the name, or the class is no transform.
+    """
+    if not name.isidentifier():
+        raise UsageError(f"a transform's name is letters, digits and underscores, got {name!r}")
+
+    def register(kind: Kind) -> Kind:
+        described: Any = kind
+        if not dataclasses.is_dataclass(described) or not hasattr(kind, "apply"):
+            raise UsageError(f"transform {name!r}: need a frozen dataclass with a method apply, got {kind.__name__}")
+        if getattr(kind, "where", None) not in ("host", "device"):
+            raise UsageError(f"transform {name!r}: its class attribute where must be 'host' or 'device'")
+        known = _table().get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+            raise UsageError(f"there is a transform {name!r} already; give yours another name")
+        _registered[name] = kind
+        return kind
+
+    return register
+
+
+def _table() -> Mapping[str, type]:
+    if not _registered:
+        _registered["_"] = object  # while ours register
+        importlib.import_module(_OURS)
+        del _registered["_"]
+    return _registered
+
+
+def list_transforms() -> list[str]:
+    """Return how every transform is written.
+
+    >>> "random_crop(pad)" in list_transforms(), "flip" in list_transforms()
+    (True, True)
+    """
+    return [_form(name) for name in sorted(_table())]
+
+
+def parse_transform(text: str) -> Transform:
+    """Return the transform that a text names: its name, and in parentheses numbers, texts and the like.
+
+    Raises:
+        UsageError: no such transform or argument, or a value that it cannot have; with what can be.
+
+    >>> parse_transform("random_crop(pad=4)")
+    RandomCrop(pad=4)
+    >>> parse_transform("flip()") == parse_transform("flip")
+    True
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        raise UsageError(f"cannot read the transform {text!r}; write it as {_EXAMPLES}") from None
+    call = tree if isinstance(tree, ast.Call) else None
+    head = tree if call is None else call.func
+    if not isinstance(head, ast.Name):
+        raise UsageError(f"cannot read the transform {text!r}; write it as {_EXAMPLES}")
+    kind = _table().get(head.id)
+    if kind is None:
+        raise unknown("transform", head.id, _table())
+    fields = [field.name for field in dataclasses.fields(kind)]
+    given: dict[str, Any] = {}
+    for place, value in enumerate([] if call is None else call.args):
+        if place >= len(fields):
+            raise UsageError(f"transform {text!r} has {len(call.args)} arguments; it is {_form(head.id)}")  # type: ignore[union-attr]
+        given[fields[place]] = _literal(value, text)
+    for keyword in [] if call is None else call.keywords:
+        if keyword.arg not in fields:
+            if not fields:
+                raise UsageError(f"transform {head.id} has no arguments, got {text!r}")
+            raise unknown(f"argument of transform {head.id}", str(keyword.arg), fields)
+        if keyword.arg in given:
+            raise UsageError(f"transform {text!r} gives {keyword.arg} twice")
+        given[keyword.arg] = _literal(keyword.value, text)
+    missing = [field.name for field in dataclasses.fields(kind) if _required(field) and field.name not in given]
+    if missing:
+        raise UsageError(f"transform {text!r} needs {', '.join(missing)}; it is {_form(head.id)}")
+    return _made(kind, head.id, given)
+
+
+_EXAMPLES = "'flip', 'random_crop(pad=4)' or 'mixup(0.2)'"
+
+
+def _literal(node: ast.expr, text: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise UsageError(
+            f"transform {text!r}: {ast.unparse(node)} is no number, text, True, False, None or tuple of these"
+        ) from None
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text in quotes"}
+
+
+def _made(kind: type, name: str, given: Mapping[str, Any]) -> Transform:
+    """Build a transform; numbers are of the kind that the field says."""
+    values, hints = dict(given), typing.get_type_hints(kind)
+    for field, value in given.items():
+        hint = hints[field]
+        if hint is float and type(value) is int:
+            values[field] = float(value)
+        elif hint in _KINDS and type(value) is not hint:
+            raise UsageError(f"{name}: {field} must be {_KINDS[hint]}, got {value!r}")
+    try:
+        made = kind(**values)
+        check_fields(made, f"{name}: ")
+    except UsageError:
+        raise
+    except (TypeError, ValueError) as error:  # raised by somebody's __post_init__
+        raise UsageError(f"{name}: {error}") from error
+    return made
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _form(name: str) -> str:
+    fields = dataclasses.fields(_table()[name])
+    listed = [field.name if _required(field) else f"{field.name}={field.default!r}" for field in fields]
+    return f"{name}({', '.join(listed)})" if listed else name
+
+
+def write_transform(transform: Any) -> str:
+    """Return the text that :func:`parse_transform` reads as this transform.
+
+    >>> write_transform(parse_transform("mixup(alpha=1, probability=0.5)"))
+    'mixup(1.0, probability=0.5)'
+    """
+    kind = type(transform)
+    name = next((name for name, known in _table().items() if known is kind), None)
+    if name is None:
+        raise UsageError(f"{kind.__name__} is not registered: @register_transform('name') gives it a name")
+    words = []
+    for field in dataclasses.fields(kind):
+        value = getattr(transform, field.name)
+        if _required(field):
+            words.append(repr(value))
+        elif value != field.default:
+            words.append(f"{field.name}={value!r}")
+    return f"{name}({', '.join(words)})" if words else name
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """A list of transforms, divided by where they are done.
+
+    Attributes:
+        before: on the host, on the stored example.
+        random_resized: whether a random part is brought to the network's size, between the two.
+        after: on the host, on what has the network's size.
+        device: on the device, in order.
+    """
+
+    before: tuple[HostTransform, ...] = ()
+    random_resized: bool = False
+    after: tuple[HostTransform, ...] = ()
+    device: tuple[DeviceTransform, ...] = ()
+
+
+def divide(texts: Iterable[str], *, name: str = "data.augment") -> Augmentation:
+    """Return the transforms of a list, by where they are done.
+
+    Raises:
+        UsageError: one that cannot be read, or an order that cannot be had.
+
+    >>> divide(["random_resized_crop", "flip"]).random_resized
+    True
+    >>> divide(["flip", "random_resized_crop"])
+    Traceback (most recent call last):
+    resnet_jax.errors.UsageError: data.augment: random_resized_crop is done on the host and cannot come after flip, \
+which is done on the device: put it before
+    """
+    from resnet_jax.data.augmentations import RandomResizedCrop
+
+    before: list[Any] = []
+    after: list[Any] = []
+    device: list[Any] = []
+    resized, normalized = False, ""
+    for text in texts:
+        transform: Any = parse_transform(text)
+        written = write_transform(transform)
+        if transform.where == "host":
+            if device:
+                raise UsageError(
+                    f"{name}: {written} is done on the host and cannot come after {write_transform(device[-1])}, which "
+                    "is done on the device: put it before"
+                )
+            if isinstance(transform, RandomResizedCrop):
+                if resized:
+                    raise UsageError(f"{name}: {written} is given twice")
+                resized = True
+            else:
+                (after if resized else before).append(transform)
+            continue
+        needs = getattr(transform, "needs", "any")
+        if needs == "pixels" and normalized:
+            raise UsageError(
+                f"{name}: {written} works on images as they are stored and cannot come after {normalized}, which works "
+                "on normalized ones: put it before"
+            )
+        normalized = normalized or (written if needs == "normalized" else "")
+        device.append(transform)
+    return Augmentation(tuple(before), resized, tuple(after), tuple(device))
+
+
+def canonical(texts: Iterable[str], *, name: str = "data.augment") -> tuple[str, ...]:
+    """Return the list as it is written back: every transform in its one form.
+
+    Raises:
+        UsageError: as :func:`divide`.
+
+    >>> canonical(["random_crop( pad = 4 )", "flip()"])
+    ('random_crop(4)', 'flip')
+    """
+    texts = tuple(texts)
+    divide(texts, name=name)
+    return tuple(write_transform(parse_transform(text)) for text in texts)
+
+
+def doc_of(name: str) -> str:
+    """Return the first line of what is said of a transform."""
+    return (inspect.getdoc(_table()[name]) or "").split("\n")[0]
