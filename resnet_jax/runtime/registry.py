@@ -48,6 +48,10 @@ class Registry(UserDict[str, T], Generic[T]):
     def __missing__(self, name: str) -> T:
         raise unknown(self.kind, name, (*self.reserved, *self.data), self.listing)
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the thing called ``key``, or the default: a name that is not here is no error."""
+        return self.data.get(key, default)
+
     def pop(self, name: str, *default: Any) -> Any:
         """Take a name out, as of a dict."""
         return self.data.pop(name, *default)
