@@ -9,7 +9,7 @@ The full study is the recipe `cifar10-resnet20` as it is (64,000 steps of 128 im
 The paper warms up its 110 layers at rate 0.01 (here: a linear rise from there over 400 steps):
 
     for net in plain20 plain56 plain110 resnet20 resnet56 resnet110; do
-        uv run resnet-jax train cifar10-resnet20 --model.name ${net}_cifar --train.depth-every 640 \
+        uv run resnet-jax train cifar10-resnet20 --model.name ${net}_cifar --train.depth-every "640 steps" \
             --optim.schedule.warmup "400 steps" --optim.schedule.warmup-start-factor 0.1
     done
 
@@ -84,8 +84,10 @@ class Study:
             model=recipe.model.replace(name=f"{kind}{depth}_cifar", stage_sizes=sizes, widths=widths),
             data=self.data,
             train=dataclasses.replace(
-                recipe.train, epochs=self.steps, max_steps=self.steps, batch_size=self.batch_size, eval_every=100,
-                log_every=10, depth_every=self.depth_every, steps_per_dispatch=self.steps_per_dispatch,
+                recipe.train, length=f"{self.steps} steps", limit=None, batch_size=self.batch_size,
+                validate_every="100 epochs",
+                log_every="10 steps", depth_every=f"{self.depth_every} steps",
+                steps_per_dispatch=self.steps_per_dispatch,
             ),
             optim=dataclasses.replace(recipe.optim, learning_rate=self.rate, schedule=schedule),
             seed=seed,
@@ -111,7 +113,7 @@ def measure(study: Study, runs: Path, console: Console) -> list[dict[str, Any]]:
         for depth in reversed(study.depths):
             for kind in reversed(KINDS):
                 run = runs / f"{kind}{depth}-seed{seed}"
-                summary = fit(study.config(kind, depth, seed), run, console=console)
+                summary = fit(study.config(kind, depth, seed), run, console=console).summary
                 rows.append({"kind": kind, "depth": depth, "seed": seed, **result(run, summary)})
     return rows
 

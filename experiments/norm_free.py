@@ -57,7 +57,7 @@ def reduced(source: Path, *, epochs: int, batch_size: int, image_size: int) -> R
             augment=(f"random_crop({image_size // 8})", "flip"),
             val_fraction=0.1,
         ),
-        train=dataclasses.replace(recipe.train, epochs=epochs, max_steps=None, batch_size=batch_size),
+        train=dataclasses.replace(recipe.train, length=f"{epochs} epochs", limit=None, batch_size=batch_size),
         optim=dataclasses.replace(recipe.optim, schedule=ScheduleConfig("cosine", warmup="1 epochs")),
     )
 

@@ -33,7 +33,7 @@ def configure(recipe: str, source: str | None, epochs: int | None) -> RunConfig:
     if source is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
     if epochs is not None:
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, length=f"{epochs} epochs"))
     return config
 
 

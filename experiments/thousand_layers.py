@@ -9,7 +9,7 @@ The full study needs an accelerator (a step of 128 images of 32 pixels is 1.5e13
 
     for net in resnet1202 preact1001; do
         uv run resnet-jax train cifar10-resnet20 --model.name ${net}_cifar --model.remat block --model.dtype bfloat16 \
-            --optim.schedule.warmup "400 steps" --optim.schedule.warmup-start-factor 0.1 --train.depth-every 640
+            --optim.schedule.warmup "400 steps" --optim.schedule.warmup-start-factor 0.1 --train.depth-every "640 steps"
     done
 
 This script runs 251 steps, which is what a CPU can do, with all layers and all channels: **a start, which says nothing
@@ -77,8 +77,9 @@ def config_for(model: ModelSpec, data: DataConfig, length: Length) -> RunConfig:
         model=model,
         data=data,
         train=dataclasses.replace(
-            recipe.train, epochs=length.steps, max_steps=length.steps, batch_size=length.batch_size, eval_every=100,
-            log_every=1, depth_every=length.depth_every, steps_per_dispatch=length.together,
+            recipe.train, length=f"{length.steps} steps", limit=None, batch_size=length.batch_size,
+            validate_every="100 epochs", log_every="1 steps",
+            depth_every=f"{length.depth_every} steps", steps_per_dispatch=length.together,
         ),
         optim=dataclasses.replace(
             recipe.optim,

@@ -12,17 +12,20 @@ from .models import (
     stack_blocks as stack_blocks,
     unstack_blocks as unstack_blocks,
 )
+from .report.trackers import register_observer as register_observer
 from .runs.config import RunConfig as RunConfig
 from .runs.evaluate import evaluate_run as evaluate_run, load_run as load_run, predict_images as predict_images
 from .runs.fit import fit as fit
+from .runs.fitted import Fit as Fit
 from .runs.recipes import list_recipes as list_recipes, load_recipe as load_recipe
 from .training.compile import (
     compile_eval_step as compile_eval_step,
     compile_train_step as compile_train_step,
     create_state as create_state,
 )
-from .training.mesh import make_mesh as make_mesh, shard_batch as shard_batch
+from .training.observers import Observer as Observer
 from .training.optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .training.placement import Placement as Placement, make_mesh as make_mesh, shard_batch as shard_batch
 from .training.schedules import ScheduleConfig as ScheduleConfig
 from .training.state import TrainState as TrainState, init_state as init_state
 from .training.step import (

@@ -93,7 +93,7 @@ def write_run(path: Path, config: RunConfig, seed: int = 0) -> dict[str, Any]:
     """Write a run directory as training leaves it, with given weights instead of trained ones; return these."""
     card = load_images(config).card
     variables = random_variables(build_model(config, card), card.image_shape, seed)
-    averaged = jax.tree.map(lambda leaf: 0.5 * leaf, variables) if config.train.ema_decay is not None else None
+    averaged = jax.tree.map(lambda leaf: 0.5 * leaf, variables) if config.train.averaging() is not None else None
     write_network(path, config, card, variables, averaged)
     return averaged or variables
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
 
 from resnet_jax.ablation.result import CellResult, MemberResult, finite, measured
-from resnet_jax.data.pipeline import Batch
 from resnet_jax.data.records import Records
-from resnet_jax.errors import RunError, UsageError
+from resnet_jax.errors import RunError
+from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.digest import params_digest
+from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import Appended, read_metrics
 from resnet_jax.runs.build import (
     Parts,
@@ -27,9 +30,7 @@ from resnet_jax.runs.build import (
     build_parts,
     build_task,
     evaluation_feed,
-    iterate_feed,
     loss_scaling,
-    training_feed,
 )
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images
@@ -38,23 +39,26 @@ from resnet_jax.runtime.files import write_whole
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.loop import train
+from resnet_jax.training.members import restore
 from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.observers import Observer, Row
+from resnet_jax.training.placement import Placement
+from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import (
     compile_population_eval_step,
-    compile_population_step,
     create_population,
     evaluate_population,
     member,
-    stack_batches,
 )
-from resnet_jax.training.population_loop import PopulationProgress, restore_population, train_population
+from resnet_jax.training.progress import Progress
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, judge
 
 Say = Callable[[str], None]
 
 
-def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]:
+def check_cell(config: RunConfig, images: Images, placement: Placement) -> tuple[int, int]:
     """Build everything a cell needs short of compiling it, and trace its network in training on one batch.
 
     Returns:
@@ -63,21 +67,7 @@ def check_cell(config: RunConfig, images: Images, mesh: Mesh) -> tuple[int, int]
     Raises:
         UsageError: choices that do not go together.
     """
-    if config.train.early_stopping is not None or config.train.select != "last":
-        raise UsageError(
-            "an ablation tests the last state of equally long runs: set train.early_stopping None and train.select last"
-        )
-    if config.train.depth_every:
-        raise UsageError(
-            "the members of a population train in one program, which does not measure the gradient at every block: set "
-            "train.depth_every 0, or train that cell alone"
-        )
-    if (config.train.steps_per_dispatch or 1) > 1:
-        raise UsageError(
-            "the seeds of a cell already share their calls, one update of all of them in each: "
-            "leave out train.steps_per_dispatch"
-        )
-    parts, shape = build_parts(config, images, mesh), images.card.image_shape
+    parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)
     examples = config.train.batch_size // config.train.accumulate
@@ -100,7 +90,7 @@ class CellJob:
         config: its configuration; the seed in it is not used.
         images: what it is trained, validated and tested on.
         run: its folder.
-        mesh: the devices.
+        placement: the devices.
         say: prints a line.
         stop: whether to stop.
         members_at_once: seeds in one population at most; None for all of them.
@@ -109,7 +99,7 @@ class CellJob:
     config: RunConfig
     images: Images
     run: RunDirectory
-    mesh: Mesh
+    placement: Placement
     say: Say
     stop: StopRequest
     members_at_once: int | None = None
@@ -140,8 +130,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     done = {one.seed for one in result.members}
     left = [seed for seed in result.seeds if seed not in done]
     size = job.members_at_once or len(left)
-    parts = build_parts(job.config, job.images, job.mesh)
-    step = compile_population_step(parts.step, job.mesh)
+    parts = build_parts(job.config, job.images, job.placement)
     evaluate = _evaluation(job, parts)
     for start in range(0, len(left), size):
         seeds = tuple(left[start : start + size])
@@ -158,13 +147,13 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
                 batch=job.config.train.batch_size,
                 accumulate=job.config.train.accumulate,
                 members=len(seeds),
-                devices=list(job.mesh.devices.flat),
+                devices=job.placement.devices,
                 warn=job.say,
             )
         except RunError as error:
             raise RunError(f"{told}{error}") from error
         with memory_told(lambda told=told: told):
-            members, seconds = _train_members(job, parts, step, evaluate, seeds)
+            members, seconds = _train_members(job, parts, evaluate, seeds)
         result = result.add(members, seconds)
         write_whole(result_file(run), json.dumps(result.to_json(), indent=2) + "\n")
     shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -174,51 +163,56 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
 def _train_members(
     job: CellJob,
     parts: Parts,
-    step: Callable[..., Any],
     evaluate: Callable[[TrainState, Records], list[Evaluation]],
     seeds: tuple[int, ...],
 ) -> tuple[list[MemberResult], float]:
     """Train and test one population; return the results of its members and the seconds of its steps."""
     splits, card = job.images.splits, job.images.card
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    averaged, scaling = job.config.train.ema_decay is not None, loss_scaling(job.config, parts.model)
+    averaged, scaling = job.config.train.averaging() is not None, loss_scaling(job.config, parts.model)
     states = create_population(
-        parts.model, parts.tx, keys, card.image_shape, mesh=job.mesh, ema=averaged, loss_scaling=scaling
+        parts.model, parts.tx, keys, card.image_shape, mesh=job.placement, ema=averaged, loss_scaling=scaling
     )
-    progress = PopulationProgress.start(len(seeds))
+    progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
     with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
         if checkpoints.steps("last"):
-            states, progress = restore_population(checkpoints, states, job.mesh)
+            states, progress = restore(checkpoints, "last", states)
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
-        rows = _Rows(job.run.metrics, seeds, start_step=int(states.step[0]), say=job.say, parts=parts)
-        try:
-            states, progress = train_population(
+        start = int(states.step[0])
+        with contextlib.ExitStack() as stack:
+            observers: list[Observer] = [_Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts)]
+            if job.config.train.depth_every is not None:
+                observers.append(_DepthFiles(job, parts, seeds, start_step=start))
+            for observer in observers:
+                stack.callback(observer.close)
+            states, progress = train(
                 states,
-                plan=parts.plan,
-                step=step,
-                batches=_batches(job, seeds),
-                mesh=job.mesh,
+                plan=plan,
+                feed=parts.make_feed(seeds),
+                task=parts.task,
                 evaluate=None if splits.val is None else lambda states: evaluate(states, _some(splits.val)),
                 checkpoints=checkpoints,
                 progress=progress,
-                observers=(rows,),
+                observers=observers,
                 stop=job.stop,
             )
-        finally:
-            rows.close()
+        last = states
+        if job.config.train.select == "best" and checkpoints.steps("best"):
+            checkpoints.close()
+            states, _ = restore(checkpoints, "best", states)
     test = _some(splits.test)
-    tests = evaluate(states, test) if progress.running else []
+    tests = evaluate(states, test) if None in progress.diverged else []
     trained = _last_accuracies(job.run.metrics)
     pass_over = parts.plan.steps_per_epoch * job.config.train.batch_size
     members = []
     for index, seed in enumerate(seeds):
-        state = member(states, index)
+        state = member(last, index)
         digest = params_digest(state.params, state.batch_stats)
         found = MemberResult(seed, progress.diverged[index], params_digest=digest)
         if found.diverged_at is None:
             result = tests[index]
             verdict = judge(
-                updates=parts.plan.total_steps,
+                updates=progress.members[index].finished_at or parts.plan.total_steps,
                 steps_per_epoch=parts.plan.steps_per_epoch,
                 tested=result.metrics.get("accuracy"),
                 test=Chance.of(test.labels),
@@ -234,6 +228,15 @@ def _train_members(
     return members, progress.seconds
 
 
+def population_plan(config: RunConfig, plan: Plan) -> Plan:
+    """Return the plan of a run for a population of it: who diverges is written down, and the others go on."""
+    return dataclasses.replace(
+        plan,
+        on_reject=dataclasses.replace(plan.on_reject, then="record"),
+        saving=dataclasses.replace(plan.saving, best=config.train.select == "best"),
+    )
+
+
 def _last_accuracies(metrics: Path) -> dict[int, float]:
     """Return the accuracy in the last epoch of training, by seed."""
     rows = [row for row in read_metrics(metrics) if row["kind"] == "epoch"]
@@ -245,37 +248,19 @@ def _some(records: Records | None) -> Records:
     return records
 
 
-def _batches(job: CellJob, seeds: tuple[int, ...]) -> Callable[[int, int], Iterator[Batch]]:
-    """Return ``(start, stop) -> `` batches with members first, each in the order of its own seed."""
-    feeds = [training_feed(dataclasses.replace(job.config, seed=seed), job.images) for seed in seeds]
-
-    def batches(start: int, stop: int) -> Iterator[Batch]:
-        streams = [iterate_feed(feed, job.config, start, stop) for feed in feeds]
-        try:
-            for step_batches in zip(*streams, strict=True):
-                yield stack_batches(step_batches)
-        finally:
-            for stream in streams:
-                close = getattr(stream, "close", None)
-                if close is not None:
-                    close()
-
-    return batches
-
-
 def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
     """Return ``evaluation(states, records)`` of all members; it compiles once."""
-    step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.mesh)
+    step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.placement)
     task = build_task(job.config, job.images.card)
 
     def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
         feed = evaluation_feed(job.config, records)
-        return evaluate_population(step, states.eval_variables, feed, mesh=job.mesh, task=task)
+        return evaluate_population(step, states.eval_variables, feed, mesh=job.placement, task=task)
 
     return evaluation
 
 
-class _Rows:
+class _Rows(Observer):
     """Writes metrics.jsonl of a cell, a row per epoch and seed and one per divergence, and says a line per epoch.
 
     Rows of these seeds after ``start_step`` are dropped first, so that a resumed cell leaves no row twice.
@@ -288,10 +273,16 @@ class _Rows:
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = Appended(path)
 
-    def on_epoch(self, rows: Mapping[int, dict[str, float]]) -> None:
-        """Write the rows."""
-        for index, row in rows.items():
-            self._write({"kind": "epoch", "seed": self._seeds[index], **row})
+    def on_epoch(self, row: Row) -> None:
+        """Write the row."""
+        self._write("epoch", row)
+
+    def on_validation(self, row: Row) -> None:
+        """Write the row."""
+        self._write("validation", row)
+
+    def on_members(self, rows: Mapping[int, Row]) -> None:
+        """Say how the members are."""
         if rows:
             first = next(iter(rows.values()))
             numbers = [f"loss {_spread([row['loss'] for row in rows.values()], '.4f')}"]
@@ -300,18 +291,48 @@ class _Rows:
             epoch = math.ceil(first["epoch"])
             self._say(f"  epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  " + "  ".join(numbers))
 
-    def on_divergence(self, index: int, row: dict[str, float]) -> None:
+    def on_divergence(self, row: Row) -> None:
         """Write the row."""
-        self._write({"kind": "diverged", "seed": self._seeds[index], **row})
-        self._say(f"  seed {self._seeds[index]} diverged at step {int(row['step']):,}")
+        self._write("diverged", row)
+        self._say(f"  seed {self._seeds[int(row['member'])]} diverged at step {int(row['step']):,}")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, kind: str, row: Row) -> None:
+        seed = self._seeds[int(row["member"])]
         clean = {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
-        self._file.write(json.dumps(clean))
+        del clean["member"]
+        self._file.write(json.dumps({"kind": kind, "seed": seed, **clean}))
+
+
+class _DepthFiles(Observer):
+    """Writes depth-seedN.jsonl of every seed: the gradient norm at every block."""
+
+    def __init__(self, job: CellJob, parts: Parts, seeds: tuple[int, ...], *, start_step: int) -> None:
+        train = job.config.train
+        size = train.batch_size // train.accumulate
+        chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
+        self._files = [
+            DepthFile(
+                job.run.depth.with_name(f"depth-seed{seed}.jsonl"),
+                chart.names,
+                chart.stages,
+                start_step=start_step,
+                every=train.depth_steps(parts.plan.steps_per_epoch) or 1,
+            )
+            for seed in seeds
+        ]
+
+    def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
+        """Write the row of one seed."""
+        self._files[member].on_blocks(step, norms)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from rich.console import Console as RichConsole
 
 from resnet_jax.ablation.cell import CellJob, check_cell, load_result, result_file, train_cell
@@ -30,7 +29,7 @@ from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import Interrupted
-from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.placement import Placement, make_mesh
 
 
 def ablate(
@@ -77,8 +76,8 @@ def ablate(
             "data.moved_to says where the images of an ablation under way lie now, and there is none in "
             f"{directory.path}: name the images of a new one with data.source, or the directory with --out"
         )
-    mesh, load = make_mesh(), _ImagesOnce(lambda text: say(console, text))
-    checked = _check(definition, load, mesh, origin or Origin.of(definition.base))
+    placement, load = Placement(make_mesh()), _ImagesOnce(lambda text: say(console, text))
+    checked = _check(definition, load, placement, origin or Origin.of(definition.base))
     _refuse(checked, skip_incompatible)
     directory.open(definition)
     job = _Job(definition, directory, checked, console)
@@ -98,7 +97,7 @@ def ablate(
                     config=entry.config,
                     images=load(entry.config),
                     run=directory.cell(result.cell),
-                    mesh=mesh,
+                    placement=placement,
                     say=job.say,
                     stop=stop,
                     members_at_once=members_at_once,
@@ -151,7 +150,7 @@ class _ImagesOnce:
         return images
 
 
-def _check(definition: Definition, load: _ImagesOnce, mesh: Mesh, origin: Origin) -> list[_Checked]:
+def _check(definition: Definition, load: _ImagesOnce, placement: Placement, origin: Origin) -> list[_Checked]:
     """Check every cell; a refusal is a result here."""
     checked = []
     for cell in definition.cells():
@@ -164,7 +163,7 @@ def _check(definition: Definition, load: _ImagesOnce, mesh: Mesh, origin: Origin
                 dataclasses.replace(origin, chosen=origin.chosen | _schedule_fields(cell)),
                 len(images.splits.train) // config.train.batch_size,
             )
-            params, steps = check_cell(config, images, mesh)
+            params, steps = check_cell(config, images, placement)
         except UsageError as error:
             checked.append(_Checked(None, dataclasses.replace(result, refused=str(error))))
         else:
@@ -271,7 +270,7 @@ class _Job:
 
 def _curves(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
     """Pick the curve of every seed from the rows of a cell: validation accuracy, or that in training without one."""
-    epochs = [row for row in rows if row["kind"] == "epoch"]
+    epochs = [row for row in rows if row["kind"] in ("epoch", "validation")]
     validated = any("val_accuracy" in row for row in epochs)
     name = "val_accuracy" if validated else "accuracy"
     curves: dict[int, list[tuple[float, float]]] = {}

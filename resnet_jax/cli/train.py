@@ -21,7 +21,7 @@ class TrainOptions:
     """What to train; every field of the recipe can be changed."""
     run_dir: Path | None = None
     """Where the run goes (default: runs/RECIPE, with a short hash if the recipe was changed). A run that is there
-    goes on, also with more --train.epochs than before."""
+    goes on, also with a larger --train.length than before."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -40,5 +40,5 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.runs.length import Origin
 
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
-    summary = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
-    return summary.to_json()
+    fitted = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
+    return fitted.summary.to_json()

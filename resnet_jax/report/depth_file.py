@@ -18,9 +18,10 @@ import numpy as np
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.probing import is_due
 from resnet_jax.report.metrics_file import Appended, keep_until, read_metrics
+from resnet_jax.training.observers import Observer
 
 
-class DepthFile:
+class DepthFile(Observer):
     """Writes a row every few steps, six digits a number; one that is not finite is written as null.
 
     Args:
@@ -39,8 +40,8 @@ class DepthFile:
         if not begun:
             self._write({"blocks": list(names), "stage": stages.tolist()})
 
-    def on_blocks(self, step: int, norms: np.ndarray) -> None:
-        """Write the row of ``step``, from 1, if it is due."""
+    def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
+        """Write the row of ``step``, from 1, if it is due; of a run alone, that is of member 0."""
         if is_due(step - 1, self._every):
             values = [float(f"{norm:.6g}") if math.isfinite(norm) else None for norm in norms.tolist()]
             self._write({"step": step, "grad_norm": values})

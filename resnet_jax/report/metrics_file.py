@@ -9,35 +9,43 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.training.cadence import Cadence, Ticker
+from resnet_jax.training.observers import Observer, Row
 
 
-class MetricsFile:
-    """Writes a ``train`` row every few steps and an ``epoch`` row per epoch. An observer of the loop.
+class MetricsFile(Observer):
+    """Writes a ``train`` row every few steps, an ``epoch`` row per epoch, a ``validation`` row for one within it.
 
     A number that is not finite, of a step that the loss scale skipped, is written as null.
 
     Args:
         path: the file; rows after ``start_step`` are dropped first, so that a resumed run leaves no row twice.
         start_step: updates done when this session begins.
-        every: steps between ``train`` rows.
+        every: how often there is a ``train`` row; a number is in steps.
         learning_rate: rate of the update with a given 0-based index.
     """
 
-    def __init__(self, path: Path, *, start_step: int, every: int, learning_rate: Callable[[int], Any]) -> None:
-        self._every, self._learning_rate = every, learning_rate
+    def __init__(
+        self, path: Path, *, start_step: int, every: Cadence | int, learning_rate: Callable[[int], Any]
+    ) -> None:
+        self._ticker, self._learning_rate = Ticker(every), learning_rate
         keep_until(path, start_step)
         self._file = Appended(path)
 
-    def on_step(self, row: dict[str, float]) -> None:
+    def on_step(self, row: Row) -> None:
         """Write the row if its step is due."""
-        if row["step"] % self._every == 0:
+        if self._ticker.is_due(int(row["step"])):
             made = row["step"] - row.get("skipped", 0)  # the schedule goes by updates made
             rate = float(self._learning_rate(max(int(made) - 1, 0)))
             self._write({"kind": "train", **row, "learning_rate": rate})
 
-    def on_epoch(self, row: dict[str, float]) -> None:
+    def on_epoch(self, row: Row) -> None:
         """Write the row."""
         self._write({"kind": "epoch", **row})
+
+    def on_validation(self, row: Row) -> None:
+        """Write the row."""
+        self._write({"kind": "validation", **row})
 
     def close(self) -> None:
         """Close the file."""

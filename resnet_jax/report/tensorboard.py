@@ -1,57 +1,55 @@
-"""TensorBoard event files, written without TensorFlow. An observer of the loop."""
+"""TensorBoard event files, written without TensorFlow. A training observer."""
 
 from __future__ import annotations
 
-import math
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from resnet_jax.report.trackers import Scalars
+from resnet_jax.training.observers import Row, RunFacts
 
-class TensorBoard:
-    """Writes the scalars of every epoch, and of every ``every``-th step.
+
+class TensorBoard(Scalars):
+    """Writes the scalars of every epoch and of logged steps into ``tensorboard/`` of the run directory.
 
     Events are written by the caller's own thread: tensorboardX's ``SummaryWriter`` has one of its own, and where that
     one cannot write (a full disk), its queue fills up and training waits for ever.
 
-    Args:
-        folder: log directory.
-        start_step: updates done when this session begins; TensorBoard hides what an earlier one wrote after it.
-        every: steps between training scalars.
-
     Raises:
-        OSError: the directory cannot be written; also from the methods.
+        OSError: the directory cannot be written; from the methods.
     """
 
-    def __init__(self, folder: Path, *, start_step: int, every: int) -> None:
+    _writer: Any = None
+
+    def on_start(self, facts: RunFacts) -> None:
+        """Open the file; TensorBoard hides what an earlier session wrote after the step that this one starts at."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
+        super().on_start(facts)
+        folder, start = facts.run_dir / "tensorboard", facts.start_step
         folder.mkdir(parents=True, exist_ok=True)
         messages: Any = event_pb2  # made at run time
-        self._event, self._scalar, self._every = messages.Event, scalar, every
-        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{start_step}")
-        if start_step:
-            start = messages.SessionLog(status=messages.SessionLog.START)
-            self._writer.write_event(self._event(wall_time=time.time(), step=start_step + 1, session_log=start))
+        self._event, self._scalar = messages.Event, scalar
+        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{start}")
+        if start:
+            session = messages.SessionLog(status=messages.SessionLog.START)
+            self._writer.write_event(self._event(wall_time=time.time(), step=start + 1, session_log=session))
 
-    def on_step(self, row: dict[str, float]) -> None:
-        """Write loss, accuracy and gradient norm of a batch if its step is due."""
-        if row["step"] % self._every == 0:
-            self._write("step", row)
+    def write(self, scalars: Mapping[str, float], step: int) -> None:
+        """Write an event for each."""
+        for tag, value in scalars.items():
+            event = self._event(wall_time=time.time(), step=step, summary=self._scalar(tag, value))
+            self._writer.write_event(event)
 
-    def on_epoch(self, row: dict[str, float]) -> None:
+    def on_epoch(self, row: Row) -> None:
         """Write the means of an epoch and its validation, and flush."""
-        self._write("epoch", row)
+        super().on_epoch(row)
         self._writer.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()
-
-    def _write(self, group: str, row: dict[str, float]) -> None:
-        for name, value in row.items():
-            if name not in ("step", "epoch") and math.isfinite(value):
-                summary = self._scalar(f"{group}/{name}", value)
-                self._writer.write_event(self._event(wall_time=time.time(), step=int(row["step"]), summary=summary))
+        if self._writer is not None:
+            self._writer.close()

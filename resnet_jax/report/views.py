@@ -8,11 +8,12 @@ loudly where it cannot be written.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from resnet_jax.training.loop import Observer
+import numpy as np
+
+from resnet_jax.training.observers import Observer, Row, RunFacts, tell
 
 Warn = Callable[[str], None]
 
@@ -47,7 +48,7 @@ def one_line(error: BaseException) -> str:
     return type(error).__name__ + (f": {lines[0]}" if lines else "")
 
 
-class View:
+class View(Observer):
     """An observer that may fail: its first error is one line of warning, and from then on it is left alone.
 
     Args:
@@ -56,27 +57,54 @@ class View:
         warn: is given the line.
     """
 
-    def __init__(self, what: str, make: Callable[[], Observer], warn: Warn) -> None:
-        self._what, self._warn, self._observer = what, warn, None
-        self._try(lambda: setattr(self, "_observer", make()))
+    def __init__(self, what: str, make: Callable[[], Any], warn: Warn) -> None:
+        self._what, self._warn, self._observers = what, warn, []
+        self._try(lambda: self._observers.append(make()))
 
-    def on_step(self, row: dict[str, float]) -> None:
+    def on_start(self, facts: RunFacts) -> None:
         """Tell it."""
-        self._try(lambda: self._observer and self._observer.on_step(row))
+        self._tell("on_start", facts)
 
-    def on_epoch(self, row: dict[str, float]) -> None:
+    def on_step(self, row: Row) -> None:
         """Tell it."""
-        self._try(lambda: self._observer and self._observer.on_epoch(row))
+        self._tell("on_step", row)
+
+    def on_epoch(self, row: Row) -> None:
+        """Tell it."""
+        self._tell("on_epoch", row)
+
+    def on_validation(self, row: Row) -> None:
+        """Tell it."""
+        self._tell("on_validation", row)
+
+    def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
+        """Tell it."""
+        self._tell("on_blocks", step, norms, member)
+
+    def on_divergence(self, row: Row) -> None:
+        """Tell it."""
+        self._tell("on_divergence", row)
+
+    def on_members(self, rows: Mapping[int, Row]) -> None:
+        """Tell it."""
+        self._tell("on_members", rows)
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        """Tell it."""
+        self._tell("on_end", summary)
 
     def close(self) -> None:
         """Close it if it can be closed."""
-        self._try(lambda: getattr(self._observer, "close", lambda: None)())
+        self._tell("close")
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        self._try(lambda: tell(self._observers, what, *arguments))
 
     def _try(self, call: Callable[[], Any]) -> None:
         try:
             call()
         except Exception as error:
-            self._observer = None
+            self._observers = []
             _tell(self._warn, f"warning: {self._what} goes no further: {one_line(error)}. Training goes on")
 
 

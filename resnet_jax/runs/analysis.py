@@ -181,7 +181,7 @@ def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float
         "network": _network(run.model.replace(**config.model.changes), trained.variables),
         "weights": f"of {trained.path.name}"
         + (f" after step {trained.step:,}" if trained.card.examples else ", imported")
-        + (", averaged over steps" if run.train.ema_decay is not None else ""),
+        + (", averaged over steps" if run.train.averaging() is not None else ""),
         "updates": updates,
     }
     name = trained.path.resolve().name

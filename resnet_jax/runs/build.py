@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from resnet_jax.data.augment import normalize
 from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
@@ -21,7 +20,6 @@ from resnet_jax.data.records import Records, in_memory
 from resnet_jax.data.transforms import divide
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import Anatomy
-from resnet_jax.instrument.probing import is_due
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
@@ -32,13 +30,14 @@ from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
-from resnet_jax.training.dispatch import chunks, compile_multi_step, put_resident
-from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.dispatch import compile_multi_step
 from resnet_jax.training.evaluation import Evaluation, evaluate
-from resnet_jax.training.loop import Plan
+from resnet_jax.training.feeds import Feed, ProbedSteps, ResidentSteps, SingleSteps
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.mesh import check_batch_size, shard_batch
 from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size
+from resnet_jax.training.plan import Plan
+from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
 
@@ -81,36 +80,46 @@ def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNe
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything the loop needs, built once. ``step`` is the train step as a pure function, ``train_step`` compiled."""
+    """Everything the loop needs, built once.
+
+    Attributes:
+        model: the network.
+        placement: the devices.
+        plan: how long, and what to do on the way.
+        tx: the optimizer.
+        learning_rate: rate of the update with a given 0-based index.
+        step: the train step as a pure function.
+        evaluate: ``evaluate(variables, records)``.
+        new_state: makes the state of update 0.
+        make_feed: of the run; given seeds, of a population with a member of each.
+    """
 
     model: ResNet
     task: Task
-    mesh: Mesh
+    placement: Placement
     plan: Plan
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
     step: Callable[..., Any]
-    train_step: Callable[..., Any]
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
-    batches: Callable[[int, int], Iterator[Any]]
+    make_feed: Callable[..., Feed]
 
 
-def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
+def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
     """Build network, optimizer, compiled steps and batches.
 
     Raises:
         UsageError: choices that do not go together, or a batch that the data or the devices cannot give.
     """
-    train, card = config.train, images.card
+    train, card, placement = config.train, images.card, as_placement(mesh)
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
-    stopping = None if train.early_stopping is None else EarlyStopping(patience=train.early_stopping)
     per_call = steps_per_dispatch(config, feed, mesh)
-    plan = Plan(total_steps, feed.steps_per_epoch, train.eval_every, stopping, per_call)
+    plan = train.plan(feed.steps_per_epoch)
 
-    model, task = build_model(config, card, devices=mesh.size), build_task(config, card)
+    model, task = build_model(config, card, devices=placement.size), build_task(config, card)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
@@ -126,29 +135,21 @@ def build_parts(config: RunConfig, images: Images, mesh: Mesh) -> Parts:
         ema_decay=train.averaging(),
         loss_scaling=scaling,
     )
-    step, probe = make_step(), Anatomy() if train.depth_every else None
-    if per_call == 1:
-        train_step, batches = compile_train_step(step, mesh), _sharded_batches(config, feed, mesh)
-        if probe is not None:
-            probed = compile_train_step(make_step(probe=probe), mesh)
-            train_step, batches = _probed_now_and_then(train_step, probed, batches, train.depth_every)
-    else:
-        multi_step = compile_multi_step(make_step(probe=probe), mesh)
-        train_step, batches = (lambda state, item: multi_step(state, *item)), _resident_batches(feed, plan, mesh)
+    step = make_step()
+    probed = None if train.depth_every is None else make_step(probe=Anatomy())
     return Parts(
         model=model,
         task=task,
-        mesh=mesh,
+        placement=placement,
         plan=plan,
         tx=tx,
         learning_rate=schedule,
         step=step,
-        train_step=train_step,
         evaluate=build_evaluation(config, model, card, mesh),
         new_state=lambda: create_state(
-            model, tx, key, card.image_shape, mesh=mesh, ema=train.ema_decay is not None, loss_scaling=scaling
+            model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
         ),
-        batches=batches,
+        make_feed=_feed_maker(config, images, placement, step, probed, per_call),
     )
 
 
@@ -158,7 +159,7 @@ def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
     Raises:
         UsageError: values out of range, or set for a network that has no use for them.
     """
-    scaling = LossScaling(config.train.loss_scale, config.train.loss_scale_growth_every)
+    scaling = config.train.loss_scale
     if model.config.dtype == "float16":
         return scaling
     if scaling != LossScaling():
@@ -166,7 +167,7 @@ def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
     return None
 
 
-def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int:
+def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> int:
     """Return how many updates a call makes: what the configuration says, or what pays on these devices.
 
     Raises:
@@ -175,7 +176,7 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int
     wanted = config.train.steps_per_dispatch
     if wanted == 1:
         return 1
-    device = mesh.devices.flat[0]
+    device = as_placement(mesh).devices[0]
     if wanted is None:
         limit = (device.memory_stats() or {}).get("bytes_limit", 0)
         fits = feed.stored and feed.stored_bytes <= RESIDENT_SHARE * limit
@@ -193,54 +194,61 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> int
     return wanted
 
 
-def _sharded_batches(config: RunConfig, feed: TrainBatches, mesh: Mesh) -> Callable[[int, int], Iterator[Any]]:
-    """Return ``(start, stop) -> `` the batches of the feed, cut over the devices."""
+def _feed_maker(
+    config: RunConfig, images: Images, placement: Placement, step: Any, probed: Any, per_call: int
+) -> Callable[..., Feed]:
+    """Return ``make_feed(seeds=None)``: the calls of the run, or of a population with a member of each seed.
 
-    def batches(start: int, stop: int) -> Iterator[Any]:
-        with contextlib.closing(iterate_feed(feed, config, start, stop)) as stream:
-            for batch in stream:
-                yield shard_batch(batch, mesh)
-
-    return batches
-
-
-def _probed_now_and_then(
-    plain: Any, probed: Any, batches: Callable[[int, int], Iterator[Any]], every: int
-) -> tuple[Callable[..., Any], Callable[[int, int], Iterator[Any]]]:
-    """Return a train step that measures the gradient at every block where it is due, and the batches that it takes.
-
-    Two programs, for on a CPU the sums of a probed step add 5 to 11 % to it. Their other numbers are the same.
-    Both are compiled at the first call, which is not timed.
+    Args:
+        config: the run.
+        images: its images.
+        placement: the devices.
+        step: the train step as a pure function.
+        probed: the same with a probe; None without one.
+        per_call: updates a call.
     """
-    programs: dict[bool, Callable[..., Any]] = {}
 
-    def train_step(state: Any, item: tuple[bool, Any]) -> Any:
-        due, batch = item
-        if not programs:
-            programs.update({is_probed: f.lower(state, batch).compile() for is_probed, f in both.items()})
-        return programs[due](state, batch)
+    @functools.cache  # a program is compiled once, however many groups of seeds it is for
+    def program(kind: Literal["step", "probed", "multi"], population: bool) -> Any:
+        pure = step if kind == "step" or probed is None else probed
+        pure = make_population_step(pure) if population else pure
+        compiler = compile_multi_step if kind == "multi" else compile_train_step
+        return compiler(pure, placement, batch_axis=BATCH_AXIS if population else 0)
 
-    both = {False: plain, True: probed}
+    def make_feed(seeds: Sequence[int] | None = None) -> Feed:
+        configs = [config] if seeds is None else [dataclasses.replace(config, seed=seed) for seed in seeds]
+        feeds = [training_feed(one, images) for one in configs]
+        population, axis = seeds is not None, 0 if seeds is None else BATCH_AXIS
+        if per_call > 1:
+            return ResidentSteps(
+                program("multi", population),
+                feeds[0].resident,
+                _order_of(feeds) if population else feeds[0].order,
+                placement,
+                per_call,
+                axis,
+            )
+        streams = [functools.partial(iterate_feed, one, config) for one in feeds]
+        batches = stack_streams(streams) if population else streams[0]
+        if probed is None:
+            return SingleSteps(program("step", population), batches, placement, axis)
+        every, both = (
+            config.train.depth_steps(feeds[0].steps_per_epoch) or 1,
+            (program("step", population), program("probed", population)),
+        )
+        return ProbedSteps(*both, every, batches, placement, axis)
 
-    def due_batches(start: int, stop: int) -> Iterator[Any]:
-        with contextlib.closing(cast(Generator[Any], batches(start, stop))) as stream:
-            for step, batch in enumerate(stream, start):
-                yield is_due(step, every), batch
-
-    return train_step, due_batches
+    return make_feed
 
 
-def _resident_batches(feed: TrainBatches, plan: Plan, mesh: Mesh) -> Callable[[int, int], Iterator[Any]]:
-    """Return ``(start, stop) -> `` the training set and what to take of it, for each call; it is copied there once."""
+def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray, int]]:
+    """Return the order of the members' examples, (members, B); their epochs are the same."""
 
-    def batches(start: int, stop: int) -> Iterator[Any]:
-        calls = dataclasses.replace(plan, total_steps=stop).calls(start)
-        resident = feed.resident()
-        data = put_resident(resident["image"], resident["label"], mesh)
-        for chunk in chunks(feed.order, calls, plan.steps_per_call, mesh):
-            yield data, chunk
+    def order(step: int) -> tuple[np.ndarray, int]:
+        drawn = [feed.order(step) for feed in feeds]
+        return np.stack([positions for positions, _ in drawn]), drawn[0][1]
 
-    return batches
+    return order
 
 
 def training_feed(config: RunConfig, images: Images) -> TrainBatches:
@@ -264,7 +272,7 @@ def iterate_feed(feed: TrainBatches, config: RunConfig, start: int, stop: int) -
 
 
 def build_evaluation(
-    config: RunConfig, model: ResNet, card: DataCard, mesh: Mesh, *, logits: bool = False
+    config: RunConfig, model: ResNet, card: DataCard, mesh: Devices, *, logits: bool = False
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)

@@ -13,7 +13,7 @@ import yaml
 
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.stats import check_normalization
-from resnet_jax.errors import RunError, UsageError, unknown
+from resnet_jax.errors import RunError, UsageError
 from resnet_jax.fields import SAME_RESULT, AtLeast0, check_fields, is_marked, options_of
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.tasks.config import TaskConfig
@@ -50,31 +50,7 @@ class RunConfig:
     def __post_init__(self):
         """Refuse values that no run can have; the rest is checked where it is used."""
         train, data = self.train, self.data
-        _require(train.epochs >= 1, f"train.epochs must be 1 or more, got {train.epochs}")
-        _require(
-            train.max_steps is None or train.max_steps >= 1,
-            f"train.max_steps must be 1 or more, got {train.max_steps}",
-        )
-        _require(train.batch_size >= 1, f"train.batch_size must be 1 or more, got {train.batch_size}")
-        _require(train.accumulate >= 1, f"train.accumulate must be 1 or more, got {train.accumulate}")
-        _require(
-            train.steps_per_dispatch is None or train.steps_per_dispatch >= 1,
-            f"train.steps_per_dispatch must be 1 or more, got {train.steps_per_dispatch}",
-        )
-        _require(
-            train.ema_decay is None or 0.0 <= train.ema_decay < 1.0,
-            f"train.ema_decay must be in [0, 1), got {train.ema_decay}",
-        )
-        if train.ema_decay is not None:
-            train.averaging()
-        else:
-            _require(train == train.without_averages(), "train.ema_warmup and what goes with it need train.ema_decay")
-        _require(train.log_every >= 1, f"train.log_every must be 1 or more steps, got {train.log_every}")
-        _require(train.depth_every >= 0, f"train.depth_every must be 0 or more steps, got {train.depth_every}")
-        _require(train.eval_every >= 1, f"train.eval_every must be 1 or more epochs, got {train.eval_every}")
-        if train.select not in ("last", "best"):
-            raise unknown("train.select", train.select, ("last", "best"))
-        needs_val = train.select == "best" or train.early_stopping is not None
+        needs_val = train.select == "best" or train.early_stopping.patience is not None
         _require(
             not (needs_val and data.val_fraction == 0.0),
             "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
@@ -112,8 +88,8 @@ def config_to_yaml(config: RunConfig) -> str:
 
 #: Fields of the same effect as those that are marked SAME_RESULT where they are defined, of sections that mark none.
 WITHOUT_EFFECT = (
-    "data.threads", "data.moved_to", "train.log_every", "train.depth_every",
-    "train.steps_per_dispatch",
+    "data.threads", "data.moved_to", "train.save_every", "train.log_every", "train.depth_every",
+    "train.observers", "train.steps_per_dispatch",
 )  # fmt: skip
 
 

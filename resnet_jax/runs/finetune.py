@@ -16,7 +16,6 @@ from resnet_jax.runs.directory import DataCard, RunDirectory
 from resnet_jax.runs.trained import TrainedRun, load_run
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.ema import ema_init
-from resnet_jax.training.mesh import replicated
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights.transfer import require_fit, transfer
 
@@ -116,7 +115,7 @@ def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:
             ema=None if state.ema is None else ema_init(variables),
         )
 
-    return jax.jit(start, out_shardings=replicated(parts.mesh))(state, variables)
+    return jax.jit(start, out_shardings=parts.placement.state(state))(state, variables)
 
 
 def describe(config: RunConfig, source: Source, parts: Parts, card: DataCard) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console as RichConsole
@@ -20,44 +21,45 @@ from resnet_jax.models.digest import params_digest
 from resnet_jax.report.console import Console
 from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
-from resnet_jax.report.tensorboard import TensorBoard
 from resnet_jax.report.text import say
+from resnet_jax.report.trackers import make_observers
 from resnet_jax.report.views import View
 from resnet_jax.runs.build import Parts, build_parts
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.data import Images, load_images
 from resnet_jax.runs.directory import RunDirectory, default_path
 from resnet_jax.runs.finetune import Source, describe, find_source, require_transfer, start_state
+from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.length import Origin, Settled, adopt, earlier_tests, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, outcome_of, say_if_stuck
 from resnet_jax.runs.recipe_fit import misfit
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
+from resnet_jax.training.feeds import Feed
 from resnet_jax.training.interrupt import StopRequest, stop_on_signals
 from resnet_jax.training.loop import Interrupted, train
-from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.members import restore
 from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.observers import Observer, Row, RunFacts, tell
+from resnet_jax.training.placement import Placement, make_mesh
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance, judge
 
 
-class _FirstStep:
+class _FirstStep(Observer):
     """Observer of the time to the first step."""
 
     def __init__(self, began: float):
         self._began = began
         self.seconds: float | None = None
 
-    def on_step(self, row: dict[str, float]) -> None:
+    def on_step(self, row: Row) -> None:
         """Stop the watch, once."""
         if self.seconds is None:
             self.seconds = time.perf_counter() - self._began
-
-    def on_epoch(self, row: dict[str, float]) -> None:
-        """Nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Job:
     console: RichConsole
     source: Source | None
     first_step: _FirstStep
+    feed: Feed
 
     @property
     def chance_in_training(self) -> Chance:
@@ -96,7 +99,8 @@ def fit(
     *,
     console: RichConsole | None = None,
     origin: Origin | None = None,
-) -> Summary:
+    observers: Sequence[Any] = (),
+) -> Fit:
     """Train, select, test once. In the directory of an unfinished run of the same configuration, go on with it.
 
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
@@ -107,6 +111,11 @@ def fit(
         run_dir: where to put it (default: :func:`resnet_jax.runs.directory.default_path`).
         console: where to show progress (default: nowhere).
         origin: the recipe that ``config`` started from (default: the shipped one of that name).
+        observers: who is told how training goes, besides those that ``train.observers`` names; see
+            :class:`~resnet_jax.training.observers.Observer`. One that raises is said and left out.
+
+    Returns:
+        The finished run: its summary, history and network.
 
     Raises:
         UsageError: the configuration cannot be run.
@@ -131,12 +140,13 @@ def fit(
         settled = settle(run, asked, origin, steps_per_epoch)
     source = find_source(config, run)
     if settled is not None and settled.change is None and (stored := run.read_summary()) is not None:
-        return _finished_before(Summary.from_json(stored), run, settled.config, console)
+        return Fit(_finished_before(Summary.from_json(stored), run, settled.config, console))
+    told = [*make_observers(config.train.observers), *observers]
 
     images = _images_of(config, run)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change
-    parts = build_parts(config, images, make_mesh())
+    parts = build_parts(config, images, Placement(make_mesh()))
     if source is not None:
         require_transfer(config, source, parts, images.card)
     require_memory(
@@ -144,7 +154,7 @@ def fit(
         images.card.image_shape,
         batch=config.train.batch_size,
         accumulate=config.train.accumulate,
-        devices=list(parts.mesh.devices.flat),
+        devices=parts.placement.devices,
         warn=_sayer(console),
     )
     run = RunDirectory.open(run.path, config if change is None else run.read_config())
@@ -155,23 +165,33 @@ def fit(
         run.write_notes(notes)
         if source is not None:
             run.write_start(source.record())
-        job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began))
+        views = [View(_name(one), lambda one=one: one, _sayer(console)) for one in told]
+        job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began), parts.make_feed())
         _announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)
-        with memory_told():
-            state, progress = _restore(job)
-            state, progress = _train(job, state, progress, stop)
-        summary, result = _test(job, state, progress, began)
-        try:  # first of all, while signals wait; what cannot be written is at least said
-            run.write_summary(summary.to_json())
-        finally:
-            conclude(summary, job.say)
+        with contextlib.ExitStack() as stack:
+            for view in views:
+                stack.callback(view.close)
+            with memory_told():
+                state, progress = _restore(job)
+                state, progress = _train(job, state, progress, stop, views)
+            summary, result = _test(job, state, progress, began)
+            try:  # first of all, while signals wait; what cannot be written is at least said
+                run.write_summary(summary.to_json())
+            finally:
+                conclude(summary, job.say)
+            tell(views, "on_end", summary.to_json())
     job.pictures.draw_all(result)
     job.pictures.say_where()
     job.say(f"params sha256 {summary.params_digest}")
     say_if_stuck(summary, job.say)
-    return summary
+    return Fit(summary)
+
+
+def _name(observer: Any) -> str:
+    """Return what messages call an observer."""
+    return type(observer).__name__
 
 
 def _sayer(console: RichConsole) -> Callable[[str], None]:
@@ -183,7 +203,7 @@ def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, con
     """Say that there is nothing to do; draw what is missing of the pictures."""
     tell = _sayer(console)
     tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
-    if config.train.depth_every and not run.depth.is_file():
+    if config.train.depth_every is not None and not run.depth.is_file():
         tell("It kept no gradients through depth: to train again with them, give another --run-dir.")
     Pictures(run, config, tell).draw_missing()
     say_if_stuck(summary, tell)
@@ -206,17 +226,22 @@ def _restore(job: _Job) -> tuple[TrainState, Progress]:
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
         return job.parts.new_state(), Progress()
-    state, saved = job.checkpoints.restore("last", job.parts.new_state())
+    state, progress = restore(job.checkpoints, "last", job.parts.new_state())
     job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
-    progress = Progress.from_json(saved)
-    if progress.finished == "steps" and int(state.step) < job.parts.plan.total_steps:  # it was made longer since
+    plan = job.parts.plan
+    longer = progress.finished == "steps" and int(state.step) < plan.total_steps  # it was made longer since
+    time_left = progress.finished == "time limit" and (plan.seconds is None or progress.elapsed < plan.seconds)
+    if longer or time_left:
         progress = dataclasses.replace(progress, finished=None)
     return state, progress
 
 
-def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) -> tuple[TrainState, Progress]:
+def _train(
+    job: _Job, state: TrainState, progress: Progress, stop: StopRequest, views: Sequence[View]
+) -> tuple[TrainState, Progress]:
     parts, run = job.parts, job.run
-    start, every = int(state.step), job.config.train.log_every
+    start, per_epoch = int(state.step), parts.plan.steps_per_epoch
+    every = job.config.train.cadence(job.config.train.log_every, per_epoch)
     validation = job.images.splits.val
 
     def validate(state: TrainState) -> Evaluation:
@@ -236,34 +261,41 @@ def _train(job: _Job, state: TrainState, progress: Progress, stop: StopRequest) 
     with contextlib.ExitStack() as stack:
         metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
         depth = None
-        if job.config.train.depth_every:
+        if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
-            depth = DepthFile(
-                run.depth, chart.names, chart.stages, start_step=start, every=job.config.train.depth_every
-            )
+            depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
             stack.callback(depth.close)
         live = View("progress", make_live, job.say)
-        events = View("TensorBoard", lambda: TensorBoard(run.tensorboard, start_step=start, every=every), job.say)
-        for observer in (live, metrics, events):
+        for observer in (live, metrics):
             stack.callback(observer.close)
         watches = []
         if has_chance(parts.task):
             after = warmup_steps(job.config.optim.schedule, parts.plan.steps_per_epoch, parts.plan.total_steps)
             chance = None if validation is None else Chance.of(validation.labels)
             watches.append(ChanceWatch(job.chance_in_training, chance, job.say, after=after))
+        facts = RunFacts(
+            name=run.path.name,
+            run_dir=run.path,
+            config=config_to_dict(job.config),
+            start_step=start,
+            total_steps=parts.plan.total_steps,
+            steps_per_epoch=per_epoch,
+            batch_size=job.config.train.batch_size,
+            log_every=every,
+        )
+        tell(views, "on_start", facts)
         try:
             return train(
                 state,
                 plan=parts.plan,
-                train_step=parts.train_step,
-                batches=parts.batches,
+                feed=job.feed,
+                task=parts.task,
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=(job.first_step, live, metrics, events, *watches),
+                observers=[job.first_step, live, metrics, *watches, *([] if depth is None else [depth]), *views],
                 stop=stop,
-                on_blocks=None if depth is None else depth.on_blocks,
             )
         except (Interrupted, RunError):
             job.checkpoints.close()
@@ -298,7 +330,7 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
         train=job.chance_in_training,
     )
     summary = Summary(
-        **outcome_of(task, result, progress.watch.best, job.images.card.class_names),
+        **outcome_of(task, result, progress.members[0].watch.best, job.images.card.class_names),
         steps=steps,
         finished=progress.finished or "steps",
         tested=f"{select}, after step {int(state.step)}",
@@ -323,16 +355,17 @@ def _outputs(task: Task, names: Sequence[str]) -> str:
 
 def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     config, plan = job.config, job.parts.plan
-    devices = job.parts.mesh.devices
+    devices = job.parts.placement.devices
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
     shape = "x".join(str(side) for side in job.images.card.image_shape)
-    together = f", {plan.steps_per_call} in a call" if plan.steps_per_call > 1 else ""
+    per_call = job.feed.steps_per_call
+    together = f", {per_call} in a call" if per_call > 1 else ""
     optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
     facts = {
         "network": f"{config.model.name}, {_outputs(job.parts.task, job.images.card.class_names)}",
         "images": f"{config.data.place}: {sizes} ({shape})",
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
-        "devices": f"{devices.size} x {devices.flat[0].device_kind}",
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
         "run": str(job.run.path),
     }
     start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)

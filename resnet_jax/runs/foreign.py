@@ -23,7 +23,9 @@ from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.ema import Averaging
+from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights import from_variables, save_safetensors, to_variables
 from resnet_jax.weights.files import WeightFile, read_weights
@@ -300,7 +302,7 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
         trained.config,
         recipe=f"folded-{trained.config.recipe}",
         model=ModelSpec(trained.config.model.name, **changed),
-        train=dataclasses.replace(trained.config.train.without_averages(), select="last", early_stopping=None),
+        train=dataclasses.replace(trained.config.train, ema=Averaging(), select="last", early_stopping=EarlyStopping()),
         init_from=None,
         init_head="exact",
         init_stem="exact",
@@ -327,7 +329,7 @@ def _write(
     run = RunDirectory.open(out, config)
     run.write_data(card)
     with Checkpoints(run.checkpoints) as checkpoints:
-        checkpoints.save("last", jax.device_put(state, replicated(make_mesh())), origin)
+        checkpoints.save("last", jax.device_put(state, Placement.of().state(state)), origin)
     return run
 
 

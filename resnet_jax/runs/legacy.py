@@ -67,10 +67,36 @@ class Refused:
     typed: Literal["value", "tuple", "switch"] = "value"
 
 
+def _in(unit: str, none: tuple[Any, ...] = ()) -> Callable[[Any], Any]:
+    """Return what makes a length of a number that was so many of a unit; None of None, and of what meant none."""
+
+    def value(old: Any) -> Any:
+        if old is None or old in none:
+            return None
+        return f"{old} {unit}" if isinstance(old, (int, float)) or unit == "epochs" else old
+
+    return value
+
+
 #: Dotted old name -> what became of it.
 MOVED: dict[str, Moved | Refused] = {
     "train.loss": Moved("task.loss", _own_loss),
     "train.label_smoothing": Moved("task.label_smoothing"),
+    "train.epochs": Moved("train.length", _in("epochs")),
+    "train.max_steps": Moved("train.limit", _in("steps")),
+    "train.eval_every": Moved("train.validate_every", _in("epochs")),
+    "train.log_every": Moved("train.log_every", _in("steps")),
+    "train.depth_every": Moved("train.depth_every", _in("steps", none=(0,))),
+    "train.ema_decay": Moved("train.ema.decay"),
+    "train.ema_warmup": Moved("train.ema.warmup"),
+    "train.ema_warmup_gamma": Moved("train.ema.gamma"),
+    "train.ema_warmup_power": Moved("train.ema.power"),
+    "train.ema_min_decay": Moved("train.ema.min_decay"),
+    "train.ema_update_after": Moved("train.ema.update_after"),
+    "train.ema_statistics": Moved("train.ema.statistics"),
+    "train.loss_scale": Moved("train.loss_scale.initial"),  # it is a section now, and so is early_stopping
+    "train.loss_scale_growth_every": Moved("train.loss_scale.growth_every"),
+    "train.early_stopping": Moved("train.early_stopping.patience"),
 }
 
 

@@ -4,7 +4,7 @@ A recipe's schedule is made for the recipe's length. What of it does not fit int
 proportion (:mod:`resnet_jax.training.shorten`), unless it was chosen for this run; and some networks need another one
 (:mod:`resnet_jax.runs.companions`).
 
-``train.epochs`` and ``train.max_steps`` of a run may change between two commands on one directory. A longer run goes on
+``train.length`` and ``train.limit`` of a run may change between two commands on one directory. A longer run goes on
 from the last checkpoint, its schedule from there on being that of the new length; so it is not the run that the new
 length would have been from the start, whose rate was another one before. A run cannot become shorter than what it has
 done.
@@ -45,8 +45,7 @@ class Origin:
 
 def length_of(config: RunConfig, steps_per_epoch: int) -> Length:
     """Return how many updates a run makes if nothing stops it."""
-    steps, most = config.train.epochs * steps_per_epoch, config.train.max_steps
-    return Length(steps if most is None else min(steps, most), steps_per_epoch)
+    return Length(config.train.total_steps(steps_per_epoch), steps_per_epoch)
 
 
 def fit_length(config: RunConfig, origin: Origin, steps_per_epoch: int) -> tuple[RunConfig, list[str]]:
@@ -54,7 +53,7 @@ def fit_length(config: RunConfig, origin: Origin, steps_per_epoch: int) -> tuple
 
     >>> from resnet_jax.runs.config import TrainConfig
     >>> from resnet_jax.runs.recipes import load_recipe
-    >>> short = dataclasses.replace(load_recipe("digits"), train=TrainConfig(epochs=1, batch_size=64))
+    >>> short = dataclasses.replace(load_recipe("digits"), train=TrainConfig("1 epochs", batch_size=64))
     >>> fit_length(short, Origin.of(short), 19)[1]
     ["warm-up '1 epochs' becomes '1 steps', in proportion: this run makes 19 of the 285 updates of recipe digits"]
     """
@@ -93,7 +92,7 @@ class Change:
         """Return what to say before going on."""
         lines = [
             f"Going on with a run of {self.before.steps:,} updates that is here: {self.done:,} are done, now "
-            f"{self.after.steps:,} are asked for ({after.train.epochs} epochs). From here on the learning rate is "
+            f"{self.after.steps:,} are asked for ({after.train.length}). From here on the learning rate is "
             f"that of the schedule over {self.after.steps:,}; this is not the run that it would have been from the "
             "start."
         ]
@@ -136,26 +135,37 @@ def settle(run: RunDirectory, asked: RunConfig, origin: Origin, steps_per_epoch:
     held = run.read_config()
     if not differences(held, config):
         return fitted
-    lengths = {"epochs": held.train.epochs, "max_steps": held.train.max_steps}
+    lengths = {"length": held.train.length, "limit": held.train.limit}
     as_long = dataclasses.replace(asked, train=dataclasses.replace(asked.train, **lengths))
     if differences(held, fit_length(as_long, origin, steps_per_epoch)[0]):
         require_same(held, config, where=run.path)
     before, after = length_of(held, steps_per_epoch), length_of(config, steps_per_epoch)
     done, summary = run.saved_step(), run.read_summary()
-    if before == after:  # another limit, of no effect
+    more_time = held.train.time_limit != config.train.time_limit
+    if before == after and not more_time:  # another limit, of no effect
         return dataclasses.replace(fitted, config=held)
     if after.steps < done:
         raise RunError(
             f"the run in {run.path} has made {done:,} updates ({done / steps_per_epoch:.4g} epochs), and "
             f"{after.steps:,} are asked for: it can become longer, not shorter than that. Use another run directory"
         )
-    if summary is not None and summary["finished"] != "steps":
+    ended = None if summary is None else summary["finished"]
+    if ended == "time limit" and not _is_longer(config.train.time_limit, held.train.time_limit):
+        raise RunError(
+            f"the run in {run.path} ended by its time limit of {held.train.limit} after {done:,} updates: give "
+            "a larger train.limit, or None, or use another run directory"
+        )
+    if summary is not None and ended not in ("steps", "time limit"):
         raise RunError(
             f"the run in {run.path} ended by {summary['finished']} after {summary['steps']:,} updates; another length "
             "does not change that. Use another run directory"
         )
     change = Change(before, after, done, None if summary is None else summary["steps"])
     return dataclasses.replace(fitted, change=change)
+
+
+def _is_longer(limit: float | None, than: float | None) -> bool:
+    return limit is None or (than is not None and limit > than)
 
 
 def adopt(run: RunDirectory, change: Change, config: RunConfig) -> None:

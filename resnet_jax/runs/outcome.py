@@ -42,7 +42,7 @@ class Summary:
         test_loss: mean loss on it.
         best_val_accuracy: best validation accuracy of the run; None without validation, or of a task without.
         steps: updates done.
-        finished: ``steps`` (all of them) or ``early stopping``.
+        finished: ``steps`` (all of them), ``early stopping`` or ``time limit``.
         tested: which state was tested, ``last`` or ``best``, and after which step.
         images_per_second: training throughput, compilation and evaluation left out.
         seconds: wall-clock time of the command that finished the run.

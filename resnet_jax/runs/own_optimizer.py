@@ -17,8 +17,8 @@ from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.length import length_of
 from resnet_jax.runs.trained import TrainedRun
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.placement import Placement
 from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.state import init_state
 
@@ -61,19 +61,18 @@ def own_optimizer(
 
 def _restored(trained: TrainedRun, tx: optax.GradientTransformation, checkpoint: str | None) -> Any:
     config, model = trained.config, trained.model
-    sharding = replicated(make_mesh(jax.devices()[:1]))
     state = jax.eval_shape(
         lambda key: init_state(
             model,
             tx,
             key,
             trained.card.image_shape,
-            ema=config.train.ema_decay is not None,
+            ema=config.train.averaging() is not None,
             loss_scaling=loss_scaling(config, build_model(config, trained.card)),
         ),
         jax.random.key(0),
     )
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+    like = Placement.of(jax.devices()[:1]).abstract(state)
     kind: Any = checkpoint or config.train.select
     with Checkpoints(RunDirectory(trained.path).checkpoints, owner=False) as checkpoints:
         return checkpoints.restore(kind, like)[0].opt_state

@@ -58,6 +58,6 @@ def misfit(config: RunConfig, images: Images) -> str | None:
     return (
         f"recipe {config.recipe} was made for {made.images}; these are {shape} images of "
         f"{len(images.card.class_names):,} "
-        f"classes{brought}. Its network, size, rate and {load_recipe(config.recipe).train.epochs} epochs may suit "
-        f"them badly: {other}choose --model.name, --data.image-size and --train.epochs yourself"
+        f"classes{brought}. Its network, size, rate and length of {load_recipe(config.recipe).train.length} may suit "
+        f"them badly: {other}choose --model.name, --data.image-size and --train.length yourself"
     )

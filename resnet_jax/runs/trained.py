@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from resnet_jax.data.classes import output_names
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transform import Geometry
@@ -28,7 +26,7 @@ from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.placement import Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +91,8 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     if checkpoint not in ("last", "best"):
         raise unknown("checkpoint", checkpoint, ("last", "best"))
     model = build_model(config, card)
-    sharding = replicated(make_mesh())
-    variables = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_variables(model, card.image_shape),
-    )
-    averaged = config.train.ema_decay is not None
+    variables = Placement.of().abstract(abstract_variables(model, card.image_shape))
+    averaged = config.train.averaging() is not None
     with Checkpoints(run.checkpoints, owner=False) as checkpoints:
         loaded, step = checkpoints.restore_part(checkpoint, {"ema": variables} if averaged else variables)
     return TrainedRun(config, card, model, loaded["ema"] if averaged else loaded, step, run.path)

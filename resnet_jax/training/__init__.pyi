@@ -2,6 +2,7 @@
 
 from .accumulate import accumulate_gradients as accumulate_gradients
 from .agc import clip_adaptively as clip_adaptively
+from .cadence import Cadence as Cadence
 from .checkpoint import Checkpoints as Checkpoints
 from .compile import (
     compile_eval_step as compile_eval_step,
@@ -17,16 +18,20 @@ from .duration import Duration as Duration, parse_duration as parse_duration
 from .early_stopping import EarlyStopping as EarlyStopping
 from .ema import Averaging as Averaging, ema_init as ema_init, ema_update as ema_update
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
+from .feeds import Feed as Feed, ProbedSteps as ProbedSteps, ResidentSteps as ResidentSteps, SingleSteps as SingleSteps
 from .freeze import frozen as frozen
-from .loop import Interrupted as Interrupted, Observer as Observer, Plan as Plan, train as train
+from .loop import Interrupted as Interrupted, train as train
 from .loss_scale import LossScaling as LossScaling
-from .mesh import (
-    batch_sharding as batch_sharding,
+from .mesh import batch_sharding as batch_sharding, replicated as replicated
+from .observers import Observer as Observer
+from .optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .placement import (
+    Placement as Placement,
+    as_placement as as_placement,
     make_mesh as make_mesh,
-    replicated as replicated,
     shard_batch as shard_batch,
 )
-from .optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .plan import Plan as Plan, Reject as Reject, Saving as Saving
 from .pmap import (
     pmap_train_step as pmap_train_step,
     replicate as replicate,
@@ -42,7 +47,6 @@ from .population import (
     member as member,
     stack_members as stack_members,
 )
-from .population_loop import train_population as train_population
 from .progress import Progress as Progress
 from .reestimation import reestimate as reestimate
 from .roles import count_by_role as count_by_role, mask as mask, role_rules as role_rules

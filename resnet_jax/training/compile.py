@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
 
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.mesh import batch_sharding, replicated
+from resnet_jax.training.placement import Devices, as_placement
 from resnet_jax.training.state import TrainState, init_state
 
 #: Initialization runs once. On the CPU, XLA spends seconds on optimizing each random draw (132 s for an 18-block
@@ -35,7 +34,7 @@ def create_state(
     key: jax.Array,
     input_shape: Sequence[int],
     *,
-    mesh: Mesh,
+    mesh: Devices,
     ema: bool = False,
     loss_scaling: LossScaling | None = None,
 ) -> TrainState:
@@ -47,40 +46,43 @@ def create_state(
     def init(key):
         return init_state(model, tx, key, input_shape, ema=ema, loss_scaling=loss_scaling)
 
-    return jax.jit(init, out_shardings=replicated(mesh), compiler_options=options_for(INIT_OPTIONS, mesh))(key)
+    where = as_placement(mesh).state(jax.eval_shape(init, key))
+    return jax.jit(init, out_shardings=where, compiler_options=options_for(INIT_OPTIONS, mesh))(key)
 
 
 def compile_train_step(
-    step: Callable[..., Any], mesh: Mesh, *, donate: bool = True, batch_axis: int = 0
+    step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0
 ) -> Callable[..., Any]:
-    """Jit ``step(state, batch) -> (state, metrics)`` with a donated, replicated state and a sharded batch.
+    """Jit ``step(state, batch) -> (state, metrics)`` with a donated state and a sharded batch.
 
     Args:
         step: a pure function.
-        mesh: the devices.
+        mesh: the devices, as a mesh or a :class:`~resnet_jax.training.placement.Placement`.
         donate: whether the state's memory may be used again.
         batch_axis: the batch's axis of examples, which is cut over the devices; 1 for a population.
     """
-    state, batch = replicated(mesh), batch_sharding(mesh, batch_axis)
+    placement = as_placement(mesh)
+    state = placement.state()
     return jax.jit(
         step,
-        in_shardings=(state, batch),
-        out_shardings=(state, state),
+        in_shardings=(state, placement.batch(batch_axis)),
+        out_shardings=(state, placement.outputs),
         donate_argnums=(0,) if donate else (),
         compiler_options=options_for(STEP_OPTIONS, mesh),
     )
 
 
-def compile_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def compile_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
     """Jit ``step(variables, batch) -> outputs``; outputs are replicated, so that every process can read them."""
+    placement = as_placement(mesh)
     return jax.jit(
         step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(placement.state(), placement.batch()),
+        out_shardings=placement.outputs,
         compiler_options=options_for(STEP_OPTIONS, mesh),
     )
 
 
-def options_for(table: dict[str, dict[str, Any]], mesh: Mesh) -> dict[str, Any] | None:
-    """Return the compiler options of a table for the devices of a mesh."""
-    return table.get(mesh.devices.flat[0].platform)
+def options_for(table: dict[str, dict[str, Any]], mesh: Devices) -> dict[str, Any] | None:
+    """Return the compiler options of a table for these devices."""
+    return table.get(as_placement(mesh).platform)

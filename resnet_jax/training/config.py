@@ -1,72 +1,132 @@
-"""Configuration of the training floor: how long and how to train. The optimizer has its own: `optimizers`."""
+"""Configuration of the training floor: how long and how to train. The optimizer has its own: `optimizers`.
+
+Every length is a text that :func:`~resnet_jax.training.duration.parse_duration` reads, kept in one spelling: ``15
+epochs``, ``500 steps``, ``5%`` of the whole run, and where the clock may decide ``10 minutes``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast0, AtLeast1, check_fields
+from resnet_jax.training.cadence import Cadence
+from resnet_jax.training.duration import Duration, Unit, parse_duration
+from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.ema import Averaging
+from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.plan import Plan, Reject, Saving
+
+_STEPS: tuple[Unit, ...] = ("epochs", "steps")
+_CLOCK: tuple[Unit, ...] = ("seconds", "minutes", "hours")
+
+#: Fields that are lengths -> the units that they take, and how to say that.
+_LENGTHS: dict[str, tuple[tuple[Unit, ...], str]] = {
+    "length": (_STEPS, "epochs or steps"),
+    "limit": ((*_STEPS, *_CLOCK), "steps, epochs, or a time such as '30 min'"),
+    "validate_every": ((*_STEPS, "fraction"), "epochs, steps or a share such as '5%', so that a run can be repeated"),
+    "save_every": ((*_STEPS, "fraction", *_CLOCK), "epochs, steps, a share such as '5%' or a time such as '10 min'"),
+    "log_every": ((*_STEPS, "fraction", *_CLOCK), "steps, epochs, a share such as '1%' or a time such as '30 s'"),
+    "depth_every": ((*_STEPS, "fraction"), "steps, epochs or a share such as '1%'"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long and how to train."""
+    """How long and how to train.
 
-    epochs: int = 10
-    """Passes over the training images."""
-    max_steps: int | None = None
-    """Stop after so many updates even if epochs are left; None for no limit."""
-    batch_size: int = 128
-    """Images per update, over all devices."""
-    accumulate: int = 1
+    Raises:
+        UsageError: a value out of range, or a length that cannot be read.
+    """
+
+    length: str = "10 epochs"
+    """How long to train: '10 epochs' (passes over the training set) or '64000 steps' (updates). The schedule of the
+    learning rate is over it."""
+    limit: str | None = None
+    """Shorter than length: '200 steps', which the schedule is then over, or a time on the clock such as '30 min', over
+    all sessions, which cuts the run off; None for no limit."""
+    batch_size: AtLeast1 = 128
+    """Examples per update, over all devices."""
+    accumulate: AtLeast1 = 1
     """Micro-batches an update is made of, to fit a large batch in memory."""
-    steps_per_dispatch: int | None = None
-    """Updates made in one call, from pixels that lie on the devices; None: 1 on CPUs, more where it pays."""
-    ema_decay: float | None = None
-    """Decay per update of moving averages of parameters and statistics, which are then what is evaluated."""
-    ema_warmup: str = "tensorflow"
-    """How that decay d is reached: tensorflow, min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990); power,
-    min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup; or none, d at once, from a copy of the first update on."""
-    ema_warmup_gamma: float = 1.0
-    """gamma of ema_warmup power."""
-    ema_warmup_power: float = 2 / 3
-    """Exponent of ema_warmup power (timm: 2/3 for runs of a million updates, 3/4 for shorter ones)."""
-    ema_min_decay: float = 0.0
-    """ema_warmup power: the decay is not smaller from the second update on."""
-    ema_update_after: int = 0
-    """Updates that the averages only copy before averaging, and its warm-up, begin."""
-    ema_statistics: str = "averaged"
-    """Running batch statistics that go with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
-    loss_scale: float = 32768.0
-    """With model.dtype float16: what the loss is multiplied by at first; halved when gradients overflow."""
-    loss_scale_growth_every: int = 2000
-    """Steps without overflow after which the loss scale is doubled."""
-    eval_every: int = 1
-    """Epochs between validations and checkpoints."""
-    early_stopping: int | None = None
-    """Stop after so many validations without a better accuracy; None never does."""
-    select: str = "last"
+    steps_per_dispatch: AtLeast1 | None = None
+    """Updates made in one call, from examples that lie on the devices; None: 1 on CPUs, more where it pays."""
+    ema: Averaging = dataclasses.field(default_factory=Averaging)
+    """Moving averages of parameters and statistics, which are then what is evaluated; off without a decay."""
+    loss_scale: LossScaling = dataclasses.field(default_factory=LossScaling)
+    """With model.dtype float16: what the loss is multiplied by."""
+    validate_every: str = "1 epochs"
+    """Between validations: epochs, steps or a share of the run ('5%'). The end of the run is always validated."""
+    save_every: str | None = None
+    """Between checkpoints to resume from, also by the clock ('10 min'); None: with every validation."""
+    early_stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
+    """When to stop before the end, by the validation's headline metric; off without a patience."""
+    max_rejected: AtLeast0 = 0
+    """Updates in a row that may be rejected, something in them being not finite, before the run stops: each leaves the
+    network as it was."""
+    select: Literal["last", "best"] = "last"
     """Which state is tested at the end: last, or best (on validation)."""
-    log_every: int = 50
-    """Steps between rows of metrics.jsonl and TensorBoard scalars."""
-    depth_every: int = 0
-    """Steps between rows of depth.jsonl, the gradient that reaches every block, from the first step on; 0 for none."""
+    log_every: str = "50 steps"
+    """Between rows of metrics.jsonl and scalars of observers."""
+    depth_every: str | None = None
+    """Between rows of depth.jsonl, the gradient that reaches every block, from the first step on; None for none."""
+    observers: tuple[str, ...] = ("tensorboard",)
+    """Who is told of the training besides the files and the terminal: tensorboard, wandb, trackio, or registered ones
+    (resnet_jax.report.trackers)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "train.")
+        for name, (units, said) in _LENGTHS.items():
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(_checked(name, text, units, said)))
 
     def averaging(self) -> Averaging | None:
-        """Return how moving averages are taken, None for none.
+        """Return how moving averages are taken, None for none."""
+        return None if self.ema.decay is None else self.ema
 
-        Raises:
-            UsageError: a value out of range.
-        """
-        how = (getattr(self, name) for name in _AVERAGING)
-        return None if self.ema_decay is None else Averaging(self.ema_decay, *how)
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the updates of the whole run; at least one."""
+        steps = parse_duration(self.length).steps(steps_per_epoch)
+        if self.limit is not None and self.time_limit is None:
+            steps = min(steps, parse_duration(self.limit).steps(steps_per_epoch))
+        return max(steps, 1)
 
-    def without_averages(self) -> TrainConfig:
-        """Return the same without moving averages."""
-        default = TrainConfig()
-        return dataclasses.replace(self, ema_decay=None, **{name: getattr(default, name) for name in _AVERAGING})
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds on the clock after which the run ends; None for no such limit."""
+        return None if self.limit is None else parse_duration(self.limit).seconds
+
+    def cadence(self, length: str, steps_per_epoch: int) -> Cadence:
+        """Return how often something happens that goes by one of the fields."""
+        return Cadence.every(length, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps(steps_per_epoch))
+
+    def depth_steps(self, steps_per_epoch: int) -> int | None:
+        """Return the updates between two whose gradients are measured at every block; None for none."""
+        if self.depth_every is None:
+            return None
+        return max(parse_duration(self.depth_every).steps(steps_per_epoch, self.total_steps(steps_per_epoch)), 1)
+
+    def plan(self, steps_per_epoch: int) -> Plan:
+        """Return what the loop is to do."""
+        return Plan(
+            self.total_steps(steps_per_epoch),
+            steps_per_epoch,
+            validate=self.cadence(self.validate_every, steps_per_epoch),
+            saving=Saving(None if self.save_every is None else self.cadence(self.save_every, steps_per_epoch)),
+            early_stopping=self.early_stopping,
+            on_reject=Reject(tolerate=self.max_rejected),
+            seconds=self.time_limit,
+        )
 
 
-#: Fields of TrainConfig that say how averages are taken, in the order of Averaging's.
-_AVERAGING = (
-    "ema_warmup", "ema_warmup_gamma", "ema_warmup_power", "ema_min_decay", "ema_update_after", "ema_statistics",
-)  # fmt: skip
+def _checked(name: str, text: str, units: tuple[Unit, ...], said: str) -> Duration:
+    try:
+        duration = parse_duration(text)
+    except UsageError as error:
+        raise UsageError(f"train.{name}: {error}") from None
+    if duration.unit not in units:
+        raise UsageError(f"train.{name} is in {said}, got {text!r}")
+    if duration.amount <= 0 or (duration.unit == "steps" and duration.amount < 1):
+        raise UsageError(f"train.{name} must be more than nothing, got {text!r}")
+    return duration

@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from resnet_jax.training.compile import STEP_OPTIONS, options_for
-from resnet_jax.training.mesh import batch_sharding, replicated, shard_batch
+from resnet_jax.training.placement import Devices, as_placement
 
 Arrays = Mapping[str, jax.Array]
 
@@ -38,9 +38,9 @@ def make_multi_step(
 ) -> Callable[[Any, Arrays, Arrays], Any]:
     """Build ``multi_step(state, data, chunk) -> (state, metrics)``; the metrics have a leading axis of K updates.
 
-    ``data`` is the training set: ``image`` uint8 (N, H, W, C) and ``label`` (N, ...). ``chunk`` says what to take of
-    it, a row an update: ``index`` and ``epoch``, int32 (K, B), and ``count``, an int32 scalar, how many of the K
-    updates to make. All indices must be in the training set.
+    ``data`` is the training set, arrays (N, ...) by name, such as ``image`` and ``label``. ``chunk`` says what to take
+    of it, a row an update: ``index`` and ``epoch``, int32 (K, B), in a population (K, members, B), and ``count``, an
+    int32 scalar, how many of the K updates to make. All indices must be in the training set.
 
     Args:
         step: ``(state, batch) -> (state, metrics)``, pure, from :func:`resnet_jax.training.step.make_train_step`.
@@ -57,8 +57,7 @@ def make_multi_step(
                 lax.dynamic_index_in_dim(chunk[name], number, keepdims=False) for name in ("index", "epoch")
             )
             batch = {
-                "image": data["image"].at[index].get(mode="promise_in_bounds"),
-                "label": data["label"].at[index].get(mode="promise_in_bounds"),
+                **{name: array.at[index].get(mode="promise_in_bounds") for name, array in data.items()},
                 "mask": jnp.ones(index.shape, bool),
                 "index": index,
                 "epoch": epoch,
@@ -78,40 +77,57 @@ def make_multi_step(
     return multi_step
 
 
-def compile_multi_step(step: Callable[..., Any], mesh: Mesh, *, donate: bool = True) -> Callable[..., Any]:
-    """Jit the multi-step of ``step``: state donated and replicated, training set replicated, batches sharded."""
-    whole, rows = replicated(mesh), batch_sharding(mesh, 1)
+def compile_multi_step(
+    step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0
+) -> Callable[..., Any]:
+    """Jit the multi-step of ``step``: the state donated, the training set whole on every device, batches sharded.
+
+    Args:
+        step: a pure function.
+        mesh: the devices.
+        donate: whether the state's memory may be used again.
+        batch_axis: the batch's axis of examples; 1 for a population.
+    """
+    placement = as_placement(mesh)
+    state, whole, rows = placement.state(), placement.outputs, placement.batch(batch_axis + 1)
     return jax.jit(
-        make_multi_step(step, batch_sharding(mesh)),
-        in_shardings=(whole, whole, {"index": rows, "epoch": rows, "count": whole}),
-        out_shardings=(whole, whole),
+        make_multi_step(step, placement.batch(batch_axis)),
+        in_shardings=(state, whole, {"index": rows, "epoch": rows, "count": whole}),
+        out_shardings=(state, whole),
         donate_argnums=(0,) if donate else (),
         compiler_options=options_for(STEP_OPTIONS, mesh),
     )
 
 
-def put_resident(images: np.ndarray, labels: np.ndarray, mesh: Mesh) -> dict[str, jax.Array]:
-    """Copy a training set to every device."""
-    return jax.device_put({"image": images, "label": labels}, replicated(mesh))
+def put_resident(data: Mapping[str, np.ndarray], mesh: Devices) -> dict[str, jax.Array]:
+    """Copy a training set, arrays (N, ...) by name, to every device."""
+    return jax.device_put(dict(data), as_placement(mesh).outputs)
 
 
 def chunks(
-    order: Callable[[int], tuple[np.ndarray, int]], calls: Iterable[tuple[int, int]], size: int, mesh: Mesh
+    order: Callable[[int], tuple[np.ndarray, int]],
+    calls: Iterable[tuple[int, int]],
+    size: int,
+    mesh: Devices,
+    *,
+    axis: int = 0,
 ) -> Iterator[dict[str, jax.Array]]:
     """Yield the chunk of every call, on the devices.
 
     Args:
         order: 0-based step -> this process's positions (B,) and the epoch, as
-            :meth:`resnet_jax.data.pipeline.TrainBatches.order`.
+            :meth:`resnet_jax.data.pipeline.TrainBatches.order`; in a population positions (members, B).
         calls: (first step, updates) of each.
         size: K, rows of a chunk.
         mesh: the devices.
+        axis: of examples in the positions of a step; 1 in a population.
     """
+    placement = as_placement(mesh)
     for first, count in calls:
         drawn = [order(step) for step in range(first, first + count)]
-        index = np.zeros((size, len(drawn[0][0])), np.int32)
+        index = np.zeros((size, *drawn[0][0].shape), np.int32)
         epoch = np.zeros_like(index)
         for row, (positions, passes) in enumerate(drawn):
             index[row], epoch[row] = positions, passes
-        rows = shard_batch({"index": index, "epoch": epoch}, mesh, axis=1)
-        yield {**rows, "count": jax.device_put(np.int32(count), replicated(mesh))}
+        rows = placement.shard({"index": index, "epoch": epoch}, axis=axis + 1)
+        yield {**rows, "count": jax.device_put(np.int32(count), placement.outputs)}

@@ -1,4 +1,4 @@
-"""Lengths of training as people say them: epochs, steps, or a share of the whole run.
+"""Lengths of training as people say them: epochs, steps, a share of the whole run, or time on the clock.
 
 Recipes speak three dialects: "90 epochs" (Goyal et al., 2017), "64k iterations, the rate drops at 32k and
 48k" (He et al., 2016) and "30% of the run" (Smith, 2017). A `Duration` keeps what was said; `Duration.steps`
@@ -10,19 +10,24 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 from resnet_jax.errors import UsageError
 
-Unit = Literal["epochs", "steps", "fraction"]
+Unit = Literal["epochs", "steps", "fraction", "seconds", "minutes", "hours"]
 
 _FORMS = "write '5 epochs', '32000 steps' or '50%' (of the whole run)"
+_TIME_FORMS = f"{_FORMS}, or '10 min' where the clock may decide"
 _PATTERN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z]+|%)\s*", re.IGNORECASE)
 _UNITS: dict[str, Unit] = {
     **dict.fromkeys(("epochs", "epoch", "ep"), "epochs"),
     **dict.fromkeys(("steps", "step", "st"), "steps"),
     "%": "fraction",
+    **dict.fromkeys(("seconds", "second", "sec", "s"), "seconds"),
+    **dict.fromkeys(("minutes", "minute", "min"), "minutes"),
+    **dict.fromkeys(("hours", "hour", "h"), "hours"),
 }
+_SECONDS: dict[Unit, float] = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ class Duration:
 
     Attributes:
         amount: how many of ``unit``; finite and not negative. Steps are whole; a fraction is in [0, 1].
-        unit: "epochs" (passes over the training set), "steps" (optimizer updates) or "fraction" (of the whole
-            run).
+        unit: "epochs" (passes over the training set), "steps" (optimizer updates), "fraction" (of the whole
+            run), or "seconds", "minutes" or "hours" on the clock.
 
     Raises:
         UsageError: ``amount`` is negative, not finite, or not possible in ``unit``.
@@ -62,24 +67,54 @@ class Duration:
             The number of steps, >= 0. A count of steps comes back unchanged, also beyond ``total_steps``.
 
         Raises:
-            UsageError: a fraction of a run whose length is not known.
+            UsageError: a fraction of a run whose length is not known, or a time on the clock.
 
         >>> Duration(2.5, "epochs").steps(steps_per_epoch=391)
         978
         >>> Duration(0.29, "fraction").steps(steps_per_epoch=10, total_steps=100)
         29
         """
-        if self.unit == "steps":
-            return int(self.amount)
-        if self.unit == "epochs":
-            return math.floor(self.amount * steps_per_epoch + 0.5)
-        if total_steps is None:
-            raise UsageError(f"{self.amount:.0%} of the run cannot say how long the run is: use epochs or steps")
-        return math.floor(self.amount * total_steps + 0.5)
+        return math.floor(self.exact_steps(steps_per_epoch, total_steps) + 0.5)
+
+    def exact_steps(self, steps_per_epoch: int, total_steps: int | None = None) -> float:
+        """Convert to optimizer steps that need not be whole; otherwise as :meth:`steps`."""
+        match self.unit:
+            case "steps":
+                return self.amount
+            case "epochs":
+                return self.amount * steps_per_epoch
+            case "fraction":
+                if total_steps is None:
+                    raise UsageError(
+                        f"{self.amount:.0%} of the run cannot say how long the run is: use epochs or steps"
+                    )
+                return self.amount * total_steps
+            case "seconds" | "minutes" | "hours":
+                raise UsageError(f"{self} on the clock cannot be said in steps: {_FORMS}")
+            case _:
+                assert_never(self.unit)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds on the clock; None for a length in steps, epochs or a share.
+
+        >>> Duration(10, "minutes").seconds
+        600.0
+        """
+        return self.amount * _SECONDS[self.unit] if self.unit in _SECONDS else None
+
+    def __str__(self) -> str:
+        """Return what :func:`parse_duration` reads back as the same.
+
+        >>> str(Duration(15, "epochs")), str(Duration(0.05, "fraction"))
+        ('15 epochs', '5%')
+        """
+        return f"{self.amount * 100:.12g}%" if self.unit == "fraction" else f"{self.amount:.15g} {self.unit}"
 
 
 def parse_duration(text: str) -> Duration:
-    """Read "5 epochs" (also epoch, ep), "32000 steps" (step, st) or "50%" (of the whole run).
+    """Read "5 epochs" (also epoch, ep), "32000 steps" (step, st), "50%" (of the whole run), or "10 min" (hours, h,
+    seconds, sec, s).
 
     Case and spaces do not matter; a bare number is refused, because epochs and steps differ by orders of
     magnitude.
@@ -95,6 +130,6 @@ def parse_duration(text: str) -> Duration:
     match = _PATTERN.fullmatch(str(text))
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise UsageError(f"cannot read the duration {text!r}: {_FORMS}")
+        raise UsageError(f"cannot read the duration {text!r}: {_TIME_FORMS}")
     amount = float(match[1])
     return Duration(amount / 100 if unit == "fraction" else amount, unit)

@@ -41,7 +41,7 @@ class EarlyStoppingState:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` evaluations in a row without improvement.
+    """Stop after ``patience`` evaluations in a row without improvement; None never does.
 
     Raises:
         UsageError: ``patience`` < 1, ``min_delta`` negative or not finite, or an unknown ``mode``.
@@ -54,19 +54,19 @@ class EarlyStopping:
     (0.7, 1, True)
     """
 
-    patience: int
-    """How many evaluations in a row may pass without improvement before the run stops."""
+    patience: int | None = None
+    """Validations in a row without improvement after which the run stops; None: it never does."""
     min_delta: float = 0.0
     """A value improves only if it beats the best one by more than this (in the metric's unit)."""
-    mode: Mode = "max"
-    """Whether larger ("max": accuracy) or smaller ("min": loss) is better."""
+    mode: Mode | None = None
+    """Whether larger (max: accuracy) or smaller (min: loss) is better; None: as the task's headline metric has it."""
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
+        if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience of early stopping must be at least 1 evaluation, got {self.patience}")
         if not (math.isfinite(self.min_delta) and self.min_delta >= 0):
             raise UsageError(f"min_delta of early stopping must be finite and not negative, got {self.min_delta}")
-        if self.mode not in get_args(Mode):
+        if self.mode is not None and self.mode not in get_args(Mode):
             raise unknown("mode of early stopping", self.mode, get_args(Mode))
 
     def init(self) -> EarlyStoppingState:
@@ -76,18 +76,19 @@ class EarlyStopping:
     def update(self, state: EarlyStoppingState, value: float) -> EarlyStoppingState:
         """Take one evaluation into account; ``state`` is left as it was.
 
-        A value that is NaN or infinite never counts as an improvement.
+        A value that is NaN or infinite never counts as an improvement; without a mode, larger is better.
         """
         value, seen = float(value), state.evaluations + 1
         if self._improves(value, state.best):
             return EarlyStoppingState(evaluations=seen, best=value, best_at=state.evaluations)
         wait = state.wait + 1
-        return dataclasses.replace(state, evaluations=seen, wait=wait, should_stop=wait >= self.patience)
+        stop = self.patience is not None and wait >= self.patience
+        return dataclasses.replace(state, evaluations=seen, wait=wait, should_stop=stop)
 
     def _improves(self, value: float, best: float | None) -> bool:
         if not math.isfinite(value):
             return False
         if best is None:
             return True
-        gain = value - best if self.mode == "max" else best - value
+        gain = best - value if self.mode == "min" else value - best
         return gain > self.min_delta

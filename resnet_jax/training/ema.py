@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -42,29 +42,32 @@ STATISTICS = ("averaged", "latest")
 class Averaging:
     """How the averages move. Static.
 
-    Attributes:
-        decay: d, in [0, 1).
-        warmup: ``tensorflow``, ``power`` or ``none``, see above.
-        gamma: of ``power``; timm's warmup_gamma.
-        power: of ``power``; timm's warmup_power. 2/3 is for runs of a million updates, 3/4 for shorter ones.
-        min_decay: of ``power``: d_n is not smaller, but for the first update.
-        update_after: so many updates more are copied (d_n = 0) before averaging, and its warm-up, begin; timm's
-            update_after_step.
-        statistics: ``averaged`` like the parameters, or ``latest``.
-
     Raises:
-        UsageError: a value out of range, or one that the warm-up does not use.
+        UsageError: a value out of range, one that the warm-up does not use, or one without a decay.
     """
 
-    decay: float
-    warmup: str = "tensorflow"
+    decay: float | None = None
+    """Decay d per update, in [0, 1); None: no averages."""
+    warmup: Literal["tensorflow", "power", "none"] = "tensorflow"
+    """How that decay d is reached: tensorflow, min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990); power,
+    min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup; or none, d at once, from a copy of the first update on."""
     gamma: float = 1.0
+    """gamma of the warm-up power; timm's warmup_gamma."""
     power: float = 2 / 3
+    """Exponent of the warm-up power (timm: 2/3 for runs of a million updates, 3/4 for shorter ones)."""
     min_decay: float = 0.0
+    """Warm-up power: the decay is not smaller from the second update on."""
     update_after: int = 0
-    statistics: str = "averaged"
+    """Updates that the averages only copy before averaging, and its warm-up, begin; timm's update_after_step."""
+    statistics: Literal["averaged", "latest"] = "averaged"
+    """Running batch statistics that go with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
 
     def __post_init__(self) -> None:
+        if self.decay is None:
+            defaults = {field.name: field.default for field in dataclasses.fields(self)}
+            if dataclasses.asdict(self) != defaults:
+                raise UsageError("what is said of a moving average needs its decay, such as 0.999 (train.ema.decay)")
+            return
         if not 0.0 <= self.decay < 1.0:
             raise UsageError(f"the decay of a moving average must be in [0, 1), got {self.decay}")
         for name, values in (("warmup", WARMUPS), ("statistics", STATISTICS)):
@@ -97,6 +100,7 @@ class Averaging:
         >>> [round(float(Averaging(0.9, "none").rate(k)), 2) for k in (0, 1)]
         [1.0, 0.1]
         """
+        assert self.decay is not None, "no moving averages"
         least = 1.0 - self.decay
         k = jnp.maximum(jnp.asarray(updates).astype(jnp.float32) - self.update_after, 0.0)
         if self.warmup == "tensorflow":

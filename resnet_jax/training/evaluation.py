@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.tasks.task import Task
-from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.placement import Devices, shard_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +105,7 @@ def evaluate(
     variables: Any,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
-    mesh: Mesh,
+    mesh: Devices,
     task: Task | None = None,
     num_classes: int | None = None,
 ) -> Evaluation:

@@ -26,20 +26,18 @@ from resnet_jax.errors import UsageError
 class LossScaling:
     """How the scale moves. Static.
 
-    Attributes:
-        initial: scale of the first step.
-        growth_every: steps in a row without overflow after which it is doubled.
-        minimum: an overflow at this scale is an error.
-        maximum: it grows no further.
-
     Raises:
         UsageError: not minimum <= initial <= maximum, a minimum that is not positive, or no steps to grow after.
     """
 
     initial: float = 2.0**15
+    """What the loss is multiplied by at first; halved when gradients overflow."""
     growth_every: int = 2000
+    """Steps in a row without overflow after which the loss scale is doubled."""
     minimum: float = 1.0
+    """An overflow at this scale is an error."""
     maximum: float = 2.0**24
+    """It grows no further."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.minimum <= self.initial <= self.maximum:

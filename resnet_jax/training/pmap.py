@@ -1,7 +1,7 @@
 """Compatibility mode: the same step under ``jax.pmap``, for code that still keeps a leading device axis.
 
-``jit`` with shardings (:mod:`resnet_jax.training.mesh`) is the trunk. This gives the same numbers: the gradients are
-averaged and the batch statistics are global, so the network must be built with ``axis_name=DATA_AXIS``.
+``jit`` with shardings (:mod:`resnet_jax.training.placement`) is the trunk. This gives the same numbers: the gradients
+are averaged and the batch statistics are global, so the network must be built with ``axis_name=DATA_AXIS``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UsageError
-from resnet_jax.training.mesh import DATA_AXIS
+from resnet_jax.training.placement import DATA_AXIS
 
 
 def pmap_train_step(step: Callable[..., Any]) -> Callable[..., Any]:

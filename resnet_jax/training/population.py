@@ -8,7 +8,7 @@ may order the sums of a convolution over members in another way).
 
 >>> import optax
 >>> from flax import linen as nn
->>> from resnet_jax.training.mesh import make_mesh
+>>> from resnet_jax.training.placement import make_mesh
 >>> class Tiny(nn.Module):
 ...     @nn.compact
 ...     def __call__(self, x, *, train):
@@ -24,7 +24,8 @@ may order the sums of a convolution over members in another way).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,14 +33,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
 from resnet_jax.training.evaluation import Evaluation, EvaluationSums, evaluated_task
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.mesh import replicated, shard_batch
+from resnet_jax.training.placement import Devices, as_placement, shard_batch
 from resnet_jax.training.state import TrainState, init_state
 
 #: The axis of examples in a batch of a population, whose leading axis is the members'.
@@ -83,12 +83,12 @@ def create_population(
     keys: jax.Array,
     input_shape: Sequence[int],
     *,
-    mesh: Mesh,
+    mesh: Devices,
     ema: bool = False,
     loss_scaling: LossScaling | None = None,
     rate_scales: Sequence[float] | None = None,
 ) -> TrainState:
-    """Build the states of K runs inside one jit, replicated on the devices of ``mesh``.
+    """Build the states of K runs inside one jit, on their devices.
 
     Args:
         model: any Linen module called as ``model(x, train=...)``.
@@ -121,8 +121,8 @@ def create_population(
         return state.replace(opt_state=state.opt_state._replace(scale=scale))
 
     scales = None if rate_scales is None else jnp.asarray(rate_scales, jnp.float32)
-    compiled = jax.jit(jax.vmap(init), out_shardings=replicated(mesh), compiler_options=options_for(INIT_OPTIONS, mesh))
-    return compiled(keys, scales)
+    where = as_placement(mesh).state(jax.eval_shape(jax.vmap(init), keys, scales))
+    return jax.jit(jax.vmap(init), out_shardings=where, compiler_options=options_for(INIT_OPTIONS, mesh))(keys, scales)
 
 
 def stack_members(states: Sequence[TrainState]) -> TrainState:
@@ -161,8 +161,8 @@ def make_population_step(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(step)
 
 
-def compile_population_step(step: Callable[..., Any], mesh: Mesh, *, donate: bool = True) -> Callable[..., Any]:
-    """Compile the step of one run for a population: states replicated and donated, examples cut over the devices.
+def compile_population_step(step: Callable[..., Any], mesh: Devices, *, donate: bool = True) -> Callable[..., Any]:
+    """Compile the step of one run for a population: states donated, examples cut over the devices.
 
     Args:
         step: ``(state, batch) -> (state, metrics)`` of one run, not compiled.
@@ -172,7 +172,7 @@ def compile_population_step(step: Callable[..., Any], mesh: Mesh, *, donate: boo
     return compile_train_step(make_population_step(step), mesh, donate=donate, batch_axis=BATCH_AXIS)
 
 
-def compile_population_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def compile_population_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
     """Compile the eval step of one run for the variables of a population and one batch, the same for all members."""
     return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh)
 
@@ -186,12 +186,28 @@ def stack_batches(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.n
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
+def stack_streams(
+    streams: Sequence[Callable[[int, int], Iterator[Mapping[str, np.ndarray]]]],
+) -> Callable[[int, int], Iterator[dict[str, np.ndarray]]]:
+    """Return ``(start, stop) -> `` the members' host batches of those steps put together, of those of each."""
+
+    def batches(start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        with contextlib.ExitStack() as stack:
+            opened = [stream(start, stop) for stream in streams]
+            for one in opened:
+                stack.callback(getattr(one, "close", lambda: None))
+            for members in zip(*opened, strict=True):
+                yield stack_batches(members)
+
+    return batches
+
+
 def evaluate_population(
     eval_step: Callable[..., Mapping[str, Any]],
     variables: Any,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
-    mesh: Mesh,
+    mesh: Devices,
     task: Task | None = None,
     num_classes: int | None = None,
 ) -> list[Evaluation]:

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
-from resnet_jax.training.early_stopping import EarlyStoppingState
+from resnet_jax.training.early_stopping import EarlyStoppingState, Mode
+
+#: Metrics of a train step that are no sums of the task's.
+STEP_METRICS = frozenset({"loss", "count", "grad_norm", "rejected", "loss_scale", "skipped", "block_grad_norm"})
+
+
+class Reporting(Protocol):
+    """What the loop asks of a task (:class:`resnet_jax.tasks.task.Task`).
+
+    Attributes:
+        headline: the validation metric that decides which state is the best and when to stop early.
+        mode: whether larger or smaller is better.
+    """
+
+    headline: ClassVar[str]
+    mode: ClassVar[Mode]
+
+    def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
+        """Return the metrics of sums over ``count`` examples."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,24 +35,71 @@ class EpochSums:
 
     Attributes:
         loss: sum of the steps' mean losses times their examples.
-        correct: examples classified correctly when they were trained on.
         examples: examples trained on.
+        sums: of what the task counts in training, such as ``correct``.
     """
 
     loss: float = 0.0
-    correct: float = 0.0
     examples: float = 0.0
+    sums: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def add(self, metrics: dict[str, float]) -> EpochSums:
+    def add(self, metrics: Mapping[str, float]) -> EpochSums:
         """Add one step's metrics."""
         count = metrics["count"]
-        return EpochSums(self.loss + metrics["loss"] * count, self.correct + metrics["correct"], self.examples + count)
+        sums = {name: self.sums.get(name, 0.0) + value for name, value in task_sums(metrics).items()}
+        return EpochSums(self.loss + metrics["loss"] * count, self.examples + count, sums)
 
-    def means(self) -> dict[str, float]:
-        """Return the mean ``loss`` and ``accuracy``; NaN of nothing."""
-        if self.examples == 0:
-            return {"loss": math.nan, "accuracy": math.nan}
-        return {"loss": self.loss / self.examples, "accuracy": self.correct / self.examples}
+    def skip(self, metrics: Mapping[str, float]) -> EpochSums:
+        """Take note of a step that moved nothing: its sums are not added."""
+        return EpochSums(self.loss, self.examples, dict.fromkeys(task_sums(metrics), 0.0) | dict(self.sums))
+
+    def means(self, task: Reporting) -> dict[str, float]:
+        """Return the mean ``loss`` and the task's metrics; NaN of nothing."""
+        count = self.examples or math.nan
+        return {"loss": self.loss / count, **task.train_metrics(self.sums, count)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EpochSums:
+        """Read sums, also as they were written before: ``correct`` beside the others."""
+        sums = data.get("sums", {"correct": data["correct"]} if "correct" in data else {})
+        return cls(data["loss"], data["examples"], dict(sums))
+
+
+def task_sums(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a train step that are sums of the task's."""
+    return {name: value for name, value in metrics.items() if name not in STEP_METRICS}
+
+
+@dataclasses.dataclass(frozen=True)
+class MemberProgress:
+    """Where one member stands; a run alone is one.
+
+    Attributes:
+        epoch_sums: the epoch under way.
+        watch: the validation results so far: best, when, and how long ago.
+        best_step: updates done at the best validation; None before.
+        skipped: steps whose gradients overflowed under the loss scale, and which moved nothing.
+        rejected: updates rejected in a row, up to now.
+        finished: why it counts no further while others go on (``"diverged"`` or ``"early stopping"``), or None.
+        finished_at: after which step, or None.
+    """
+
+    epoch_sums: EpochSums = dataclasses.field(default_factory=EpochSums)
+    watch: EarlyStoppingState = dataclasses.field(default_factory=EarlyStoppingState)
+    best_step: int | None = None
+    skipped: int = 0
+    rejected: int = 0
+    finished: str | None = None
+    finished_at: int | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MemberProgress:
+        """Invert ``dataclasses.asdict``."""
+        inner = {
+            "epoch_sums": EpochSums.from_json(data["epoch_sums"]),
+            "watch": EarlyStoppingState(**data["watch"]),
+        }
+        return cls(**{**data, **inner})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +107,34 @@ class Progress:
     """What the loop knows besides the state. A resumed run goes on from it as if it had not stopped.
 
     Attributes:
-        epoch_sums: the epoch under way.
-        watch: the validation results so far: best, when, and how long ago.
+        members: of each member; one for a run alone.
         seconds: time spent on training steps, compilation and evaluation left out, over all sessions.
-        timed_examples: examples those seconds were spent on.
-        finished: why the run is over (``"steps"`` or ``"early stopping"``), or None.
-        skipped: steps whose gradients overflowed under the loss scale, and which moved nothing.
+        timed_examples: examples those seconds were spent on, over all members.
+        elapsed: time on the clock, everything included, over all sessions.
+        finished: why the run is over (``"steps"``, ``"early stopping"``, ``"time limit"`` or ``"all diverged"``), or
+            None.
     """
 
-    epoch_sums: EpochSums = dataclasses.field(default_factory=EpochSums)
-    watch: EarlyStoppingState = dataclasses.field(default_factory=EarlyStoppingState)
+    members: tuple[MemberProgress, ...] = (MemberProgress(),)
     seconds: float = 0.0
     timed_examples: float = 0.0
+    elapsed: float = 0.0
     finished: str | None = None
-    skipped: int = 0
+
+    @classmethod
+    def start(cls, members: int = 1) -> Progress:
+        """Return the progress of so many members that have not begun."""
+        return cls((MemberProgress(),) * members)
+
+    @property
+    def running(self) -> list[int]:
+        """The members that have neither diverged nor stopped."""
+        return [index for index, member in enumerate(self.members) if member.finished is None]
+
+    @property
+    def diverged(self) -> tuple[int | None, ...]:
+        """Of each member the step at which it diverged, or None. That is its result."""
+        return tuple(one.finished_at if one.finished == "diverged" else None for one in self.members)
 
     @property
     def images_per_second(self) -> float | None:
@@ -61,16 +142,24 @@ class Progress:
         return self.timed_examples / self.seconds if self.seconds > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return nested dictionaries of plain numbers."""
-        return dataclasses.asdict(self)
+        """Return nested dictionaries and lists of plain numbers."""
+        return {**dataclasses.asdict(self), "members": [dataclasses.asdict(member) for member in self.members]}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Progress:
-        """Invert :meth:`to_json`."""
-        return cls(
-            **{
-                **data,
-                "epoch_sums": EpochSums(**data["epoch_sums"]),
-                "watch": EarlyStoppingState(**data["watch"]),
-            }
+    def from_json(cls, data: Mapping[str, Any]) -> Progress:
+        """Invert :meth:`to_json`; also reads what runs and populations wrote before they were one."""
+        if "members" in data:
+            return cls(**{**data, "members": tuple(MemberProgress.from_json(member) for member in data["members"])})
+        rest = {"seconds": data.get("seconds", 0.0), "finished": data.get("finished")}
+        if isinstance(data["epoch_sums"], list):
+            members = tuple(
+                MemberProgress(EpochSums.from_json(sums), finished=None if at is None else "diverged", finished_at=at)
+                for sums, at in zip(data["epoch_sums"], data["diverged"], strict=True)
+            )
+            return cls(members, **rest)
+        member = MemberProgress(
+            EpochSums.from_json(data["epoch_sums"]),
+            EarlyStoppingState(**data["watch"]),
+            skipped=data.get("skipped", 0),
         )
+        return cls((member,), timed_examples=data.get("timed_examples", 0.0), **rest)

@@ -23,14 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
 
 from resnet_jax.errors import UsageError
 from resnet_jax.models.norm import leave_biased
 from resnet_jax.ops import at_least_float32
 from resnet_jax.training.accumulate import unbias
 from resnet_jax.training.compile import compile_eval_step
-from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.placement import Devices, shard_batch
 from resnet_jax.training.step import Batch, Preprocess
 
 PyTree = Any
@@ -92,7 +91,7 @@ def reestimate(
     *,
     norm_momentum: float,
     preprocess: Preprocess | None = None,
-    mesh: Mesh | None = None,
+    mesh: Devices | None = None,
 ) -> dict[str, Any]:
     """Return ``variables`` with the batch statistics of ``batches``; everything else is as it was.
 

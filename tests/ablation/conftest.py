@@ -34,7 +34,7 @@ def tiny_network():
 def tiny_config(**train) -> RunConfig:
     """Two epochs of nine steps on the digits."""
     config = load_recipe("digits")
-    train = {"epochs": 2, "batch_size": 128, **train}
+    train = {"length": "2 epochs", "batch_size": 128, **train}
     return dataclasses.replace(
         config,
         model=config.model.replace(name="tiny"),

@@ -25,7 +25,7 @@ def test_the_same_definition_goes_on_and_what_decides_nothing_may_change(tmp_pat
     directory.open(DEFINITION)
     before = directory.definition.read_text()
     base = DEFINITION.base
-    watched = dataclasses.replace(base, seed=9, train=dataclasses.replace(base.train, log_every=77))
+    watched = dataclasses.replace(base, seed=9, train=dataclasses.replace(base.train, log_every="77 steps"))
     same = dataclasses.replace(DEFINITION, base=watched)
     directory.open(same)
     assert directory.definition.read_text() == before
@@ -36,7 +36,7 @@ def test_the_same_definition_goes_on_and_what_decides_nothing_may_change(tmp_pat
     ("change", "message"),
     [
         ({"seeds": (0, 1, 2)}, r"seeds: \[0, 1\] -> \[0, 1, 2\]"),
-        ({"base": RunConfig()}, r"base.train.epochs: 15 -> 10"),
+        ({"base": RunConfig()}, r"base.train.length: 15 epochs -> 10 epochs"),
         ({"axes": DEFINITION.axes[:1]}, r"axes.optim.clip_norm: \[None, 1.0\] -> absent"),
         ({"axes": DEFINITION.axes[::-1]}, "order of the axes: model.norm, optim.clip_norm"),
         ({"named": {}}, r"cells.a.data.mean: \[0.5\] -> absent"),

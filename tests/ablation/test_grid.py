@@ -49,8 +49,8 @@ def test_values_are_read_as_the_type_of_the_option(key, text, values):
     [
         ("model.nrom", "batch,none", "unknown option 'model.nrom'; did you mean 'model.norm'"),
         ("data.mean", "0.1,0.2", "unknown option 'data.mean'"),
-        ("train.epochs", "1,two", "train.epochs: .*'two'"),
-        ("train.epochs", "None,2", "train.epochs: .*'None'"),
+        ("train.batch_size", "1,two", "train.batch_size: .*'two'"),
+        ("train.batch_size", "None,2", "train.batch_size: .*'None'"),
         ("model.norm", "batch,,none", "model.norm: there is an empty value"),
         ("model.norm", "batch,", "model.norm: there is an empty value"),
         ("optim.learning_rate", "0.1,0.10", "optim.learning_rate has the value 0.1 twice"),
@@ -70,7 +70,7 @@ def test_every_option_of_all_sections_is_there_and_only_those_of_one_value_are_a
     before = {f"data.{name}" for name in OLD_FIELDS}  # which edit data.augment
     assert set(options()) == flat | before | {f"model.{name}" for name in ModelSpec.option_hints()}
     assert {"data.mean", "data.std", "optim.decay_roles", "optim.schedule.milestones"} <= flat - set(scalar_options())
-    assert {"model.name", "train.epochs", "optim.schedule.kind", "task.loss"} <= set(scalar_options())
+    assert {"model.name", "train.length", "optim.schedule.kind", "task.loss"} <= set(scalar_options())
 
 
 @pytest.mark.parametrize(
@@ -168,18 +168,18 @@ def test_options_varied_twice_are_refused():
 
 
 def test_a_setting_that_no_configuration_can_have_is_refused_with_its_cell():
-    [cell] = make_cells([], {"long": {"train.epochs": "many"}})
-    with pytest.raises(UsageError, match=r"cell long: train\.epochs: .*'many'"):
+    [cell] = make_cells([], {"long": {"train.batch_size": "many"}})
+    with pytest.raises(UsageError, match=r"cell long: train\.batch_size .*'many'"):
         cell.configure(RunConfig())
 
 
 def test_named_cells_are_read_from_yaml(tmp_path):
     path = tmp_path / "cells.yaml"
-    path.write_text("BN:\nGN: {model.norm: group, optim.schedule.milestones: ['50%']}\n32: {train.epochs: 3}\n")
+    path.write_text("BN:\nGN: {model.norm: group, optim.schedule.milestones: ['50%']}\n32: {train.length: 3 epochs}\n")
     assert load_cells(path) == {
         "BN": {},
         "GN": {"model.norm": "group", "optim.schedule.milestones": ["50%"]},
-        "32": {"train.epochs": 3},
+        "32": {"train.length": "3 epochs"},
     }
 
 

@@ -9,6 +9,7 @@ import json
 import signal
 
 import jax
+import numpy as np
 import pytest
 import yaml
 
@@ -17,8 +18,10 @@ from resnet_jax.ablation.directory import Definition
 from resnet_jax.ablation.grid import Axis, parse_axis
 from resnet_jax.ablation.run import ablate
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.report.depth_file import read_depth
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.runs.fit import fit
+from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted
 from tests.ablation.conftest import SEEDS, STEPS, everything, tiny_config
@@ -84,13 +87,35 @@ def test_every_seed_is_the_training_run_of_that_seed(whole, tmp_path):
     rows = read_metrics(out / "cells" / "learns" / "metrics.jsonl")
     for member in result["cells"][0]["members"][1:]:  # not the one that is the recipe's anyway
         seed = member["seed"]
-        summary = fit(dataclasses.replace(tiny_config(), seed=seed), tmp_path / str(seed))
+        summary = fit(dataclasses.replace(tiny_config(), seed=seed), tmp_path / str(seed)).summary
         assert abs(member["test_correct"] - summary.test_correct) <= 1
         assert member["test_loss"] == pytest.approx(summary.test_loss, rel=1e-4)
         alone = [row for row in read_metrics(tmp_path / str(seed) / "metrics.jsonl") if row["kind"] == "epoch"]
         mine = [row for row in rows if row["seed"] == seed]
         for name in ("loss", "val_loss"):
             assert [row[name] for row in mine] == pytest.approx([row[name] for row in alone], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", [{}, {"steps_per_dispatch": 4}])
+def test_seeds_stop_early_select_their_best_and_are_probed_as_their_training_runs(tmp_path, choices):
+    config = tiny_config(
+        length="3 epochs", early_stopping=EarlyStopping(1), select="best", depth_every="4 steps", **choices
+    )
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=0.8))
+    [found] = ablate(Definition(config, named={"all": {}}, seeds=SEEDS), tmp_path / "x")["cells"]
+    cell_run = tmp_path / "x" / "cells" / "all"
+    rows = read_metrics(cell_run / "metrics.jsonl")
+    for one in found["members"]:
+        seed, folder = one["seed"], tmp_path / str(one["seed"])
+        summary = fit(dataclasses.replace(config, seed=seed), folder).summary
+        assert abs(one["test_correct"] - summary.test_correct) <= 1
+        assert one["test_loss"] == pytest.approx(summary.test_loss, rel=1e-2)
+        mine = [row["step"] for row in rows if row["seed"] == seed and row["kind"] == "epoch"]
+        assert mine[-1] == summary.steps
+        probed, alone = read_depth(cell_run / f"depth-seed{seed}.jsonl"), read_depth(folder / "depth.jsonl")
+        np.testing.assert_array_equal(probed.steps, alone.steps)
+        np.testing.assert_allclose(probed.grad_norm, alone.grad_norm, rtol=1e-2)
 
 
 @pytest.mark.slow
@@ -190,9 +215,6 @@ def test_cells_that_cannot_be_built_are_listed_before_anything_is_trained(tmp_pa
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        (Definition(tiny_config(early_stopping=3)), "set train.early_stopping None and train.select last"),
-        (Definition(tiny_config(steps_per_dispatch=2)), "leave out train.steps_per_dispatch"),
-        (Definition(tiny_config(select="best")), "set train.early_stopping None and train.select last"),
         (Definition(tiny_config(batch_size=5000)), "larger than the 1258 training examples"),
         (
             Definition(tiny_config(), (Axis("model.norm", ("batch", "grup")), parse_axis("task.loss", "mze,mse"))),

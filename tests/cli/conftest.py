@@ -13,7 +13,17 @@ from resnet_jax.cli.main import run
 from tests.tools import TINY, few_devices, kept_programs
 
 #: The smallest run that goes through everything: one block, 12x12 images, two classes, two devices.
-OPTIONS = [*TINY, "--train.epochs", "2", "--train.batch-size", "16", "--train.log-every", "1", "--data.pad", "1"]
+OPTIONS = [
+    *TINY,
+    "--train.length",
+    "2 epochs",
+    "--train.batch-size",
+    "16",
+    "--train.log-every",
+    "1 steps",
+    "--data.pad",
+    "1",
+]
 
 #: Devices that every command here has; its children too.
 DEVICES = 2

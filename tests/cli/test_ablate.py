@@ -48,7 +48,7 @@ with few_devices({DEVICES}):
         (["--model.norm", "batch,none"], "name a recipe first"),
         (["digist"], "unknown recipe 'digist'; did you mean 'digits'"),
         (["digits", "--model.nrom", "batch,none"], "--model.norm"),
-        (["digits", "--train.epochs", "1,x"], "train.epochs"),
+        (["digits", "--train.length", "1 epochs,x"], "train.length"),
         (["digits", "--optim.nesterov=yes,maybe"], "optim.nesterov"),
         (["digits", "--agc", "maybe"], "--agc takes off, on or a strength"),
         (["digits", "--agc", "off,on", "--optim.agc", "None,0.1"], "optim.agc is given twice"),
@@ -56,7 +56,7 @@ with few_devices({DEVICES}):
         (["digits", "--seed", "3"], "give --seeds"),
         (["digits", "--cells", "missing.yaml"], "cannot read missing.yaml"),
         (["digits", "--members-at-once", "0"], "--members-at-once must be 1 or more"),
-        (["digits", "--train.epochs", "0"], "train.epochs must be 1 or more"),
+        (["digits", "--train.length", "0 epochs"], "train.length must be more than nothing"),
     ],
 )
 def test_wrong_usage_is_status_2_and_leaves_nothing(argv, message, command, tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_killed_in_the_middle_of_a_cell_it_gives_the_same_table(tmp_path, comman
     (tmp_path / "cells.yaml").write_text("GN: {model.norm: group, model.norm_groups: 4}\n")
     argv = [
         *("ablate", "digits", "--json", *TINY, "--cells", str(tmp_path / "cells.yaml"), "--agc", "on"),
-        *("--seeds", "3,7", "--train.epochs", "3", "--train.batch-size", "128", "--out"),
+        *("--seeds", "3,7", "--train.length", "3 epochs", "--train.batch-size", "128", "--out"),
     ]
     status, printed, err = command(*argv, tmp_path / "whole")
     assert status == 0, err

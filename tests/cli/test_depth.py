@@ -32,7 +32,7 @@ def trained(tmp_path_factory, stripes):
     """A run of two blocks a stage with momentum and a schedule, stopped in the middle of it."""
     path = tmp_path_factory.mktemp("runs") / "net"
     argv = ["train", "digits", "--data.source", f"npz:{stripes}", "--run-dir", str(path), *SMALL]
-    assert run_command([*argv, "--train.epochs", "2", "--train.batch-size", "16", "--task.loss", "mse"]) == 0
+    assert run_command([*argv, "--train.length", "2 epochs", "--train.batch-size", "16", "--task.loss", "mse"]) == 0
     return path
 
 

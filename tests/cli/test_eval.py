@@ -287,7 +287,7 @@ def test_one_output_is_evaluated_as_yes_or_no(one_output, tmp_path, command):
 def test_a_run_goes_on_with_data_that_moved(tmp_path, command):
     """Two steps, then the data goes elsewhere, then the rest: the same parameters as without the move."""
     source = save(tmp_path / "old.npz")
-    options = ["--model.stage-sizes", 1, "--model.widths", 4, "--train.batch-size", 16, "--train.epochs", 2,
+    options = ["--model.stage-sizes", 1, "--model.widths", 4, "--train.batch-size", 16, "--train.length", "2 epochs",
                "--optim.schedule.warmup", "None", "--data.source", source]  # fmt: skip
     whole = last_json_of(command, "train", "digits", *options, "--run-dir", tmp_path / "whole")
     run = tmp_path / "run"

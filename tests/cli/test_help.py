@@ -70,9 +70,9 @@ def test_json_may_stand_before_the_verb(command):
 @pytest.mark.parametrize("verb", ["train", "ablate"])
 def test_help_says_whose_defaults_it_shows(command, verb):
     general, digits = words(command(verb, "--help")[1]), words(command(verb, "digits", "--help")[1])
-    assert "--train.epochs INT Passes over the training images. (default: 10)" in general
+    assert "--train.length STR How long to train: '10 epochs' (passes over the training set)" in general
     assert f"each recipe has its own: resnet-jax {verb} RECIPE --help" in general
-    assert "--train.epochs INT Passes over the training images. (default: 15)" in digits
+    assert "over it. (default: '15 epochs')" in digits
     assert "The defaults shown are those of the recipe digits" in digits
     assert command(verb, "--help", "digits")[1] == command(verb, "digits", "--help")[1]
 
@@ -81,7 +81,7 @@ def test_help_says_whose_defaults_it_shows(command, verb):
     ("argv", "near"),
     [
         (["train", "digits", "--lr", "1"], ["--optim.learning-rate"]),
-        (["train", "digits", "--epochs", "1"], ["--train.epochs"]),
+        (["train", "digits", "--train.lenth", "1"], ["--train.length"]),
         (["train", "digits", "--model.nrm=none"], ["--model.norm"]),
         (["train", "digits", "--data.augmnt", "flip"], ["--data.augment"]),
         (["ablate", "digits", "--model.nrm", "batch,none"], ["--model.norm"]),

@@ -89,7 +89,7 @@ def test_another_configuration_is_refused_with_the_difference(finished, stripes,
     status, _, err = command(*train_command(stripes, finished[0], "--optim.learning-rate", "0.2"))
     assert status == 1
     assert "optim.learning_rate: 0.1 -> 0.2" in err
-    status, _, _ = command(*train_command(stripes, finished[0], "--train.log-every", "7"))
+    status, _, _ = command(*train_command(stripes, finished[0], "--train.log-every", "7 steps"))
     assert status == 0, "how a run is watched does not make it another one"
 
 
@@ -192,7 +192,7 @@ def test_float16_with_every_augmentation(stripes, tmp_path, command):
     """From a loss scale that is too large, so that the first steps are skipped."""
     more = ["--model.dtype", "float16", "--data.cutout", "3", "--data.mixup", "0.4", "--data.cutmix", "1"]
     more += ["--data.flip"]
-    more += ["--train.loss-scale", "16777216", "--train.epochs", "3", "--train.steps-per-dispatch", "4"]
+    more += ["--train.loss-scale.initial", "16777216", "--train.length", "3 epochs", "--train.steps-per-dispatch", "4"]
     status, out, err = command(*train_command(stripes, tmp_path / "run", *more, "--json"))
     assert status == 0, err
     assert last_json(out)["steps"] == 15
@@ -269,9 +269,9 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(stripes, tm
 def test_early_stopping_and_the_best_state(stripes, tmp_path, command):
     status, out, _ = command(
         "train", "digits", *OPTIONS, "--data.source", f"npz:{stripes}", "--run-dir", tmp_path / "run", "--json",
-        "--train.epochs", "8", "--train.early-stopping", "1", "--train.select", "best",
+        "--train.length", "8 epochs", "--train.early-stopping.patience", "1", "--train.select", "best",
         "--optim.learning-rate", "1e-9", "--optim.schedule.kind", "constant", "--optim.schedule.warmup", "None",
-        "--train.ema-decay", "0.5",
+        "--train.ema.decay", "0.5",
     )  # fmt: skip
     assert status == 0
     summary = last_json(out)

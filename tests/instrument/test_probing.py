@@ -189,7 +189,7 @@ def one_device(monkeypatch):
 def digits(**train):
     config = load_recipe("digits")
     model = config.model.replace(stage_sizes=(2,), widths=(4,), stem_width=4)
-    shorter = {"epochs": 1, "max_steps": 9, "batch_size": 32, "log_every": 4, **train}
+    shorter = {"length": "9 steps", "batch_size": 32, "log_every": "4 steps", **train}
     constant = dataclasses.replace(config.optim, schedule=ScheduleConfig("constant"))
     train = dataclasses.replace(config.train, **shorter)
     return dataclasses.replace(config, model=model, optim=constant, train=train)
@@ -205,7 +205,7 @@ def test_ghost_batches_are_charted_at_the_size_of_a_micro_batch():
 
 
 def test_a_run_leaves_its_gradients_through_depth(tmp_path):
-    fit(digits(depth_every=4, steps_per_dispatch=4), tmp_path)
+    fit(digits(depth_every="4 steps", steps_per_dispatch=4), tmp_path)
     history = read_depth(tmp_path / "depth.jsonl")
     assert history.steps.tolist() == [1, 5, 9]
     assert history.grad_norm.shape == (3, 2)
@@ -220,19 +220,19 @@ def test_a_probed_run_ends_at_the_same_parameters_and_a_finished_one_says_that_i
     tmp_path, steps_per_dispatch
 ):
     together = {"steps_per_dispatch": steps_per_dispatch}
-    summary = fit(digits(depth_every=4, **together), tmp_path / "probed")
+    summary = fit(digits(depth_every="4 steps", **together), tmp_path / "probed").summary
     assert read_depth(tmp_path / "probed" / "depth.jsonl").steps.tolist() == [1, 5, 9]
-    plain = fit(digits(**together), tmp_path / "plain")
+    plain = fit(digits(**together), tmp_path / "plain").summary
     assert summary.params_digest == plain.params_digest
     said = io.StringIO()
-    fit(digits(depth_every=4, **together), tmp_path / "plain", console=Console(file=said, width=200))
+    fit(digits(depth_every="4 steps", **together), tmp_path / "plain", console=Console(file=said, width=200))
     assert "It kept no gradients through depth: to train again with them, give another --run-dir." in said.getvalue()
     assert not (tmp_path / "plain" / "depth.jsonl").exists()
 
 
 @pytest.mark.slow
 def test_ghost_batches_of_any_size(tmp_path):
-    config = digits(depth_every=4, accumulate=2)
+    config = digits(depth_every="4 steps", accumulate=2)
     ghost = config.model.replace(norm_scope="ghost", ghost_size=16)
     fit(dataclasses.replace(config, model=ghost), tmp_path / "run")
     assert read_depth(tmp_path / "run" / "depth.jsonl").steps.tolist() == [1, 5, 9]
@@ -240,7 +240,7 @@ def test_ghost_batches_of_any_size(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_diverges_in_its_first_step_says_so(tmp_path):
-    config = digits(depth_every=4)
+    config = digits(depth_every="4 steps")
     config = dataclasses.replace(
         config, model=config.model.replace(norm="none", stage_sizes=(1, 300), widths=(4, 8), order="pre")
     )

@@ -13,6 +13,13 @@ from resnet_jax.report.console import Console
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.tensorboard import TensorBoard
+from resnet_jax.training.cadence import Cadence
+from resnet_jax.training.observers import RunFacts
+
+
+def facts(run_dir, start_step=0, every=1):
+    return RunFacts("run", run_dir, {"seed": 0}, start_step, 100, 10, 8, Cadence(period=every))
+
 
 STEP = {"step": 2, "epoch": 0.5, "loss": 1.0, "accuracy": 0.5, "grad_norm": 3.0}
 EPOCH = {"step": 4, "epoch": 1.0, "loss": 0.9, "accuracy": 0.6, "val_loss": 0.8, "val_accuracy": 0.7}
@@ -45,7 +52,8 @@ def test_a_step_that_the_loss_scale_skipped(tmp_path):
     """Numbers that are not finite are null, and the rate is that of the updates made."""
     path = tmp_path / "m.jsonl"
     metrics = MetricsFile(path, start_step=0, every=1, learning_rate=lambda t: 0.1 * t)
-    board = TensorBoard(tmp_path, start_step=0, every=1)
+    board = TensorBoard()
+    board.on_start(facts(tmp_path))
     for skipped, step in enumerate((1, 2), 1):
         row = {**STEP, "step": step, "loss": float("nan"), "grad_norm": float("inf"), "loss_scale": 8.0}
         metrics.on_step({**row, "skipped": skipped})
@@ -60,18 +68,19 @@ def test_a_step_that_the_loss_scale_skipped(tmp_path):
     first, second, third = (json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines())
     assert (first["loss"], first["grad_norm"], first["loss_scale"]) == (None, None, 8.0)
     assert [row["learning_rate"] for row in (first, second, third)] == [0.0, 0.0, pytest.approx(0.2)]
-    (events,) = tmp_path.glob("events.out.tfevents.*")
+    (events,) = tmp_path.glob("tensorboard/events.out.tfevents.*")
     assert b"step/loss_scale" in events.read_bytes()
     assert b"step/grad_norm" not in events.read_bytes()
     plot_curves(read_metrics(path), tmp_path / "curves.png", title="run")
 
 
 def test_tensorboard_events_hold_the_scalars(tmp_path):
-    board = TensorBoard(tmp_path, start_step=0, every=1)
+    board = TensorBoard()
+    board.on_start(facts(tmp_path))
     board.on_step(STEP)
     board.on_epoch(EPOCH)
     board.close()
-    (events,) = tmp_path.glob("events.out.tfevents.*")
+    (events,) = tmp_path.glob("tensorboard/events.out.tfevents.*")
     content = events.read_bytes()
     for tag in (b"step/loss", b"step/grad_norm", b"epoch/val_accuracy"):
         assert tag in content

@@ -118,10 +118,10 @@ def test_float16_has_a_loss_scale_and_nothing_else_has():
         return loss_scaling(config, build_model(config, CARD))
 
     assert rules("float16") == LossScaling()
-    assert rules("float16", loss_scale=8.0, loss_scale_growth_every=5) == LossScaling(8.0, 5)
+    assert rules("float16", loss_scale=LossScaling(8.0, 5)) == LossScaling(8.0, 5)
     assert rules("bfloat16") is None
     with pytest.raises(UsageError, match=r"train.loss_scale goes with model.dtype float16; bfloat16 needs none"):
-        rules("bfloat16", loss_scale=8.0)
+        rules("bfloat16", loss_scale=LossScaling(8.0))
 
 
 def test_masks_move_with_the_images_of_a_run(key):

@@ -13,7 +13,10 @@ from resnet_jax.models import ResNet
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml, differences, require_same
 from resnet_jax.runs.directory import DataCard, RunDirectory, default_path
 from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
+from resnet_jax.training.duration import parse_duration
+from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.ema import Averaging
+from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.optimizers import make_optimizer
 
 
@@ -31,13 +34,16 @@ def test_every_recipe_is_complete_and_survives_a_round_trip(name):
 def test_the_he_recipe_is_that_of_the_paper():
     config = load_recipe("cifar10-resnet20")
     _, schedule = make_optimizer(
-        config.optim, {"head": {"kernel": 0}}, steps_per_epoch=45_000 // 128, total_steps=config.train.max_steps
+        config.optim,
+        {"head": {"kernel": 0}},
+        steps_per_epoch=45_000 // 128,
+        total_steps=config.train.total_steps(45_000 // 128),
     )
     assert [round(float(schedule(t)), 6) for t in (0, 31_999, 32_000, 47_999, 48_000, 63_999)] == [
         0.1, 0.1, 0.01, 0.01, 0.001, 0.001,
     ]  # fmt: skip
     assert (config.optim.momentum, config.optim.weight_decay, config.train.batch_size) == (0.9, 1e-4, 128)
-    assert config.train.epochs * (45_000 // 128) >= 64_000
+    assert parse_duration(config.train.length).steps(45_000 // 128) >= 64_000
     assert config.data.augment == ("random_crop(4)", "flip")
 
 
@@ -47,16 +53,18 @@ def test_the_he_recipe_is_that_of_the_paper():
         ("model: {nme: resnet18}", "unknown key model.nme, did you mean model.name?"),
         ("optim: {schedule: {kinds: cosine}}", "did you mean optim.schedule.kind?"),
         ("zzz: 1", "unknown key zzz, known here: recipe, model"),
-        ("train: {epochs: many}", "train.epochs: .*got 'many'"),
-        ("train: {epochs: 2.5}", "train.epochs: .*got 2.5"),
-        ("train: {epochs: 0}", "train.epochs must be 1 or more, got 0"),
-        ("train: {max_steps: 0}", "train.max_steps must be 1 or more"),
-        ("train: {batch_size: 0}", "train.batch_size must be"),
-        ("train: {eval_every: 0}", "train.eval_every must be"),
-        ("train: {accumulate: 0}", "train.accumulate must be 1 or more"),
-        ("train: {ema_decay: 1.5}", r"train.ema_decay must be in \[0, 1\)"),
+        ("train: {length: many}", "train.length: cannot read the duration 'many'"),
+        ("train: {length: 5%}", "train.length is in epochs or steps, got '5%'"),
+        ("train: {epochs: 0}", "train.length must be more than nothing, got '0 epochs'"),
+        ("train: {max_steps: 0}", "train.limit must be more than nothing"),
+        ("train: {batch_size: 0}", "train.batch_size"),
+        ("train: {eval_every: 0}", "train.validate_every must be"),
+        ("train: {validate_every: 5 min}", "train.validate_every is in epochs, steps or a share"),
+        ("train: {accumulate: 0}", "train.accumulate"),
+        ("train: {ema_decay: 1.5}", r"the decay of a moving average must be in \[0, 1\)"),
         ("train: {log_every: 0}", "train.log_every must be"),
-        ("train: {select: lst}", "unknown train.select 'lst'; did you mean 'last'"),
+        ("train: {save_every: 3 weeks}", "train.save_every: cannot read the duration '3 weeks'"),
+        ("train: {select: lst}", "train.select.*'lst'"),
         ("data: {val_fraction: 1.0}", r"data.val_fraction"),
         ("data: {test_fraction: 0}", r"data.test_fraction"),
         ("{data: {val_fraction: 0}, train: {early_stopping: 3}}", "need validation images"),
@@ -75,13 +83,16 @@ def test_wrong_configurations_are_refused(text, message):
 def test_a_recipe_file_is_called_after_itself(tmp_path):
     (tmp_path / "mine.yaml").write_text("train: {epochs: 3}")
     config = load_recipe(str(tmp_path / "mine.yaml"))
-    assert (config.recipe, config.train.epochs) == ("mine", 3)
+    assert (config.recipe, config.train.length) == ("mine", "3 epochs")
 
 
 def test_differences_name_what_decides_the_result():
     old = RunConfig()
     new = dataclasses.replace(
-        old, seed=3, train=dataclasses.replace(old.train, log_every=7), data=dataclasses.replace(old.data, threads=9)
+        old,
+        seed=3,
+        train=dataclasses.replace(old.train, log_every="7 steps"),
+        data=dataclasses.replace(old.data, threads=9),
     )
     assert differences(old, new) == ["seed: 0 -> 3"]
     require_same(old, old, where=Path("run"))
@@ -117,12 +128,12 @@ def test_how_averages_warm_up_is_a_choice_that_needs_averages():
     text = "train: {ema_decay: 0.999, ema_warmup: power, ema_warmup_power: 0.75, ema_update_after: 5}"
     train = parse_config(text, where="it").train
     assert train.averaging() == Averaging(0.999, "power", power=0.75, update_after=5)
-    assert TrainConfig(ema_decay=0.9).averaging() == Averaging(0.9, "tensorflow")
-    assert train.without_averages() == TrainConfig()
+    assert TrainConfig(ema=Averaging(0.9)).averaging() == Averaging(0.9, "tensorflow")
+    assert TrainConfig().averaging() is None
     for text, message in (
-        ("train: {ema_decay: 0.999, ema_warmup: timm}", "unknown warmup of a moving average 'timm'"),
+        ("train: {ema_decay: 0.999, ema_warmup: timm}", "train.ema.warmup"),
         ("train: {ema_decay: 0.999, ema_warmup_power: 0.75}", "go with the warm-up power"),
-        ("train: {ema_warmup: none}", "ema_warmup and what goes with it need train.ema_decay"),
+        ("train: {ema_warmup: none}", "needs its decay"),
     ):
         with pytest.raises(UsageError, match=message):
             parse_config(text, where="it")
@@ -169,3 +180,36 @@ def test_a_recipe_file_is_read_in_utf8_whatever_the_locale(tmp_path):
     (tmp_path / "r.yaml").write_bytes(b"recipe: \xff\n")
     with pytest.raises(UsageError, match=r"r\.yaml is not text in UTF-8: byte 8 is 0xff"):
         load_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_what_was_spelled_in_numbers_before_is_read_as_what_it_meant():
+    old = parse_config(
+        """train: {epochs: 3, max_steps: 64000, eval_every: 2, log_every: 5, depth_every: 10, early_stopping: 4,
+        loss_scale: 1024.0, loss_scale_growth_every: 7, ema_decay: 0.9, ema_warmup: none, ema_statistics: latest}""",
+        where="it",
+    ).train
+    assert old == TrainConfig(
+        "3 epochs",
+        "64000 steps",
+        validate_every="2 epochs",
+        log_every="5 steps",
+        depth_every="10 steps",
+        early_stopping=EarlyStopping(4),
+        loss_scale=LossScaling(1024.0, 7),
+        ema=Averaging(0.9, "none", statistics="latest"),
+    )
+    nothing = "train: {max_steps: null, depth_every: 0, early_stopping: null, ema_decay: null}"
+    assert parse_config(nothing, where="it").train == TrainConfig()
+    assert parse_config("train: {early_stopping: {patience: 4}}", where="it").train.early_stopping.patience == 4
+
+
+def test_lengths_are_kept_in_one_spelling():
+    assert TrainConfig("5ep", "2 h", save_every="10min", log_every="1.0 step") == TrainConfig(
+        "5 epochs", "2 hours", save_every="10 minutes", log_every="1 steps"
+    )
+    assert TrainConfig("5 epochs", "30 min").total_steps(10) == 50
+    assert (TrainConfig("5 epochs", "30 min").time_limit, TrainConfig("5 epochs", "30 steps").time_limit) == (
+        1800,
+        None,
+    )
+    assert TrainConfig("5 epochs", "30 steps").total_steps(10) == 30

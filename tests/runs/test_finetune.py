@@ -28,8 +28,9 @@ from resnet_jax.runs.finetune import describe, find_source, require_transfer, st
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import parse_config
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import OptimConfig
+from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
 from tests.tools import random_variables, write_run
 
@@ -56,7 +57,7 @@ def place(tmp_path_factory) -> Path:
     config = RunConfig(
         model=NETWORK,
         data=DataConfig(_images(folder / "source.npz", 3, ["a", "b", "c"]), val_fraction=0.0),
-        train=TrainConfig(ema_decay=0.9),
+        train=TrainConfig(ema=Averaging(0.9)),
     )
     np.savez(folder / "weights.npz", **_named(write_run(folder / "source", config)))
     _images(folder / "grey.npz", 1, ["k", "l", "m", "n"])
@@ -72,7 +73,7 @@ def _tuning(place: Path, **changes) -> RunConfig:
     config = RunConfig(
         model=NETWORK,
         data=DataConfig(f"npz:{place / 'grey.npz'}", val_fraction=0.0),
-        train=TrainConfig(batch_size=16, max_steps=2, ema_decay=0.5),
+        train=TrainConfig(batch_size=16, limit="2 steps", ema=Averaging(0.5)),
         optim=OptimConfig(
             "sgd", 0.01, weight_decay=0.1, freeze=("stem", "stage1", "stage2/block0"), layer_decay=0.75
         ),
@@ -86,7 +87,7 @@ def _saved(run_dir: Path) -> TrainState:
     config = RunDirectory(run_dir).read_config()
     model = build_model(config, RunDirectory(run_dir).read_data())
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(make_mesh())),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=Placement.of().state()),
         dict(random_variables(model, (8, 8, 1))),
     )
     with Checkpoints(run_dir / "checkpoints", owner=False) as checkpoints:
@@ -165,7 +166,7 @@ def test_it_resumes_without_its_source_and_notices_another_one(place, tuned, tmp
     (run_dir / "summary.json").unlink()
     shutil.rmtree(moved / "source")
     assert find_source(config, RunDirectory(run_dir)) is None
-    assert fit(config, run_dir).params_digest == tuned[1]
+    assert fit(config, run_dir).summary.params_digest == tuned[1]
     write_run(moved / "source", RunDirectory(place / "source").read_config(), seed=1)
     with pytest.raises(RunError, match=r"are not those that .* began with \(see start.json\)"):
         fit(config, run_dir)
@@ -208,7 +209,7 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
     @dataclasses.dataclass
     class FewParts:
         model: object
-        mesh: object
+        placement: Placement
         tx: optax.GradientTransformation
 
         def new_state(self):
@@ -221,7 +222,9 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
     config = RunConfig(init_from=str(place / "source"))
     source = find_source(config, RunDirectory(place / "new"))
     assert source is not None
-    parts = FewParts(source.trained.model, make_mesh(), optax.GradientTransformation(init, lambda g, s, p=None: (g, s)))
+    parts = FewParts(
+        source.trained.model, Placement.of(), optax.GradientTransformation(init, lambda g, s, p=None: (g, s))
+    )
     state = start_state(config, source, parts)
     loaded = _named(source.trained.variables)
     for tree in (state.variables, state.ema, {"params": state.opt_state["start"]}):

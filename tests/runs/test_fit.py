@@ -10,14 +10,16 @@ import signal
 import pytest
 from rich.console import Console
 
-from resnet_jax.errors import RunError
+from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, NamedModel
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
+from resnet_jax.report.tensorboard import TensorBoard
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.outcome import Summary
 from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.loop import Interrupted
+from resnet_jax.training.observers import Observer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +35,7 @@ def config(epochs=1, rate=0.05):
     return dataclasses.replace(
         base,
         model=base.model.replace(name="tiny"),
-        train=dataclasses.replace(base.train, epochs=epochs, batch_size=128),
+        train=dataclasses.replace(base.train, length=f"{epochs} epochs", batch_size=128),
         optim=dataclasses.replace(base.optim, learning_rate=rate),
     )
 
@@ -42,7 +44,7 @@ def run(run_dir, **choices):
     """Return the summary and what was printed."""
     file = io.StringIO()
     try:
-        return fit(config(**choices), run_dir, console=Console(file=file, width=2000)), file.getvalue()
+        return fit(config(**choices), run_dir, console=Console(file=file, width=2000)).summary, file.getvalue()
     except (Interrupted, RunError) as error:
         error.printed = file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
         raise
@@ -59,7 +61,7 @@ def unpictured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("plot_curves", "plot_confusion"):
             patch.setattr(f"resnet_jax.runs.outcome.{name}", broken)
-        patch.setattr("resnet_jax.runs.fit.TensorBoard", broken)
+        patch.setattr(TensorBoard, "on_start", broken)
         summary, printed = run(path)
     return path, summary, printed
 
@@ -144,7 +146,7 @@ def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resum
     assert longer.params_digest != summary.params_digest
     epochs = [row["step"] for row in read_metrics(whole / "metrics.jsonl") if row["kind"] == "epoch"]
     assert epochs == [9, 18]
-    assert "epochs: 2" in (whole / "config.yaml").read_text()
+    assert "length: 2 epochs" in (whole / "config.yaml").read_text()
     with pytest.raises(RunError, match="it can become longer, not shorter"):
         run(whole, epochs=1)
 
@@ -177,3 +179,81 @@ def test_a_run_that_ends_at_chance_is_said_to_be_stuck(tmp_path, monkeypatch):
     assert "This run is stuck: after 9 updates it does no better than chance" in printed.strip().splitlines()[-1]
     _, printed = run(tmp_path / "run", rate=1e-12)
     assert "This run is stuck" in printed
+
+
+class Told(Observer):
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_start(self, facts):
+        self.calls.append(("start", facts.start_step, facts.total_steps))
+
+    def on_step(self, row):
+        self.calls.append(("step", row["step"]))
+
+    def on_epoch(self, row):
+        self.calls.append(("epoch", row["step"]))
+
+    def on_end(self, summary):
+        self.calls.append(("end", summary["steps"]))
+
+    def close(self):
+        self.calls.append(("close",))
+
+
+def test_fit_tells_observers_and_returns_summary_history_and_network(tmp_path):
+    """One that raises is said and left out; the run is finished, and asked for again it returns the same."""
+
+    class Failing:
+        def on_step(self, row):
+            raise ValueError("no more")
+
+    told, said = Told(), io.StringIO()
+    choices = dataclasses.replace(config(epochs=2).train, log_every="3 steps", validate_every="5 steps", observers=())
+    chosen = dataclasses.replace(config(), train=choices)
+    found = fit(chosen, tmp_path, console=Console(file=said, width=2000), observers=[Failing(), told])
+    assert told.calls == [
+        ("start", 0, 18),
+        *(("step", step) for step in range(1, 10)), ("epoch", 9),
+        *(("step", step) for step in range(10, 19)), ("epoch", 18),
+        ("end", 18), ("close",),
+    ]  # fmt: skip
+    assert said.getvalue().count("warning: Failing goes no further: ValueError: no more. Training goes on") == 1
+    assert not (tmp_path / "tensorboard").exists()
+    assert [row["step"] for row in found.history.epochs] == [9, 18]
+    assert [row["step"] for row in found.history.steps] == [3, 6, 9, 12, 15, 18]
+    assert [row["step"] for row in found.history.validations] == [5, 10, 15]
+    assert {"val_loss", "val_accuracy"} <= set(found.history.validations[0])
+    assert "val_loss" not in found.history.epochs[0]
+    assert found.trained is found.trained
+    assert found.trained.step == found.summary.steps == 18
+    again = fit(chosen, tmp_path, observers=[told])
+    assert (again.summary, again.history) == (found.summary, found.history)
+    assert told.calls[-1] == ("close",)
+
+
+def test_an_observer_that_there_is_not_is_refused_before_anything_is_written(tmp_path):
+    chosen = dataclasses.replace(config(), train=dataclasses.replace(config().train, observers=("wandbb",)))
+    with pytest.raises(UsageError, match="unknown observer 'wandbb'; did you mean 'wandb'"):
+        fit(chosen, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_its_time_limit_ended_is_tested_and_goes_on_with_a_larger_one(tmp_path):
+    """What it ends with then is what a run without a limit ends with."""
+
+    def limited(limit):
+        return dataclasses.replace(config(), train=dataclasses.replace(config(epochs=3).train, limit=limit))
+
+    said = io.StringIO()
+    first = fit(limited("0.001 s"), tmp_path / "run", console=Console(file=said, width=2000)).summary
+    assert (first.finished, first.steps) == ("time limit", 1)
+    assert fit(limited("0.001 s"), tmp_path / "run").summary == first
+    with pytest.raises(RunError, match=r"ended by its time limit of 0\.001 seconds after 1 updates: give a larger"):
+        fit(limited("0.0005 s"), tmp_path / "run")
+    whole = fit(limited(None), tmp_path / "run").summary
+    assert (whole.finished, whole.steps) == ("steps", 27)
+    assert whole.params_digest == fit(limited(None), tmp_path / "whole").summary.params_digest

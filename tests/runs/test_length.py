@@ -15,7 +15,7 @@ from resnet_jax.runs.recipes import load_recipe
 
 def digits(epochs=15, **train):
     config = load_recipe("digits")
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs, **train))
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, length=f"{epochs} epochs", **train))
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def made(tmp_path):
     """A directory that has made some updates of a run, 19 to the epoch."""
 
     def make(config, done, finished=None):
-        run = RunDirectory.open(tmp_path / f"run{config.train.epochs}", settle_new(tmp_path, config).config)
+        run = RunDirectory.open(tmp_path / f"run{config.train.length}", settle_new(tmp_path, config).config)
         run.write_data(DataCard(("0", "1"), (8, 8, 1), (0.5,), (0.5,), {"train": 1258, "val": 180, "test": 359}))
         (run.checkpoints / "last" / str(done)).mkdir(parents=True)
         if finished:
@@ -48,7 +48,7 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(made):
     assert settled.change is not None
     assert (settled.change.before.steps, settled.change.after.steps, settled.change.done) == (285, 570, 285)
     adopt(run, settled.change, settled.config)
-    assert run.read_config().train.epochs == 30
+    assert run.read_config().train.length == "30 epochs"
     assert run.read_summary() is None
     assert earlier_tests(run) == [285]
     assert json.loads((run.path / "summary-285.json").read_text())["steps"] == 285
@@ -83,8 +83,8 @@ def test_anything_else_that_differs_is_another_run(made):
 
 
 def test_another_limit_that_changes_no_length_is_the_same_run(made):
-    run = made(digits(15, max_steps=100), 100, "steps")
-    settled = ask(run, digits(20, max_steps=100))
+    run = made(digits(15, limit="100 steps"), 100, "steps")
+    settled = ask(run, digits(20, limit="100 steps"))
     assert settled.change is None
     assert settled.config == run.read_config()
 

@@ -57,7 +57,7 @@ def trained(photographs, tmp_path_factory):
             config,
             model=config.model.replace(name="tiny"),
             data=DataConfig(source=f"folder:{photographs}", image_size=8),
-            train=dataclasses.replace(config.train, max_steps=1, batch_size=8),
+            train=dataclasses.replace(config.train, limit="1 steps", batch_size=8),
             optim=dataclasses.replace(config.optim, schedule=ScheduleConfig()),
         )
         said, run_dir = io.StringIO(), tmp_path_factory.mktemp("run") / "tiny"

@@ -68,7 +68,7 @@ def built(kind, task, **model):
     config = RunConfig(
         model=ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(8,), stem="cifar", norm="none", **model),
         data=DataConfig(source="these tests"),
-        train=TrainConfig(epochs=1, batch_size=32),
+        train=TrainConfig("1 epochs", batch_size=32),
         optim=OptimConfig(name="adamw", learning_rate=0.01),
         task=task,
     )

@@ -60,7 +60,7 @@ def test_python_takes_it_too(home):
     assert RunDirectory(Path("~/run")).config == home / "run" / "config.yaml"
     assert AblationDirectory(Path("~/a")).definition == home / "a" / "ablation.yaml"
     (home / "r.yaml").write_text("train: {epochs: 3}\n")
-    assert load_recipe("~/r.yaml").train.epochs == 3
+    assert load_recipe("~/r.yaml").train.length == "3 epochs"
     (home / "cells.yaml").write_text("on: {model.norm: group}\n")
     assert load_cells(Path("~/cells.yaml")) == {"on": {"model.norm": "group"}}
     with Checkpoints(Path("~/c")) as checkpoints:
@@ -98,7 +98,7 @@ def test_import_export_and_fold_write_into_the_home(home):
 
 @pytest.mark.slow
 def test_a_run_in_the_home(home, command, stripes):  # noqa: F811
-    tiny = ["--model.stage-sizes", "1", "--model.widths", "4", "--train.epochs", "2", "--train.batch-size", "16"]
+    tiny = ["--model.stage-sizes", "1", "--model.widths", "4", "--train.length", "2 epochs", "--train.batch-size", "16"]
     status, _, err = command("train", "digits", "--data.source", f"npz:{stripes}", *tiny, "--run-dir=~/[x] $r$")
     assert status == 0, err
     run = home / "[x] $r$"

@@ -18,9 +18,11 @@ from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import RunError
 from resnet_jax.training.compile import compile_train_step
 from resnet_jax.training.dispatch import chunks, compile_multi_step, make_multi_step, put_resident
-from resnet_jax.training.loop import Plan, train
+from resnet_jax.training.feeds import Call
+from resnet_jax.training.loop import train
 from resnet_jax.training.loss_scale import LossScaling, init_loss_scale
 from resnet_jax.training.mesh import make_mesh, replicated, shard_batch
+from resnet_jax.training.plan import Plan, spans
 from resnet_jax.training.step import make_train_step
 from tests.tools import TinyNet
 from tests.training.test_step import new_state, small_model
@@ -30,6 +32,7 @@ RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 5, 70)
 IMAGES = np.clip(RNG.normal(20 * LABELS[:, None, None, None], 30, (70, 8, 8, 3)) + 60, 0, 255).astype(np.uint8)
 FEED = TrainBatches(ArrayRecords(IMAGES, LABELS), 16, seed=3)  # 4 batches an epoch
+DATA = {"image": IMAGES, "label": LABELS}
 TX = optax.sgd(0.05, momentum=0.9)
 
 
@@ -60,7 +63,7 @@ def one_by_one(mesh, step, state):
 
 
 def in_calls(mesh, compiled, state, calls):
-    data, parts = put_resident(FEED.resident()["image"], FEED.resident()["label"], mesh), []
+    data, parts = put_resident(DATA, mesh), []
     for (_, count), chunk in zip(calls, chunks(FEED.order, calls, K, mesh), strict=True):
         state, metrics = compiled(state, data, chunk)
         assert {value.shape for value in metrics.values()} == {(K,)}
@@ -125,7 +128,7 @@ def test_how_a_run_is_cut_into_calls_changes_no_bit_and_compiles_nothing_anew(me
 def test_the_state_is_donated_and_updates_not_made_are_zero(mesh, dropping, compiled):
     state = start(mesh, dropping)
     chunk = next(chunks(FEED.order, [(0, 1)], K, mesh))
-    new, metrics = compiled(state, put_resident(FEED.resident()["image"], FEED.resident()["label"], mesh), chunk)
+    new, metrics = compiled(state, put_resident(DATA, mesh), chunk)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert int(new.step) == 1
     np.testing.assert_array_equal(metrics["count"], [16, 0, 0])
@@ -133,7 +136,7 @@ def test_the_state_is_donated_and_updates_not_made_are_zero(mesh, dropping, comp
 
 def test_each_device_gathers_its_own_images_from_its_own_copy(mesh):
     model = TinyNet()
-    data = put_resident(FEED.resident()["image"], FEED.resident()["label"], mesh)
+    data = put_resident(DATA, mesh)
     assert {shard.data.nbytes for shard in data["image"].addressable_shards} == {IMAGES.nbytes}
     chunk = next(chunks(FEED.order, [(0, 3)], K, mesh))
     assert {shard.data.shape for shard in chunk["index"].addressable_shards} == {(K, 8)}
@@ -171,17 +174,20 @@ def test_the_loop_names_the_update_that_was_rejected_and_reports_none_after_it()
         def on_step(self, row):
             seen.append(row["step"])
 
-        def on_epoch(self, row):
-            pass
-
     def call(state, numbers):
         rows = {name: jnp.ones(4) for name in ("loss", "correct", "count", "grad_norm")}
         return state, {**rows, "rejected": jnp.asarray(numbers) == 6}
 
-    plan = Plan(total_steps=10, steps_per_epoch=10, steps_per_call=4)
-    feed = [np.arange(first + 1, first + 5) for first, _ in plan.calls(0)]
+    class Fours:
+        steps_per_call = 4
+
+        def calls(self, start, stop, boundary=None):
+            for first, count in spans(start, stop, 4, boundary):
+                yield Call(first, count, lambda state, first=first: call(state, np.arange(first + 1, first + 5)))
+
+    plan = Plan(total_steps=10, steps_per_epoch=10)
     with pytest.raises(RunError, match="diverged at step 6"):
-        train(new_state(TinyNet()), plan=plan, train_step=call, batches=lambda *_: iter(feed), observers=(Log(),))
+        train(new_state(TinyNet()), plan=plan, feed=Fours(), observers=(Log(),))
     assert seen == [1, 2, 3, 4, 5]
 
 

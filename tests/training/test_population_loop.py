@@ -17,21 +17,31 @@ import pytest
 from flax import linen as nn
 from hypothesis import given, strategies as st
 
-from resnet_jax.errors import RunError, UsageError
+from resnet_jax.errors import RunError
+from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.compile import compile_train_step
-from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.early_stopping import EarlyStopping, EarlyStoppingState
 from resnet_jax.training.evaluation import Evaluation
+from resnet_jax.training.feeds import SingleSteps
 from resnet_jax.training.interrupt import StopRequest
-from resnet_jax.training.loop import Interrupted, Plan, train
+from resnet_jax.training.loop import Interrupted, train
 from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.members import restore
 from resnet_jax.training.mesh import make_mesh, replicated
-from resnet_jax.training.population import compile_population_step, create_population, member, stack_batches
-from resnet_jax.training.population_loop import PopulationProgress, restore_population, train_population
-from resnet_jax.training.progress import EpochSums
+from resnet_jax.training.placement import Placement
+from resnet_jax.training.plan import Plan, Reject
+from resnet_jax.training.population import (
+    BATCH_AXIS,
+    compile_population_step,
+    create_population,
+    member,
+    stack_batches,
+)
+from resnet_jax.training.progress import EpochSums, MemberProgress, Progress
 from resnet_jax.training.step import make_train_step
 
-SEEDS, SHAPE, PLAN = (0, 1, 2), (4,), Plan(total_steps=10, steps_per_epoch=4)
+SEEDS, SHAPE, PLAN = (0, 1, 2), (4,), Plan(total_steps=10, steps_per_epoch=4, on_reject=Reject("record"))
 TX = optax.sgd(0.1, momentum=0.9)
 
 
@@ -52,7 +62,7 @@ def batch_of(seed, step, poison=None):
 def evaluation_of(params):
     """Return something that depends on the parameters of one member."""
     value = float(np.abs(np.asarray(params["Dense_0"]["kernel"])).sum())
-    return Evaluation(value, int(value), 100, np.zeros((3, 3), np.int64))
+    return Evaluation(value, 100, {"accuracy": int(value) / 100})
 
 
 class Recorder:
@@ -61,17 +71,12 @@ class Recorder:
     def __init__(self, index=None):
         self.index, self.epochs, self.divergences = index, [], []
 
-    def on_step(self, row):
-        pass
-
     def on_epoch(self, row):
-        if self.index is None:
-            self.epochs.append({key: value for key, value in row.items() if key != "images_per_second"})
-        elif self.index in row:
-            self.epochs.append(row[self.index])
+        if row.get("member") == self.index:
+            self.epochs.append({key: row[key] for key in row if key not in ("member", "images_per_second")})
 
-    def on_divergence(self, index, row):
-        if index == self.index:
+    def on_divergence(self, row):
+        if row["member"] == self.index:
             self.divergences.append(row)
 
 
@@ -101,26 +106,24 @@ def step_alone(mesh):
     return compile_train_step(make_train_step(Linear(), TX), mesh)
 
 
-def run(mesh, step, *, poison=None, states=None, plan=PLAN, **options):
+def run(mesh, step, *, poison=None, states=None, plan=PLAN, evaluate=None, **options):
     def batches(start, stop):
         return (stack_batches([batch_of(seed, t, poison) for seed in SEEDS]) for t in range(start, stop))
 
-    def evaluate(states):
+    def each(states):
         return [evaluation_of(member(states, index).params) for index in range(3)]
 
     states = new_states(mesh) if states is None else states
-    return train_population(
-        states, plan=plan, step=step, batches=batches, mesh=mesh, evaluate=evaluate, **options
-    )  # fmt: skip
+    feed = SingleSteps(step, batches, Placement(mesh), BATCH_AXIS)
+    return train(states, plan=plan, feed=feed, evaluate=evaluate or each, **options)
 
 
 def run_alone(mesh, seed, *, poison=None, recorder=None, plan=PLAN):
     state = jax.device_put(member(new_states(mesh), SEEDS.index(seed)), replicated(mesh))
     return train(
         state,
-        plan=plan,
-        train_step=step_alone(mesh),
-        batches=lambda start, stop: (batch_of(seed, t, poison) for t in range(start, stop)),
+        plan=dataclasses.replace(plan, on_reject=Reject()),
+        feed=SingleSteps(step_alone(mesh), lambda start, stop: (batch_of(seed, t, poison) for t in range(start, stop))),
         evaluate=lambda state: evaluation_of(state.params),
         observers=(recorder,) if recorder else (),
     )
@@ -132,9 +135,10 @@ def near(rows, expected):
         assert row == pytest.approx(other, rel=1e-5)
 
 
-@pytest.mark.parametrize("eval_every", [1, 2])
-def test_every_member_reports_what_its_own_run_reports(mesh, step, eval_every):
-    plan, recorders = dataclasses.replace(PLAN, eval_every=eval_every), [Recorder(index) for index in range(3)]
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_every_member_reports_what_its_own_run_reports(mesh, step, epochs):
+    plan = dataclasses.replace(PLAN, validate=Cadence(period=4 * epochs))
+    recorders = [Recorder(index) for index in range(3)]
     states, progress = run(mesh, step, plan=plan, observers=recorders)
     assert (progress.finished, progress.diverged) == ("steps", (None, None, None))
     assert progress.seconds > 0
@@ -178,10 +182,10 @@ def test_it_ends_when_all_have_diverged(mesh):
     keys = jnp.stack([jax.random.key(seed) for seed in SEEDS])
     states = create_population(Linear(), tx, keys, SHAPE, mesh=mesh)
     step = compile_population_step(make_train_step(Linear(), tx), mesh)
-    states, progress = run(mesh, step, states=states, plan=Plan(1000, 500))
+    states, progress = run(mesh, step, states=states, plan=Plan(1000, 500, on_reject=Reject("record")))
     assert (progress.finished, progress.diverged) == ("all diverged", (1, 1, 1))
     assert int(states.step[0]) < 10
-    again, same = run(mesh, step, states=states, plan=Plan(1000, 500), progress=progress)
+    again, same = run(mesh, step, states=states, plan=Plan(1000, 500, on_reject=Reject("record")), progress=progress)
     assert again is states
     assert same == progress
 
@@ -210,7 +214,7 @@ def test_stopped_and_resumed_it_ends_at_the_same_bits(mesh, step, tmp_path, stop
         run(mesh, step, poison=(1, 4), observers=[parts], checkpoints=checkpoints, stop=StopAt(stop_after))
     assert stopped.value.step == stop_after
     with Checkpoints(tmp_path) as checkpoints:
-        states, progress = restore_population(checkpoints, new_states(mesh), mesh)
+        states, progress = restore(checkpoints, "last", new_states(mesh))
         assert states.step.tolist() == [stop_after] * 3
         states, progress = run(
             mesh, step, poison=(1, 4), observers=[parts], checkpoints=checkpoints, states=states, progress=progress
@@ -220,20 +224,128 @@ def test_stopped_and_resumed_it_ends_at_the_same_bits(mesh, step, tmp_path, stop
     assert parts.epochs == whole.epochs
 
 
-def test_early_stopping_is_refused(mesh, step):
-    with pytest.raises(UsageError, match="lockstep"):
-        run(mesh, step, plan=Plan(10, 5, early_stopping=EarlyStopping(patience=1)))
+RULE = EarlyStopping(patience=1)
+STOPPING = dataclasses.replace(PLAN, total_steps=20, early_stopping=RULE)
+#: Accuracies of each member at its validations, every 4 steps: they stop after 8 steps, not at all, and after 16.
+SCORES = ((50, 40, 90, 90, 90), (10, 20, 30, 40, 50), (30, 50, 60, 55, 99))
+
+
+def scored(seed=None):
+    """Validation by the number of steps done, of all members or of that with this seed."""
+
+    def evaluate(state):
+        turn = -(-int(np.max(state.step)) // 4) - 1
+        results = [Evaluation(0.5, 100, {"accuracy": SCORES[index][turn] / 100}) for index in range(3)]
+        return results if seed is None else results[SEEDS.index(seed)]
+
+    return evaluate
+
+
+@functools.cache
+def alone_until_it_stopped(mesh, seed, folder):
+    """Return the state and progress of a run that stops early, and its best state."""
+    state = jax.device_put(member(new_states(mesh), SEEDS.index(seed)), replicated(mesh))
+    feed = SingleSteps(step_alone(mesh), lambda start, stop: (batch_of(seed, t) for t in range(start, stop)))
+    with Checkpoints(folder) as checkpoints:
+        state, progress = train(
+            state, plan=STOPPING, feed=feed, evaluate=scored(seed), checkpoints=checkpoints
+        )  # fmt: skip
+        checkpoints.close()
+        return state, progress, restore(checkpoints, "best", state)[0]
+
+
+@pytest.fixture(scope="module")
+def alone(mesh, tmp_path_factory):
+    """Every member trained alone with early stopping."""
+    return [alone_until_it_stopped(mesh, seed, tmp_path_factory.mktemp(f"seed{seed}")) for seed in SEEDS]
+
+
+@pytest.mark.parametrize("stop_after", [None, 3, 10, 18])
+def test_a_member_that_stops_early_and_its_best_are_those_of_its_own_run(mesh, step, alone, tmp_path, stop_after):
+    """Also if the population is interrupted: before any has stopped, after one has, after two."""
+    choices = {"plan": STOPPING, "evaluate": scored()}
+    with Checkpoints(tmp_path) as checkpoints:
+        states, progress = new_states(mesh), None
+        if stop_after is not None:
+            with pytest.raises(Interrupted):
+                run(mesh, step, states=states, checkpoints=checkpoints, stop=StopAt(stop_after), **choices)
+            checkpoints.close()
+            states, progress = restore(checkpoints, "last", new_states(mesh))
+        states, progress = run(mesh, step, states=states, progress=progress, checkpoints=checkpoints, **choices)
+        checkpoints.close()
+        best = restore(checkpoints, "best", states)[0]
+        again = restore(checkpoints, "last", states)[0]
+    assert [one.finished_at for one in progress.members] == [8, None, 16]
+    assert (progress.finished, progress.running) == ("steps", [1])
+    for index, (state, one, its_best) in enumerate(alone):
+        assert progress.members[index].watch == one.members[0].watch
+        assert progress.members[index].best_step == one.members[0].best_step
+        for found, expected in ((states, state), (again, state), (best, its_best)):
+            chex.assert_trees_all_close(member(found, index).params, expected.params, rtol=1e-5, atol=1e-6)
+
+
+def test_it_ends_when_all_have_stopped(mesh, step):
+    falling = [Evaluation(0.5, 100, {"accuracy": 0.5})] * 3
+    states, progress = run(mesh, step, plan=STOPPING, evaluate=lambda _: falling)
+    assert (progress.finished, int(states.step[0])) == ("early stopping", 8)
+    _, same = run(mesh, step, plan=STOPPING, states=states, progress=progress)
+    assert same == progress
+
+
+def test_rejected_updates_are_tolerated_so_many_in_a_row(mesh, step):
+    """One is only reported, and leaves the state as it was; two in a row are a divergence where one is tolerated."""
+    tolerant = dataclasses.replace(PLAN, on_reject=Reject("record", tolerate=1))
+    _, progress = run(mesh, step, poison=(1, 5), plan=tolerant)
+    assert (progress.diverged, progress.members[1].rejected) == ((None,) * 3, 0)
+    seen = []
+
+    class Steps:
+        def on_step(self, row):
+            seen.extend([(row["step"], row["rejected"])] if "rejected" in row else [])
+
+    state = jax.device_put(member(new_states(mesh), 1), replicated(mesh))
+    feed = SingleSteps(
+        step_alone(mesh),
+        lambda start, stop: (batch_of(1, t, (1, t) if t in (2, 5, 6) else None) for t in range(start, stop)),
+    )
+    with pytest.raises(RunError, match=r"diverged at step 7.*1 rejected updates in a row are tolerated"):
+        train(state, plan=Plan(10, 4, on_reject=Reject(tolerate=1)), feed=feed, observers=[Steps()])
+    assert seen == [(3, 1), (6, 1)]
 
 
 numbers = st.floats(0, 1e9)
 
 
 @given(
-    st.lists(st.tuples(st.builds(EpochSums, numbers, numbers, numbers), st.none() | st.integers(1)), min_size=1),
+    st.lists(st.tuples(numbers, numbers, st.none() | st.integers(1)), min_size=1),
     numbers,
     st.sampled_from([None, "steps", "all diverged"]),
 )
-def test_progress_survives_json(members, seconds, finished):
-    sums, diverged = zip(*members, strict=True)
-    progress = PopulationProgress(sums, diverged, seconds, finished)
-    assert PopulationProgress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
+def test_progress_of_a_population_written_before_is_read(members, seconds, finished):
+    old = {
+        "epoch_sums": [{"loss": loss, "correct": 3.0, "examples": examples} for loss, examples, _ in members],
+        "diverged": [at for *_, at in members],
+        "seconds": seconds,
+        "finished": finished,
+    }
+    progress = Progress.from_json(json.loads(json.dumps(old)))
+    assert (progress.seconds, progress.finished) == (seconds, finished)
+    assert progress.diverged == tuple(old["diverged"])
+    assert [one.epoch_sums for one in progress.members] == [
+        EpochSums(loss, examples, {"correct": 3.0}) for loss, examples, _ in members
+    ]
+    assert Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
+
+
+def test_progress_of_a_run_written_before_is_read():
+    watch = {"evaluations": 2, "best": 0.5, "best_at": 0, "wait": 1, "should_stop": False}
+    old = {
+        "epoch_sums": {"loss": 1.5, "correct": 2.0, "examples": 3.0},
+        "watch": watch,
+        "seconds": 1.25,
+        "timed_examples": 10.0,
+        "finished": None,
+    }
+    member = MemberProgress(EpochSums(1.5, 3.0, {"correct": 2.0}), EarlyStoppingState(**watch))
+    assert Progress.from_json(old) == Progress((member,), 1.25, 10.0)
+    assert Progress.from_json({**old, "skipped": 4}).members[0].skipped == 4

@@ -1,0 +1,107 @@
+"""How long a run is and what is done on the way: plain values, decided before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from resnet_jax.errors import UsageError
+from resnet_jax.training.cadence import Cadence
+from resnet_jax.training.early_stopping import EarlyStopping
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """What happens when an update is rejected because something in it was not finite.
+
+    Attributes:
+        then: ``stop`` raises, with what to look at; ``record`` writes down that this member has diverged, and goes on
+            with the others.
+        tolerate: rejected updates in a row that are only reported: each leaves the state as it was.
+    """
+
+    then: Literal["stop", "record"] = "stop"
+    tolerate: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tolerate < 0:
+            raise UsageError(f"0 or more rejected updates in a row can be tolerated, got {self.tolerate}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """What is saved, and how often; the end of the run always is, and a run that is interrupted.
+
+    Attributes:
+        every: between two states to resume from; None: with every validation.
+        best: whether the state with the best validation is kept too (of each member). In a population that takes the
+            memory of one more state on the devices.
+    """
+
+    every: Cadence | None = None
+    best: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long to train and what to do on the way.
+
+    Attributes:
+        total_steps: updates of the whole run.
+        steps_per_epoch: updates of one pass over the data.
+        validate: between validations, in steps; None: every epoch. The end of the run always is validated.
+        saving: checkpoints.
+        early_stopping: rule on the validation's headline metric; None only records the best.
+        on_reject: what a rejected update does.
+        seconds: the run ends after so many seconds on the clock, over all its sessions; None for no limit.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    validate: Cadence | None = None
+    saving: Saving = Saving()
+    early_stopping: EarlyStopping | None = None
+    on_reject: Reject = Reject()
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.validate is not None and self.validate.seconds is not None:
+            raise UsageError(
+                "validation goes by steps, epochs or a share of the run, not by the clock: what it decides (the best "
+                "state, early stopping) would depend on the speed of the machine"
+            )
+
+    @property
+    def validation(self) -> Cadence:
+        """How often is validated."""
+        return self.validate or Cadence(period=self.steps_per_epoch)
+
+    def boundary(self, step: int) -> int:
+        """Return the next step after ``step`` at which something is due, which no call may pass.
+
+        >>> plan = Plan(total_steps=10, steps_per_epoch=7, validate=Cadence(period=3))
+        >>> [plan.boundary(step) for step in (0, 3, 6, 7, 9)]
+        [3, 6, 7, 9, 10]
+        """
+        due = [(step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps]
+        for cadence in (self.validation, self.saving.every):
+            after = None if cadence is None else cadence.after(step)
+            due += [] if after is None else [after]
+        return min(due)
+
+    def calls(self, start: int, most: int) -> Iterator[tuple[int, int]]:
+        """Yield (updates done before, updates made) of every call from update ``start`` on, of at most so many updates.
+
+        >>> list(Plan(total_steps=10, steps_per_epoch=7).calls(1, 4))
+        [(1, 4), (5, 2), (7, 3)]
+        """
+        return spans(start, self.total_steps, most, self.boundary)
+
+
+def spans(start: int, stop: int, most: int, boundary: Callable[[int], int] | None) -> Iterator[tuple[int, int]]:
+    """Yield (updates done before, updates made) of calls of at most ``most`` updates; none passes a boundary."""
+    while start < stop:
+        end = min(start + most, stop, stop if boundary is None else boundary(start))
+        yield start, end - start
+        start = end

@@ -1,0 +1,246 @@
+"""The book-keeping of one call of the loop: metrics in flight, clocks, progress, and who is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.errors import RunError
+from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.evaluation import Evaluation
+from resnet_jax.training.feeds import Metrics
+from resnet_jax.training.observers import Row, tell
+from resnet_jax.training.plan import Plan
+from resnet_jax.training.progress import EpochSums, MemberProgress, Progress, Reporting, task_sums
+
+#: Calls of the step that may be on their way to the device before the loop waits for the oldest. Metrics are read this
+#: late, so the device always has work while the host reads.
+IN_FLIGHT = 3
+
+#: The metric of a step with a probe that is an array.
+BLOCKS = "block_grad_norm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """What a boundary brought.
+
+    Attributes:
+        improved: members whose validation is the best so far.
+        stopped: members that stopped early here.
+    """
+
+    improved: tuple[int, ...] = ()
+    stopped: tuple[int, ...] = ()
+
+
+class Session:
+    """Reads metrics, adds them up for every member, and tells observers.
+
+    Args:
+        plan: of the run.
+        task: what metrics mean.
+        progress: where it stands; of one member for a run alone.
+        observers: who is told.
+        population: whether metrics have an axis of members, and rows say which.
+    """
+
+    def __init__(
+        self, plan: Plan, task: Reporting, progress: Progress, observers: Sequence[Any], *, population: bool
+    ) -> None:
+        self.plan, self._task, self._observers, self._population = plan, task, observers, population
+        self._before, self._members = progress, list(progress.members)
+        self._seconds, self._timed_examples, self.finished = (
+            progress.seconds,
+            progress.timed_examples,
+            progress.finished,
+        )
+        self._in_flight: deque[tuple[int, int, Metrics]] = deque()
+        self._began = time.monotonic()
+        self._clock: float | None = None  # None until the first call is done: compilation is not timed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds on the clock, over all sessions."""
+        return self._before.elapsed + time.monotonic() - self._began
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time limit has passed."""
+        return self.plan.seconds is not None and self.elapsed >= self.plan.seconds
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return Progress(tuple(self._members), self._seconds, self._timed_examples, self.elapsed, self.finished)
+
+    @property
+    def running(self) -> list[int]:
+        """The members that have neither diverged nor stopped."""
+        return [index for index, member in enumerate(self._members) if member.finished is None]
+
+    @property
+    def stopped(self) -> list[int]:
+        """The members that stopped early."""
+        return [index for index, member in enumerate(self._members) if member.finished == "early stopping"]
+
+    def sent(self, first: int, count: int, metrics: Metrics) -> None:
+        """Take the metrics of a call just dispatched, and read those that are due."""
+        self._in_flight.append((first, count, metrics))
+        if self._clock is None:
+            self._read_oldest()
+        while len(self._in_flight) > IN_FLIGHT:
+            self._read_oldest()
+
+    def drain(self) -> None:
+        """Read everything that is still on its way."""
+        while self._in_flight:
+            self._read_oldest()
+
+    def resume_clock(self) -> None:
+        """Leave what happened since the last step (evaluation, saving) out of the training time."""
+        self._clock = time.perf_counter()
+
+    def finish(self, reason: str) -> None:
+        """Write down why the run is over, if it is not already."""
+        self.finished = self.finished or reason
+
+    def boundary(self, step: int, *, ends_epoch: bool, results: Sequence[Evaluation] | None) -> Ending:
+        """Report an epoch, a validation or both, and say what follows from the latter.
+
+        Args:
+            step: updates done.
+            ends_epoch: whether an epoch ends here, or the run.
+            results: validation of every member, if there was one.
+        """
+        rows: dict[int, Row] = {}
+        improved, stopped = [], []
+        for index in self.running:
+            row = self._row(index, step)
+            if ends_epoch:
+                row |= self._members[index].epoch_sums.means(self._task)
+                self._replace(index, epoch_sums=EpochSums())
+                rate = None if self._population else self.progress.images_per_second
+                if rate is not None:
+                    row["images_per_second"] = rate
+            if results is not None:
+                row |= _validation_row(results[index])
+                better, stops = self._judge(index, step, results[index].metrics[self._task.headline])
+                improved += [index] if better else []
+                stopped += [index] if stops else []
+            rows[index] = row
+        for row in rows.values():
+            tell(self._observers, "on_epoch" if ends_epoch else "on_validation", row)
+        if ends_epoch and self._population:
+            tell(self._observers, "on_members", rows)
+        if step == self.plan.total_steps:
+            self.finish("steps")
+        self._finish_with_members()
+        return Ending(tuple(improved), tuple(stopped))
+
+    def _judge(self, index: int, step: int, value: float) -> tuple[bool, bool]:
+        """Take a validation into account; return whether it is the best so far, and whether the member stops here."""
+        rule = self.plan.early_stopping or EarlyStopping()
+        watch = dataclasses.replace(rule, mode=rule.mode or self._task.mode).update(self._members[index].watch, value)
+        best = watch.wait == 0
+        self._replace(index, watch=watch, best_step=step if best else self._members[index].best_step)
+        stops = watch.should_stop and step < self.plan.total_steps
+        if stops:
+            self._replace(index, finished="early stopping", finished_at=step)
+        return best, stops
+
+    def _finish_with_members(self) -> None:
+        """End the run where none of its members goes on."""
+        if not self.running:
+            self.finish("early stopping" if self.stopped else "all diverged")
+
+    def _row(self, index: int, step: int) -> Row:
+        member = {"member": index} if self._population else {}
+        return {**member, "step": step, "epoch": step / self.plan.steps_per_epoch}
+
+    def _replace(self, index: int, **changes: Any) -> MemberProgress:
+        self._members[index] = dataclasses.replace(self._members[index], **changes)
+        return self._members[index]
+
+    def _read_oldest(self) -> None:
+        first, count, arrays = self._in_flight.popleft()
+        arrays = jax.device_get(arrays)
+        leading = np.ndim(arrays["count"])  # axes of updates and of members, where there are any
+        columns = {
+            name: np.reshape(value, (-1, len(self._members), *np.shape(value)[leading:]))
+            for name, value in arrays.items()
+        }
+        now = time.perf_counter()
+        timed, self._clock = self._clock, now
+        for number in range(count):
+            step = first + number + 1
+            for index in self.running:
+                scalars = {name: float(value[number, index]) for name, value in columns.items() if value.ndim == 2}
+                self._read(index, step, scalars)
+                if BLOCKS in columns:
+                    tell(self._observers, "on_blocks", step, columns[BLOCKS][number, index], index)
+                if timed is not None:
+                    self._timed_examples += scalars["count"]
+        if timed is not None:
+            self._seconds += now - timed
+        self._finish_with_members()
+
+    def _read(self, index: int, step: int, metrics: dict[str, float]) -> None:
+        """Take the metrics of one step of one member into account."""
+        member, rejected = self._members[index], 0
+        if metrics["rejected"]:
+            rejected = member.rejected + 1
+            if rejected > self.plan.on_reject.tolerate:
+                self._reject(index, step, metrics)
+                return
+        skipped = bool(metrics.get("skipped"))
+        sums = member.epoch_sums.skip(metrics) if skipped or rejected else member.epoch_sums.add(metrics)
+        member = self._replace(index, epoch_sums=sums, skipped=member.skipped + skipped, rejected=rejected)
+        row = {
+            **self._row(index, step),
+            "loss": metrics["loss"],
+            **self._task.train_metrics(task_sums(metrics), metrics["count"]),
+            "grad_norm": metrics["grad_norm"],
+        }
+        if "loss_scale" in metrics:
+            row |= {"loss_scale": metrics["loss_scale"], "skipped": member.skipped}
+        if rejected:
+            row["rejected"] = rejected
+        tell(self._observers, "on_step", row)
+
+    def _reject(self, index: int, step: int, metrics: dict[str, float]) -> None:
+        """Do what the plan says where an update is rejected.
+
+        Raises:
+            RunError: it says to stop.
+        """
+        match self.plan.on_reject.then:
+            case "stop":
+                raise RunError(_diverged(step, metrics, self.plan.on_reject.tolerate))
+            case "record":
+                self._replace(index, finished="diverged", finished_at=step)
+                row = {**self._row(index, step), "loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
+                tell(self._observers, "on_divergence", row)
+
+
+def _validation_row(result: Evaluation) -> Row:
+    return {"val_loss": result.loss, **{f"val_{name}": value for name, value in result.metrics.items()}}
+
+
+def _diverged(step: int, metrics: dict[str, float], tolerated: int) -> str:
+    scaled = "loss_scale" in metrics
+    return (
+        f"training diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
+        + (f", with the loss scale down at {metrics['loss_scale']:g}. " if scaled else ". ")
+        + (f"{tolerated} rejected updates in a row are tolerated (train.max_rejected). " if tolerated else "")
+        + "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
+        "--optim.schedule.warmup '5 epochs'), clipping (--optim.clip-norm 1), the normalization of the images "
+        "(--data.mean, --data.std); with batches of your own, whether every label is one of the network's classes "
+        "0..K-1" + (", the range of float16, which ends at 65,504 (--model.dtype bfloat16)" if scaled else "")
+    )
