@@ -96,8 +96,8 @@ class Cell:
 def options() -> dict[str, Any]:
     """Return every option that can be varied: dotted key -> type.
 
-    >>> options()["optim.schedule.kind"]
-    <class 'str'>
+    >>> "optim.schedule.kind" in options(), "task.loss" in options()
+    (True, True)
     """
     found = {key: hint for key, hint in options_of(RunConfig).items() if key.split(".")[0] in PARTS}
     return {**found, **{f"data.{name}": hint for name, hint in OLD_FIELDS.items()}}

@@ -171,4 +171,4 @@ def norm_and_activate(config: ResNetConfig, x: Array, *, name: str, train: bool,
 
 def scalar(module: nn.Module, config: ResNetConfig, name: str, init: Initializer) -> Array:
     """Return the scalar parameter ``name`` of ``module``, in the compute dtype."""
-    return module.param(name, init, (), config.param_dtype).astype(config.dtype)
+    return jnp.asarray(module.param(name, init, (), config.param_dtype), config.dtype)

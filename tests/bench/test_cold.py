@@ -18,8 +18,8 @@ def test_ratios_are_over_the_first_and_cold_means_without_a_cache(monkeypatch):
 
     def fake(name, spec, environment):
         cached = environment["JAX_ENABLE_COMPILATION_CACHE"] == "true"
-        asked.append((name, spec["model"], cached))
-        seconds = {"resnet20_cifar": 2.0, "resnet32_cifar": 3.0}[spec["model"]]
+        asked.append((name, spec["model"]["name"], cached))
+        seconds = {"resnet20_cifar": 2.0, "resnet32_cifar": 3.0}[spec["model"]["name"]]
         row = {"trace_seconds": 1.0, "compile_seconds": seconds, "temp_bytes": 2**20, "cache_hits": int(cached)}
         return {**row, "first_step_seconds": 1.0 if cached else 9.0}
 
@@ -44,7 +44,7 @@ def test_what_cannot_be_compiled():
     with pytest.raises(UsageError, match="unknown model"):
         compile_models([Workload(ModelSpec("resnet20_cifar"), 2), Workload(ModelSpec("resnet02"), 2)])
     with pytest.raises(RunError, match="resnet02: the process that measures plan: it ended with 1: unknown model"):
-        run_child("plan", {"model": "resnet02", "batch": 2}, {})
+        run_child("plan", Workload(ModelSpec("resnet02"), 2).to_dict(), {})
 
 
 @pytest.mark.slow
