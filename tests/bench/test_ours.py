@@ -34,6 +34,7 @@ def test_every_dispatch_is_an_update(tiny):
     assert facts["versions"].keys() == {"jax", "jaxlib", "flax"}
 
 
+@pytest.mark.slow
 def test_several_steps_per_dispatch_are_the_single_steps(tiny):
     together = dataclasses.replace(tiny, steps_per_dispatch=3)
     model = tiny.network()

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.runtime.cache import program_directory
@@ -33,6 +35,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 def test_the_second_process_finds_what_the_first_compiled(tmp_path):
     config = dataclasses.replace(load_recipe("digits"), model=TINY_MODEL)
     write_run(tmp_path / "run", config)

@@ -55,6 +55,7 @@ def test_what_is_refused(command, tmp_path, argv, said):
     assert (status, said in error) == (2, True), error
 
 
+@pytest.mark.slow
 def test_curvature(command, tmp_path):
     argv = ("depth", "jacobian", "resnet20_cifar", *SMALL, "--image-size", 8, "--iterations", 3, "--hessian")
     status, said, error = command(*argv, "--out", tmp_path / "out")

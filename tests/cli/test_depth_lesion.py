@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from resnet_jax.cli.main import run
 from resnet_jax.depth import Deletions, PathLengths, load_arrays
@@ -15,6 +16,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_a_named_network(tmp_path, capsys):
     out = tmp_path / "lesion"
     assert run(["depth", "lesion", "resnet20_cifar", *SMALL, "--draws", "2", "--out", str(out), "--json"]) == 0

@@ -169,6 +169,7 @@ def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(
     assert logged(run_dir) == logged(finished[0])
 
 
+@pytest.mark.slow
 def test_several_steps_per_dispatch_stopped_in_an_epoch_and_resumed(stripes, tmp_path, command, monkeypatch):
     def train(name):
         return command(*train_command(stripes, tmp_path / name, "--train.steps-per-dispatch", "3", "--json"))

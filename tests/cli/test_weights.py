@@ -61,6 +61,7 @@ def test_a_folded_run_gives_the_same_logits(tmp_path, command):
     assert "only batch norm can be folded" in err
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_has_its_accuracy_and_logits(shared_data, tmp_path, command):
     """ResNet-20 of akamaster/pytorch_resnet_cifar10: 932 of 1,017, and PyTorch's own logits."""
     weights = shared_data / "pytorch-cifar-resnets"

@@ -41,6 +41,7 @@ def test_initial(tmp_path):
     assert (tmp_path / "initial.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_training(tmp_path):
     main(["--smoke", "--kinds", "plain", "--part", "training", "--steps", "3", "--out", str(tmp_path)])
     (row,) = json.loads((tmp_path / "training.json").read_text())["rows"]

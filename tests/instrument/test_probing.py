@@ -204,6 +204,7 @@ def test_ghost_batches_are_charted_at_the_size_of_a_micro_batch():
     assert len(chart_blocks(model, SHAPE, BATCH // 2, Anatomy()).names) == 2
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_gradients_through_depth(tmp_path):
     fit(digits(depth_every="4 steps", steps_per_dispatch=4), tmp_path)
     history = read_depth(tmp_path / "depth.jsonl")
