@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from resnet_jax.cli.options import asks_for_help, flags_last
 from resnet_jax.errors import UsageError
@@ -47,9 +48,17 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
         )
         return NamedRecipe("RECIPE", RunConfig(), about, words)
     if not words or words[0].startswith("-"):
-        raise UsageError(f"name a recipe first, then options: resnet-jax {verb} RECIPE ... Recipes: {recipes}")
+        without = f", or resnet-jax {verb} --data PATH without one" if verb == "train" else ""
+        raise UsageError(
+            f"name a recipe first, then options: resnet-jax {verb} RECIPE ...{without}. Recipes: {recipes}"
+        )
     about = f"{known} The defaults shown are those of the recipe {words[0]}."
-    config = load_recipe(words[0])
+    try:
+        config = load_recipe(words[0])
+    except UsageError as error:
+        if verb != "train" or words[0].endswith((".yaml", ".yml")) or not Path(words[0]).exists():
+            raise
+        raise UsageError(f"{error}. To train on the data in it: resnet-jax train --data {words[0]}") from error
     return NamedRecipe(words[0], config, about, translate_flags(words[1:], config.data.augment))
 
 

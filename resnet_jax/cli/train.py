@@ -1,16 +1,27 @@
-"""``resnet-jax train RECIPE``: train, or go on with what was stopped."""
+"""``resnet-jax train RECIPE`` or ``train --data PATH``: train, or go on with what was stopped."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.options import Common, console_for, parse, typed_fields
+from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, parse, typed_fields
 from resnet_jax.cli.recipe import named_recipe, require_recipe
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import options_of
+from resnet_jax.report.text import say
+from resnet_jax.runs.config import RunConfig, config_to_dict
+
+ABOUT_DATA = (
+    "In place of a recipe, --data PATH looks at the data there (a folder with a folder of images a class, an .npz "
+    "file, a CSV or JSON Lines table, a set prepared by TFDS), chooses network, resolution, augmentation, batch and "
+    "length for it, says why, and trains; options that are given go before the choices. Beside a recipe, --data PATH "
+    "replaces its data."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +38,106 @@ class TrainOptions:
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Train and return the summary."""
+    argv, data = split_data(argv)
+    if data is not None and not asks_for_help(words := flags_last(argv)) and not _names_recipe(words):
+        return _run_data(data, words)
     recipe = named_recipe(argv, "train")
     options = parse(
         TrainOptions,
         recipe.rest,
         verb=f"train {recipe.name}",
-        about=f"Train a network. {recipe.about}",
+        about=f"Train a network. {recipe.about} {ABOUT_DATA}",
         default=TrainOptions(config=recipe.config),
     )
     require_recipe(options.config, recipe)
     from resnet_jax.runs.fit import fit
     from resnet_jax.runs.length import Origin
 
+    if data is not None and "data.source" in _typed(recipe.rest):
+        raise UsageError(f"--data {data} and --data.source both name the data: give one of them")
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
-    fitted = fit(options.config, options.run_dir, console=console_for(options.common), origin=origin)
+    fitted = fit(options.config, options.run_dir, data=data, console=console_for(options.common), origin=origin)
     return fitted.summary.to_json()
+
+
+def _names_recipe(words: Sequence[str]) -> bool:
+    return bool(words) and not words[0].startswith("-")
+
+
+def _run_data(data: str, words: list[str]) -> dict[str, Any]:
+    """Train on data without a recipe."""
+    from resnet_jax.runs.legacy import translate
+    from resnet_jax.runs.legacy_augment import translate_flags
+
+    words = translate_flags(translate(words), ())
+    options = parse(
+        TrainOptions,
+        words,
+        verb=f"train --data {data}",
+        about=f"Train a network. {ABOUT_DATA}",
+        default=TrainOptions(config=RunConfig()),
+    )
+    given = typed_values(options.config, words)
+    for field in ("recipe", "data.source"):
+        if field in given:
+            raise UsageError(f"--{field} does not go with --data {data}, which says what to train on: leave it out")
+    from resnet_jax.runs.auto import begin
+    from resnet_jax.runs.fit import fit
+    from resnet_jax.runs.length import Origin
+
+    console = console_for(options.common)
+    begun = begin(data, options.run_dir, given)
+    for line in begun.lines:
+        say(console, line)
+    origin = Origin(begun.config, typed_fields(words, "optim.schedule"))
+    return fit(begun.config, begun.run_dir, console=console, origin=origin).summary.to_json()
+
+
+def split_data(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Take ``--data PATH`` off the words.
+
+    Raises:
+        UsageError: no path follows, or it is given twice.
+
+    >>> split_data(["--data", "photos", "--seed", "1"]), split_data(["digits", "--data=x.npz"])
+    ((['--seed', '1'], 'photos'), (['digits'], 'x.npz'))
+    """
+    rest: list[str] = []
+    found: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--data":
+            found.append(next(words, ""))
+        elif word.startswith("--data="):
+            found.append(word.removeprefix("--data="))
+        else:
+            rest.append(word)
+    if len(found) > 1:
+        raise UsageError(f"--data is given twice: {' and '.join(found)}")
+    if found and (not found[0] or found[0].startswith("--")):
+        raise UsageError("--data needs a path: a folder, an .npz file, a table or a prepared set")
+    return rest, found[0] if found else None
+
+
+def typed_values(config: RunConfig, words: Sequence[str]) -> dict[str, Any]:
+    """Return the fields that were typed with their values, as in YAML.
+
+    Args:
+        config: as the words were parsed.
+        words: the words.
+    """
+    typed, raw = _typed(words), config_to_dict(config)
+    values: dict[str, Any] = {}
+    for field in options_of(RunConfig):
+        *path, name = field.split(".")
+        if field in typed or ".".join([*path, f"no_{name}"]) in typed:
+            tree = raw
+            for part in path:
+                tree = tree[part]
+            values[field] = tree.get(name)
+    return values
+
+
+def _typed(words: Sequence[str]) -> set[str]:
+    """Return what was typed, as fields are called."""
+    return {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from resnet_jax.data.folder import FolderRecords
 from resnet_jax.data.found import KIND_OF_SUFFIX, describe_path, prepared_sets
 from resnet_jax.data.manifest import begins_as_json
-from resnet_jax.data.records import Source, in_memory
+from resnet_jax.data.records import Dataset, Source, in_memory
 from resnet_jax.data.source import load_dataset
 from resnet_jax.errors import DataError
 from resnet_jax.tasks.facts import LabelKind
@@ -34,6 +36,7 @@ class Findings:
         grey: whether all images looked at are grey, though they may be stored in three channels.
         stored: whether the source holds its arrays in memory.
         notes: what the source says of itself.
+        pixels: what image files have to become to keep what they hold: ``stored`` where that is more than 8 bits.
     """
 
     source: str
@@ -47,6 +50,7 @@ class Findings:
     grey: bool
     stored: bool
     notes: tuple[str, ...]
+    pixels: Literal["uint8", "stored"] = "uint8"
 
     @property
     def train_examples(self) -> int:
@@ -93,7 +97,23 @@ def look_at(path: str) -> Findings:
     """
     source = source_of(path)
     dataset = load_dataset(source)
-    train = dataset.splits["train" if "train" in dataset.splits else "all"]
+    if _holds_more(dataset):
+        return findings_of(load_dataset(source, pixels="stored"), source, pixels="stored")
+    return findings_of(dataset, source)
+
+
+def findings_of(dataset: Dataset, source: str, *, pixels: Literal["uint8", "stored"] = "uint8") -> Findings:
+    """Look at a data set that is open; see :func:`look_at`.
+
+    Args:
+        dataset: the data.
+        source: how it is written as ``data.source``.
+        pixels: what it was opened with.
+
+    Raises:
+        DataError: an example cannot be read.
+    """
+    train = _largest(dataset)
     inputs = [train[int(index)]["image"] for index in _spread(train)]
     match dataset.kind:
         case "class":
@@ -114,7 +134,25 @@ def look_at(path: str) -> Findings:
         grey=all(values.shape[-1] == 1 or (values.shape[-1] == 3 and _is_grey(values)) for values in inputs),
         stored=in_memory(train),
         notes=dataset.notes,
+        pixels=pixels,
     )
+
+
+def _largest(dataset: Dataset) -> Source:
+    return dataset.splits["train" if "train" in dataset.splits else "all"]
+
+
+def _holds_more(dataset: Dataset) -> bool:
+    """Return whether image files hold more than 8 bits a channel, all that are looked at, in as many channels."""
+    records = _largest(dataset)
+    if not isinstance(records, FolderRecords) or records.pixels == "stored":
+        return False
+    as_stored = dataclasses.replace(records, channels=0, pixels="stored")
+    try:
+        found = [as_stored.image(int(index)) for index in _spread(records)[:: SAMPLE // 8]]
+    except DataError:
+        return False
+    return all(image.dtype != np.uint8 for image in found) and len({image.shape[-1] for image in found}) == 1
 
 
 def source_of(path: str) -> str:

@@ -41,7 +41,7 @@ def load_dataset(spec: str, *, channels: int | None = None, least_classes: int =
     if spec == ARRAYS:
         raise UsageError(
             "data source 'arrays' lay in the memory of the Python program that trained on it: give it again, "
-            "fit(config, data=(x, y)), or name a source"
+            "fit(config, data=(x, y)) or evaluate_run(path, data=(x, y)), or name a source"
         )
     found = find_source(kind)
     if found is None:

@@ -16,7 +16,7 @@ from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.folder import FolderRecords
 from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
-from resnet_jax.data.source import is_gone, load_dataset
+from resnet_jax.data.source import ARRAYS, is_gone, load_dataset
 from resnet_jax.data.split import Splits
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
@@ -59,7 +59,7 @@ class Chosen:
         return f"all {len(self.records):,} {part}images of {self.place}"
 
 
-def choose_images(trained: TrainedRun, split: str, source: str | None = None) -> Chosen:
+def choose_images(trained: TrainedRun, split: str, source: str | None = None, dataset: Dataset | None = None) -> Chosen:
     """Choose the images of a split.
 
     A ``source`` that is the run's own data at another place (:func:`own_or_other`) is divided as the run divided it, so
@@ -70,6 +70,7 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
         trained: the network.
         split: ``train``, ``val`` or ``test``; or ``all``: every image of a source with one split, the run's own or not.
         source: None for the run's own data.
+        dataset: data that is open, such as arrays, in place of a source.
 
     Raises:
         UsageError: no such split, no data of its own, or classes that cannot be matched.
@@ -78,11 +79,15 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
     if split not in (*SPLITS, "all"):
         raise unknown("split", split, (*SPLITS, "all"))
     names = class_names_of(trained)
-    if split != "all":
+    if dataset is not None:
+        if split != "all" and trained.config.data.source == ARRAYS and is_own(trained, dataset):
+            return _own(trained, split, dataset)
+        source = dataset.name
+    elif split != "all":
         trained, source = own_or_other(trained, source)
     if source is None:
         return _own(trained, split)
-    dataset = load_dataset(source, channels=trained.card.image_shape[-1], least_classes=1)
+    dataset = dataset or load_dataset(source, channels=trained.card.image_shape[-1], least_classes=1)
     part, said = _part(dataset, split)
     records = dataset.splits[part]
     matching = match_classes(
@@ -98,12 +103,21 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None) ->
     return Chosen(records, part, False, source, len(np.unique(records.labels)), said)
 
 
-def _own(trained: TrainedRun, split: str) -> Chosen:
+def is_own(trained: TrainedRun, dataset: Dataset) -> bool:
+    """Return whether a data set has the run's own classes, division and labels."""
+    try:
+        splits = divide(dataset, trained.config.data)
+    except (DataError, UsageError):  # it cannot be divided so
+        return False
+    return not _difference(trained.card, splits, dataset.class_names)
+
+
+def _own(trained: TrainedRun, split: str, dataset: Dataset | None = None) -> Chosen:
     if split == "all":
         raise UsageError("split all is every image of a source: name it with data.source")
     if not trained.was_trained_here:
         raise UsageError(f"{trained.path} was imported: it has no images of its own; name some with data.source")
-    splits = own_splits(trained, "divide")
+    splits = own_splits(trained, "divide") if dataset is None else divide(dataset, trained.config.data)
     records = getattr(splits, split)
     if records is None:
         raise UsageError(f"{trained.path} has no {split} split")
@@ -170,13 +184,9 @@ def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, s
     if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
         return trained, source
     dataset = load_dataset(source, channels=card.image_shape[-1], least_classes=1)
-    try:
-        splits = divide(dataset, data)
-    except (DataError, UsageError):  # it cannot be divided so
+    if not is_own(trained, dataset):
         return trained, source
-    if _difference(card, splits, dataset.class_names):
-        return trained, source
-    if source != data.place and not _has_statistics(trained, splits.train):
+    if source != data.place and not _has_statistics(trained, divide(dataset, data).train):
         return trained, source
     return (trained if source == data.place else with_moved_data(trained, source)), None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from jax.sharding import Mesh
 
@@ -10,6 +11,7 @@ from resnet_jax.data.memory import materialize
 from resnet_jax.data.records import Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.errors import UsageError
+from resnet_jax.runs.arrays import Arrays, as_dataset
 from resnet_jax.runs.build import build_evaluation, eval_preprocess, evaluation_feed
 from resnet_jax.runs.chosen import SPLITS, bring_to_size, choose_images, describe_sizes, own_or_other, own_splits
 from resnet_jax.runs.config import RunConfig
@@ -68,17 +70,24 @@ class RunEvaluation(Evaluation):
 
 
 def evaluate_run(
-    trained: TrainedRun, split: str = "test", *, source: str | None = None, logits: bool = False
+    trained: TrainedRun | str | Path,
+    split: str = "test",
+    *,
+    source: str | None = None,
+    data: Arrays | None = None,
+    logits: bool = False,
 ) -> RunEvaluation:
     """Evaluate a network on a split of its own data, with its own division of it, or on another source.
 
     Images are brought to the network's own size, and classes are matched by name, whatever the source.
 
     Args:
-        trained: as :func:`load_run` gives it.
+        trained: as :func:`load_run` gives it, or the path of a run directory.
         split: ``train``, ``val`` or ``test``; or ``all``: every image of a ``source`` with one split.
         source: another data source, of which the source's own ``split`` is evaluated, or everything if it has one only.
             If it is the run's own data at another place, the run's own division is used.
+        data: arrays in place of a source, ``(x, y)`` or any that :func:`resnet_jax.data.load_arrays` takes; those that
+            a run was trained on are divided as it divided them.
         logits: also return the outputs of the network, in the order of the images.
 
     Raises:
@@ -86,8 +95,12 @@ def evaluate_run(
         DataError: the images are not there or unreadable.
         RunError: the run's own data is not what it was.
     """
+    trained = trained if isinstance(trained, TrainedRun) else load_run(trained)
     require_images(trained)
-    chosen = choose_images(trained, split, source)
+    if source is not None and data is not None:
+        raise UsageError(f"source {source} and data both name the images: give one of them")
+    dataset = None if data is None else as_dataset(data, channels=trained.card.image_shape[-1])
+    chosen = choose_images(trained, split, source, dataset)
     records, sizes = bring_to_size(trained, chosen.records)
     mesh = make_mesh()
     evaluation = build_evaluation(evaluation_config(trained, mesh), trained.model, trained.card, mesh, logits=logits)

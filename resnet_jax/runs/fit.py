@@ -24,10 +24,12 @@ from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.text import say
 from resnet_jax.report.trackers import make_observers
 from resnet_jax.report.views import View
+from resnet_jax.runs.arrays import Arrays, images_of_arrays
+from resnet_jax.runs.auto import begin_fit
 from resnet_jax.runs.build import Parts, build_parts
 from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.data import Images, load_images
-from resnet_jax.runs.directory import RunDirectory, default_path
+from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.finetune import Source, describe, find_source, require_transfer, start_state
 from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.length import Origin, Settled, adopt, earlier_tests, settle
@@ -94,9 +96,10 @@ class _Job:
 
 
 def fit(
-    config: RunConfig,
+    config: RunConfig | str | Path | Arrays,
     run_dir: str | Path | None = None,
     *,
+    data: str | Path | Arrays | None = None,
     console: RichConsole | None = None,
     origin: Origin | None = None,
     observers: Sequence[Any] = (),
@@ -106,9 +109,15 @@ def fit(
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
     alone differs goes on from where it is (:mod:`resnet_jax.runs.length`); both are said.
 
+    Arrays are divided into training, validation and test as any source is; a run of them goes on with the same ones.
+
     Args:
-        config: what to do; see :func:`resnet_jax.runs.config.load_recipe`.
-        run_dir: where to put it (default: :func:`resnet_jax.runs.directory.default_path`).
+        config: what to do; see :func:`resnet_jax.runs.recipes.load_recipe`. Or data alone, as ``data``: all else is
+            then chosen for it (:func:`resnet_jax.runs.defaults.choose`), unless ``run_dir`` holds a run.
+        run_dir: where to put it (default: :func:`resnet_jax.runs.directory.default_path`; of data alone
+            :func:`resnet_jax.runs.auto.auto_path`).
+        data: in place of ``data.source``: a path, or arrays ``(x, y)``, ``{"image": x, "label": y}`` or any that
+            :func:`resnet_jax.data.load_arrays` takes.
         console: where to show progress (default: nowhere).
         origin: the recipe that ``config`` started from (default: the shipped one of that name).
         observers: who is told how training goes, besides those that ``train.observers`` names; see
@@ -128,8 +137,11 @@ def fit(
     if jax.process_count() > 1:
         raise UsageError("fit runs in one process so far; with several, call the compiled steps from your own loop")
     console = console or RichConsole(quiet=True)
+    begun = begin_fit(config, run_dir, data)
+    config, run, dataset = begun.config, RunDirectory(begun.run_dir), begun.dataset
+    for line in begun.lines:
+        say(console, line)
     asked, origin = config, origin or Origin.of(config)
-    run = RunDirectory(Path(run_dir) if run_dir is not None else default_path(config))
     if config.data.moved_to is not None and not run.config.is_file():
         raise UsageError(
             f"data.moved_to says where the images of a run under way lie now, and there is no run in {run.path}: name "
@@ -139,11 +151,12 @@ def fit(
     if (steps_per_epoch := run.steps_per_epoch(asked.train.batch_size)) is not None:
         settled = settle(run, asked, origin, steps_per_epoch)
     source = find_source(config, run)
+    images = None if dataset is None else images_of_arrays(config, run, dataset)
     if settled is not None and settled.change is None and (stored := run.read_summary()) is not None:
         return Fit(_finished_before(Summary.from_json(stored), run, settled.config, console))
     told = [*make_observers(config.train.observers), *observers]
 
-    images = _images_of(config, run)
+    images = images or _images_of(config, run)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change
     parts = build_parts(config, images, Placement(make_mesh()))

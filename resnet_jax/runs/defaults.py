@@ -1,0 +1,398 @@
+"""Choices for data that no recipe was made for: from what was found to a configuration, and why.
+
+The rules are those that a practitioner would start with; none of them looks at more than
+:class:`~resnet_jax.data.look.Findings`, the machine, and what the user has chosen already, which the others follow: the
+rate follows a given batch size, and the length a given network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from resnet_jax.data.look import Findings
+from resnet_jax.models.count import count
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.spec import ModelSpec
+from resnet_jax.runs.config import RunConfig, config_to_dict
+from resnet_jax.runs.recipes import config_from_dict
+from resnet_jax.training.duration import parse_duration
+
+RECIPE = "auto"
+"""What a configuration that was chosen here calls its recipe."""
+SIDES = (32, 64, 96, 128, 160, 224)
+"""Sides in pixels that larger images are brought to."""
+SMALL = 64
+"""Shorter side in pixels up to which a network of stride 4 is taken."""
+SIDE_ON_CPU = 128
+LONG_SIGNAL = 1024
+MANY = 100_000
+"""Examples from which a larger network and more epochs pay."""
+MANY_CLASSES = 100
+"""Classes from which the 64 features of a small network are few."""
+UPDATES, FEWEST_EPOCHS, MOST_EPOCHS, EPOCHS_OF_MANY = 2_000, 15, 60, 90
+ELONGATED = 2.0
+"""Ratio of sides from which the centre square of an image loses too much."""
+IMBALANCED, GREATEST_WEIGHT = 4.0, 20.0
+ENOUGH_TO_SELECT = 100
+"""Validation examples from which the best state can be told from a lucky one."""
+CPU_SECONDS = 3_600
+"""A run on CPUs takes about so long at most, unless it was asked for."""
+MACS_A_SECOND = 1.5e10
+"""Multiply-adds of one CPU core in a second, of the train steps here; a guess to within a factor of 2."""
+RESIZED = ("uint8", "uint16", "int16", "float32")
+"""Dtypes that images of another size are resized in."""
+TURNED = re.compile(r"left|right|sign|letter|digit|number|text|arrow|clock|east|west|speed", re.IGNORECASE)
+"""Names of classes that a mirror may change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What it runs on.
+
+    Attributes:
+        cores: of a CPU; 0 where there are accelerators, whose speed is not known here.
+        devices: over which a batch is divided.
+    """
+
+    cores: int = 0
+    devices: int = 1
+
+    @classmethod
+    def here(cls) -> Machine:
+        """Return this machine."""
+        import os
+
+        import jax
+
+        on_cpu = jax.default_backend() == "cpu"
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(usable if on_cpu else 0, jax.device_count())
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A configuration and why it is so.
+
+    Attributes:
+        config: with recipe ``auto``.
+        reasons: field, such as ``train.batch_size`` -> why it has its value. Fields that are not named have their
+            defaults.
+    """
+
+    config: RunConfig
+    reasons: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Division:
+    """How many examples are trained, validated and tested on."""
+
+    train: int
+    val: int
+    values: dict[str, tuple[Any, str]]
+
+
+def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, Any] | None = None) -> Chosen:
+    """Choose everything that a run needs to know.
+
+    Args:
+        found: what the data is, as :func:`resnet_jax.data.look.look_at` gives it.
+        machine: what it is to run on (default: one accelerator).
+        given: field, such as ``model.name`` -> what was chosen already, as in YAML.
+
+    Raises:
+        UsageError: a given value that no run can have.
+
+    >>> from resnet_jax.data.look import look_at
+    >>> chosen = choose(look_at("digits"))
+    >>> chosen.config.model, chosen.config.train.batch_size, chosen.config.train.length
+    (ModelSpec('resnet20_cifar'), 64, '60 epochs')
+    >>> chosen.reasons["model.name"]
+    'images of at most 64 pixels: a stem that keeps them, stride 4'
+    """
+    machine, given = machine or Machine(), dict(given or {})
+    values: dict[str, Any] = {"recipe": RECIPE, "data.source": found.source}
+    reasons: dict[str, str] = {}
+
+    def settle(**rules: tuple[Any, str]) -> None:
+        for name, (value, reason) in rules.items():
+            field = name.replace("__", ".")
+            values[field] = given.get(field, value)
+            if reason or field in given:
+                reasons[field] = "given" if field in given else reason
+
+    settle(task__kind=_task(found))
+    if found.pixels == "stored":
+        settle(data__pixels=("stored", f"files of {found.dtype}: 8 bits would lose what they hold"))
+    settle(data__image_size=_size(found, machine))
+    shape = _shape(found, values["data.image_size"])
+    settle(**{name.replace(".", "__"): rule for name, rule in _network(found, shape, given).items()})
+    settle(data__augment=_augment(found, shape, values["data.image_size"] is not None))
+    division = _divide(found, given)
+    settle(**{name.replace(".", "__"): rule for name, rule in division.values.items()})
+    if found.label_kind == "class":
+        settle(task__class_weights=_weights(found, division))
+    settle(train__batch_size=_batch(division.train, machine))
+    batch = max(int(values["train.batch_size"]), 1)
+    per_epoch = max(division.train // batch, 1)
+    model = {field.removeprefix("model."): v for field, v in {**values, **given}.items() if field.startswith("model.")}
+    macs = _multiply_adds(ModelSpec.from_dict(model), _outputs(found), shape) * batch
+    settle(train__length=_length(found, per_epoch, macs, machine))
+    settle(
+        train__validate_every=(
+            ("5%", f"an epoch has {per_epoch} updates: twenty validations are enough")
+            if per_epoch < 25
+            else ("1 epochs", "")
+        )
+    )
+    settle(train__select=_select(division))
+    for field, rule in _optimizer(batch, values, given).items():
+        settle(**{field.replace(".", "__"): rule})
+    return Chosen(with_values(RunConfig(recipe=RECIPE), {**values, **given}), reasons)
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Return a configuration in which fields are others, checked.
+
+    Args:
+        config: the configuration.
+        values: field, such as ``train.length`` -> value, as in YAML.
+
+    Raises:
+        UsageError: an unknown field, or a value that it cannot have.
+
+    >>> with_values(RunConfig(), {"train.length": "3 epochs", "model.name": "resnet18"}).model
+    ModelSpec('resnet18')
+    """
+    raw = config_to_dict(config)
+    for field, value in values.items():
+        *path, name = field.split(".")
+        functools.reduce(lambda tree, part: tree[part], path, raw)[name] = value
+    return config_from_dict(raw, where="chosen")
+
+
+def _task(found: Findings) -> tuple[str, str]:
+    names = len(found.names)
+    match found.label_kind:
+        case "class":
+            return "classification", f"one of {names:,} classes"
+        case "multi-label":
+            return "multilabel", f"each of {names:,} labels is there or not"
+        case "value":
+            return "regression", f"{names:,} number{'s' if names > 1 else ''} to predict"
+        case _:
+            assert_never(found.label_kind)
+
+
+def _outputs(found: Findings) -> int:
+    return max(len(found.names), 1)
+
+
+def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
+    """Return the side that images are brought to, or None."""
+    if found.meaning != "image":
+        return None, ""
+    shape, (least, median, greatest) = found.shapes[0], found.side
+    longer = sorted(max(one[:2]) / max(min(one[:2]), 1) for one in found.shapes)[len(found.shapes) // 2]
+    if found.one_size:
+        seen = f"all are {shape[0]}x{shape[1]}"
+        if found.dtype not in RESIZED:
+            return None, f"{seen}; {found.dtype} is not resized"
+        if max(shape[:2]) <= SMALL:
+            return None, f"{seen}, small enough as they are"
+        if longer > ELONGATED and shape[0] * shape[1] <= SIDES[-1] ** 2:
+            return None, f"{seen}; a square would lose their ends"
+    else:
+        seen = f"sides of {least} to {greatest} pixels, {median} the median"
+    most = SIDE_ON_CPU if machine.cores else SIDES[-1]
+    size = max((side for side in SIDES if side <= min(median, most)), default=max(min(median, SIDES[0]), 1))
+    why = "at most, on a CPU" if machine.cores and size == most < median else ""
+    ends = "; of elongated ones the middle only" if longer > ELONGATED else ""
+    return size, ", ".join(part for part in (seen, why) if part) + ends
+
+
+def _shape(found: Findings, size: Any) -> tuple[int, ...]:
+    """Return the shape that the network sees."""
+    if size is not None and len(found.shapes[0]) == 3:
+        return (int(size), int(size), found.channels)
+    return tuple(found.shapes[0])
+
+
+def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return ``model.name`` and what is changed of it."""
+    many, least = found.train_examples >= MANY, min(shape[:-1])
+    if len(shape) == 4:
+        name = "resnet18" if many else "resnet20_cifar"
+        if least <= 16:
+            return {"model.name": (name, "small volumes")}
+        stem = ("imagenet", "a quarter of the positions a side: volumes have many")
+        chosen = {"model.name": (name, "volumes: the fewest channels"), "model.stem": stem}
+        return chosen if "model.name" not in given and not many else {"model.name": (name, "volumes")}
+    if len(shape) == 2:
+        if least > LONG_SIGNAL:
+            return {"model.name": ("resnet18", f"signals of over {LONG_SIGNAL:,} values: stride 32")}
+        return {"model.name": ("resnet20_cifar", f"signals of at most {LONG_SIGNAL:,} values: stride 4")}
+    if least > SMALL:
+        size = f"{least} pixels a side"
+        return {"model.name": ("resnet50", f"{size} and {MANY:,} images or more") if many else ("resnet18", size)}
+    if len(found.names) > MANY_CLASSES:
+        stem = ("cifar", f"images of at most {SMALL} pixels: a stem that keeps them")
+        chosen = {"model.name": ("resnet18", f"{len(found.names):,} classes need more than 64 features")}
+        return chosen if "model.name" in given else {**chosen, "model.stem": stem}
+    why = f"images of at most {SMALL} pixels: a stem that keeps them, stride 4"
+    return {"model.name": ("resnet56_cifar" if many else "resnet20_cifar", why)}
+
+
+def _augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tuple[list[str], str]:
+    """Return the transforms of training images."""
+    if found.meaning != "image" or len(shape) != 3:
+        return [], f"none: what leaves a {found.meaning} what it is, you know"
+    side, transforms, reasons = min(shape[:2]), [], []
+    photographs = resized and side > SMALL and found.channels == 3 and not found.grey
+    if photographs:
+        transforms.append("random_resized_crop")
+        reasons.append("photographs: any part")
+    elif side >= 8:
+        transforms.append(f"random_crop({max(side // 8, 1)})")
+        reasons.append("moved by an eighth")
+    mirrored, why = _mirrored(found, side)
+    return [*transforms, *(["flip"] if mirrored else [])], "; ".join([*reasons, why])
+
+
+def _mirrored(found: Findings, side: int) -> tuple[bool, str]:
+    """Return whether a mirrored image is one of the same kind, and why (not)."""
+    if found.grey or found.channels != 3:
+        return False, "grey is not mirrored: it may be writing" if found.grey else "bands are not mirrored"
+    if side <= 16:
+        return False, "not mirrored, being tiny"
+    if found.label_kind == "value":
+        return False, "not mirrored: the values may depend on the side"
+    if any(TURNED.search(name) or len(name) == 1 for name in found.names):
+        return False, "not mirrored: the names are of digits, letters or sides"
+    if all(name.isdecimal() for name in found.names):
+        return False, "not mirrored: classes without names may be signs"
+    return True, "mirrored"
+
+
+def _divide(found: Findings, given: Mapping[str, Any]) -> _Division:
+    """Return what is held out, as far as the classes can spare it."""
+    values: dict[str, tuple[Any, str]] = {}
+    total, splits = found.train_examples, set(found.examples)
+    if {"val", "test"} <= splits:
+        return _Division(total, found.examples["val"], values)
+    counts = [number for number in found.counts if number] if found.label_kind == "class" else []
+    spare = sum(number - 1 for number in counts) if counts else total - 1
+    test = 0
+    if "all" in splits:
+        share, why = 0.2, "a fifth for the test"
+        if spare < round(share * total) or round(share * total) < 1:
+            share, why = max(spare, 1) / max(total, 2), f"{max(spare, 1)} are all that can be spared"
+        share = min(float(given.get("data.test_fraction", share)), 0.9)
+        values["data.test_fraction"] = (share, why if share != 0.2 else "")
+        test = round(share * total)
+    val = round(float(given.get("data.val_fraction", 0.1)) * total)
+    if val < 1 or val + test > spare:
+        val = 0
+        values["data.val_fraction"] = (0.0, "too few examples to hold any out")
+    else:
+        values["data.val_fraction"] = (0.1, "")
+    return _Division(max(total - val - test, 1), val, values)
+
+
+def _weights(found: Findings, division: _Division) -> tuple[str, str]:
+    """Return ``task.class_weights``."""
+    given = [number for number in found.counts if number]
+    if found.imbalance < IMBALANCED or len(given) < len(found.counts):
+        return "none", ""
+    ratio, greatest = f"{max(given):,} to {min(given):,}", sum(given) / (len(given) * min(given))
+    if greatest > GREATEST_WEIGHT or min(given) * division.train < 2 * sum(given):
+        return "none", f"classes of {ratio}: balanced, the rarest would count {greatest:,.3g} times and lead"
+    return "balanced", f"classes of {ratio} examples"
+
+
+def _batch(examples: int, machine: Machine) -> tuple[int, str]:
+    """Return ``train.batch_size``: a power of 2 that makes about twenty updates of an epoch."""
+    most = 256 if examples >= MANY else 128
+    size = min(max(2 ** round(math.log2(max(examples / 20, 1))), 8), most, examples)
+    if size % machine.devices:
+        size = max(size // machine.devices, 1) * machine.devices
+    return size, f"{examples // size:,} updates an epoch of {examples:,}"
+
+
+def _length(found: Findings, per_epoch: int, macs: float, machine: Machine) -> tuple[str, str]:
+    """Return ``train.length``.
+
+    Args:
+        found: the data.
+        per_epoch: updates.
+        macs: multiply-adds of a batch, forwards.
+        machine: what it runs on.
+    """
+    epochs = min(max(round(UPDATES / per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
+    epochs = EPOCHS_OF_MANY if found.train_examples >= MANY else epochs
+    if not machine.cores:
+        return f"{epochs} epochs", f"{epochs * per_epoch:,} updates"
+    second = MACS_A_SECOND * machine.cores / (3 * macs)  # updates; backwards costs twice
+    said = f"{epochs * per_epoch:,} updates, about {_time(epochs * per_epoch / second)} on {_cores(machine)}"
+    affordable = int(CPU_SECONDS * second)
+    if epochs * per_epoch <= affordable:
+        return f"{epochs} epochs", said
+    length = f"{affordable // per_epoch} epochs" if affordable >= per_epoch else f"{max(affordable, 100)} steps"
+    steps = parse_duration(length).steps(per_epoch)
+    return length, (
+        f"{steps:,} updates, about {_time(steps / second)} on {_cores(machine)}; {epochs} epochs, as usual, would "
+        f"take {_time(epochs * per_epoch / second)}"
+    )
+
+
+def _cores(machine: Machine) -> str:
+    return f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
+
+
+def _time(seconds: float) -> str:
+    """Say a time in one unit.
+
+    >>> _time(5), _time(200), _time(7000), _time(800_000)
+    ('5 s', '3 min', '2 h', '9 days')
+    """
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+@functools.lru_cache
+def _multiply_adds(model: ModelSpec, outputs: int, shape: tuple[int, ...]) -> int:
+    """Return those of one example, forwards."""
+    network = model.config(num_classes=outputs, in_channels=shape[-1], spatial_dims=len(shape) - 1)
+    return count(ResNet(network), shape).macs
+
+
+def _select(division: _Division) -> tuple[str, str]:
+    """Return ``train.select``."""
+    if division.val >= ENOUGH_TO_SELECT:
+        return "best", f"{division.val:,} examples to validate on"
+    return "last", f"{division.val:,} to validate on are too few to select by"
+
+
+def _optimizer(batch: int, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return the fields of ``optim``: SGD with a rate of 0.1 for 128 examples, or what goes with what was given."""
+    name = given.get("optim.name", "sgd")
+    rules: dict[str, tuple[Any, str]] = {"optim.name": (name, "")}
+    if name == "sgd":
+        small = values["model.name"].endswith("_cifar")
+        rules["optim.learning_rate"] = (float(f"{0.1 * batch / 128:.4g}"), "0.1 for 128 examples")
+        rules["optim.momentum"], rules["optim.nesterov"] = (0.9, ""), (True, "")
+        rules["optim.weight_decay"] = (5e-4 if small else 1e-4, "")
+    else:
+        rules["optim.learning_rate"] = (0.001, f"usual for {name}")
+    kind = given.get("optim.schedule.kind", "cosine")
+    rules["optim.schedule.kind"] = (kind, "after 5 % of warm-up" if kind == "cosine" else "")
+    if kind != "onecycle":
+        rules["optim.schedule.warmup"] = ("5%", "")
+    return rules
