@@ -17,7 +17,7 @@ from resnet_jax.runs.predict import Prediction, Predictor, predict_images
 from resnet_jax.runs.trained import (
     TrainedRun,
     load_run,
-    require_images,
+    require_normalization,
     with_class_names,
     with_geometry,
     with_moved_data,
@@ -86,7 +86,7 @@ def evaluate_run(
         DataError: the images are not there or unreadable.
         RunError: the run's own data is not what it was.
     """
-    require_images(trained)
+    require_normalization(trained)
     chosen = choose_images(trained, split, source)
     records, sizes = bring_to_size(trained, chosen.records)
     mesh = make_mesh()
@@ -115,7 +115,7 @@ def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = No
         UsageError: the run has fewer images or none, or its network has no statistics that can move.
         RunError: the images are not what they were.
     """
-    require_images(trained)
+    require_normalization(trained)
     splits = own_splits(own_or_other(trained, source)[0], "re-estimate statistics from")
     mesh = make_mesh()
     config = evaluation_config(trained, mesh)
