@@ -36,6 +36,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
@@ -267,7 +268,7 @@ class _Rows(Observer):
     """
 
     def __init__(self, path: Path, seeds: tuple[int, ...], *, start_step: int, say: Say, parts: Parts) -> None:
-        self._seeds, self._say = seeds, say
+        self._seeds, self._say, self._headline = seeds, say, parts.task.headline
         self._epochs = -(-parts.plan.total_steps // parts.plan.steps_per_epoch)
         kept = [row for row in read_metrics(path) if row["seed"] not in seeds or row["step"] <= start_step]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -286,8 +287,11 @@ class _Rows(Observer):
         if rows:
             first = next(iter(rows.values()))
             numbers = [f"loss {_spread([row['loss'] for row in rows.values()], '.4f')}"]
-            if "val_accuracy" in first:
-                numbers.append(f"val accuracy {_spread([row['val_accuracy'] for row in rows.values()], '.2%')}")
+            validated = f"val_{self._headline}"
+            if validated in first and validated != "val_loss":
+                form = ".2%" if self._headline in SHARES else ".4g"
+                found = _spread([row[validated] for row in rows.values()], form)
+                numbers.append(f"val {self._headline.replace('_', ' ')} {found}")
             epoch = math.ceil(first["epoch"])
             self._say(f"  epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  " + "  ".join(numbers))
 

@@ -18,6 +18,7 @@ from resnet_jax.ablation.table import comma_separated, markdown, scored
 from resnet_jax.errors import UsageError
 from resnet_jax.report.ablation_plot import CellCurves, plot_ablation
 from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.report.plots import training_metric
 from resnet_jax.report.text import say
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.config import RunConfig, require_same
@@ -269,17 +270,20 @@ class _Job:
 
 
 def _curves(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
-    """Pick the curve of every seed from the rows of a cell: validation accuracy, or that in training without one."""
+    """Pick the curve of every seed from the rows of a cell: the headline in validation, or one in training without."""
     epochs = [row for row in rows if row["kind"] in ("epoch", "validation")]
-    validated = any("val_accuracy" in row for row in epochs)
-    name = "val_accuracy" if validated else "accuracy"
+    name, measure = f"val_{result.headline}", f"validation {result.headline.replace('_', ' ')}"
+    if not any(name in row for row in epochs):
+        name = training_metric([row for row in epochs if row["kind"] == "epoch"], result.headline) or "loss"
+        measure = f"training {name.replace('_', ' ')}"
     curves: dict[int, list[tuple[float, float]]] = {}
     for row in epochs:
         if row.get(name) is not None:
             curves.setdefault(row["seed"], []).append((row["epoch"], row[name]))
     return CellCurves(
         label=result.cell.label,
-        measure="validation accuracy" if validated else "training accuracy",
+        measure=measure,
+        share=name.removeprefix("val_") in SHARES,
         curves=curves,
         diverged={row["seed"]: row["epoch"] for row in rows if row["kind"] == "diverged"},
         stuck=frozenset(result.stuck),

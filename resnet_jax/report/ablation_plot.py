@@ -35,6 +35,7 @@ class CellCurves:
         curves: seed -> (epoch, value) in order, also of seeds that diverged, up to there.
         diverged: seed -> epoch where it diverged.
         stuck: seeds that ended no better than chance; they are part of mean and band.
+        share: whether the values are shares of 1, drawn in percent.
     """
 
     label: str
@@ -42,6 +43,7 @@ class CellCurves:
     curves: Mapping[int, Sequence[tuple[float, float]]]
     diverged: Mapping[int, float]
     stuck: frozenset[int] = frozenset()
+    share: bool = True
 
     @property
     def seeds(self) -> int:
@@ -100,7 +102,7 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
                 axes.set_visible(False)
     for axes in panels:
         if cells:
-            _scale(axes, last)
+            _scale(axes, last, share=all(cell.share for cell in cells))
         else:
             axes.set(xticks=[], yticks=[])
         axes.grid(alpha=0.25)
@@ -112,10 +114,11 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
     save_figure(figure, path)
 
 
-def _scale(axes: Any, last: float) -> None:
+def _scale(axes: Any, last: float, *, share: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    percent_axis(axes.yaxis)
+    if share:
+        percent_axis(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=last >= 3, steps=[1, 2, 5, 10], min_n_ticks=1))
 
 

@@ -31,7 +31,7 @@ NO_METRICS = (
     "loss_scale",
     "skipped",
 )
-#: Up to so many epochs each has a dot on its line.
+#: Up to so many epochs, or validations, each has a dot on its line.
 MAX_DOTS = 40
 
 #: Rows of the picture at most; it has hardly more pixels, and a matrix of thousands of classes would take gigabytes.
@@ -49,7 +49,8 @@ def plot_curves(
     """Draw loss, headline metric and learning rate over epochs from the rows of metrics.jsonl.
 
     Args:
-        rows: as :func:`resnet_jax.report.metrics_file.read_metrics` gives them.
+        rows: as :func:`resnet_jax.report.metrics_file.read_metrics` gives them; those of kind ``validation`` are of
+            validations within an epoch.
         path: PNG to write.
         title: of the picture.
         headline: the metric to draw; in training another one may be known, which is then drawn.
@@ -60,8 +61,10 @@ def plot_curves(
     loss, metric, rate = figure.subplots(1, 3)
     epochs = [row for row in rows if row["kind"] == "epoch"]
     steps = [row for row in rows if row["kind"] == "train"]
-    evaluated = [row for row in epochs if "val_loss" in row]
-    dots = {"marker": "o", "markersize": 3.0 if len(epochs) > 1 else 6.0} if len(epochs) <= MAX_DOTS else {}
+    evaluated = [row for row in rows if row["kind"] in ("epoch", "validation") and "val_loss" in row]
+    evaluated.sort(key=lambda row: row["epoch"])
+    few = max(len(epochs), len(evaluated))
+    dots = {"marker": "o", "markersize": 3.0 if few > 1 else 6.0} if few <= MAX_DOTS else {}
     _curve(loss, steps, "loss", color=BLUE, label="single batches", linewidth=0.8, alpha=0.4)
     _curve(loss, epochs, "loss", color=BLUE, label="training", **dots)
     _curve(loss, evaluated, "val_loss", color=VERMILION, label="validation", **dots)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Set
+from typing import assert_never
 
 import numpy as np
 
 from resnet_jax.data.classes import match_classes
+from resnet_jax.data.columns import match_labels, match_targets
 from resnet_jax.data.decode import has_colours
 from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.folder import FolderRecords
@@ -87,20 +89,58 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
         trained, source = own_or_other(trained, source)
     if source is None:
         return _own(trained, split)
-    dataset = dataset or load_dataset(source, channels=trained.card.image_shape[-1], least_classes=1)
+    dataset = dataset or _open(trained, source)
     part, said = _part(dataset, split)
     records = dataset.splits[part]
-    matching = match_classes(
-        dataset.class_names,
-        names,
-        present=np.unique(records.labels).tolist(),
-        source=source,
-        network=str(trained.path),
-    )
-    said = (*dataset.notes, *_maybe_trained_on(trained, source), *said, *matching.said)
-    said = (*said, *describe_colours(records, trained.card.image_shape[-1]))
-    records = relabelled(records, matching.labels(records.labels))
-    return Chosen(records, part, False, source, len(np.unique(records.labels)), said)
+    labels, matched = _matched(trained, names, dataset, records)
+    said = (*dataset.notes, *_maybe_trained_on(trained, source), *said, *matched)
+    if len(trained.card.image_shape) == 3 and trained.card.image_dtype == "uint8":
+        said = (*said, *describe_colours(records, trained.card.image_shape[-1]))
+    records = relabelled(records, labels)
+    return Chosen(records, part, False, source, _count_classes(labels), said)
+
+
+def _open(trained: TrainedRun, source: str) -> Dataset:
+    """Open a source as the network takes its inputs: grey or RGB of its channels, or what is stored."""
+    channels = trained.card.image_shape[-1]
+    wanted = channels if channels in (1, 3) and trained.card.image_dtype == "uint8" else None
+    return load_dataset(source, channels=wanted, least_classes=1, pixels=trained.config.data.pixels)
+
+
+def _matched(
+    trained: TrainedRun, names: tuple[str, ...], dataset: Dataset, records: Records
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the labels of a source as those of the network's outputs, matched by name, and what was done.
+
+    Raises:
+        UsageError: they are of another kind than those it was trained on, or cannot be matched.
+    """
+    kind, where = trained.card.label_kind, {"source": dataset.name, "network": str(trained.path)}
+    if dataset.kind != kind:
+        found = {"class": "a class each", "multi-label": "any number of labels each", "value": "numbers to predict"}
+        raise UsageError(
+            f"the examples of {dataset.name} have {found[dataset.kind]}, and the network of {trained.path} was trained "
+            f"on {found[kind]}: it cannot be evaluated on them"
+        )
+    match dataset.kind:
+        case "class":
+            present = np.unique(records.labels).tolist()
+            matching = match_classes(dataset.class_names, names, present=present, **where)
+            return matching.labels(records.labels), matching.said
+        case "multi-label":
+            ours = trained.output_names or trained.card.class_names
+            return match_labels(records.labels, dataset.class_names, ours, **where)
+        case "value":
+            return match_targets(records.labels, dataset.class_names, names, **where)
+        case _:
+            assert_never(dataset.kind)
+
+
+def _count_classes(labels: np.ndarray) -> int:
+    """Return how many classes, labels or targets the examples have."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return len(np.unique(labels))
+    return 1 if labels.ndim == 1 else int((labels != 0).any(axis=0).sum())
 
 
 def is_own(trained: TrainedRun, dataset: Dataset) -> bool:
@@ -124,7 +164,7 @@ def _own(trained: TrainedRun, split: str, dataset: Dataset | None = None) -> Cho
     place, data, said = trained.config.data.place, trained.config.data, ()
     if data.moved_to is not None:
         said = (f"the run's own data, moved from {data.source} to {place}: its own division is used",)
-    return Chosen(records, split, True, place, len(np.unique(records.labels)), (*said, *splits.notes))
+    return Chosen(records, split, True, place, _count_classes(records.labels), (*said, *splits.notes))
 
 
 def _part(dataset: Dataset, split: str) -> tuple[str, tuple[str, ...]]:
@@ -183,8 +223,8 @@ def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, s
     data, card = trained.config.data, trained.card
     if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
         return trained, source
-    dataset = load_dataset(source, channels=card.image_shape[-1], least_classes=1)
-    if not is_own(trained, dataset):
+    dataset = _open(trained, source)
+    if dataset.kind != card.label_kind or not is_own(trained, dataset):
         return trained, source
     if source != data.place and not _has_statistics(trained, divide(dataset, data).train):
         return trained, source
@@ -294,7 +334,7 @@ class Relabelled:
 
 
 def relabelled(records: Records, labels: np.ndarray) -> Records:
-    """Return the same images with other labels, int32 (N,)."""
+    """Return the same examples with other labels: int32 (N,), or float32 (N, K)."""
     if isinstance(records, ArrayRecords):
         return dataclasses.replace(records, labels=labels)
     return Relabelled(records, labels)
@@ -345,7 +385,7 @@ def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes
             f"{trained.path} was trained on {trained.card.image_dtype}, and {records.describe(0)} is {stored.dtype}: "
             "its normalization is not that of these values; give it the same kind"
         )
-    if len(first) != 3:
+    if len(first) != 3 or len(trained.card.image_shape) != 3:
         if first != trained.card.image_shape:
             raise UsageError(f"{trained.path} takes {trained.card.image_shape}, and {records.describe(0)} is {first}")
         return records, sizes
@@ -364,6 +404,8 @@ def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes
 
 def describe_sizes(trained: TrainedRun, sizes: Set[tuple[int, int]]) -> tuple[str, ...]:
     """Say what was done to images, (height, width) each, that were not of the network's size; nothing if all were."""
+    if len(trained.card.image_shape) != 3:
+        return ()
     height, width, _ = trained.card.image_shape
     others = sorted(size for size in sizes if size != (height, width))
     if not others:

@@ -19,7 +19,7 @@ from resnet_jax.runs.predict import Prediction, Predictor, predict_images
 from resnet_jax.runs.trained import (
     TrainedRun,
     load_run,
-    require_images,
+    require_normalization,
     with_class_names,
     with_geometry,
     with_moved_data,
@@ -96,7 +96,7 @@ def evaluate_run(
         RunError: the run's own data is not what it was.
     """
     trained = trained if isinstance(trained, TrainedRun) else load_run(trained)
-    require_images(trained)
+    require_normalization(trained)
     if source is not None and data is not None:
         raise UsageError(f"source {source} and data both name the images: give one of them")
     dataset = None if data is None else as_dataset(data, channels=trained.card.image_shape[-1])
@@ -128,7 +128,7 @@ def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = No
         UsageError: the run has fewer images or none, or its network has no statistics that can move.
         RunError: the images are not what they were.
     """
-    require_images(trained)
+    require_normalization(trained)
     splits = own_splits(own_or_other(trained, source)[0], "re-estimate statistics from")
     mesh = make_mesh()
     config = evaluation_config(trained, mesh)

@@ -60,12 +60,10 @@ class TrainedRun:
     def geometry(self) -> Geometry:
         """How an image of any size becomes one of the network's: the one rule of evaluation, prediction and depth.
 
-        A network of images that are not square takes images of exactly its size.
+        A network of images that are not square, or of signals or volumes, takes inputs of exactly its size.
         """
         *sides, _ = self.card.image_shape
-        if len(sides) != 2:
-            raise UsageError(f"{self.path} takes inputs of {len(sides)} dimensions, and images have 2")
-        size = sides[0] if sides[0] == sides[1] else None
+        size = sides[0] if len(sides) == 2 and sides[0] == sides[1] else None
         return geometry_of(dataclasses.replace(self.config.data, image_size=size))
 
     @property
@@ -165,12 +163,27 @@ def require_images(trained: TrainedRun) -> None:
     if config.spatial_dims != 2 or card.image_shape[-1] not in (1, 3):
         raise UsageError(
             f"{trained.path} takes inputs of {config.spatial_dims} dimensions and {card.image_shape[-1]} channels; "
-            "images have 2, and 1 or 3. Call its model.apply with arrays of your own"
+            "image files have 2, and 1 or 3. `eval` takes arrays (npz:PATH), and in Python model.apply"
         )
+    if card.image_dtype != "uint8":
+        raise UsageError(
+            f"{trained.path} was trained on {card.image_dtype}, and image files are read as uint8, of which its "
+            "normalization is not. `eval` takes the same kind of data (--data.source), and in Python model.apply"
+        )
+    require_normalization(trained)
+
+
+def require_normalization(trained: TrainedRun) -> None:
+    """Refuse a network of whose inputs the normalization is not known.
+
+    Raises:
+        UsageError: with what to do.
+    """
+    card = trained.card
     if not card.mean:
         raise UsageError(f"{trained.path} does not say how its images are normalized: give --data.mean and --data.std")
     try:
-        check_normalization(card.mean, card.std, channels=card.image_shape[-1], name="")
+        check_normalization(card.mean, card.std, channels=card.image_shape[-1], name="", dtype=card.image_dtype)
     except UsageError as error:
         raise UsageError(
             f"the normalization in {trained.path} is not one ({error}): give --data.mean and --data.std"

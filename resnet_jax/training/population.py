@@ -223,10 +223,12 @@ def evaluate_population(
 
     Raises:
         ValueError: there was no example at all.
+        UsageError: a target that cannot be any.
     """
     task = evaluated_task(task, num_classes)
     sums = [EvaluationSums(task) for _ in range(jax.tree.leaves(variables)[0].shape[0])]
     for batch in batches:
+        task.check(batch)
         out = jax.device_get(eval_step(variables, shard_batch(batch, mesh)))
         for index, total in enumerate(sums):
             total.add(batch, jax.tree.map(lambda value, index=index: value[index], out))

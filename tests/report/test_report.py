@@ -196,3 +196,24 @@ def test_classes_drawn_together_keep_their_numbers(tmp_path, monkeypatch):
     axes = figures[0].axes[0]
     assert axes.get_xlim()[1] >= 1499
     assert axes.get_xlabel() == "predicted class, by its number (0 to 1,499, 3 classes together)"
+
+
+def test_validations_within_an_epoch_are_drawn_too(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("resnet_jax.report.plots.save_figure", lambda figure, path: figures.append(figure))
+    within = {"kind": "validation", "step": 1, "epoch": 0.5, "val_loss": 0.9, "val_accuracy": 0.8}
+    last = {
+        "kind": "epoch",
+        "step": 2,
+        "epoch": 1.0,
+        "loss": 1.0,
+        "accuracy": 0.6,
+        "val_loss": 0.5,
+        "val_accuracy": 0.7,
+    }
+    plot_curves([within, last], tmp_path / "c.png", title="run")
+    loss, metric, _ = figures[0].axes
+    assert [line.get_xydata().tolist() for line in loss.lines if line.get_label() == "validation"] == [
+        [[0.5, 0.9], [1.0, 0.5]]
+    ]
+    assert "best 80.00% after 0.5 epochs" in [line.get_label() for line in metric.lines]
