@@ -13,12 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.data import TrainBatches, resolve_splits
+from resnet_jax.data.transforms import divide
 from resnet_jax.depth.predict import check_predictable
 from resnet_jax.errors import UsageError
 from resnet_jax.models import MODELS, ResNetConfig, create_model
 from resnet_jax.models.branches import BLOCKS, BranchConv, register_block
 from resnet_jax.models.norms import NORMS, register_norm
+from resnet_jax.report.trackers import OBSERVERS, make_observers
 from resnet_jax.tasks.registry import TASKS, list_tasks
+from resnet_jax.training.cadence import Cadence
+from resnet_jax.training.observers import RunFacts
 from resnet_jax.training.roles import mask
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -34,7 +39,7 @@ def examples() -> dict[str, str]:
 def registries_as_before():
     """Forget what an example registers."""
     list_tasks()  # registers ours
-    tables = (MODELS, BLOCKS, NORMS, TASKS)
+    tables = (MODELS, BLOCKS, NORMS, TASKS, OBSERVERS)  # sources and transforms have names of their own here
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -94,6 +99,34 @@ def test_a_task_from_outside_has_its_loss_and_the_metrics_of_what_it_is_made_of(
     np.testing.assert_allclose(task.loss(logits, {"label": labels}), -(0.75**2) * np.log(0.25), rtol=1e-6)
     assert (task.kind, task.headline, task.num_outputs) == ("focal", "accuracy", 3)
     assert "focal" in list_tasks()
+
+
+def test_a_source_from_outside_is_divided_and_batched():
+    dataset = run("A source")["dataset"]
+    batch = TrainBatches(resolve_splits(dataset, seed=0).train, 8, seed=0).batch(3)
+    assert (batch["image"].shape, batch["image"].dtype, dataset.class_names) == (
+        (8, 64, 1),
+        np.float32,
+        ("slow", "fast"),
+    )
+
+
+def test_a_transform_from_outside_is_applied_in_its_place():
+    found = run("A transform")
+    pipeline = divide(found["data"].augment)
+    [snow] = (*pipeline.before, *pipeline.after)
+    example = {"image": np.zeros((50, 50, 3), np.uint8)}
+    white = snow.apply(example, np.random.default_rng(0), {})["image"] == 255
+    assert (white.all(axis=-1) == white.any(axis=-1)).all()
+    assert abs(white.mean() - 0.2) < 0.03
+
+
+def test_an_observer_from_outside_is_made_by_its_name(tmp_path):
+    run("An observer")
+    [losses] = make_observers(["losses"])
+    losses.on_start(RunFacts("run", tmp_path, {}, 0, 10, 5, 8, Cadence(period=1)))
+    losses.on_epoch({"epoch": 1.0, "loss": 0.5})
+    assert (tmp_path / "losses.txt").read_text() == "1 0.5000\n"
 
 
 def test_a_name_is_given_once():

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
+from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transforms import canonical, divide
-from resnet_jax.fields import AtLeast0, AtLeast1, BelowOne, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class DataConfig:
 
     source: str = "digits"
     """digits, folder:PATH, npz:PATH, manifest:PATH (CSV or JSONL), tfds:NAME or a registered KIND:LOCATION."""
-    moved_to: str | None = None
+    moved_to: Annotated[str, SAME_RESULT] | None = None
     """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
     val_fraction: BelowOne = 0.1
     """Share of the training images held out for validation, by class and always the same ones."""
@@ -37,12 +38,13 @@ class DataConfig:
     """Divides what is left, per channel; empty: that of the training images."""
     pixels: Literal["uint8", "stored"] = "uint8"
     """What image files become: uint8, or stored: what they hold (16 bits, floats, four bands) without loss."""
-    threads: AtLeast0 = 2
+    threads: Annotated[AtLeast0, SAME_RESULT] = 2
     """Threads that decode and assemble batches."""
 
     def __post_init__(self) -> None:
         """Refuse what no run can have, and write every transform in its one form."""
         check_fields(self, "data.")
+        check_normalization(self.mean, self.std, dtype=None)
         object.__setattr__(self, "augment", canonical(self.augment))
 
     @property

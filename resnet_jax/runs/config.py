@@ -12,7 +12,6 @@ from typing import Any, Literal
 import yaml
 
 from resnet_jax.data.config import DataConfig
-from resnet_jax.data.stats import check_normalization
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.fields import SAME_RESULT, AtLeast0, check_fields, is_marked, options_of
 from resnet_jax.models.spec import ModelSpec
@@ -55,7 +54,6 @@ class RunConfig:
             not (needs_val and data.val_fraction == 0.0),
             "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
         )
-        check_normalization(data.mean, data.std, dtype=None)
         check_fields(self)
         for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):
             _require(value == "exact" or self.init_from is not None, f"{name} {value} needs init_from")
@@ -86,21 +84,13 @@ def config_to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
-#: Fields of the same effect as those that are marked SAME_RESULT where they are defined, of sections that mark none.
-WITHOUT_EFFECT = (
-    "data.threads", "data.moved_to", "train.save_every", "train.log_every", "train.depth_every",
-    "train.observers", "train.steps_per_dispatch",
-)  # fmt: skip
-
-
 def without_effect() -> frozenset[str]:
     """Return the options that change how a run is watched, fed or computed, and nothing that comes out but rounding.
 
     >>> sorted(key for key in without_effect() if key.startswith("model."))
     ['model.execution', 'model.remat']
     """
-    marked = (key for key, hint in options_of(RunConfig).items() if is_marked(hint, SAME_RESULT))
-    return frozenset((*WITHOUT_EFFECT, *marked))
+    return frozenset(key for key, hint in options_of(RunConfig).items() if is_marked(hint, SAME_RESULT))
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -7,10 +7,10 @@ epochs``, ``500 steps``, ``5%`` of the whole run, and where the clock may decide
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import AtLeast0, AtLeast1, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, check_fields
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.duration import Duration, Unit, parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -50,7 +50,7 @@ class TrainConfig:
     """Examples per update, over all devices."""
     accumulate: AtLeast1 = 1
     """Micro-batches an update is made of, to fit a large batch in memory."""
-    steps_per_dispatch: AtLeast1 | None = None
+    steps_per_dispatch: Annotated[AtLeast1, SAME_RESULT] | None = None
     """Updates made in one call, from examples that lie on the devices; None: 1 on CPUs, more where it pays."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)
     """Moving averages of parameters and statistics, which are then what is evaluated; off without a decay."""
@@ -58,7 +58,7 @@ class TrainConfig:
     """With model.dtype float16: what the loss is multiplied by."""
     validate_every: str = "1 epochs"
     """Between validations: epochs, steps or a share of the run ('5%'). The end of the run is always validated."""
-    save_every: str | None = None
+    save_every: Annotated[str, SAME_RESULT] | None = None
     """Between checkpoints to resume from, also by the clock ('10 min'); None: with every validation."""
     early_stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     """When to stop before the end, by the validation's headline metric; off without a patience."""
@@ -67,11 +67,11 @@ class TrainConfig:
     network as it was."""
     select: Literal["last", "best"] = "last"
     """Which state is tested at the end: last, or best (on validation)."""
-    log_every: str = "50 steps"
+    log_every: Annotated[str, SAME_RESULT] = "50 steps"
     """Between rows of metrics.jsonl and scalars of observers."""
-    depth_every: str | None = None
+    depth_every: Annotated[str, SAME_RESULT] | None = None
     """Between rows of depth.jsonl, the gradient that reaches every block, from the first step on; None for none."""
-    observers: tuple[str, ...] = ("tensorboard",)
+    observers: Annotated[tuple[str, ...], SAME_RESULT] = ("tensorboard",)
     """Who is told of the training besides the files and the terminal: tensorboard, wandb, trackio, or registered ones
     (resnet_jax.report.trackers)."""
 

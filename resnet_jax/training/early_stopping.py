@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from resnet_jax.errors import UsageError, unknown
+from resnet_jax.fields import AtLeast1, NotNegative, check_fields
 
 Mode = Literal["max", "min"]
 
@@ -44,7 +44,7 @@ class EarlyStopping:
     """Stop after ``patience`` evaluations in a row without improvement; None never does.
 
     Raises:
-        UsageError: ``patience`` < 1, ``min_delta`` negative or not finite, or an unknown ``mode``.
+        UsageError: a value out of range.
 
     >>> rule = EarlyStopping(patience=2)
     >>> state = rule.init()
@@ -54,20 +54,15 @@ class EarlyStopping:
     (0.7, 1, True)
     """
 
-    patience: int | None = None
+    patience: AtLeast1 | None = None
     """Validations in a row without improvement after which the run stops; None: it never does."""
-    min_delta: float = 0.0
+    min_delta: NotNegative = 0.0
     """A value improves only if it beats the best one by more than this (in the metric's unit)."""
     mode: Mode | None = None
     """Whether larger (max: accuracy) or smaller (min: loss) is better; None: as the task's headline metric has it."""
 
     def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"patience of early stopping must be at least 1 evaluation, got {self.patience}")
-        if not (math.isfinite(self.min_delta) and self.min_delta >= 0):
-            raise UsageError(f"min_delta of early stopping must be finite and not negative, got {self.min_delta}")
-        if self.mode is not None and self.mode not in get_args(Mode):
-            raise unknown("mode of early stopping", self.mode, get_args(Mode))
+        check_fields(self, "train.early_stopping.")
 
     def init(self) -> EarlyStoppingState:
         """Return the state before the first evaluation."""

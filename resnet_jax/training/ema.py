@@ -23,19 +23,16 @@ as they are (PyTorch's default). ``eval --reestimate`` measures them anew.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from resnet_jax.errors import UsageError, unknown
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast0, BelowOne, NotNegative, Positive, check_fields
 
 PyTree = Any
-
-WARMUPS = ("tensorflow", "power", "none")
-STATISTICS = ("averaged", "latest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,47 +43,37 @@ class Averaging:
         UsageError: a value out of range, one that the warm-up does not use, or one without a decay.
     """
 
-    decay: float | None = None
+    decay: BelowOne | None = None
     """Decay d per update, in [0, 1); None: no averages."""
     warmup: Literal["tensorflow", "power", "none"] = "tensorflow"
     """How that decay d is reached: tensorflow, min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990); power,
     min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup; or none, d at once, from a copy of the first update on."""
-    gamma: float = 1.0
+    gamma: Positive = 1.0
     """gamma of the warm-up power; timm's warmup_gamma."""
-    power: float = 2 / 3
+    power: Positive = 2 / 3
     """Exponent of the warm-up power (timm: 2/3 for runs of a million updates, 3/4 for shorter ones)."""
-    min_decay: float = 0.0
+    min_decay: NotNegative = 0.0
     """Warm-up power: the decay is not smaller from the second update on."""
-    update_after: int = 0
+    update_after: AtLeast0 = 0
     """Updates that the averages only copy before averaging, and its warm-up, begin; timm's update_after_step."""
     statistics: Literal["averaged", "latest"] = "averaged"
     """Running batch statistics that go with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "train.ema.")
         if self.decay is None:
             defaults = {field.name: field.default for field in dataclasses.fields(self)}
             if dataclasses.asdict(self) != defaults:
-                raise UsageError("what is said of a moving average needs its decay, such as 0.999 (train.ema.decay)")
+                raise UsageError("the other fields of train.ema need train.ema.decay, such as 0.999")
             return
-        if not 0.0 <= self.decay < 1.0:
-            raise UsageError(f"the decay of a moving average must be in [0, 1), got {self.decay}")
-        for name, values in (("warmup", WARMUPS), ("statistics", STATISTICS)):
-            if getattr(self, name) not in values:
-                raise unknown(f"{name} of a moving average", getattr(self, name), values)
-        if not 0.0 <= self.min_decay <= self.decay:
+        if self.min_decay > self.decay:
             raise UsageError(
-                f"the smallest decay of a moving average must be between 0 and its decay {self.decay}, "
-                f"got {self.min_decay}"
+                f"train.ema.min_decay must be between 0 and train.ema.decay {self.decay}, got {self.min_decay}"
             )
-        for name in ("gamma", "power"):
-            if not (math.isfinite(value := getattr(self, name)) and value > 0):
-                raise UsageError(f"{name} of a moving average's warm-up must be finite and positive, got {value}")
-        if self.update_after < 0:
-            raise UsageError(f"a moving average must begin after 0 or more updates, got {self.update_after}")
         shape = (self.gamma, self.power, self.min_decay)
         if self.warmup != "power" and shape != (1.0, 2 / 3, 0.0):
             raise UsageError(
-                f"gamma, power and the smallest decay go with the warm-up power of a moving average, not {self.warmup}"
+                f"gamma, power and min_decay of train.ema go with train.ema.warmup power, not {self.warmup}"
             )
 
     def rate(self, updates: ArrayLike) -> jax.Array:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast1, Positive, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +31,22 @@ class LossScaling:
         UsageError: not minimum <= initial <= maximum, a minimum that is not positive, or no steps to grow after.
     """
 
-    initial: float = 2.0**15
+    initial: Positive = 2.0**15
     """What the loss is multiplied by at first; halved when gradients overflow."""
-    growth_every: int = 2000
+    growth_every: AtLeast1 = 2000
     """Steps in a row without overflow after which the loss scale is doubled."""
-    minimum: float = 1.0
+    minimum: Positive = 1.0
     """An overflow at this scale is an error."""
-    maximum: float = 2.0**24
+    maximum: Positive = 2.0**24
     """It grows no further."""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.minimum <= self.initial <= self.maximum:
+        check_fields(self, "train.loss_scale.")
+        if not self.minimum <= self.initial <= self.maximum:
             raise UsageError(
-                f"the loss scale must start between its minimum {self.minimum:g} and its maximum {self.maximum:g}, "
+                f"train.loss_scale.initial must be between minimum {self.minimum:g} and maximum {self.maximum:g}, "
                 f"got {self.initial:g}"
             )
-        if self.growth_every < 1:
-            raise UsageError(f"the loss scale must grow after 1 or more steps, got {self.growth_every}")
 
 
 class LossScale(flax.struct.PyTreeNode):

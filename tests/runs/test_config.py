@@ -10,7 +10,15 @@ from hypothesis import given, settings, strategies as st
 
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models import ResNet
-from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig, config_to_yaml, differences, require_same
+from resnet_jax.runs.config import (
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    config_to_yaml,
+    differences,
+    require_same,
+    without_effect,
+)
 from resnet_jax.runs.directory import DataCard, RunDirectory, default_path
 from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
 from resnet_jax.training.duration import parse_duration
@@ -61,7 +69,7 @@ def test_the_he_recipe_is_that_of_the_paper():
         ("train: {eval_every: 0}", "train.validate_every must be"),
         ("train: {validate_every: 5 min}", "train.validate_every is in epochs, steps or a share"),
         ("train: {accumulate: 0}", "train.accumulate"),
-        ("train: {ema_decay: 1.5}", r"the decay of a moving average must be in \[0, 1\)"),
+        ("train: {ema_decay: 1.5}", r"train.ema.decay must be in \[0, 1\)"),
         ("train: {log_every: 0}", "train.log_every must be"),
         ("train: {save_every: 3 weeks}", "train.save_every: cannot read the duration '3 weeks'"),
         ("train: {select: lst}", "train.select.*'lst'"),
@@ -132,8 +140,8 @@ def test_how_averages_warm_up_is_a_choice_that_needs_averages():
     assert TrainConfig().averaging() is None
     for text, message in (
         ("train: {ema_decay: 0.999, ema_warmup: timm}", "train.ema.warmup"),
-        ("train: {ema_decay: 0.999, ema_warmup_power: 0.75}", "go with the warm-up power"),
-        ("train: {ema_warmup: none}", "needs its decay"),
+        ("train: {ema_decay: 0.999, ema_warmup_power: 0.75}", "train.ema.warmup power"),
+        ("train: {ema_warmup: none}", "need train.ema.decay"),
     ):
         with pytest.raises(UsageError, match=message):
             parse_config(text, where="it")
@@ -213,3 +221,10 @@ def test_lengths_are_kept_in_one_spelling():
         None,
     )
     assert TrainConfig("5 epochs", "30 steps").total_steps(10) == 30
+
+
+def test_options_without_effect_on_the_result_are_marked_where_they_are_defined():
+    assert without_effect() == {
+        *("model.execution", "model.remat", "data.moved_to", "data.threads", "train.steps_per_dispatch"),
+        *("train.save_every", "train.log_every", "train.depth_every", "train.observers"),
+    }

@@ -62,10 +62,10 @@ def test_a_resumed_run_goes_on_as_if_uninterrupted(values: list[float], cut: int
 
 
 def test_impossible_rules_are_refused() -> None:
-    with pytest.raises(UsageError, match="at least 1 evaluation, got 0"):
+    with pytest.raises(UsageError, match=r"train\.early_stopping\.patience must be 1 or more, got 0"):
         EarlyStopping(patience=0)
     for delta in (-0.1, math.nan, math.inf):
-        with pytest.raises(UsageError, match=r"min_delta .* finite and not negative"):
+        with pytest.raises(UsageError, match=r"train.early_stopping.min_delta must be 0 or more"):
             EarlyStopping(patience=1, min_delta=delta)
-    with pytest.raises(UsageError, match=r"unknown mode of early stopping 'maks'; did you mean 'max'"):
+    with pytest.raises(UsageError, match="mode 'maks'; did you mean 'max'"):
         EarlyStopping(patience=1, mode="maks")  # pyright: ignore[reportArgumentType]

@@ -77,12 +77,12 @@ def _variables(stored: Mapping[str, np.ndarray], row: int) -> dict:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"warmup": "timm"}, "unknown warmup of a moving average 'timm'"),
-        ({"statistics": "none"}, "unknown statistics of a moving average"),
-        ({"warmup": "power", "min_decay": 0.95}, "smallest decay .* must be between 0 and its decay 0.9, got 0.95"),
-        ({"warmup": "power", "gamma": 0.0}, "gamma of a moving average's warm-up must be finite and positive"),
-        ({"update_after": -1}, "must begin after 0 or more updates"),
-        ({"power": 0.75}, "go with the warm-up power of a moving average, not tensorflow"),
+        ({"warmup": "timm"}, "train.ema.warmup 'timm'"),
+        ({"statistics": "none"}, "train.ema.statistics 'none'"),
+        ({"warmup": "power", "min_decay": 0.95}, "min_decay .* 0.9, got 0.95"),
+        ({"warmup": "power", "gamma": 0.0}, "train.ema.gamma must be positive"),
+        ({"update_after": -1}, "train.ema.update_after must be 0 or more"),
+        ({"power": 0.75}, "train.ema.warmup power, not tensorflow"),
     ],
 )
 def test_choices_out_of_range_are_refused(choices: dict, message: str) -> None:

@@ -45,10 +45,10 @@ def test_it_halves_on_overflow_doubles_after_so_many_good_steps_and_stays_in_its
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"initial": 0.5}, "start between its minimum 1 and its maximum 1.67772e"),
+        ({"initial": 0.5}, "initial must be between minimum 1 and maximum 1.67772e"),
         ({"initial": 2.0**25}, "got 3.3"),
-        ({"minimum": 0.0}, "its minimum 0 "),
-        ({"growth_every": 0}, "grow after 1 or more steps, got 0"),
+        ({"minimum": 0.0}, "minimum must be positive, got 0"),
+        ({"growth_every": 0}, "growth_every must be 1 or more, got 0"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(fields, message):
