@@ -11,7 +11,7 @@ from resnet_jax.depth.mean_field import Signal
 from resnet_jax.depth.mean_field_backward import Gradient
 from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan
+from resnet_jax.models.plan import BlockPlan, projects
 
 #: Residual rules whose branch is exactly 0 at initialization.
 ZERO_BRANCH = ("zero_gamma", "skipinit", "rezero", "fixup", "nf_gain")
@@ -49,7 +49,7 @@ def through_block(config: ResNetConfig, block: BlockPlan, x: Flow, train: bool) 
     branch = _branch(config, block, seen, train)
     if config.shortcut == "none":
         return branch if config.is_pre else _activate(config, branch)
-    if config.shortcut == "C" or (block.changes_shape and config.shortcut in ("B", "D")):
+    if projects(config, block):
         y = _add(_projection(config, block, seen, train), branch)
         return y if config.is_pre else _activate(config, y)
     skip = _subsample_and_pad(x, block) if block.changes_shape else x

@@ -18,7 +18,7 @@ from resnet_jax.models import layers
 from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan, Varying
+from resnet_jax.models.plan import BlockPlan, Varying, projects
 
 
 def dilated_mean_2(x: Float[Array, "n *spatial c"], distance: int) -> Float[Array, "n *spatial c"]:
@@ -69,7 +69,7 @@ class Shortcut(nn.Module):
             train: the mode of the norm.
         """
         config, block = self.config, self.block
-        if config.shortcut == "C" or (block.changes_shape and config.shortcut in ("B", "D")):
+        if projects(config, block):
             strides = block.strides
             if config.shortcut == "D" and strides == 2:
                 seen, strides = ops.mean_pool_2(seen), 1
@@ -146,11 +146,14 @@ class Branch(nn.Module):
                 assert_never(config.attention)
         if config.attention != "none" and config.is_nf:
             x = x * 2.0
-        if config.residual in ("skipinit", "rezero", "nf_gain"):
-            x = x * layers.scalar(self, config, "gain", nn.initializers.zeros)
-        if config.is_nf:
-            x = x * config.alpha
-        return x
+        match config.residual:
+            case "skipinit" | "rezero" | "nf_gain":
+                x = x * layers.scalar(self, config, "gain", nn.initializers.zeros)
+            case "plain" | "zero_gamma" | "fixup" | "nf":
+                pass
+            case _:
+                assert_never(config.residual)
+        return x * config.alpha if config.is_nf else x
 
 
 class Block(nn.Module):

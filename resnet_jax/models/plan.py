@@ -86,6 +86,19 @@ class Varying(NamedTuple):
         )
 
 
+def projects(config: ResNetConfig, block: BlockPlan) -> bool:
+    """Return whether the skip of a block is a 1x1 convolution."""
+    match config.shortcut:
+        case "C":
+            return True
+        case "B" | "D":
+            return block.changes_shape
+        case "A" | "A_end" | "none":
+            return False
+        case _:
+            assert_never(config.shortcut)
+
+
 def stem_widths(config: ResNetConfig) -> tuple[int, ...]:
     """Return the channels of each convolution of the stem.
 
@@ -140,7 +153,7 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
                 dilation=dilation,
                 undone=undone if index == 0 else 1,
             )
-            if config.shortcut == "C" or (block.changes_shape and config.shortcut in ("B", "D")):
+            if projects(config, block):
                 variance = 1.0
             elif block.changes_shape:
                 variance *= block.in_features / block.features
