@@ -87,7 +87,7 @@ def check(images: Images, name: str, tmp_path: Path, ways=WAYS) -> int:
         assert evaluate_run(trained, source=f"npz:{tmp_path / file}.npz").correct == right.sum()
     unnamed = without_names(trained)
     assert evaluate_run(unnamed, source=f"folder:{tmp_path / 'number-64'}").correct == right.sum()
-    with pytest.raises(UsageError, match=r"by number only.*--class-names"):
+    with pytest.raises(UsageError, match=r"by number only.*class_names="):
         evaluate_run(unnamed, source=f"folder:{tmp_path / 'name-32'}")
     assert (
         evaluate_run(with_class_names(unnamed, CLASSES), source=f"folder:{tmp_path / 'name-32'}").correct == right.sum()

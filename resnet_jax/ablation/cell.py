@@ -139,7 +139,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
         if len(seeds) > 1:
             told = (
                 f"{len(seeds)} seeds of cell {result.cell.id} do not fit into the memory of the device together: give "
-                f"--members-at-once below {len(seeds)}, or a smaller --train.batch-size; "
+                f"members_at_once below {len(seeds)}, or a smaller train.batch_size; "
             )
         try:
             require_memory(

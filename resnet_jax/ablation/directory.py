@@ -111,7 +111,7 @@ class AblationDirectory:
             raise RunError(
                 f"{self.path} holds another ablation:\n  "
                 + "\n  ".join(changed)
-                + "\nUse another --out, or the same options to go on with it."
+                + "\nUse another directory (out=PATH), or the same options to continue it."
             )
 
     def open(self, definition: Definition) -> None:

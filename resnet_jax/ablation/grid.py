@@ -25,7 +25,7 @@ from resnet_jax.runtime.paths import user_path
 #: The parts of a configuration whose fields can be varied.
 PARTS = tuple(name for name, hint in own_options(RunConfig).items() if is_section(hint))
 AGC = "optim.agc"
-#: What ``--agc on`` means where the recipe does not say: the clipping of Brock et al. 2021 (arXiv:2102.06171, 4.1).
+#: What ``agc='on'`` means where the recipe does not say: the clipping of Brock et al. 2021 (arXiv:2102.06171, 4.1).
 AGC_DEFAULT = 0.01
 MAX_ID = 100
 _SCALARS = {str, int, float, bool, type(None)}
@@ -155,7 +155,7 @@ def parse_agc(text: str, base: RunConfig) -> Axis:
             try:
                 words[item] = float(item)
             except ValueError:
-                raise UsageError(f"--agc takes off, on or a strength such as 0.01, got {item!r}") from None
+                raise UsageError(f"agc takes off, on or a strength such as 0.01, got {item!r}") from None
         values.append(words[item])
     return _axis(AGC, tuple(values))
 
@@ -197,12 +197,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     else:
         listed = len(parts) > 1
     if not all(re.fullmatch(r"\d+", part) for part in parts):
-        raise UsageError(f"--seeds takes how many (5: the seeds 0 to 4) or which (3,7), got {text!r}")
+        raise UsageError(f"seeds takes how many (5: the seeds 0 to 4) or which (3,7), got {text!r}")
     numbers = tuple(int(part) for part in parts)
     if not listed:
         numbers = tuple(range(numbers[0]))
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UsageError(f"--seeds needs one or more different seeds, got {text!r}")
+        raise UsageError(f"seeds needs one or more different seeds, got {text!r}")
     return numbers
 
 

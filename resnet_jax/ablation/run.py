@@ -68,14 +68,14 @@ def ablate(
     if definition.base.init_from is not None:
         raise UsageError("the cells of an ablation start from scratch: leave out init_from")
     if members_at_once is not None and members_at_once < 1:
-        raise UsageError(f"--members-at-once must be 1 or more, got {members_at_once}")
+        raise UsageError(f"members_at_once must be 1 or more, got {members_at_once}")
     console = console or RichConsole(quiet=True)
     directory = AblationDirectory(Path(out) if out is not None else definition.default_path())
     directory.require(definition)
     if definition.base.data.moved_to is not None and not directory.definition.is_file():
         raise UsageError(
             "data.moved_to says where the images of an ablation under way lie now, and there is none in "
-            f"{directory.path}: name the images of a new one with data.source, or the directory with --out"
+            f"{directory.path}: name the images of a new one with data.source, or the directory with out=PATH"
         )
     placement, load = Placement(make_mesh()), _ImagesOnce(lambda text: say(console, text))
     checked = _check(definition, load, placement, origin or Origin.of(definition.base))
@@ -185,7 +185,7 @@ def _refuse(checked: Sequence[_Checked], skip_incompatible: bool) -> None:
     if len(refused) == len(checked) and len({result.refused for result in refused}) == 1:
         raise UsageError(str(refused[0].refused))  # nothing to do with the differences between cells
     reasons = "".join(f"\n  {result.cell.id}: {result.refused}" for result in refused)
-    hint = "Leave them out, or give --skip-incompatible to have the reasons in the table and the others trained."
+    hint = "Leave them out, or set skip_incompatible to have the reasons in the table and the others trained."
     if len(refused) == len(checked):
         hint = "There is nothing to train."
     raise UsageError(f"{len(refused)} of {len(checked)} cells cannot be built; nothing was trained:{reasons}\n{hint}")

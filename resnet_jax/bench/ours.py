@@ -25,7 +25,7 @@ from resnet_jax.ops import native
 from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, create_state, options_for
 from resnet_jax.training.mesh import make_mesh, shard_batch
-from resnet_jax.training.need import LOOKING, require_memory
+from resnet_jax.training.need import ANALYSIS, require_memory
 from resnet_jax.training.optimizers import OptimConfig, make_optimizer
 from resnet_jax.training.step import make_predict_step, make_train_step
 from resnet_jax.weights.fold import fold_batch_norm, folded_config
@@ -123,7 +123,7 @@ class Ours:
             devices=list(mesh.devices.flat),
             warn=lambda line: print(line, file=sys.stderr),
             backward=workload.mode == "train",
-            options=LOOKING,
+            options=ANALYSIS,
         )
         host = random_batch(workload, model.config.num_classes)
         build = self._training if workload.mode == "train" else self._inference

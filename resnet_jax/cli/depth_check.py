@@ -80,7 +80,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         batch=options.batch,
         devices=jax.devices()[:1],
         warn=functools.partial(say, console),
-        options=Options("--batch", None),
+        options=Options("batch", None),
     )
     with working(console, f"{options.target}: {options.draws} draws of its weights"):
         found = check(

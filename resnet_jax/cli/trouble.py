@@ -8,6 +8,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from resnet_jax.errors import RunError
 
@@ -32,7 +33,7 @@ def explain(error: BaseException) -> str:
 
     for one in _chain(error):
         if is_memory(one):
-            return no_memory(str(one))
+            return with_flags(no_memory(str(one)))
     if isinstance(error, (RuntimeError, AssertionError)) and (failed := _no_devices()) is not None:
         return no_platform(failed)
     for one in _chain(error):
@@ -75,11 +76,19 @@ def no_platform(error: BaseException) -> str:
     )
 
 
+#: Arguments that are no fields of a run, where a message gives them a value, ``key=ema`` -> how they are typed.
+_ARGUMENTS = ("agc", "at_once", "batch", "class_names", "crop", "image_size", "key", "model", "out", "seeds")
+#: Those that no other word of a message can be, with a value or without.
+_BY_NAME = ("init_from", "init_head", "init_stem", "members_at_once", "run_dir", "skip_incompatible")
+
+
 def with_flags(message: str) -> str:
-    """Return a message of the library, which speaks of fields, with how the options it names are typed.
+    """Return a message of the library, which speaks of fields and arguments, with how those it names are typed.
 
     >>> with_flags("train.batch_size must be 1 or more, got 0")
     'train.batch_size must be 1 or more, got 0 (--train.batch-size)'
+    >>> with_flags("choose by key=ema; num_classes=0 takes none"), with_flags("another run_dir")
+    ('choose by key=ema; num_classes=0 takes none (--key ema, --model.num-classes 0)', 'another run_dir (--run-dir)')
     >>> with_flags("recipe.yaml: seed must be 0 or more"), with_flags("give --data.mean")
     ('recipe.yaml: seed must be 0 or more', 'give --data.mean')
     """
@@ -88,11 +97,26 @@ def with_flags(message: str) -> str:
     from resnet_jax.fields import options_of
     from resnet_jax.runs.config import RunConfig
 
-    named = re.findall(r"(?<![\w./-])[a-z]\w*(?:\.[a-z]\w*)+(?![\w/-])", message)
-    options = options_of(RunConfig)
-    flags = [f"--{name.replace('_', '-')}" for name in dict.fromkeys(named) if name in options]
-    flags = [flag for flag in flags if flag not in message]
+    options, flags = options_of(RunConfig), []
+    named = r"(?<![\w./=-])([a-z]\w*(?:\.[a-z]\w*)*)(?:=('[^'\n]*'|[^\s,;:()'\"]+))?(?![\w/-])"
+    for name, value in re.findall(named, message):
+        given = f" {value.strip(chr(39))}" if value else ""
+        if ("." in name and name in options) or name in _BY_NAME:
+            flags.append(f"--{name.replace('_', '-')}")
+        elif value and name in _ARGUMENTS:
+            flags.append(f"--{name.replace('_', '-')}{given}")
+        elif value and f"model.{name}" in options and _is_value(given[1:], options[f"model.{name}"]):
+            flags.append(f"--model.{name.replace('_', '-')}{given}")
+    flags = [flag for flag in dict.fromkeys(flags) if flag not in message]
     return f"{message} ({', '.join(flags)})" if flags else message
+
+
+def _is_value(text: str, hint: Any) -> bool:
+    """Return whether a value can be typed for an option: one of its values where those are listed."""
+    from resnet_jax.fields import choices_of
+
+    known = choices_of(hint)
+    return not known or text in [str(value) for value in known]
 
 
 def place(error: BaseException) -> str:

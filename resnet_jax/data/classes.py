@@ -126,7 +126,7 @@ def _perhaps_background(found: list[int], ours: list[str]) -> Iterable[str]:
     if are_numbers(ours) and len(ours) > 2 and sorted(found) == list(range(len(ours) - 1)):
         yield (
             "the network has one output more than these classes, and no names: if its first is a background, class 0 "
-            "is output 1; then give the names of the outputs with --class-names FILE, one a line in their order"
+            "is output 1; then give the names of the outputs with class_names=FILE, one a line in their order"
         )
 
 
@@ -140,12 +140,12 @@ def _wrong_numbers(values: list[int], ours: list[str], source: str, network: str
     if sorted(values) == list(range(1, len(ours) + 1)):
         return (
             f"{both}: whether class 1 is the first output or the second is not known (folders counted from 1, outputs "
-            f"from 0). Give the names of the outputs with --class-names FILE, one name a line in the order of the "
+            f"from 0). Give the names of the outputs with class_names=FILE, one name a line in the order of the "
             f"outputs (1 to {len(ours)} if class 1 is the first), or name the folders 0 to {len(ours) - 1}"
         )
     outside = _listed([str(value) for value in values if not _has_number(value, ours)])
     return (
-        f"{both}: {outside} cannot be matched by number. Give the names of the outputs with --class-names FILE, one "
+        f"{both}: {outside} cannot be matched by number. Give the names of the outputs with class_names=FILE, one "
         "name a line in their order"
     )
 
@@ -160,8 +160,8 @@ def _unmatched(missing: list[str], wanted: list[str], ours: list[str], source: s
     if all(_is_number(name) for name in ours):
         return (
             f"{both}: it knows its {len(ours)} outputs by number only, so that names cannot be matched. Give their "
-            "names with --class-names FILE, one name a line in the order of the outputs (weights import --class-names "
-            "FILE keeps them)"
+            "names with class_names=FILE, one name a line in the order of the outputs (an import with "
+            "class_names=FILE keeps them)"
         )
     close = nearest(missing[0], ours) or nearest(missing[0].casefold(), [name.casefold() for name in ours])
     close = next((name for name in ours if name.casefold() == (close or "").casefold()), None)
@@ -170,7 +170,7 @@ def _unmatched(missing: list[str], wanted: list[str], ours: list[str], source: s
         f"{both}: the network has no class {missing[0]!r}{hint}"
         + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         + ". Rename or leave out what it was not trained on, or give the names of the outputs as the images have them "
-        "with --class-names FILE, one name a line in the order of the outputs"
+        "with class_names=FILE, one name a line in the order of the outputs"
     )
 
 
@@ -188,7 +188,7 @@ def _refuse_ambiguous(wanted: Sequence, table: dict, network: str) -> None:
         if len(table[name]) > 1:
             raise UsageError(
                 f"{network} has {len(table[name])} outputs called {name!r} ({_listed(map(str, table[name]))}): which "
-                "of them is meant is not known. Give other names with --class-names FILE, one a line in their order"
+                "of them is meant is not known. Give other names with class_names=FILE, one a line in their order"
             )
 
 

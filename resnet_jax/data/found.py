@@ -64,7 +64,7 @@ def _describe_file(path: Path) -> str:
 
 def _describe_folder(path: Path) -> str:
     if (path / "config.yaml").is_file() and (path / "data.json").is_file():
-        return "it is a run directory, not a data set; --data.source takes images"
+        return "it is a run directory, not a data set; data.source takes images"
     prepared = prepared_sets(path)
     if prepared:
         return f"it holds {shortened([name for name, _ in prepared])}, prepared by TFDS: write {prepared[0][1]}"

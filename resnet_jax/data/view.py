@@ -72,7 +72,7 @@ class View:
                 f"{name} of {describe(index)} is {_size(found.shape)} but that of {describe(0)} is {_size(shape)}; a "
                 "batch needs one shape: pad it"
             )
-        advice = "set image_size to bring all images to one size (--data.image-size)"
+        advice = "set data.image_size to bring all images to one size"
         if found.ndim != 3:
             advice = "all must have one shape: cut or pad them"
         elif found.shape[:2] == shape[:2]:

@@ -94,7 +94,7 @@ def read_depth(path: Path) -> GradientHistory:
     """
     rows = read_metrics(path)
     if not rows or "blocks" not in rows[0]:
-        raise UsageError(f"{path} has no gradients through depth: train with --train.depth-every 10")
+        raise UsageError(f"{path} has no gradients through depth: train with train.depth_every '10 steps'")
     names, (steps, norms) = tuple(rows[0]["blocks"]), ([row[k] for row in rows[1:]] for k in ("step", "grad_norm"))
     grad_norm = np.asarray(norms, np.float64).reshape(len(steps), len(names))
     return GradientHistory(names, np.asarray(rows[0]["stage"]), np.asarray(steps, np.int64), grad_norm)

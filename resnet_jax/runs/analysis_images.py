@@ -27,7 +27,7 @@ from resnet_jax.runs.data import geometry_of, load_images
 from resnet_jax.runs.directory import DataCard
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runs.trained import TrainedRun, require_images
-from resnet_jax.training.need import LOOKING, require_memory
+from resnet_jax.training.need import ANALYSIS, require_memory
 
 if TYPE_CHECKING:
     from resnet_jax.runs.analysis import AnalysisConfig
@@ -94,7 +94,7 @@ def images_of_run(config: AnalysisConfig, trained: TrainedRun, source: str | Non
 
 def _require_memory(batch: int, shape: tuple[int, ...], model: ResNet) -> None:
     """Refuse a batch whose forward and backward pass cannot fit, before its images are made."""
-    require_memory(model, shape, batch=batch, devices=jax.devices()[:1], warn=_log.warning, options=LOOKING)
+    require_memory(model, shape, batch=batch, devices=jax.devices()[:1], warn=_log.warning, options=ANALYSIS)
 
 
 def _first(config: AnalysisConfig, records: Records) -> Subset:

@@ -199,7 +199,7 @@ class RunDirectory:
         """
         if self.data.is_file() and not self.read_data().same_as(card):
             raise RunError(
-                f"the data is not what it was when {self.path} began (see {self.data.name}); use another --run-dir"
+                f"the data is not what it was when {self.path} began (see {self.data.name}); use another run_dir"
             )
         write_whole(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 

@@ -63,7 +63,7 @@ def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
     if recorded is not None and recorded["params_digest"] != source.digest:
         raise RunError(
             f"the weights in {config.init_from} are not those that {run.path} began with (see {run.start.name}); use "
-            "another --run-dir"
+            "another run_dir"
         )
     return source
 
@@ -80,14 +80,14 @@ def require_transfer(config: RunConfig, source: Source, parts: Parts, card: Data
         index = next(index for index, names in enumerate(zip(old, new, strict=True)) if names[0] != names[1])
         raise UsageError(
             f"{config.init_from} was trained on other classes: class {index} was {old[index]!r} and is {new[index]!r}; "
-            "--init-head new starts a new classifier"
+            "init_head new starts a new classifier"
         )
     try:
         require_fit(source.trained.variables, parts.model, head=config.init_head, stem=config.init_stem)
     except UsageError as error:
         raise UsageError(
             f"{config.init_from} ({source.trained.config.model.name}) cannot start {config.model.name}: {error}\n"
-            "--init-head new and --init-stem mean handle another number of classes and of channels"
+            "init_head new and init_stem mean handle another number of classes and of channels"
         ) from error
 
 

@@ -145,7 +145,7 @@ def fit(
     if config.data.moved_to is not None and not run.config.is_file():
         raise UsageError(
             f"data.moved_to says where the images of a run under way lie now, and there is no run in {run.path}: name "
-            "the images of a new one with data.source, or the run with --run-dir"
+            "the images of a new one with data.source, or the run with run_dir"
         )
     settled = None
     if (steps_per_epoch := run.steps_per_epoch(asked.train.batch_size)) is not None:
@@ -217,7 +217,7 @@ def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, con
     tell = _sayer(console)
     tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
     if config.train.depth_every is not None and not run.depth.is_file():
-        tell("It kept no gradients through depth: to train again with them, give another --run-dir.")
+        tell("It kept no gradients through depth: to train again with them, give another run_dir.")
     Pictures(run, config, tell).draw_missing()
     say_if_stuck(summary, tell)
     return summary
@@ -229,7 +229,7 @@ def _images_of(config: RunConfig, run: RunDirectory) -> Images:
     except DataError as error:
         if run.config.is_file() and is_gone(config.data.place):
             raise DataError(
-                f"{error}. If the images of the run in {run.path} lie elsewhere now, say where with --data.moved-to"
+                f"{error}. If the images of the run in {run.path} lie elsewhere now, say where with data.moved_to"
             ) from error
         raise
 

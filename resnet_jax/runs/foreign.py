@@ -116,16 +116,16 @@ def import_weights(
             f"a run directory is of a network for images: model.spatial_dims {network.config.spatial_dims} is not 2; "
             "in Python resnet_jax.weights.to_variables reads weights of other dimensions"
         )
-    check_normalization(mean, std, channels=channels, name="--")
+    check_normalization(mean, std, channels=channels, name="")
     if image_size is not None and image_size < 1:
-        raise UsageError(f"--image-size must be 1 pixel or more, got {image_size}")
+        raise UsageError(f"image_size={image_size}: it must be 1 pixel or more")
     if crop not in (None, *CROPS):
-        raise unknown("--crop", crop, CROPS)
+        raise unknown("crop", crop, CROPS)
     names = None if class_names is None else _given_names(class_names, outputs)
     try:
         variables = to_variables(read.tensors, network)
     except DataError as error:
-        said = str(error).replace("(--key ", f"(--key {read.key}.") if read.key else str(error)
+        said = str(error).replace(": key=", f": key={read.key}.") if read.key else str(error)
         raise DataError(f"{file}: {said}") from error
 
     fit = best_fit(read.tensors, network.config, flat_shapes(network))
@@ -157,7 +157,7 @@ def _with_notes(model: ModelSpec, notes: Notes | None, file: Path) -> tuple[Mode
     """Return the network with the choices an exported file adds to those given, and what to say of it."""
     if notes is None:
         if not model.name:
-            raise UsageError("name the network: --model NAME, one that `resnet-jax models` lists")
+            raise UsageError("name the network: model=NAME, one that list_models() names")
         return model, ""
     if model.name and model.name != notes.model:
         return model, f"{model.name}; the file says that it was exported from a {notes.model}, its choices are left out"
@@ -214,7 +214,7 @@ def _geometry(
         spatial, source = (image_size,) * dims, "given"
     crop = found_crop if crop is None else crop
     if crop == "random_resized" and len(set(spatial)) > 1:
-        raise UsageError(f"the images are {spatial}, not square: --crop random_resized needs one --image-size")
+        raise UsageError(f"the images are {spatial}, not square: crop=random_resized needs one image_size=PIXELS")
     side = f"{spatial[0]} pixels" if len(set(spatial)) == 1 else "x".join(map(str, spatial)) + " pixels"
     if crop == "random_resized":
         side += f", cut from the centre of {round(spatial[0] / 0.875)}"
@@ -232,9 +232,9 @@ def _normalization(
     elif known.normalization is not None:
         found, source = known.normalization, f"as in {known.source}"
     else:
-        said = "not known: give --mean and --std here or to eval and predict, per channel of x / 255"
+        said = "not known: give mean and std here or to eval and predict, per channel of x / 255"
         return (), (), f"{said}; {known.caution}" if known.caution else said
-    check_normalization(*found, name="--")
+    check_normalization(*found, name="")
     mean, std = found
     caution = f"; {known.caution}" if known.caution and source.startswith("as in") else ""
     return (
@@ -258,7 +258,7 @@ def _names(
         names, source = known.class_names, f"as in {known.source}"
     else:
         numbers = tuple(str(index) for index in range(outputs))
-        return numbers, f"not known: {outputs} outputs, called by their numbers; --class-names FILE names them"
+        return numbers, f"not known: {outputs} outputs, called by their numbers; class_names=FILE names them"
     shown = ", ".join(names[:10]) + (f", ... {len(names)} in all" if len(names) > 10 else "")
     return names, f"{shown} ({source})"
 

@@ -59,5 +59,5 @@ def misfit(config: RunConfig, images: Images) -> str | None:
         f"recipe {config.recipe} was made for {made.images}; these are {shape} images of "
         f"{len(images.card.class_names):,} "
         f"classes{brought}. Its network, size, rate and length of {load_recipe(config.recipe).train.length} may suit "
-        f"them badly: {other}choose --model.name, --data.image-size and --train.length yourself"
+        f"them badly: {other}choose model.name, data.image_size and train.length yourself"
     )

@@ -181,12 +181,12 @@ def require_normalization(trained: TrainedRun) -> None:
     """
     card = trained.card
     if not card.mean:
-        raise UsageError(f"{trained.path} does not say how its images are normalized: give --data.mean and --data.std")
+        raise UsageError(f"{trained.path} does not say how its images are normalized: give data.mean and data.std")
     try:
         check_normalization(card.mean, card.std, channels=card.image_shape[-1], name="", dtype=card.image_dtype)
     except UsageError as error:
         raise UsageError(
-            f"the normalization in {trained.path} is not one ({error}): give --data.mean and --data.std"
+            f"the normalization in {trained.path} is not one ({error}): give data.mean and data.std"
         ) from error
 
 
@@ -201,7 +201,7 @@ def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
     if outputs == 0:
         raise UsageError(
             f"{trained.path} has no classifier (num_classes 0): it returns features and no classes. Start a classifier "
-            "with `train --init-from` and --init-head new, or take the features in Python: "
+            "with init_from and init_head new, or take the features in Python: "
             "trained.model.apply(trained.variables, images, train=False)"
         )
     task = trained.task
@@ -209,7 +209,7 @@ def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
         if len(names) != 2 and not (len(names) == 1 and trained.card.label_kind == "multi-label"):
             raise UsageError(
                 f"{trained.path} has one output, a yes or no (probability sigmoid(x) of yes), and nobody said of what: "
-                "give the two names with --class-names FILE, one a line, the no first"
+                "give the two names with class_names=FILE, one a line, the no first"
             )
         return task.answer_names(names)
     named = task.answer_names(names)

@@ -17,7 +17,7 @@ large d is. ``none`` forgets nothing: it holds (1 - d)-weighted what came since 
 
 Batch statistics are averaged with the same decay as the parameters (timm; PyTorch with ``use_buffers``): the averaged
 weights then meet the statistics of (about) the networks they are an average of. Or those of the last update are taken
-as they are (PyTorch's default). ``eval --reestimate`` measures them anew.
+as they are (PyTorch's default). ``training.reestimate`` measures them anew.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A frozen parameter gets an update of exactly zero: no gradient, no weight decay,
 takes no part in the global norm that `clip_norm` bounds either.
 
 Freezing parameters does not stop batch statistics: a frozen batch norm still normalizes each batch by itself and moves
-its running averages. To keep those too, build the network with frozen batch norm (`--model.norm-scope frozen`).
+its running averages. To keep those too, build the network with frozen batch norm (``model.norm_scope frozen``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def frozen(params: PyTree, freeze: Sequence[str], rules: roles.Rules = roles.ROL
         if any(named) and not all(named):
             raise UsageError(
                 f"freezing {', '.join(freeze)} takes {paths[named.index(True)]} and not {paths[named.index(False)]}, "
-                "which are computed in one loop: build the network with execution 'unroll' (--model.execution unroll)"
+                "which are computed in one loop: build the network with model.execution unroll"
             )
         return all(named)
 

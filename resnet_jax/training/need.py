@@ -43,23 +43,28 @@ _NO_MEMORY = re.compile(
 _BYTES = re.compile(r"(?:allocat\w*|memory)\D{0,40}?(\d{4,}) bytes", re.IGNORECASE)
 
 ADVICE = (
-    "Lower the batch (--train.batch-size, --batch, --at-once), cut it into parts with --train.accumulate 2 or more, or "
-    "compute again in the backward pass what is kept for it: --model.remat block (bench and plan: --remat block). "
-    "resnet-jax plan NETWORK --batch N says what a step needs"
+    "Lower the batch (train.batch_size, or batch or at_once of an analysis or a measurement), cut it into parts with "
+    "train.accumulate 2 or more, or compute again in the backward pass what is kept for it: model.remat block. "
+    "`resnet-jax plan` (resnet_jax.bench.plan) says what a step needs"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a command calls the options that make a step smaller; None for one that it does not have."""
+    """What the fields or arguments are called that make a step smaller; None for one that there is not."""
 
-    batch: str = "--train.batch-size"
-    accumulate: str | None = "--train.accumulate"
-    remat: str = "--model.remat"
+    batch: str = "train.batch_size"
+    accumulate: str | None = "train.accumulate"
+    remat: str = "model.remat"
 
 
-#: Those of the commands that look at a network or measure it, and do not train it.
-LOOKING = Options("--batch", None, "--remat")
+#: Those of analyses and measurements, which do not train.
+ANALYSIS = Options("batch", None, "model.remat")
+
+
+def _set(name: str, value: object) -> str:
+    """Say that a field (``train.accumulate 2``) or an argument (``batch=2``) is set."""
+    return f"{name} {value}" if "." in name else f"{name}={value}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,11 +191,11 @@ def _ways_out(model: ResNet, need: Need, limit: int, batch: int, members: int, b
     if fits >= 1:
         cut = next((k for k in range(2, batch + 1) if batch % k == 0 and batch // k <= fits), None)
         smaller = 2 ** int(math.log2(fits))
-        ways.append(f"about {smaller} fit: {options.batch} {min(smaller, batch)}")
+        ways.append(f"about {smaller} fit: {_set(options.batch, min(smaller, batch))}")
         if cut is not None and options.accumulate is not None:
-            ways.append(f"{options.accumulate} {cut} makes the same update of {cut} parts")
+            ways.append(f"{_set(options.accumulate, cut)} makes the same update of {cut} parts")
     if backward and model.config.remat == "none":
-        ways.append(f"{options.remat} block keeps less for the backward pass, most of all in deep networks")
+        ways.append(f"{_set(options.remat, 'block')} keeps less for the backward pass, most of all in deep networks")
     if not fits:
         ways.insert(0, "not even one image fits: take smaller images or a smaller network")
     text = "; ".join(ways)

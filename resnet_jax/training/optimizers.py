@@ -117,7 +117,7 @@ class OptimConfig:
     """Factor of the learning rate per block of distance from the classifier, in (0, 1]; for fine-tuning."""
     freeze: tuple[str, ...] = ()
     """What is not trained: roles (norm_scale), modules (stem, stage1/block0) or regular expressions (stage[12]). Batch
-    statistics move on, unless --model.norm-scope is frozen."""
+    statistics move on, unless model.norm_scope is frozen."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How the learning rate moves over the run."""
 

@@ -27,7 +27,7 @@ MIN_UPDATES = 50
 PATIENCE = 3
 
 ADVICE = (
-    "Look at: the learning rate (lower it, or --optim.schedule.warmup '5 epochs'), clipping (--optim.clip-norm 1), the "
+    "Look at: the learning rate (lower it, or optim.schedule.warmup '5 epochs'), clipping (optim.clip_norm 1), the "
     "norm and the residual rule (resnet-jax depth check NETWORK says whether signals get through)"
 )
 

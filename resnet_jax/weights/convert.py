@@ -41,7 +41,7 @@ Variables = dict[str, Any]
 _STEM_KERNELS = tuple(f"params/{path}" for path in STEM_KERNELS)
 _HEAD_KERNEL = f"params/{HEAD_KERNEL}"
 _HEAD = (_HEAD_KERNEL, f"params/{HEAD_BIAS}")
-_HEADLESS = "there is no classifier: num_classes 0 (--model.num-classes 0) takes the network without one"
+_HEADLESS = "there is no classifier: num_classes=0 takes the network without one"
 
 
 def to_variables(
@@ -223,14 +223,14 @@ def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...])
     if path in _HEAD and array.ndim == len(expected) and array.shape[1:] == expected[1:]:
         fault += (
             f": {array.shape[0]} classes instead of {expected[0]}; head='new' starts a new classifier, "
-            f"num_classes={array.shape[0]} (--model.num-classes {array.shape[0]}) takes this one"
+            f"num_classes={array.shape[0]} takes this one"
         )
     elif path in _STEM_KERNELS and array.ndim == len(expected) and array.shape[2:] == expected[2:]:
         fault += f": {array.shape[1]} input channels instead of {expected[1]}; stem='mean' averages them"
         if path == _STEM_KERNELS[0]:
-            fault += f", in_channels={array.shape[1]} (--model.in-channels {array.shape[1]}) takes them"
+            fault += f", in_channels={array.shape[1]} takes them"
     elif path == _STEM_KERNELS[0] and array.shape[:2] == expected[:2] and set(array.shape[2:]) == {3}:
-        fault += ": a first convolution of 3 pixels; stem='cifar' (--model.stem cifar) has such a one"
+        fault += ": a first convolution of 3 pixels; stem='cifar' has such a one"
     return [fault]
 
 
@@ -262,7 +262,7 @@ def _part_hint(state_dict: Mapping[str, np.ndarray], best: Fit, config: ResNetCo
     others = [name for name in state_dict if not name.startswith(f"{start}.")]
     shown = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
     hint = (
-        f"\n{count} of the network's {len(fit.wanted)} tensors are under {start!r}: the key {start} (--key {start}) "
+        f"\n{count} of the network's {len(fit.wanted)} tensors are under {start!r}: key={start} "
         f"takes those and leaves {len(others)} aside ({shown})"
     )
     head = fit.wanted - {name.removeprefix(f"{start}.") for name in state_dict}

@@ -64,8 +64,8 @@ _TIMM_SIZES = {
 }  # fmt: skip
 _TRANSFORMERS = {"resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152"}
 
-_HALF_WANTED = "wants --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5"
-_MOST = "timm's weights of this network want ImageNet's --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225, but"
+_HALF_WANTED = "wants mean and std 0.5"
+_MOST = "timm's weights of this network want ImageNet's mean 0.485 0.456 0.406 and std 0.229 0.224 0.225, but"
 #: Networks some of whose weights are normalized otherwise than the rest, which no name in the file tells.
 _CAUTIONS = {
     "resnet34": f"timm's resnet34.ra4_e3600_r224_in1k has the same names and {_HALF_WANTED}",

@@ -67,7 +67,7 @@ def choose(content: Any, key: str | None, source: object) -> tuple[Found, str]:
     if len(found) > 1:
         raise UsageError(
             f"{source} holds {len(found)} mappings of names to tensors: {_listed(found)}; choose one by its key, "
-            f"such as --key {found[0].path}"
+            f"such as key={found[0].path}"
         )
     return found[0], ""
 

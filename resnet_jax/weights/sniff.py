@@ -137,7 +137,7 @@ def _tar_of_torch(data: bytes) -> str:
 
 def _describe_directory(path: Path) -> str:
     if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
-        return "a run directory of resnet-jax, which needs no import: eval, predict and --init-from take it as it is"
+        return "a run directory of resnet-jax, which needs no import: eval, predict and init_from take it as it is"
     if (path / "saved_model.pb").is_file():
         return "a TensorFlow SavedModel, and TensorFlow weights are not read"
     files = sorted(

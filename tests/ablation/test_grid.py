@@ -101,7 +101,7 @@ def test_agc_refuses_other_words(text, message):
 
 @pytest.mark.parametrize("text", ["", "x", "3,x", "-1", "0", "1,1", "1,,2", ",", "1.5"])
 def test_seeds_that_are_none_are_refused(text):
-    with pytest.raises(UsageError, match="--seeds"):
+    with pytest.raises(UsageError, match="seeds "):
         parse_seeds(text)
 
 

@@ -233,7 +233,7 @@ def test_when_nothing_is_left_skipping_does_not_help(tmp_path):
     definition = Definition(tiny_config(), (Axis("model.norm", ("grup", "bach")),))
     with pytest.raises(UsageError, match=r"2 of 2 cells(.|\n)*There is nothing to train"):
         ablate(definition, tmp_path / "x", skip_incompatible=True)
-    with pytest.raises(UsageError, match="--members-at-once must be 1 or more"):
+    with pytest.raises(UsageError, match="members_at_once must be 1 or more"):
         ablate(definition, tmp_path / "x", members_at_once=0)
 
 

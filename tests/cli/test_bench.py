@@ -43,7 +43,7 @@ def test_help(verb, command):
 
 @pytest.mark.parametrize(("mode", "what"), [("train", "a train step"), ("infer", "a forward pass")])
 def test_a_batch_that_cannot_fit_is_refused_before_its_images_are_made(mode, what, capsys):
-    with pytest.raises(RunError, match=rf"{what} on 100,000,000 images .* fit: --batch "):
+    with pytest.raises(RunError, match=rf"{what} on 100,000,000 images .* fit: batch="):
         Ours(Workload(ModelSpec("resnet20_cifar"), 100_000_000, mode=mode))
 
 

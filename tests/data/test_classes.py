@@ -81,7 +81,7 @@ def test_counted_from_1_is_ambiguous_where_there_are_as_many_outputs():
         ([name.upper() for name in CIFAR], CIFAR, "nearest: 'airplane'.* and 9 more"),
         (["traffic_light", "cat"], ["traffic light", "cat"], "no class 'traffic_light' .nearest: 'traffic light'."),
         ([" cat", "dog"], CIFAR, "no class ' cat' .nearest: 'cat'."),
-        (CIFAR, NUMBERS[:10], "by number only.*--class-names FILE"),
+        (CIFAR, NUMBERS[:10], "by number only.*class_names=FILE"),
         (CIFAR[:3], NUMBERS[:10], "by number only"),
         (["0", "1", "12"], NUMBERS, "12 cannot be matched by number"),
         (["0", "cat"], CIFAR, "no class '0'"),

@@ -48,7 +48,7 @@ def test_different_sizes_need_image_size(make_folder):
     view = View(records, Geometry(), training=True)
     with pytest.raises(
         DataError,
-        match=r"b/000\.png is 4x9x3 but .*a/000\.png is 6x5x3 \(height.*set image_size to bring all",
+        match=r"b/000\.png is 4x9x3 but .*a/000\.png is 6x5x3 \(height.*set data\.image_size to bring all",
     ):
         view.images(np.arange(3))
     assert View(records, Geometry(5), training=True).images(np.arange(3)).shape == (3, 5, 5, 3)

@@ -227,7 +227,7 @@ def test_a_probed_run_ends_at_the_same_parameters_and_a_finished_one_says_that_i
     assert summary.params_digest == plain.params_digest
     said = io.StringIO()
     fit(digits(depth_every="4 steps", **together), tmp_path / "plain", console=Console(file=said, width=200))
-    assert "It kept no gradients through depth: to train again with them, give another --run-dir." in said.getvalue()
+    assert "It kept no gradients through depth: to train again with them, give another run_dir." in said.getvalue()
     assert not (tmp_path / "plain" / "depth.jsonl").exists()
 
 
@@ -273,5 +273,5 @@ def test_a_resumed_run_leaves_no_row_twice(tmp_path):
 
 
 def test_a_file_without_rows_says_how_to_get_some(tmp_path):
-    with pytest.raises(UsageError, match=r"depth.jsonl has no gradients through depth.*--train.depth-every"):
+    with pytest.raises(UsageError, match=r"depth.jsonl has no gradients through depth.*train.depth_every"):
         read_depth(tmp_path / "depth.jsonl")

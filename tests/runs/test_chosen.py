@@ -214,7 +214,7 @@ def test_labels_are_those_of_the_network(tmp_path):
     assert chosen.records.labels[:3].tolist() == [2, 0, 1]
     assert which(chosen.records)[:3] == [0, 1, 2], "the images keep their order"
     unnamed = imported(("0", "1", "2"))
-    with pytest.raises(UsageError, match=r"--class-names"):
+    with pytest.raises(UsageError, match="class_names="):
         choose_images(unnamed, "test", source)
     given = choose_images(with_class_names(unnamed, NAMES), "test", source)
     np.testing.assert_array_equal(given.records.labels, chosen.records.labels)
@@ -281,7 +281,7 @@ def test_a_network_that_is_not_square_takes_its_own_size_only(tmp_path):
 
 def test_one_output_or_none(tmp_path):
     source = write(tmp_path / "two.npz", names=("no", "yes"))
-    for outputs, message in ((0, "has no classifier.*--init-head new"), (1, "one output, a yes or no.*--class-names")):
+    for outputs, message in ((0, "has no classifier.*init_head new"), (1, "one output, a yes or no.*class_names=")):
         with pytest.raises(UsageError, match=message):
             choose_images(imported((), outputs=outputs), "test", source)
     chosen = choose_images(with_class_names(imported(("0",)), ("no", "yes")), "test", source)

@@ -193,7 +193,7 @@ def test_classes_of_an_imported_network_are_compared_where_they_are_known(place,
     parts: Any = SimpleNamespace(model=source.trained.model)
     now = dataclasses.replace(card, class_names=data, examples={"train": 6})
     if said is None:
-        with pytest.raises(UsageError, match=r"trained on other classes.*--init-head new"):
+        with pytest.raises(UsageError, match=r"trained on other classes.*init_head new"):
             require_transfer(config, source, parts, now)
     else:
         require_transfer(config, source, parts, now)
@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(place, tmp_path
 def test_as_many_classes_of_other_names_are_other_classes(place, tmp_path):
     source = _images(tmp_path / "other.npz", 3, ["a", "x", "c"])
     config = _tuning(place, data=DataConfig(source, val_fraction=0.0), init_head="exact", init_stem="exact")
-    with pytest.raises(UsageError, match="other classes: class 1 was 'b' and is 'x'; --init-head new starts"):
+    with pytest.raises(UsageError, match="other classes: class 1 was 'b' and is 'x'; init_head new starts"):
         fit(config, tmp_path / "run")
 
 

@@ -153,7 +153,7 @@ def test_one_output_is_a_yes_or_no_with_two_names(files):
     """It said "0 100.0 %" of every image."""
     paths, images = files
     trained = network(("0",), outputs=1)
-    with pytest.raises(UsageError, match=r"one output, a yes or no.*--class-names"):
+    with pytest.raises(UsageError, match=r"one output, a yes or no.*class_names="):
         predict_images(trained, paths)
     middle = np.sort(by_hand(trained, images)[:, 0])[17:19].mean()
     trained.variables["params"]["head"]["bias"] -= np.float32(middle)  # as many of both

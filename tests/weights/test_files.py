@@ -162,7 +162,7 @@ def test_several_mappings_are_listed_and_one_is_chosen():
     ema = {name: 2 * array for name, array in NET.items()}
     content = {"epoch": 1, "model": NET, "averages": {"ema": ema}}
     with pytest.raises(
-        UsageError, match=r"holds 2 mappings.*: model \(2 tensors\), averages\.ema \(2 tensors\); .*--key model"
+        UsageError, match=r"holds 2 mappings.*: model \(2 tensors\), averages\.ema \(2 tensors\); .*key=model"
     ):
         clean(content, "net.pt")
     same(clean(content, "net.pt", "model").tensors, NET)
