@@ -230,7 +230,7 @@ def _train_members(
 
 
 def population_plan(config: RunConfig, plan: Plan) -> Plan:
-    """Return the plan of a run for a population of it: who diverges is written down, and the others go on."""
+    """Return the plan of a run for a population of it: a member that diverges is recorded, and the others continue."""
     return dataclasses.replace(
         plan,
         on_reject=dataclasses.replace(plan.on_reject, then="record"),

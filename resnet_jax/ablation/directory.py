@@ -61,7 +61,7 @@ class Definition:
         }
 
     def default_path(self) -> Path:
-        """Return ``runs/ablate-RECIPE-HASH``: the same for the same command, so that running it again goes on."""
+        """Return ``runs/ablate-RECIPE-HASH``: the same for the same command, so that running it again resumes."""
         text = yaml.safe_dump(_significant(self.to_dict()), sort_keys=False)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return Path("runs") / f"ablate-{Path(self.base.recipe).stem}-{digest}"
@@ -87,7 +87,7 @@ class AblationDirectory:
         return RunDirectory(self.path / "cells" / cell.id)
 
     def require(self, definition: Definition) -> None:
-        """Refuse to go on in a directory that holds another ablation.
+        """Refuse a directory that holds another ablation.
 
         Raises:
             RunError: with what differs, or the definition there cannot be read.
@@ -115,7 +115,7 @@ class AblationDirectory:
             )
 
     def open(self, definition: Definition) -> None:
-        """Create the directory for ``definition``, or go on in one that already has it.
+        """Create the directory for ``definition``, or resume in one that already has it.
 
         Raises:
             RunError: it holds another ablation, or cannot be written.

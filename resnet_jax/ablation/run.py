@@ -42,7 +42,7 @@ def ablate(
     console: RichConsole | None = None,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
-    """Train every cell with every seed, and write the table. In the directory of an unfinished one, go on with it.
+    """Train every cell with every seed, and write the table. An unfinished one in the directory is resumed.
 
     Args:
         definition: what to compare.

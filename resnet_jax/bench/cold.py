@@ -22,7 +22,7 @@ def compile_models(
     Args:
         workloads: what to compile; ratios are over the first.
         warm: also fill a compilation cache, and measure the first step of a process that finds it.
-        say: told what goes on.
+        say: called with progress messages.
 
     Returns:
         ``models`` (one object each: trace, compile and first-step seconds, temporaries), ``compile_ratio`` (compile

@@ -61,7 +61,7 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
     Args:
         workload: what.
         how: against what, and how long.
-        say: told what goes on.
+        say: called with progress messages.
 
     Raises:
         UsageError: a workload that cannot be built or compared.

@@ -15,7 +15,7 @@ them. Either takes some powers of depth for exponentials, which agree in both; s
 ``exp(r blocks / 2)`` in root mean square. In stages of fewer than 6 blocks nothing can be told apart, and r is the mean
 change.
 
-That is what goes on to the end. What happens in some of the blocks only, at the start, in short stages, or taken back
+That is what persists to the end. What happens in some of the blocks only, at the start, in short stages, or taken back
 by a norm or by blocks behind them, is looked for as the **stretch** of consecutive blocks with the largest change
 beyond
 

@@ -8,7 +8,7 @@ nodes of the operator's spectral density (stochastic Lanczos quadrature; Ubaru, 
 
 Every new vector is orthogonalized twice against the whole basis. Where the Krylov space is exhausted, which is the
 rule here and not the exception (the Jacobian of a block whose branch is zero is the identity, exhausted after one
-step), a fresh random direction goes on from there, decoupled from what came before.
+step), the iteration continues from a fresh random direction, decoupled from what came before.
 
 Why not matfree (0.6.3): its ``bidiag`` and ``tridiag_sym`` divide by the norm of that exhausted remainder, so
 identities and orthogonal maps give NaN; its buffers are of the default float type, which under ``jax_enable_x64`` is

@@ -191,7 +191,7 @@ def _activated_shared(config: ResNetConfig, x: Signal, activated_mean: np.ndarra
     """Return E[f(z) f(z')] of two images: over what they share, the squared mean of f over what they do not."""
     common = np.maximum(x.shared - np.square(x.mean), 0.0)
     if config.norm in ("none", "folded") or not common.any():
-        return np.square(activated_mean)  # without norm nobody asks
+        return np.square(activated_mean)  # unused without a norm
     nodes, weights = np.polynomial.hermite_e.hermegauss(15)
     total = np.zeros_like(common)
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):

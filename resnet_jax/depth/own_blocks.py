@@ -1,4 +1,4 @@
-"""What a user's own Linen blocks need to be looked at: how to name their parts, and hooks to place in them."""
+"""Hooks for a user's own Linen blocks, and how their parts are named."""
 
 from resnet_jax.instrument.hooks import Anatomy, Identity, instrumented
 from resnet_jax.models.collections import BLOCK_AXES

@@ -1,1 +1,1 @@
-"""What people look at: progress, metric files, TensorBoard events, curves and confusion pictures."""
+"""Output for people: progress, metric files, experiment trackers, figures and HTML pages."""

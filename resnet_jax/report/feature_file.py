@@ -22,7 +22,7 @@ class FeatureFile:
     ==============  =================================================================
     ``features``    float32 (N, ...), a row for each image
     ``image``       str (N,), its file, or its index and source
-    ``label``       int32 (N,), position in ``class_names``; -1 where nobody knows
+    ``label``       int32 (N,), position in ``class_names``; -1 where it is not known
     ``split``       str (N,), of a data set: train, val, test or all
     ``class_names`` str (K,)
     ==============  =================================================================

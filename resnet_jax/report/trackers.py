@@ -114,7 +114,7 @@ class _Tracked(Scalars):
 
 @register_observer("wandb")
 class WeightsAndBiases(_Tracked):
-    """Observer for Weights & Biases. A resumed run goes on there under its own id, kept in ``wandb-id.txt``.
+    """Observer for Weights & Biases. A resumed run continues there under its own id, kept in ``wandb-id.txt``.
 
     Project, entity and mode are set by its own environment variables (WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE).
     """
@@ -122,7 +122,7 @@ class WeightsAndBiases(_Tracked):
     package = "wandb"
 
     def on_start(self, facts: RunFacts) -> None:
-        """Start or go on with its run."""
+        """Start or resume its run."""
         super().on_start(facts)
         self._run = self._tracker.init(
             name=facts.name,
@@ -139,12 +139,12 @@ class WeightsAndBiases(_Tracked):
 
 @register_observer("trackio")
 class Trackio(_Tracked):
-    """Observer for trackio, in the project ``resnet-jax``; a resumed run goes on under its name."""
+    """Observer for trackio, in the project ``resnet-jax``; a resumed run continues under its name."""
 
     package = "trackio"
 
     def on_start(self, facts: RunFacts) -> None:
-        """Start or go on with its run."""
+        """Start or resume its run."""
         super().on_start(facts)
         self._run = self._tracker.init(project="resnet-jax", name=facts.name, config=dict(facts.config), resume="allow")
 

@@ -105,7 +105,7 @@ class View(Observer):
             call()
         except Exception as error:
             self._observers = []
-            _tell(self._warn, f"warning: {self._what} goes no further: {one_line(error)}. Training goes on")
+            _tell(self._warn, f"warning: {self._what} goes no further: {one_line(error)}. Training continues")
 
 
 def _tell(warn: Warn, line: str) -> None:

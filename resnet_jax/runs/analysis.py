@@ -66,7 +66,7 @@ class AnalysisConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AnalysisTarget:
-    """A network and what to look at it with.
+    """A network, and the images and settings of an analysis of it.
 
     Attributes:
         name: for people.
@@ -242,7 +242,7 @@ def _require_classes(model: ResNet, name: object) -> None:
     outputs = model.config.num_classes
     if outputs < 2:
         raise UsageError(
-            f"{name} has {outputs} outputs: the loss whose gradients are looked at needs two classes or more"
+            f"{name} has {outputs} outputs: the loss whose gradients are measured needs two classes or more"
         )
 
 

@@ -101,7 +101,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
-    """Refuse to go on in a directory that belongs to another configuration.
+    """Refuse a directory that belongs to another configuration.
 
     Raises:
         RunError: with the fields that differ.
@@ -117,7 +117,7 @@ def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
         raise RunError(
             f"{where} holds a run of another configuration:\n  "
             + "\n  ".join(changed)
-            + "\nUse another run directory, or the same settings to go on with it."
+            + "\nUse another run directory, or the same settings to resume it."
             + hint
         )
 

@@ -31,7 +31,7 @@ class Images:
     geometry: Geometry
     card: DataCard
     stored_shape: tuple[int, ...] | None = None
-    """(height, width, channels) of the first training image as it is stored; None where nobody looked."""
+    """(height, width, channels) of the first training image as it is stored; None where it is not known."""
 
 
 def geometry_of(config: DataConfig) -> Geometry:
@@ -134,7 +134,7 @@ def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
             decoded[name] = materialize(records, geometry, training=name == "train")
             if not check_readable(decoded[name], geometry):
                 notes.append(
-                    f"the {len(records):,} {name} images are too many to look at before the start: they are decoded "
+                    f"the {len(records):,} {name} images are too many to check before the start: they are decoded "
                     "as they are needed, and one that is broken stops the run then"
                 )
     splits = Splits(decoded["train"], decoded.get("val"), decoded["test"], tuple(notes), splits.kind)

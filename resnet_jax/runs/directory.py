@@ -130,7 +130,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, config: RunConfig) -> RunDirectory:
-        """Create the directory for ``config``, or go on in one that already has the same.
+        """Create the directory for ``config``, or resume in one that already has the same.
 
         Raises:
             RunError: it belongs to another configuration (with the difference), or cannot be written.
@@ -229,7 +229,7 @@ class RunDirectory:
     def locked(self, warn: Callable[[str], None] = _log.warning) -> Iterator[None]:
         """Keep other processes from training here; the system lets go when this process ends, however it ends.
 
-        Where files cannot be locked (some network file systems, Windows) the run goes on unguarded, and says so.
+        Where files cannot be locked (some network file systems, Windows) the run continues without the lock, and says so.
 
         Args:
             warn: is given that line.
@@ -274,7 +274,7 @@ def _lock(file: Any) -> str | None:
 def default_path(config: RunConfig) -> Path:
     """Return ``runs/RECIPE``, followed by a short hash where the configuration is not the recipe as shipped.
 
-    The same command always gets the same directory, so running it again goes on; another one gets another.
+    The same command always gets the same directory, so running it again resumes; another one gets another.
     """
     try:
         changed = differences(load_recipe(config.recipe), config)

@@ -41,7 +41,7 @@ class Source:
 def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
     """Load what ``config`` starts from; None for a run from scratch, or one under way whose source is gone.
 
-    The source is needed to start only: once there is a checkpoint the run goes on from that. But where the source still
+    The source is needed to start only: once there is a checkpoint the run resumes from that. But where the source still
     is, it must be what it was, else the run directory would not be what its configuration says.
 
     Raises:

@@ -104,10 +104,10 @@ def fit(
     origin: Origin | None = None,
     observers: Sequence[Any] = (),
 ) -> Fit:
-    """Train, select, test once. In the directory of an unfinished run of the same configuration, go on with it.
+    """Train, select, test once. An unfinished run of the same configuration in the directory is resumed.
 
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
-    alone differs goes on from where it is (:mod:`resnet_jax.runs.length`); both are said.
+    alone differs is continued from where it is (:mod:`resnet_jax.runs.length`); both are said.
 
     Arrays are divided into training, validation and test as any source is; a run of them goes on with the same ones.
 
@@ -120,7 +120,7 @@ def fit(
             :func:`resnet_jax.data.load_arrays` takes.
         console: where to show progress (default: nowhere).
         origin: the recipe that ``config`` started from (default: the shipped one of that name).
-        observers: who is told how training goes, besides those that ``train.observers`` names; see
+        observers: training observers, besides those that ``train.observers`` names; see
             :class:`~resnet_jax.training.observers.Observer`. One that raises is said and left out.
 
     Returns:
@@ -326,7 +326,7 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
     assert test is not None  # load_images refuses data without
     if before := earlier_tests(job.run):
         job.say(
-            f"Testing the {select} state on the {len(test):,} test images. They were looked at before, after "
+            f"Testing the {select} state on the {len(test):,} test images. They were evaluated before, after "
             f"{', '.join(f'{n:,}' for n in before)} updates: a length chosen by that result was chosen on them."
         )
     else:

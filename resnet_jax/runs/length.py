@@ -4,7 +4,7 @@ A recipe's schedule is made for the recipe's length. What of it does not fit int
 proportion (:mod:`resnet_jax.training.shorten`), unless it was chosen for this run; and some networks need another one
 (:mod:`resnet_jax.runs.companions`).
 
-``train.length`` and ``train.limit`` of a run may change between two commands on one directory. A longer run goes on
+``train.length`` and ``train.limit`` of a run may change between two commands on one directory. A longer run continues
 from the last checkpoint, its schedule from there on being that of the new length; so it is not the run that the new
 length would have been from the start, whose rate was another one before. A run cannot become shorter than what it has
 done.

@@ -85,7 +85,7 @@ def clip_adaptively(
 
 
 def require_excluded(params: PyTree, exclude: Collection[str], rules: Rules = ROLE_RULES) -> None:
-    """Refuse to go on if nothing is excluded: a classifier under a name the rules do not know would be clipped.
+    """Raise if nothing is excluded: a classifier under a name the rules do not know would be clipped.
 
     Raises:
         UsageError: ``exclude`` has an unknown role, or no parameter has one of its roles.

@@ -1,7 +1,7 @@
 """Checkpoints of a run: the only file that knows Orbax.
 
 A network of many equal blocks is written as it is scanned, however it was computed (:mod:`resnet_jax.models.layout`):
-so any execution can go on with any other's state.
+so any execution can resume any other's state.
 
 Two folders: ``last`` keeps the two newest states, to resume from; ``best`` keeps the one with the best validation
 result. Writing is asynchronous, so a state may be donated to the next step right after :meth:`Checkpoints.save`.
@@ -144,7 +144,7 @@ class Checkpoints:
             reason = _reason(error)
             raise RunError(
                 f"cannot write a checkpoint in {self._folder / kind}: {reason}. What was saved before stays; "
-                "make room or mend it, and go on with the same command"
+                "free some space or repair it, and resume with the same command"
             ) from error
 
     def _plain_folder(self) -> Path:

@@ -51,7 +51,7 @@ class TrainConfig:
     accumulate: AtLeast1 = 1
     """Micro-batches an update is made of, to fit a large batch in memory."""
     steps_per_dispatch: Annotated[AtLeast1, SAME_RESULT] | None = None
-    """Updates made in one call, from examples that lie on the devices; None: 1 on CPUs, more where it pays."""
+    """Updates made in one call, from examples resident on the devices; None: 1 on CPUs, more where it pays."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)
     """Moving averages of parameters and statistics, which are then what is evaluated; off without a decay."""
     loss_scale: LossScaling = dataclasses.field(default_factory=LossScaling)
@@ -72,7 +72,7 @@ class TrainConfig:
     depth_every: Annotated[str, SAME_RESULT] | None = None
     """Between rows of depth.jsonl, the gradient that reaches every block, from the first step on; None for none."""
     observers: Annotated[tuple[str, ...], SAME_RESULT] = ("tensorboard",)
-    """Who is told of the training besides the files and the terminal: tensorboard, wandb, trackio, or registered ones
+    """Observers of the training besides the files and the terminal: tensorboard, wandb, trackio, or registered ones
     (resnet_jax.report.trackers)."""
 
     def __post_init__(self) -> None:

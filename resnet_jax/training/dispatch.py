@@ -1,8 +1,8 @@
-"""Several updates in one call: the train step in a compiled loop over a training set that lies on the devices.
+"""Several updates in one call: the train step in a compiled loop over a training set resident on the devices.
 
 A small network's step is shorter on an accelerator than what the host does to start it. Here the host sends the
 positions of the examples, a few bytes each, and the device does the rest: it gathers a batch from the pixels it holds,
-augments it inside the step, and goes on to the next one without asking.
+augments it inside the step, and continues with the next one without returning to the host.
 
 * The step is the **same function** as for single calls, on the same batches, so the numbers are those of single calls
   up to float rounding (the compiler may fuse a loop's body otherwise; on a CPU, ResNet-20 came to the same bits after
@@ -12,7 +12,7 @@ augments it inside the step, and goes on to the next one without asking.
   calls.
 * Every device holds the whole training set and gathers its own part of the batch: no pixel is communicated. That costs
   the bytes of the training set on each device: 138 MB for CIFAR-10's 45,000 training images.
-* An update that is rejected leaves the state as it was, and the later updates of the call go on from there, as
+* An update that is rejected leaves the state as it was, and the later updates of the call continue from there, as
   single calls would until the host looks. The metrics say which one it was.
 """
 

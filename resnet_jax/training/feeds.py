@@ -45,7 +45,7 @@ class Call:
 
 
 class Feed(Protocol):
-    """What a run is fed with."""
+    """The calls of compiled programs that a run is made of."""
 
     @property
     def steps_per_call(self) -> int:
@@ -121,7 +121,7 @@ class ProbedSteps:
 
 @dataclasses.dataclass(frozen=True)
 class ResidentSteps:
-    """Several updates a call, from a training set that lies on the devices; it is copied there once.
+    """Several updates a call, from a training set resident on the devices, where it is copied once.
 
     Attributes:
         multi_step: from :func:`~resnet_jax.training.dispatch.compile_multi_step`.

@@ -59,7 +59,7 @@ def train(
         progress: as restored with the state.
         observers: told of every step and epoch; see :class:`~resnet_jax.training.observers.Observer`. What they raise
             ends the training.
-        stop: looked at between calls.
+        stop: checked between calls.
 
     Returns:
         The final state, of members that stopped early the state at that step, and the progress.

@@ -1,4 +1,4 @@
-"""Observers: who is told how training goes."""
+"""Training observers: objects called after steps, epochs and validations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunFacts:
         name: of the run, for titles.
         run_dir: where its files are.
         config: its configuration, nested plain values.
-        start_step: updates done when this session begins; more than 0 in a run that goes on.
+        start_step: updates done when this session begins; more than 0 in a resumed run.
         total_steps: updates of the whole run.
         steps_per_epoch: updates of a pass over the training set.
         batch_size: examples of an update.

@@ -1,4 +1,4 @@
-"""Placement: the devices of a training, and where its state, its batches and its outputs lie on them.
+"""Placement: the devices of a training, and how its state, its batches and its outputs are sharded over them.
 
 There is one mesh axis, ``data``, for 1 or 1,000 devices. A :class:`Placement` is a value: whoever compiles a step or
 puts arrays on devices asks it, so that another one, which shards the state too, needs no other call sites.

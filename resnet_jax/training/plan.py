@@ -16,7 +16,7 @@ class Reject:
     """What happens when an update is rejected because something in it was not finite.
 
     Attributes:
-        then: ``stop`` raises, with what to look at; ``record`` writes down that this member has diverged, and goes on
+        then: ``stop`` raises, with what to check; ``record`` notes that this member has diverged, and continues
             with the others.
         tolerate: rejected updates in a row that are only reported: each leaves the state as it was.
     """

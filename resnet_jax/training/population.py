@@ -142,7 +142,7 @@ def population_size(states: TrainState) -> int:
 
 
 def member(states: TrainState, index: int) -> TrainState:
-    """Return one member as an ordinary state, which goes on alone if it is given to the step of one run.
+    """Return one member as an ordinary state, which trains on alone if it is given to the step of one run.
 
     Raises:
         UsageError: there is no such member.

@@ -80,7 +80,7 @@ class MemberProgress:
         best_step: updates done at the best validation; None before.
         skipped: steps whose gradients overflowed under the loss scale, and which moved nothing.
         rejected: updates rejected in a row, up to now.
-        finished: why it counts no further while others go on (``"diverged"`` or ``"early stopping"``), or None.
+        finished: why it stopped while others continue (``"diverged"`` or ``"early stopping"``), or None.
         finished_at: after which step, or None.
     """
 
@@ -104,7 +104,7 @@ class MemberProgress:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What the loop knows besides the state. A resumed run goes on from it as if it had not stopped.
+    """What the loop knows besides the state. A resumed run continues from it as if it had not stopped.
 
     Attributes:
         members: of each member; one for a run alone.

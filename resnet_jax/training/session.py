@@ -1,4 +1,4 @@
-"""The book-keeping of one call of the loop: metrics in flight, clocks, progress, and who is told."""
+"""The book-keeping of one call of the loop: metrics in flight, clocks, progress and observers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Session:
         plan: of the run.
         task: what metrics mean.
         progress: where it stands; of one member for a run alone.
-        observers: who is told.
+        observers: called in this order.
         population: whether metrics have an axis of members, and rows say which.
     """
 
@@ -156,7 +156,7 @@ class Session:
         return best, stops
 
     def _finish_with_members(self) -> None:
-        """End the run where none of its members goes on."""
+        """End the run when none of its members continues."""
         if not self.running:
             self.finish("early stopping" if self.stopped else "all diverged")
 

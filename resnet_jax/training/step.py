@@ -52,7 +52,7 @@ def make_train_step(
     call makes one optimizer update. If the loss, a gradient, or a parameter or statistic that comes out is not
     finite, the update is rejected **as a whole**: params, opt_state, batch_stats and averages keep their old values,
     only ``step`` moves on (it is the position in the data) and ``rejected`` is 1. With a loss scale the step is
-    skipped in the same way, to go on with a smaller one: ``skipped`` is 1, and ``rejected`` only when there is none.
+    skipped in the same way, to continue with a smaller one: ``skipped`` is 1, and ``rejected`` only when there is none.
     The optimizer's own count, which schedules go by, counts updates made: rejected and skipped steps are not in it.
 
     Args:

@@ -46,7 +46,7 @@ class Chance:
 
     @classmethod
     def of(cls, labels: np.ndarray, examples: int | None = None) -> Chance:
-        """Return that of images with these labels; ``examples`` of them if not all are looked at.
+        """Return that of images with these labels; ``examples`` of them if not all are counted.
 
         >>> Chance.of(np.array([0, 1, 1, 2]))
         Chance(examples=4, majority=0.5)
@@ -135,7 +135,7 @@ class ChanceWatch:
         self._epochs, self._said = 0, False
 
     def on_step(self, row: dict[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def on_epoch(self, row: dict[str, float]) -> None:
         """Count the epoch if it was at chance."""

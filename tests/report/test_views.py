@@ -46,7 +46,7 @@ def test_an_observer_that_fails_is_left_alone_from_then_on():
         view.on_epoch({})
     view.close()
     assert Board.calls == 1
-    assert lines == ["warning: TensorBoard goes no further: ValueError: $ alone. Training goes on"]
+    assert lines == ["warning: TensorBoard goes no further: ValueError: $ alone. Training continues"]
     View("TensorBoard", fail, lines.append).on_step({})
     assert len(lines) == 2
 

@@ -95,7 +95,7 @@ def test_where_there_are_too_many_files_to_look_at_it_is_said(photographs, monke
     assert load_images(config).splits.notes == ()
     monkeypatch.setattr(verify.check_readable, "__kwdefaults__", {"limit_bytes": 100, "threads": None})
     (note,) = load_images(config).splits.notes
-    assert note.startswith("the 14 train images are too many to look at before the start")
+    assert note.startswith("the 14 train images are too many to check before the start")
 
 
 def test_a_class_that_is_tested_and_not_trained_on_is_refused(tmp_path):

@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resum
     longer, printed = run(whole, epochs=2)
     assert "Going on with a run of 9 updates that is here: 9 are done, now 18 are asked for (2 epochs)" in printed
     assert "The result after 9 updates stays in summary-9.json" in printed
-    assert "They were looked at before, after 9 updates" in printed
+    assert "They were evaluated before, after 9 updates" in printed
     assert longer.steps == 18
     assert json.loads((whole / "summary-9.json").read_text())["params_digest"] == summary.params_digest
     assert longer.params_digest != summary.params_digest
@@ -220,7 +220,7 @@ def test_fit_tells_observers_and_returns_summary_history_and_network(tmp_path):
         *(("step", step) for step in range(10, 19)), ("epoch", 18),
         ("end", 18), ("close",),
     ]  # fmt: skip
-    assert said.getvalue().count("warning: Failing goes no further: ValueError: no more. Training goes on") == 1
+    assert said.getvalue().count("warning: Failing goes no further: ValueError: no more. Training continues") == 1
     assert not (tmp_path / "tensorboard").exists()
     assert [row["step"] for row in found.history.epochs] == [9, 18]
     assert [row["step"] for row in found.history.steps] == [3, 6, 9, 12, 15, 18]
