@@ -155,7 +155,7 @@ def parse_agc(text: str, base: RunConfig) -> Axis:
             try:
                 words[item] = float(item)
             except ValueError:
-                raise UsageError(f"agc takes off, on or a strength such as 0.01, got {item!r}") from None
+                raise UsageError(f"agc={item} is none of off, on or a strength such as 0.01") from None
         values.append(words[item])
     return _axis(AGC, tuple(values))
 
@@ -197,12 +197,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     else:
         listed = len(parts) > 1
     if not all(re.fullmatch(r"\d+", part) for part in parts):
-        raise UsageError(f"seeds takes how many (5: the seeds 0 to 4) or which (3,7), got {text!r}")
+        raise UsageError(f"seeds={text!r} must be how many (5: the seeds 0 to 4) or which (3,7)")
     numbers = tuple(int(part) for part in parts)
     if not listed:
         numbers = tuple(range(numbers[0]))
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UsageError(f"seeds needs one or more different seeds, got {text!r}")
+        raise UsageError(f"seeds={text!r} must be one or more different seeds")
     return numbers
 
 

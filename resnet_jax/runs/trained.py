@@ -168,7 +168,7 @@ def require_images(trained: TrainedRun) -> None:
     if card.image_dtype != "uint8":
         raise UsageError(
             f"{trained.path} was trained on {card.image_dtype}, and image files are read as uint8, of which its "
-            "normalization is not. `eval` takes the same kind of data (--data.source), and in Python model.apply"
+            "normalization is not. `eval` takes the same kind of data (data.source), and in Python model.apply"
         )
     require_normalization(trained)
 
