@@ -229,7 +229,7 @@ class RunDirectory:
     def locked(self, warn: Callable[[str], None] = _log.warning) -> Iterator[None]:
         """Keep other processes from training here; the system lets go when this process ends, however it ends.
 
-        Where files cannot be locked (some network file systems, Windows) the run continues without the lock, and says it.
+        Where files cannot be locked (some network file systems, Windows) the run goes without the lock, and says so.
 
         Args:
             warn: is given that line.
