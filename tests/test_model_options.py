@@ -25,7 +25,7 @@ from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.analysis import AnalysisConfig, named_target
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.images import OtherImages
 from resnet_jax.runs.recipes import load_recipe, parse_config
 
@@ -161,7 +161,7 @@ def test_block_and_spatial_dims_arrive_in_the_network():
 
 @pytest.mark.parametrize("dims", [1, 3])
 def test_images_do_not_go_into_a_network_for_signals_or_volumes(dims):
-    card = DataCard(("a", "b"), (8, 8, 1), (0.5,), (0.5,), {"train": 4})
+    card = DatasetInfo(("a", "b"), (8, 8, 1), (0.5,), (0.5,), {"train": 4})
     with pytest.raises(UsageError, match=rf"model.spatial_dims {dims} .*2 spatial dimensions.*leave it out"):
         build_model(RunConfig(model=ModelSpec(spatial_dims=dims)), card)
 

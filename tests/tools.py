@@ -21,7 +21,7 @@ from resnet_jax.models.count import abstract_variables
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import load_images
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.training.compile import INIT_OPTIONS
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.state import TrainState
@@ -98,7 +98,7 @@ def write_run(path: Path, config: RunConfig, seed: int = 0) -> dict[str, Any]:
     return averaged or variables
 
 
-def write_network(path: Path, config: RunConfig, card: DataCard, variables: dict, averaged: Any = None) -> None:
+def write_network(path: Path, config: RunConfig, card: DatasetInfo, variables: dict, averaged: Any = None) -> None:
     """Write a run directory of a network with these variables."""
     from resnet_jax.training.checkpoint import Checkpoints  # Orbax is slow to import
 

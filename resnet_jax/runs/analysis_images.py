@@ -24,7 +24,7 @@ from resnet_jax.runs.build import build_model
 from resnet_jax.runs.chosen import Chosen, bring_to_size, choose_images, describe_sizes
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import geometry_of, load_images
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runs.trained import TrainedRun, require_images
 from resnet_jax.training.need import ANALYSIS, require_memory
@@ -104,7 +104,7 @@ def _first(config: AnalysisConfig, records: Records) -> Subset:
     return Subset(records, permutation(len(records), config.seed, SHUFFLE)[: config.batch])
 
 
-def _normalized(records: Records, model: ResNet, card: DataCard) -> tuple[jax.Array, jax.Array]:
+def _normalized(records: Records, model: ResNet, card: DatasetInfo) -> tuple[jax.Array, jax.Array]:
     _require_memory(len(records), card.image_shape, model)
     pixels = View(records, Geometry(), training=False).images(np.arange(len(records)))
     images = normalize(jnp.asarray(pixels), card.mean, card.std, jnp.dtype(model.config.dtype))

@@ -24,7 +24,7 @@ from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Images, geometry_of
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.length import length_of
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
@@ -50,7 +50,7 @@ STEPS_PER_DISPATCH: dict[str, int] = {"gpu": 16, "tpu": 16}
 RESIDENT_SHARE = 0.25
 
 
-def build_model(config: RunConfig, card: DataCard, *, devices: int = 1) -> ResNet:
+def build_model(config: RunConfig, card: DatasetInfo, *, devices: int = 1) -> ResNet:
     """Build the network for the data: its classes and channels, unless the configuration says otherwise.
 
     Args:
@@ -272,7 +272,7 @@ def iterate_feed(feed: TrainBatches, config: RunConfig, start: int, stop: int) -
 
 
 def build_evaluation(
-    config: RunConfig, model: ResNet, card: DataCard, mesh: Devices, *, logits: bool = False
+    config: RunConfig, model: ResNet, card: DatasetInfo, mesh: Devices, *, logits: bool = False
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
@@ -286,14 +286,14 @@ def build_evaluation(
 
 
 def build_eval_step(
-    config: RunConfig, model: ResNet, card: DataCard, *, logits: bool = False
+    config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return the eval step of a run as a pure function."""
     task = build_task(config, card)
     return make_eval_step(model, task=task, preprocess=eval_preprocess(model, card), logits=logits)
 
 
-def build_task(config: RunConfig, card: DataCard) -> Task:
+def build_task(config: RunConfig, card: DatasetInfo) -> Task:
     """Return what the outputs of a run's network mean.
 
     Raises:
@@ -323,7 +323,7 @@ def _threads(config: RunConfig, records: Records) -> int:
     return 0 if in_memory(records) else config.data.threads
 
 
-def train_preprocess(config: RunConfig, model: ResNet, card: DataCard) -> TrainPreprocess:
+def train_preprocess(config: RunConfig, model: ResNet, card: DatasetInfo) -> TrainPreprocess:
     """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well."""
     transforms, dtype = divide(config.data.augment).device, jnp.dtype(model.config.dtype)
     mixes = any(getattr(transform, "mixes", False) for transform in transforms)
@@ -342,7 +342,7 @@ def train_preprocess(config: RunConfig, model: ResNet, card: DataCard) -> TrainP
     return preprocess
 
 
-def eval_preprocess(model: ResNet, card: DataCard) -> Preprocess:
+def eval_preprocess(model: ResNet, card: DatasetInfo) -> Preprocess:
     """Return the normalization of a run as a ``preprocess`` function without augmentation."""
 
     def preprocess(_key, batch):

@@ -24,7 +24,7 @@ from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.runs.data import divide, geometry_of, load_splits
-from resnet_jax.runs.directory import DataCard, labels_digest
+from resnet_jax.runs.directory import DatasetInfo, labels_digest
 from resnet_jax.runs.trained import TrainedRun, class_names_of, with_moved_data
 
 SPLITS = ("train", "val", "test")
@@ -300,7 +300,7 @@ def _of(some: int, count: int, total: int) -> str:
     return f"all {count:,} images{looked} are" if some == count else f"{some:,} of {count:,} images{looked} are"
 
 
-def _difference(card: DataCard, splits: Splits, class_names: tuple[str, ...]) -> str:
+def _difference(card: DatasetInfo, splits: Splits, class_names: tuple[str, ...]) -> str:
     """Say in what data is not that of a card; empty if in nothing that the card knows."""
     parts = {name: getattr(splits, name) for name in SPLITS}
     parts = {name: records for name, records in parts.items() if records is not None}

@@ -19,7 +19,7 @@ from resnet_jax.data.verify import check_readable
 from resnet_jax.data.view import View
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.config import DataConfig, RunConfig
-from resnet_jax.runs.directory import DataCard, labels_digest
+from resnet_jax.runs.directory import DatasetInfo, labels_digest
 from resnet_jax.tasks.facts import LabelKind
 
 
@@ -29,7 +29,7 @@ class Images:
 
     splits: Splits
     geometry: Geometry
-    card: DataCard
+    card: DatasetInfo
     stored_shape: tuple[int, ...] | None = None
     """(height, width, channels) of the first training image as it is stored; None where it is not known."""
 
@@ -168,7 +168,7 @@ def describe_images(pixels: Pixels, data: DataConfig) -> Images:
         check_normalization(mean, std, dtype=pixels.dtype)
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     train = splits.train.labels
-    card = DataCard(
+    card = DatasetInfo(
         class_names=pixels.class_names,
         image_shape=pixels.image_shape,
         mean=mean,

@@ -50,7 +50,7 @@ PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 
 @dataclasses.dataclass(frozen=True)
-class DataCard:
+class DatasetInfo:
     """What a run knows about its data; enough to evaluate and predict without looking at the training images.
 
     Attributes:
@@ -82,7 +82,7 @@ class DataCard:
     target_std: tuple[float, ...] = ()
     meanings: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def same_as(self, other: DataCard) -> bool:
+    def same_as(self, other: DatasetInfo) -> bool:
         """Return whether both describe the same data; labels that one of them does not know are not compared."""
         unknown: dict[str, Any] = {"labels": "", "label_counts": (), "target_mean": (), "target_std": ()}
         known = bool(self.labels and other.labels)
@@ -179,7 +179,7 @@ class RunDirectory:
         examples = self.read_data().examples.get("train") if self.data.is_file() else None
         return None if examples is None else examples // batch_size
 
-    def read_data(self) -> DataCard:
+    def read_data(self) -> DatasetInfo:
         """Read data.json.
 
         Raises:
@@ -189,9 +189,9 @@ class RunDirectory:
             raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
         raw: dict[str, Any] = json.loads(self.data.read_text(encoding="utf-8"))
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
-        return DataCard(**fields)
+        return DatasetInfo(**fields)
 
-    def write_data(self, card: DataCard) -> None:
+    def write_data(self, card: DatasetInfo) -> None:
         """Write data.json.
 
         Raises:

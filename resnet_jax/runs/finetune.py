@@ -12,7 +12,7 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.digest import params_digest
 from resnet_jax.runs.build import Parts
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.trained import TrainedRun, load_run
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.ema import ema_init
@@ -68,7 +68,7 @@ def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
     return source
 
 
-def require_transfer(config: RunConfig, source: Source, parts: Parts, card: DataCard) -> None:
+def require_transfer(config: RunConfig, source: Source, parts: Parts, card: DatasetInfo) -> None:
     """Refuse a source that does not fit the network or the data, before anything is written.
 
     Raises:
@@ -118,7 +118,7 @@ def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:
     return jax.jit(start, out_shardings=parts.placement.state(state))(state, variables)
 
 
-def describe(config: RunConfig, source: Source, parts: Parts, card: DataCard) -> tuple[str, ...]:
+def describe(config: RunConfig, source: Source, parts: Parts, card: DatasetInfo) -> tuple[str, ...]:
     """Return lines on the start of a run: where the weights come from, and which classes a kept classifier is for.
 
     The choices in which the networks differ are named: not all change a shape.

@@ -18,7 +18,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelSpec, model_options
 from resnet_jax.runs.config import DataConfig, RunConfig
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.tasks.config import TaskConfig
@@ -60,7 +60,7 @@ class Imported:
     file: WeightFile
     format: str
     prefix: str
-    card: DataCard
+    card: DatasetInfo
     crop: str
     lines: dict[str, str]
 
@@ -133,7 +133,7 @@ def import_weights(
     shape, crop, about_size = _geometry(known, notes, image_size, crop, network.config.spatial_dims, channels)
     mean, std, about_normalization = _normalization(known, notes, mean, std)
     names, about_names = _names(known, notes, names, outputs)
-    card = DataCard(class_names=names, image_shape=shape, mean=mean, std=std, examples={})
+    card = DatasetInfo(class_names=names, image_shape=shape, mean=mean, std=std, examples={})
     config = RunConfig(
         recipe=f"imported-{file.stem}",
         model=model,
@@ -316,7 +316,7 @@ def _require_new(out: Path) -> None:
 
 
 def _write(
-    out: Path, config: RunConfig, card: DataCard, variables: dict[str, Any], *, step: int, origin: dict[str, str]
+    out: Path, config: RunConfig, card: DatasetInfo, variables: dict[str, Any], *, step: int, origin: dict[str, str]
 ) -> RunDirectory:
     """Write a run directory that holds ``variables`` and was not trained here."""
     state = TrainState(

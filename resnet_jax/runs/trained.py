@@ -20,7 +20,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
@@ -44,7 +44,7 @@ class TrainedRun:
     """
 
     config: RunConfig
-    card: DataCard
+    card: DatasetInfo
     model: ResNet
     variables: dict[str, Any]
     step: int

@@ -18,7 +18,7 @@ from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.analysis import AnalysisConfig, find_target
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from resnet_jax.runs.images import OtherImages
 from tests.cli.conftest import last_json
@@ -259,7 +259,7 @@ def one_output(tmp_path_factory):
     """An imported network that says yes or no, without names for it."""
     path = tmp_path_factory.mktemp("one") / "net"
     config = RunConfig(model=TINY.replace(num_classes=1))
-    card = DataCard(("0",), (8, 8, 3), (0.5,) * 3, (0.25,) * 3, {})
+    card = DatasetInfo(("0",), (8, 8, 3), (0.5,) * 3, (0.25,) * 3, {})
     model = build_model(config, card)
     write_network(path, config, card, random_variables(model, (8, 8, 3)))
     return path

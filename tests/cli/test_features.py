@@ -13,7 +13,7 @@ import pytest
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import DataConfig, RunConfig
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from tests.cli.conftest import last_json
 from tests.tools import random_variables, write_network, write_run
 
@@ -25,7 +25,7 @@ def place(tmp_path_factory):
     """An imported network without a classifier, 40 images in an npz and five of them as files."""
     folder = tmp_path_factory.mktemp("features")
     config = RunConfig(model=ModelSpec("resnet20_cifar", num_classes=0, stage_sizes=(1, 1), widths=(4, 8), norm="none"))
-    card = DataCard((), (8, 8, 3), MEAN, STD, {})
+    card = DatasetInfo((), (8, 8, 3), MEAN, STD, {})
     model = build_model(config, card)
     variables = random_variables(model, (8, 8, 3))
     write_network(folder / "net", config, card, variables)

@@ -20,7 +20,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import STEPS_PER_DISPATCH, build_model, loss_scaling, steps_per_dispatch, train_preprocess
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.training.loss_scale import LossScaling
 
@@ -83,7 +83,7 @@ def test_what_cannot_stay_on_the_devices_is_refused_with_the_reason(records, geo
         TrainBatches(records, 8, seed=0, geometry=geometry).resident()
 
 
-CARD = DataCard(("a", "b", "c"), (8, 8, 3), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), {"train": 40})
+CARD = DatasetInfo(("a", "b", "c"), (8, 8, 3), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), {"train": 40})
 
 
 def prepare(key, batch, dtype="float32", **data):

@@ -16,7 +16,7 @@ from resnet_jax.runs.build import build_model
 from resnet_jax.runs.chosen import bring_to_size, choose_images, describe_moved, describe_sizes, own_splits
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import load_images
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry, with_moved_data, with_normalization
 
 NAMES = ("cat", "dog", "owl")
@@ -53,7 +53,7 @@ def imported(names, *, shape=(8, 8, 3), outputs=None, **data) -> TrainedRun:
     """Return a network without images of its own."""
     outputs = len(names) if outputs is None else outputs
     config = RunConfig(model=ModelSpec("resnet20_cifar", num_classes=outputs), data=DataConfig(**data))
-    card = DataCard(tuple(names), shape, (0.5,) * shape[-1], (0.25,) * shape[-1], {})
+    card = DatasetInfo(tuple(names), shape, (0.5,) * shape[-1], (0.25,) * shape[-1], {})
     return TrainedRun(config, card, build_model(config, card), {}, 0, "my-net")
 
 

@@ -19,7 +19,7 @@ from resnet_jax.runs.config import (
     require_same,
     without_effect,
 )
-from resnet_jax.runs.directory import DataCard, RunDirectory, default_path
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory, default_path
 from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
 from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -119,12 +119,12 @@ def test_default_directories_are_stable_and_differ_with_the_configuration(tmp_pa
 
 
 def test_data_that_changed_under_a_run_is_noticed(tmp_path):
-    from resnet_jax.runs.directory import DataCard
+    from resnet_jax.runs.directory import DatasetInfo
 
     run = RunDirectory.open(tmp_path / "run", RunConfig())
     with pytest.raises(RunError, match=r"has no data\.json"):
         run.read_data()
-    card = DataCard(("a", "b"), (8, 8, 1), (0.5,), (0.25,), {"train": 10, "test": 5})
+    card = DatasetInfo(("a", "b"), (8, 8, 1), (0.5,), (0.25,), {"train": 10, "test": 5})
     run.write_data(card)
     run.write_data(card)
     assert run.read_data() == card
@@ -168,7 +168,7 @@ def test_any_text_comes_back_from_yaml(recipe, source, init_from):
 @pytest.mark.parametrize("name", TREACHEROUS)
 def test_any_text_comes_back_from_a_run_directory(tmp_path, name):
     config = RunConfig(recipe=name, data=DataConfig(source=name))
-    card = DataCard((name, "b"), (2, 2, 1), (0.5,), (0.5,), {"train": 1})
+    card = DatasetInfo((name, "b"), (2, 2, 1), (0.5,), (0.5,), {"train": 1})
     run = RunDirectory(tmp_path)
     run.config.write_text(config_to_yaml(config), encoding="utf-8")
     run.write_data(card)

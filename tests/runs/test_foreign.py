@@ -14,7 +14,7 @@ import pytest
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models import ModelSpec, ResNet
 from resnet_jax.runs.config import DataConfig, RunConfig
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.evaluate import load_run
 from resnet_jax.runs.foreign import export_weights, import_weights
 from resnet_jax.tasks.config import TaskConfig
@@ -145,7 +145,7 @@ def test_class_names_from_a_file(put, tiny, tmp_path, text):
     assert imported.run.read_data().class_names == ("ant", "bee", "Cäsar")
 
 
-def trained_run(path, config: RunConfig, card: DataCard):
+def trained_run(path, config: RunConfig, card: DatasetInfo):
     """A run directory with a network of random weights, as training leaves it."""
     from resnet_jax.runs.foreign import _write
 
@@ -158,7 +158,7 @@ def test_an_exported_run_comes_back_with_all_it_knew(tmp_path):
     model = ModelSpec("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), activation="silu", norm_eps=1e-3)
     data = DataConfig(image_size=16, augment=("random_resized_crop",))
     config = RunConfig(model=model, data=data, task=TaskConfig(loss="bce"))
-    card = DataCard(("Dürer [1471]", "b: c"), (16, 16, 3), (0.5, 0.25, 0.125), (0.1, 0.2, 0.3), {"train": 5})
+    card = DatasetInfo(("Dürer [1471]", "b: c"), (16, 16, 3), (0.5, 0.25, 0.125), (0.1, 0.2, 0.3), {"train": 5})
     trained_run(tmp_path / "run", config, card)
     export_weights(tmp_path / "run", tmp_path / "net.safetensors", format="cifar")
     imported = import_weights(tmp_path / "net.safetensors", ModelSpec(""), tmp_path / "again")

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from resnet_jax.errors import RunError
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.length import Origin, adopt, earlier_tests, settle
 from resnet_jax.runs.recipes import load_recipe
 
@@ -24,7 +24,7 @@ def made(tmp_path):
 
     def make(config, done, finished=None):
         run = RunDirectory.open(tmp_path / f"run{config.train.length}", settle_new(tmp_path, config).config)
-        run.write_data(DataCard(("0", "1"), (8, 8, 1), (0.5,), (0.5,), {"train": 1258, "val": 180, "test": 359}))
+        run.write_data(DatasetInfo(("0", "1"), (8, 8, 1), (0.5,), (0.5,), {"train": 1258, "val": 180, "test": 359}))
         (run.checkpoints / "last" / str(done)).mkdir(parents=True)
         if finished:
             run.write_summary({"finished": finished, "steps": done})

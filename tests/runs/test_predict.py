@@ -15,7 +15,7 @@ from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs import inference
 from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import DataConfig, RunConfig
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.predict import Predictor, predict_images
 from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry
 from resnet_jax.tasks.classification import Classification
@@ -31,7 +31,7 @@ def network(names=("cat", "dog", "owl"), *, outputs=3, shape=(8, 8, 3), loss="cr
         data=DataConfig(**data),
         task=TaskConfig(loss=None if loss == "cross_entropy" else loss),
     )
-    card = DataCard(tuple(names), shape, MEAN, STD, {})
+    card = DatasetInfo(tuple(names), shape, MEAN, STD, {})
     model = build_model(config, card)
     return TrainedRun(config, card, model, random_variables(model, shape), 0, Path("net"))
 

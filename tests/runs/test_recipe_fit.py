@@ -11,7 +11,7 @@ from resnet_jax.data.records import ArrayRecords
 from resnet_jax.data.split import Splits
 from resnet_jax.data.transform import Geometry
 from resnet_jax.runs.data import Images
-from resnet_jax.runs.directory import DataCard
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.recipe_fit import MADE_FOR, misfit
 from resnet_jax.runs.recipes import list_recipes, load_recipe
 
@@ -22,7 +22,7 @@ def said(recipe: str, stored: int, seen: int | None = None, source: str = "folde
     config = load_recipe(recipe)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
     seen = stored if seen is None else seen
-    card = DataCard(("a", "b"), (seen, seen, 3), (), (), {})
+    card = DatasetInfo(("a", "b"), (seen, seen, 3), (), (), {})
     return misfit(config, Images(Splits(SOME, None, None), Geometry(), card, (stored, stored, 3)))
 
 
@@ -70,4 +70,6 @@ def test_images_of_the_same_kind_are_not_spoken_of(recipe, stored, seen):
 def test_the_recipes_own_images_are_not_spoken_of():
     assert said("digits", 500, source="digits") is None
     config = dataclasses.replace(load_recipe("digits"), recipe="mine")
-    assert misfit(config, Images(Splits(SOME, None, None), Geometry(), DataCard((), (99, 99, 3), (), (), {}))) is None
+    assert (
+        misfit(config, Images(Splits(SOME, None, None), Geometry(), DatasetInfo((), (99, 99, 3), (), (), {}))) is None
+    )

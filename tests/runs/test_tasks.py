@@ -20,7 +20,7 @@ from resnet_jax.report.plots import plot_curves
 from resnet_jax.runs.build import build_model, build_parts, build_task, iterate_feed, training_feed
 from resnet_jax.runs.config import DataConfig, RunConfig, config_to_yaml
 from resnet_jax.runs.data import Images
-from resnet_jax.runs.directory import DataCard, RunDirectory
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.outcome import Pictures, Summary, outcome_of
 from resnet_jax.runs.predict import Predictor
 from resnet_jax.runs.recipes import config_from_dict, parse_config
@@ -54,7 +54,7 @@ def built(kind, task, **model):
     pixels, labels, names = images_of(kind)
     parts = [ArrayRecords(pixels[part], labels[part]) for part in (slice(64), slice(64, None))]
     train = np.asarray(labels[:64], np.float64).reshape(64, -1)
-    card = DataCard(
+    card = DatasetInfo(
         names,
         (8, 8, 1),
         (0.5,),
