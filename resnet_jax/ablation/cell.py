@@ -25,7 +25,7 @@ from resnet_jax.models.digest import params_digest
 from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import Appended, read_metrics
 from resnet_jax.runs.build import (
-    Parts,
+    RunComponents,
     build_eval_step,
     build_parts,
     build_task,
@@ -163,7 +163,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
 
 def _train_members(
     job: CellJob,
-    parts: Parts,
+    parts: RunComponents,
     evaluate: Callable[[TrainState, Records], list[Evaluation]],
     seeds: tuple[int, ...],
 ) -> tuple[list[MemberResult], float]:
@@ -249,7 +249,7 @@ def _some(records: Records | None) -> Records:
     return records
 
 
-def _evaluation(job: CellJob, parts: Parts) -> Callable[[TrainState, Records], list[Evaluation]]:
+def _evaluation(job: CellJob, parts: RunComponents) -> Callable[[TrainState, Records], list[Evaluation]]:
     """Return ``evaluation(states, records)`` of all members; it compiles once."""
     step = compile_population_eval_step(build_eval_step(job.config, parts.model, job.images.card), job.placement)
     task = build_task(job.config, job.images.card)
@@ -267,7 +267,7 @@ class _Rows(Observer):
     Rows of these seeds after ``start_step`` are dropped first, so that a resumed cell leaves no row twice.
     """
 
-    def __init__(self, path: Path, seeds: tuple[int, ...], *, start_step: int, say: Say, parts: Parts) -> None:
+    def __init__(self, path: Path, seeds: tuple[int, ...], *, start_step: int, say: Say, parts: RunComponents) -> None:
         self._seeds, self._say, self._headline = seeds, say, parts.task.headline
         self._epochs = -(-parts.plan.total_steps // parts.plan.steps_per_epoch)
         kept = [row for row in read_metrics(path) if row["seed"] not in seeds or row["step"] <= start_step]
@@ -314,7 +314,7 @@ class _Rows(Observer):
 class _DepthFiles(Observer):
     """Writes depth-seedN.jsonl of every seed: the gradient norm at every block."""
 
-    def __init__(self, job: CellJob, parts: Parts, seeds: tuple[int, ...], *, start_step: int) -> None:
+    def __init__(self, job: CellJob, parts: RunComponents, seeds: tuple[int, ...], *, start_step: int) -> None:
         train = job.config.train
         size = train.batch_size // train.accumulate
         chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())

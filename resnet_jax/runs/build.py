@@ -79,7 +79,7 @@ def build_model(config: RunConfig, card: DatasetInfo, *, devices: int = 1) -> Re
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class RunComponents:
     """Everything the loop needs, built once.
 
     Attributes:
@@ -106,7 +106,7 @@ class Parts:
     make_feed: Callable[..., Feed]
 
 
-def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
+def build_parts(config: RunConfig, images: Images, mesh: Devices) -> RunComponents:
     """Build network, optimizer, compiled steps and batches.
 
     Raises:
@@ -137,7 +137,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> Parts:
     )
     step = make_step()
     probed = None if train.depth_every is None else make_step(probe=Anatomy())
-    return Parts(
+    return RunComponents(
         model=model,
         task=task,
         placement=placement,

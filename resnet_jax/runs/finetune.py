@@ -10,7 +10,7 @@ import jax
 from resnet_jax.data.classes import Matching, are_numbers, match_classes
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.digest import params_digest
-from resnet_jax.runs.build import Parts
+from resnet_jax.runs.build import RunComponents
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.trained import TrainedRun, load_run
@@ -68,7 +68,7 @@ def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
     return source
 
 
-def require_transfer(config: RunConfig, source: Source, parts: Parts, card: DatasetInfo) -> None:
+def require_transfer(config: RunConfig, source: Source, parts: RunComponents, card: DatasetInfo) -> None:
     """Refuse a source that does not fit the network or the data, before anything is written.
 
     Raises:
@@ -100,7 +100,7 @@ def _order(new: tuple[str, ...], old: tuple[str, ...]) -> Matching | None:
     return matching if matching.outputs.tolist() == list(range(len(old))) else None
 
 
-def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:
+def start_state(config: RunConfig, source: Source, parts: RunComponents) -> TrainState:
     """Return the first state of the run: the source's weights and averages, a new optimizer."""
     state = parts.new_state()
     variables = transfer(
@@ -118,7 +118,7 @@ def start_state(config: RunConfig, source: Source, parts: Parts) -> TrainState:
     return jax.jit(start, out_shardings=parts.placement.state(state))(state, variables)
 
 
-def describe(config: RunConfig, source: Source, parts: Parts, card: DatasetInfo) -> tuple[str, ...]:
+def describe(config: RunConfig, source: Source, parts: RunComponents, card: DatasetInfo) -> tuple[str, ...]:
     """Return lines on the start of a run: where the weights come from, and which classes a kept classifier is for.
 
     The choices in which the networks differ are named: not all change a shape.

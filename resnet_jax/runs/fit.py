@@ -26,7 +26,7 @@ from resnet_jax.report.trackers import make_observers
 from resnet_jax.report.views import View
 from resnet_jax.runs.arrays import Arrays, images_of_arrays
 from resnet_jax.runs.auto import begin_fit
-from resnet_jax.runs.build import Parts, build_parts
+from resnet_jax.runs.build import RunComponents, build_parts
 from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.data import Images, load_images
 from resnet_jax.runs.directory import RunDirectory
@@ -70,7 +70,7 @@ class _Job:
 
     config: RunConfig
     images: Images
-    parts: Parts
+    parts: RunComponents
     run: RunDirectory
     checkpoints: Checkpoints
     console: RichConsole
