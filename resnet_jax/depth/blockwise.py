@@ -20,7 +20,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import unstack
 from resnet_jax.models.paths import STEM, block_name, stage_index, stage_name
-from resnet_jax.models.plan import BlockPlan, Varying, plan_stages
+from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages
 from resnet_jax.models.resnet import ResNet, Stage, Stem
 
 
@@ -37,7 +37,7 @@ class Kind:
 
     part: str
     config: ResNetConfig
-    block: BlockPlan | None
+    block: BlockSpec | None
     train: bool
 
     def __call__(self, variables: Any, beta: Array, x: Array) -> Array:
@@ -46,7 +46,7 @@ class Kind:
         if self.part == "stem":
             return self._apply(Stem(config), variables, x.astype(config.dtype))
         if self.block is not None:
-            return self._apply(Block(config, self.block), variables, x, varying=Varying(beta, 0.0))
+            return self._apply(Block(config, self.block), variables, x, varying=BlockInputs(beta, 0.0))
         with nn.intercept_methods(functools.partial(_instead_of_blocks, x)):
             return self._apply(
                 ResNet(config), variables, jnp.zeros((1,) * (config.spatial_dims + 1) + (config.in_channels,))
@@ -133,7 +133,7 @@ def pull(kind: Kind, variables: Any, beta: Any, x: Array, rows: Array) -> Array:
     return jax.lax.map(lambda row: vjp(row)[0], rows)
 
 
-def without_place(block: BlockPlan) -> BlockPlan:
+def without_place(block: BlockSpec) -> BlockSpec:
     """Return ``block`` without its place and its beta: what is left decides what is compiled."""
     return dataclasses.replace(block, stage=0, index=0, depth=0, beta=1.0, drop_rate=0.0)
 

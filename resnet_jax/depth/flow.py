@@ -11,7 +11,7 @@ from resnet_jax.depth.mean_field import Signal
 from resnet_jax.depth.mean_field_backward import Gradient
 from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan, projects
+from resnet_jax.models.plan import BlockSpec, projects
 
 #: Residual rules whose branch is exactly 0 at initialization.
 ZERO_BRANCH = ("zero_gamma", "skipinit", "rezero", "fixup", "nf_gain")
@@ -41,7 +41,7 @@ class Flow:
         return dataclasses.replace(self, signal=signal, back=lambda g: self.back(pull(g)))
 
 
-def through_block(config: ResNetConfig, block: BlockPlan, x: Flow, train: bool) -> Flow:
+def through_block(config: ResNetConfig, block: BlockSpec, x: Flow, train: bool) -> Flow:
     """Propagate through one block."""
     seen = x
     if config.is_pre:
@@ -58,7 +58,7 @@ def through_block(config: ResNetConfig, block: BlockPlan, x: Flow, train: bool) 
     return _rectified(skip) if config.residual in ZERO_BRANCH else _reflected_sum(skip, branch)
 
 
-def _branch(config: ResNetConfig, block: BlockPlan, x: Flow, train: bool) -> Flow:
+def _branch(config: ResNetConfig, block: BlockSpec, x: Flow, train: bool) -> Flow:
     """Propagate through a branch, the residual rule's factor included."""
     convs = branch_convs(config, block)
     for number, spec in enumerate(convs, start=1):
@@ -75,7 +75,7 @@ def _branch(config: ResNetConfig, block: BlockPlan, x: Flow, train: bool) -> Flo
     return _scale(x, config.alpha) if config.is_nf else x
 
 
-def _projection(config: ResNetConfig, block: BlockPlan, seen: Flow, train: bool) -> Flow:
+def _projection(config: ResNetConfig, block: BlockSpec, seen: Flow, train: bool) -> Flow:
     """Propagate through a 1x1 projection; in post-activation order a norm follows."""
     y = _conv(config, seen, block.features, 1, block.strides)
     return y if config.is_pre else _norm(config, y, train)
@@ -105,7 +105,7 @@ def _activate(config: ResNetConfig, x: Flow) -> Flow:
     return x.then(y, lambda g: backward.activate(config, x.signal, y, g))
 
 
-def _subsample_and_pad(x: Flow, block: BlockPlan) -> Flow:
+def _subsample_and_pad(x: Flow, block: BlockSpec) -> Flow:
     y = forward.subsample_and_pad(x.signal, block)
     return x.then(y, lambda g: backward.subsample_and_pad(x.signal, block, g))
 

@@ -15,7 +15,7 @@ import numpy as np
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
 from resnet_jax.models.choices import ActivationChoice, InitChoice
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan
+from resnet_jax.models.plan import BlockSpec
 
 #: Slope for negative inputs: for these activations the two moments have closed forms, for the others a quadrature.
 NEGATIVE_SLOPES = {"relu": 0.0, "leaky_relu": 0.01}
@@ -162,7 +162,7 @@ def norm(config: ResNetConfig, x: Signal, train: bool) -> Signal:
     return dataclasses.replace(x, square=centred / variance, mean=(x.mean - centre) / np.sqrt(variance), shared=kept)
 
 
-def subsample_and_pad(x: Signal, block: BlockPlan) -> Signal:
+def subsample_and_pad(x: Signal, block: BlockSpec) -> Signal:
     """Option A: every ``strides``-th position, and a group of channels of zeros."""
     take = (slice(None), *(slice(None, None, block.strides),) * (x.square.ndim - 1))
     square, mean, shared = x.square[take], x.mean[take], x.shared[take]

@@ -19,7 +19,7 @@ from resnet_jax.depth.mean_field import NEGATIVE_SLOPES, Signal, effective_varia
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
 from resnet_jax.models.choices import ActivationChoice
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan
+from resnet_jax.models.plan import BlockSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _derivative(activation: ActivationChoice):
     return jax.jit(jax.vmap(jax.grad(ACTIVATIONS[activation])))
 
 
-def subsample_and_pad(x: Signal, block: BlockPlan, g: Gradient) -> Gradient:
+def subsample_and_pad(x: Signal, block: BlockSpec, g: Gradient) -> Gradient:
     """Pass option A: back to every ``strides``-th position; what reached the channels of zeros is lost."""
     square = np.zeros(x.square.shape)
     old = len(x.channels)

@@ -17,7 +17,7 @@ from resnet_jax.depth.blockwise import nothing_dropped, without_place
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import unstack
-from resnet_jax.models.plan import BlockPlan, Varying, plan_stages
+from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages
 from resnet_jax.models.resnet import ResNet, Stem
 from resnet_jax.ops import at_least_float32
 from resnet_jax.ops.annotations import Images
@@ -137,12 +137,12 @@ def _stem(config: ResNetConfig, train: bool) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _block(config: ResNetConfig, block: BlockPlan, train: bool) -> tuple[Any, Any]:
+def _block(config: ResNetConfig, block: BlockSpec, train: bool) -> tuple[Any, Any]:
     """Return ``init(key, x)`` and ``apply(variables, beta, x)``, which gives the output and its moments."""
     module = Block(config, block)
 
     def apply(variables, beta, x):
-        y, _ = module.apply(variables, x, train=train, varying=Varying(beta, 0.0), mutable=["batch_stats"])
+        y, _ = module.apply(variables, x, train=train, varying=BlockInputs(beta, 0.0), mutable=["batch_stats"])
         return y, _reduce(y)
 
     return _compiled_init(module), jax.jit(apply)

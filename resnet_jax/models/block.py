@@ -18,7 +18,7 @@ from resnet_jax.models import layers
 from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.plan import BlockPlan, Varying, projects
+from resnet_jax.models.plan import BlockInputs, BlockSpec, projects
 
 
 def dilated_mean_2(x: Float[Array, "n *spatial c"], distance: int) -> Float[Array, "n *spatial c"]:
@@ -55,7 +55,7 @@ class Shortcut(nn.Module):
     """The skip path. A projection sees what the branch sees; the identity and option A stay the input itself."""
 
     config: ResNetConfig
-    block: BlockPlan
+    block: BlockSpec
 
     @nn.compact
     def __call__(
@@ -91,10 +91,12 @@ class Branch(nn.Module):
     """F(x): convolutions with norm, activation and what the residual rule adds."""
 
     config: ResNetConfig
-    block: BlockPlan
+    block: BlockSpec
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool, varying: Varying) -> Float[Array, "n *out f"]:
+    def __call__(
+        self, x: Float[Array, "n *spatial c"], *, train: bool, varying: BlockInputs
+    ) -> Float[Array, "n *out f"]:
         """Return F(x) as it is added to the skip. In pre-activation order ``x`` is normalized and activated."""
         config = self.config
         keys = self._keys(varying) if train and (config.dropout > 0 or self.block.drop_rate > 0) else None
@@ -128,7 +130,7 @@ class Branch(nn.Module):
         x = self._finish(x)
         return ops.drop_path(keys[1], x, varying.drop_rate) if keys is not None and self.block.drop_rate > 0 else x
 
-    def _keys(self, varying: Varying) -> Array:
+    def _keys(self, varying: BlockInputs) -> Array:
         """Return one key for dropout and one for stochastic depth."""
         return jax.random.split(self.make_rng("dropout") if varying.key is None else varying.key)
 
@@ -160,11 +162,11 @@ class Block(nn.Module):
     """One residual unit."""
 
     config: ResNetConfig
-    block: BlockPlan
+    block: BlockSpec
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n *spatial c"], *, train: bool, varying: Varying | None = None
+        self, x: Float[Array, "n *spatial c"], *, train: bool, varying: BlockInputs | None = None
     ) -> Float[Array, "n *out f"]:
         """Return the sum of skip and branch, activated in post-activation order.
 
@@ -174,7 +176,7 @@ class Block(nn.Module):
             varying: what the block has for itself; None takes it from its plan.
         """
         config, seen = self.config, x
-        varying = Varying.of(self.block, None) if varying is None else varying
+        varying = BlockInputs.of(self.block, None) if varying is None else varying
         if config.is_pre:
             seen = PreActivation(config, name="preact")(x, train=train, beta=varying.beta)
         elif config.residual == "fixup":

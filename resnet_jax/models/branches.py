@@ -22,7 +22,7 @@ from resnet_jax.runtime.registry import Registry
 
 if TYPE_CHECKING:
     from resnet_jax.models.config import ResNetConfig
-    from resnet_jax.models.plan import BlockPlan
+    from resnet_jax.models.plan import BlockSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class BranchConv:
     dilation: int = 1
 
 
-BranchRule: TypeAlias = "Callable[[ResNetConfig, BlockPlan], tuple[BranchConv, ...]]"
+BranchRule: TypeAlias = "Callable[[ResNetConfig, BlockSpec], tuple[BranchConv, ...]]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def register_block(name: str, *, expansion: int) -> Callable[[BranchRule], Branc
     return add
 
 
-def branch_convs(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...]:
+def branch_convs(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
     """Return the convolutions of a branch, first to last.
 
     Raises:
@@ -103,7 +103,7 @@ def branch_convs(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...
 
 
 @register_block("basic", expansion=1)
-def basic(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...]:
+def basic(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
     """Two 3x3 (He et al. 2016, fig. 5 left).
 
     Where dilation replaces a stride, the convolution that strode sees the input's resolution, those after it the
@@ -116,7 +116,7 @@ def basic(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...]:
 
 
 @register_block("bottleneck", expansion=4)
-def bottleneck(config: ResNetConfig, plan: BlockPlan) -> tuple[BranchConv, ...]:
+def bottleneck(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
     """1x1, 3x3, 1x1 (He et al. 2016, fig. 5 right; in groups: Xie et al. 2017, fig. 3c)."""
     inner = int(plan.width * config.base_width / 64) * config.groups
     match config.stride_in:

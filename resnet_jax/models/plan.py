@@ -16,7 +16,7 @@ from resnet_jax.models.config import ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockPlan:
+class BlockSpec:
     """One residual block.
 
     Attributes:
@@ -57,12 +57,12 @@ class BlockPlan:
         return self.dilation // self.undone
 
 
-class Varying(NamedTuple):
+class BlockInputs(NamedTuple):
     """What differs between blocks of one shape; stacked along a leading axis where they run in a loop.
 
     Attributes:
-        beta: see :class:`BlockPlan`.
-        drop_rate: see :class:`BlockPlan`.
+        beta: see :class:`BlockSpec`.
+        drop_rate: see :class:`BlockSpec`.
         key: PRNG key of what the block drops; None where nothing is dropped.
     """
 
@@ -71,12 +71,12 @@ class Varying(NamedTuple):
     key: Key[Array, " *blocks"] | None = None
 
     @classmethod
-    def of(cls, block: BlockPlan, key: Key[Array, ""] | None) -> Varying:
+    def of(cls, block: BlockSpec, key: Key[Array, ""] | None) -> BlockInputs:
         """Return what ``block`` has for itself; ``key`` is the network's."""
         return cls(block.beta, block.drop_rate, None if key is None else jax.random.fold_in(key, block.depth))
 
     @classmethod
-    def stacked(cls, blocks: Sequence[BlockPlan], key: Key[Array, ""] | None, dtype: DTypeLike) -> Varying:
+    def stacked(cls, blocks: Sequence[BlockSpec], key: Key[Array, ""] | None, dtype: DTypeLike) -> BlockInputs:
         """Return the same for blocks that run in a loop, ``(blocks,)`` each; beta of ``dtype``."""
         depths = jnp.asarray([block.depth for block in blocks], jnp.uint32)
         return cls(
@@ -86,7 +86,7 @@ class Varying(NamedTuple):
         )
 
 
-def projects(config: ResNetConfig, block: BlockPlan) -> bool:
+def projects(config: ResNetConfig, block: BlockSpec) -> bool:
     """Return whether the skip of a block is a 1x1 convolution."""
     match config.shortcut:
         case "C":
@@ -119,7 +119,7 @@ def stem_widths(config: ResNetConfig) -> tuple[int, ...]:
             assert_never(config.stem)
 
 
-def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
+def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockSpec, ...], ...]:
     """Return the blocks of each stage.
 
     NF rules (Brock et al. 2021, section 3): with v the variance of a block's input, beta = 1 / sqrt(v). A block adds
@@ -140,7 +140,7 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockPlan, ...], ...]:
         strides //= undone
         stride, dilation = stride * strides, dilation * undone
         for index in range(size):
-            block = BlockPlan(
+            block = BlockSpec(
                 stage=stage,
                 index=index,
                 depth=depth,

@@ -16,7 +16,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer
-from resnet_jax.models.plan import BlockPlan, Varying, plan_stages, stem_widths
+from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages, stem_widths
 
 _AXES = {1: "W", 2: "H, W", 3: "D, H, W"}
 
@@ -71,7 +71,7 @@ class Stage(nn.Module):
     """Residual blocks of one width and resolution; only the first may change the shape."""
 
     config: ResNetConfig
-    blocks: tuple[BlockPlan, ...]
+    blocks: tuple[BlockSpec, ...]
 
     @nn.compact
     def __call__(
@@ -86,7 +86,7 @@ class Stage(nn.Module):
         """
         config = self.config
 
-        def run(block: Block, x: Array, varying: Varying) -> tuple[Array, None]:
+        def run(block: Block, x: Array, varying: BlockInputs) -> tuple[Array, None]:
             return block(x, train=train, varying=varying), None
 
         scanned = layout.stacks(config.execution, len(self.blocks))
@@ -100,7 +100,7 @@ class Stage(nn.Module):
             # in a loop nothing can undo it; elsewhere the compiler would find the common subexpressions
             run = nn.remat(run, prevent_cse=not scanned, policy=_KEPT[config.remat])
         for block in self.blocks[:1] if scanned else self.blocks:
-            x, _ = run(Block(config, block, name=paths.block_name(block.index)), x, Varying.of(block, key))
+            x, _ = run(Block(config, block, name=paths.block_name(block.index)), x, BlockInputs.of(block, key))
         if scanned:
             rest = self.blocks[1:]
             loop = nn.scan(
@@ -109,7 +109,7 @@ class Stage(nn.Module):
                 variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0, **BLOCK_AXES},
                 split_rngs={"params": True, "dropout": True},
             )
-            x, _ = loop(Block(config, rest[0], name=layout.STACK), x, Varying.stacked(rest, key, config.dtype))
+            x, _ = loop(Block(config, rest[0], name=layout.STACK), x, BlockInputs.stacked(rest, key, config.dtype))
         return x
 
 
