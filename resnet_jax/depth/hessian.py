@@ -20,7 +20,7 @@ from resnet_jax.depth.lanczos import lanczos, symmetric_ritz
 from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.depth.spectra import check_counts
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, Chart
+from resnet_jax.instrument.hooks import Anatomy, BlockIndex
 from resnet_jax.ops.annotations import Images, Labels
 from resnet_jax.tasks.losses import Loss, cross_entropy
 
@@ -165,7 +165,7 @@ def _over(owner: Array, leaf: Array) -> Array:
     return jnp.reshape(owner, (*owner.shape, *(1,) * (leaf.ndim - owner.ndim)))
 
 
-def _owners(params: Any, chart: Chart) -> Any:
+def _owners(params: Any, chart: BlockIndex) -> Any:
     """Return for every leaf the depth index of its block, int32 (blocks,) where blocks are stacked; -1 for no block."""
     first: dict[tuple[str, ...], tuple[int, int | None]] = {}
     place = 0

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, Chart, Hook, instrumented
+from resnet_jax.instrument.hooks import Anatomy, BlockIndex, Hook, instrumented
 from resnet_jax.models import layout
 from resnet_jax.models.collections import GATES
 from resnet_jax.ops.annotations import Images, Labels
@@ -302,7 +302,7 @@ def _padded(images: Any, labels: Any, size: int) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def _evaluation(model: nn.Module, anatomy: Anatomy, chart: Chart) -> Callable[..., tuple[Array, Array]]:
+def _evaluation(model: nn.Module, anatomy: Anatomy, chart: BlockIndex) -> Callable[..., tuple[Array, Array]]:
     @jax.jit
     def evaluate(variables, keep, images, labels, mask):
         with instrumented(anatomy, lesion_hook()):

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from resnet_jax.depth.blockwise import nothing_dropped
 from resnet_jax.depth.result import DepthProfile
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, Chart, instrumented, probe, survey
+from resnet_jax.instrument.hooks import Anatomy, BlockIndex, index_blocks, instrumented, probe
 from resnet_jax.instrument.signals import FORWARD, forward_signals
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.models.layout import is_stacked, listed_paths
@@ -83,8 +83,8 @@ def profile(
 @functools.lru_cache(maxsize=8)
 def _measure(
     model: nn.Module, train: bool, loss: Loss, anatomy: Anatomy, tx: optax.GradientTransformation | None
-) -> Callable[..., tuple[dict[str, Any], Chart]]:
-    charts: list[Chart] = []
+) -> Callable[..., tuple[dict[str, Any], BlockIndex]]:
+    charts: list[BlockIndex] = []
 
     def measure(variables, images, labels, state, key):
         rest = {name: value for name, value in variables.items() if name != "params"}
@@ -94,7 +94,7 @@ def _measure(
             collections = {**rest, "params": params, **({PROBES: probes} if probes else {})}
             return model.apply(collections, images, train=train, mutable=mutable, rngs={"dropout": key})
 
-        chart = survey(lambda mutable: apply(variables["params"], {}, mutable), anatomy, taps)
+        chart = index_blocks(lambda mutable: apply(variables["params"], {}, mutable), anatomy, taps)
         charts.append(chart)
 
         def mean_loss(params, probes):
@@ -135,7 +135,7 @@ def _norms(tree: Any) -> dict[str, Array]:
 
 
 def _result(
-    model: nn.Module, variables: Any, images: Images, train: bool, found: dict[str, Any], chart: Chart
+    model: nn.Module, variables: Any, images: Images, train: bool, found: dict[str, Any], chart: BlockIndex
 ) -> DepthProfile:
     forward, backward = (
         {name: np.asarray(value, np.float64) for name, value in found[part].items()} for part in ("forward", "backward")
@@ -174,7 +174,7 @@ def _result(
     )
 
 
-def _parameters(norms: dict[str, dict[str, Any]], chart: Chart) -> dict[str, Any]:
+def _parameters(norms: dict[str, dict[str, Any]], chart: BlockIndex) -> dict[str, Any]:
     place = {name: depth for depth, name in enumerate(chart.names)}
     names: list[str] = []
     for path, value in norms["weight"].items():
@@ -228,14 +228,18 @@ def without_drops(model: nn.Module) -> nn.Module:
     return ResNet(nothing_dropped(model.config)) if isinstance(model, ResNet) else model
 
 
-def chart_of(model: nn.Module, variables: Mapping[str, Any], images: Images, anatomy: Anatomy, train: bool) -> Chart:
+def chart_of(
+    model: nn.Module, variables: Mapping[str, Any], images: Images, anatomy: Anatomy, train: bool
+) -> BlockIndex:
     """Return the chart of a network's blocks; nothing is computed."""
-    charts: list[Chart] = []
+    charts: list[BlockIndex] = []
 
     def look(variables, images):
         rngs = {"dropout": jax.random.key(0)}
         charts.append(
-            survey(lambda mutable: model.apply(variables, images, train=train, mutable=mutable, rngs=rngs), anatomy)
+            index_blocks(
+                lambda mutable: model.apply(variables, images, train=train, mutable=mutable, rngs=rngs), anatomy
+            )
         )
 
     jax.eval_shape(look, dict(variables), images)

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Key
 
-from resnet_jax.instrument.hooks import Anatomy, Chart, instrumented, probe, survey
+from resnet_jax.instrument.hooks import Anatomy, BlockIndex, index_blocks, instrumented, probe
 from resnet_jax.models.collections import GATES, PROBES, SIGNALS
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
@@ -96,7 +96,7 @@ def _lean(model: nn.Module) -> nn.Module:
     )
 
 
-def _chart(model: nn.Module, variables: Any, shape: Sequence[int], anatomy: Anatomy, train: bool) -> Chart:
+def _chart(model: nn.Module, variables: Any, shape: Sequence[int], anatomy: Anatomy, train: bool) -> BlockIndex:
     def apply(mutable: list[str]) -> Any:
         def run(variables, x, drops):
             extra = [name for name in variables if name != "params"]
@@ -105,10 +105,10 @@ def _chart(model: nn.Module, variables: Any, shape: Sequence[int], anatomy: Anat
         return run(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables), jnp.zeros(shape), key)
 
     key = jax.random.key(0)
-    return survey(apply, anatomy, probe("input", "output"))
+    return index_blocks(apply, anatomy, probe("input", "output"))
 
 
-def _measure(model: nn.Module, chart: Chart, anatomy: Anatomy, train: bool) -> Callable[..., tuple[Array, ...]]:
+def _measure(model: nn.Module, chart: BlockIndex, anatomy: Anatomy, train: bool) -> Callable[..., tuple[Array, ...]]:
     """Return ``(variables, x, key, drops) -> (mean squares, variances, squared gradient norms)``, by depth."""
     last = chart.place({"last": (np.arange(len(chart.names)) == len(chart.names) - 1).astype(np.float32)})
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, Chart, Hook, instrumented, survey
+from resnet_jax.instrument.hooks import Anatomy, BlockIndex, Hook, index_blocks, instrumented
 from resnet_jax.models.collections import SIGNALS
 from resnet_jax.ops import at_least_float32
 
@@ -263,20 +263,22 @@ def _output_signal(name: str) -> Hook:
 
 
 @functools.lru_cache(maxsize=8)
-def _collect(model: nn.Module, name: str, anatomy: Anatomy) -> Callable[..., tuple[list[np.ndarray], Chart]]:
+def _collect(model: nn.Module, name: str, anatomy: Anatomy) -> Callable[..., tuple[list[np.ndarray], BlockIndex]]:
     """Return a function of variables and images that gives what the hook writes, one array per block in depth order."""
-    charts: list[Chart] = []
+    charts: list[BlockIndex] = []
 
     def measure(variables, images):
         def apply(mutable):
             return model.apply(variables, images, train=False, mutable=mutable)
 
-        chart = survey(apply, anatomy)
+        chart = index_blocks(apply, anatomy)
         charts.append(chart)
         with instrumented(anatomy, _output_signal(name)):
             signals = apply([SIGNALS])[1][SIGNALS]
         found = []
-        for path, count in zip(chart.paths, chart.counts, strict=True):  # widths differ: Chart.rows cannot join them
+        for path, count in zip(
+            chart.paths, chart.counts, strict=True
+        ):  # widths differ: BlockIndex.rows cannot join them
             node = signals
             for part in (*path, name):
                 node = node[part]

@@ -73,7 +73,7 @@ class Anatomy:
     ...             x = MyBlock(name=f"b{i}")(x)
     ...         return x
     >>> net, x = MyNet(), jnp.ones((2, 4))
-    >>> chart = survey(lambda mutable: net.apply(net.init(jax.random.key(0), x, train=True), x, train=True,
+    >>> chart = index_blocks(lambda mutable: net.apply(net.init(jax.random.key(0), x, train=True), x, train=True,
     ...     mutable=mutable), Anatomy(MyBlock), probe("input", "branch"))
     >>> chart.names, chart.points
     (('b0', 'b1', 'b2'), ('branch', 'input'))
@@ -143,7 +143,7 @@ def probe(*points: str) -> Hook:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chart:
+class BlockIndex:
     """The blocks of a network in depth order, and where a collection keeps their numbers.
 
     Attributes:
@@ -215,7 +215,7 @@ class Chart:
         return jnp.concatenate(rows)
 
 
-def survey(apply: Callable[[list[str]], Any], anatomy: Anatomy, *hooks: Hook) -> Chart:
+def index_blocks(apply: Callable[[list[str]], Any], anatomy: Anatomy, *hooks: Hook) -> BlockIndex:
     """Return the chart of a network's blocks; nothing is computed.
 
     Args:
@@ -258,4 +258,4 @@ def survey(apply: Callable[[list[str]], Any], anatomy: Anatomy, *hooks: Hook) ->
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(found.get(PROBES, {})))
     leaves = jax.tree_util.tree_flatten_with_path(zeros)[0]
     points = sorted({str(path[-1].key) for path, _ in leaves})
-    return Chart(tuple(seen), tuple(counts), tuple(seen.values()), tuple(points), zeros)
+    return BlockIndex(tuple(seen), tuple(counts), tuple(seen.values()), tuple(points), zeros)

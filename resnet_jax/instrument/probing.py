@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from resnet_jax.instrument.hooks import Anatomy, Chart, instrumented, probe, survey
+from resnet_jax.instrument.hooks import Anatomy, BlockIndex, index_blocks, instrumented, probe
 from resnet_jax.models.count import abstract_variables
 
 _HOOK = probe("input")
@@ -32,13 +32,13 @@ def taps(anatomy: Anatomy | None) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if anatomy is None else instrumented(anatomy, _HOOK)
 
 
-def chart_taps(apply: Callable[[list[str]], Any], anatomy: Anatomy) -> Chart:
-    """Return where a network's taps are; see :func:`resnet_jax.instrument.hooks.survey`."""
-    return survey(apply, anatomy, _HOOK)
+def chart_taps(apply: Callable[[list[str]], Any], anatomy: Anatomy) -> BlockIndex:
+    """Return where a network's taps are; see :func:`resnet_jax.instrument.hooks.index_blocks`."""
+    return index_blocks(apply, anatomy, _HOOK)
 
 
 def block_grad_norm(
-    chart: Chart, squares: Any, *, accumulate: int, scale: Array | None, axis_name: str | None
+    chart: BlockIndex, squares: Any, *, accumulate: int, scale: Array | None, axis_name: str | None
 ) -> Float[Array, " blocks"]:
     """Return the norm of dL/dx at every block, L the mean loss of the whole batch.
 
@@ -58,7 +58,7 @@ def block_grad_norm(
     return jnp.sqrt(chart.rows(squares, "input") / factor)
 
 
-def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: Anatomy) -> Chart:
+def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: Anatomy) -> BlockIndex:
     """Return the chart of the blocks that the step's ``block_grad_norm`` is about; nothing is computed.
 
     Args:
@@ -73,7 +73,7 @@ def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, ana
     """
     variables = abstract_variables(model, image_shape)
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    charts: list[Chart] = []
+    charts: list[BlockIndex] = []
 
     def chart(variables, images):
         rngs = {"dropout": jax.random.key(0)}
