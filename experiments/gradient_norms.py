@@ -35,7 +35,7 @@ import optax
 from resnet_jax import compile_train_step, create_model, create_state, make_mesh, make_train_step
 from resnet_jax.data.digits import load_digits
 from resnet_jax.data.folder import load_folder
-from resnet_jax.depth import Anatomy, profile
+from resnet_jax.depth import BlockNames, profile
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models import init_variables
 from resnet_jax.report.canvas import new_figure
@@ -131,7 +131,7 @@ def in_training(
     mesh = make_mesh()
     tx = optax.sgd(optax.linear_schedule(0.0, rate, max(steps // 5, 1)), momentum=0.9)
     state = create_state(model, tx, jax.random.key(SEED), shape, mesh=mesh)
-    step = compile_train_step(make_train_step(model, tx, probe=Anatomy()), mesh)
+    step = compile_train_step(make_train_step(model, tx, probe=BlockNames()), mesh)
     norms, losses, rejected = [], [], 0
     for number in range(steps):
         rows = np.arange(number * batch, (number + 1) * batch) % len(images)
@@ -140,7 +140,7 @@ def in_training(
         losses.append(float(metrics["loss"]))
         rejected += int(metrics["rejected"])
     kept = np.unique(np.linspace(0, steps - 1, min(steps, KEPT)).round().astype(int))
-    stages = np.asarray(chart_blocks(model, shape, batch, Anatomy()).stages)
+    stages = np.asarray(chart_blocks(model, shape, batch, BlockNames()).stages)
     return {
         "kind": kind,
         "depth": depth,

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from resnet_jax import create_model, make_mesh, shard_batch
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.runs.directory import describe_environment
 from resnet_jax.runtime.malloc import keep_freed_memory
@@ -50,7 +50,7 @@ def measure(name: str, batch: int, choices: dict[str, Any], turns: int) -> dict[
     images = rng.normal(size=(batch, *shape)).astype(np.float32)
     data = shard_batch({"image": images, "label": rng.integers(0, 10, batch).astype(np.int32)}, mesh)
     programs, states, memory = [], [], []
-    for probe in (None, Anatomy()):
+    for probe in (None, BlockNames()):
         state = create_state(model, tx, jax.random.key(0), shape, mesh=mesh)
         step: Any = compile_train_step(make_train_step(model, tx, probe=probe), mesh)
         program = step.lower(state, data).compile()

@@ -18,7 +18,7 @@ import numpy as np
 from resnet_jax.ablation.result import CellResult, MemberResult, finite, measured
 from resnet_jax.data.records import Records
 from resnet_jax.errors import RunError
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.digest import params_digest
@@ -317,7 +317,7 @@ class _DepthFiles(Observer):
     def __init__(self, job: CellJob, parts: RunComponents, seeds: tuple[int, ...], *, start_step: int) -> None:
         train = job.config.train
         size = train.batch_size // train.accumulate
-        chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
+        chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
         self._files = [
             DepthFile(
                 job.run.depth.with_name(f"depth-seed{seed}.jsonl"),

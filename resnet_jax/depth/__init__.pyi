@@ -11,7 +11,12 @@ from .lesion import (
     permute_blocks as permute_blocks,
 )
 from .measure import Moments as Moments, measure_moments as measure_moments, sample_moments as sample_moments
-from .own_blocks import BLOCK_AXES as BLOCK_AXES, Anatomy as Anatomy, Identity as Identity, instrumented as instrumented
+from .own_blocks import (
+    BLOCK_AXES as BLOCK_AXES,
+    BlockNames as BlockNames,
+    Identity as Identity,
+    instrumented as instrumented,
+)
 from .paths import PathLengths as PathLengths, path_lengths as path_lengths
 from .predict import predict_moments as predict_moments
 from .predict_backward import Gradients as Gradients, predict_gradients as predict_gradients

@@ -56,7 +56,7 @@ from resnet_jax.depth.predict import predict_moments
 from resnet_jax.depth.predict_backward import predict_gradients
 from resnet_jax.depth.propagation import Propagation, measure_propagation
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
 
@@ -150,7 +150,7 @@ def check(
     *,
     key: Key[Array, ""] | None = None,
     draws: int = 2,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
     train: bool = True,
     limit: float = LIMIT,
 ) -> PropagationCheck:
@@ -182,7 +182,7 @@ def check(
     ...         for _ in range(10):
     ...             x = Block()(x)
     ...         return x
-    >>> found = check(Net(), (8, 16), draws=1, anatomy=Anatomy(Block))
+    >>> found = check(Net(), (8, 16), draws=1, anatomy=BlockNames(Block))
     >>> found.ok, found.sentences[0].split(":")[0]
     (False, 'Signals explode')
     """

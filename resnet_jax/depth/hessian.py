@@ -20,7 +20,7 @@ from resnet_jax.depth.lanczos import lanczos, symmetric_ritz
 from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.depth.spectra import check_counts
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, BlockIndex
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames
 from resnet_jax.ops.annotations import Images, Labels
 from resnet_jax.tasks.losses import Loss, cross_entropy
 
@@ -76,7 +76,7 @@ def hessian_eigenvalues(
     iterations: int = 20,
     whole: bool = False,
     seed: int = 0,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
 ) -> HessianEigenvalues:
     """Return the extreme eigenvalues of the Hessian of the mean loss, block by block.
 
@@ -100,7 +100,7 @@ def hessian_eigenvalues(
         UsageError: the network has no such blocks, a count is less than 1, or memory would not do.
     """
     check_counts(iterations=iterations)
-    model, anatomy = without_drops(model), Anatomy() if anatomy is None else anatomy
+    model, anatomy = without_drops(model), BlockNames() if anatomy is None else anatomy
     size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     if size * iterations * 4 > MOST_BYTES:
         raise UsageError(

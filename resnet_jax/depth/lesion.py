@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, BlockIndex, Hook, instrumented
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, Hook, instrumented
 from resnet_jax.models import layout
 from resnet_jax.models.collections import GATES
 from resnet_jax.ops.annotations import Images, Labels
@@ -89,7 +89,7 @@ def delete_blocks(
     draws: int = 8,
     batch_size: int = 256,
     seed: int = 0,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
 ) -> Deletions:
     """Take out each block alone, and several random ones together, and evaluate what is left.
 
@@ -247,13 +247,13 @@ def lesion_hook() -> Hook:
 class _Score:
     """Accuracy and mean loss with some blocks kept, one compiled program."""
 
-    def __init__(self, model, variables, images, labels, batch_size: int, anatomy: Anatomy | None):
+    def __init__(self, model, variables, images, labels, batch_size: int, anatomy: BlockNames | None):
         if len(images) != len(labels) or not len(images):
             raise UsageError(f"{len(images)} images and {len(labels)} labels: lesions need one label for each image")
         if batch_size < 1:
             raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
         self.model, self.variables = without_drops(model), dict(variables)
-        self.anatomy = Anatomy() if anatomy is None else anatomy
+        self.anatomy = BlockNames() if anatomy is None else anatomy
         size = min(batch_size, len(images))
         self.batches = [_padded(images[i : i + size], labels[i : i + size], size) for i in range(0, len(images), size)]
         self.chart = chart_of(self.model, self.variables, images[:size], self.anatomy, train=False)
@@ -302,7 +302,7 @@ def _padded(images: Any, labels: Any, size: int) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def _evaluation(model: nn.Module, anatomy: Anatomy, chart: BlockIndex) -> Callable[..., tuple[Array, Array]]:
+def _evaluation(model: nn.Module, anatomy: BlockNames, chart: BlockIndex) -> Callable[..., tuple[Array, Array]]:
     @jax.jit
     def evaluate(variables, keep, images, labels, mask):
         with instrumented(anatomy, lesion_hook()):

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from resnet_jax import ops
 from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, Hook, instrumented, probe
+from resnet_jax.instrument.hooks import BlockNames, Hook, instrumented, probe
 from resnet_jax.models.collections import GATES, PROBES
 from resnet_jax.ops.annotations import Images, Labels
 from resnet_jax.tasks.losses import Loss, cross_entropy
@@ -91,7 +91,7 @@ def path_lengths(
     train: bool = False,
     loss: Loss = cross_entropy,
     seed: int = 0,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
 ) -> PathLengths:
     """Measure gradients along random paths of each length.
 
@@ -113,7 +113,7 @@ def path_lengths(
     Raises:
         UsageError: blocks without a skip, lengths that do not exist, or gradients that float32 cannot hold.
     """
-    anatomy, model = Anatomy() if anatomy is None else anatomy, without_drops(model)
+    anatomy, model = BlockNames() if anatomy is None else anatomy, without_drops(model)
     chart = chart_of(model, variables, images, anatomy, train)
     blocks = len(chart.names)
     if lengths is None:
@@ -154,7 +154,7 @@ def gradient_through(
     *,
     train: bool,
     loss: Loss,
-    anatomy: Anatomy,
+    anatomy: BlockNames,
 ) -> Any:
     """Return ``(branch (blocks,), skip (blocks,)) -> `` the norm of the gradient at the first block's input.
 

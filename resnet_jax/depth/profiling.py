@@ -16,7 +16,7 @@ from jaxtyping import Array
 from resnet_jax.depth.blockwise import nothing_dropped
 from resnet_jax.depth.result import DepthProfile
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, BlockIndex, index_blocks, instrumented, probe
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented, probe
 from resnet_jax.instrument.signals import FORWARD, forward_signals
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.models.layout import is_stacked, listed_paths
@@ -37,7 +37,7 @@ def profile(
     train: bool = True,
     loss: Loss = cross_entropy,
     optimizer: tuple[optax.GradientTransformation, Any] | None = None,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
     key: Array | None = None,
 ) -> DepthProfile:
     """Measure what reaches every block of a network, forward and backward, on one batch.
@@ -72,7 +72,7 @@ def profile(
     """
     if len(images) != len(labels):
         raise UsageError(f"{len(images)} images and {len(labels)} labels: profile needs one label for each image")
-    model, anatomy = without_drops(model), Anatomy() if anatomy is None else anatomy
+    model, anatomy = without_drops(model), BlockNames() if anatomy is None else anatomy
     tx, state = (None, None) if optimizer is None else optimizer
     key = jax.random.key(0) if key is None else key
     measure = _measure(model, train, loss, anatomy, tx)
@@ -82,7 +82,7 @@ def profile(
 
 @functools.lru_cache(maxsize=8)
 def _measure(
-    model: nn.Module, train: bool, loss: Loss, anatomy: Anatomy, tx: optax.GradientTransformation | None
+    model: nn.Module, train: bool, loss: Loss, anatomy: BlockNames, tx: optax.GradientTransformation | None
 ) -> Callable[..., tuple[dict[str, Any], BlockIndex]]:
     charts: list[BlockIndex] = []
 
@@ -229,7 +229,7 @@ def without_drops(model: nn.Module) -> nn.Module:
 
 
 def chart_of(
-    model: nn.Module, variables: Mapping[str, Any], images: Images, anatomy: Anatomy, train: bool
+    model: nn.Module, variables: Mapping[str, Any], images: Images, anatomy: BlockNames, train: bool
 ) -> BlockIndex:
     """Return the chart of a network's blocks; nothing is computed."""
     charts: list[BlockIndex] = []

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Key
 
-from resnet_jax.instrument.hooks import Anatomy, BlockIndex, index_blocks, instrumented, probe
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented, probe
 from resnet_jax.models.collections import GATES, PROBES, SIGNALS
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
@@ -49,7 +49,7 @@ def measure_propagation(
     *,
     key: Key[Array, ""],
     draws: int = 4,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
     train: bool = True,
 ) -> Propagation:
     """Draw the weights of ``model`` a few times and measure what gets through its blocks, forward and backward.
@@ -68,7 +68,7 @@ def measure_propagation(
     Raises:
         UsageError: the network has no such blocks.
     """
-    anatomy = anatomy or Anatomy()
+    anatomy = anatomy or BlockNames()
     model = _lean(model)
     given = None if isinstance(inputs, (tuple, list)) else jnp.asarray(inputs)
     shape = tuple(inputs) if given is None else given.shape
@@ -96,7 +96,7 @@ def _lean(model: nn.Module) -> nn.Module:
     )
 
 
-def _chart(model: nn.Module, variables: Any, shape: Sequence[int], anatomy: Anatomy, train: bool) -> BlockIndex:
+def _chart(model: nn.Module, variables: Any, shape: Sequence[int], anatomy: BlockNames, train: bool) -> BlockIndex:
     def apply(mutable: list[str]) -> Any:
         def run(variables, x, drops):
             extra = [name for name in variables if name != "params"]
@@ -108,7 +108,7 @@ def _chart(model: nn.Module, variables: Any, shape: Sequence[int], anatomy: Anat
     return index_blocks(apply, anatomy, probe("input", "output"))
 
 
-def _measure(model: nn.Module, chart: BlockIndex, anatomy: Anatomy, train: bool) -> Callable[..., tuple[Array, ...]]:
+def _measure(model: nn.Module, chart: BlockIndex, anatomy: BlockNames, train: bool) -> Callable[..., tuple[Array, ...]]:
     """Return ``(variables, x, key, drops) -> (mean squares, variances, squared gradient norms)``, by depth."""
     last = chart.place({"last": (np.arange(len(chart.names)) == len(chart.names) - 1).astype(np.float32)})
 

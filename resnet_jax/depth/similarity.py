@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.depth.arrays import load_arrays, save_arrays
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, BlockIndex, Hook, index_blocks, instrumented
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, Hook, index_blocks, instrumented
 from resnet_jax.models.collections import SIGNALS
 from resnet_jax.ops import at_least_float32
 
@@ -114,7 +114,7 @@ def linear_cka(
     variables: Mapping[str, Any],
     batches: Iterable[Float[ArrayLike, "n *spatial c"]],
     *,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
 ) -> Similarity:
     """Compare the outputs of all pairs of blocks by linear centred kernel alignment.
 
@@ -143,7 +143,7 @@ def linear_cka(
     >>> linear_cka(model, variables, [images]).cka.shape
     (2, 2)
     """
-    measure = _collect(model, _GRAM, Anatomy() if anatomy is None else anatomy)
+    measure = _collect(model, _GRAM, BlockNames() if anatomy is None else anatomy)
     total, chart, images, count = np.zeros(()), None, 0, 0
     for batch in batches:
         grams, chart = measure(variables, batch)
@@ -167,7 +167,7 @@ def linear_probes(
     *,
     ridge: float = 1e-3,
     batch: int = 128,
-    anatomy: Anatomy | None = None,
+    anatomy: BlockNames | None = None,
 ) -> LinearProbes:
     """Classify by the output of every block, averaged over positions (Alain and Bengio 2016, arXiv 1610.01644).
 
@@ -198,7 +198,7 @@ def linear_probes(
             )
     if batch < 1:
         raise UsageError(f"batch={batch}: at least one image is computed at a time")
-    measure = _collect(model, _POOLED, Anatomy() if anatomy is None else anatomy)
+    measure = _collect(model, _POOLED, BlockNames() if anatomy is None else anatomy)
     features, chart = {}, None
     for part, inputs in images.items():
         pooled = []
@@ -263,7 +263,7 @@ def _output_signal(name: str) -> Hook:
 
 
 @functools.lru_cache(maxsize=8)
-def _collect(model: nn.Module, name: str, anatomy: Anatomy) -> Callable[..., tuple[list[np.ndarray], BlockIndex]]:
+def _collect(model: nn.Module, name: str, anatomy: BlockNames) -> Callable[..., tuple[list[np.ndarray], BlockIndex]]:
     """Return a function of variables and images that gives what the hook writes, one array per block in depth order."""
     charts: list[BlockIndex] = []
 

@@ -21,7 +21,7 @@ A hook reads numbers of its own for each block from a variable collection (:mod:
 writes into one. Collections have the layout of the parameters, stacked where the blocks run in a loop, so hooks work
 under ``jit``, ``nn.scan`` and ``nn.remat`` alike, and a network without hooks is compiled as if there were none.
 
-Anybody's Linen blocks can be looked at: see :class:`Anatomy`.
+Anybody's Linen blocks can be looked at: see :class:`BlockNames`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Hook = Callable[[nn.Module, str, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Anatomy:
+class BlockNames:
     """Which modules of a network are its blocks, and what their parts are called.
 
     The defaults are those of this library. A block of your own needs only a class; where its branch and its skip are
@@ -74,7 +74,7 @@ class Anatomy:
     ...         return x
     >>> net, x = MyNet(), jnp.ones((2, 4))
     >>> chart = index_blocks(lambda mutable: net.apply(net.init(jax.random.key(0), x, train=True), x, train=True,
-    ...     mutable=mutable), Anatomy(MyBlock), probe("input", "branch"))
+    ...     mutable=mutable), BlockNames(MyBlock), probe("input", "branch"))
     >>> chart.names, chart.points
     (('b0', 'b1', 'b2'), ('branch', 'input'))
     """
@@ -94,7 +94,7 @@ class Identity(nn.Module):
 
 
 @contextlib.contextmanager
-def instrumented(anatomy: Anatomy, *hooks: Hook) -> Iterator[None]:
+def instrumented(anatomy: BlockNames, *hooks: Hook) -> Iterator[None]:
     """Within this context, modules that are called (traced) call ``hooks``, the first one first."""
     parts = {
         anatomy.preact: (("preact",), "activated"),
@@ -215,7 +215,7 @@ class BlockIndex:
         return jnp.concatenate(rows)
 
 
-def index_blocks(apply: Callable[[list[str]], Any], anatomy: Anatomy, *hooks: Hook) -> BlockIndex:
+def index_blocks(apply: Callable[[list[str]], Any], anatomy: BlockNames, *hooks: Hook) -> BlockIndex:
     """Return the chart of a network's blocks; nothing is computed.
 
     Args:
@@ -242,7 +242,7 @@ def index_blocks(apply: Callable[[list[str]], Any], anatomy: Anatomy, *hooks: Ho
     found = jax.eval_shape(measure)
     if not seen:
         raise UsageError(
-            f"the network called no {anatomy.block.__name__}: name the class of its residual blocks, Anatomy(block=...)"
+            f"the network called no {anatomy.block.__name__}: name the class of its residual blocks, BlockNames(block=...)"
         )
     counts = []
     for path in seen:

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from resnet_jax.instrument.hooks import Anatomy, BlockIndex, index_blocks, instrumented, probe
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented, probe
 from resnet_jax.models.count import abstract_variables
 
 _HOOK = probe("input")
@@ -27,12 +27,12 @@ def is_due(step: int, every: int) -> bool:
     return step % every == 0
 
 
-def taps(anatomy: Anatomy | None) -> contextlib.AbstractContextManager[None]:
+def taps(anatomy: BlockNames | None) -> contextlib.AbstractContextManager[None]:
     """Return a context in which networks are applied with a tap at every block's input; without anatomy, with none."""
     return contextlib.nullcontext() if anatomy is None else instrumented(anatomy, _HOOK)
 
 
-def chart_taps(apply: Callable[[list[str]], Any], anatomy: Anatomy) -> BlockIndex:
+def chart_taps(apply: Callable[[list[str]], Any], anatomy: BlockNames) -> BlockIndex:
     """Return where a network's taps are; see :func:`resnet_jax.instrument.hooks.index_blocks`."""
     return index_blocks(apply, anatomy, _HOOK)
 
@@ -58,7 +58,7 @@ def block_grad_norm(
     return jnp.sqrt(chart.rows(squares, "input") / factor)
 
 
-def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: Anatomy) -> BlockIndex:
+def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: BlockNames) -> BlockIndex:
     """Return the chart of the blocks that the step's ``block_grad_norm`` is about; nothing is computed.
 
     Args:
@@ -68,7 +68,7 @@ def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, ana
         anatomy: what a block is.
 
     >>> from resnet_jax.models import create_model
-    >>> chart_blocks(create_model("resnet20_cifar"), (32, 32, 3), 128, Anatomy()).names[:2]
+    >>> chart_blocks(create_model("resnet20_cifar"), (32, 32, 3), 128, BlockNames()).names[:2]
     ('stage1/block0', 'stage1/block1')
     """
     variables = abstract_variables(model, image_shape)

@@ -19,7 +19,7 @@ from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records, in_memory
 from resnet_jax.data.transforms import divide
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
@@ -136,7 +136,7 @@ def build_parts(config: RunConfig, images: Images, mesh: Devices) -> RunComponen
         loss_scaling=scaling,
     )
     step = make_step()
-    probed = None if train.depth_every is None else make_step(probe=Anatomy())
+    probed = None if train.depth_every is None else make_step(probe=BlockNames())
     return RunComponents(
         model=model,
         task=task,

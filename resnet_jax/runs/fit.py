@@ -15,7 +15,7 @@ from rich.console import Console as RichConsole
 
 from resnet_jax.data.source import is_gone
 from resnet_jax.errors import DataError, RunError, UsageError
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.digest import params_digest
 from resnet_jax.report.console import Console
@@ -276,7 +276,7 @@ def _train(
         depth = None
         if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
-            chart = chart_blocks(parts.model, job.images.card.image_shape, size, Anatomy())
+            chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
             depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
             stack.callback(depth.close)
         live = View("progress", make_live, job.say)

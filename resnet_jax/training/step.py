@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import lax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import block_grad_norm, chart_taps, taps
 from resnet_jax.models.collections import PROBES
 from resnet_jax.tasks.classification import Classification
@@ -44,7 +44,7 @@ def make_train_step(
     ema_decay: float | Averaging | None = None,
     loss_scaling: LossScaling | None = None,
     axis_name: str | None = None,
-    probe: Anatomy | None = None,
+    probe: BlockNames | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build ``train_step(state, batch) -> (state, metrics)``.
 
@@ -73,7 +73,7 @@ def make_train_step(
         loss_scaling: for float16; the state must hold a scale (``init_state(loss_scaling=...)``).
         axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
             batch statistics over the same axis.
-        probe: what a block is (``Anatomy()`` for this library's networks), to measure the gradient that reaches each.
+        probe: what a block is (``BlockNames()`` for this library's networks), to measure the gradient that reaches each.
 
     Returns:
         The step. Its metrics are float32 scalars: ``loss`` (mean), ``count`` and the sums over the batch of

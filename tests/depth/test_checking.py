@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from resnet_jax.cli.main import run
-from resnet_jax.depth import Anatomy, check, predict_gradients, predict_moments
+from resnet_jax.depth import BlockNames, check, predict_gradients, predict_moments
 from resnet_jax.depth.checking import GRADIENT_CEILING, LIMIT, SIGNAL_CEILING, _direction, _places, _trouble
 from resnet_jax.depth.propagation import measure_propagation
 from resnet_jax.errors import UsageError
@@ -91,7 +91,7 @@ class Chain(nn.Module):
     ],
 )
 def test_what_is_said_of_known_factors(factors, said):
-    found = check(Chain(factors), (4, 6), anatomy=Anatomy(Scaled), draws=1)
+    found = check(Chain(factors), (4, 6), anatomy=BlockNames(Scaled), draws=1)
     assert said in str(found)
     assert found.ok == said.startswith("Signals get")
     if len(set(factors)) == 1:
@@ -203,7 +203,7 @@ def test_what_a_training_survives_passes(stages):
 def test_the_sentence_names_the_blocks_that_explode(block):
     """In a network: blocks 4 to 8 of 15."""
     noun = "signal" if block is Scaled else "gradient"
-    found = check(Staged((ONE * 4 + FOUR * 5 + ONE * 6,), block), (2, 16), draws=1, anatomy=Anatomy(block))
+    found = check(Staged((ONE * 4 + FOUR * 5 + ONE * 6,), block), (2, 16), draws=1, anatomy=BlockNames(block))
     assert not found.ok
     assert (
         f"{noun.capitalize()}s explode: blocks 4 to 8 ({block.__name__}_4 to {block.__name__}_8) multiply the {noun} "
@@ -216,7 +216,7 @@ def test_the_sentence_names_the_blocks_that_explode(block):
 def test_the_sentence_names_an_explosion_that_a_norm_takes_back(block):
     noun = "signal" if block is Scaled else "gradient"
     taken_back = Staged((FOUR * 8 + (4.0**-8,) + ONE * 2,), block)
-    found = check(taken_back, (2, 16), draws=1, anatomy=Anatomy(block))
+    found = check(taken_back, (2, 16), draws=1, anatomy=BlockNames(block))
     assert f"{noun.capitalize()}s explode: blocks 0 to 7" in str(found)
     if block is ScaledBack:
         assert "Signals get through" in str(found)
@@ -266,7 +266,7 @@ def test_measured_gradients_are_those_of_explicit_differentiation():
             return nn.Dense(2)(x)
 
     x = jax.random.normal(jax.random.key(5), (7, 5))
-    found = measure_propagation(Net(), x, key=jax.random.key(1), draws=1, anatomy=Anatomy(Block))
+    found = measure_propagation(Net(), x, key=jax.random.key(1), draws=1, anatomy=BlockNames(Block))
     of_weights, _, of_function, _ = jax.random.split(jax.random.key(1), (1, 4))[0]
     params = Net().init(of_weights, jnp.zeros((1, 5)), train=False)["params"]
     weights = jax.random.normal(of_function, (7, 5))

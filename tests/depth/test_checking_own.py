@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from resnet_jax.depth import Anatomy, check
+from resnet_jax.depth import BlockNames, check
 
 WIDTH = 32
 he, lecun, zeros = nn.initializers.he_normal(), nn.initializers.lecun_normal(), nn.initializers.zeros
@@ -94,7 +94,7 @@ FAILS = {
 
 
 def judge(body: Branch, blocks: int, **choices):
-    return check(Net(body, blocks, **choices), (8, WIDTH), draws=1, anatomy=Anatomy(Own))
+    return check(Net(body, blocks, **choices), (8, WIDTH), draws=1, anatomy=BlockNames(Own))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from resnet_jax.depth import HessianEigenvalues, hessian_eigenvalues
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.models.layout import stack
 from resnet_jax.tasks.losses import cross_entropy
@@ -90,7 +90,7 @@ def test_few_iterations_bound_from_below_and_files_keep_everything(tmp_path):
     block = {"Dense_0": {"kernel": rng.normal(size=(3, 3)).astype(np.float32), "bias": np.ones(3, np.float32)}}
     variables = {"params": {"b0": block, "b1": jax.tree.map(lambda leaf: 0.5 * leaf, block)}}
     blocks, _ = dense(BentTwice(), variables, x, LABELS, ("b0", "b1"), True)
-    found = hessian_eigenvalues(BentTwice(), variables, x, LABELS, iterations=3, anatomy=Anatomy(Bent))
+    found = hessian_eigenvalues(BentTwice(), variables, x, LABELS, iterations=3, anatomy=BlockNames(Bent))
     for row, values in enumerate(blocks):
         assert found.largest[row] <= values[-1] * (1 + 1e-4)
         assert np.abs(values - found.largest[row]).min() <= found.largest_residual[row] + 1e-4
@@ -119,7 +119,7 @@ def test_blocks_of_fewer_parameters_than_iterations_have_all_their_eigenvalues()
     x = np.asarray([[1.0, 2.0], [3.0, -1.0]], np.float32)
     variables = {"params": {name: {"scale": np.ones(2, np.float32)} for name in ("b0", "b1")}}
     found = hessian_eigenvalues(
-        Scales(), variables, x, LABELS[:2], loss=_squared_length, anatomy=Anatomy(Scaled), iterations=8
+        Scales(), variables, x, LABELS[:2], loss=_squared_length, anatomy=BlockNames(Scaled), iterations=8
     )
     np.testing.assert_allclose(found.largest, 10.0, rtol=1e-5)
     np.testing.assert_allclose(found.smallest, 5.0, rtol=1e-5)

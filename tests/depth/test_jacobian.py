@@ -15,7 +15,7 @@ from resnet_jax.depth import JacobianSpectra, blockwise, jacobians
 from resnet_jax.depth.lanczos import golub_kahan, lanczos, operator_ritz, singular_ritz, symmetric_ritz
 from resnet_jax.depth.spectra import from_bidiagonals
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, instrumented
+from resnet_jax.instrument.hooks import BlockNames, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, init_variables
 from resnet_jax.models.layout import stack
 from tests.tools import random_variables
@@ -58,7 +58,7 @@ def dense(model: ResNet, variables, x, train):
             seen[name, point] = value
             return value
 
-        with instrumented(Anatomy(), hook):
+        with instrumented(BlockNames(), hook):
             logits, _ = model.apply(variables, x, train=train, mutable=["batch_stats"])
         outputs = {name: value for (name, point), value in seen.items() if point == "output"}
         return logits, outputs, {name: value for (name, point), value in seen.items() if point == "input"}

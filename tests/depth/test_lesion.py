@@ -18,7 +18,7 @@ from resnet_jax.depth.lesion import reorder
 from resnet_jax.depth.paths import PathLengths, gradient_through
 from resnet_jax.depth.profiling import chart_of, profile
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, instrumented
+from resnet_jax.instrument.hooks import BlockNames, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, create_model, init_variables
 from resnet_jax.models.collections import GATES
 from resnet_jax.models.layout import stack
@@ -143,7 +143,7 @@ def tiny(**choices):
 
 def vectors(model, variables, images, labels):
     """Return the gradient at the first block's input, whole, as a function of the gates of branches and skips."""
-    chart = chart_of(model, variables, images, Anatomy(), False)
+    chart = chart_of(model, variables, images, BlockNames(), False)
     first = np.eye(len(chart.names), dtype=np.float32)[0]
 
     @jax.jit
@@ -156,7 +156,7 @@ def vectors(model, variables, images, labels):
                     return x + added * block.get_variable(GATES, "first")
                 return ops.gate(x, block.get_variable(GATES, point)) if point in ("branch", "skip") else x
 
-            with instrumented(Anatomy(), hook):
+            with instrumented(BlockNames(), hook):
                 logits = model.apply({**variables, GATES: gates}, images, train=False)
             return jnp.mean(cross_entropy(logits, labels))
 
@@ -195,7 +195,7 @@ def test_every_path_has_the_gradient_of_a_network_gated_by_hand(choices):
     whole = vector(np.ones(3), np.ones(3))
     plain = profile(model, variables, images, labels, train=False).grad_norm[0]
     np.testing.assert_allclose(np.linalg.norm(whole), plain, rtol=1e-5)
-    gradient = gradient_through(model, variables, images, labels, train=False, loss=cross_entropy, anatomy=Anatomy())
+    gradient = gradient_through(model, variables, images, labels, train=False, loss=cross_entropy, anatomy=BlockNames())
     for b in PATHS:
         through = np.asarray(b)
         expected = np.linalg.norm(vector(through, 1 - through))

@@ -29,7 +29,7 @@ class MyNet(nn.Module):
         return x
 
 
-ANATOMY = depth.Anatomy(MyBlock)
+ANATOMY = depth.BlockNames(MyBlock)
 IMAGES = np.random.default_rng(0).normal(size=(16, WIDTH)).astype(np.float32)
 LABELS = (np.arange(16) % WIDTH).astype(np.int32)
 

@@ -18,7 +18,7 @@ from flax import linen as nn
 from resnet_jax import depth
 from resnet_jax.depth.profiling import profile
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, instrumented
+from resnet_jax.instrument.hooks import BlockNames, instrumented
 from resnet_jax.models import ResNet, ResNetConfig, create_model, list_models
 from resnet_jax.models.block import Block
 from resnet_jax.models.layout import stack, unstack
@@ -73,7 +73,7 @@ def explicit(config: ResNetConfig, train: bool):
 
     def run(params, added):
         hook = Materialised(added)
-        with instrumented(Anatomy(), hook):
+        with instrumented(BlockNames(), hook):
             logits, _ = model.apply({**variables, "params": params}, images, train=train, mutable=["batch_stats"])
         return jnp.mean(cross_entropy(logits, LABELS)), hook.seen
 
@@ -306,7 +306,7 @@ LISTED = {
 
 
 def test_other_peoples_blocks_unrolled_and_in_a_loop():
-    x, labels, anatomy, listed = X, np.arange(8) % 5, Anatomy(Their), LISTED
+    x, labels, anatomy, listed = X, np.arange(8) % 5, BlockNames(Their), LISTED
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *listed["params"].values())
     one = profile(Net(), listed, x, labels, anatomy=anatomy)
     other = profile(Net(loop=True), {"params": {"blocks": stacked}}, x, labels, anatomy=anatomy)
@@ -337,7 +337,7 @@ def test_nothing_is_traced_twice():
         return cross_entropy(logits, labels)
 
     first, again = (
-        profile(Net(), LISTED, images, np.arange(8) % 5, loss=loss, anatomy=Anatomy(Their)) for images in (X, 2 * X)
+        profile(Net(), LISTED, images, np.arange(8) % 5, loss=loss, anatomy=BlockNames(Their)) for images in (X, 2 * X)
     )
     assert len(traces) == 1
     assert first.about["loss"] != again.about["loss"]
@@ -345,7 +345,7 @@ def test_nothing_is_traced_twice():
 
 def test_zero_branches_leave_the_gradient_alone():
     """Every block is the identity, forward and backward."""
-    found = profile(Net(), jax.tree.map(np.zeros_like, LISTED), X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    found = profile(Net(), jax.tree.map(np.zeros_like, LISTED), X, np.arange(8) % 5, anatomy=BlockNames(Their))
     np.testing.assert_allclose(found.grad_norm, found.grad_norm[-1], rtol=1e-6)
     np.testing.assert_allclose(found.act_norm, norm(X), rtol=1e-6)
     np.testing.assert_array_equal(found.branch_norm, 0)
@@ -354,16 +354,16 @@ def test_zero_branches_leave_the_gradient_alone():
 
 def test_an_overflow_is_not_a_vanished_gradient():
     huge = jax.tree.map(lambda leaf: leaf * np.float32(1e12), LISTED)
-    found = profile(Net(), huge, X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    found = profile(Net(), huge, X, np.arange(8) % 5, anatomy=BlockNames(Their))
     assert not np.isfinite(found.about["loss"])
     assert np.isnan(found.grad_norm).all()
     assert np.isnan(found.branch_grad_norm).all()
 
 
 def test_profiles_of_different_networks_are_not_compared():
-    one = profile(Net(), LISTED, X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    one = profile(Net(), LISTED, X, np.arange(8) % 5, anatomy=BlockNames(Their))
     params = {name: LISTED["params"][name] for name in ("block0", "block1")}
-    other = profile(Net(blocks=2), {"params": params}, X, np.arange(8) % 5, anatomy=Anatomy(Their))
+    other = profile(Net(blocks=2), {"params": params}, X, np.arange(8) % 5, anatomy=BlockNames(Their))
     with pytest.raises(UsageError, match="4 blocks from block0 and 2"):
         one.compare(other)
 
@@ -383,19 +383,19 @@ class OneRectified(nn.Module):
 def test_a_unit_is_dead_where_it_is_so_for_all_images():
     x = np.asarray([[1, -1, -1, 1], [-1, 1, -1, 1]], np.float32)
     variables = {"params": {"block": {"bias": np.zeros(4, np.float32)}}}
-    found = profile(OneRectified(), variables, x, np.arange(2), anatomy=Anatomy(Rectified))
+    found = profile(OneRectified(), variables, x, np.arange(2), anatomy=BlockNames(Rectified))
     assert (found.dead_units.tolist(), found.zero_share.tolist()) == ([0.25], [0.5])
 
 
 def test_what_cannot_be_measured_is_said():
     x, loop = X[:4], {"params": {"blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *LISTED["params"].values())}}
-    with pytest.raises(UsageError, match=r"called no Block: name the class of its residual blocks, Anatomy\(block"):
+    with pytest.raises(UsageError, match=r"called no Block: name the class of its residual blocks, BlockNames\(block"):
         profile(Net(loop=True), loop, x, np.zeros(4, int))
     with pytest.raises(UsageError, match=r"at blocks run in a loop that does not carry their numbers.*BLOCK_AXES"):
-        profile(Net(loop=True, carries=False), loop, x, np.zeros(4, int), anatomy=Anatomy(Their))
+        profile(Net(loop=True, carries=False), loop, x, np.zeros(4, int), anatomy=BlockNames(Their))
     with pytest.raises(UsageError, match="4 images and 3 labels"):
-        profile(Net(loop=True), loop, x, np.zeros(3, int), anatomy=Anatomy(Their))
+        profile(Net(loop=True), loop, x, np.zeros(3, int), anatomy=BlockNames(Their))
 
 
 def test_block_is_the_default_anatomy():
-    assert Anatomy().block is Block
+    assert BlockNames().block is Block

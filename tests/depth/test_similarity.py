@@ -12,7 +12,7 @@ import pytest
 from resnet_jax import depth
 from resnet_jax.depth.similarity import fit_ridge, unbiased_hsic
 from resnet_jax.errors import UsageError
-from resnet_jax.instrument.hooks import Anatomy, instrumented
+from resnet_jax.instrument.hooks import BlockNames, instrumented
 from resnet_jax.models import create_model
 from resnet_jax.models.layout import stack
 from tests.tools import random_variables
@@ -39,7 +39,7 @@ def outputs(network):
             seen.extend([x] if point == "output" else [])
             return x
 
-        with instrumented(Anatomy(), keep):
+        with instrumented(BlockNames(), keep):
             model.apply(variables, images, train=False)
         return seen
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from resnet_jax.depth import profile
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.instrument.hooks import Anatomy
+from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.models.layout import stack
@@ -63,7 +63,7 @@ def state_of(model: ResNet, *, scaling: LossScaling | None = None) -> TrainState
 def one_step(model: ResNet, *, probe: bool = True, devices: int = 1, scaling: LossScaling | None = None, **options):
     mesh = make_mesh(jax.devices()[:devices])
     step = make_train_step(
-        model, TX, probe=Anatomy() if probe else None, norm_momentum=model.config.norm_momentum,
+        model, TX, probe=BlockNames() if probe else None, norm_momentum=model.config.norm_momentum,
         loss_scaling=scaling, **options,
     )  # fmt: skip
     state = jax.device_put(state_of(model, scaling=scaling), replicated(mesh))
@@ -143,7 +143,7 @@ def test_micro_batches_with_batch_norm_are_their_own():
 
 def test_pmap_gives_the_same():
     model, plain = network(stages=(1,), axis_name=DATA_AXIS), network(stages=(1,))
-    step = pmap_train_step(make_train_step(model, TX, axis_name=DATA_AXIS, probe=Anatomy()))
+    step = pmap_train_step(make_train_step(model, TX, axis_name=DATA_AXIS, probe=BlockNames()))
     _, metrics = step(replicate(state_of(plain)), split_batch(batch()))
     rows = np.asarray(metrics["block_grad_norm"])
     np.testing.assert_array_equal(rows, np.broadcast_to(rows[:1], rows.shape))
@@ -156,7 +156,7 @@ def test_several_updates_in_a_call_have_a_row_each():
     def preprocess(_key, rows):
         return rows["image"].astype(jnp.float32) / 64
 
-    step = make_train_step(model, TX, probe=Anatomy(), preprocess=preprocess)
+    step = make_train_step(model, TX, probe=BlockNames(), preprocess=preprocess)
     pixels = (255 * np.random.default_rng(0).random((BATCH, *SHAPE))).astype(np.uint8)
     data = {"image": pixels, "label": batch()["label"]}
     index = np.arange(BATCH, dtype=np.int32)[None].repeat(3, 0)
@@ -172,7 +172,7 @@ def test_several_updates_in_a_call_have_a_row_each():
 
 def test_chart_names_the_blocks_in_any_execution():
     for execution in ("unroll", "scan"):
-        chart = chart_blocks(network(execution=execution, stages=(1, 3)), SHAPE, BATCH, Anatomy())
+        chart = chart_blocks(network(execution=execution, stages=(1, 3)), SHAPE, BATCH, BlockNames())
         assert chart.names == ("stage1/block0", "stage2/block0", "stage2/block1", "stage2/block2")
         assert chart.stages.tolist() == [0, 1, 1, 1]
 
@@ -198,10 +198,10 @@ def digits(**train):
 def test_ghost_batches_are_charted_at_the_size_of_a_micro_batch():
     """Groups of 8 divide no other number: what is charted is what a micro-batch has."""
     model = network(norm_scope="ghost", ghost_size=8)
-    step = make_train_step(model, TX, probe=Anatomy(), accumulate=2, norm_momentum=0.9)
+    step = make_train_step(model, TX, probe=BlockNames(), accumulate=2, norm_momentum=0.9)
     _, metrics = jax.eval_shape(step, state_of(network()), batch())
     assert metrics["block_grad_norm"].shape == (2,)
-    assert len(chart_blocks(model, SHAPE, BATCH // 2, Anatomy()).names) == 2
+    assert len(chart_blocks(model, SHAPE, BATCH // 2, BlockNames()).names) == 2
 
 
 @pytest.mark.slow
