@@ -33,7 +33,7 @@ from resnet_jax.runs.build import (
     loss_scaling,
 )
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.data import Images
+from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import SHARES
@@ -59,7 +59,7 @@ from resnet_jax.training.stuck import Chance, judge
 Say = Callable[[str], None]
 
 
-def check_cell(config: RunConfig, images: Images, placement: Placement) -> tuple[int, int]:
+def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tuple[int, int]:
     """Build everything a cell needs short of compiling it, and trace its network in training on one batch.
 
     Returns:
@@ -98,7 +98,7 @@ class CellJob:
     """
 
     config: RunConfig
-    images: Images
+    images: RunData
     run: RunDirectory
     placement: Placement
     say: Say

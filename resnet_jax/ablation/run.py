@@ -22,7 +22,7 @@ from resnet_jax.report.plots import training_metric
 from resnet_jax.report.text import say
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.config import RunConfig, require_same
-from resnet_jax.runs.data import Images, Pixels, PixelsWanted, describe_images, load_pixels
+from resnet_jax.runs.data import Pixels, PixelsWanted, RunData, describe_images, load_pixels
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.length import Origin, fit_length
 from resnet_jax.runs.recipe_fit import misfit
@@ -136,7 +136,7 @@ class _ImagesOnce:
         self._held: tuple[PixelsWanted, Pixels] | None = None
         self._say, self._said = say, set[str]()
 
-    def __call__(self, config: RunConfig) -> Images:
+    def __call__(self, config: RunConfig) -> RunData:
         # loading sees nothing of a configuration but this, so that no other field can decide about the pixels
         wanted = PixelsWanted.of(config)
         if self._held is None or self._held[0] != wanted:

@@ -14,7 +14,7 @@ from resnet_jax.data.npz import load_arrays
 from resnet_jax.data.records import Dataset
 from resnet_jax.errors import RunError
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.data import Images, load_images
+from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
 
 Arrays = tuple[ArrayLike, ArrayLike] | Mapping[str, Any] | Dataset
@@ -49,7 +49,7 @@ def as_dataset(data: Arrays, *, channels: int | None = None) -> Dataset:
     return load_arrays(data, channels=channels)
 
 
-def images_of_arrays(config: RunConfig, run: RunDirectory, dataset: Dataset) -> Images:
+def images_of_arrays(config: RunConfig, run: RunDirectory, dataset: Dataset) -> RunData:
     """Return the images of arrays, those that the run began with if it has begun.
 
     Raises:

@@ -23,7 +23,7 @@ from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.data import Images, geometry_of
+from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.length import length_of
 from resnet_jax.tasks.facts import TaskFacts
@@ -106,7 +106,7 @@ class RunComponents:
     make_feed: Callable[..., Feed]
 
 
-def build_parts(config: RunConfig, images: Images, mesh: Devices) -> RunComponents:
+def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunComponents:
     """Build network, optimizer, compiled steps and batches.
 
     Raises:
@@ -195,7 +195,7 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> 
 
 
 def _feed_maker(
-    config: RunConfig, images: Images, placement: Placement, step: Any, probed: Any, per_call: int
+    config: RunConfig, images: RunData, placement: Placement, step: Any, probed: Any, per_call: int
 ) -> Callable[..., Feed]:
     """Return ``make_feed(seeds=None)``: the calls of the run, or of a population with a member of each seed.
 
@@ -251,7 +251,7 @@ def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray
     return order
 
 
-def training_feed(config: RunConfig, images: Images) -> TrainBatches:
+def training_feed(config: RunConfig, images: RunData) -> TrainBatches:
     """Return the batches of the run, in the order that its seed gives.
 
     Raises:

@@ -24,7 +24,7 @@ from resnet_jax.tasks.facts import LabelKind
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class RunData:
     """The images of a run, split and described."""
 
     splits: Splits
@@ -142,7 +142,7 @@ def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
     return Pixels(splits, class_names, view.shape, geometry, stored_shape, view.fields["image"][1].name)
 
 
-def load_images(config: RunConfig, dataset: Dataset | None = None) -> Images:
+def load_images(config: RunConfig, dataset: Dataset | None = None) -> RunData:
     """Open the source for a run, or take a data set that is open; see :func:`load_pixels`.
 
     Raises:
@@ -152,7 +152,7 @@ def load_images(config: RunConfig, dataset: Dataset | None = None) -> Images:
     return describe_images(load_pixels(PixelsWanted.of(config), dataset), config.data)
 
 
-def describe_images(pixels: Pixels, data: DataConfig) -> Images:
+def describe_images(pixels: Pixels, data: DataConfig) -> RunData:
     """Add what a run knows about its images: the normalization that the configuration gives, or that of the images.
 
     Raises:
@@ -181,7 +181,7 @@ def describe_images(pixels: Pixels, data: DataConfig) -> Images:
         label_counts=label_counts(train, splits.kind, len(pixels.class_names)),
         **target_scale(train, splits.kind),
     )
-    return Images(splits, pixels.geometry, card, pixels.stored_shape)
+    return RunData(splits, pixels.geometry, card, pixels.stored_shape)
 
 
 def label_counts(labels: np.ndarray, kind: LabelKind, count: int) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from resnet_jax.runs.arrays import Arrays, images_of_arrays
 from resnet_jax.runs.auto import begin_fit
 from resnet_jax.runs.build import RunComponents, build_parts
 from resnet_jax.runs.config import RunConfig, config_to_dict
-from resnet_jax.runs.data import Images, load_images
+from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.finetune import Source, describe, find_source, require_transfer, start_state
 from resnet_jax.runs.fitted import Fit
@@ -69,7 +69,7 @@ class _Job:
     """What the stages of :func:`fit` share."""
 
     config: RunConfig
-    images: Images
+    images: RunData
     parts: RunComponents
     run: RunDirectory
     checkpoints: Checkpoints
@@ -223,7 +223,7 @@ def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, con
     return summary
 
 
-def _images_of(config: RunConfig, run: RunDirectory) -> Images:
+def _images_of(config: RunConfig, run: RunDirectory) -> RunData:
     try:
         return load_images(config)
     except DataError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.data import Images
+from resnet_jax.runs.data import RunData
 from resnet_jax.runs.recipes import load_recipe
 
 
@@ -29,7 +29,7 @@ PHOTOGRAPH = 100
 """Side from which images are photographs, which recipes for small images would shrink or see in pieces."""
 
 
-def misfit(config: RunConfig, images: Images) -> str | None:
+def misfit(config: RunConfig, images: RunData) -> str | None:
     """Return what to say when the images of a shipped recipe were replaced by such of another size; None if nothing.
 
     Args:

@@ -10,7 +10,7 @@ import pytest
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.data.split import Splits
 from resnet_jax.data.transform import Geometry
-from resnet_jax.runs.data import Images
+from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.recipe_fit import MADE_FOR, misfit
 from resnet_jax.runs.recipes import list_recipes, load_recipe
@@ -23,7 +23,7 @@ def said(recipe: str, stored: int, seen: int | None = None, source: str = "folde
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
     seen = stored if seen is None else seen
     card = DatasetInfo(("a", "b"), (seen, seen, 3), (), (), {})
-    return misfit(config, Images(Splits(SOME, None, None), Geometry(), card, (stored, stored, 3)))
+    return misfit(config, RunData(Splits(SOME, None, None), Geometry(), card, (stored, stored, 3)))
 
 
 def test_every_recipe_says_what_it_was_made_for():
@@ -71,5 +71,5 @@ def test_the_recipes_own_images_are_not_spoken_of():
     assert said("digits", 500, source="digits") is None
     config = dataclasses.replace(load_recipe("digits"), recipe="mine")
     assert (
-        misfit(config, Images(Splits(SOME, None, None), Geometry(), DatasetInfo((), (99, 99, 3), (), (), {}))) is None
+        misfit(config, RunData(Splits(SOME, None, None), Geometry(), DatasetInfo((), (99, 99, 3), (), (), {}))) is None
     )

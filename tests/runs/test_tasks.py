@@ -19,7 +19,7 @@ from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.plots import plot_curves
 from resnet_jax.runs.build import build_model, build_parts, build_task, iterate_feed, training_feed
 from resnet_jax.runs.config import DataConfig, RunConfig, config_to_yaml
-from resnet_jax.runs.data import Images
+from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.outcome import Pictures, Summary, outcome_of
 from resnet_jax.runs.predict import Predictor
@@ -72,7 +72,7 @@ def built(kind, task, **model):
         optim=OptimConfig(name="adamw", learning_rate=0.01),
         task=task,
     )
-    return config, Images(Splits(parts[0], None, parts[1]), Geometry(None), card)
+    return config, RunData(Splits(parts[0], None, parts[1]), Geometry(None), card)
 
 
 def _counts(labels):
