@@ -13,8 +13,8 @@ from resnet_jax.fields import NOT_AN_OPTION, SAME_RESULT, AtLeast0, AtLeast1, Be
 from resnet_jax.models import choices
 from resnet_jax.models.branches import BLOCKS
 from resnet_jax.models.choices import CHOICES
-from resnet_jax.models.compatible import check_combination, check_stages
 from resnet_jax.models.norms import NORMS
+from resnet_jax.models.validation import check_combination, check_stages
 from resnet_jax.ops import at_least_float32
 
 
