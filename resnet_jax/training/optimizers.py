@@ -8,7 +8,7 @@ The order is fixed and the same for all:
 3. add the penalties that act through it: L1 (l1 sign(w)) for all, L2 (wd w) for sgd, adam and rmsprop;
 4. the optimizer's own scaling;
 5. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
-6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (rates.py).
+6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (lr_multipliers.py).
 
 Frozen parameters (freeze.py) take part in none of this.
 
@@ -60,7 +60,7 @@ from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
 from resnet_jax.training.freeze import frozen as find_frozen, update_only_the_rest, without
-from resnet_jax.training.rates import rate_factors, scale_rates
+from resnet_jax.training.lr_multipliers import rate_factors, scale_rates
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
 
 PyTree = Any

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig, abstract_variables, create_model, list_models
-from resnet_jax.training.rates import distances
+from resnet_jax.training.lr_multipliers import distances
 from resnet_jax.training.roles import KERNEL_ROLES, ROLE_RULES, count_by_role, mask, role_names, role_rules, roles
 
 OURS = {

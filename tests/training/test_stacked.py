@@ -12,8 +12,8 @@ from flax.traverse_util import flatten_dict
 from resnet_jax.errors import UsageError
 from resnet_jax.models.layout import stack, unstack
 from resnet_jax.training.freeze import frozen
+from resnet_jax.training.lr_multipliers import distances
 from resnet_jax.training.optimizers import OptimConfig, make_optimizer
-from resnet_jax.training.rates import distances
 
 SHAPES = {
     "conv1": {"kernel": (3, 3, 2, 2), "gain": (2,)},

@@ -9,8 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UsageError
+from resnet_jax.training.lr_multipliers import distances, rate_factors
 from resnet_jax.training.optimizers import OPTIMIZERS, OptimConfig, make_optimizer
-from resnet_jax.training.rates import distances, rate_factors
 
 # two stages, of 11 and 2 blocks: as strings, block10 would come before block2
 DISTANCES = {
