@@ -11,7 +11,7 @@
 | `classes` | which class of a data set is which output of a network, by name |
 | `transform` | `Geometry`: the host-side resize and crop of one image |
 | `view` | records seen through a geometry: every image has one shape |
-| `memory`, `stats` | decode once into memory; per-channel mean and deviation |
+| `in_memory`, `stats` | decode once into memory; per-channel mean and deviation |
 | `look` | `look_at(path)`: which source a path is, its labels, sizes and channels |
 | `pipeline` | `TrainBatches`, `EvalBatches`: a batch is a pure function of the step |
 | `transforms`, `augmentations` | transforms by name, in order; `register_transform`: your own |
@@ -26,7 +26,7 @@
 """
 
 from resnet_jax.data.example import Example, Field, Source, spec_of
-from resnet_jax.data.memory import materialize
+from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.npz import load_arrays
 from resnet_jax.data.pipeline import Batch, EvalBatches, TrainBatches
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, Subset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resnet_jax.data.memory import in_threads
+from resnet_jax.data.in_memory import in_threads
 from resnet_jax.data.records import Records, Subset, in_memory
 from resnet_jax.data.transform import Geometry
 from resnet_jax.data.view import View

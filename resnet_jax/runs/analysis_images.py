@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.augment import normalize
-from resnet_jax.data.memory import materialize
+from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.records import Records, Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.transform import Geometry

@@ -16,7 +16,7 @@ from resnet_jax.data.columns import match_labels, match_targets
 from resnet_jax.data.decode import has_colours
 from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.folder import FolderRecords
-from resnet_jax.data.memory import materialize
+from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
 from resnet_jax.data.source import ARRAYS, is_gone, load_dataset
 from resnet_jax.data.split import Splits

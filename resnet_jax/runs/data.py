@@ -8,7 +8,7 @@ from typing import assert_never
 
 import numpy as np
 
-from resnet_jax.data.memory import materialize
+from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, require_trainable, resolve_splits

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from resnet_jax.data.memory import materialize
+from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.records import Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.errors import UsageError

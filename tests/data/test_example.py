@@ -8,7 +8,7 @@ import pytest
 
 from resnet_jax.data.augment import normalize
 from resnet_jax.data.example import Example, Field, fields_of, spec_of
-from resnet_jax.data.memory import materialize
+from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.npz import load_arrays, load_npz
 from resnet_jax.data.pipeline import EvalBatches, TrainBatches
 from resnet_jax.data.records import ArrayRecords, Dataset, Source, Subset

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from resnet_jax.data import memory
+from resnet_jax.data import in_memory as memory
 from resnet_jax.data.folder import load_folder
-from resnet_jax.data.memory import materialize
+from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.pipeline import EvalBatches
 from resnet_jax.data.records import ArrayRecords, Subset, in_memory
 from resnet_jax.data.transform import Geometry
