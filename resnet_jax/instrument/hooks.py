@@ -242,7 +242,8 @@ def index_blocks(apply: Callable[[list[str]], Any], anatomy: BlockNames, *hooks:
     found = jax.eval_shape(measure)
     if not seen:
         raise UsageError(
-            f"the network called no {anatomy.block.__name__}: name the class of its residual blocks, BlockNames(block=...)"
+            f"the network called no {anatomy.block.__name__}: name the class of its residual blocks: "
+            "BlockNames(block=...)"
         )
     counts = []
     for path in seen:

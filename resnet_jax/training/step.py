@@ -73,7 +73,7 @@ def make_train_step(
         loss_scaling: for float16; the state must hold a scale (``init_state(loss_scaling=...)``).
         axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
             batch statistics over the same axis.
-        probe: what a block is (``BlockNames()`` for this library's networks), to measure the gradient that reaches each.
+        probe: what a block is (``BlockNames()`` for this library's networks), to measure the gradient at each.
 
     Returns:
         The step. Its metrics are float32 scalars: ``loss`` (mean), ``count`` and the sums over the batch of
