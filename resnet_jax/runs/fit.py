@@ -109,7 +109,7 @@ def fit(
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
     alone differs is continued from where it is (:mod:`resnet_jax.runs.length`); both are said.
 
-    Arrays are divided into training, validation and test as any source is; a run of them goes on with the same ones.
+    Arrays are divided into training, validation and test as any source is; a run of them is resumed with the same ones.
 
     Args:
         config: what to do; see :func:`resnet_jax.runs.recipes.load_recipe`. Or data alone, as ``data``: all else is
