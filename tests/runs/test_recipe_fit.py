@@ -48,7 +48,7 @@ def test_every_recipe_says_what_it_was_made_for():
 def test_other_images_than_the_recipe_was_made_for_are_named(recipe, stored, seen, parts):
     text = said(recipe, stored, seen)
     assert text is not None
-    for part in (f"recipe {recipe} was made for", *parts, "choose --model.name, --data.image-size and --train.length"):
+    for part in (f"recipe {recipe} was made for", *parts, "choose model.name, data.image_size and train.length"):
         assert part in text
 
 
