@@ -208,7 +208,7 @@ def test_cells_that_cannot_be_built_are_listed_before_anything_is_trained(tmp_pa
     assert "2 of 6 cells cannot be built; nothing was trained" in message
     assert "\n  norm-batch_residual-fixup: these choices do not go together" in message
     assert "\n  norm-none_residual-zero_gamma: these choices do not go together" in message
-    assert "--skip-incompatible" in message
+    assert "skip_incompatible" in message
     assert not (tmp_path / "x").exists()
 
 

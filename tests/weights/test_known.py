@@ -72,7 +72,7 @@ def test_weights_that_share_names_and_not_the_normalization_are_warned_of():
     assert of("torchvision", "resnet50").caution == ""
     for name in ("resnet18d", "resnet50d"):  # most want ImageNet's mean, one 0.5
         assert of("timm", name).normalization is None
-        assert f"{name}.ra4_e3600_r224_in1k wants --mean 0.5" in of("timm", name).caution
+        assert f"{name}.ra4_e3600_r224_in1k wants mean and std 0.5" in of("timm", name).caution
         assert of("timm", name).class_names == imagenet_wnids()
 
 
