@@ -247,7 +247,7 @@ def test_a_choice_that_only_fails_in_training_is_found_before_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("RESOURCE_EXHAUSTED: Out of memory", RunError, "2 seeds of cell base do not fit .* --members-at-once below 2"),
+        ("RESOURCE_EXHAUSTED: Out of memory", RunError, "2 seeds of cell base do not fit .* members_at_once below 2"),
         ("INTERNAL: something else", jax.errors.JaxRuntimeError, "something else"),
     ],
 )
