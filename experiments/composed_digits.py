@@ -270,7 +270,8 @@ def table(results: Sequence[Result]) -> str:
         found, headline = result.evaluated["metrics"], result.summary["headline"]
         others = ", ".join(f"{name} {value:.4f}" for name, value in found.items() if name != headline)
         lines.append(
-            f"| {result.problem.name} | {result.source.partition(':')[0]} | {headline} {found[headline]:.4f} | {others} | "
+            f"| {result.problem.name} | {result.source.partition(':')[0]} | {headline} {found[headline]:.4f} "
+            f"| {others} | "
             f"{result.difference:.1e} | {result.predicted:.1e} | {result.minutes:.1f} |"
         )
     return "\n".join(lines)
@@ -306,7 +307,8 @@ def main(argv: Sequence[str] | None = None, command: Command = subprocess_comman
         about = f"Python {platform.python_version()}, {versions}; {vectors()}; {time.strftime('%Y-%m-%d')}"
         words = " ".join(sys.argv[1:] if argv is None else argv)
         args.out.write_text(
-            f"# Digits composed, weighed, and asked yes or no\n\n`experiments/composed_digits.py {words}`\n\n{about}\n\n"
+            f"# Digits composed, weighed, and asked yes or no\n\n`experiments/composed_digits.py {words}`\n\n{about}\n"
+            "\n"
             f"{table(results)}\n",
             encoding="utf-8",
         )

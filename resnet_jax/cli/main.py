@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from resnet_jax.cli.options import ANYWHERE, HELP, flags_last
+from resnet_jax.cli.imports import FLAG, import_given
+from resnet_jax.cli.options import ANYWHERE, HELP
 from resnet_jax.cli.streams import READER_GONE, final_status, steady_streams
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
@@ -104,7 +105,7 @@ def run(argv: list[str]) -> int:
 
 
 def _dispatch(argv: list[str]) -> Any:
-    argv = flags_last(argv)
+    argv = import_given(argv)
     if argv and argv[0] == "help":  # help train digits: train digits --help
         argv = [*argv[1:], "--help"]
     if not argv or argv[0] in HELP or argv[0] in ANYWHERE:
@@ -112,6 +113,7 @@ def _dispatch(argv: list[str]) -> Any:
         for name, text in VERBS.items():
             print(f"  {name:<8} {text}")
         print("\nresnet-jax VERB --help explains a verb; --json, --debug and --version go with each.")
+        print(f"{FLAG} MODULE or FILE.py, with any verb, first imports code of your own, for what it registers.")
         print(
             f"Compiled programs are kept in {program_directory() or 'no directory'}; {VARIABLE} names another, or off."
         )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_jax.cli.imports import with_recipes_own
 from resnet_jax.cli.options import asks_for_help, flags_last
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.config import RunConfig
@@ -59,7 +60,8 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
         if verb != "train" or words[0].endswith((".yaml", ".yml")) or not Path(words[0]).exists():
             raise
         raise UsageError(f"{error}. To train on the data in it: resnet-jax train --data {words[0]}") from error
-    return NamedRecipe(words[0], config, about, translate_flags(words[1:], config.data.augment))
+    rest = with_recipes_own(translate_flags(words[1:], config.data.augment), config.imports)
+    return NamedRecipe(words[0], config, about, rest)
 
 
 def require_recipe(config: RunConfig, recipe: NamedRecipe) -> None:

@@ -25,6 +25,7 @@ from resnet_jax.data.tfds import TfdsRecords
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.runs.data import divide, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
+from resnet_jax.runs.imports import missing_told
 from resnet_jax.runs.trained import TrainedRun, class_names_of, with_moved_data
 
 SPLITS = ("train", "val", "test")
@@ -193,7 +194,8 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
     if not trained.was_trained_here:
         raise UsageError(f"{trained.path} was imported: it has no training images to {purpose}")
     try:
-        splits, class_names = load_splits(trained.config)
+        with missing_told(trained.config.imports, where=str(trained.path)):
+            splits, class_names = load_splits(trained.config)
     except DataError as error:
         if not is_gone(data.place):
             raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -45,6 +45,9 @@ class RunConfig:
     """The classifier of init_from: exact (the same classes), or new to start another one."""
     init_stem: Literal["exact", "mean"] = "exact"
     """The first convolution of init_from: exact, or mean to average it over other input channels."""
+    imports: Annotated[tuple[str, ...], SAME_RESULT] = ()
+    """Modules, or files that end with .py, that are imported first, for what they register: networks, blocks, norms,
+    sources, transforms, tasks, observers. On the command line of every verb: one after each --imports."""
 
     def __post_init__(self):
         """Refuse values that no run can have; the rest is checked where it is used."""

@@ -11,6 +11,7 @@ import yaml
 from resnet_jax.errors import FEW, UsageError, closest, either, nearest, unknown
 from resnet_jax.fields import check_value, is_section, options_of, own_options
 from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.imports import import_named, listed, missing_told
 from resnet_jax.runs.legacy import upgrade
 from resnet_jax.runtime.paths import user_path
 
@@ -28,6 +29,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name: str) -> RunConfig:
     """Read a shipped recipe by name, or any configuration by the path of its YAML file.
 
+    What the file names under ``imports`` is imported first; paths are relative to the file.
+
     Raises:
         UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
     """
@@ -35,7 +38,8 @@ def load_recipe(name: str) -> RunConfig:
         path = user_path(name)
         if not path.is_file():
             raise UsageError(f"no such recipe file: {path}")
-        return parse_config(read_utf8(path), where=str(path), recipe=path.stem)
+        raw = _mapping(read_utf8(path), where=str(path), recipe=path.stem)
+        return config_from_dict(import_named(raw, where=str(path), folder=path.parent), where=str(path))
     if name not in list_recipes():
         error = unknown("recipe", name, list_recipes())
         hint = "; a file of your own must end with .yaml" if Path(name).is_file() else ""
@@ -61,7 +65,7 @@ def read_utf8(path: Path) -> str:
 
 
 def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConfig:
-    """Validate YAML into a :class:`RunConfig`; unknown keys are refused.
+    """Validate YAML into a :class:`RunConfig`; unknown keys are refused. Nothing is imported.
 
     Args:
         text: the YAML document.
@@ -71,6 +75,10 @@ def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConf
     Raises:
         UsageError: with every wrong key or value, and the nearest right key.
     """
+    return config_from_dict(_mapping(text, where=where, recipe=recipe), where=where)
+
+
+def _mapping(text: str, *, where: str, recipe: str | None) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -79,14 +87,18 @@ def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConf
         raise UsageError(f"{where} must be a mapping with keys such as model, data, optim and train")
     if recipe is not None:
         raw.setdefault("recipe", recipe)
-    return config_from_dict(raw, where=where)
+    return raw
 
 
 def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
     """Validate nested dictionaries into a :class:`RunConfig`; see :func:`parse_config`."""
+    with missing_told(listed(raw) or (), where=where):
+        return _validated(upgrade(raw, where=where), where=where)
+
+
+def _validated(raw: dict[str, Any], *, where: str) -> RunConfig:
     from pydantic import TypeAdapter, ValidationError
 
-    raw = upgrade(raw, where=where)
     problems = _unknown_keys(RunConfig, raw, "")
     if problems:
         raise UsageError(f"{where}: " + "; ".join(problems))

@@ -21,6 +21,7 @@ from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
+from resnet_jax.runs.imports import missing_told
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
@@ -88,7 +89,8 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     checkpoint = checkpoint or config.train.select
     if checkpoint not in ("last", "best"):
         raise unknown("checkpoint", checkpoint, ("last", "best"))
-    model = build_model(config, card)
+    with missing_told(config.imports, where=str(run.path)):
+        model = build_model(config, card)
     variables = Placement.of().abstract(abstract_variables(model, card.image_shape))
     averaged = config.train.averaging() is not None
     with Checkpoints(run.checkpoints, owner=False) as checkpoints:

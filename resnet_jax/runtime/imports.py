@@ -17,8 +17,27 @@ _imported: set[str] = set()
 
 
 def is_imported(name: str) -> bool:
-    """Return whether :func:`import_modules` has imported ``name`` in this process."""
-    return _key(name) in _imported
+    """Return whether a module or file has been imported in this process, by :func:`import_modules` or otherwise."""
+    if _key(name) in _imported:
+        return True
+    if not _is_path(name):
+        return name in sys.modules
+    path = _key(name)
+    return any(getattr(module, "__file__", None) == path for module in list(sys.modules.values()))
+
+
+def whole_names(names: Iterable[str], folder: Path | None = None) -> tuple[str, ...]:
+    """Return the names with the paths of files made absolute, each once.
+
+    Args:
+        names: of modules, or paths of files.
+        folder: what relative paths are relative to (default: the current directory).
+
+    >>> whole_names(["my_package.norms", "/x/norms.py", "norms.py"], Path("/x"))
+    ('my_package.norms', '/x/norms.py')
+    """
+    folder = Path.cwd() if folder is None else folder
+    return tuple(dict.fromkeys(str((folder / user_path(name)).resolve()) if _is_path(name) else name for name in names))
 
 
 def import_modules(names: Iterable[str]) -> None:

@@ -1,0 +1,76 @@
+"""What a configuration imports: taken from a recipe that a user names, and missed in a run that somebody else made.
+
+A recipe that is named is imported with what it names. A run directory is only read: its ``imports`` are code that whoever
+made it ran, and nothing here runs it. What is then unknown is refused with what to type.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import UsageError
+from resnet_jax.runtime.imports import import_modules, is_imported, whole_names
+
+
+def import_named(raw: Mapping[str, Any], *, where: str, folder: Path) -> dict[str, Any]:
+    """Import what a recipe names, before anything else in it is looked at.
+
+    Args:
+        raw: the recipe.
+        where: what to call it in messages.
+        folder: its own, to which paths in it are relative.
+
+    Returns:
+        The recipe with absolute paths.
+
+    Raises:
+        UsageError: no list of texts, no such module or file, or one that raised an exception.
+    """
+    names = listed(raw)
+    if names is None:
+        raise UsageError(
+            f"{where}: imports is a list of modules and of files that end with .py, got {raw['imports']!r}"
+        )
+    if not names:
+        return dict(raw)
+    found = whole_names(names, folder)
+    try:
+        import_modules(found)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    return {**raw, "imports": list(found)}
+
+
+def listed(raw: Mapping[str, Any]) -> list[str] | None:
+    """Return the ``imports`` of nested dictionaries; None if they are no list of texts."""
+    names = raw.get("imports") or []
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return None
+    return list(names)
+
+
+@contextlib.contextmanager
+def missing_told(names: Iterable[str], *, where: str) -> Iterator[None]:
+    """Say of a usage error that a run's imports, which are not there, may be why, and what to type.
+
+    Args:
+        names: the imports of the run.
+        where: the run.
+
+    Raises:
+        UsageError: in place of the one that is raised.
+    """
+    try:
+        yield
+    except UsageError as error:
+        missing = [name for name in names if not is_imported(name)]
+        if not missing or "--imports" in str(error):
+            raise
+        flags = " ".join(f"--imports {name}" for name in missing)
+        raise UsageError(
+            f"{error}. {where} was made with code of somebody's own, which is not run unasked: if you trust it, add "
+            f"{flags} (in Python: import it before)"
+        ) from error
