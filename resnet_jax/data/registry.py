@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from resnet_jax.data.records import Dataset
-from resnet_jax.errors import UsageError
+from resnet_jax.runtime.registry import Registry
 
 
 class Loader(Protocol):
@@ -39,7 +39,7 @@ class SourceKind:
     form: str
 
 
-_registered: dict[str, SourceKind] = {}
+SOURCES: Registry[SourceKind] = Registry("source", words=True)
 
 #: Our own kinds: where they are registered, imported when they are asked for, and how they are written.
 _OURS = {
@@ -70,15 +70,13 @@ def register_source(kind: str, *, form: str | None = None) -> Callable[[Loader],
     >>> len(load_dataset("ramps:2").splits["all"])
     8
     """
-    if not kind.isidentifier():
-        raise UsageError(f"a kind of source is letters, digits and underscores, got {kind!r}")
 
     def register(load: Loader) -> Loader:
-        known = _registered.get(kind)
-        ours = kind in _OURS and getattr(load, "__module__", "") != _module(kind)
-        if ours or (known is not None and _named(known.load) != _named(load)):
-            raise UsageError(f"there is a source {kind!r} already; give yours another name")
-        _registered[kind] = SourceKind(load, form or f"{kind}:LOCATION")
+        if kind in _OURS and kind not in SOURCES and getattr(load, "__module__", "") != _module(kind):
+            importlib.import_module(_module(kind))  # which takes the name
+        if kind in SOURCES:
+            SOURCES.replace_same(kind, load, SOURCES[kind].load)
+        SOURCES[kind] = SourceKind(load, form or f"{kind}:LOCATION")
         return load
 
     return register
@@ -86,29 +84,24 @@ def register_source(kind: str, *, form: str | None = None) -> Callable[[Loader],
 
 def find_source(kind: str) -> SourceKind | None:
     """Return the kind of this name, or None."""
-    if kind in _OURS and kind not in _registered:
+    if kind in _OURS and kind not in SOURCES:
         importlib.import_module(_module(kind))
-    return _registered.get(kind)
+    return SOURCES.get(kind)
 
 
 def _module(kind: str) -> str:
     return f"resnet_jax.data.{_OURS[kind][0]}"
 
 
-def _named(load: object) -> tuple[str, str]:
-    """Return where a function is from: a module that is loaded anew registers the same ones again."""
-    return getattr(load, "__module__", ""), getattr(load, "__qualname__", repr(load))
-
-
 class _Forms(Mapping[str, str]):
     def __getitem__(self, kind: str) -> str:
-        return _registered[kind].form if kind in _registered else _OURS[kind][1]
+        return SOURCES[kind].form if kind in SOURCES else _OURS[kind][1]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**_OURS, **_registered})
+        return iter({**_OURS, **SOURCES})
 
     def __len__(self) -> int:
-        return len({**_OURS, **_registered})
+        return len({**_OURS, **SOURCES})
 
 
 #: Every kind of source -> how it is written.

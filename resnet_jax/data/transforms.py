@@ -19,6 +19,7 @@ from resnet_jax.data.example import Spec
 from resnet_jax.data.transform import HostTransform
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.fields import check_fields
+from resnet_jax.runtime.registry import Registry
 
 Needs = Literal["pixels", "normalized", "any"]
 
@@ -52,7 +53,7 @@ class DeviceTransform(Protocol):
 Transform: TypeAlias = "HostTransform | DeviceTransform"
 Kind = TypeVar("Kind", bound=type)
 
-_registered: dict[str, type] = {}
+TRANSFORMS: Registry[type] = Registry("transform", words=True)
 _OURS = "resnet_jax.data.augmentations"
 
 
@@ -65,8 +66,6 @@ def register_transform(name: str) -> Callable[[Kind], Kind]:
     Raises:
         UsageError: another class has the name, or the class is no transform.
     """
-    if not name.isidentifier():
-        raise UsageError(f"a transform's name is letters, digits and underscores, got {name!r}")
 
     def register(kind: Kind) -> Kind:
         described: Any = kind
@@ -74,21 +73,16 @@ def register_transform(name: str) -> Callable[[Kind], Kind]:
             raise UsageError(f"transform {name!r}: need a frozen dataclass with a method apply, got {kind.__name__}")
         if getattr(kind, "where", None) not in ("host", "device"):
             raise UsageError(f"transform {name!r}: its class attribute where must be 'host' or 'device'")
-        known = _table().get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-            raise UsageError(f"there is a transform {name!r} already; give yours another name")
-        _registered[name] = kind
+        TRANSFORMS.replace_same(name, kind, _table().get(name))
+        TRANSFORMS[name] = kind
         return kind
 
     return register
 
 
-def _table() -> Mapping[str, type]:
-    if not _registered:
-        _registered["_"] = object  # while ours register
-        importlib.import_module(_OURS)
-        del _registered["_"]
-    return _registered
+def _table() -> Registry[type]:
+    importlib.import_module(_OURS)
+    return TRANSFORMS
 
 
 def list_transforms() -> list[str]:
@@ -119,9 +113,7 @@ def parse_transform(text: str) -> Transform:
     head = tree if call is None else call.func
     if not isinstance(head, ast.Name):
         raise UsageError(f"cannot read the transform {text!r}; write it as {_EXAMPLES}")
-    kind = _table().get(head.id)
-    if kind is None:
-        raise unknown("transform", head.id, _table())
+    kind = _table()[head.id]
     fields = [field.name for field in dataclasses.fields(kind)]
     given: dict[str, Any] = {}
     for place, value in enumerate([] if call is None else call.args):

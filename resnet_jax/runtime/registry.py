@@ -12,6 +12,7 @@ from resnet_jax.errors import UsageError, unknown
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]*")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Registry(UserDict[str, T], Generic[T]):
@@ -21,6 +22,7 @@ class Registry(UserDict[str, T], Generic[T]):
         kind: what messages call one of them.
         reserved: names that cannot be registered, being decided elsewhere.
         listing: what lists them all, such as a command.
+        words: whether names are words of Python, being written where other signs mean something.
 
     >>> norms: Registry[type] = Registry("norm")
     >>> norms["mine"] = int
@@ -31,17 +33,20 @@ class Registry(UserDict[str, T], Generic[T]):
     resnet_jax.errors.UsageError: unknown norm 'mime'; did you mean 'mine'? Known: mine
     """
 
-    def __init__(self, kind: str, *, reserved: Iterable[str] = (), listing: str | None = None):
+    def __init__(
+        self, kind: str, *, reserved: Iterable[str] = (), listing: str | None = None, words: bool = False
+    ) -> None:
         super().__init__()
-        self.kind, self.reserved, self.listing = kind, tuple(reserved), listing
+        self.kind, self.reserved, self.listing, self.words = kind, tuple(reserved), listing, words
 
     def __setitem__(self, name: str, thing: T) -> None:
         self._require_free(name)
         self.data[name] = thing
 
     def _require_free(self, name: str) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise UsageError(f"{name!r} cannot name a {self.kind}: a letter, then letters, digits and _ . + -")
+        if not isinstance(name, str) or not (_WORD if self.words else _NAME).fullmatch(name):
+            rule = "letters, digits and underscores" if self.words else "a letter, then letters, digits and _ . + -"
+            raise UsageError(f"{name!r} cannot name a {self.kind}: {rule}")
         if name in self.data or name in self.reserved:
             raise UsageError(f"there is a {self.kind} called {name!r} already")
 
@@ -56,6 +61,17 @@ class Registry(UserDict[str, T], Generic[T]):
         """Take a name out, as of a dict."""
         return self.data.pop(name, *default)
 
+    def replace_same(self, name: str, thing: Any, known: Any) -> None:
+        """Make room for a thing that is loaded anew, as by ``importlib.reload``: the same name in the same module.
+
+        Args:
+            name: to be registered.
+            thing: the function or class.
+            known: the one that has the name; None if there is none.
+        """
+        if known is not None and _origin(known) == _origin(thing):
+            del self.data[name]
+
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that adds what it decorates under ``name`` and gives it back unchanged.
 
@@ -69,3 +85,7 @@ class Registry(UserDict[str, T], Generic[T]):
             return thing
 
         return add
+
+
+def _origin(thing: Any) -> tuple[str, str]:
+    return getattr(thing, "__module__", ""), getattr(thing, "__qualname__", repr(thing))

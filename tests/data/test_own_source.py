@@ -68,7 +68,7 @@ def test_a_name_belongs_to_one_source_and_ours_are_registered_alike():
     assert found is not None
     assert found.form == "digits"
     for kind in ("sines", "folder"):
-        with pytest.raises(UsageError, match=f"there is a source '{kind}' already"):
+        with pytest.raises(UsageError, match=f"there is a source called '{kind}' already"):
             register_source(kind)(lambda location, **_: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(UsageError, match="letters, digits and underscores, got 'my-kind'"):
-        register_source("my-kind")
+    with pytest.raises(UsageError, match="'my-kind' cannot name a source: letters, digits and underscores"):
+        register_source("my-kind")(lambda location, **_: None)  # type: ignore[arg-type,return-value]

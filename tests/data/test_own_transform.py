@@ -84,7 +84,7 @@ def test_on_the_device_every_example_has_its_own_draw():
 def test_names_are_checked_and_its_lines_are_few():
     with pytest.raises(UsageError, match="did you mean 'brightness'"):
         DataConfig(augment=("brightnes(1)",))
-    with pytest.raises(UsageError, match="there is a transform 'flip' already"):
+    with pytest.raises(UsageError, match="there is a transform called 'flip' already"):
         register_transform("flip")(Salt)
     with pytest.raises(UsageError, match="need a frozen dataclass with a method apply"):
         register_transform("nothing")(int)
