@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import types
 from pathlib import Path
@@ -13,14 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.cli.imports import import_given
+from resnet_jax.cli.options import parse
+from resnet_jax.cli.recipe import named_recipe
+from resnet_jax.cli.train import TrainOptions
 from resnet_jax.data import TrainBatches, resolve_splits
-from resnet_jax.data.transforms import divide
+from resnet_jax.data.registry import SOURCES
+from resnet_jax.data.transforms import TRANSFORMS, divide, list_transforms
 from resnet_jax.depth.predict import check_predictable
 from resnet_jax.errors import UsageError
 from resnet_jax.models import MODELS, ResNetConfig, create_model
 from resnet_jax.models.branches import BLOCKS, BranchConv, register_block
 from resnet_jax.models.norms import NORMS, register_norm
 from resnet_jax.report.trackers import OBSERVERS, make_observers
+from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.tasks.registry import TASKS, list_tasks
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.observers import RunFacts
@@ -39,7 +46,8 @@ def examples() -> dict[str, str]:
 def registries_as_before():
     """Forget what an example registers."""
     list_tasks()  # registers ours
-    tables = (MODELS, BLOCKS, NORMS, TASKS, OBSERVERS)  # sources and transforms have names of their own here
+    list_transforms()
+    tables = (MODELS, BLOCKS, NORMS, SOURCES, TRANSFORMS, TASKS, OBSERVERS)
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -127,6 +135,23 @@ def test_an_observer_from_outside_is_made_by_its_name(tmp_path):
     losses.on_start(RunFacts("run", tmp_path, {}, 0, 10, 5, 8, Cadence(period=1)))
     losses.on_epoch({"epoch": 1.0, "loss": 0.5})
     assert (tmp_path / "losses.txt").read_text() == "1 0.5000\n"
+
+
+def test_the_command_lines_and_the_recipe_of_the_page_take_what_its_file_registers(tmp_path, monkeypatch):
+    text = PAGE.read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text("\n".join(examples()[name] for name in ("A norm", "An observer")))
+    (tmp_path / "r.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line)[1:] for line in re.findall(r"```sh\n(.*?)```", text, re.S)[0].splitlines()]
+    words = import_given(lines[0])
+    assert words[-2:] == ["--imports", str(tmp_path / "mine.py")]
+    recipe = named_recipe(words[1:], "train")
+    options = parse(TrainOptions, recipe.rest, verb="train", about="", default=TrainOptions(config=recipe.config))
+    assert options.config.model.changes["norm"] == "rms"
+    assert (options.config.train.observers, options.config.imports) == (("losses",), (str(tmp_path / "mine.py"),))
+    assert import_given(lines[1]) == ["models"]
+    found = load_recipe("r.yaml")
+    assert (found.model.changes["norm"], found.imports) == ("rms", (str(tmp_path / "mine.py"),))
 
 
 def test_a_name_is_given_once():
