@@ -74,6 +74,7 @@ def run(argv: list[str]) -> dict[str, Any]:
                 target.variables,
                 target.images,
                 target.labels,
+                loss=target.loss,
                 train=target.train,
                 iterations=options.iterations,
                 seed=options.config.seed,

@@ -59,6 +59,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     console = console_for(options.common)
     with working(console, f"{options.target}: without each of its blocks"):
         target = find(options)
+        target.require_classes("lesions")
         make_directory(out)
         measured = (target.model, target.variables, target.images, target.labels)
         blocks = target.model.config.num_blocks

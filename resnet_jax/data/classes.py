@@ -240,7 +240,7 @@ def _in_order(found: dict[str, Any], file: Path) -> list[Any]:
     )
 
 
-def read_class_names(file: Path, outputs: int) -> tuple[str, ...]:
+def read_class_names(file: Path, outputs: int, *, yes_or_no: bool = True) -> tuple[str, ...]:
     """Read the names of a network's outputs: one a line in the order of the outputs, or JSON.
 
     The JSON is a list of strings, or an object of output to name (Hugging Face's ``id2label``) or name to output
@@ -249,6 +249,7 @@ def read_class_names(file: Path, outputs: int) -> tuple[str, ...]:
     Args:
         file: text in UTF-8; empty lines at the end are left out.
         outputs: of the network. A network of one output, which says yes or no, has two names: no first, then yes.
+        yes_or_no: whether one output is that; else it is a value to predict, or one label, with one name.
 
     Raises:
         UsageError: another number of names than outputs, or an empty name.
@@ -275,8 +276,8 @@ def read_class_names(file: Path, outputs: int) -> tuple[str, ...]:
     empty = [position for position, name in enumerate(names) if not name]
     if empty:
         raise UsageError(f"{file} has no name for output {empty[0]} (one name a line, in the order of the outputs)")
-    wanted = 2 if outputs == 1 else outputs
+    wanted = 2 if outputs == 1 and yes_or_no else outputs
     if len(names) != wanted:
-        said = "one output, yes or no, which needs two names" if outputs == 1 else f"{outputs} outputs"
+        said = "one output, yes or no, which needs two names" if wanted > outputs else f"{outputs} outputs"
         raise UsageError(f"{file} has {len(names)} names, the network {said}")
     return names

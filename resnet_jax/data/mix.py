@@ -74,15 +74,12 @@ def mix(
     Args:
         key: of the run; the same key all through training.
         images: after crop, flip, normalization and cutout. Mixing commutes with normalization.
-        batch: with ``label`` (classes (b,), or rows (b, k)), ``epoch`` and ``index``.
+        batch: with ``label`` (classes (b,), rows (b, k), or values), ``epoch`` and ``index``.
         config: static under ``jit``.
-        num_classes: K of the soft labels; read only if the labels are classes.
+        num_classes: K of the soft labels; read only if the labels are classes. 1: classes 0 and 1 of one output.
 
     Returns:
         Images of the same dtype, and float32 rows ``lambda y + (1 - lambda) y_partner``.
-
-    Raises:
-        UsageError: labels that are neither classes nor rows.
 
     >>> batch = {"label": jnp.array([0, 1]), "epoch": jnp.array([0, 0]), "index": jnp.array([7, 8])}
     >>> images = jnp.stack([jnp.zeros((4, 4, 1)), jnp.ones((4, 4, 1))])
@@ -95,15 +92,15 @@ def mix(
 
 
 def label_rows(labels: Array, num_classes: int) -> Float[Array, "b k"]:
-    """Return labels as rows (b, k): classes (b,) one-hot.
+    """Return labels as rows (b, k): classes (b,) one-hot; values (b,), and no or yes for one output, as one column.
 
-    Raises:
-        UsageError: values (b,), which are not mixed.
+    >>> label_rows(jnp.array([0, 1]), 1).tolist(), label_rows(jnp.array([0, 1]), 2).tolist()
+    ([[0.0], [1.0]], [[1.0, 0.0], [0.0, 1.0]])
     """
     if labels.ndim != 1:
         return labels
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise UsageError(f"only labels of classes can be mixed: integers (b,) or rows (b, k), got {labels.dtype} (b,)")
+    if num_classes == 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+        return labels.astype(jnp.float32)[:, None]
     return one_hot(labels, num_classes)
 
 

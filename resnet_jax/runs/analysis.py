@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from resnet_jax.depth.profiling import describe_normalization, profile
@@ -73,7 +74,7 @@ class AnalysisTarget:
         model: the network.
         variables: its variables, in the layout of its execution, on one device.
         images: normalized, ``(n, *spatial, c)``.
-        labels: int ``(n,)``.
+        labels: int ``(n,)``; of a run on several labels rows of 0 and 1, on values float rows.
         train: whether batch norm normalizes by the statistics of the batch.
         loss: per example, ``(logits, labels) -> (n,)``.
         optimizer: transformation and state.
@@ -89,6 +90,19 @@ class AnalysisTarget:
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     optimizer: tuple[optax.GradientTransformation, Any]
     facts: dict[str, str]
+
+    def require_classes(self, what: str) -> None:
+        """Refuse a network whose outputs are no classes.
+
+        Args:
+            what: asks for them, such as ``lesions``.
+
+        Raises:
+            UsageError: it has one output, or was trained on several labels or values.
+        """
+        if self.labels.ndim != 1 or not jnp.issubdtype(self.labels.dtype, jnp.integer):
+            raise UsageError(f"{what} are counted in accuracy: {self.name} was not trained on classes")
+        _require_classes(self.model, self.name)
 
 
 def find_target(target: str, config: AnalysisConfig, *, learning_rate: float = 0.1) -> AnalysisTarget:
@@ -170,9 +184,10 @@ def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float
         trained, source = own_or_other(trained, source)
     trained = prepared(_computed(trained, config), config.data, config.class_names)
     model, run = trained.model, trained.config
-    _require_classes(model, trained.path)
+    if not model.config.num_classes:
+        raise UsageError(f"{trained.path} has no classifier (num_classes 0): it has no loss whose gradients to look at")
     if source == RANDOM:
-        shown = random_images(config, trained.card.image_shape, model)
+        shown = random_images(config, trained.card.image_shape, model, trained.card)
     else:
         shown = images_of_run(config, trained, source)
     _require_several(config, model)

@@ -26,7 +26,7 @@ from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import geometry_of, load_images
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.legacy_augment import with_old_fields
-from resnet_jax.runs.trained import TrainedRun, require_images
+from resnet_jax.runs.trained import TrainedRun, require_normalization
 from resnet_jax.training.need import ANALYSIS, require_memory
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Shown:
 
     Attributes:
         images: normalized, ``(n, *spatial, c)``.
-        labels: int ``(n,)``.
+        labels: int ``(n,)``; rows of 0 and 1, or values, of a network for these.
         said: what they are.
     """
 
@@ -53,12 +53,27 @@ class Shown:
     said: str
 
 
-def random_images(config: AnalysisConfig, shape: tuple[int, ...], model: ResNet) -> Shown:
-    """Draw independent N(0, 1) pixels and labels."""
+def random_images(config: AnalysisConfig, shape: tuple[int, ...], model: ResNet, card: DatasetInfo | None = None) -> Shown:
+    """Draw independent N(0, 1) pixels, and labels of the kind that the network is for.
+
+    Args:
+        config: how many, and the seed.
+        shape: of an image.
+        model: the network.
+        card: data of a run; None for a named network, which has classes.
+    """
     _require_memory(config.batch, shape, model)
     pixels, which = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     images = jax.random.normal(pixels, (config.batch, *shape))
-    labels = jax.random.randint(which, (config.batch,), 0, model.config.num_classes)
+    outputs, kind = model.config.num_classes, "class" if card is None else card.label_kind
+    if kind == "class":
+        labels = jax.random.randint(which, (config.batch,), 0, max(outputs, 2))
+    elif kind == "multi-label":
+        labels = jax.random.bernoulli(which, 0.5, (config.batch, outputs)).astype(jnp.float32)
+    else:
+        assert card is not None
+        mean, std = (jnp.asarray(values or (fallback,), jnp.float32)[None] for values, fallback in _scales(card))
+        labels = mean + std * jax.random.normal(which, (config.batch, outputs))
     return Shown(images, labels, f"{config.batch} of independent N(0, 1) pixels, random labels (seed {config.seed})")
 
 
@@ -82,7 +97,7 @@ def images_of_source(config: AnalysisConfig, spec: ModelSpec) -> tuple[Shown, Re
 
 def images_of_run(config: AnalysisConfig, trained: TrainedRun, source: str | None) -> Shown:
     """Read a run's own training images, or those of another source, in the network's size."""
-    require_images(trained)
+    require_normalization(trained)
     chosen = choose_images(trained, "train", source)
     records, sizes = bring_to_size(trained, _first(config, chosen.records))
     images, labels = _normalized(records, trained.model, trained.card)
@@ -90,6 +105,11 @@ def images_of_run(config: AnalysisConfig, trained: TrainedRun, source: str | Non
     for place in (trained.config.data.source, chosen.place):
         said = said.replace(place, _short(place))
     return Shown(images, labels, said.replace(str(trained.path), trained.path.resolve().name))
+
+
+def _scales(card: DatasetInfo) -> tuple[tuple[tuple[float, ...], float], ...]:
+    """Return mean and deviation of the targets, each with what is taken where they are not known."""
+    return (card.target_mean, 0.0), (card.target_std, 1.0)
 
 
 def _require_memory(batch: int, shape: tuple[int, ...], model: ResNet) -> None:

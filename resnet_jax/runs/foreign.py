@@ -17,11 +17,13 @@ from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelSpec, model_options
+from resnet_jax.runs.build import build_task
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.tasks.config import TaskConfig
+from resnet_jax.tasks.registry import list_tasks
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.ema import Averaging
@@ -53,7 +55,7 @@ class Imported:
         card: names of the outputs, size and normalization of the images.
         crop: their geometry.
         lines: what a person should read, by subject: ``tensors``, ``network``, ``images``, ``normalization``,
-            ``classes``.
+            ``classes``, ``task``.
     """
 
     run: RunDirectory
@@ -108,6 +110,7 @@ def import_weights(
     _require_new(out)
     read = read_weights(file, key)
     notes = read_notes(read.metadata, file)
+    task = _task_of(notes, file)
     model, about_network = _with_notes(model, notes, file)
     network = ResNet(model.config())
     channels, outputs = network.config.in_channels, network.config.num_classes
@@ -134,14 +137,19 @@ def import_weights(
     mean, std, about_normalization = _normalization(known, notes, mean, std)
     names, about_names = _names(known, notes, names, outputs)
     card = DatasetInfo(class_names=names, image_shape=shape, mean=mean, std=std, examples={})
+    if notes is not None:
+        card = dataclasses.replace(
+            card, label_kind=notes.label_kind, target_mean=notes.target_mean, target_std=notes.target_std
+        )
     config = RunConfig(
         recipe=f"imported-{file.stem}",
         model=model,
         data=DataConfig(
             image_size=shape[0] if len(set(shape[:-1])) == 1 else None, augment=with_old_fields((), {"crop": crop})
         ),
-        task=TaskConfig(loss=notes.loss if notes and notes.loss != "cross_entropy" else None),
+        task=task,
     )
+    build_task(config, card)  # refuses what does not go together
     run = _write(out, config, card, variables, step=0, origin={"imported_from": file.name})
     lines = {
         "tensors": _about_tensors(read, fit.format, fit.prefix, np.dtype(network.config.param_dtype)),
@@ -149,8 +157,29 @@ def import_weights(
         "images": about_size,
         "normalization": about_normalization,
         "classes": about_names,
+        "task": "" if notes is None or notes.task == "classification" else f"{notes.task} (the file)",
     }
     return Imported(run, read, fit.format, read.prefix + fit.prefix, card, crop, {k: v for k, v in lines.items() if v})
+
+
+def _task_of(notes: Notes | None, file: Path) -> TaskConfig:
+    """Return what the outputs mean, as an exported file says.
+
+    Raises:
+        UsageError: a task that nobody has registered here.
+    """
+    if notes is None:
+        return TaskConfig()
+    if notes.task not in list_tasks():
+        raise UsageError(
+            f"the outputs of {file} are those of task {notes.task}, which was registered in Python: import what "
+            "registers it first, with --imports"
+        )
+    return TaskConfig(
+        kind=None if notes.task == "classification" else notes.task,
+        loss=None if notes.loss == "cross_entropy" else notes.loss,
+        threshold=notes.threshold,
+    )
 
 
 def _with_notes(model: ModelSpec, notes: Notes | None, file: Path) -> tuple[ModelSpec, str]:
@@ -371,4 +400,9 @@ def _notes(trained: TrainedRun) -> Notes:
         mean=tuple(card.mean),
         std=tuple(card.std),
         loss=config.task.loss or "cross_entropy",
+        task=trained.task.kind,
+        label_kind=card.label_kind,
+        threshold=config.task.threshold,
+        target_mean=card.target_mean if config.task.standardize else (),
+        target_std=card.target_std if config.task.standardize else (),
     )

@@ -67,5 +67,6 @@ def prepared(trained: TrainedRun, how: ImagePreparation, class_names: Path | Non
     if how.image_size is not None or how.crop is not None:
         trained = with_geometry(trained, how.image_size, how.crop)
     if class_names is not None:
-        trained = with_class_names(trained, read_class_names(class_names, trained.model.config.num_classes))
+        outputs, yes_or_no = trained.model.config.num_classes, trained.card.label_kind == "class"
+        trained = with_class_names(trained, read_class_names(class_names, outputs, yes_or_no=yes_or_no))
     return trained

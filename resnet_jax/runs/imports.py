@@ -1,7 +1,7 @@
 """What a configuration imports: taken from a recipe that a user names, and missed in a run that somebody else made.
 
-A recipe that is named is imported with what it names. A run directory is only read: its ``imports`` are code that whoever
-made it ran, and nothing here runs it. What is then unknown is refused with what to type.
+A recipe that is named is imported with what it names. A run directory is only read: its ``imports`` are code that
+whoever made it ran, and nothing here runs it. What is then unknown is refused with what to type.
 """
 
 from __future__ import annotations

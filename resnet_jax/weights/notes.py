@@ -28,7 +28,12 @@ class Notes:
         crop: geometry of the images, as ``data.crop``.
         mean: per channel, of x / 255; empty if not known.
         std: per channel, of x / 255.
-        loss: what the outputs were trained for, as ``task.loss``.
+        loss: what the outputs were trained for, as ``task.loss``; ``cross_entropy`` for the task's own.
+        task: what the outputs mean, as ``task.kind``.
+        label_kind: what the labels were: class, multi-label or value.
+        threshold: as ``task.threshold``.
+        target_mean: of values that are predicted, one a target; what outputs are shifted by.
+        target_std: of these; what outputs are multiplied by; empty where they are the values.
     """
 
     model: str
@@ -39,6 +44,11 @@ class Notes:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     loss: str
+    task: str = "classification"
+    label_kind: str = "class"
+    threshold: tuple[float, ...] = (0.5,)
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
 
     def as_metadata(self) -> dict[str, str]:
         """Return the text to keep with the tensors."""
@@ -59,8 +69,10 @@ def read_notes(metadata: Mapping[str, str], source: object) -> Notes | None:
         notes = Notes(**{key: _tuples(value) for key, value in raw.items()})
     except (ValueError, TypeError, AttributeError):
         raise wrong from None
-    kinds = {"model": str, "choices": dict, "crop": str, "loss": str}
-    lists = {"class_names": str, "image_shape": int, "mean": (int, float), "std": (int, float)}
+    kinds = {"model": str, "choices": dict, "crop": str, "loss": str, "task": str, "label_kind": str}
+    number = (int, float)
+    lists = {"class_names": str, "image_shape": int, "mean": number, "std": number, "threshold": number}
+    lists |= {"target_mean": number, "target_std": number}
     fits = all(isinstance(getattr(notes, name), kind) for name, kind in kinds.items())
     for name, kind in lists.items():
         value = getattr(notes, name)

@@ -148,9 +148,24 @@ def test_texts_have_one_form():
     assert "mixup(alpha, probability=1.0)" in list_transforms()
 
 
-def test_masks_and_values_are_not_mixed():
+def test_masks_are_not_mixed():
     spec = {"image": Field((8, 10, 3), "uint8", "image"), "mask_of_it": Field((8, 10), "uint8", "mask")}
     with pytest.raises(UsageError, match="not mixed where there are masks or boxes, and there is mask_of_it"):
         prepared("mixup(1)", spec=spec)
-    with pytest.raises(UsageError, match="only labels of classes can be mixed"):
-        prepared("mixup(1)", batch={**BATCH, "label": jnp.ones(6)})
+
+
+@pytest.mark.parametrize("text", ["mixup(1)", "cutmix(1)"])
+def test_values_and_rows_are_mixed_as_the_images_are(text):
+    """The image of an example is its label, so that a mean over its pixels has to be the label it comes out with."""
+    values = jnp.arange(6.0)
+    images = jnp.broadcast_to((40 * values).astype(jnp.uint8)[:, None, None, None], (6, 8, 10, 3))
+    for labels in (values, jnp.stack([values, 2 * values], axis=1), (values > 2).astype(jnp.int32)):
+        prepare = prepare_with(divide([text]).device, (0.0,) * 3, (1.0,) * 3, num_classes=1)
+        found = prepare(jax.random.key(0), {**BATCH, "image": images, "label": labels})
+        mean = found["image"].mean(axis=(1, 2, 3)) * 255 / 40
+        if labels.dtype == jnp.int32:
+            assert found["label"].shape == (6, 1)
+            np.testing.assert_array_equal(found["label"][:2, 0], 0.0)  # 0 with 1, both of them a no
+            np.testing.assert_array_equal(found["label"][4:, 0], 1.0)
+        else:
+            np.testing.assert_allclose(found["label"][:, 0], mean, rtol=1e-5)
