@@ -43,6 +43,8 @@ LOOPS = (0, 6, 8, 9)
 SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
 PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-learn")
 Command = Callable[[Sequence[str]], Any]
+#: What scikit-learn's stubs take for a text only.
+ZERO: Any = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +204,8 @@ def scikit_learn(problem: Problem, labels: np.ndarray, outputs: np.ndarray, card
             return {
                 "map": float(sk.average_precision_score(labels, outputs)),
                 "macro_auc": float(sk.roc_auc_score(labels, outputs)),
-                "micro_f1": float(sk.f1_score(labels, yes, average="micro", zero_division=0)),
-                "macro_f1": float(sk.f1_score(labels, yes, average="macro", zero_division=0)),
+                "micro_f1": float(sk.f1_score(labels, yes, average="micro", zero_division=ZERO)),
+                "macro_f1": float(sk.f1_score(labels, yes, average="macro", zero_division=ZERO)),
                 "subset_accuracy": float(sk.accuracy_score(labels, yes)),
             }
         case "class_names":
@@ -212,7 +214,7 @@ def scikit_learn(problem: Problem, labels: np.ndarray, outputs: np.ndarray, card
                 "accuracy": float(sk.accuracy_score(labels, yes)),
                 "auc": float(sk.roc_auc_score(labels, score)),
                 "average_precision": float(sk.average_precision_score(labels, score)),
-                "precision": float(sk.precision_score(labels, yes, zero_division=0)),
+                "precision": float(sk.precision_score(labels, yes, zero_division=ZERO)),
                 "recall": float(sk.recall_score(labels, yes)),
                 "f1": float(sk.f1_score(labels, yes)),
             }
