@@ -43,6 +43,8 @@ LOOPS = (0, 6, 8, 9)
 SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
 PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-learn")
 Command = Callable[[Sequence[str]], Any]
+#: At the recipe's rate of 0.1 the squared errors of values diverge within 30 steps.
+RATE = ("--optim.learning-rate", "0.01", "--data.augment")
 #: What scikit-learn's stubs take for a text only.
 ZERO: Any = 0
 
@@ -81,7 +83,7 @@ def problems(count: int, seed: int = 0) -> list[Problem]:
     values = np.stack([weight, ink.mean((1, 2))], axis=1).astype(np.float32)
     return [
         Problem("labels", pictures, there, tuple("0123456789"), "label_names", ("--data.augment", "random_crop(1)")),
-        Problem("weight", pixels[chosen], values, ("stroke_weight", "ink"), "target_names", ("--data.augment",)),
+        Problem("weight", pixels[chosen], values, ("stroke_weight", "ink"), "target_names", RATE),
         Problem(
             "yes_no", pixels[chosen], loops.astype(np.int64), ("no", "yes"), "class_names", ("--task.kind", "binary")
         ),
