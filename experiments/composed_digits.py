@@ -14,7 +14,7 @@ Command (what is committed came from it):
     uv run python experiments/composed_digits.py --out experiments/results/composed_digits.md
 
 Hardware and time: 2 CPU cores; one to three minutes a run and its evaluation, six runs.
-Expected: differences from scikit-learn below 1e-5; mean average precision above 0.8, R2 above 0.9, accuracy above 97 %.
+Expected: differences from scikit-learn below 1e-5; mean average precision above 0.8, R2 above 0.6, accuracy above 97 %.
 """
 
 from __future__ import annotations
