@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -141,10 +142,13 @@ def _as_today(stored: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _significant(definition: dict[str, Any]) -> dict[str, Any]:
     """Leave out the fields of the base that decide nothing."""
-    base = {part: dict(value) if isinstance(value, dict) else value for part, value in definition["base"].items()}
+    base = copy.deepcopy(definition["base"])
     for key in without_effect():
-        part, name = key.split(".")
-        base[part].pop(name, None)
+        *path, name = key.split(".")
+        section = base
+        for part in path:
+            section = section[part]
+        section.pop(name, None)
     return {**definition, "base": base}
 
 

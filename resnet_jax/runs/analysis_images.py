@@ -53,7 +53,9 @@ class Shown:
     said: str
 
 
-def random_images(config: AnalysisConfig, shape: tuple[int, ...], model: ResNet, card: DatasetInfo | None = None) -> Shown:
+def random_images(
+    config: AnalysisConfig, shape: tuple[int, ...], model: ResNet, card: DatasetInfo | None = None
+) -> Shown:
     """Draw independent N(0, 1) pixels, and labels of the kind that the network is for.
 
     Args:

@@ -25,7 +25,9 @@ def test_the_same_definition_goes_on_and_what_decides_nothing_may_change(tmp_pat
     directory.open(DEFINITION)
     before = directory.definition.read_text()
     base = DEFINITION.base
-    watched = dataclasses.replace(base, seed=9, train=dataclasses.replace(base.train, log_every="77 steps"))
+    watched = dataclasses.replace(
+        base, seed=9, imports=("mine.py",), train=dataclasses.replace(base.train, log_every="77 steps")
+    )
     same = dataclasses.replace(DEFINITION, base=watched)
     directory.open(same)
     assert directory.definition.read_text() == before
