@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 from sklearn.datasets import load_digits
 
-OPTIONS = {"cifar10": ["--train.length", "20 epochs"], "adrenal.npz": ["--train.length", "20 epochs"]}
+OPTIONS = {"cifar10": ["--train.length", "12 epochs"], "adrenal.npz": ["--train.length", "8 epochs"]}
 ANIMALS = 398  # classes of ImageNet before this one are animals
 
 
