@@ -226,11 +226,13 @@ def test_whatever_is_found_gives_a_run_that_can_be_built(data, machine):
     shape = data.shapes[0]
     if config.data.image_size is not None:
         shape = (config.data.image_size, config.data.image_size, data.channels)
-    values = {"target_mean": (0.0,) * len(data.names), "target_std": (1.0,) * len(data.names)}
     card = DataCard(
         data.names, shape, (0.0,) * data.channels, (1.0,) * data.channels, {"train": data.train_examples},
-        label_kind=data.label_kind, label_counts=data.counts, **(values if data.label_kind == "value" else {}),
+        label_kind=data.label_kind, label_counts=data.counts,
     )  # fmt: skip
+    if data.label_kind == "value":
+        ones = (1.0,) * len(data.names)
+        card = dataclasses.replace(card, target_mean=ones, target_std=ones)
     assert build_model(config, card).config.num_classes == build_task(config, card).num_outputs
     assert 1 <= config.train.batch_size <= max(data.train_examples, machine.devices)
     assert config.train.total_steps(max(data.train_examples // config.train.batch_size, 1)) >= 1
