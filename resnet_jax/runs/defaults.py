@@ -42,6 +42,7 @@ ELONGATED = 2.0
 IMBALANCED, GREATEST_WEIGHT = 4.0, 20.0
 ENOUGH_TO_SELECT = 100
 """Validation examples from which the best state can be told from a lucky one."""
+VALIDATIONS = 20
 CPU_SECONDS = 3_600
 """A run on CPUs takes about so long at most, unless it was asked for."""
 MACS_A_SECOND = {1: 4e9, 2: 1e10, 3: 4e9}
@@ -150,13 +151,8 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     macs = 3 * batch * _multiply_adds(ModelSpec.from_dict(model), max(len(found.names), 1), shape)
     seconds = max(macs / MACS_A_SECOND[len(shape) - 1] / max(machine.cores, 1), UPDATE_SECONDS)
     settle(train__length=_length(found, per_epoch, seconds, machine))
-    settle(
-        train__validate_every=(
-            ("5%", f"an epoch has {per_epoch} updates: twenty validations are enough")
-            if per_epoch < 25
-            else ("1 epochs", "")
-        )
-    )
+    if _epochs(values["train.length"], per_epoch) > VALIDATIONS and per_epoch < 25:
+        settle(train__validate_every=("5%", f"{VALIDATIONS} times: an epoch has {per_epoch} updates only"))
     settle(train__select=_select(division))
     for field, rule in _optimizer(batch, values, given).items():
         settle(**{field.replace(".", "__"): rule})
@@ -234,7 +230,7 @@ def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) 
         if least <= 16:
             return {"model.name": (name, "small volumes")}
         stem = ("imagenet", "a quarter of the positions a side: volumes have many")
-        chosen = {"model.name": (name, "volumes: the fewest channels"), "model.stem": stem}
+        chosen = {"model.name": (name, "few channels, volumes being costly"), "model.stem": stem}
         return chosen if "model.name" not in given and not many else {"model.name": (name, "volumes")}
     if len(shape) == 2:
         if least > LONG_SIGNAL:
@@ -254,7 +250,7 @@ def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) 
 def _augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tuple[list[str], str]:
     """Return the transforms of training images."""
     if found.meaning != "image" or len(shape) != 3:
-        return [], f"none: what leaves a {found.meaning} what it is, you know"
+        return [], f"nothing is known that leaves every {found.meaning} what it is"
     side, transforms, reasons = min(shape[:2]), [], []
     photographs = resized and side > SMALL and found.channels == 3 and not found.grey
     if photographs:
@@ -350,6 +346,10 @@ def _length(found: Findings, per_epoch: int, seconds: float, machine: Machine) -
         f"{steps:,} updates, about {_time(steps * seconds)} on {_cores(machine)}; {epochs} epochs, as usual, would "
         f"take {_time(epochs * per_epoch * seconds)}"
     )
+
+
+def _epochs(length: Any, per_epoch: int) -> float:
+    return parse_duration(str(length)).steps(per_epoch) / per_epoch
 
 
 def _cores(machine: Machine) -> str:

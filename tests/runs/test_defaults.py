@@ -136,6 +136,14 @@ def test_small_data_has_small_batches_and_long_runs_and_large_data_the_opposite(
     ]  # fmt: skip
 
 
+def test_a_long_run_of_short_epochs_is_validated_twenty_times(quickly):
+    large = of_size((8, 8, 1), examples={"all": 5_000}, counts=(2_500, 2_500))
+    assert choose(large).config.train.validate_every == "1 epochs"
+    small = of_size((8, 8, 1), examples={"all": 200}, counts=(100, 100))
+    assert choose(small).config.train.validate_every == "5%"
+    assert choose(small, given={"train.length": "9 epochs"}).config.train.validate_every == "1 epochs"
+
+
 def test_on_a_cpu_nothing_takes_hours_unasked(quickly):
     large = found(examples={"train": 1_281_167, "val": 50_000})
     chosen = choose(large, Machine(cores=2))
