@@ -2,10 +2,9 @@ r"""What `resnet-jax train --data PATH` chooses by itself, and what comes out: s
 
     uv run python experiments/defaults.py --shared ../shared/data --work /tmp/defaults
 
-makes the data sets in `--work` (digits as PNG files and as arrays, 200 CIFAR-10 images a class as JPEG files, ImageNet
-samples as animals and things, two sets of signals, volumes), runs the command on each, one after another, and writes
-experiments/results/defaults.md. A finished run is not run again. OPTIONS shorten two runs, because the machine was
-shared; everything else is the command's own choice. Two CPU cores, other work beside it: about 30 minutes.
+makes the data in `--work` (digits as PNG files and as arrays, 200 CIFAR-10 images a class as JPEG, ImageNet samples as
+animals and things, signals, volumes), runs the command on each and writes results/defaults.md. OPTIONS shorten two
+runs, because the machine was shared; all else is the command's own choice. Two CPU cores, shared: about 30 minutes.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ HEAD = "| data | trained on | network | augmentation | length | batch | state te
 TITLE = """# `resnet-jax train --data PATH`, without a recipe
 
 Made by [experiments/defaults.py](../defaults.py), which says what the sets are. Two CPU cores, other work beside it.
+The recipe of the digits, 15 epochs, gets 99.2 %; Wang et al. 2017 get 99.1 and 97.9 % of GunPoint and OSULeaf.
+Of the photographs 60 % are things: 72 are too few to learn from, and the run says that it did no better than chance.
 """
 
 
