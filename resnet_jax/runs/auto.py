@@ -152,7 +152,7 @@ def _text(config: RunConfig, field: str) -> str:
         value = value.to_dict().get(part) if hasattr(value, "to_dict") else getattr(value, part)
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
-    return "as stored" if value is None and field == "data.image_size" else f"{value}"
+    return f"{value}" if value is not None else "as stored" if field == "data.image_size" else "none"
 
 
 def with_data(config: RunConfig, data: str | Path | Arrays) -> tuple[RunConfig, Dataset | None]:

@@ -32,6 +32,8 @@ SIDE_ON_CPU = 128
 LONG_SIGNAL = 1024
 MANY = 100_000
 """Examples from which a larger network and more epochs pay."""
+FEW_PHOTOGRAPHS = 2_000
+"""Images of more than :data:`SMALL` pixels below which a network from scratch learns little."""
 MANY_CLASSES = 100
 """Classes from which the 64 features of a small network are few."""
 UPDATES, FEWEST_EPOCHS, MOST_EPOCHS, EPOCHS_OF_MANY = 2_000, 15, 60, 90
@@ -40,10 +42,13 @@ ELONGATED = 2.0
 IMBALANCED, GREATEST_WEIGHT = 4.0, 20.0
 ENOUGH_TO_SELECT = 100
 """Validation examples from which the best state can be told from a lucky one."""
+VALIDATIONS = 20
 CPU_SECONDS = 3_600
 """A run on CPUs takes about so long at most, unless it was asked for."""
-MACS_A_SECOND = 1.5e10
-"""Multiply-adds of one CPU core in a second, of the train steps here; a guess to within a factor of 2."""
+MACS_A_SECOND = {1: 4e9, 2: 1e10, 3: 4e9}
+"""Spatial dimensions -> multiply-adds of one CPU core in a second, in train steps; a guess to within a factor of 3."""
+UPDATE_SECONDS = 0.01
+"""What an update takes at least."""
 RESIZED = ("uint8", "uint16", "int16", "float32")
 """Dtypes that images of another size are resized in."""
 TURNED = re.compile(r"left|right|sign|letter|digit|number|text|arrow|clock|east|west|speed", re.IGNORECASE)
@@ -133,6 +138,8 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     shape = _shape(found, values["data.image_size"])
     settle(**{name.replace(".", "__"): rule for name, rule in _network(found, shape, given).items()})
     settle(data__augment=_augment(found, shape, values["data.image_size"] is not None))
+    if len(shape) == 3 and min(shape[:2]) > SMALL and found.train_examples < FEW_PHOTOGRAPHS:
+        settle(init_from=(None, f"{found.train_examples:,} are few to begin from nothing: name a trained network"))
     division = _divide(found, given)
     settle(**{name.replace(".", "__"): rule for name, rule in division.values.items()})
     if found.label_kind == "class":
@@ -141,15 +148,11 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     batch = max(int(values["train.batch_size"]), 1)
     per_epoch = max(division.train // batch, 1)
     model = {field.removeprefix("model."): v for field, v in {**values, **given}.items() if field.startswith("model.")}
-    macs = _multiply_adds(ModelSpec.from_dict(model), _outputs(found), shape) * batch
-    settle(train__length=_length(found, per_epoch, macs, machine))
-    settle(
-        train__validate_every=(
-            ("5%", f"an epoch has {per_epoch} updates: twenty validations are enough")
-            if per_epoch < 25
-            else ("1 epochs", "")
-        )
-    )
+    macs = 3 * batch * _multiply_adds(ModelSpec.from_dict(model), max(len(found.names), 1), shape)
+    seconds = max(macs / MACS_A_SECOND[len(shape) - 1] / max(machine.cores, 1), UPDATE_SECONDS)
+    settle(train__length=_length(found, per_epoch, seconds, machine))
+    if _epochs(values["train.length"], per_epoch) > VALIDATIONS and per_epoch < 25:
+        settle(train__validate_every=("5%", f"{VALIDATIONS} times: an epoch has {per_epoch} updates only"))
     settle(train__select=_select(division))
     for field, rule in _optimizer(batch, values, given).items():
         settle(**{field.replace(".", "__"): rule})
@@ -187,10 +190,6 @@ def _task(found: Findings) -> tuple[str, str]:
             return "regression", f"{names:,} number{'s' if names > 1 else ''} to predict"
         case _:
             assert_never(found.label_kind)
-
-
-def _outputs(found: Findings) -> int:
-    return max(len(found.names), 1)
 
 
 def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
@@ -231,7 +230,7 @@ def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) 
         if least <= 16:
             return {"model.name": (name, "small volumes")}
         stem = ("imagenet", "a quarter of the positions a side: volumes have many")
-        chosen = {"model.name": (name, "volumes: the fewest channels"), "model.stem": stem}
+        chosen = {"model.name": (name, "few channels, volumes being costly"), "model.stem": stem}
         return chosen if "model.name" not in given and not many else {"model.name": (name, "volumes")}
     if len(shape) == 2:
         if least > LONG_SIGNAL:
@@ -251,7 +250,7 @@ def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) 
 def _augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tuple[list[str], str]:
     """Return the transforms of training images."""
     if found.meaning != "image" or len(shape) != 3:
-        return [], f"none: what leaves a {found.meaning} what it is, you know"
+        return [], f"nothing is known that leaves every {found.meaning} what it is"
     side, transforms, reasons = min(shape[:2]), [], []
     photographs = resized and side > SMALL and found.channels == 3 and not found.grey
     if photographs:
@@ -324,30 +323,33 @@ def _batch(examples: int, machine: Machine) -> tuple[int, str]:
     return size, f"{examples // size:,} updates an epoch of {examples:,}"
 
 
-def _length(found: Findings, per_epoch: int, macs: float, machine: Machine) -> tuple[str, str]:
+def _length(found: Findings, per_epoch: int, seconds: float, machine: Machine) -> tuple[str, str]:
     """Return ``train.length``.
 
     Args:
         found: the data.
         per_epoch: updates.
-        macs: multiply-adds of a batch, forwards.
+        seconds: an update takes on its CPU.
         machine: what it runs on.
     """
     epochs = min(max(round(UPDATES / per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
     epochs = EPOCHS_OF_MANY if found.train_examples >= MANY else epochs
     if not machine.cores:
         return f"{epochs} epochs", f"{epochs * per_epoch:,} updates"
-    second = MACS_A_SECOND * machine.cores / (3 * macs)  # updates; backwards costs twice
-    said = f"{epochs * per_epoch:,} updates, about {_time(epochs * per_epoch / second)} on {_cores(machine)}"
-    affordable = int(CPU_SECONDS * second)
+    said = f"{epochs * per_epoch:,} updates, about {_time(epochs * per_epoch * seconds)} on {_cores(machine)}"
+    affordable = int(CPU_SECONDS / seconds)
     if epochs * per_epoch <= affordable:
         return f"{epochs} epochs", said
     length = f"{affordable // per_epoch} epochs" if affordable >= per_epoch else f"{max(affordable, 100)} steps"
     steps = parse_duration(length).steps(per_epoch)
     return length, (
-        f"{steps:,} updates, about {_time(steps / second)} on {_cores(machine)}; {epochs} epochs, as usual, would "
-        f"take {_time(epochs * per_epoch / second)}"
+        f"{steps:,} updates, about {_time(steps * seconds)} on {_cores(machine)}; {epochs} epochs, as usual, would "
+        f"take {_time(epochs * per_epoch * seconds)}"
     )
+
+
+def _epochs(length: Any, per_epoch: int) -> float:
+    return parse_duration(str(length)).steps(per_epoch) / per_epoch
 
 
 def _cores(machine: Machine) -> str:

@@ -34,7 +34,7 @@ from resnet_jax.runs.finetune import Source, describe, find_source, require_tran
 from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.length import Origin, Settled, adopt, earlier_tests, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, outcome_of, say_if_stuck
-from resnet_jax.runs.recipe_fit import misfit
+from resnet_jax.runs.recipe_fit import elsewhere, misfit
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
@@ -231,6 +231,8 @@ def _images_of(config: RunConfig, run: RunDirectory) -> RunData:
             raise DataError(
                 f"{error}. If the images of the run in {run.path} lie elsewhere now, say where with data.moved_to"
             ) from error
+        if "image_size" in str(error):  # of several sizes, which a recipe for images of one size does not bring to one
+            raise DataError(f"{error}{elsewhere(config)}") from error
         raise
 
 

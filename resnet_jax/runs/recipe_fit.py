@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from resnet_jax.data.source import ARRAYS
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.recipes import load_recipe
@@ -43,7 +44,7 @@ def misfit(config: RunConfig, images: RunData) -> str | None:
         return (
             f"recipe {config.recipe} was made for {made.images}; these are "
             f"{'x'.join(str(side) for side in images.card.image_shape)}: its network, rate and epochs may suit them "
-            "badly"
+            f"badly{elsewhere(config)}"
         )
     height, width, _ = images.card.image_shape
     seen = min(height, width)
@@ -59,5 +60,15 @@ def misfit(config: RunConfig, images: RunData) -> str | None:
         f"recipe {config.recipe} was made for {made.images}; these are {shape} images of "
         f"{len(images.card.class_names):,} "
         f"classes{brought}. Its network, size, rate and length of {load_recipe(config.recipe).train.length} may suit "
-        f"them badly: {other}choose model.name, data.image_size and train.length yourself"
+        f"them badly: {other}choose model.name, data.image_size and train.length yourself{elsewhere(config)}"
     )
+
+
+def elsewhere(config: RunConfig) -> str:
+    """Say how all of it is chosen for the data, where they lie at a path; empty for the recipe's own data."""
+    kind, _, location = config.data.place.partition(":")
+    made = MADE_FOR.get(config.recipe)
+    if made is None or config.data.place == ARRAYS or config.data.source == load_recipe(config.recipe).data.source:
+        return ""
+    place = location if kind in ("folder", "npz", "manifest") else config.data.place
+    return f"; or leave it to resnet-jax train --data {place}, without a recipe"

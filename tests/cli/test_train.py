@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resnet_jax.errors import UsageError
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from tests.cli.conftest import DEVICES, OPTIONS, last_json
+from tests.tools import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,6 +169,61 @@ def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(
     assert f"Resuming after step {stopped[1]} of 10" in err
     assert last_json(out)["params_digest"] == finished[1]["params_digest"]
     assert logged(run_dir) == logged(finished[0])
+
+
+def test_data_without_a_recipe_is_looked_at_once_chosen_for_and_gone_on_with(
+    finished, stripes, tmp_path, command, monkeypatch
+):
+    """What is typed goes before the choices, and the directory is the same for the same command."""
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--json", "--data", stripes, *TINY, "--train.length", "2 epochs", "--train.batch-size", "16"]
+    words += ["--optim.learning-rate", "0.1", "--optim.schedule.warmup", "1 epochs"]  # else as the recipe has it
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2, signal.SIGINT)
+        status, _, err = command(*words, "--train.log-every", "1 steps")
+    assert status == 130, err
+    assert f"Looked at npz:{stripes}: 120 images of 12x12, 3 channels, uint8; 2 classes of 60 to 60." in err
+    assert re.search(r"model.name +resnet20_cifar +images of at most 64 pixels", err)
+    assert re.search(r"train.length +2 epochs +given", err)
+    assert re.search(r"data.augment +random_crop\(1\) +moved by an eighth; not mirrored", err)
+    status, out, err = command(*words)
+    assert status == 0, err
+    assert "its config.yaml decides, and the data is not looked at again" in err
+    assert "Resuming after step" in err
+    summary = last_json(out)
+    assert (summary["params_digest"], summary["run_dir"][:13]) == (finished[1]["params_digest"], "runs/stripes-")
+    written = (tmp_path / summary["run_dir"] / "config.yaml").read_text()
+    assert written.startswith("recipe: auto\n")
+    assert "class_weights: none" in written
+
+
+def test_data_beside_a_recipe_replaces_its_data(stripes, command, monkeypatch):
+    given = []
+
+    def fit(config, run_dir, *, data, **_):
+        given.append((config.recipe, config.train.batch_size, data))
+        raise UsageError("enough")
+
+    monkeypatch.setattr("resnet_jax.runs.fit.fit", fit)
+    command("train", "digits", "--data", stripes, "--train.batch-size", "8")
+    assert given == [("digits", 8, str(stripes))]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data"], "--data needs a path"),
+        (["--data", "a", "--data=b"], "--data is given twice: a and b"),
+        (["digits", "--data", "a", "--data.source", "b"], "both name the data"),
+        (["--data", "a", "--data.source", "b"], "--data.source does not go with --data a"),
+        (["--data", "nowhere.npz"], "nowhere.npz: there is no such file or folder"),
+        (["."], "To train on the data in it: resnet-jax train --data ."),
+        (["--seed", "1"], "or resnet-jax train --data PATH without one"),
+    ],
+)
+def test_wrong_use_of_data_is_said(words, said, command):
+    status, _, err = command("train", *words)
+    assert (status != 0, said in err) == (True, True), err
 
 
 @pytest.mark.slow

@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import signal
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from resnet_jax.data.records import ArrayRecords
+from resnet_jax.data.source import load_dataset
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, NamedModel
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.tensorboard import TensorBoard
+from resnet_jax.runs.arrays import as_dataset
+from resnet_jax.runs.auto import begin
+from resnet_jax.runs.chosen import choose_images
+from resnet_jax.runs.data import load_images
+from resnet_jax.runs.defaults import with_values
+from resnet_jax.runs.evaluate import evaluate_run
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.outcome import Summary
 from resnet_jax.runs.recipes import load_recipe
@@ -239,6 +249,56 @@ def test_an_observer_that_there_is_not_is_refused_before_anything_is_written(tmp
     with pytest.raises(UsageError, match="unknown observer 'wandbb'; did you mean 'wandb'"):
         fit(chosen, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_arrays_are_divided_trained_evaluated_and_needed_again(tmp_path):
+    """As the same arrays in a file; others are refused, also when the run is finished."""
+    dataset = load_dataset("digits").splits["all"]
+    assert isinstance(dataset, ArrayRecords)
+    x, y = dataset.images[:400], dataset.labels[:400]
+    found, path = fit(config(), tmp_path / "run", data=(x, y)), tmp_path / "run"
+    np.savez(tmp_path / "digits.npz", x=x, y=y)
+    data = dataclasses.replace(config().data, source=f"npz:{tmp_path}/digits.npz")
+    assert found.trained.card == load_images(dataclasses.replace(config(), data=data)).card
+    assert "source: arrays" in (path / "config.yaml").read_text()
+    assert fit(config(), path, data={"image": x, "label": y}).summary == found.summary
+    for other in ((x, (y + 1) % 10), (x[:, :6], y), (x[:390], y[:390])):
+        with pytest.raises(RunError, match=r"the arrays are not those that .*run was trained on"):
+            fit(config(), path, data=other)
+    with pytest.raises(UsageError, match=r"give it again, fit\(config, data=\(x, y\)\) or evaluate_run\(path, data="):
+        evaluate_run(path)
+    own = evaluate_run(path, data=(x, y))
+    assert (own.correct, own.own, own.what) == (found.summary.test_correct, True, "the test split")
+    others = choose_images(found.trained, "test", dataset=as_dataset((x[:50], y[:50])))
+    assert (len(others.records), others.own, others.what) == (50, False, "all 50 images of arrays")
+    with pytest.raises(UsageError, match="both name the images"):
+        evaluate_run(path, source="digits", data=(x, y))
+
+
+def test_arrays_or_a_path_alone_are_enough(tmp_path, monkeypatch):
+    """All else is chosen, once: what the directory holds decides then."""
+    monkeypatch.chdir(tmp_path)
+    rng, y = np.random.default_rng(0), np.arange(24) % 2
+    x = (rng.normal(size=(24, 12, 1)) + 2 * y[:, None, None]).astype(np.float32)
+    monkeypatch.setattr("resnet_jax.runs.defaults.MOST_EPOCHS", 1)
+    monkeypatch.setattr("resnet_jax.runs.defaults.FEWEST_EPOCHS", 1)
+    monkeypatch.setattr("resnet_jax.runs.defaults._network", lambda *_: {"model.name": ("tiny", "quick")})
+    said = io.StringIO()
+    found = fit((x, y), console=Console(file=said, width=2000))
+    assert found.summary.run_dir.startswith("runs/arrays-")
+    assert "Looked at arrays: 24 signals of 12, 1 channel, float32; 2 classes of 12 to 12." in said.getvalue()
+    assert re.search(r"train.batch_size +8 +2 updates an epoch of 17", said.getvalue())
+    monkeypatch.setattr("resnet_jax.runs.defaults.MOST_EPOCHS", 9)
+    again = fit((x, y), console=Console(file=said, width=2000))
+    assert again.summary == found.summary
+    assert "its config.yaml decides, and the data is not looked at again" in said.getvalue()
+    np.savez("signals.npz", x=x, y=y)
+    monkeypatch.setattr("resnet_jax.runs.defaults.MOST_EPOCHS", 1)
+    of_file = begin("signals.npz")
+    assert with_values(of_file.config, {"data.source": "arrays"}) == found.trained.config
+    assert of_file.run_dir.name.startswith("signals-")
+    with pytest.raises(UsageError, match=r"write fit\(data\), or fit\(config, data=...\)"):
+        fit((x, y), data=(x, y))  # pyright: ignore
 
 
 @pytest.mark.slow

@@ -73,3 +73,9 @@ def test_the_recipes_own_images_are_not_spoken_of():
     assert (
         misfit(config, RunData(Splits(SOME, None, None), Geometry(), DatasetInfo((), (99, 99, 3), (), (), {}))) is None
     )
+
+
+def test_it_says_how_everything_is_chosen_for_the_data_instead():
+    assert str(said("digits", 224)).endswith("; or leave it to resnet-jax train --data x, without a recipe")
+    assert "--data tfds:mnist, without" in str(said("digits", 224, source="tfds:mnist"))
+    assert "resnet-jax train" not in str(said("digits", 224, source="arrays"))
