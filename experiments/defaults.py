@@ -66,7 +66,8 @@ def make_signals(root: Path, shared: Path) -> None:
             lines = (root / "timeseries" / name / f"{name}_{split.upper()}.ts").read_text().splitlines()
             rows = [line.rpartition(":") for line in lines if line[:1] not in ("#", "@", "")]
             values = [[float(value) for value in row[0].split(",")] for row in rows]
-            arrays |= {f"x_{split}": np.array(values, np.float32)[..., None], f"y_{split}": [int(row[2]) - 1 for row in rows]}
+            arrays[f"x_{split}"] = np.array(values, np.float32)[..., None]
+            arrays[f"y_{split}"] = [int(row[2]) - 1 for row in rows]
         np.savez(root / f"{name}.npz", **arrays)
     with np.load(shared / "adrenalmnist3d-train-val.npz") as f:  # its validation is the test here
         train, test = ((f[f"{split}_images"][..., None], f[f"{split}_labels"].ravel()) for split in ("train", "val"))
