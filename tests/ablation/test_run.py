@@ -183,6 +183,7 @@ def test_stopped_in_a_cell_and_before_the_next_it_comes_to_the_same_table(whole,
     assert rows == whole_rows
 
 
+@pytest.mark.slow
 def test_seeds_in_parts_give_the_same_and_finished_parts_are_kept(whole, tmp_path, stop_after):
     learns = Definition(tiny_config(), named={"learns": {}}, seeds=SEEDS)
     stop_after(1 + STEPS + 2)  # the first seed is done

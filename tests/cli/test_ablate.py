@@ -27,14 +27,14 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from resnet_jax.ablation.cell import _Rows
 from tests.tools import few_devices
-on_epoch = _Rows.on_epoch
+on_members = _Rows.on_members
 def killing(self, rows):
-    on_epoch(self, rows)
+    on_members(self, rows)
     if any(row["step"] == 18 for row in rows.values()):
         while not list(Path(sys.argv[-1]).glob("cells/*/checkpoints/*/last/9")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-_Rows.on_epoch = killing
+_Rows.on_members = killing
 from resnet_jax.cli import main
 with few_devices({DEVICES}):
     main()

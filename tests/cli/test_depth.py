@@ -95,6 +95,7 @@ def model_choices() -> ModelSpec:
     return ModelSpec(stage_sizes=(1, 2), widths=(4, 8))
 
 
+@pytest.mark.slow
 def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trained, tmp_path, stripes):
     out = tmp_path / "out"
     status, printed, error = command("depth", "profile", trained, "--batch", 12, "--out", out, "--json")

@@ -284,6 +284,7 @@ def test_one_output_is_evaluated_as_yes_or_no(one_output, tmp_path, command):
     assert again["correct"] == found["correct"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_data_that_moved(tmp_path, command):
     """Two steps, then the data goes elsewhere, then the rest: the same parameters as without the move."""
     source = save(tmp_path / "old.npz")

@@ -246,6 +246,7 @@ def test_several_steps_per_dispatch_stopped_in_an_epoch_and_resumed(stripes, tmp
     assert steps == list(range(1, 11))
 
 
+@pytest.mark.slow
 def test_float16_with_every_augmentation(stripes, tmp_path, command):
     """From a loss scale that is too large, so that the first steps are skipped."""
     more = ["--model.dtype", "float16", "--data.cutout", "3", "--data.mixup", "0.4", "--data.cutmix", "1"]

@@ -122,6 +122,7 @@ def one():
     return model, variables, x, dense(model, variables, x, False)
 
 
+@pytest.mark.slow
 def test_to_the_last_block_and_in_a_file(one, tmp_path):
     model, variables, x, expected = one
     found = jacobians(model, variables, x, iterations=20, to_last=True)

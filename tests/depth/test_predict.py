@@ -152,6 +152,7 @@ def test_prediction_from_the_measured_output_of_a_max_pooling_stem(choices, tole
     np.testing.assert_allclose(variance, predicted.variance, rtol=2 * tolerance)
 
 
+@pytest.mark.slow
 def test_a_deep_stem_with_a_convolution_for_its_pool_is_predicted():
     config = ResNetConfig((1,), (16,), stem="deep", stem_pool="conv", norm="layer", num_classes=10)
     square, _, stem = measured(config, 24)
@@ -180,6 +181,7 @@ def test_nf_variances_are_those_its_betas_divide_out():
     np.testing.assert_allclose(1.0 / np.square(betas), [1.0, 1.04, 1.08, 1.12, 1.16, 1.04, 1.08])
 
 
+@pytest.mark.slow
 def test_without_norm_every_block_doubles_even_six_hundred_times():
     config = cifar((600,), (16,), norm="none", order="pre", init="kaiming_normal_fan_in", **LINE)
     predicted = predict_moments(config, 2**11)

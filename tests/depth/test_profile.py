@@ -208,6 +208,7 @@ def test_probes_in_a_rematerialized_loop_over_8_devices(config):
     check(measured(config, "scan", "block", 8, True), config, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_probes_in_a_loop_over_2_devices_with_the_optimizer_s_updates():
     config = tiny("preact110_cifar", (3,))
     check(measured(config, "scan", "block", 2, True), config, rtol=2e-5)
@@ -389,7 +390,7 @@ def test_a_unit_is_dead_where_it_is_so_for_all_images():
 
 def test_what_cannot_be_measured_is_said():
     x, loop = X[:4], {"params": {"blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *LISTED["params"].values())}}
-    with pytest.raises(UsageError, match=r"called no Block: name the class of its residual blocks, BlockNames\(block"):
+    with pytest.raises(UsageError, match=r"called no Block: name the class of its residual blocks: BlockNames\(block"):
         profile(Net(loop=True), loop, x, np.zeros(4, int))
     with pytest.raises(UsageError, match=r"at blocks run in a loop that does not carry their numbers.*BLOCK_AXES"):
         profile(Net(loop=True, carries=False), loop, x, np.zeros(4, int), anatomy=BlockNames(Their))

@@ -238,7 +238,7 @@ def test_averages_and_optimizer_start_from_the_loaded_weights(place):
     ("changes", "why"),
     [
         ({"init_head": "exact"}, r"params/head/kernel is \(8, 3\); need \(8, 4\): 3 classes instead of 4"),
-        ({"init_stem": "exact"}, "3 input channels instead of 1; stem 'mean' averages them\n--init-head new and"),
+        ({"init_stem": "exact"}, "3 input channels instead of 1; stem 'mean' averages them"),
         ({"init_head": "nwe"}, "unknown init_head 'nwe'; did you mean 'new'"),
         ({"model": ModelSpec("resnet32_cifar")}, "source .resnet20_cifar. cannot start resnet32_cifar: .* missing"),
         ({"optim": OptimConfig(freeze=("stm",))}, "freeze 'stm' names no parameter; did you mean 'stem'"),
@@ -270,6 +270,7 @@ def test_the_words_need_a_source_and_survive_yaml():
     assert parse_config(config_to_yaml(config), where="test") == config
 
 
+@pytest.mark.slow
 def test_re_estimated_statistics_of_a_run_are_those_of_its_plain_training_images(place):
     """All 64 of them, in batches of 16: the first normalization's statistics by hand; `eval` uses the same."""
     run_dir = place / "other"

@@ -247,7 +247,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("sgd", "lamb") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_everything_the_optimizer_counts_comes_back(tmp_path, name):
     """The schedule's count above all: with it lost, the rate would start over, and only a whole run would tell."""
     params = {"stem": {"conv": {"kernel": jnp.ones((1, 1, 3, 4))}}, "head": {"kernel": jnp.ones((4, 2))}}

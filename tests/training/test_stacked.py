@@ -86,7 +86,7 @@ def test_freezing_takes_all_blocks_of_a_stack_or_none():
     assert {path for path, is_frozen in everywhere.items() if is_frozen} == {
         path for path in everywhere if path.startswith("stage1/blocks/")
     }
-    with pytest.raises(UsageError, match=r"takes stage1/block2/.* and not stage1/block1/.* execution 'unroll'"):
+    with pytest.raises(UsageError, match=r"takes stage1/block2/.* and not stage1/block1/.*model.execution unroll"):
         frozen(params, ["stage1/block2"])
     with pytest.raises(UsageError, match="did you mean 'stage1/block2'"):
         frozen(params, ["stage1/blok2"])
