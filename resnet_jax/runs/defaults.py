@@ -154,7 +154,7 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     if _epochs(values["train.length"], per_epoch) > VALIDATIONS and per_epoch < 25:
         settle(train__validate_every=("5%", f"{VALIDATIONS} times: an epoch has {per_epoch} updates only"))
     settle(train__select=_select(division))
-    for field, rule in _optimizer(batch, values, given).items():
+    for field, rule in _optimizer(found, batch, values, given).items():
         settle(**{field.replace(".", "__"): rule})
     return Chosen(with_values(RunConfig(recipe=RECIPE), {**values, **given}), reasons)
 
@@ -382,13 +382,19 @@ def _select(division: _Division) -> tuple[str, str]:
     return "last", f"{division.val:,} to validate on are too few to select by"
 
 
-def _optimizer(batch: int, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Return the fields of ``optim``: SGD with a rate of 0.1 for 128 examples, or what goes with what was given."""
+def _optimizer(
+    found: Findings, batch: int, values: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, tuple[Any, str]]:
+    """Return the fields of ``optim``: SGD with a rate that goes with the batch, or what goes with what was given."""
     name = given.get("optim.name", "sgd")
     rules: dict[str, tuple[Any, str]] = {"optim.name": (name, "")}
     if name == "sgd":
         small = values["model.name"].endswith("_cifar")
-        rules["optim.learning_rate"] = (float(f"{0.1 * batch / 128:.4g}"), "0.1 for 128 examples")
+        targets = found.label_kind == "value"  # squared errors curve by 2 (1 + |features|^2), far above a softmax
+        whole, why = (0.01, "for 128 examples, a tenth of that for classes") if targets else (0.1, "for 128 examples")
+        rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} {why}")
+        if targets:
+            rules["optim.clip_norm"] = (1.0, "values far from the others do not throw it off")
         rules["optim.momentum"], rules["optim.nesterov"] = (0.9, ""), (True, "")
         rules["optim.weight_decay"] = (5e-4 if small else 1e-4, "")
     else:
