@@ -63,3 +63,9 @@ def test_times_on_the_clock_are_read_and_are_no_steps(text, seconds):
     assert parse_duration(str(duration)) == duration
     with pytest.raises(UsageError, match="on the clock cannot be said in steps"):
         duration.steps(10, 100)
+
+
+def test_a_period_that_is_no_whole_number_is_due_at_the_nearest_steps_a_half_upwards():
+    cadence = Cadence(period=2.5)
+    assert [step for step in range(16) if cadence.is_due(step)] == [3, 5, 8, 10, 13, 15]
+    assert [cadence.after(step) for step in (0, 3, 5)] == [3, 5, 8]
