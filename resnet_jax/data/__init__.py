@@ -29,6 +29,7 @@ from resnet_jax.data.example import Example, Field, Source, spec_of
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.npz import load_arrays
 from resnet_jax.data.pipeline import Batch, EvalBatches, TrainBatches
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, Subset
 from resnet_jax.data.registry import register_source
 from resnet_jax.data.source import load_dataset
@@ -45,6 +46,7 @@ __all__ = [
     "Example",
     "Field",
     "Geometry",
+    "Reading",
     "Records",
     "Source",
     "Splits",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
+from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transforms import canonical, divide
 from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, check_fields
@@ -36,8 +37,15 @@ class DataConfig:
     """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
     std: tuple[float, ...] = ()
     """Divides what is left, per channel; empty: that of the training images."""
-    pixels: Literal["uint8", "stored"] = "uint8"
+    pixels: Pixels = "uint8"
     """What image files become: uint8, or stored: what they hold (16 bits, floats, four bands) without loss."""
+    orientation: Orientation = "stored"
+    """stored: pixels as they lie in the image files; exif: turned upright, as the tag of a camera says."""
+    class_pattern: str | None = None
+    """Of folder:PATH whose class is in the files' names: a regular expression with one group, such as "^([a-z]+)_"; it
+    is looked for in the path below the folder."""
+    class_list: str | None = None
+    """A file of class names, one a line, in the order of the labels; folders are called as its first words."""
     threads: Annotated[AtLeast0, SAME_RESULT] = 2
     """Threads that decode and assemble batches."""
 
@@ -46,6 +54,10 @@ class DataConfig:
         check_fields(self, "data.")
         check_normalization(self.mean, self.std, dtype=None)
         object.__setattr__(self, "augment", canonical(self.augment))
+
+    def reading(self, channels: int | None = None, least_classes: int = 2) -> Reading:
+        """Return how the source is read."""
+        return Reading(channels, least_classes, self.pixels, self.orientation, self.class_pattern, self.class_list)
 
     @property
     def crop(self) -> Literal["none", "random_resized"]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.decode import to_channels
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import ArrayRecords, Dataset
 from resnet_jax.data.registry import register_source
 
@@ -26,8 +27,8 @@ def load_digits(channels: int | None = None) -> Dataset:
 
 
 @register_source("digits", form="digits")
-def _load(_location: str, /, *, channels: int | None, **_: object) -> Dataset:
-    return load_digits(channels)
+def _load(_location: str, reading: Reading, /) -> Dataset:
+    return load_digits(reading.channels)
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:

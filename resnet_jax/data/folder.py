@@ -21,6 +21,7 @@ from resnet_jax.data.example import Example, Field, Spec, encoded_spec, spec_of
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, identify
 from resnet_jax.data.layout import LAYOUTS, alike, check_class_names, folded, shortened, split_of
 from resnet_jax.data.listing import LeftOut, Listing, files_in, folder_names, list_images
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
@@ -80,8 +81,8 @@ class FolderRecords:
 
 
 @register_source("folder", form="folder:PATH")
-def _load(location: str, /, *, channels: int | None, least_classes: int, pixels: str) -> Dataset:
-    return load_folder(location, channels, least_classes, pixels)
+def _load(location: str, reading: Reading, /) -> Dataset:
+    return load_folder(location, reading.channels, reading.least_classes, reading.pixels)
 
 
 def load_folder(path: str, channels: int | None = None, least_classes: int = 2, pixels: str = "uint8") -> Dataset:

@@ -120,7 +120,7 @@ def findings_of(dataset: Dataset, source: str, *, pixels: Literal["uint8", "stor
             counts = np.bincount(train.labels, minlength=dataset.num_classes)
         case "multi-label":
             counts = train.labels.sum(axis=0).astype(int)
-        case "value":
+        case "value" | "segmentation" | "boxes":
             counts = np.zeros(0, int)
     return Findings(
         source=source,

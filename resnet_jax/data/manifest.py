@@ -19,37 +19,38 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from resnet_jax.data.decode import check_channels
 from resnet_jax.data.folder import FolderRecords
 from resnet_jax.data.layout import shortened, split_of
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError, nearest
-from resnet_jax.tasks.facts import LabelKind
 
 COLUMNS = "need the columns path, and label, labels (separated by ;) or value (value_NAME, ...), and perhaps split"
 SHOWN = 6
 """Wrong rows that a message names."""
+
+TableKind = Literal["class", "multi-label", "value"]
+"""What a table's labels can be."""
 
 Row = tuple[int, dict[str, Any]]
 """Line, counted from 1, and column -> what is there."""
 
 
 @register_source("manifest", form="manifest:PATH")
-def load_manifest(
-    path: str, /, *, channels: int | None = None, least_classes: int = 2, pixels: str = "uint8"
-) -> Dataset:
+def load_manifest(path: str, reading: Reading, /) -> Dataset:
     """Read the table; no file that it names is opened yet, but each must be there.
 
     Raises:
         DataError: not there, not a table of these columns, or rows that are wrong, with their lines.
     """
-    if pixels == "uint8":
-        check_channels(channels)
+    if reading.pixels == "uint8":
+        check_channels(reading.channels)
     table = Path(path).expanduser()
     columns, rows = _read(table)
     kind, named = _kind_of(columns, table)
@@ -83,15 +84,15 @@ def load_manifest(
         parts[split] = FolderRecords(
             tuple(files[i] for i in chosen),
             array[chosen],
-            channels or (3 if pixels == "uint8" else 0),
+            reading.channels or (3 if reading.pixels == "uint8" else 0),
             int(size[chosen].sum()),
-            pixels,
+            reading.pixels,
         )
     others = [name for name in columns if name not in ("path", "split", *named)]
     notes = (f"columns left out: {shortened(others)}",) if others else ()
     if twice:
         notes = (*notes, f"{twice:,} rows name a file that another row of the same split names too")
-    return Dataset(f"manifest:{path}", parts, names, notes, {}, least_classes, kind)
+    return Dataset(f"manifest:{path}", parts, names, notes, {}, reading.least_classes, kind)
 
 
 def _read(table: Path) -> tuple[list[str], list[Row]]:
@@ -141,15 +142,15 @@ def _read_json(table: Path, lines: Iterator[str]) -> tuple[list[str], list[Row]]
     return list(columns), rows
 
 
-def _kind_of(columns: list[str], table: Path) -> tuple[LabelKind, list[str]]:
+def _kind_of(columns: list[str], table: Path) -> tuple[TableKind, list[str]]:
     """Return what the labels are and the columns that hold them."""
     values = [name for name in columns if name == "value" or name.startswith("value_")]
-    found: list[tuple[LabelKind, list[str]]] = [
+    found: list[tuple[TableKind, list[str]]] = [
         ("class", [name for name in columns if name == "label"]),
         ("multi-label", [name for name in columns if name == "labels"]),
         ("value", values),
     ]
-    given: list[tuple[LabelKind, list[str]]] = [pair for pair in found if pair[1]]
+    given: list[tuple[TableKind, list[str]]] = [pair for pair in found if pair[1]]
     if "path" not in columns:
         close = nearest("path", columns) or next((c for c in columns if c.lower() in _CALLED), None)
         hint = f"; call {close!r} path" if close else ""
@@ -191,7 +192,7 @@ def _file(row: Mapping[str, Any], folder: Path) -> tuple[str, int]:
     return file, found.st_size
 
 
-def _label(row: Mapping[str, Any], kind: LabelKind, columns: list[str]) -> Any:
+def _label(row: Mapping[str, Any], kind: TableKind, columns: list[str]) -> Any:
     match kind:
         case "class":
             label = _text(row, "label")
@@ -246,7 +247,7 @@ def _check_files_of_two_splits(table: Path, files: list[str], splits: list[str],
     return twice
 
 
-def _labels(labels: list[Any], kind: LabelKind, columns: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def _labels(labels: list[Any], kind: TableKind, columns: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the names and the array of all labels."""
     match kind:
         case "class":

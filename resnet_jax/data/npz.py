@@ -29,6 +29,7 @@ from resnet_jax.data.arrays import VALUES_HINT, class_hint, on_devices
 from resnet_jax.data.decode import to_channels
 from resnet_jax.data.example import MEANING_OF_RANK, RESERVED, Meaning
 from resnet_jax.data.formats import HEAD_BYTES, Format, identify
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import ArrayRecords, Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
@@ -50,8 +51,8 @@ def load_npz(path: str, channels: int | None = None, least_classes: int = 2) -> 
 
 
 @register_source("npz", form="npz:PATH")
-def _load(location: str, /, *, channels: int | None, least_classes: int, **_: object) -> Dataset:
-    return load_npz(location, channels, least_classes)
+def _load(location: str, reading: Reading, /) -> Dataset:
+    return load_npz(location, reading.channels, reading.least_classes)
 
 
 def load_arrays(

@@ -126,6 +126,14 @@ class Subset:
         return self.records.describe(int(self.indices[index]))
 
 
+def groups_of(records: Source) -> np.ndarray | None:
+    """Return the group of every example, such as its patient or speaker, if the source knows: any values, (N,)."""
+    if isinstance(records, Subset):
+        whole = groups_of(records.records)
+        return None if whole is None else whole[records.indices]
+    return getattr(records, "groups", None)
+
+
 def gather(records: Source, indices: np.ndarray) -> Example | None:
     """Return the examples at ``indices`` stacked if the source is in memory, else None.
 
@@ -162,7 +170,8 @@ class Dataset:
         notes: what a person should know before the figures: what was left out, what was taken for what; one line each.
         origins: split -> how the source calls it, where it has splits of its own.
         least_classes: how many it must have: two to tell apart, one for images that a network is evaluated on.
-        kind: what the labels are.
+        kind: what the labels are. ``segmentation``: in the field of that name, the classes 0..K-1 of pixels, 255 for
+            none. ``boxes``: in the fields ``boxes`` (M, 4) and ``box_label`` (M,), M for all examples, -1 for none.
 
     Raises:
         DataError: other splits, fewer classes, a name given twice, or labels that are not of the kind: of classes,
@@ -182,7 +191,7 @@ class Dataset:
         if set(self.splits) != {"all"} and not ("train" in self.splits and held_out and held_out <= {"val", "test"}):
             found = ", ".join(self.splits) or "none"
             raise DataError(f"{self.name}: the splits are {found}; need 'all', or 'train' with 'test' or 'val' or both")
-        what = {"class": "class", "multi-label": "label", "value": "target"}[self.kind]
+        what = {"multi-label": "label", "value": "target"}.get(self.kind, "class")
         if len(self.class_names) < (self.least_classes if self.kind == "class" else 1):
             found = ", ".join(self.class_names) or "none"
             if self.kind != "class":
@@ -203,6 +212,8 @@ class Dataset:
                     check_label_rows(records, self.num_classes, where)
                 case "value":
                     check_values(records, self.num_classes, where)
+                case "segmentation" | "boxes":
+                    check_has_field(records, self.kind, where)
                 case _:
                     assert_never(self.kind)
 
@@ -210,6 +221,17 @@ class Dataset:
     def num_classes(self) -> int:
         """The number of classes, labels or targets, K."""
         return len(self.class_names)
+
+
+def check_has_field(records: Source, name: str, where: str) -> None:
+    """Refuse examples without the field that their labels are in.
+
+    Raises:
+        DataError: there is no such field.
+    """
+    if name not in records.spec or (name == "boxes" and "box_label" not in records.spec):
+        needed = "'segmentation'" if name == "segmentation" else "'boxes' and 'box_label'"
+        raise DataError(f"{where}: the examples hold {', '.join(records.spec)}, and need {needed}")
 
 
 def check_label_rows(records: Source, count: int, where: str) -> None:

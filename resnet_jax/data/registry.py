@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.runtime.registry import Registry
 
@@ -14,14 +15,12 @@ from resnet_jax.runtime.registry import Registry
 class Loader(Protocol):
     """Opens a data set of one kind."""
 
-    def __call__(self, location: str, /, *, channels: int | None, least_classes: int, pixels: str) -> Dataset:
+    def __call__(self, location: str, reading: Reading, /) -> Dataset:
         """Open it.
 
         Args:
             location: what stands behind the colon; empty if nothing may stand there.
-            channels: that the network takes; None for those that are stored.
-            least_classes: 2 to train on, 1 to evaluate.
-            pixels: ``uint8``, or ``stored`` to decode image files to what they hold.
+            reading: what of it is wanted, such as channels.
         """
         ...
 
@@ -33,10 +32,12 @@ class SourceKind:
     Attributes:
         load: opens it.
         form: how it is written, for messages: ``folder:PATH``; without a colon nothing stands behind the kind.
+        uses: those of :data:`resnet_jax.data.reading.OPTIONAL` that it reads.
     """
 
     load: Loader
     form: str
+    uses: tuple[str, ...] = ()
 
 
 SOURCES: Registry[SourceKind] = Registry("source", words=True)
@@ -51,19 +52,20 @@ _OURS = {
 }
 
 
-def register_source(kind: str, *, form: str | None = None) -> Callable[[Loader], Loader]:
+def register_source(kind: str, *, form: str | None = None, uses: tuple[str, ...] = ()) -> Callable[[Loader], Loader]:
     """Make a function the loader of the sources ``KIND:LOCATION``.
 
     Args:
         kind: letters, digits and underscores.
         form: how it is written, for messages; default ``KIND:LOCATION``. Equal to ``kind``: nothing stands behind it.
+        uses: fields of ``Reading`` that not all sources use and this one does, such as ``orientation``.
 
     Raises:
         UsageError: the kind is no such word, or another function has it.
 
     >>> from resnet_jax.data import load_arrays, load_dataset
     >>> @register_source("ramps")
-    ... def load_ramps(location, *, channels, least_classes, pixels):
+    ... def load_ramps(location, reading):
     ...     import numpy as np
     ...     ramps = np.arange(8, dtype=np.uint8)[:, None, None] * np.ones((4, 4), np.uint8)
     ...     return load_arrays((ramps, np.arange(8) % int(location)), name=f"ramps:{location}")
@@ -76,7 +78,7 @@ def register_source(kind: str, *, form: str | None = None) -> Callable[[Loader],
             importlib.import_module(_module(kind))  # which takes the name
         if kind in SOURCES:
             SOURCES.replace_same(kind, load, SOURCES[kind].load)
-        SOURCES[kind] = SourceKind(load, form or f"{kind}:LOCATION")
+        SOURCES[kind] = SourceKind(load, form or f"{kind}:LOCATION", uses)
         return load
 
     return register
@@ -87,6 +89,13 @@ def find_source(kind: str) -> SourceKind | None:
     if kind in _OURS and kind not in SOURCES:
         importlib.import_module(_module(kind))
     return SOURCES.get(kind)
+
+
+def users_of(name: str) -> list[str]:
+    """Return the kinds of sources that use a field of ``Reading`` that not all do."""
+    for kind in _OURS:
+        find_source(kind)
+    return [kind for kind in KINDS if name in SOURCES[kind].uses]
 
 
 def _module(kind: str) -> str:

@@ -4,40 +4,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from resnet_jax.data.decode import check_channels
 from resnet_jax.data.found import describe_path
+from resnet_jax.data.reading import OPTIONAL, Reading
 from resnet_jax.data.records import Dataset
-from resnet_jax.data.registry import KINDS, find_source
+from resnet_jax.data.registry import KINDS, find_source, users_of
 from resnet_jax.errors import UsageError, unknown
 
 ARRAYS = "arrays"
 """The source of a run whose data came from Python and lies in no file."""
 
 
-def load_dataset(spec: str, *, channels: int | None = None, least_classes: int = 2, pixels: str = "uint8") -> Dataset:
+def load_dataset(spec: str, reading: Reading | None = None, **wanted: Any) -> Dataset:
     """Open a data set. Arrays are read at once; folders and TFDS are listed now and decoded when asked.
 
     Args:
         spec: what to open, see the modules `digits`, `folder`, `npz`, `manifest` and `tfds`.
-        channels: 1 for grey, 3 for RGB, None for what is stored (RGB for a folder).
-        least_classes: 2 to train on, which has to tell classes apart; 1 for images to evaluate a network on.
-        pixels: ``uint8``, or ``stored`` to decode image files without loss to what they hold (16 bits, for one).
+        reading: how it is read.
+        wanted: fields of it by name, such as ``channels=1``.
 
     Raises:
-        UsageError: the spec or ``channels`` is not understood; of a path alone it says what lies there and what to
-        type.
+        UsageError: the spec or ``channels`` is not understood, or something is wanted that this kind of source does not
+        do; of a path alone it says what lies there and what to type.
         DataError: the data is missing, empty, unreadable or inconsistent.
 
     >>> digits = load_dataset("digits")
     >>> len(digits.splits["all"]), digits.num_classes, digits.splits["all"].image(0).shape
     (1797, 10, (8, 8, 1))
     """
+    reading = dataclasses.replace(reading or Reading(), **wanted)
     kind, colon, location = spec.partition(":")
     if kind in ("digits", "folder", "tfds"):
-        check_channels(channels)
+        check_channels(reading.channels)
     if spec == ARRAYS:
         raise UsageError(
             "data source 'arrays' lay in the memory of the Python program that trained on it: give it again, "
@@ -48,7 +51,23 @@ def load_dataset(spec: str, *, channels: int | None = None, least_classes: int =
         raise _no_kind(spec, kind)
     if bool(location) != (":" in found.form) or (colon and not location):
         raise UsageError(f"data source {spec!r} is not complete; write {found.form}")
-    return found.load(location, channels=channels, least_classes=least_classes, pixels=pixels)
+    for name in OPTIONAL:
+        if getattr(reading, name) != getattr(Reading(), name) and name not in found.uses:
+            users = ", ".join(users_of(name)) or "no source here"
+            raise UsageError(f"data.{name} {getattr(reading, name)} is not used by {found.form}, but by {users}")
+    return found.load(location, reading)
+
+
+def carried_over(reading: Reading, spec: str) -> Reading:
+    """Return what of the reading of one source goes for another: not its lists of classes, nor what that does not use.
+
+    >>> carried_over(Reading(3, orientation="exif", class_list="names.txt"), "npz:x.npz")
+    Reading(channels=3, least_classes=2, pixels='uint8', orientation='stored', class_pattern=None, class_list=None)
+    """
+    found = find_source(spec.partition(":")[0])
+    upright = found is not None and "orientation" in found.uses
+    orientation = reading.orientation if upright else "stored"
+    return dataclasses.replace(reading, orientation=orientation, class_pattern=None, class_list=None)
 
 
 def is_gone(spec: str) -> bool:

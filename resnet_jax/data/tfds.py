@@ -14,6 +14,7 @@ import numpy as np
 
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.example import Example, Spec, encoded_spec
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.registry import register_source
 from resnet_jax.data.tfds_labels import read_labels
@@ -107,8 +108,8 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
 
 
 @register_source("tfds", form="tfds:NAME or tfds:NAME@DATA_DIR")
-def _load(location: str, /, *, channels: int | None, least_classes: int, **_: object) -> Dataset:
-    return load_tfds(location, channels, least_classes)
+def _load(location: str, reading: Reading, /) -> Dataset:
+    return load_tfds(location, reading.channels, reading.least_classes)
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

@@ -22,6 +22,7 @@ from resnet_jax.runs.arrays import Arrays, as_dataset, fingerprint
 from resnet_jax.runs.config import RunConfig, without_effect
 from resnet_jax.runs.defaults import Chosen, Machine, choose, with_values
 from resnet_jax.runs.directory import RunDirectory, default_path
+from resnet_jax.tasks.facts import SAID_OF_KIND
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,6 +137,8 @@ def describe(found: Findings) -> str:
             labels = f"{len(found.names):,} labels given {min(found.counts):,} to {max(found.counts):,} times"
         case "value":
             labels = f"values: {', '.join(found.names[:5])}"
+        case "segmentation" | "boxes":
+            labels = f"{SAID_OF_KIND[found.label_kind]}, of {len(found.names):,}"
     return f"Looked at {found.source}: {numbers} {found.meaning}s of {size}, {colours}, {found.dtype}; {labels}."
 
 

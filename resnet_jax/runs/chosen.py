@@ -18,7 +18,7 @@ from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.folder import FolderRecords
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.records import ArrayRecords, Dataset, Records, in_memory
-from resnet_jax.data.source import ARRAYS, is_gone, load_dataset
+from resnet_jax.data.source import ARRAYS, carried_over, is_gone, load_dataset
 from resnet_jax.data.split import Splits
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
@@ -27,6 +27,7 @@ from resnet_jax.runs.data import divide, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
 from resnet_jax.runs.imports import missing_told
 from resnet_jax.runs.trained import TrainedRun, class_names_of, with_moved_data
+from resnet_jax.tasks.facts import SAID_OF_KIND
 
 SPLITS = ("train", "val", "test")
 LOOKED_AT = 32
@@ -105,7 +106,7 @@ def _open(trained: TrainedRun, source: str) -> Dataset:
     """Open a source as the network takes its inputs: grey or RGB of its channels, or what is stored."""
     channels = trained.card.image_shape[-1]
     wanted = channels if channels in (1, 3) and trained.card.image_dtype == "uint8" else None
-    return load_dataset(source, channels=wanted, least_classes=1, pixels=trained.config.data.pixels)
+    return load_dataset(source, carried_over(trained.config.data.reading(wanted, 1), source))
 
 
 def _matched(
@@ -118,10 +119,9 @@ def _matched(
     """
     kind, where = trained.card.label_kind, {"source": dataset.name, "network": str(trained.path)}
     if dataset.kind != kind:
-        found = {"class": "a class each", "multi-label": "any number of labels each", "value": "numbers to predict"}
         raise UsageError(
-            f"the examples of {dataset.name} have {found[dataset.kind]}, and the network of {trained.path} was trained "
-            f"on {found[kind]}: it cannot be evaluated on them"
+            f"the examples of {dataset.name} have {SAID_OF_KIND[dataset.kind]}, and the network of {trained.path} was "
+            f"trained on {SAID_OF_KIND[kind]}: it cannot be evaluated on them"
         )
     match dataset.kind:
         case "class":
@@ -133,6 +133,8 @@ def _matched(
             return match_labels(records.labels, dataset.class_names, ours, **where)
         case "value":
             return match_targets(records.labels, dataset.class_names, names, **where)
+        case "segmentation" | "boxes":
+            raise UsageError(f"{dataset.name} has {SAID_OF_KIND[dataset.kind]}, which no task evaluates")
         case _:
             assert_never(dataset.kind)
 

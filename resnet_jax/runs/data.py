@@ -9,6 +9,7 @@ from typing import assert_never
 import numpy as np
 
 from resnet_jax.data.in_memory import materialize
+from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, require_trainable, resolve_splits
@@ -56,18 +57,16 @@ class PixelsWanted:
 
     Attributes:
         source: where the images lie now, and what follows as in :class:`DataConfig`.
-        channels: 1, 3 or None for what is stored.
+        reading: how it is read.
         geometry: the host-side resize and crop.
-        pixels: what becomes of image files.
     """
 
     source: str
     val_fraction: float
     test_fraction: float
     split_seed: int
-    channels: int | None
+    reading: Reading
     geometry: Geometry
-    pixels: str
 
     @classmethod
     def of(cls, config: RunConfig) -> PixelsWanted:
@@ -75,11 +74,11 @@ class PixelsWanted:
         data = config.data
         division = (data.val_fraction, data.test_fraction, data.split_seed)
         channels = config.model.changes.get("in_channels")
-        return cls(data.place, *division, channels, geometry_of(data), data.pixels)
+        return cls(data.place, *division, data.reading(channels), geometry_of(data))
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
         """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
-        dataset = load_dataset(self.source, channels=self.channels, pixels=self.pixels)
+        dataset = load_dataset(self.source, self.reading)
         return self.divide(dataset), dataset.class_names
 
     def divide(self, dataset: Dataset) -> Splits:
@@ -191,7 +190,7 @@ def label_counts(labels: np.ndarray, kind: LabelKind, count: int) -> tuple[int, 
             found = np.bincount(labels, minlength=count)
         case "multi-label":
             found = labels.sum(axis=0, dtype=np.int64)
-        case "value":
+        case "value" | "segmentation" | "boxes":
             return ()
         case _:
             assert_never(kind)

@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 from resnet_jax.data.look import Findings
+from resnet_jax.errors import UsageError
 from resnet_jax.models.count import count
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.recipes import config_from_dict
+from resnet_jax.tasks.facts import SAID_OF_KIND
 from resnet_jax.training.duration import parse_duration
 
 RECIPE = "auto"
@@ -188,6 +190,10 @@ def _task(found: Findings) -> tuple[str, str]:
             return "multilabel", f"each of {names:,} labels is there or not"
         case "value":
             return "regression", f"{names:,} number{'s' if names > 1 else ''} to predict"
+        case "segmentation" | "boxes":
+            raise UsageError(
+                f"the examples of {found.source} have {SAID_OF_KIND[found.label_kind]}, which no task here learns"
+            )
         case _:
             assert_never(found.label_kind)
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-LabelKind = Literal["class", "multi-label", "value"]
-"""One class, int32 (N,); several labels, rows of 0 and 1, (N, K); or values, float32 (N,) or (N, M)."""
+LabelKind = Literal["class", "multi-label", "value", "segmentation", "boxes"]
+"""One class, int32 (N,); several labels, rows of 0 and 1, (N, K); values, float32 (N,) or (N, M); or, with labels of 0,
+what lies in other fields of examples: a class of every pixel (``segmentation``), or boxes and their classes."""
+
+SAID_OF_KIND: dict[str, str] = {
+    "class": "a class each",
+    "multi-label": "any number of labels each",
+    "value": "numbers to predict",
+    "segmentation": "a class of every pixel",
+    "boxes": "boxes with a class each",
+}
+"""What examples have, for messages."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TypeVar, assert_never
 from resnet_jax.errors import UsageError, either, unknown
 from resnet_jax.runtime.registry import Registry
 from resnet_jax.tasks.config import TaskConfig
-from resnet_jax.tasks.facts import TaskFacts
+from resnet_jax.tasks.facts import SAID_OF_KIND, TaskFacts
 from resnet_jax.tasks.task import Task
 
 Factory = Callable[[TaskConfig, TaskFacts], Task]
@@ -99,6 +99,11 @@ def default_kind(facts: TaskFacts) -> str:
             return "multilabel"
         case "value":
             return "regression"
+        case "segmentation" | "boxes":
+            raise UsageError(
+                f"the examples have {SAID_OF_KIND[facts.label_kind]}, which no task here learns; they can be looked at "
+                "with resnet-jax data check and data show"
+            )
         case _:
             assert_never(facts.label_kind)
 
@@ -110,7 +115,7 @@ def require_kind(kind: str, facts: TaskFacts, *kinds: str) -> None:
         UsageError: with the kind of task that they go with.
     """
     if facts.label_kind not in kinds:
-        found = {"class": "one class each", "multi-label": "rows of 0 and 1", "value": "numbers"}
+        found = {**SAID_OF_KIND, "class": "one class each", "multi-label": "rows of 0 and 1", "value": "numbers"}
         raise UsageError(
             f"task.kind {kind} needs labels that are {either([found[name] for name in kinds])}, and those of the data "
             f"are {found[facts.label_kind]}: task.kind {default_kind(facts)} goes with them"

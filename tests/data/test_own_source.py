@@ -30,7 +30,7 @@ class Sines:
 
 
 @register_source("sines")
-def load_sines(location, *, channels, least_classes, pixels):
+def load_sines(location, reading):
     return Dataset(f"sines:{location}", {"all": Sines(int(location))}, ("slow", "fast"))
 
 
