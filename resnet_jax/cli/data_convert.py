@@ -33,7 +33,7 @@ class ConvertOptions:
 
 
 ABOUT = (
-    "Copies all splits of a data set, with its labels and class names, into one ArrayRecord file. Image files are copied "
+    "Copies all splits of a data set, with labels and class names, into one ArrayRecord file. Image files are copied "
     "byte for byte: how they are decoded (data.pixels, data.orientation, channels) is said when the copy is opened."
 )
 

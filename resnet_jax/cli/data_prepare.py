@@ -26,7 +26,7 @@ class PrepareOptions:
 
 
 ABOUT = (
-    "Downloads a set with TensorFlow Datasets and prepares it in the format that is read at random, or prepares it from "
+    "Downloads a set with TensorFlow Datasets and prepares it in the format that is read at random, or does it from "
     "files that you have (--from). TensorFlow is needed only where the set's own code needs it, and reading never does."
 )
 
