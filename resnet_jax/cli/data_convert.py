@@ -42,8 +42,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     """Copy, and return what was written."""
     options = parse(ConvertOptions, argv, verb="data convert", about=ABOUT)
     check_fields(options)
+    from resnet_jax.data.convert import convert
     from resnet_jax.data.reading import Reading
-    from resnet_jax.runs.data_convert import convert
 
     console = console_for(options.common)
     reading = Reading(least_classes=1, class_pattern=options.class_pattern, class_list=options.class_list)
