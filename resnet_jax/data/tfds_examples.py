@@ -59,7 +59,8 @@ def _parse(record: bytes, keys: tuple[str, ...], where: str) -> dict[str, Any]:
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-        features = tf_example_pb2.Example.FromString(record).features.feature
+        proto: Any = tf_example_pb2
+        features = proto.Example.FromString(record).features.feature
     except DecodeError as error:
         raise DataError(f"{where}: this is no example as TFDS writes them ({error})") from error
     found: dict[str, Any] = {}
@@ -85,7 +86,7 @@ def open_split(builder: Any, split: str, keys: tuple[str, ...]) -> PreparedExamp
     examples = PreparedExamples(files, keys)
     if len(examples) != info.num_examples:
         raise DataError(
-            f"{builder.data_dir}: split {split!r} has {len(examples):,} examples in its files and {info.num_examples:,} "
-            "in dataset_info.json: files are missing or were replaced; prepare the set anew"
+            f"{builder.data_dir}: split {split!r} has {len(examples):,} examples in its files and "
+            f"{info.num_examples:,} in dataset_info.json: files are missing or were replaced; prepare the set anew"
         )
     return examples

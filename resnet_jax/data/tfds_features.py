@@ -50,7 +50,7 @@ def choose_features(builder: Any, spec: str) -> Chosen:
             f"{spec}: its examples are labelled by {target!r}, {_what(items.get(target), image_kind)}; sets of images "
             f"with one class each are read (features: {listed})"
         )
-    image = given if isinstance(items.get(given), image_kind) else _only(items, image_kind, "Image", spec, listed)
+    image = str(given) if isinstance(items.get(given), image_kind) else _only(items, image_kind, "Image", spec, listed)
     label = target or _only(items, label_kind, "ClassLabel", spec, listed)
     if str(getattr(items[image], "np_dtype", "")).find("float") >= 0:
         raise DataError(f"{spec}: {image!r} holds floating-point pixels in TFDS's own encoding, which is not read")
