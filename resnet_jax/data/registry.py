@@ -48,6 +48,7 @@ _OURS = {
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
     "manifest": ("manifest", "manifest:PATH"),
+    "array_record": ("array_record", "array_record:PATH"),
     "tfds": ("tfds", "tfds:NAME or tfds:NAME@DATA_DIR"),
     "ucr": ("kinds.ucr", "ucr:PATH"),
     "wav": ("kinds.wav", "wav:PATH"),
