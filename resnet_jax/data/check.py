@@ -212,7 +212,7 @@ def _duplicates(
     digests = np.concatenate([split.digests for split in splits])[readable].view("V32")[:, 0]
     _, first, inverse, counts = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
 
-    def group(members: np.ndarray, distance: int = 0) -> Group:
+    def group(members: np.ndarray, distance: int | None = None) -> Group:
         sources = [splits[of_split[row]].source for row in members]
         rows = [int(index[row]) for row in members]
         classes = ()
