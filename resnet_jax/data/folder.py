@@ -39,6 +39,7 @@ class FolderRecords:
         channels: 3 (RGB) or 1 (grey); 0 for those that are stored.
         encoded_bytes: the size of all files.
         pixels: ``uint8``, or ``stored``: what the files hold.
+        groups: whom or what each belongs to, such as a patient, if that is known: any values (N,).
     """
 
     paths: tuple[str, ...]
@@ -46,6 +47,7 @@ class FolderRecords:
     channels: int = 3
     encoded_bytes: int = 0
     pixels: str = "uint8"
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
