@@ -91,7 +91,7 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
             reading.channels or (3 if reading.pixels == "uint8" else 0),
             int(size[chosen].sum()),
             reading.pixels,
-            None if groups is None else groups[chosen],
+            groups=None if groups is None else groups[chosen],
         )
     others = [name for name in columns if name not in ("path", "split", "group", *named)]
     notes = (f"columns left out: {shortened(others)}",) if others else ()

@@ -214,7 +214,7 @@ def _at(members: Members, indices: np.ndarray | None) -> Members:
 
 
 def _without_images(dataset: Dataset) -> list[str]:
-    if dataset.kind == "value":
+    if dataset.kind in ("value", "segmentation", "boxes"):  # no class an example
         return []
     if dataset.kind == "multi-label":
         given = np.any([records.labels.any(axis=0) for records in dataset.splits.values()], axis=0)
