@@ -183,6 +183,16 @@ class Lister:
         return entry.is_dir()
 
 
+def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder`` as :meth:`Lister.folders` does, of a data set without an index."""
+    return Lister(folder, Stamps()).folders(folder)
+
+
+def files_in(folder: Path) -> tuple[list[str], LeftOut]:
+    """Return the images in ``folder`` itself and its other files as :meth:`Lister.files` does, without an index."""
+    return Lister(folder, Stamps()).files(folder)
+
+
 def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:
     """Return None for an image, else what the file is, as far as it is known."""
     if not entry.is_file():

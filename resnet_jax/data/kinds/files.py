@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.decode import decode_image, decode_stored
-from resnet_jax.data.formats import identify, shape_in_header
+from resnet_jax.data.formats import identify
+from resnet_jax.data.headers import shape_in_header
 from resnet_jax.errors import DataError
 
 HEADER_BYTES = 1 << 16
