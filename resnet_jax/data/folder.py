@@ -128,22 +128,20 @@ def load_folder(path: str, reading: Reading | None = None, **wanted: Any) -> Dat
 
     class_list = None if reading.class_list is None else os.path.abspath(os.path.expanduser(reading.class_list))
     facts = ["folder", os.path.abspath(root), str(root), reading.least_classes, reading.class_pattern, class_list]
-    return dataset_of(kept_index(facts, build), f"folder:{path}", root, reading)
+    return dataset_of(kept_index(facts, build), f"folder:{path}", reading)
 
 
-def dataset_of(index: Index, name: str, root: Path, reading: Reading) -> Dataset:
+def dataset_of(index: Index, name: str, reading: Reading) -> Dataset:
     """Return the data set of an index.
 
     Args:
         index: of the files.
         name: of the data set.
-        root: what the paths of the index are relative to.
         reading: how the files are read.
     """
-    start = "" if str(root) == "." else f"{str(root).rstrip('/')}/"
     splits = {
         split: FolderRecords(
-            dataclasses.replace(part.paths, prefix=start),
+            part.paths,
             part.labels,
             reading.channels or (3 if reading.pixels == "uint8" else 0),
             part.bytes,

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.example import Example, Spec, encoded_spec
-from resnet_jax.data.reading import Reading
+from resnet_jax.data.reading import Orientation, Reading
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.registry import register_source
 from resnet_jax.data.tfds_labels import read_labels
@@ -34,6 +34,7 @@ class TfdsRecords:
         channels: 1 or 3.
         name: for messages.
         encoded_bytes: the size of all records.
+        orientation: ``stored``, or ``exif`` to turn images upright.
     """
 
     source: Any
@@ -42,6 +43,7 @@ class TfdsRecords:
     channels: int
     name: str
     encoded_bytes: int | None = None
+    orientation: Orientation = "stored"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,13 +57,16 @@ class TfdsRecords:
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
-        return decode_image(self.source[index][self.image_key], self.channels, self.describe(index))
+        encoded = self.source[index][self.image_key]
+        return decode_image(encoded, self.channels, self.describe(index), self.orientation)
 
     def describe(self, index: int) -> str:
         return f"index {index} of {self.name}"
 
 
-def load_tfds(location: str, channels: int | None = None, least_classes: int = 2) -> Dataset:
+def load_tfds(
+    location: str, channels: int | None = None, least_classes: int = 2, orientation: Orientation = "stored"
+) -> Dataset:
     """Open a prepared set and its labels, which reads each record the first time (see `tfds_labels`).
 
     Splits other than train, validation and test are left out, and so is a split whose labels are all -1,
@@ -98,7 +103,8 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
         labels = read_labels(source, label_key, builder, key)
         if only or (labels >= 0).any():
             size = int(builder.info.splits[key].num_bytes)
-            splits[split] = TfdsRecords(source, labels, image_key, channels, f"split {key!r} of {spec}", size)
+            name_of_split = f"split {key!r} of {spec}"
+            splits[split] = TfdsRecords(source, labels, image_key, channels, name_of_split, size, orientation)
             origins[split] = key
         else:
             left_out.append(f"{key} ({len(labels):,}, not labelled)")
@@ -107,9 +113,9 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
     return Dataset(spec, splits, names, notes, {} if only else origins, least_classes)
 
 
-@register_source("tfds", form="tfds:NAME or tfds:NAME@DATA_DIR")
+@register_source("tfds", form="tfds:NAME or tfds:NAME@DATA_DIR", uses=("orientation",))
 def _load(location: str, reading: Reading, /) -> Dataset:
-    return load_tfds(location, reading.channels, reading.least_classes)
+    return load_tfds(location, reading.channels, reading.least_classes, reading.orientation)
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
