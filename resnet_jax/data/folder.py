@@ -31,7 +31,7 @@ import numpy as np
 
 from resnet_jax.data.class_folders import index_class_folders
 from resnet_jax.data.class_pattern import compiled, index_by_pattern
-from resnet_jax.data.decode import NPY, decode_image, decode_npy, decode_stored
+from resnet_jax.data.encoded import decode_file
 from resnet_jax.data.example import Example, Field, Spec, encoded_spec, spec_of
 from resnet_jax.data.formats import HEAD_BYTES, identify
 from resnet_jax.data.index import Index, Stamps, kept_index
@@ -54,6 +54,7 @@ class FolderRecords:
         encoded_bytes: the size of all files.
         pixels: ``uint8``, or ``stored``: what the files hold.
         orientation: ``stored``, or ``exif`` to turn images upright.
+        groups: whom or what each belongs to, such as a patient, if that is known: any values (N,).
     """
 
     paths: Sequence[str]
@@ -62,6 +63,7 @@ class FolderRecords:
     encoded_bytes: int = 0
     pixels: Pixels = "uint8"
     orientation: Orientation = "stored"
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,17 +82,16 @@ class FolderRecords:
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
+        return decode_file(self.encoded(index), self.channels, self.paths[index], self.pixels, self.orientation)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of image file ``index``."""
         path = self.paths[index]
         try:
             with open(path, "rb") as file:
-                data = file.read()
+                return file.read()
         except OSError as error:
             raise DataError(f"{path}: cannot read it ({error.strerror})") from error
-        if data.startswith(NPY):
-            return decode_npy(data, path)
-        if self.pixels == "stored":
-            return decode_stored(data, self.channels, path, self.orientation)
-        return decode_image(data, self.channels, path, self.orientation)
 
     def describe(self, index: int) -> str:
         return self.paths[index]
@@ -147,6 +148,7 @@ def dataset_of(index: Index, name: str, reading: Reading) -> Dataset:
             part.bytes,
             reading.pixels,
             reading.orientation,
+            part.groups,
         )
         for split, part in index.parts.items()
     }

@@ -46,11 +46,13 @@ class Part:
         paths: N files.
         labels: int32 (N,) of classes, float32 (N, K) of several labels or values.
         bytes: size of all files.
+        groups: whom or what each belongs to, such as a patient, if that is known: texts (N,).
     """
 
     paths: PathTable
     labels: np.ndarray
     bytes: int
+    groups: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +179,7 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
     arrays = {}
     for split, part in index.parts.items():
         found = {"names": part.paths.names, "starts": part.paths.starts, "labels": part.labels}
+        found |= {} if part.groups is None else {"groups": part.groups}
         arrays |= {f"{split}.{name}": array for name, array in found.items()}
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -205,7 +208,7 @@ def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:
         parts = {}
         for split, (size, prefix) in found["splits"].items():
             paths = PathTable(prefix, arrays[f"{split}.names"], arrays[f"{split}.starts"])
-            parts[split] = Part(paths, arrays[f"{split}.labels"], size)
+            parts[split] = Part(paths, arrays[f"{split}.labels"], size, arrays.get(f"{split}.groups"))
         index = Index(parts, tuple(found["class_names"]), tuple(found["notes"]), found["origins"], found["kind"])
         return index, Stamps(found["folders"], found["files"])
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):

@@ -1,0 +1,165 @@
+"""The operations on images, one row each: what single transforms and the policies are made of, on host and device.
+
+An operation has one of four forms, so that a policy on the device computes each form once and not each operation:
+
+======== ==================================================================================
+lookup   a table of 256 values a channel, of the image's counts and the magnitude
+blend    ``degenerate + magnitude (image - degenerate)``, the degenerate image of the image
+affine   a map of where each pixel comes from, of the image's size and the magnitude
+whole    the image of the image and the magnitude
+======== ==================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from resnet_jax.data.operations import affine, colour, hue
+from resnet_jax.errors import unknown
+
+Form = Literal["lookup", "blend", "affine", "whole"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation on images of 8 bits a channel.
+
+    Attributes:
+        name: by which it is written.
+        form: how it is computed.
+        does: what it does, a sentence.
+        function: of lookup ``(counts, magnitude)``, of blend ``(xp, image)``, of affine ``(xp, height, width,
+            magnitude)``, of whole ``(xp, image, magnitude)``.
+        magnitude: what its magnitude is, in words; empty: it has none.
+        low: the least magnitude it can have.
+        high: the largest.
+        neutral: the magnitude at which it does nothing, if there is one.
+    """
+
+    name: str
+    form: Form
+    does: str
+    function: Callable[..., Any]
+    magnitude: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    neutral: float | None = None
+
+    @property
+    def exactness(self) -> str:
+        """How close it is to the definition, that of Pillow 13 and torchvision 0.29 on Pillow images."""
+        return "within one level on 99.9 % of pixels" if self.form == "affine" else "exact"
+
+
+def _grey(xp: Any, image: Any, _: Any) -> Any:
+    """The image in grey, in all its channels."""
+    return colour.greyed(xp, image).astype(xp.uint8)
+
+
+_FACTOR = "factor; 1 leaves the image"
+_ROWS = (
+    Operation("identity", "lookup", "Nothing.", colour.identity),
+    Operation("brightness", "lookup", "A blend with black.", colour.brightness, _FACTOR, 0.0, 16.0, 1.0),
+    Operation("contrast", "lookup", "A blend with the image's mean grey.", colour.contrast, _FACTOR, 0.0, 16.0, 1.0),
+    Operation("saturation", "blend", "A blend with the image in grey.", colour.greyed, _FACTOR, 0.0, 16.0, 1.0),
+    Operation(
+        "sharpness",
+        "blend",
+        "A blend with the image smoothed over 3 x 3 pixels.",
+        colour.smoothed,
+        _FACTOR,
+        0.0,
+        16.0,
+        1.0,
+    ),
+    Operation(
+        "posterize", "lookup", "The upper bits of each value are kept.", colour.posterize, "bits kept", 0.0, 8.0, 8.0
+    ),
+    Operation(
+        "solarize",
+        "lookup",
+        "Values from a threshold on are inverted.",
+        colour.solarize,
+        "threshold",
+        0.0,
+        256.0,
+        256.0,
+    ),
+    Operation(
+        "solarize_add",
+        "lookup",
+        "A number is added to values below 128.",
+        colour.solarize_add,
+        "added",
+        -255.0,
+        255.0,
+        0.0,
+    ),
+    Operation("autocontrast", "lookup", "Each channel is stretched to 0 .. 255.", colour.autocontrast),
+    Operation("equalize", "lookup", "Each channel's values become equally frequent.", colour.equalize),
+    Operation("invert", "lookup", "255 minus the value.", colour.invert),
+    Operation("grey", "whole", "The image in grey, in all channels (RandomGrayscale: probability 0.1).", _grey),
+    Operation("hue", "whole", "The hue is turned.", hue.turned, "share of the circle", -0.5, 0.5, 0.0),
+    Operation(
+        "shear_x",
+        "affine",
+        "Rows move left, the further down the more.",
+        affine.shear_x,
+        "tangent of the angle",
+        -4.0,
+        4.0,
+        0.0,
+    ),
+    Operation(
+        "shear_y",
+        "affine",
+        "Columns move up, the further right the more.",
+        affine.shear_y,
+        "tangent of the angle",
+        -4.0,
+        4.0,
+        0.0,
+    ),
+    Operation("translate_x", "affine", "Everything moves right.", affine.translate_x, "pixels", -16384.0, 16384.0, 0.0),
+    Operation("translate_y", "affine", "Everything moves down.", affine.translate_y, "pixels", -16384.0, 16384.0, 0.0),
+    Operation(
+        "translate_x_rel",
+        "affine",
+        "Everything moves right by a share.",
+        affine.translate_x_rel,
+        "share of the width",
+        -1.0,
+        1.0,
+        0.0,
+    ),
+    Operation(
+        "translate_y_rel",
+        "affine",
+        "Everything moves down by a share.",
+        affine.translate_y_rel,
+        "share of the height",
+        -1.0,
+        1.0,
+        0.0,
+    ),
+    Operation(
+        "rotate", "affine", "A turn about the middle.", affine.rotate, "degrees, counter-clockwise", -360.0, 360.0, 0.0
+    ),
+    Operation("scale", "affine", "An enlargement about the middle.", affine.scale, _FACTOR, 0.1, 10.0, 1.0),
+)
+
+#: Name -> operation.
+OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
+
+
+def operation_of(name: str) -> Operation:
+    """Return an operation by its name.
+
+    Raises:
+        UsageError: there is none; with those that there are.
+    """
+    if name not in OPERATIONS:
+        raise unknown("operation", name, list(OPERATIONS))
+    return OPERATIONS[name]
