@@ -184,12 +184,12 @@ class Lister:
 
 
 def folder_names(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder`` as :meth:`Lister.folders` does, of a data set without an index."""
+    """Return the names of the folders in ``folder``: :meth:`Lister.folders` of a folder that nothing is noted of."""
     return Lister(folder, Stamps()).folders(folder)
 
 
 def files_in(folder: Path) -> tuple[list[str], LeftOut]:
-    """Return the images in ``folder`` itself and its other files as :meth:`Lister.files` does, without an index."""
+    """Return the image files that lie in ``folder`` itself, sorted, and a count of its other files."""
     return Lister(folder, Stamps()).files(folder)
 
 

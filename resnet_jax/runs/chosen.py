@@ -5,6 +5,7 @@ Their labels are positions of the network's outputs, and what was done to get th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Set
 from typing import assert_never
@@ -91,7 +92,7 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
         trained, source = own_or_other(trained, source)
     if source is None:
         return _own(trained, split)
-    dataset = dataset or _open(trained, source)
+    dataset = dataset or open_other(trained, source)
     part, said = _part(dataset, split)
     records = dataset.splits[part]
     labels, matched = _matched(trained, names, dataset, records)
@@ -102,11 +103,19 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
     return Chosen(records, part, False, source, _count_classes(labels), said)
 
 
-def _open(trained: TrainedRun, source: str) -> Dataset:
-    """Open a source as the network takes its inputs: grey or RGB of its channels, or what is stored."""
-    channels = trained.card.image_shape[-1]
+def open_other(trained: TrainedRun, source: str) -> Dataset:
+    """Open a source as the network takes its inputs: grey or RGB of its channels, or what is stored; upright or not.
+
+    The run's pattern and list of classes go for a source of the same kind if they fit it.
+    """
+    channels, data = trained.card.image_shape[-1], trained.config.data
     wanted = channels if channels in (1, 3) and trained.card.image_dtype == "uint8" else None
-    return load_dataset(source, carried_over(trained.config.data.reading(wanted, 1), source))
+    reading = data.reading(wanted, 1)
+    alike = source.partition(":")[0] == data.source.partition(":")[0]
+    if alike and (data.class_pattern is not None or data.class_list is not None):
+        with contextlib.suppress(DataError):
+            return load_dataset(source, reading)
+    return load_dataset(source, carried_over(reading, source))
 
 
 def _matched(
@@ -227,7 +236,7 @@ def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, s
     data, card = trained.config.data, trained.card
     if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
         return trained, source
-    dataset = _open(trained, source)
+    dataset = open_other(trained, source)
     if dataset.kind != card.label_kind or not is_own(trained, dataset):
         return trained, source
     if source != data.place and not _has_statistics(trained, divide(dataset, data).train):
