@@ -52,12 +52,13 @@ def decode_file(
         channels: 1 or 3; 0 for what is stored.
         where: it comes from, for messages.
         pixels: uint8, or what is stored.
-        orientation: whether images are turned upright by their Exif data.
+        orientation: whether the image is turned upright by its Exif data.
 
     Raises:
         DataError: it cannot be decoded.
     """
     if data.startswith(NPY):
         return decode_npy(data, where)
-    decode = decode_stored if pixels == "stored" else decode_image
-    return decode(data, channels, where, orientation)
+    if pixels == "stored":
+        return decode_stored(data, channels, where, orientation)
+    return decode_image(data, channels, where, orientation)
