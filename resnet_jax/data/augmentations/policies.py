@@ -128,7 +128,13 @@ def _same(values: Any) -> np.ndarray:
 
 
 def _to(high: float, bins: int) -> np.ndarray:
-    return np.linspace(0.0, high, bins)
+    """Return 0 to high in equal steps as torch.linspace rounds them, in float32 and from the nearer end.
+
+    15.999999 of 32 pixels becomes 15, and not 16.
+    """
+    step, place = np.float32(high) / np.float32(bins - 1), np.arange(bins, dtype=np.float32)
+    rising, falling = step * place, np.float32(high) - step * (bins - 1 - place)
+    return np.where(place < bins // 2, rising, falling).astype(np.float64)
 
 
 def rand_magnitudes(bins: int, height: int, width: int) -> dict[str, np.ndarray]:
