@@ -41,7 +41,7 @@ def without_empty(example: Example, spec: Spec, least_side: float = LEAST_SIDE) 
         if name not in spec or spec[name].meaning != "boxes":
             continue
         sides = boxes[:, 2:] - boxes[:, :2]
-        empty = (sides < least_side).any(axis=1)
+        empty = np.any(sides < least_side, axis=1)
         if not empty.any():
             continue
         changed[name] = np.where(empty[:, None], np.zeros((), boxes.dtype), boxes)

@@ -10,18 +10,17 @@ and the number of processes change nothing. Grain is the threaded executor; orde
 | others | (B, ...) | every other field of the examples, by its name |
 | mask | bool (B,) | False for padding, which must count nowhere |
 | index | int32 (B,) | position in the records, -1 for padding |
-| epoch | int32 (B,) | passes completed before this one |
+| epoch | int32 (B,) | passes over this example completed before this one: how often it was drawn before |
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
+from resnet_jax.data.order import SHUFFLED, Order, Sampling
 from resnet_jax.data.records import Source, check_labels
-from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.data.view import View
 from resnet_jax.errors import DataError, UsageError
@@ -41,6 +40,7 @@ class TrainBatches:
         shard: (rank, processes). Every process takes its contiguous part of the global batch; in the order of
             ranks the parts are the batch of one process.
         num_classes: K, to check the labels of records that are not of a `Dataset`, which has checked its own.
+        sampling: whether classes are drawn equally often, and how often an image is in a batch.
 
     Raises:
         UsageError: a batch size the records cannot fill or the processes cannot share, or a bad rank.
@@ -64,26 +64,21 @@ class TrainBatches:
         geometry: Geometry = AS_STORED,
         shard: tuple[int, int] = (0, 1),
         num_classes: int | None = None,
+        sampling: Sampling = SHUFFLED,
     ) -> None:
         if num_classes is not None:
             check_labels(records, num_classes, "training records")
         self.records, self.batch_size, self.seed = records, batch_size, seed
         self.geometry, self.shard = geometry, shard
         self._rows = _shard_rows(batch_size, shard)
-        if batch_size > len(records):
-            raise UsageError(
-                f"batch size {batch_size} is larger than the {len(records)} training examples; "
-                f"use at most {len(records)}"
-            )
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(permutation, len(records), seed, SHUFFLE))
-        self._order(0)  # a bad seed shows here, not in a thread
+        self._order = Order(records.labels, batch_size, seed=seed, sampling=sampling)
         self._view = View(records, geometry, training=True, seed=seed)
         self._labels = records.labels
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass over the records."""
-        return len(self.records) // self.batch_size
+        """Batches of as many examples as there are records."""
+        return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
         """Return this process's part of batch ``step`` (0-based, counted from the start of training).
@@ -98,20 +93,17 @@ class TrainBatches:
             "label": self._labels[index],
             "mask": np.ones(len(index), bool),
             "index": index.astype(np.int32),
-            "epoch": np.full(len(index), epoch, np.int32),
+            "epoch": epoch.astype(np.int32),
         }
 
-    def order(self, step: int) -> tuple[np.ndarray, int]:
-        """Return the positions in the records of this process's part of batch ``step``, (B,), and its epoch.
+    def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions in the records of this process's part of batch ``step`` and their passes, (B,) each.
 
         Raises:
             UsageError: the step is negative.
         """
-        if step < 0:
-            raise UsageError(f"step {step} must be at least 0")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.batch_size
-        return self._order(epoch)[start : start + self.batch_size][self._rows], epoch
+        positions, passes = self._order.at(step)
+        return positions[self._rows], passes[self._rows]
 
     def resident(self) -> Batch:
         """Return all examples stacked, ``image``, ``label`` and what else they hold, (N, ...).

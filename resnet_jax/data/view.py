@@ -80,17 +80,23 @@ class View:
         axes = " (height x width x channels)" if found.ndim == 3 else ""
         return f"{describe(index)} is {_size(found.shape)} but {describe(0)} is {_size(shape)}{axes}; {advice}"
 
-    def images(self, indices: np.ndarray, epoch: int = 0) -> np.ndarray:
+    def images(self, indices: np.ndarray, epoch: int | np.ndarray = 0) -> np.ndarray:
         """Return the inputs at ``indices``, (len(indices), *shape)."""
         return self.examples(indices, epoch)["image"]
 
-    def examples(self, indices: np.ndarray, epoch: int = 0) -> Example:
-        """Return the examples at ``indices`` stacked: every field but the label, (len(indices), ...)."""
+    def examples(self, indices: np.ndarray, epoch: int | np.ndarray = 0) -> Example:
+        """Return the examples at ``indices`` stacked: every field but the label, (len(indices), ...).
+
+        Args:
+            indices: (B,) integers.
+            epoch: of all of them, or of each, (B,).
+        """
         if self.stored and (found := gather(self.records, indices)) is not None:
             return found
         stacked = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.fields.items()}
+        epochs = np.broadcast_to(epoch, len(indices))
         for row, index in enumerate(indices):
-            example = self.example(int(index), epoch)
+            example = self.example(int(index), int(epochs[row]))
             for name, values in stacked.items():
                 values[row] = example[name]
         return stacked
