@@ -166,13 +166,13 @@ def test_magnitudes_are_those_of_torchvision():
         ("auto_augment_space", auto_magnitudes(AUTO_BINS, height, width)),
     ):
         theirs = {names.get(name, name.lower()): values for name, values in TABLES[key].items()}
-        assert list(theirs) == list(ours)
+        assert list(theirs) == list(ours) if key != "auto_augment_space" else set(theirs) <= set(ours)
         for name, (values, signed) in theirs.items():
             plus = np.broadcast_to(values, len(ours[name])) + (name in enhanced)
             minus = (-np.asarray(values) if signed else np.asarray(values)) + (name in enhanced)
             expected = np.stack([plus, np.broadcast_to(minus, len(ours[name]))], axis=-1)
             expected = np.trunc(expected) if name.startswith("translate") else expected  # as they are applied
-            np.testing.assert_allclose(ours[name], expected, rtol=2e-7, err_msg=f"{key} {name}")
+            np.testing.assert_allclose(ours[name], expected, rtol=1e-7, err_msg=f"{key} {name}")
 
 
 def test_magnitudes_are_those_of_timm():
