@@ -9,8 +9,8 @@ from annotated_types import Interval
 
 from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.stats import check_normalization
-from resnet_jax.data.transforms import canonical, divide
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, check_fields
+from resnet_jax.data.transforms import canonical, divide, transform_names
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Listing, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,9 @@ class DataConfig:
     """Which images are held out; not the seed of the run, so that seeds can be compared."""
     image_size: AtLeast1 | None = None
     """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
-    augment: tuple[str, ...] = ()
-    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)":
-    random_resized_crop, random_crop(pad), flip, cutout(side), mixup(alpha), cutmix(alpha), mix(mixup, cutmix), or a
-    registered one."""
+    augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
+    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)"; more
+    arguments of each are in docs/data.md. Known."""
     mean: tuple[float, ...] = ()
     """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
     std: tuple[float, ...] = ()

@@ -29,7 +29,7 @@ from resnet_jax.data.on_device import prepare_with
 from resnet_jax.data.operations import affine
 from resnet_jax.data.operations.blur import blurred
 from resnet_jax.data.rng import generator
-from resnet_jax.data.transforms import TRANSFORMS, divide, list_transforms, parse_transform
+from resnet_jax.data.transforms import TRANSFORMS, divide, list_transforms, parse_transform, transform_table
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.data import geometry_of
 
@@ -390,3 +390,8 @@ def test_every_transform_says_what_it_does_in_one_line():
             assert 10 < len(doc_of(name)) <= 120
             assert doc_of(name).endswith(".")
             assert not issubclass(kind, ForExample) or kind.name == name
+
+
+def test_the_documentation_has_the_table_of_all_transforms():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert transform_table() in text, f"put this into docs/data.md:\n{transform_table()}"
