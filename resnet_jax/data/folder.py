@@ -54,6 +54,7 @@ class FolderRecords:
         encoded_bytes: the size of all files.
         pixels: ``uint8``, or ``stored``: what the files hold.
         orientation: ``stored``, or ``exif`` to turn images upright.
+        groups: whom or what each belongs to, such as a patient, if that is known: any values (N,).
     """
 
     paths: Sequence[str]
@@ -62,6 +63,7 @@ class FolderRecords:
     encoded_bytes: int = 0
     pixels: Pixels = "uint8"
     orientation: Orientation = "stored"
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)

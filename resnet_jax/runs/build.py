@@ -263,6 +263,7 @@ def training_feed(config: RunConfig, images: RunData) -> TrainBatches:
         seed=config.seed,
         geometry=images.geometry,
         shard=(jax.process_index(), jax.process_count()),
+        sampling=config.data.sampling,
     )
 
 

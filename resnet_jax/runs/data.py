@@ -8,6 +8,7 @@ from typing import assert_never
 
 import numpy as np
 
+from resnet_jax.data.division import Division
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset, Records
@@ -56,15 +57,14 @@ class PixelsWanted:
     """All that decides which pixels a run holds and which images are in which split; nothing else does.
 
     Attributes:
-        source: where the images lie now, and what follows as in :class:`DataConfig`.
+        source: where the images lie now.
+        division: how they are divided.
         reading: how it is read.
         geometry: the host-side resize and crop.
     """
 
     source: str
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
+    division: Division
     reading: Reading
     geometry: Geometry
 
@@ -72,9 +72,8 @@ class PixelsWanted:
     def of(cls, config: RunConfig) -> PixelsWanted:
         """Return what a configuration wants."""
         data = config.data
-        division = (data.val_fraction, data.test_fraction, data.split_seed)
         channels = config.model.changes.get("in_channels")
-        return cls(data.place, *division, data.reading(channels), geometry_of(data))
+        return cls(data.place, data.division(), data.reading(channels), geometry_of(data))
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
         """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
@@ -83,9 +82,7 @@ class PixelsWanted:
 
     def divide(self, dataset: Dataset) -> Splits:
         """Divide a data set."""
-        return resolve_splits(
-            dataset, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
-        )
+        return resolve_splits(dataset, self.division)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +133,7 @@ def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
                     f"the {len(records):,} {name} images are too many to check before the start: they are decoded "
                     "as they are needed, and one that is broken stops the run then"
                 )
-    splits = Splits(decoded["train"], decoded.get("val"), decoded["test"], tuple(notes), splits.kind)
+    splits = dataclasses.replace(splits, **decoded, notes=tuple(notes))
     view = View(splits.train, geometry, training=True)
     return Pixels(splits, class_names, view.shape, geometry, stored_shape, view.fields["image"][1].name)
 
@@ -176,6 +173,7 @@ def describe_images(pixels: Pixels, data: DataConfig) -> RunData:
         labels=labels_digest(records.labels for records in parts.values() if records is not None),
         image_dtype=pixels.dtype,
         meanings={name: field.meaning for name, field in splits.train.spec.items() if name not in ("image", "label")},
+        members=splits.members,
         label_kind=splits.kind,
         label_counts=label_counts(train, splits.kind, len(pixels.class_names)),
         **target_scale(train, splits.kind),

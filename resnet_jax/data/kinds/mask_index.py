@@ -78,6 +78,4 @@ def _fingerprint(paths: Sequence[str], how: str) -> str:
         found = os.stat(path)
         line = f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n"
         digest.update(line.encode("utf-8", "backslashreplace"))
-            f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "backslashreplace")
-        )
     return digest.hexdigest()[:32]
