@@ -11,9 +11,9 @@ from resnet_jax.data.division import Division, Method
 from resnet_jax.data.order import Balance, Sampling
 from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.stats import check_normalization
-from resnet_jax.data.transforms import canonical, divide
+from resnet_jax.data.transforms import canonical, divide, transform_names
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Listing, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +48,9 @@ class DataConfig:
     """How often an image is in a training batch, each time augmented anew; an epoch keeps its number of updates."""
     image_size: AtLeast1 | None = None
     """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
-    augment: tuple[str, ...] = ()
-    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)":
-    random_resized_crop, random_crop(pad), flip, cutout(side), mixup(alpha), cutmix(alpha), mix(mixup, cutmix), or a
-    registered one."""
+    augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
+    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)"; more
+    arguments of each are in docs/data.md. Known."""
     mean: tuple[float, ...] = ()
     """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
     std: tuple[float, ...] = ()
