@@ -40,7 +40,7 @@ def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[
     count = min(limit, len(records))
     indices = np.arange(count) * len(records) // count
     first = records[0]["image"]
-    counter = _Pixels(first.shape[-1]) if first.dtype == np.uint8 else _Moments(first.shape[-1])
+    counter = counter_for(first)
     for start in range(0, count, CHUNK):
         chosen = indices[start : start + CHUNK]
         examples = gather(records, chosen) if stored else None
@@ -50,24 +50,35 @@ def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
-class _Pixels:
+def counter_for(inputs: np.ndarray) -> PixelCounter | MomentCounter:
+    """Return what counts inputs like these, (..., C)."""
+    return PixelCounter(inputs.shape[-1]) if inputs.dtype == np.uint8 else MomentCounter(inputs.shape[-1])
+
+
+class PixelCounter:
     """How often each value of uint8 occurs in each channel."""
 
     def __init__(self, channels: int) -> None:
         self.histogram = np.zeros((channels, 256), np.int64)
 
     def add(self, inputs: np.ndarray) -> None:
+        """Count all values of inputs (..., C)."""
         for channel, counts in enumerate(self.histogram):
             counts += np.bincount(inputs[..., channel].ravel(), minlength=256)
 
+    def join(self, other: PixelCounter) -> None:
+        """Count what another has counted."""
+        self.histogram += other.histogram
+
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of x / 255 of every channel."""
         values = np.arange(256) / 255
         pixels = self.histogram.sum(axis=1)
         mean = self.histogram @ values / pixels
         return mean, (self.histogram * (values - mean[:, None]) ** 2).sum(axis=1) / pixels
 
 
-class _Moments:
+class MomentCounter:
     """Count, mean and sum of squared deviations, joined part by part.
 
     T. F. Chan, G. H. Golub and R. J. LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances
@@ -78,14 +89,24 @@ class _Moments:
         self.count, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
 
     def add(self, inputs: np.ndarray) -> None:
+        """Count all values of inputs (..., C)."""
         values = inputs.reshape(-1, inputs.shape[-1]).astype(np.float64)
-        mean, total = values.mean(axis=0), self.count + len(values)
-        apart = mean - self.mean
-        self.squares += ((values - mean) ** 2).sum(axis=0) + apart**2 * self.count * len(values) / total
-        self.mean += apart * len(values) / total
+        mean = values.mean(axis=0)
+        self._add(len(values), mean, ((values - mean) ** 2).sum(axis=0))
+
+    def join(self, other: MomentCounter) -> None:
+        """Count what another has counted."""
+        if other.count:
+            self._add(other.count, other.mean, other.squares)
+
+    def _add(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
+        apart, total = mean - self.mean, self.count + count
+        self.squares += squares + apart**2 * self.count * count / total
+        self.mean += apart * count / total
         self.count = total
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of every channel."""
         return self.mean, self.squares / self.count
 
 
