@@ -10,7 +10,8 @@ from annotated_types import Interval
 from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transforms import canonical, divide
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, check_fields
+from resnet_jax.data.unreadable import SHARE, OnCorrupt, Unreadable
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Share, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,14 @@ class DataConfig:
     class_list: str | None = None
     """A file of class names, one a line, in the order of the labels; folders are called as its first words."""
     threads: Annotated[AtLeast0, SAME_RESULT] = 2
-    """Threads that decode and assemble batches."""
+    """Threads that decode and assemble batches; with data.workers, in each process."""
+    workers: Annotated[AtLeast0, SAME_RESULT] = 0
+    """Processes that do so in place of this one, for sources and transforms that hold Python's lock."""
+    on_corrupt: Annotated[OnCorrupt, SAME_RESULT] = "stop"
+    """What is done about an example that cannot be read: stop at it, or skip it: it is counted, listed in corrupt.jsonl
+    and reported; in training the next of the epoch takes its place, in evaluation it counts nowhere."""
+    max_corrupt: Annotated[Share, SAME_RESULT] = SHARE
+    """With on_corrupt skip: share of a split that may be skipped; more stop the run."""
 
     def __post_init__(self) -> None:
         """Refuse what no run can have, and write every transform in its one form."""
@@ -58,6 +66,10 @@ class DataConfig:
     def reading(self, channels: int | None = None, least_classes: int = 2) -> Reading:
         """Return how the source is read."""
         return Reading(channels, least_classes, self.pixels, self.orientation, self.class_pattern, self.class_list)
+
+    def unreadable(self, split: str, total: int) -> Unreadable | None:
+        """Return what counts the examples of a split that cannot be read; None where one stops the run."""
+        return None if self.on_corrupt == "stop" else Unreadable(split, total, self.max_corrupt)
 
     @property
     def crop(self) -> Literal["none", "random_resized"]:

@@ -250,6 +250,11 @@ class EvalBatches:
         """Name -> shape and dtype of every array of a batch, this process's part of it."""
         return _arrays(self._view, self._labels, self._rows)
 
+    @property
+    def stored(self) -> bool:
+        """Whether the pixels of the batches lie in memory."""
+        return self._view.stored
+
     def iterate(self, *, threads: int = 2, prefetch: int = 4, workers: int = 0) -> Batches:
         """Yield all batches in order, made ahead; see `TrainBatches.iterate`."""
         return in_order(self, 0, len(self), threads=threads, prefetch=prefetch, workers=workers)
