@@ -29,6 +29,7 @@ VERBS = {
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
     "features": "write embeddings of images, or the maps of any stage, to a file",
+    "data": "copy a data set into one fast file, or prepare one by name",
     "models": "list the networks with their exact sizes",
     "bench": "speed and compile time of a network, against PyTorch and plain Flax",
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",

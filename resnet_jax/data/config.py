@@ -47,6 +47,11 @@ class DataConfig:
     is looked for in the path below the folder."""
     class_list: str | None = None
     """A file of class names, one a line, in the order of the labels; folders are called as its first words."""
+    signal_length: AtLeast1 | None = None
+    """Samples that series and sounds of different lengths are brought to: zeros are added at the end, what is longer
+    loses its end; None: the length of the longest."""
+    void_value: AtLeast0 | None = None
+    """Value of masks that stands for no class, besides 255; the other values are the classes, in order."""
     threads: Annotated[AtLeast0, SAME_RESULT] = 2
     """Threads that decode and assemble batches; with data.workers, in each process."""
     workers: Annotated[AtLeast0, SAME_RESULT] = 0
@@ -65,7 +70,16 @@ class DataConfig:
 
     def reading(self, channels: int | None = None, least_classes: int = 2) -> Reading:
         """Return how the source is read."""
-        return Reading(channels, least_classes, self.pixels, self.orientation, self.class_pattern, self.class_list)
+        return Reading(
+            channels,
+            least_classes,
+            self.pixels,
+            self.orientation,
+            self.class_pattern,
+            self.class_list,
+            signal_length=self.signal_length,
+            void_value=self.void_value,
+        )
 
     def unreadable(self, split: str, total: int) -> Unreadable | None:
         """Return what counts the examples of a split that cannot be read; None where one stops the run."""

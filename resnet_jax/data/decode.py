@@ -2,8 +2,9 @@
 
 What is stored becomes uint8 RGB, or grey, so:
 
-- **as it lies in the file**: an EXIF orientation is not applied (a TIFF's own orientation tag is, by the decoder, and
-  so is AVIF's); colour profiles are not applied.
+- **as it lies in the file** (``data.orientation stored``), or turned upright by its Exif orientation (``exif``; see
+  :mod:`resnet_jax.data.orientation`). A TIFF's own orientation tag is always applied, by the decoder, and so is AVIF's.
+  Colour profiles are not applied.
 - **16 bits a channel**: the upper 8 are kept. 16-bit files whose brightest value is below 4,096 hold 10 or 12-bit
   values, which that would turn nearly black: refused. 10 and 12 bits of AVIF are scaled by the decoder.
 - **palette** and **1, 2 or 4 bits**: the colours they stand for. **CMYK**: converted without a profile.
@@ -12,37 +13,50 @@ What is stored becomes uint8 RGB, or grey, so:
 - **several images in one file** (animated GIF, PNG and WebP, TIFF pages): the first.
 - **floating-point, signed and 32-bit** pixels (TIFF, HDR, PFM, EXR) have no stated range: refused, and so are TIFFs in
   CIELab and raw sensor data, PNM whose white is not 1, 255 or 65,535, and JPEG 2000 of 9 to 15 bits.
-- **more than 178,956,970 pixels**: refused before they are decoded, by what the header says.
+- **bands that are no colours** (TIFF of two or more grey samples, or of more than four): refused, and read by
+  ``data.pixels stored`` (:mod:`resnet_jax.data.tiff`).
+- **more than 178,956,970 pixels**, or more than 8 bytes for each of these: refused before memory is taken, by what the
+  header says.
+- **cut short**: refused. A JPEG that was cut and filled up with zeros is too, for it has no end; the same of WebP, BMP,
+  PNM, Sun raster and JPEG 2000 cannot be told from an image, for these have neither an end nor checksums.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from resnet_jax.data.arrays import checked_images, on_devices
-from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify, jpeg2000_siz, shape_in_header, tiff_tags
+from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify
+from resnet_jax.data.headers import TIFF_STARTS, jpeg2000_siz, jpeg_has_end, shape_in_header, tiff_tags
+from resnet_jax.data.orientation import orientation_of, upright
+from resnet_jax.data.reading import Orientation
+from resnet_jax.data.tiff import read_bands
 from resnet_jax.errors import DataError, UsageError
 
 GREY_WEIGHTS = (299, 587, 114)
 """Red, green and blue parts of luma in thousandths (ITU-R BT.601), as in JPEG's own grey channel."""
 MAX_PIXELS = 178_956_970
 """Height x width that is still decoded: half a gigabyte of RGB, the limit at which Pillow refuses too."""
+MAX_BYTES = 8 * MAX_PIXELS
+"""Bytes of all bands of an image that are still decoded: four of 16 bits at the most pixels."""
 TWELVE_BITS = 4096
 
 _TIFF_COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
 
 
-def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
+def decode_image(data: bytes, channels: int, where: str, orientation: Orientation = "stored") -> np.ndarray:
     """Decode an image file; the module says what becomes of every kind.
 
     Args:
         data: the whole file.
         channels: 3 for RGB, 1 for grey; the image is converted if it is stored otherwise.
         where: the file or record, for the message.
+        orientation: whether the image is turned upright by its Exif data.
 
     Returns:
         uint8 (height, width, channels).
@@ -52,13 +66,8 @@ def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
     """
     import cv2
 
-    shape = shape_in_header(data)
-    if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
-        raise DataError(
-            f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than the {MAX_PIXELS:,} that are "
-            "decoded: it is broken, or has to be shrunk or cut into pieces first"
-        )
-    if data.startswith((b"II*\0", b"MM\0*")):
+    _check_size(data, where)
+    if data.startswith(TIFF_STARTS):
         image = _decode_tiff(data, where)
         if image is not None and image.ndim == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if channels == 1 else image
@@ -71,7 +80,8 @@ def decode_image(data: bytes, channels: int, where: str) -> np.ndarray:
             raise DataError(_too_dark(where, f"below {(int(image.max()) + 1) << 8:,}"))
     if image is None:
         raise DataError(f"{where}: {_why_not(data)}")
-    return image.reshape(*image.shape[:2], channels)
+    image = image.reshape(*image.shape[:2], channels)
+    return upright(image, orientation_of(data)) if orientation == "exif" else image
 
 
 NPY = b"\x93NUMPY"
@@ -91,15 +101,16 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
     return checked_images(array[None], where)[0]
 
 
-def decode_stored(data: bytes, channels: int, where: str) -> np.ndarray:
-    """Decode an image file to what it holds: 8 or 16 bits, integers or floats (TIFF), one to four channels.
+def decode_stored(data: bytes, channels: int, where: str, orientation: Orientation = "stored") -> np.ndarray:
+    """Decode an image file to what it holds: 8 or 16 bits, integers or floats (TIFF), any number of channels.
 
-    Colours come as RGB or RGBA. Nothing is scaled.
+    Colours come as RGB or RGBA, CMYK as RGB. Nothing is scaled.
 
     Args:
         data: the whole file.
         channels: 3 for RGB, 1 for grey; 0 for those that are stored.
         where: the file or record, for the message.
+        orientation: whether the image is turned upright by its Exif data.
 
     Returns:
         (height, width, channels) of the dtype that is stored.
@@ -109,21 +120,62 @@ def decode_stored(data: bytes, channels: int, where: str) -> np.ndarray:
     """
     import cv2
 
-    shape = shape_in_header(data)
-    if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
-        raise DataError(f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than {MAX_PIXELS:,}")
-    image = _imdecode(data, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise DataError(f"{where}: {_why_not(data)}")
-    image = image[..., None] if image.ndim == 2 else image
+    _check_size(data, where)
+    tags = _tags(data) if data.startswith(TIFF_STARTS) else None
+    if tags is not None and _is_bands(tags):
+        image = read_bands(data, where)
+    else:
+        image = _imdecode(data, cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise DataError(f"{where}: {_why_not(data)}")
+        image = image[..., None] if image.ndim == 2 else image
+        if image.shape[-1] >= 3:
+            image = np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[-1])]])  # BGR(A) -> RGB(A)
+    image = upright(image, orientation_of(data)) if orientation == "exif" else image
     stored = image.shape[-1]
-    if stored >= 3:
-        image = np.ascontiguousarray(image[..., [2, 1, 0, *range(3, stored)]])  # BGR, BGRA -> RGB, RGBA
     if channels in (0, stored):
         return on_devices(image)
     if not {channels, stored} <= {1, 3}:
         raise DataError(f"{where} has {stored} channels and {channels} are wanted; only 1 and 3 turn into each other")
     return on_devices(to_channels(image, channels))
+
+
+def _check_size(data: bytes, where: str) -> None:
+    """Refuse what would take more memory than any image should, before it does, and a JPEG without an end."""
+    shape = shape_in_header(data)
+    if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
+        raise DataError(
+            f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than the {MAX_PIXELS:,} that are "
+            "decoded: it is broken, or has to be shrunk or cut into pieces first"
+        )
+    if data.startswith(b"\xff\xd8") and not jpeg_has_end(data):
+        raise DataError(f"{where}: {_why_not(data)}")
+    bands, size, tile = 1, 1, 0
+    if data.startswith(TIFF_STARTS) and (tags := _tags(data)) is not None:
+        bands, size = tags.get(277, (1,))[0], -(-max(tags.get(258, (1,))) // 8)
+        tile = tags.get(322, (0,))[0] * tags.get(323, (0,))[0]
+    elif (siz := jpeg2000_siz(data)) is not None:
+        bands, size = siz[4], 4  # its decoder works on 32 bits
+    if shape is not None and (max(shape[0] * shape[1], tile) * bands * size > MAX_BYTES or tile > MAX_PIXELS):
+        raise DataError(
+            f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels of {bands:,} bands, more than the "
+            f"{MAX_BYTES >> 20:,} MiB that are decoded: it is broken, or has to be cut into pieces first"
+        )
+
+
+def _tags(data: bytes) -> dict[int, tuple[int, ...]] | None:
+    """Return the tags of a TIFF; None if it is cut short."""
+    try:
+        return tiff_tags(data)
+    except struct.error:
+        return None
+
+
+def _is_bands(tags: Mapping[int, tuple[int, ...]]) -> bool:
+    """Return whether a TIFF is one that OpenCV reads wrongly or not at all, and `read_bands` reads."""
+    samples, colours = tags.get(277, (1,))[0], tags.get(262, (1,))[0]
+    planes_of_16_bits = tags.get(284, (1,))[0] == 2 and max(tags.get(258, (1,))) > 8
+    return samples > 1 and colours in (0, 1, 2) and (colours != 2 or samples > 4 or planes_of_16_bits)
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray | None:
@@ -158,9 +210,8 @@ def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
     """Return RGB (h, w, 3) or grey (h, w), uint8; None if it cannot be decoded."""
     import cv2
 
-    try:
-        tags = tiff_tags(data)
-    except struct.error:
+    tags = _tags(data)
+    if tags is None:
         return None
     bits, sample_format = tags.get(258, (1,)), tags.get(339, (1,))
     if set(sample_format) != {1} or max(bits) > 16:
@@ -176,10 +227,25 @@ def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
             "the decoder would take for RGB; save it as RGB or grey"
         )
     samples = tags.get(277, (1,))[0]
-    if max(bits) <= 8 and not (colours == 2 and samples > 3):
+    if max(bits) > 8 and _TIFF_COLOURS[colours] not in ("grey", "RGB"):
+        raise DataError(f"{where}: a TIFF of {max(bits)}-bit {_TIFF_COLOURS[colours]}; save it as RGB, or with 8 bits")
+    image: Any
+    if _is_bands(tags):
+        alpha = samples in (2, 4) and tags.get(338, (0,))[-1] in (1, 2)
+        if samples != (4 if colours == 2 else 2) - (not alpha):
+            raise DataError(
+                f"{where}: a TIFF of {samples} bands that are no colours; data.pixels stored reads them, or save those "
+                "that are wanted as grey or RGB"
+            )
+        image = read_bands(data, where)
+        image = image[..., [2, 1, 0, *range(3, samples)]] if colours == 2 else image[..., [0, 0, 0, 1]]
+        if colours == 0 and image.dtype == np.uint8:  # 0 is white
+            image[..., :3] = 255 - image[..., :3]
+    elif max(bits) <= 8 and not (colours == 2 and samples > 3):
         flags = cv2.IMREAD_GRAYSCALE if _TIFF_COLOURS[colours] == "grey" else cv2.IMREAD_COLOR_RGB
         return _imdecode(data, flags)
-    image: Any = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    else:
+        image = _imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         return None
     has_alpha = image.ndim == 3 and image.shape[-1] == 4

@@ -64,17 +64,21 @@ class FolderRecords:
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
-        path = self.paths[index]
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise DataError(f"{path}: cannot read it ({error.strerror})") from error
+        path, data = self.paths[index], self.encoded(index)
         if data.startswith(NPY):
             return decode_npy(data, path)
         if self.pixels == "stored":
             return decode_stored(data, self.channels, path)
         return decode_image(data, self.channels, path)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of image file ``index``."""
+        path = self.paths[index]
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise DataError(f"{path}: cannot read it ({error.strerror})") from error
 
     def describe(self, index: int) -> str:
         return self.paths[index]

@@ -10,22 +10,21 @@ restarts and the number of processes change nothing. Who makes them is decided i
 | others | (B, ...) | every other field of the examples, by its name |
 | mask | bool (B,) | False for padding and what evaluation could not read, which must count nowhere |
 | index | int32 (B,) | position in the records, -1 where mask is False |
-| epoch | int32 (B,) | passes completed before this one |
+| epoch | int32 (B,) | passes over this example completed before this one: how often it was drawn before |
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from resnet_jax.data.executor import Batch as Batch, Batches as Batches, in_order
+from resnet_jax.data.order import SHUFFLED, Order, Sampling
 from resnet_jax.data.records import Source, check_labels
-from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.transform import AS_STORED, Geometry
-from resnet_jax.data.unreadable import Unreadable, following, unreadable_in, with_others
+from resnet_jax.data.unreadable import Unreadable, unreadable_in
 from resnet_jax.data.view import View
 from resnet_jax.errors import UsageError
 
@@ -41,7 +40,8 @@ class TrainBatches:
         shard: (rank, processes). Every process takes its contiguous part of the global batch; in the order of
             ranks the parts are the batch of one process.
         num_classes: K, to check the labels of records that are not of a `Dataset`, which has checked its own.
-        unreadable: counts examples that cannot be read, for which the next of the epoch stand in; None: they stop.
+        sampling: whether classes are drawn equally often, and how often an image is in a batch.
+        unreadable: counts examples that cannot be read, for which the next of the order stand in; None: they stop.
 
     Raises:
         UsageError: a batch size the records cannot fill or the processes cannot share, or a bad rank.
@@ -65,6 +65,7 @@ class TrainBatches:
         geometry: Geometry = AS_STORED,
         shard: tuple[int, int] = (0, 1),
         num_classes: int | None = None,
+        sampling: Sampling = SHUFFLED,
         unreadable: Unreadable | None = None,
     ) -> None:
         if num_classes is not None:
@@ -72,29 +73,19 @@ class TrainBatches:
         self.records, self.batch_size, self.seed = records, batch_size, seed
         self.geometry, self.shard, self.unreadable = geometry, shard, unreadable
         self._rows = _shard_rows(batch_size, shard)
-        if batch_size > len(records):
-            raise UsageError(
-                f"batch size {batch_size} is larger than the {len(records)} training examples; "
-                f"use at most {len(records)}"
-            )
+        self._sampling = sampling
+        self._order = Order(records.labels, batch_size, seed=seed, sampling=sampling)
         self._lost = set(unreadable_in(records)) if unreadable is not None else set()
-        self._order = functools.lru_cache(maxsize=2)(self._ordered)
-        self._order(0)  # a bad seed shows here, not in a thread
         self._view = View(records, geometry, training=True, seed=seed, unreadable=unreadable)
         self._labels = records.labels
 
-    def _ordered(self, epoch: int) -> np.ndarray:
-        """Return the order of an epoch, int32; the examples known to be lost are replaced by those that stand in."""
-        order = permutation(len(self.records), self.seed, SHUFFLE, epoch)
-        return with_others(order.astype(np.int32 if len(order) < 2**31 else np.int64), self._lost)
-
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs, which keeps orders of its own."""
+        """Return what another process needs, which makes the order anew."""
         return {name: value for name, value in self.__dict__.items() if name != "_order"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._order = functools.lru_cache(maxsize=2)(self._ordered)
+        self._order = Order(self.records.labels, self.batch_size, seed=self.seed, sampling=self._sampling)
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -103,8 +94,8 @@ class TrainBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass over the records."""
-        return len(self.records) // self.batch_size
+        """Batches of as many examples as there are records."""
+        return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
         """Return this process's part of batch ``step`` (0-based, counted from the start of training).
@@ -114,29 +105,38 @@ class TrainBatches:
             DataError: an image is unreadable, or too many are, or one is of another size.
         """
         index, epoch = self.order(step)
-        start, order = step % self.steps_per_epoch * self.batch_size + self._rows.start, self._order(epoch)
-        found, index = self._view.read(index, epoch, lambda row: following(order, start + row))
+        found, index, epoch = self._view.read(index, epoch, lambda row: self._following(step, self._rows.start + row))
         return {
             **found,
             "label": self._labels[index],
             "mask": np.ones(len(index), bool),
             "index": index.astype(np.int32),
-            "epoch": np.full(len(index), epoch, np.int32),
+            "epoch": epoch.astype(np.int32),
         }
 
-    def order(self, step: int) -> tuple[np.ndarray, int]:
-        """Return the positions in the records of this process's part of batch ``step``, (B,), and its epoch.
+    def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions in the records of this process's part of batch ``step`` and their passes, (B,) each.
 
         Where some can only be found unreadable when they are read, the batch's own ``index`` says which stood in.
 
         Raises:
             UsageError: the step is negative.
         """
-        if step < 0:
-            raise UsageError(f"step {step} must be at least 0")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.batch_size
-        return self._order(epoch)[start : start + self.batch_size][self._rows], epoch
+        positions, passes = (part[self._rows] for part in self._order.at(step))
+        if self._lost:
+            positions, passes = positions.copy(), passes.copy()
+            for row, position in enumerate(positions.tolist()):
+                if position in self._lost:
+                    following = self._following(step, self._rows.start + row)
+                    positions[row], passes[row] = next(other for other in following if other[0] not in self._lost)
+        return positions, passes
+
+    def _following(self, step: int, row: int) -> Iterator[tuple[int, int]]:
+        """Yield position and pass of what comes after a row of the global batch, over as many steps as an epoch has."""
+        for ahead in range(self.steps_per_epoch + 1):
+            positions, passes = self._order.at(step + ahead)
+            start = row + 1 if ahead == 0 else 0
+            yield from zip(positions[start:].tolist(), passes[start:].tolist(), strict=True)
 
     def resident(self) -> Batch:
         """Return all examples stacked, ``image``, ``label`` and what else they hold, (N, ...).
@@ -234,7 +234,7 @@ class EvalBatches:
             raise UsageError(f"step {step} is not one of the {len(self)} evaluation batches 0..{len(self) - 1}")
         rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
         wanted = rows[rows < len(self.records)]
-        found, read = self._view.read(wanted)
+        found, read, _ = self._view.read(wanted)
         index = np.full(len(rows), -1, np.int32)
         index[: len(wanted)] = np.where(np.isin(read, self._lost), -1, read) if self._lost else read
         found = {**found, "label": self._labels[wanted]}

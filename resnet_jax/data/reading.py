@@ -9,7 +9,7 @@ Pixels = Literal["uint8", "stored"]
 Orientation = Literal["stored", "exif"]
 
 #: Fields that only some kinds of sources use, which name them when they are registered.
-OPTIONAL = ("orientation", "class_pattern", "class_list")
+OPTIONAL = ("orientation", "class_pattern", "class_list", "signal_length", "void_value")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Reading:
         orientation: ``stored`` for pixels as they lie in image files, ``exif`` for images turned upright by their tag.
         class_pattern: a regular expression with one group, which finds the class in a file's path below the folder.
         class_list: a file of class names, one a line, in label order; ImageNet's lists of synsets may add a name.
+        signal_length: samples that signals are cut or padded to; None for the longest.
+        void_value: value of masks that stands for no class, besides 255.
     """
 
     channels: int | None = None
@@ -31,3 +33,5 @@ class Reading:
     orientation: Orientation = "stored"
     class_pattern: str | None = None
     class_list: str | None = None
+    signal_length: int | None = None
+    void_value: int | None = None

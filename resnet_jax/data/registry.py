@@ -48,7 +48,15 @@ _OURS = {
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
     "manifest": ("manifest", "manifest:PATH"),
+    "array_record": ("array_record", "array_record:PATH"),
     "tfds": ("tfds", "tfds:NAME or tfds:NAME@DATA_DIR"),
+    "ucr": ("kinds.ucr", "ucr:PATH"),
+    "wav": ("kinds.wav", "wav:PATH"),
+    "volumes": ("kinds.volumes", "volumes:PATH"),
+    "masks": ("kinds.masks", "masks:PATH"),
+    "voc": ("kinds.voc", "voc:PATH"),
+    "voc_segmentation": ("kinds.voc_segmentation", "voc_segmentation:PATH"),
+    "coco": ("kinds.coco", "coco:PATH or coco:FILE.json@IMAGE_FOLDER"),
 }
 
 

@@ -16,6 +16,9 @@ SPLIT, SHUFFLE, CROP, HOST = range(4)
 """Streams: one a purpose, so that equal seeds for two purposes share nothing. HOST + n is that of the n-th
 host transform of a list."""
 
+CLASS_ORDER, CLASS_EXAMPLES, FOLDS, SUBSETS = range(2**32, 2**32 + 4)
+"""Further streams, above those of host transforms."""
+
 
 def philox(seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.random.Philox:
     """Return the bit generator at this address; addresses do not overlap (2^64 blocks each).
@@ -28,13 +31,13 @@ def philox(seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.random.
     return np.random.Philox(key=seed, counter=np.array([0, index, epoch, stream], np.uint64))
 
 
-def permutation(count: int, seed: int, stream: int, epoch: int = 0) -> np.ndarray:
+def permutation(count: int, seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.ndarray:
     """Return a permutation of 0 .. count - 1, int64 (count,): the order of ``count`` random 64-bit words.
 
     >>> permutation(5, seed=0, stream=SHUFFLE).tolist()
     [4, 2, 0, 1, 3]
     """
-    return np.argsort(philox(seed, stream, epoch).random_raw(count), kind="stable")
+    return np.argsort(philox(seed, stream, epoch, index).random_raw(count), kind="stable")
 
 
 def generator(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:

@@ -61,13 +61,13 @@ def load_dataset(spec: str, reading: Reading | None = None, **wanted: Any) -> Da
 def carried_over(reading: Reading, spec: str) -> Reading:
     """Return what of the reading of one source goes for another: not its lists of classes, nor what that does not use.
 
-    >>> carried_over(Reading(3, orientation="exif", class_list="names.txt"), "npz:x.npz")
-    Reading(channels=3, least_classes=2, pixels='uint8', orientation='stored', class_pattern=None, class_list=None)
+    >>> carried_over(Reading(3, orientation="exif", class_list="names.txt"), "npz:x.npz") == Reading(3)
+    True
     """
     found = find_source(spec.partition(":")[0])
-    upright = found is not None and "orientation" in found.uses
-    orientation = reading.orientation if upright else "stored"
-    return dataclasses.replace(reading, orientation=orientation, class_pattern=None, class_list=None)
+    uses = () if found is None else found.uses
+    dropped = {name for name in OPTIONAL if name not in uses} | {"class_pattern", "class_list"}
+    return dataclasses.replace(reading, **{name: getattr(Reading(), name) for name in dropped})
 
 
 def is_gone(spec: str) -> bool:
@@ -79,6 +79,8 @@ def is_gone(spec: str) -> bool:
     kind, _, location = spec.partition(":")
     if kind == "tfds":
         location = location.partition("@")[2]
+    elif kind == "coco" and ".json@" in location:
+        location = location.partition(".json@")[0] + ".json"
     return bool(location) and not Path(location).expanduser().exists()
 
 

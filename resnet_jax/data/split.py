@@ -163,7 +163,7 @@ def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction
 
 
 def _without_images(dataset: Dataset) -> list[str]:
-    if dataset.kind == "value":
+    if dataset.kind in ("value", "segmentation", "boxes"):  # no class an example
         return []
     if dataset.kind == "multi-label":
         given = np.any([records.labels.any(axis=0) for records in dataset.splits.values()], axis=0)

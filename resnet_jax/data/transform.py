@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from resnet_jax.data.boxes import without_empty
 from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.rng import CROP, HOST, generator
 from resnet_jax.errors import UsageError
@@ -150,7 +151,8 @@ def _sides(example: Example) -> tuple[int, int]:
 def _warped(example: Example, spec: Spec, box: tuple[int, int, int, int], to: tuple[int, int], size: int) -> Example:
     """Cut out a box, bring it to a height and width, and keep the middle ``size`` x ``size`` of that.
 
-    Masks are cut alike and resized to the nearest pixel; boxes are moved and cut off at the border.
+    Masks are cut alike and resized to the nearest pixel; boxes are moved and cut off at the border, and those of which
+    nothing is left lose their label.
     """
     top, left, height, width = box
     down, right = ((side - size) // 2 for side in to)
@@ -168,7 +170,7 @@ def _warped(example: Example, spec: Spec, box: tuple[int, int, int, int], to: tu
         cut = centre_crop(resize(cut, *to, nearest=meaning == "mask"), size)
         return cut[..., 0] if flat else cut
 
-    return {name: moved(name, values) for name, values in example.items()}
+    return without_empty({name: moved(name, values) for name, values in example.items()}, spec)
 
 
 def resize(image: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:

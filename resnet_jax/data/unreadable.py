@@ -1,6 +1,6 @@
 """Examples that cannot be read: one stops the run, or it is left out, counted, listed and reported.
 
-In training another example takes the place of one that is left out: the next in the order of that epoch that can be
+In training another example takes the place of one that is left out: the next in the order of training that can be
 read. So a batch stays a function of the step alone, its shape stays, and a resumed run gets the same batches. In
 evaluation its row counts nowhere (``mask`` is False).
 
@@ -11,11 +11,9 @@ for: a file that is gone, cut short or no image. An image of another size than t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 from resnet_jax.data.records import ArrayRecords, Source, Subset
 from resnet_jax.errors import DataError
@@ -167,27 +165,3 @@ def read_or_count(records: Source, index: int, unreadable: Unreadable) -> Any:
         reason = str(error)
     unreadable.add(index, records.describe(index), reason)
     return None
-
-
-def with_others(order: np.ndarray, lost: set[int]) -> np.ndarray:
-    """Return an order in which the next readable example, going round, stands in for each that is lost.
-
-    >>> with_others(np.array([2, 0, 1, 3]), {0, 3}).tolist()
-    [2, 1, 1, 2]
-    """
-    if not lost:
-        return order
-    gone = np.isin(order, list(lost))
-    if gone.all():
-        raise DataError(f"none of the {len(order):,} examples of this epoch can be read")
-    kept, places = np.flatnonzero(~gone), np.flatnonzero(gone)
-    following = kept[np.searchsorted(kept, places) % len(kept)]
-    found = order.copy()
-    found[places] = order[following]
-    return found
-
-
-def following(order: np.ndarray, place: int) -> Iterator[int]:
-    """Yield the examples after a place of an order, going round once."""
-    for step in range(1, len(order)):
-        yield int(order[(place + step) % len(order)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from resnet_jax.data.records import Source, gather, in_memory
 from resnet_jax.data.transform import Geometry
 from resnet_jax.data.unreadable import Unreadable, first_readable, read_or_count
 from resnet_jax.errors import DataError
+
+#: A row -> index and epoch of the examples that may stand in for its own, the first choice first.
+Others: TypeAlias = Callable[[int], Iterator[tuple[int, int]]]
 
 
 class View:
@@ -98,59 +102,69 @@ class View:
         axes = " (height x width x channels)" if found.ndim == 3 else ""
         return f"{describe(index)} is {_size(found.shape)} but {first} is {_size(shape)}{axes}; {advice}"
 
-    def images(self, indices: np.ndarray, epoch: int = 0) -> np.ndarray:
+    def images(self, indices: np.ndarray, epoch: int | np.ndarray = 0) -> np.ndarray:
         """Return the inputs at ``indices``, (len(indices), *shape)."""
         return self.examples(indices, epoch)["image"]
 
-    def examples(self, indices: np.ndarray, epoch: int = 0) -> Example:
-        """Return the examples at ``indices`` stacked: every field but the label, (len(indices), ...)."""
+    def examples(self, indices: np.ndarray, epoch: int | np.ndarray = 0) -> Example:
+        """Return the examples at ``indices`` stacked: every field but the label, (len(indices), ...).
+
+        Args:
+            indices: (B,) integers.
+            epoch: of all of them, or of each, (B,).
+        """
         return self.read(indices, epoch)[0]
 
     def read(
-        self, indices: np.ndarray, epoch: int = 0, others: Callable[[int], Iterator[int]] | None = None
-    ) -> tuple[Example, np.ndarray]:
+        self, indices: np.ndarray, epoch: int | np.ndarray = 0, others: Others | None = None
+    ) -> tuple[Example, np.ndarray, np.ndarray]:
         """Return examples stacked, and which they are: where some may be unreadable, maybe others than those asked for.
 
         Args:
-            indices: those asked for.
-            epoch: of the random part.
-            others: row -> examples to take, the first that can be read, where that row's cannot; None leaves such a row
-                at zeros and gives it the index -1.
+            indices: those asked for, (B,).
+            epoch: of all of them, or of each, (B,): of their random part.
+            others: row -> index and epoch of examples to take, the first that can be read, where that row's cannot;
+                None leaves such a row at zeros and gives it the index -1.
 
         Returns:
-            Every field but the label, (len(indices), ...), and the indices.
+            Every field but the label, (B, ...), and the indices and epochs, (B,).
         """
-        if self.stored and (found := gather(self.records, indices)) is not None:
-            return found, indices
+        epochs = np.broadcast_to(epoch, len(indices))
+        if self.stored and (gathered := gather(self.records, indices)) is not None:
+            return gathered, indices, epochs
         stacked = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.fields.items()}
         if self.unreadable is not None:
-            indices = indices.copy()
-        for row, index in enumerate(indices.tolist()):
+            indices, epochs = indices.copy(), epochs.copy()
+        for row, (index, passes) in enumerate(zip(indices.tolist(), epochs.tolist(), strict=True)):
             if self.unreadable is None:
                 stored: Example | None = self.records[index]
             else:
-                index, stored = self._readable(index, None if others is None else others(row), self.unreadable)
-                indices[row] = index
+                found = self._readable(index, passes, None if others is None else others(row), self.unreadable)
+                index, passes, stored = found
+                indices[row], epochs[row] = index, passes
             if stored is None:
                 for values in stacked.values():
                     values[row] = 0
                 continue
-            example = self._seen(stored, index, epoch)
+            example = self._seen(stored, index, passes)
             self._check(example, index)
             for name, values in stacked.items():
                 values[row] = example[name]
-        return stacked, indices
+        return stacked, indices, epochs
 
-    def _readable(self, index: int, others: Iterator[int] | None, unreadable: Unreadable) -> tuple[int, Example | None]:
-        """Return an example and its index: the one asked for, or the first of the others that can be read."""
+    def _readable(
+        self, index: int, epoch: int, others: Iterator[tuple[int, int]] | None, unreadable: Unreadable
+    ) -> tuple[int, int, Example | None]:
+        """Return index, epoch and example: of the one asked for, or of the first of the others that can be read."""
         stored = read_or_count(self.records, index, unreadable)
         if others is None:
-            return (-1 if stored is None else index), stored
+            return (-1 if stored is None else index), epoch, stored
         while stored is None:
             if (other := next(others, None)) is None:
                 raise DataError(f"none of the {len(self.records):,} {unreadable.split} examples can be read")
-            index, stored = other, read_or_count(self.records, other, unreadable)
-        return index, stored
+            index, epoch = other
+            stored = read_or_count(self.records, index, unreadable)
+        return index, epoch, stored
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -243,12 +243,12 @@ def _feed_maker(
     return make_feed
 
 
-def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray, int]]:
-    """Return the order of the members' examples, (members, B); their epochs are the same."""
+def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Return the order of the members' examples, and the pass of each, (members, B)."""
 
-    def order(step: int) -> tuple[np.ndarray, int]:
-        drawn = [feed.order(step) for feed in feeds]
-        return np.stack([positions for positions, _ in drawn]), drawn[0][1]
+    def order(step: int) -> tuple[np.ndarray, np.ndarray]:
+        positions, passes = zip(*(feed.order(step) for feed in feeds), strict=True)
+        return np.stack(positions), np.stack(passes)
 
     return order
 

@@ -105,7 +105,7 @@ def put_resident(data: Mapping[str, np.ndarray], mesh: Devices) -> dict[str, jax
 
 
 def chunks(
-    order: Callable[[int], tuple[np.ndarray, int]],
+    order: Callable[[int], tuple[np.ndarray, np.ndarray]],
     calls: Iterable[tuple[int, int]],
     size: int,
     mesh: Devices,
@@ -115,8 +115,8 @@ def chunks(
     """Yield the chunk of every call, on the devices.
 
     Args:
-        order: 0-based step -> this process's positions (B,) and the epoch, as
-            :meth:`resnet_jax.data.pipeline.TrainBatches.order`; in a population positions (members, B).
+        order: 0-based step -> this process's positions and the pass of each, (B,), as
+            :meth:`resnet_jax.data.pipeline.TrainBatches.order`; in a population (members, B).
         calls: (first step, updates) of each.
         size: K, rows of a chunk.
         mesh: the devices.

@@ -126,7 +126,7 @@ class ResidentSteps:
     Attributes:
         multi_step: from :func:`~resnet_jax.training.dispatch.compile_multi_step`.
         data: returns all examples, arrays (N, ...) by name.
-        order: 0-based step -> positions of its examples, (B,), in a population (members, B), and the epoch.
+        order: 0-based step -> positions of its examples and the pass of each, (B,), in a population (members, B).
         placement: the devices.
         steps_per_call: updates that a call makes at most.
         axis: of examples in a batch; 1 in a population.
@@ -134,7 +134,7 @@ class ResidentSteps:
 
     multi_step: Callable[..., tuple[TrainState, Metrics]]
     data: Callable[[], Mapping[str, np.ndarray]]
-    order: Callable[[int], tuple[np.ndarray, int]]
+    order: Callable[[int], tuple[np.ndarray, np.ndarray]]
     placement: Placement
     steps_per_call: int
     axis: int = 0

@@ -3,7 +3,6 @@
 | file | one concept |
 |---|---|
 | `sniff` | what a file is that is no checkpoint |
-| `plain_pickle` | a pickle machine that can build plain containers, and placeholders for all else |
 | `torch_file` | PyTorch's two checkpoint containers as NumPy arrays |
 | `select` | which part of a checkpoint is the state dict |
 | `files` | a state dict from a file of any format; safetensors out |

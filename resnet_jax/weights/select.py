@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import DataError, UsageError
-from resnet_jax.weights.plain_pickle import Global, Inert
+from resnet_jax.runtime.plain_pickle import Global, Inert
 from resnet_jax.weights.sniff import SAVE
 
 #: Keys by which an optimizer's state is known, whatever it is called.

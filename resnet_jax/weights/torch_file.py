@@ -7,7 +7,8 @@ Two containers hold the same pickle of tensors, each tensor a window (offset, si
   protocol version, a dictionary on the system, the object, and the list of storage keys; then for each key the number
   of elements as an int64 and the elements, little-endian.
 
-Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``). The pickle runs in :mod:`.plain_pickle`.
+Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``). The pickle runs in
+:mod:`resnet_jax.runtime.plain_pickle`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from resnet_jax.errors import DataError
-from resnet_jax.weights import plain_pickle
-from resnet_jax.weights.plain_pickle import Global, Inert
+from resnet_jax.runtime import plain_pickle
+from resnet_jax.runtime.plain_pickle import Global, Inert
 from resnet_jax.weights.sniff import describe, describe_zip, read_file
 
 ZIP_MAGIC = b"PK\x03\x04"

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from resnet_jax.cli import ablate, bench, depth, eval, models, plan, predict, train, weights
+from resnet_jax.cli import ablate, bench, data, depth, eval, models, plan, predict, train, weights
 from resnet_jax.cli.options import option_flags
 from resnet_jax.models import list_models
 from resnet_jax.runs.recipes import list_recipes
 
-GROUPS = {"depth": depth.VERBS, "bench": bench.VERBS, "weights": weights.VERBS}
+GROUPS = {"data": data.VERBS, "depth": depth.VERBS, "bench": bench.VERBS, "weights": weights.VERBS}
 
 
 def words(text):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.decode import check_channels, decode_image, to_channels
-from resnet_jax.data.formats import shape_in_header
+from resnet_jax.data.headers import shape_in_header
 from resnet_jax.errors import DataError, UsageError
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)

@@ -11,8 +11,8 @@ from hypothesis import given, settings, strategies as st
 from safetensors import safe_open
 
 from resnet_jax.errors import DataError, UsageError
+from resnet_jax.runtime.plain_pickle import Global, Inert
 from resnet_jax.weights.files import clean, load_state_dict, read_weights, save_safetensors
-from resnet_jax.weights.plain_pickle import Global, Inert
 from tests.weights.torch_writer import Call, Ref, checkpoint
 
 ARRAYS = {"conv1.weight": np.arange(8, dtype=np.float32).reshape(2, 4), "fc.bias": np.ones(2, np.float16)}

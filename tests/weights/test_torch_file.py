@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from resnet_jax.errors import DataError, UsageError
+from resnet_jax.runtime.plain_pickle import Global
 from resnet_jax.weights.files import load_state_dict
-from resnet_jax.weights.plain_pickle import Global
 from resnet_jax.weights.torch_file import load_torch
 from tests.weights.torch_writer import (
     Call,

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from resnet_jax.weights import plain_pickle
-from resnet_jax.weights.plain_pickle import Global, Inert
+from resnet_jax.runtime import plain_pickle
+from resnet_jax.runtime.plain_pickle import Global, Inert
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 PLAIN = st.recursive(

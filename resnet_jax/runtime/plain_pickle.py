@@ -37,6 +37,18 @@ class Inert:
     is_module: bool = False
 
 
+class Stateful:
+    """What a builder made that a pickle completes by a state, such as an array by its shape and bytes."""
+
+    def take(self, state: Any) -> None:
+        """Take the state; it is anything that the pickle says.
+
+        Raises:
+            UnpicklingError: it is no state of this.
+        """
+        raise UnpicklingError(f"a {type(self).__name__} takes no state, got {type(state).__name__}")
+
+
 #: What an allowed global does when the pickle calls it with a tuple of arguments; None: it is never called.
 Builders = Mapping[str, Callable[[tuple], Any] | None]
 
@@ -63,9 +75,9 @@ _KNOWN = {*_CONSTANTS, *_LITERALS, *_TUPLES, *_OTHERS}
 #: What the pickler needs for sets, bytes and objects besides; known where placeholders are wanted.
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _OF_OBJECTS = {"NEWOBJ", "NEWOBJ_EX", "EMPTY_SET", "ADDITEMS", "FROZENSET", "POP", "POP_MARK", *_BYTES}
-_OPCODES, _ALL_OPCODES = (
+_OPCODES, _OPCODES_AND_BYTES, _ALL_OPCODES = (
     {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes if opcode.name in known}
-    for known in (_KNOWN, _KNOWN | _OF_OBJECTS)
+    for known in (_KNOWN, _KNOWN | _BYTES, _KNOWN | _OF_OBJECTS)
 )
 
 #: What no checkpoint needs and an attack does, by module: these names, or all of them (None). Refused by name even
@@ -84,7 +96,12 @@ _SYSTEM_MODULES, _HARMLESS_OF_SYSTEM = {"os", "posix", "nt"}, {"_Environ", "stat
 
 
 def load(
-    stream: BinaryIO, builders: Builders, persistent: Callable[[Any], Any] | None = None, *, inert: bool = False
+    stream: BinaryIO,
+    builders: Builders,
+    persistent: Callable[[Any], Any] | None = None,
+    *,
+    inert: bool = False,
+    with_bytes: bool = False,
 ) -> Any:
     """Run the pickle that starts at the stream's position, and leave the stream right behind it.
 
@@ -93,6 +110,7 @@ def load(
         builders: the globals that may appear, by full name.
         persistent: turns a persistent id into the object it stands for; None refuses them all.
         inert: let other globals stand for themselves, and what the pickle would make with them be :class:`Inert`.
+        with_bytes: let the pickle hold bytes, as an array's.
 
     Returns:
         What the pickle describes. Ordered dictionaries come out as the builder of their global makes them.
@@ -110,7 +128,7 @@ def load(
     {'lr': 0.1, 'seen': Inert(name='__builtin__.set', is_module=False)}
     """
     machine = _Machine(builders, persistent, inert)
-    opcodes = _ALL_OPCODES if inert else _OPCODES
+    opcodes = _ALL_OPCODES if inert else _OPCODES_AND_BYTES if with_bytes else _OPCODES
     while True:
         code = stream.read(1)
         opcode = opcodes.get(code)
@@ -182,7 +200,11 @@ class _Machine:
             arguments, function = self.pop(), self.pop()
             self.stack.append(self.call(function, arguments))
         elif name == "BUILD":  # attributes, such as torch's version numbers of a state dict: nothing plain holds them
-            state, target = self.pop(), self.top(object if self.inert else dict)
+            state, target = self.pop(), self.top(object)
+            if isinstance(target, Stateful):
+                target.take(state)
+            elif not self.inert and not isinstance(target, dict):
+                raise UnpicklingError("the pickle fills a dict that is not there")
             if isinstance(target, Inert) and isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys():
                 target.is_module = True
         elif name in _OF_OBJECTS:

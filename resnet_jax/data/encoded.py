@@ -1,0 +1,59 @@
+"""Images as the bytes of their files: taken from a source without decoding, and decoded as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from resnet_jax.data.decode import NPY, decode_image, decode_npy, decode_stored
+from resnet_jax.data.reading import Pixels
+from resnet_jax.data.records import Source, Subset
+
+
+@runtime_checkable
+class EncodedSource(Source, Protocol):
+    """A source of image files, which can give their bytes."""
+
+    channels: int
+    """1 or 3 that images are decoded to; 0 for what is stored."""
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of image ``index``, as they lie in its file."""
+        ...
+
+
+def encoder_of(records: Source) -> tuple[Callable[[int], bytes], int] | None:
+    """Return what gives the bytes of the images of a source, and their channels; None if it holds no image files.
+
+    >>> from resnet_jax.data.digits import load_digits
+    >>> encoder_of(load_digits().splits["all"]) is None
+    True
+    """
+    if isinstance(records, Subset):
+        found = encoder_of(records.records)
+        if found is None:
+            return None
+        whole, channels = found
+        return lambda index: whole(int(records.indices[index])), channels
+    if isinstance(records, EncodedSource):
+        return records.encoded, records.channels
+    return None
+
+
+def decode_file(data: bytes, channels: int, where: str, pixels: Pixels = "uint8") -> np.ndarray:
+    """Decode the bytes of an image file or of an .npy file, as the files of a folder are.
+
+    Args:
+        data: the whole file.
+        channels: 1 or 3; 0 for what is stored.
+        where: it comes from, for messages.
+        pixels: uint8, or what is stored.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    if data.startswith(NPY):
+        return decode_npy(data, where)
+    return decode_stored(data, channels, where) if pixels == "stored" else decode_image(data, channels, where)

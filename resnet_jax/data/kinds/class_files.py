@@ -1,0 +1,251 @@
+"""Which files belong to which class and split: by class folders, or by a pattern in their paths.
+
+- ``PATH/CLASS/**/FILE``: one split, ``all``;
+- ``PATH/train/CLASS/**/FILE`` with ``PATH/test`` or ``PATH/val`` or both beside it;
+- with a pattern, ``PATH/**/FILE`` or ``PATH/train/**/FILE``: the class is what its one group finds in the path below
+  the folder.
+
+Files come in sorted order of their paths, classes in that of their names, or of a list. A name that begins with a dot
+is ignored; files of other kinds are counted in the notes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.data.kinds.files import read_text
+from resnet_jax.data.layout import NO_CLASSES, alike, shortened, split_of
+from resnet_jax.data.listing import LeftOut, folder_names
+from resnet_jax.data.reading import Reading
+from resnet_jax.errors import DataError, UsageError, nearest
+
+MAX_LIST_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class FileType:
+    """Files of one kind of source.
+
+    Attributes:
+        endings: of their names, in small letters, such as ``.wav``.
+        plural: what messages call them.
+    """
+
+    endings: tuple[str, ...]
+    plural: str
+
+    def includes(self, name: str) -> bool:
+        """Return whether a file of this name is one of them."""
+        return name.lower().endswith(self.endings)
+
+    @property
+    def layouts(self) -> str:
+        """What is read, for messages."""
+        end = self.endings[0]
+        return (
+            f"need PATH/CLASS/*{end}, or PATH/train/CLASS/*{end} with PATH/test or PATH/val beside it; or the class in "
+            "the names, found by data.class_pattern"
+        )
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """Files by split, with their classes.
+
+    Attributes:
+        paths: split -> files.
+        labels: split -> int32 (N,).
+        names: of the classes, in label order.
+        notes: what a person should know.
+        origins: split -> its folder.
+    """
+
+    paths: dict[str, tuple[str, ...]]
+    labels: dict[str, np.ndarray]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Found:
+    """What lies below one folder: the files, and what was passed over."""
+
+    files: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    loops: list[str] = field(default_factory=list)
+
+
+def list_class_files(root: Path, kind: FileType, reading: Reading) -> ClassFiles:
+    """List the files below a folder; none is opened.
+
+    Raises:
+        DataError: no such folder, no files, files that belong to no class, or other classes in one split than in
+            another.
+        UsageError: a pattern that cannot be read or has not one group.
+    """
+    if not root.is_dir():
+        what = "this is a file and no folder" if root.exists() else "there is no such folder"
+        raise DataError(f"{root}: {what}; {kind.layouts}")
+    folders = _split_folders(root, kind)
+    found: dict[str, _Found] = {}
+    for split, folder in folders.items():
+        found[split] = _Found()
+        _walk(str(folder), (_identity(folder),), kind, found[split])
+        found[split].files.sort()
+        if not found[split].files:
+            raise DataError(f"{folder}: there are no {kind.plural} in it or below it; {kind.layouts}")
+    if reading.class_pattern is None:
+        of_file = {split: _by_folder(folders[split], one.files, kind) for split, one in found.items()}
+    else:
+        of_file = {split: _by_pattern(root, one.files, reading.class_pattern) for split, one in found.items()}
+    names = _class_names(of_file, folders, reading.class_list)
+    place = {name: label for label, name in enumerate(names)}
+    labels = {split: np.array([place[name] for name in classes], np.int32) for split, classes in of_file.items()}
+    notes = _notes(found, kind)
+    if same := alike(names):
+        notes += (f"classes that differ in capitals or accents only are told apart: {shortened(same)}",)
+    origins = {} if "all" in folders else {split: folder.name for split, folder in folders.items()}
+    return ClassFiles({split: tuple(one.files) for split, one in found.items()}, labels, names, notes, origins)
+
+
+def read_class_list(path: str) -> tuple[str, ...]:
+    """Return the names of a list, one a line, in order; empty lines do not count.
+
+    Raises:
+        DataError: it cannot be read, holds no name, or one twice.
+    """
+    lines = [line.strip() for line in read_text(Path(path).expanduser(), MAX_LIST_BYTES).splitlines()]
+    names = tuple(line for line in lines if line)
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if not names or twice:
+        what = f"{shortened(twice)} stand in it more than once" if twice else "there is no name in it"
+        raise DataError(f"{path}: {what}; a list of classes (data.class_list) has one name a line, in label order")
+    return names
+
+
+def _split_folders(root: Path, kind: FileType) -> dict[str, Path]:
+    names = folder_names(root)
+    found = {name: split for name in names if (split := split_of(name)) is not None}
+    if "train" not in found.values() or len(set(found.values())) < 2:
+        return {"all": root}
+    folders: dict[str, Path] = {}
+    for name in sorted(found, key=lambda name: (("train", "val", "test").index(found[name]), name)):
+        if found[name] in folders:
+            raise DataError(f"{root}: both {folders[found[name]].name} and {name} are there; keep one of them")
+        folders[found[name]] = root / name
+    return folders
+
+
+def _walk(folder: str, chain: tuple[tuple[int, int], ...], kind: FileType, found: _Found) -> None:
+    try:
+        with os.scandir(folder) as entries:
+            shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot read this folder ({error.strerror or error})") from error
+    for entry in shown:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise DataError(f"{entry.path}: a link that leads nowhere (to {os.readlink(entry.path)})")
+        if entry.is_dir():
+            if entry.name.casefold() in NO_CLASSES:
+                continue
+            here = _identity(Path(entry.path))
+            if here in chain:
+                found.loops.append(entry.path)
+            else:
+                _walk(entry.path, (*chain, here), kind, found)
+        elif kind.includes(entry.name) and entry.is_file():
+            if entry.stat().st_size == 0:
+                raise DataError(f"{entry.path}: the file is empty (0 bytes); restore it or remove it")
+            found.files.append(entry.path)
+        else:
+            found.left_out.add(entry.name, None)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _by_folder(folder: Path, files: Sequence[str], kind: FileType) -> list[str]:
+    """Return the class of every file: the first folder below ``folder``."""
+    below = [os.path.relpath(path, folder).split(os.sep) for path in files]
+    flat = [parts[0] for parts in below if len(parts) == 1]
+    if flat:
+        stem = kind.endings[0]
+        hint = f"; if the class is in the names, say where, for example data.class_pattern '([^_/]+)_[^/]*{stem}$'"
+        raise DataError(
+            f"{folder}: {len(flat):,} {kind.plural} belong to no class folder ({shortened(flat, 3)}){hint}; "
+            f"{kind.layouts}"
+        )
+    empty = sorted(set(folder_names(folder)) - {parts[0] for parts in below})
+    if empty:
+        raise DataError(f"{folder / empty[0]}: no {kind.plural} in it; a class folder holds {', '.join(kind.endings)}")
+    return [parts[0] for parts in below]
+
+
+def _by_pattern(root: Path, files: Sequence[str], pattern: str) -> list[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"data.class_pattern {pattern!r} is no regular expression: {error}") from error
+    if compiled.groups != 1:
+        raise UsageError(
+            f"data.class_pattern {pattern!r} has {compiled.groups} groups; it needs one, around the class: '([a-z]+)_'"
+        )
+    classes, without = [], []
+    for path in files:
+        below = Path(os.path.relpath(path, root)).as_posix()
+        match = compiled.search(below)
+        if match is None or not match[1]:
+            without.append(below)
+        else:
+            classes.append(match[1])
+    if without:
+        raise DataError(
+            f"{root}: data.class_pattern {pattern!r} finds no class in {len(without):,} of {len(files):,} files: "
+            f"{shortened(without, 3)}"
+        )
+    return classes
+
+
+def _class_names(of_file: dict[str, list[str]], folders: dict[str, Path], listed: str | None) -> tuple[str, ...]:
+    first = next(iter(of_file))
+    known = set(of_file[first])
+    if listed is not None:
+        names = read_class_list(listed)
+        for classes in of_file.values():
+            strange = sorted(set(classes) - set(names))
+            if strange:
+                near = nearest(strange[0], names)
+                hint = f"; did you mean {near!r}?" if near else ""
+                raise DataError(f"{listed}: {len(strange)} classes are not in it: {shortened(strange)}{hint}")
+        return names
+    for split, classes in of_file.items():
+        missing, extra = sorted(known - set(classes)), sorted(set(classes) - known)
+        if extra or missing:
+            name, here, there = (missing[0], first, split) if missing else (extra[0], split, first)
+            raise DataError(
+                f"class {name!r} is in {folders[here]} but not in {folders[there]} ({len(missing)} classes missing and "
+                f"{len(extra)} unknown there); all splits need the same classes, or a list of them, data.class_list"
+            )
+    return tuple(sorted(known))
+
+
+def _notes(found: dict[str, _Found], kind: FileType) -> tuple[str, ...]:
+    left_out, loops = LeftOut(), []
+    for one in found.values():
+        left_out.update(one.left_out)
+        loops += one.loops
+    notes = ()
+    if left_out.counts:
+        notes += (f"{left_out.counts.total():,} files left out, for they are no {kind.plural}: {left_out}",)
+    if loops:
+        notes += (f"links that lead back to a folder above them are not followed: {shortened(loops, 3)}",)
+    return notes

@@ -1,0 +1,125 @@
+"""One operation on an example, or one chosen among several: the host computes that one, the device each form once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.data.example import Spec
+from resnet_jax.data.operations import affine, colour
+from resnet_jax.data.operations.affine import Interpolation, Map
+from resnet_jax.data.operations.fields import Fields, mapped
+from resnet_jax.data.operations.table import Form, Operation
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How an image is drawn anew under a map.
+
+    Attributes:
+        interpolation: of images; masks always take the nearest pixel.
+        fill: what is seen beyond the border, of 0 .. 255: a number, or one a channel.
+    """
+
+    interpolation: Interpolation = "nearest"
+    fill: float | tuple[float, ...] = 0
+
+
+def apply_operation(
+    xp: Any, fields: Fields, spec: Spec, operation: Operation, magnitude: Any, drawing: Drawing | None = None
+) -> dict[str, Array]:
+    """Return an example after one operation.
+
+    Args:
+        xp: numpy or jax.numpy.
+        fields: of one example; its image uint8 (height, width, channels).
+        spec: what they are.
+        operation: a row of the table.
+        magnitude: a number; ignored where the operation has none.
+        drawing: of maps.
+
+    >>> from resnet_jax.data.operations.table import OPERATIONS
+    >>> image = np.array([[[0], [100], [255]]], np.uint8)
+    >>> apply_operation(np, {"image": image}, {}, OPERATIONS["invert"], 0)["image"].ravel().tolist()
+    [255, 155, 0]
+    """
+    image = fields["image"]
+    match operation.form:
+        case "lookup":
+            counts = colour.Counts(xp, image)
+            return {**fields, "image": colour.looked_up(xp, image, operation.function(counts, magnitude))}
+        case "blend":
+            blended = colour.blend(xp, operation.function(xp, image), image, magnitude)
+            return {**fields, "image": blended.astype(xp.uint8)}
+        case "whole":
+            return {**fields, "image": operation.function(xp, image, magnitude)}
+        case "affine":
+            transform = operation.function(xp, *image.shape[:2], magnitude)
+            return _mapped(xp, fields, spec, transform, drawing or Drawing())
+
+
+def apply_chosen(
+    xp: Any,
+    fields: Fields,
+    spec: Spec,
+    operations: Sequence[Operation],
+    which: Any,
+    magnitude: Any,
+    drawing: Drawing | None = None,
+) -> dict[str, Array]:
+    """Return an example after operation number ``which``.
+
+    On the device that number is not known when the step is compiled. Instead of every operation, each form is computed
+    once: the lookup tables of all, which are small, of which one is chosen and looked up; the map of all, of which one
+    is drawn; and one blend. What was not chosen does nothing: an identity.
+
+    Args:
+        xp: numpy or jax.numpy.
+        fields: of one example; its image uint8 (height, width, channels).
+        spec: what they are.
+        operations: those that can be chosen, not of the form ``whole``.
+        which: index of one.
+        magnitude: of that one.
+        drawing: of maps.
+    """
+    if xp is np:
+        return apply_operation(np, fields, spec, operations[int(which)], magnitude, drawing)
+    found, image = dict(fields), fields["image"]
+    blends, lookups = _of(operations, "blend"), _of(operations, "lookup")
+    if blends:
+        degenerate = image.astype(xp.int32)
+        for place in blends:
+            chosen = which == place
+            degenerate = xp.where(chosen, operations[place].function(xp, image), degenerate)
+        # an image blended with itself stays
+        found["image"] = colour.blend(xp, degenerate, image, magnitude).astype(xp.uint8)
+    if lookups:
+        counts = colour.Counts(xp, image)
+        table = colour.identity(counts, magnitude)
+        for place in lookups:
+            table = xp.where(which == place, operations[place].function(counts, magnitude), table)
+        found["image"] = colour.looked_up(xp, found["image"], table)
+    maps = _of(operations, "affine")
+    if maps:
+        transform = tuple(xp.asarray(value, xp.float32) for value in affine.identity(xp, *image.shape[:2], 0.0))
+        for place in maps:
+            drawn = operations[place].function(xp, *image.shape[:2], magnitude)
+            transform = tuple(xp.where(which == place, new, old) for new, old in zip(drawn, transform, strict=True))
+        found = _mapped(xp, found, spec, transform, drawing or Drawing())  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def _mapped(xp: Any, fields: Fields, spec: Spec, transform: Map, drawing: Drawing) -> dict[str, Array]:
+    if xp is np and affine.is_identity(transform):
+        return dict(fields)
+    fill = np.asarray(drawing.fill)
+    return mapped(xp, fields, spec, transform, fill=fill, interpolation=drawing.interpolation)
+
+
+def _of(operations: Sequence[Operation], form: Form) -> list[int]:
+    return [place for place, operation in enumerate(operations) if operation.form == form]

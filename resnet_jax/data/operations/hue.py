@@ -1,0 +1,86 @@
+"""Hue on 8-bit colours: to hue, saturation and value of 8 bits as Pillow does it, the hue turned, and back."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+def turned(xp: Any, image: Array, turn: Array) -> Array:
+    """Return an image whose hue is turned by a share of the circle; of one channel it stays as it is.
+
+    Args:
+        xp: numpy or jax.numpy.
+        image: uint8 (height, width, channels).
+        turn: -0.5 to 0.5; of 255 steps, its fraction cut off (as torchvision does).
+    """
+    if image.shape[-1] != 3:
+        return image
+    hue, saturation, value = to_hsv(xp, image)
+    steps = xp.trunc(xp.asarray(turn, xp.float32) * xp.float32(255)).astype(xp.int32)
+    return from_hsv(xp, (hue + steps) & 255, saturation, value)
+
+
+def to_hsv(xp: Any, image: Array) -> tuple[Array, Array, Array]:
+    """Return hue, saturation and value, int32 of 0 .. 255, (height, width)."""
+    red, green, blue = (image[..., channel].astype(xp.int32) for channel in range(3))
+    high, low = image.max(-1).astype(xp.int32), image.min(-1).astype(xp.int32)
+    width = high - low
+    safe = xp.maximum(width, 1)
+    first, second = red == high, green == high
+    # the sixth of the circle is told by the largest channel and the sign of the difference of the two others
+    difference = xp.where(first, green - blue, xp.where(second, blue - red, red - green))
+    third = xp.where(first, 0, xp.where(second, 1, 2))
+    hues, saturations = (xp.asarray(table) for table in _tables())
+    hue = hues[third, xp.where(difference < 0, 1, 0), safe, xp.abs(difference)]
+    saturation = saturations[safe, high]
+    grey = width == 0
+    return xp.where(grey, 0, hue.astype(xp.int32)), xp.where(grey, 0, saturation.astype(xp.int32)), high
+
+
+@functools.cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """Return Pillow's hue (largest channel, negative difference, width, |difference|) and saturation (width, value).
+
+    Its quotients are float32 and its sums float64, both cut off to whole numbers; a table has them on all devices alike.
+    """
+    width = np.maximum(np.arange(256), 1)[:, None].astype(np.float32)
+    remaining = ((width - np.arange(256)[None]) / width).astype(np.float32)
+    # width w, difference d >= 0: one of the two distances from the largest is w, and the other w - d
+    one, other = np.ones_like(remaining), remaining
+    hues = np.zeros((3, 2, 256, 256), np.uint8)
+    for third in range(3):
+        for sign, (plus, minus) in enumerate([(one, other), (other, one)]):
+            if third == 0:
+                angle = plus - minus
+            else:
+                angle = (2.0 * third + plus.astype(np.float64) - minus.astype(np.float64)).astype(np.float32)
+            share = np.fmod(angle.astype(np.float64) / 6.0 + 1.0, 1.0).astype(np.float32)
+            hues[third, sign] = np.clip((share.astype(np.float64) * 255.0).astype(np.int64), 0, 255)
+    saturation = (np.arange(256)[:, None] / np.maximum(np.arange(256), 1)[None].astype(np.float32)).astype(np.float32)
+    return hues, np.clip((saturation.astype(np.float64) * 255.0).astype(np.int64), 0, 255).astype(np.uint8)
+
+
+def from_hsv(xp: Any, hue: Array, saturation: Array, value: Array) -> Array:
+    """Return the colours, uint8 (height, width, 3)."""
+    sixth, within = hue * 6 // 255, hue * 6 % 255
+
+    def rounded(part: Array) -> Array:
+        """Return ``value (1 - saturation part / 255^2)`` rounded; a half cannot be, for 255^2 is odd."""
+        return (2 * (value * 65025 - value * saturation * part) + 65025) // (2 * 65025)
+
+    low, falling, rising = rounded(255 + 0 * hue), rounded(within), rounded(255 - within)
+    at = sixth % 6
+    orders = ((value, rising, low), (falling, value, low), (low, value, rising))
+    orders += ((low, falling, value), (rising, low, value), (value, low, falling))
+    channels = []
+    for channel in range(3):
+        found = orders[5][channel]
+        for place in range(5):
+            found = xp.where(at == place, orders[place][channel], found)
+        channels.append(xp.where(saturation == 0, value, found))
+    return xp.stack(channels, axis=-1).astype(xp.uint8)

@@ -1,0 +1,155 @@
+"""An ArrayRecord file: bytes by number, read by several threads and after pickling, and written in one piece.
+
+The library's reader answers ``read([number])`` by starting work on a pool of threads, about a millisecond whatever the
+size; ``read(number, number + 1)`` gives the same bytes at a hundredth of it, and as safely. Every record carries a
+checksum that the library compares when it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import DataError
+from resnet_jax.runtime.files import replacing
+
+READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+"""For access at random: nothing is read ahead, and nothing waits for another thread."""
+BUFFER = 1 << 15
+"""Bytes of the file that one read takes at least."""
+
+
+class RecordFile:
+    """An ArrayRecord file that is open for reading.
+
+    Args:
+        path: the file. It is opened at once; a copy made by pickling opens it again when it is first read.
+
+    Raises:
+        DataError: it is not there, cut short, or no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self._lock = threading.Lock()
+        self._reader: Any = _open(self.path)
+        self._count = int(self._reader.num_records())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int, /) -> bytes:
+        """Return one record.
+
+        Raises:
+            DataError: it is damaged, or the file has become another one.
+        """
+        if not 0 <= number < self._count:
+            raise IndexError(f"record {number} of {self._count} in {self.path}")
+        reader = self._reader or self._open_again()
+        try:
+            return reader.read(number, number + 1)[0]
+        except (RuntimeError, OSError, ValueError, IndexError) as error:
+            raise DataError(
+                f"{self.path}: record {number:,} of {self._count:,} is damaged ({_first(error)}); copy or make the "
+                "file again"
+            ) from error
+
+    def close(self) -> None:
+        """Let the file go; it is opened again when it is read."""
+        with self._lock:
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.close()
+
+    def _open_again(self) -> Any:
+        with self._lock:
+            if self._reader is None:
+                reader = _open(self.path)
+                if reader.num_records() != self._count:
+                    raise DataError(
+                        f"{self.path}: it had {self._count:,} records and has {reader.num_records():,} now: somebody "
+                        "replaced it while it was read"
+                    )
+                self._reader = reader
+            return self._reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_count": self._count}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), _reader=None)
+
+
+def _open(path: str) -> Any:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
+    try:
+        reader = ArrayRecordReader(path, READ_OPTIONS, file_reader_buffer_size=BUFFER)
+        whole = reader.ok()
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: cannot read it as ArrayRecord ({_first(error)})") from error
+    if not whole:
+        raise DataError(
+            f"{path}: these {size:,} bytes are no whole ArrayRecord file: cut short, damaged or of another kind; copy "
+            "or make it again"
+        )
+    return reader
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, compress: bool) -> Iterator[Any]:
+    """Give a function that appends a record, to a file that becomes ``path`` when the block ends.
+
+    Args:
+        path: the file.
+        compress: with zstd; what is compressed already, such as JPEG, only gets slower by it.
+
+    Raises:
+        DataError: it cannot be written; nothing is left.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    try:
+        with replacing(path) as partial:
+            writer = ArrayRecordWriter(str(partial), f"group_size:1,{'zstd:3' if compress else 'uncompressed'}")
+            done = False
+
+            def append(record: bytes) -> None:
+                writer.write(record)
+                if not writer.ok():
+                    _finish(writer, path)
+
+            try:
+                yield append
+                done = True
+            finally:
+                if done:
+                    _finish(writer, path)
+                else:
+                    with contextlib.suppress(RuntimeError):
+                        writer.close()
+    except OSError as error:
+        raise DataError(f"{path}: cannot write it ({error.strerror or error})") from error
+
+
+def _finish(writer: Any, path: Path) -> None:
+    """Close a writer, which says only then what went wrong, on a disk that is full for one."""
+    try:
+        writer.close()
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: cannot write it ({_first(error)}); nothing is left of it") from error
+
+
+def _first(error: Exception) -> str:
+    """Return what the library says before it tells where in its own code that was."""
+    return str(error).partition(";")[0].removeprefix("write() failed: ").strip() or type(error).__name__
