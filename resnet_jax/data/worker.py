@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from resnet_jax.data.shared import Slots, load
+from resnet_jax.errors import ResNetJaxError
 
 
 class _Maker:
@@ -36,7 +37,8 @@ class _Maker:
                 view[...] = batch[name]
             answer: tuple[str, Any] = ("made", None)
         except Exception as error:
-            error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+            if not isinstance(error, ResNetJaxError):  # whose message says all
+                error.add_note(f"in a worker process:\n{traceback.format_exc()}")
             answer = ("failed", _sendable(error))
         with self._lock:
             lost = [] if self._batches.unreadable is None else self._batches.unreadable.entries
