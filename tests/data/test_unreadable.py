@@ -136,7 +136,7 @@ def test_too_many_stop_with_the_first_and_the_last():
     none = Holes(4, {0, 1, 2, 3})
     with pytest.raises(DataError, match="none of the 4 train examples can be read"):
         TrainBatches(none, 2, seed=0, unreadable=counter(none))
-    with pytest.raises(DataError, match="^hole 0 is broken$"):
+    with pytest.raises(DataError, match=r"^hole 0 is broken$"):
         TrainBatches(none, 2, seed=0)
 
 
@@ -192,6 +192,6 @@ def test_a_file_that_goes_or_breaks_while_training(make_folder, tmp_path):
             kept = one["index"] == old["index"]
             np.testing.assert_array_equal(one[name][kept], old[name][kept])
         assert kept.sum() == 4 - np.isin(old["index"], victims).sum()
-    with pytest.raises(DataError, match="cannot be read, more than the 0.05"):
-        found = Unreadable("train", len(records), 0.05)
-        list(TrainBatches(records, 4, seed=0, unreadable=found).iterate(0, 6, workers=1, threads=1))
+    strict = TrainBatches(records, 4, seed=0, unreadable=Unreadable("train", len(records), 0.05))
+    with pytest.raises(DataError, match=r"cannot be read, more than the 0.05"):
+        list(strict.iterate(0, 6, workers=1, threads=1))
