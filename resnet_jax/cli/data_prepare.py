@@ -20,8 +20,9 @@ class PrepareOptions:
     """The set, as TensorFlow Datasets names it: mnist, cifar10, imagenet2012, imagenette/160px-v2, ..."""
     data_dir: Path | None = None
     """Where sets lie (default: what TFDS_DATA_DIR says, else ~/tensorflow_datasets)."""
-    source: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Take the examples from this data set instead of downloading: folder:PATH, npz:PATH, any data.source."""
+    source: str | None = None
+    """Take the examples from this data set instead of downloading: folder:PATH, npz:PATH, any data.source. --from is
+    short for it."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -33,8 +34,8 @@ ABOUT = (
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Prepare, and return where it lies."""
-    options = parse(PrepareOptions, argv, verb="data prepare", about=ABOUT)
-    from resnet_jax.runs.data_prepare import prepare
+    options = parse(PrepareOptions, argv, verb="data prepare", about=ABOUT, short={"--from": "--source"})
+    from resnet_jax.data.prepare import prepare
 
     console = console_for(options.common)
     with working(console, f"preparing {options.name}") as status:

@@ -30,6 +30,11 @@ def describe_path(path: Path) -> str:
     Args:
         path: a folder or a file.
     """
+    from resnet_jax.data.kinds.detect import source_at
+
+    if (found := source_at(path)) is not None:
+        source, what = found
+        return f"it is {what}: write {source}" if path.is_file() else f"it holds {what}: write {source}"
     return _describe_folder(path) if path.is_dir() else _describe_file(path)
 
 

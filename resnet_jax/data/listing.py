@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnet_jax.data.formats import HEAD_BYTES, SUFFIXES, Format, identify
+from resnet_jax.data.index import Stamps
 from resnet_jax.data.layout import NO_CLASSES, check_below_class, shortened
 from resnet_jax.errors import DataError
 
@@ -66,94 +68,119 @@ class Listing:
     loops: list[str] = field(default_factory=list)
 
 
-def list_images(folder: Path, above: tuple[Path, ...] = ()) -> Listing:
-    """List the images in a folder and its subfolders; nothing is decoded.
-
-    A file is an image if its suffix is that of one, or else if its first bytes are. Names that begin with a dot are
-    ignored. Links are followed, but not back to a folder above.
+class Lister:
+    """Looks at the folders of a data set, notes them for its index, and the links that lead out of it.
 
     Args:
-        folder: where to look.
-        above: folders that no link may lead back to.
+        root: the folder of the data set; all that is asked for lies in it.
+        stamps: where what is looked at is noted.
 
-    Raises:
-        DataError: a folder cannot be read, a link leads nowhere, an image is empty, or subfolders hold splits or masks.
+    Attributes:
+        outside: links to places that are not in the folder, and where they lead; they are followed.
     """
-    listing = Listing()
-    chain = tuple(_identity(path) for path in (*above, folder))
-    _walk(str(folder), str(folder), chain, listing)
-    listing.paths.sort()
-    listing.subfolders.sort()
-    return listing
 
+    def __init__(self, root: Path, stamps: Stamps):
+        self.root, self.stamps, self.outside = root, stamps, dict[str, str]()
+        self._real = os.path.realpath(root)
+        self._above = tuple(_identity(path) for path in (self._real, *Path(self._real).parents))
 
-def folder_names(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder``, sorted, without hidden ones and those of operating systems.
+    def images(self, folder: Path) -> Listing:
+        """List the images in a folder and its subfolders; nothing is decoded.
 
-    Raises:
-        DataError: it cannot be read, or holds a link that leads nowhere.
-    """
-    return sorted(
-        entry.name for entry in _entries(str(folder)) if _is_folder(entry) and entry.name.casefold() not in NO_CLASSES
-    )
+        A file is an image if its suffix is that of one, or else if its first bytes are. Names that begin with a dot are
+        ignored. Links are followed, but not back to a folder above.
 
+        Raises:
+            DataError: a folder cannot be read, a link leads nowhere, an image is empty, or subfolders hold splits or
+                masks.
+        """
+        listing = Listing()
+        place, chain = self.root, self._above
+        for part in folder.relative_to(self.root).parts:
+            place = place / part
+            chain = (*chain, _identity(place))
+        self._walk(str(folder), str(folder), chain, listing)
+        listing.paths.sort()
+        listing.subfolders.sort()
+        return listing
 
-def files_in(folder: Path) -> tuple[list[str], LeftOut]:
-    """Return the image files that lie in ``folder`` itself, sorted, and a count of its other files."""
-    images, others = [], LeftOut()
-    for entry in [entry for entry in _entries(str(folder)) if not _is_folder(entry)]:
-        found = _other_format(entry)
-        if found is None:
-            images.append(entry.path)
-        else:
-            others.add(entry.name, found[0])
-    return sorted(images), others
+    def folders(self, folder: Path) -> list[str]:
+        """Return the names of the folders in ``folder``, sorted, without hidden ones and those of operating systems.
 
-
-def _walk(folder: str, top: str, chain: tuple[tuple[int, int], ...], listing: Listing) -> None:
-    images, subfolders = 0, []
-    for entry in _entries(folder):
-        if _is_folder(entry):
-            if entry.name.casefold() not in NO_CLASSES:
-                subfolders.append(entry)
-            continue
-        found = _other_format(entry)
-        if found is not None:
-            listing.left_out.add(entry.name, found[0])
-            continue
-        size = entry.stat().st_size
-        if size == 0:
-            raise DataError(f"{entry.path}: the file is empty (0 bytes); restore it or remove it")
-        listing.paths.append(entry.path)
-        listing.bytes += size
-        images += 1
-    if folder != top and images:
-        listing.nested += images
-        listing.subfolders.append(os.path.relpath(folder, top))
-    check_below_class(folder, [entry.name for entry in subfolders])
-    for entry in subfolders:
-        identity = _identity(entry.path)
-        if identity in chain:
-            listing.loops.append(entry.path)
-        else:
-            _walk(entry.path, top, (*chain, identity), listing)
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot read this folder ({error.strerror or error})") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        raise DataError(
-            f"{entry.path}: a link that leads nowhere (to {os.readlink(entry.path)}); restore what it points to, or "
-            "remove it"
+        Raises:
+            DataError: it cannot be read, or holds a link that leads nowhere.
+        """
+        return sorted(
+            entry.name
+            for entry in self._entries(str(folder))
+            if self._is_folder(entry) and entry.name.casefold() not in NO_CLASSES
         )
-    return entry.is_dir()
+
+    def files(self, folder: Path) -> tuple[list[str], LeftOut]:
+        """Return the image files that lie in ``folder`` itself, sorted, and a count of its other files."""
+        images, others = [], LeftOut()
+        for entry in self._entries(str(folder)):
+            if not self._is_folder(entry):
+                found = _other_format(entry)
+                if found is None:
+                    images.append(entry.path)
+                else:
+                    others.add(entry.name, found[0])
+        return sorted(images), others
+
+    def _walk(self, folder: str, top: str, chain: tuple[tuple[int, int], ...], listing: Listing) -> None:
+        images, subfolders = 0, []
+        for entry in self._entries(folder):
+            if self._is_folder(entry):
+                if entry.name.casefold() not in NO_CLASSES:
+                    subfolders.append(entry)
+                continue
+            found = _other_format(entry)
+            if found is not None:
+                listing.left_out.add(entry.name, found[0])
+                continue
+            size = entry.stat().st_size
+            if size == 0:
+                raise DataError(f"{entry.path}: the file is empty (0 bytes); restore it or remove it")
+            listing.paths.append(entry.path)
+            listing.bytes += size
+            images += 1
+        if folder != top and images:
+            listing.nested += images
+            listing.subfolders.append(os.path.relpath(folder, top))
+        check_below_class(folder, [entry.name for entry in subfolders])
+        for entry in subfolders:
+            identity = _identity(entry.path)
+            if identity in chain:
+                listing.loops.append(entry.path)
+            else:
+                self._walk(entry.path, top, (*chain, identity), listing)
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Yield what is in a folder but for hidden names; it is noted when all has been seen."""
+        names = []
+        try:
+            changed = os.stat(folder).st_mtime_ns
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    names.append(entry.name)
+                    if not entry.name.startswith("."):
+                        yield entry
+        except OSError as error:
+            raise DataError(f"{folder}: cannot read this folder ({error.strerror or error})") from error
+        self.stamps.add_folder(folder, changed, names)
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        if entry.is_symlink():
+            if not os.path.exists(entry.path):
+                raise DataError(
+                    f"{entry.path}: a link that leads nowhere (to {os.readlink(entry.path)}); restore what it points "
+                    "to, or remove it"
+                )
+            target = os.path.realpath(entry.path)
+            if os.path.commonpath([self._real, target]) != self._real:
+                self.outside[entry.path] = target
+        return entry.is_dir()
 
 
 def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_jax.data.folder import FolderRecords
 from resnet_jax.data.found import KIND_OF_SUFFIX, describe_path, prepared_sets
+from resnet_jax.data.kinds.detect import source_at
 from resnet_jax.data.manifest import begins_as_json
 from resnet_jax.data.records import Dataset, Source, in_memory
 from resnet_jax.data.source import load_dataset
@@ -84,8 +85,8 @@ def look_at(path: str) -> Findings:
     """Look at a data set: list it, count its labels and read a few examples.
 
     Args:
-        path: a folder, an .npz file, a table (CSV, TSV, JSON Lines), a set prepared by TFDS; or a source as
-            ``data.source`` is written.
+        path: a folder of images, masks, boxes, sounds or series, an .npz file, a table (CSV, TSV, JSON Lines), a set
+            prepared by TFDS; or a source as ``data.source`` is written.
 
     Raises:
         DataError: it is none of these, or it cannot be read; it says what it is.
@@ -166,6 +167,8 @@ def source_of(path: str) -> str:
         if ":" in path or path == "digits":
             return path
         raise DataError(f"{path}: there is no such file or folder")
+    if (found := source_at(place)) is not None:
+        return found[0]
     if place.is_dir():
         prepared = prepared_sets(place)
         if len(prepared) > 1:

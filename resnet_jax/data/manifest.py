@@ -7,6 +7,7 @@
 | or ``labels`` | several labels, separated by ``;`` (in JSON Lines a list of texts); empty for none |
 | or ``value``, ``value_NAME`` ... | numbers to predict |
 | ``split`` | if there: train, val or test; without it the table is divided here |
+| ``group`` | if there: whom the row belongs to, such as a patient; ``data.group_by group`` keeps each on one side |
 
 Other columns are left out, and the notes say so. All wrong rows are found before anything else is done.
 """
@@ -57,11 +58,12 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
     if not rows:
         raise DataError(f"{table}: there are no rows in it; {COLUMNS}")
     problems: list[str] = []
-    files, sizes, labels, splits, lines = [], [], [], [], []
+    files, sizes, labels, splits, lines, members = [], [], [], [], [], []
     for line, row in rows:
         try:
             file, size = _file(row, table.parent)
             label, split = _label(row, kind, named), _split(row, "split" in columns)
+            member = _text(row, "group") if "group" in columns else None
         except ValueError as error:
             problems.append(f"line {line}: {error}")
             continue
@@ -70,6 +72,7 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
         labels.append(label)
         splits.append(split)
         lines.append(line)
+        members.append(member)
     if problems:
         more = f" and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
         raise DataError(
@@ -79,6 +82,7 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
     names, array = _labels(labels, kind, named)
     parts, order = {}, [split for split in ("all", "train", "val", "test") if split in splits]
     given, size = np.array(splits), np.array(sizes)
+    groups = np.array(members, dtype=str) if "group" in columns else None
     for split in order:
         chosen = np.flatnonzero(given == split)
         parts[split] = FolderRecords(
@@ -87,8 +91,9 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
             reading.channels or (3 if reading.pixels == "uint8" else 0),
             int(size[chosen].sum()),
             reading.pixels,
+            groups=None if groups is None else groups[chosen],
         )
-    others = [name for name in columns if name not in ("path", "split", *named)]
+    others = [name for name in columns if name not in ("path", "split", "group", *named)]
     notes = (f"columns left out: {shortened(others)}",) if others else ()
     if twice:
         notes = (*notes, f"{twice:,} rows name a file that another row of the same split names too")

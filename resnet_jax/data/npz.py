@@ -1,7 +1,7 @@
 """``npz:PATH``: arrays in one NumPy file, and the same arrays from Python (`load_arrays`).
 
 Either ``x`` and ``y`` (one split, ``all``), or ``x_train``, ``y_train`` with ``x_test``, ``y_test`` or ``x_val``,
-``y_val`` or both.
+``y_val`` or both; MedMNIST's ``train_images``, ``train_labels`` and so on are read as these.
 
 **Inputs** ``x`` are images (N, H, W) or (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C), of any numbers; a
 text ``meaning`` (image, signal or volume) says which where the shape alone does not (see `arrays.checked_images`).
@@ -18,7 +18,7 @@ import dataclasses
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,39 @@ from resnet_jax.tasks.facts import LabelKind
 
 OTHER_NAMES: dict[str, LabelKind] = {"label_names": "multi-label", "target_names": "value"}
 EXPECTED = "x and y, or x_train, y_train, x_test, y_test (and x_val, y_val); class_names may be added"
+_MEDMNIST = {"images": "x", "labels": "y"}
 _SPLITS = {"train": "_train", "val": "_val", "test": "_test"}
 
 
-def load_npz(path: str, channels: int | None = None, least_classes: int = 2) -> Dataset:
+def load_npz(
+    path: str,
+    channels: int | None = None,
+    least_classes: int = 2,
+    *,
+    meaning: Meaning | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str | None = None,
+) -> Dataset:
     """Read the arrays of the file into memory; see the module for what it may hold.
+
+    Args:
+        path: of the file.
+        channels: as in :func:`load_arrays`.
+        least_classes: as in :func:`load_arrays`.
+        meaning: of the inputs, where the file does not say it.
+        class_names: where the file has none.
+        name: of the data set; default ``npz:PATH``.
 
     Raises:
         DataError: not there, not an .npz file, holding Python objects, or other arrays than expected.
     """
     file = Path(path).expanduser()
-    return _dataset(_read(file), str(file), f"npz:{path}", channels, least_classes)
+    arrays = _read(file)
+    if meaning is not None:
+        arrays.setdefault("meaning", np.array(meaning))
+    if class_names is not None:
+        arrays.setdefault("class_names", np.array(class_names))
+    return _dataset(arrays, str(file), name or f"npz:{path}", channels, least_classes)
 
 
 @register_source("npz", form="npz:PATH")
@@ -86,6 +108,7 @@ def load_arrays(
 
 
 def _dataset(arrays: dict[str, np.ndarray], file: str, name: str, channels: int | None, least_classes: int) -> Dataset:
+    arrays = _medmnist(arrays)
     suffixes = _suffixes(arrays, file)
     for suffix in suffixes.values():
         for key in (f"x{suffix}", f"y{suffix}"):
@@ -118,6 +141,23 @@ def _dataset(arrays: dict[str, np.ndarray], file: str, name: str, channels: int 
         notes = (*notes, f"{', '.join(greyed)} is RGB, turned to grey: the network takes 1 channel")
     origins = {} if "all" in suffixes else {split: f"x{suffix}" for split, suffix in suffixes.items()}
     return Dataset(name, splits, names, notes, origins, least_classes, kind)
+
+
+def _medmnist(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return MedMNIST's arrays under our names; other arrays as they are.
+
+    J. Yang et al., MedMNIST v2, Scientific Data 2023: ``train_images`` (N, ...), ``train_labels`` (N, 1) of classes or
+    (N, K) of several labels, and so on for val and test.
+    """
+    if not {"train_images", "train_labels"} <= arrays.keys():
+        return arrays
+    renamed = {f"{split}_{old}": f"{new}{end}" for split, end in _SPLITS.items() for old, new in _MEDMNIST.items()}
+    found = {renamed.get(key, key): value for key, value in arrays.items()}
+    for end in _SPLITS.values():
+        labels = found.get(f"y{end}")
+        if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
+            found[f"y{end}"] = labels[:, 0]
+    return found
 
 
 def _meaning_of_inputs(arrays: Mapping[str, np.ndarray], file: str) -> Meaning | None:

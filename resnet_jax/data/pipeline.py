@@ -15,6 +15,7 @@ restarts and the number of processes change nothing. Who makes them is decided i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,8 +133,8 @@ class TrainBatches:
         return positions, passes
 
     def _following(self, step: int, row: int) -> Iterator[tuple[int, int]]:
-        """Yield position and pass of what comes after a row of the global batch, over as many steps as an epoch has."""
-        for ahead in range(self.steps_per_epoch + 1):
+        """Yield position and pass of what comes after a row of the global batch, without end."""
+        for ahead in itertools.count():
             positions, passes = self._order.at(step + ahead)
             start = row + 1 if ahead == 0 else 0
             yield from zip(positions[start:].tolist(), passes[start:].tolist(), strict=True)

@@ -1,24 +1,29 @@
 """``tfds:NAME`` or ``tfds:NAME@DATA_DIR``: a prepared TensorFlow Datasets set, read without TensorFlow.
 
-Only the random-access format ``array_record`` can be read so. Most built-in sets need TensorFlow once, to be
-prepared; the error message shows the line to run. Without DATA_DIR, TFDS looks where ``TFDS_DATA_DIR`` says,
-else in its default folder.
+Only the random-access format ``array_record`` can be read so; ``resnet-jax data prepare NAME`` writes it. Without
+DATA_DIR, TFDS looks where ``TFDS_DATA_DIR`` says, else in its default folder.
+
+The image and the class are those that the set names for supervised training (of cifar100 the fine ``label``, not the
+``coarse_label``), or the only image and class there are. Other features of an example, such as ``file_name``, ``id``
+or a bounding box, are left out, which a note says.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.decode import decode_image
-from resnet_jax.data.example import Example, Spec, encoded_spec
-from resnet_jax.data.reading import Reading
+from resnet_jax.data.encoded import decode_file
+from resnet_jax.data.example import Example, Field, Spec, encoded_spec, spec_of
+from resnet_jax.data.reading import Pixels, Reading
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.registry import register_source
+from resnet_jax.data.tfds_builder import find_builder, prepared_where
+from resnet_jax.data.tfds_examples import PreparedExamples, open_split
+from resnet_jax.data.tfds_features import choose_features
 from resnet_jax.data.tfds_labels import read_labels
-from resnet_jax.errors import DataError, nearest
+from resnet_jax.errors import DataError
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
 
@@ -28,20 +33,22 @@ class TfdsRecords:
     """One split of a prepared set; images stay encoded until asked for.
 
     Attributes:
-        source: TFDS's random-access source, the image feature left undecoded.
+        source: its examples, nothing of them decoded.
         labels: int32 (N,).
         image_key: the name of the image feature.
-        channels: 1 or 3.
+        channels: 1 or 3; 0 for what is stored.
         name: for messages.
         encoded_bytes: the size of all records.
+        pixels: ``uint8``, or ``stored``: what the images hold.
     """
 
-    source: Any
+    source: PreparedExamples
     labels: np.ndarray
     image_key: str
     channels: int
     name: str
     encoded_bytes: int | None = None
+    pixels: Pixels = "uint8"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,17 +58,25 @@ class TfdsRecords:
 
     @property
     def spec(self) -> Spec:
-        return encoded_spec(self.channels, self.labels)
+        if self.pixels == "uint8":
+            return encoded_spec(self.channels, self.labels)
+        image = spec_of({"image": self.image(0)})["image"]
+        stored = Field((None, None, image.shape[-1]), image.dtype, image.meaning)
+        return {"image": stored, "label": encoded_spec(self.channels, self.labels)["label"]}
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
-        return decode_image(self.source[index][self.image_key], self.channels, self.describe(index))
+        return decode_file(self.encoded(index), self.channels, self.describe(index), self.pixels)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of image ``index``, as TFDS has them."""
+        return self.source[index][self.image_key]
 
     def describe(self, index: int) -> str:
         return f"index {index} of {self.name}"
 
 
-def load_tfds(location: str, channels: int | None = None, least_classes: int = 2) -> Dataset:
+def load_tfds(location: str, channels: int | None = None, least_classes: int = 2, pixels: Pixels = "uint8") -> Dataset:
     """Open a prepared set and its labels, which reads each record the first time (see `tfds_labels`).
 
     Splits other than train, validation and test are left out, and so is a split whose labels are all -1,
@@ -70,14 +85,20 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
     Raises:
         DataError: unknown, not prepared, prepared in another format, or not images with one label.
     """
-    import tensorflow_datasets as tfds
-
     name, _, data_dir = location.partition("@")
     spec = f"tfds:{location}"
-    builder = _builder(name, data_dir or None)
-    image_key, label_key = _features(builder, spec)
-    stored = builder.info.features[image_key].shape[-1]
-    channels = channels or (1 if stored == 1 else 3)
+    builder = find_builder(name, data_dir or None)
+    if not builder.is_prepared():
+        raise DataError(f"tfds:{name}: not prepared in {prepared_where(builder, name, data_dir or None)}")
+    chosen = choose_features(builder, spec)
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
+        raise DataError(
+            f"{spec}: {builder.data_dir} is in the format {file_format}, which cannot be read at random; remove it, "
+            f"then resnet-jax data prepare {name}{f' --data-dir {data_dir}' if data_dir else ''}"
+        )
+    if pixels == "uint8":
+        channels = channels or (1 if chosen.channels == 1 else 3)
     splits: dict[str, Records] = {}
     origins: dict[str, str] = {}
     left_out: list[str] = []
@@ -87,70 +108,20 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
         if split is None:
             left_out.append(f"{key} ({builder.info.splits[key].num_examples:,})")
             continue
-        try:
-            source = builder.as_data_source(key, decoders={image_key: tfds.decode.SkipDecoding()})
-        except NotImplementedError as error:
-            file_format = builder.info.file_format.value
-            raise DataError(
-                f"{spec}: {builder.data_dir} is in the format {file_format}, which cannot be read at random; "
-                f"remove it, then {_how_to_prepare(name, data_dir)}"
-            ) from error
-        labels = read_labels(source, label_key, builder, key)
+        source = open_split(builder, key, (chosen.image, chosen.label))
+        labels = read_labels(source, chosen.label, builder, key)
         if only or (labels >= 0).any():
             size = int(builder.info.splits[key].num_bytes)
-            splits[split] = TfdsRecords(source, labels, image_key, channels, f"split {key!r} of {spec}", size)
+            where = f"split {key!r} of {spec}"
+            splits[split] = TfdsRecords(source, labels, chosen.image, channels or 0, where, size, pixels)
             origins[split] = key
         else:
             left_out.append(f"{key} ({len(labels):,}, not labelled)")
-    notes = (f"splits left out, with their images: {', '.join(left_out)}",) if left_out else ()
-    names = tuple(builder.info.features[label_key].names)
-    return Dataset(spec, splits, names, notes, {} if only else origins, least_classes)
+    notes = [f"splits left out, with their images: {', '.join(left_out)}"] if left_out else []
+    notes += [f"features left out: {', '.join(chosen.others)}"] if chosen.others else []
+    return Dataset(spec, splits, chosen.class_names, tuple(notes), {} if only else origins, least_classes)
 
 
 @register_source("tfds", form="tfds:NAME or tfds:NAME@DATA_DIR")
 def _load(location: str, reading: Reading, /) -> Dataset:
-    return load_tfds(location, reading.channels, reading.least_classes)
-
-
-def _builder(name: str, data_dir: str | None) -> Any:
-    import tensorflow_datasets as tfds
-
-    where = data_dir or "the default folder of TFDS (TFDS_DATA_DIR)"
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        close = nearest(name, tfds.list_builders(with_community_datasets=False))
-        hint = f"; did you mean {close!r}?" if close else ""
-        raise DataError(f"tfds:{name}: no built-in set has this name and {where} holds none{hint}") from error
-    except (ValueError, AssertionError) as error:  # not a name, or no such configuration or version
-        raise DataError(f"tfds:{name}: {str(error).strip()}") from error
-    if not builder.is_prepared():
-        raise DataError(f"tfds:{name}: not prepared in {where}; {_how_to_prepare(name, data_dir)}")
-    return builder
-
-
-def _how_to_prepare(name: str, data_dir: str | None) -> str:
-    folder = f", data_dir={data_dir!r}" if data_dir else ""
-    return (
-        "prepare it once with pip install 'resnet-jax[tf]' and\n"
-        f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{folder}, '
-        "file_format='array_record').download_and_prepare()\""
-    )
-
-
-def _features(builder: Any, spec: str) -> tuple[str, str]:
-    """Return the names of the image and of the label: the supervised pair, or the only ones of their kind."""
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features
-    kinds = {"Image": tfds.features.Image, "ClassLabel": tfds.features.ClassLabel}
-    supervised = builder.info.supervised_keys or ()
-    chosen = []
-    for kind, feature_class in kinds.items():
-        keys = sorted(key for key, feature in features.items() if isinstance(feature, feature_class))
-        preferred = [key for key in keys if key in supervised]
-        if len(preferred or keys) != 1:
-            found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
-            raise DataError(f"{spec}: need one {kind} feature, found {', '.join(keys) or 'none'} (features: {found})")
-        chosen.append((preferred or keys)[0])
-    return chosen[0], chosen[1]
+    return load_tfds(location, reading.channels, reading.least_classes, reading.pixels)

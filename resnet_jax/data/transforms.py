@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
@@ -114,10 +115,11 @@ def parse_transform(text: str) -> Transform:
     if not isinstance(head, ast.Name):
         raise UsageError(f"cannot read the transform {text!r}; write it as {_EXAMPLES}")
     kind = _table()[head.id]
-    fields = [field.name for field in dataclasses.fields(kind)]
+    fields = [field.name for field in _arguments(kind)]
+    placed = [field.name for field in _arguments(kind) if not field.kw_only]
     given: dict[str, Any] = {}
     for place, value in enumerate([] if call is None else call.args):
-        if place >= len(fields):
+        if place >= len(placed):
             raise UsageError(f"transform {text!r} has {len(call.args)} arguments; it is {_form(head.id)}")  # type: ignore[union-attr]
         given[fields[place]] = _literal(value, text)
     for keyword in [] if call is None else call.keywords:
@@ -128,7 +130,7 @@ def parse_transform(text: str) -> Transform:
         if keyword.arg in given:
             raise UsageError(f"transform {text!r} gives {keyword.arg} twice")
         given[keyword.arg] = _literal(keyword.value, text)
-    missing = [field.name for field in dataclasses.fields(kind) if _required(field) and field.name not in given]
+    missing = [field.name for field in _arguments(kind) if _required(field) and field.name not in given]
     if missing:
         raise UsageError(f"transform {text!r} needs {', '.join(missing)}; it is {_form(head.id)}")
     return _made(kind, head.id, given)
@@ -153,7 +155,9 @@ def _made(kind: type, name: str, given: Mapping[str, Any]) -> Transform:
     """Build a transform; numbers are of the kind that the field says."""
     values, hints = dict(given), typing.get_type_hints(kind)
     for field, value in given.items():
-        hint = hints[field]
+        hint, values[field] = _without_none(hints[field], value), value
+        if hint is None:
+            continue
         if hint is float and type(value) is int:
             values[field] = float(value)
         elif hint in _KINDS and type(value) is not hint:
@@ -168,12 +172,26 @@ def _made(kind: type, name: str, given: Mapping[str, Any]) -> Transform:
     return made
 
 
+def _without_none(hint: Any, value: Any) -> Any:
+    """Return the kind that a value has to have; None where it may be missing, and is."""
+    arms = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None and type(None) in arms:
+        return None
+    arms = [arm for arm in arms if arm is not type(None)]
+    return arms[0] if len(arms) == 1 else typing.Any
+
+
+def _arguments(kind: type) -> list[dataclasses.Field]:
+    """Return the arguments of a transform as they are written: those by place, then those by name alone."""
+    return sorted(dataclasses.fields(kind), key=lambda field: field.kw_only is True)
+
+
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _form(name: str) -> str:
-    fields = dataclasses.fields(_table()[name])
+    fields = _arguments(_table()[name])
     listed = [field.name if _required(field) else f"{field.name}={field.default!r}" for field in fields]
     return f"{name}({', '.join(listed)})" if listed else name
 
@@ -189,7 +207,7 @@ def write_transform(transform: Any) -> str:
     if name is None:
         raise UsageError(f"{kind.__name__} is not registered: @register_transform('name') gives it a name")
     words = []
-    for field in dataclasses.fields(kind):
+    for field in _arguments(kind):
         value = getattr(transform, field.name)
         if _required(field):
             words.append(repr(value))

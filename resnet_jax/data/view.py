@@ -160,9 +160,9 @@ class View:
         if others is None:
             return (-1 if stored is None else index), epoch, stored
         while stored is None:
-            if (other := next(others, None)) is None:
+            if len(unreadable) >= len(self.records):
                 raise DataError(f"none of the {len(self.records):,} {unreadable.split} examples can be read")
-            index, epoch = other
+            index, epoch = next(others)
             stored = read_or_count(self.records, index, unreadable)
         return index, epoch, stored
 

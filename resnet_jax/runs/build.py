@@ -266,6 +266,7 @@ def training_feed(config: RunConfig, images: RunData) -> TrainBatches:
         geometry=images.geometry,
         shard=(jax.process_index(), jax.process_count()),
         unreadable=images.unreadable_of(images.splits.train),
+        sampling=config.data.sampling,
     )
 
 

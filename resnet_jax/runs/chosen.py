@@ -326,6 +326,8 @@ def _difference(card: DatasetInfo, splits: Splits, class_names: tuple[str, ...])
         return f"then {card.examples} of classes {card.class_names}, now {examples} of {class_names}"
     if card.labels and labels_digest(records.labels for records in parts.values()) != card.labels:
         return "as many images of the same classes, but in another order or with other labels"
+    if card.members != splits.members:
+        return "as many images of the same classes, but with other names, by which they are divided"
     return ""
 
 

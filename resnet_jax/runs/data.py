@@ -9,6 +9,7 @@ from typing import assert_never
 
 import numpy as np
 
+from resnet_jax.data.division import Division
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset, Records
@@ -64,15 +65,14 @@ class PixelsWanted:
     """All that decides which pixels a run holds and which images are in which split; nothing else does.
 
     Attributes:
-        source: where the images lie now, and what follows as in :class:`DataConfig`.
+        source: where the images lie now.
+        division: how they are divided.
         reading: how it is read.
         geometry: the host-side resize and crop.
     """
 
     source: str
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
+    division: Division
     reading: Reading
     geometry: Geometry
     on_corrupt: OnCorrupt = "stop"
@@ -82,10 +82,9 @@ class PixelsWanted:
     def of(cls, config: RunConfig) -> PixelsWanted:
         """Return what a configuration wants."""
         data = config.data
-        division = (data.val_fraction, data.test_fraction, data.split_seed)
         channels = config.model.changes.get("in_channels")
         corrupt = (data.on_corrupt, data.max_corrupt)
-        return cls(data.place, *division, data.reading(channels), geometry_of(data), *corrupt)
+        return cls(data.place, data.division(), data.reading(channels), geometry_of(data), *corrupt)
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
         """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
@@ -94,9 +93,7 @@ class PixelsWanted:
 
     def divide(self, dataset: Dataset) -> Splits:
         """Divide a data set."""
-        return resolve_splits(
-            dataset, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
-        )
+        return resolve_splits(dataset, self.division)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +151,7 @@ def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
                     f"as they are needed, and one that is broken {then}"
                 )
     stored_shape = first_readable(splits.train, unreadable.get("train"))[1]["image"].shape
-    splits = Splits(decoded["train"], decoded.get("val"), decoded["test"], tuple(notes), splits.kind)
+    splits = dataclasses.replace(splits, **decoded, notes=tuple(notes))
     view = View(splits.train, geometry, training=True, unreadable=unreadable.get("train"))
     dtype = view.fields["image"][1].name
     return Pixels(splits, class_names, view.shape, geometry, stored_shape, dtype, unreadable)
@@ -195,6 +192,7 @@ def describe_images(pixels: Pixels, data: DataConfig) -> RunData:
         labels=labels_digest(records.labels for records in parts.values() if records is not None),
         image_dtype=pixels.dtype,
         meanings={name: field.meaning for name, field in splits.train.spec.items() if name not in ("image", "label")},
+        members=splits.members,
         label_kind=splits.kind,
         label_counts=label_counts(train, splits.kind, len(pixels.class_names)),
         **target_scale(train, splits.kind),

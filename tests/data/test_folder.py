@@ -25,7 +25,7 @@ def test_one_level_is_one_split_in_sorted_order(make_folder):
     assert [records.describe(i) for i in range(5)] == sorted(make_folder.pixels)
     for i in range(5):
         np.testing.assert_array_equal(records[i]["image"], make_folder.pixels[records.describe(i)])
-    assert load_folder(str(root), 1).splits["all"][0]["image"].shape == (6, 5, 1)
+    assert load_folder(str(root), channels=1).splits["all"][0]["image"].shape == (6, 5, 1)
 
 
 def test_order_does_not_depend_on_the_file_system(make_folder, monkeypatch):
@@ -204,7 +204,6 @@ def test_a_class_may_be_called_train(make_folder):
         ({}, "no class folders in it, which holds nothing; need PATH/CLASS"),
         ({"": 4}, "no class folders in it, which holds 4 images that belong to no class: sort them into one folder"),
         ({"a": 2}, "the only class folder is a; need at least two .*, it holds 2 images"),
-        ({"data/a": 2, "data/b": 2}, r"the only class folder is data; .* in it \(a, b\), write folder:.*/data"),
         ({"a": 2, "b": 0}, r"b: no images in it \(it is empty\); a class folder holds JPEG"),
         ({"val/a": 1, "test/a": 1}, "holds test, val but no train with class folders"),
         ({"train": 0, "test": 0}, "holds test, train but no train with class folders"),
@@ -282,7 +281,7 @@ def test_a_file_is_no_folder(tmp_path, given, message):
     [
         ("camvid-train-val", "camvid", r"look like splits \(train, trainannot, val, valannot\), not like classes"),
         ("camvid-train-val", "camvid/train", "holds 367 images that belong to no class"),
-        ("camvid-train-val", ".", r"the only class folder is camvid; .* in it \(train, trainannot, val and 1 more\)"),
+        ("camvid-train-val", ".", "camvid: its folders look like splits"),
         ("bccd-train-val", "bccd", r"look like annotations \(Annotations, ImageSets\) and a store of images"),
         ("bccd-train-val", "bccd/ImageSets", r"the only class folder is Main; .*, it holds 3 files: 3 \.txt"),
         ("bccd-train-val", "bccd/Annotations", r"no class folders in it, which holds 292 files: 292 \.xml"),

@@ -21,9 +21,9 @@ def cases(form, name):
     """(operation, magnitude, interpolation, result) of one image."""
     for key, result in REFERENCE.items():
         head, image, operation, magnitude, *mode = f"{key}////".split("/")[:5]
-        if head == "result" and image == name and operation in OPERATIONS:
-            if (OPERATIONS[operation].form == "affine") == (form == "affine"):
-                yield operation, float(magnitude), mode[0], result
+        known = head == "result" and image == name and operation in OPERATIONS
+        if known and (OPERATIONS[operation].form == "affine") == (form == "affine"):
+            yield operation, float(magnitude), mode[0], result
 
 
 def apart(found, expected):

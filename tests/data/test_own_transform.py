@@ -14,7 +14,7 @@ import numpy as np
 from resnet_jax.data import register_transform
 
 
-@register_transform("brightness")
+@register_transform("brighter")
 @dataclasses.dataclass(frozen=True)
 class Brightness:
     """On the device: the normalized image plus a random number, of a key of its own for every example."""
@@ -74,7 +74,7 @@ def test_on_the_host_it_depends_on_seed_epoch_and_index_alone_and_is_for_trainin
 
 
 def test_on_the_device_every_example_has_its_own_draw():
-    prepare = prepare_with(divide(["flip", "brightness(0.5)"]).device, (0.5,), (0.25,))
+    prepare = prepare_with(divide(["flip", "brighter(0.5)"]).device, (0.5,), (0.25,))
     batch = TrainBatches(RECORDS, 6, seed=1).batch(0)
     images = np.asarray(jax.jit(prepare)(jax.random.key(0), batch)["image"])
     assert len(np.unique(images)) == 6
@@ -82,8 +82,8 @@ def test_on_the_device_every_example_has_its_own_draw():
 
 
 def test_names_are_checked_and_its_lines_are_few():
-    with pytest.raises(UsageError, match="did you mean 'brightness'"):
-        DataConfig(augment=("brightnes(1)",))
+    with pytest.raises(UsageError, match="did you mean 'brighter'"):
+        DataConfig(augment=("brightr(1)",))
     with pytest.raises(UsageError, match="there is a transform called 'flip' already"):
         register_transform("flip")(Salt)
     with pytest.raises(UsageError, match="need a frozen dataclass with a method apply"):

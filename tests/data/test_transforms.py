@@ -88,8 +88,8 @@ def test_signals_and_volumes_are_mirrored_along_their_last_side():
         assert not all(mirrored)
         for image, stored, is_mirrored in zip(found, batch["image"], mirrored, strict=True):
             np.testing.assert_array_equal(image, stored[..., ::-1, :] if is_mirrored else stored)
-        with pytest.raises(UsageError, match="random_crop takes images"):
-            prepared("random_crop(1)", batch=batch, mean=(0.0,) * shape[-1], std=(1.0,) * shape[-1])
+        with pytest.raises(UsageError, match="rotate takes images"):
+            prepared("rotate(10)", batch=batch, mean=(0.0,) * shape[-1], std=(1.0,) * shape[-1])
 
 
 def test_listed_twice_it_draws_anew():
@@ -104,7 +104,7 @@ def test_listed_twice_it_draws_anew():
     [
         ("flap", "unknown transform 'flap'; did you mean 'flip'"),
         ("random_crop(pads=3)", "unknown argument of transform random_crop 'pads'; did you mean 'pad'"),
-        ("random_crop", r"'random_crop' needs pad; it is random_crop\(pad\)"),
+        ("random_crop", r"'random_crop' needs pad; it is random_crop\(pad, where='device'\)"),
         ("random_crop(0)", "random_crop: pad must be 1 or more, got 0"),
         ("random_crop(40000)", "pad 40000 must be at least 0 and below 32768"),
         ("random_crop(2.5)", "pad must be a whole number, got 2.5"),
@@ -113,8 +113,12 @@ def test_listed_twice_it_draws_anew():
         ("mixup(-1)", "mixup: alpha must be positive, got -1"),
         ("mixup(0.2, probability=2)", r"mixup: probability must be in \[0, 1\], got 2"),
         ("mixup('a')", "alpha must be a number, got 'a'"),
-        ("flip(1)", "has 1 arguments; it is flip"),
-        ("flip(p=1)", "transform flip has no arguments"),
+        ("flip(1)", r"flip: axes must be some of -1 \(width\), -2 \(height\)"),
+        ("random_crop(1, 'host')", "has 2 arguments; it is random_crop"),
+        ("random_crop(1, where='here')", "unknown random_crop: where 'here'. Known: device, host"),
+        ("flip(p=1)", "unknown argument of transform flip 'p'. Known: axes, where"),
+        ("random_resized_crop(1)", "has 1 arguments; it is random_resized_crop"),
+        ("random_resized_crop(p=1)", "transform random_resized_crop has no arguments"),
         ("cutout(open('x'))", r"open\('x'\) is no number, text, True"),
         ("flip)", "cannot read the transform 'flip\\)'; write it as 'flip'"),
         ("a.b(1)", "cannot read the transform"),

@@ -6,7 +6,7 @@
 | `wav`, `wave_file` | ``wav:PATH``: sound files by class; samples of one WAV file |
 | `volumes`, `volume_file` | ``volumes:PATH``: volumes by class, or MedMNIST's archive; one .npy, .npz or NIfTI file |
 | `class_files` | which files belong to which class and split: folders, a pattern, lists |
-| `masks`, `mask_file`, `mask_index`, `mask_colours` | ``masks:PATH``: images with a class of every pixel |
+| `masks`, `mask_pairs`, `mask_file`, `mask_index`, `mask_colours` | ``masks:PATH``: a class of every pixel |
 | `voc`, `voc_segmentation`, `plain_xml` | ``voc:PATH``: boxes; ``voc_segmentation:PATH``: masks; XML without entities |
 | `coco` | ``coco:PATH``: boxes |
 | `box_records` | images with boxes, whatever format these come from |

@@ -228,8 +228,6 @@ def _corners(box: Any, where: str) -> tuple[float, float, float, float]:
     if not numbers or len(box) != 4:
         raise DataError(f"{where}: bbox is {box!r}; need four numbers: x, y, width, height")
     x, y, width, height = box
-    if width < 0 or height < 0:
-        raise DataError(f"{where}: bbox {box}: width and height cannot be negative")
     return y, x, y + height, x + width
 
 

@@ -1,7 +1,7 @@
 """Affine maps of images, masks and boxes: where every pixel of the result comes from.
 
-A map is Pillow's six numbers (a, b, c, d, e, f): the point (x, y) of the result is (a x + b y + c, d x + e y + f) of what
-is given, in pixels, x to the right and y down, a pixel's middle at + 1/2. Signs are those of torchvision.
+A map is Pillow's six numbers (a, b, c, d, e, f): the point (x, y) of the result is (a x + b y + c, d x + e y + f) of
+what is given, in pixels, x to the right and y down, a pixel's middle at + 1/2. Signs are those of torchvision.
 
 The nearest pixel is found in 16 fixed bits as Pillow does. As in :mod:`resnet_jax.data.operations.colour`, ``xp`` is
 numpy or jax.numpy.
@@ -76,7 +76,7 @@ def general(
     shear: tuple[Array, Array] = (0.0, 0.0),
     by: tuple[Array, Array] = (0.0, 0.0),
 ) -> Map:
-    """Return the map of a shear, then a turn and an enlargement about the middle, then a shift: torchvision's ``affine``.
+    """Return the map of a shear, then a turn and an enlargement about the middle, then a shift (torchvision's affine).
 
     Args:
         xp: numpy or jax.numpy.

@@ -82,7 +82,7 @@ def apply_chosen(
         xp: numpy or jax.numpy.
         fields: of one example; its image uint8 (height, width, channels).
         spec: what they are.
-        operations: those that can be chosen, not of the form ``whole``.
+        operations: those that can be chosen; each of the form ``whole`` is computed.
         which: index of one.
         magnitude: of that one.
         drawing: of maps.
@@ -104,11 +104,15 @@ def apply_chosen(
         for place in lookups:
             table = xp.where(which == place, operations[place].function(counts, magnitude), table)
         found["image"] = colour.looked_up(xp, found["image"], table)
+    for place in _of(operations, "whole"):
+        changed = operations[place].function(xp, image, magnitude)
+        found["image"] = xp.where(which == place, changed, found["image"])
     maps = _of(operations, "affine")
     if maps:
-        transform = tuple(xp.asarray(value, xp.float32) for value in affine.identity(xp, *image.shape[:2], 0.0))
+        height, width = image.shape[:2]
+        transform = tuple(xp.asarray(value, xp.float32) for value in affine.identity(xp, height, width, 0.0))
         for place in maps:
-            drawn = operations[place].function(xp, *image.shape[:2], magnitude)
+            drawn = operations[place].function(xp, height, width, magnitude)
             transform = tuple(xp.where(which == place, new, old) for new, old in zip(drawn, transform, strict=True))
         found = _mapped(xp, found, spec, transform, drawing or Drawing())  # pyright: ignore[reportArgumentType]
     return found

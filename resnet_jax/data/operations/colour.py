@@ -1,8 +1,8 @@
 """Operations on 8-bit colours: lookup tables a channel, and blends with another image. As Pillow rounds, to the bit.
 
 Every function takes the array module ``xp`` that it computes with, :mod:`numpy` on the host or ``jax.numpy`` within a
-compiled step: the definition is the same. All arithmetic is of integers, but for the blend, which is Pillow's in float32;
-its product is kept from being fused with its sum, for that would round otherwise.
+compiled step: the definition is the same. All arithmetic is of integers, but for the blend, which is Pillow's in
+float32; its product is kept from being fused with its sum, for that would round otherwise.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def cut_off(xp: Any, fields: Fields, spec: Spec, shape: tuple[int, ...]) -> dict
     for name, values in fields.items():
         if meaning_in(name, spec) != "boxes":
             continue
-        limits = xp.asarray([*shape[:2]] * 2).astype(values.dtype)
-        inside = xp.clip(values, xp.zeros_like(limits), limits)
+        limits = xp.asarray([*shape[:2]] * 2).astype(values.dtype).reshape(*(1,) * (values.ndim - 1), 4)
+        inside = xp.minimum(xp.maximum(values, xp.zeros_like(limits)), limits)
         empty = ((inside[..., 2:] - inside[..., :2]) < LEAST_SIDE).any(axis=-1)
         found[name] = xp.where(empty[..., None], xp.zeros_like(inside), inside)
         if name == "boxes" and "box_label" in fields:

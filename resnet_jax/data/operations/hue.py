@@ -46,7 +46,7 @@ def to_hsv(xp: Any, image: Array) -> tuple[Array, Array, Array]:
 def _tables() -> tuple[np.ndarray, np.ndarray]:
     """Return Pillow's hue (largest channel, negative difference, width, |difference|) and saturation (width, value).
 
-    Its quotients are float32 and its sums float64, both cut off to whole numbers; a table has them on all devices alike.
+    Its quotients are float32, its sums float64, both cut off to whole numbers; tables have them on all devices alike.
     """
     width = np.maximum(np.arange(256), 1)[:, None].astype(np.float32)
     remaining = ((width - np.arange(256)[None]) / width).astype(np.float32)

@@ -29,6 +29,7 @@ class Operation:
     Attributes:
         name: by which it is written.
         form: how it is computed.
+        does: what it does, a sentence.
         function: of lookup ``(counts, magnitude)``, of blend ``(xp, image)``, of affine ``(xp, height, width,
             magnitude)``, of whole ``(xp, image, magnitude)``.
         magnitude: what its magnitude is, in words; empty: it has none.
@@ -39,16 +40,12 @@ class Operation:
 
     name: str
     form: Form
+    does: str
     function: Callable[..., Any]
     magnitude: str = ""
     low: float = 0.0
     high: float = 0.0
     neutral: float | None = None
-
-    @property
-    def doc(self) -> str:
-        """What it does, a line."""
-        return (self.function.__doc__ or "").strip().split("\n")[0]
 
     @property
     def exactness(self) -> str:
@@ -63,27 +60,94 @@ def _grey(xp: Any, image: Any, _: Any) -> Any:
 
 _FACTOR = "factor; 1 leaves the image"
 _ROWS = (
-    Operation("identity", "lookup", colour.identity),
-    Operation("brightness", "lookup", colour.brightness, _FACTOR, 0.0, 16.0, 1.0),
-    Operation("contrast", "lookup", colour.contrast, _FACTOR, 0.0, 16.0, 1.0),
-    Operation("saturation", "blend", colour.greyed, _FACTOR, 0.0, 16.0, 1.0),
-    Operation("sharpness", "blend", colour.smoothed, _FACTOR, 0.0, 16.0, 1.0),
-    Operation("posterize", "lookup", colour.posterize, "bits kept", 0.0, 8.0, 8.0),
-    Operation("solarize", "lookup", colour.solarize, "threshold", 0.0, 256.0, 256.0),
-    Operation("solarize_add", "lookup", colour.solarize_add, "added", -255.0, 255.0, 0.0),
-    Operation("autocontrast", "lookup", colour.autocontrast),
-    Operation("equalize", "lookup", colour.equalize),
-    Operation("invert", "lookup", colour.invert),
-    Operation("grey", "whole", _grey),
-    Operation("hue", "whole", hue.turned, "share of the circle", -0.5, 0.5, 0.0),
-    Operation("shear_x", "affine", affine.shear_x, "tangent of the angle", -4.0, 4.0, 0.0),
-    Operation("shear_y", "affine", affine.shear_y, "tangent of the angle", -4.0, 4.0, 0.0),
-    Operation("translate_x", "affine", affine.translate_x, "pixels", -16384.0, 16384.0, 0.0),
-    Operation("translate_y", "affine", affine.translate_y, "pixels", -16384.0, 16384.0, 0.0),
-    Operation("translate_x_rel", "affine", affine.translate_x_rel, "share of the width", -1.0, 1.0, 0.0),
-    Operation("translate_y_rel", "affine", affine.translate_y_rel, "share of the height", -1.0, 1.0, 0.0),
-    Operation("rotate", "affine", affine.rotate, "degrees, counter-clockwise", -360.0, 360.0, 0.0),
-    Operation("scale", "affine", affine.scale, _FACTOR, 0.1, 10.0, 1.0),
+    Operation("identity", "lookup", "Nothing.", colour.identity),
+    Operation("brightness", "lookup", "A blend with black.", colour.brightness, _FACTOR, 0.0, 16.0, 1.0),
+    Operation("contrast", "lookup", "A blend with the image's mean grey.", colour.contrast, _FACTOR, 0.0, 16.0, 1.0),
+    Operation("saturation", "blend", "A blend with the image in grey.", colour.greyed, _FACTOR, 0.0, 16.0, 1.0),
+    Operation(
+        "sharpness",
+        "blend",
+        "A blend with the image smoothed over 3 x 3 pixels.",
+        colour.smoothed,
+        _FACTOR,
+        0.0,
+        16.0,
+        1.0,
+    ),
+    Operation(
+        "posterize", "lookup", "The upper bits of each value are kept.", colour.posterize, "bits kept", 0.0, 8.0, 8.0
+    ),
+    Operation(
+        "solarize",
+        "lookup",
+        "Values from a threshold on are inverted.",
+        colour.solarize,
+        "threshold",
+        0.0,
+        256.0,
+        256.0,
+    ),
+    Operation(
+        "solarize_add",
+        "lookup",
+        "A number is added to values below 128.",
+        colour.solarize_add,
+        "added",
+        -255.0,
+        255.0,
+        0.0,
+    ),
+    Operation("autocontrast", "lookup", "Each channel is stretched to 0 .. 255.", colour.autocontrast),
+    Operation("equalize", "lookup", "Each channel's values become equally frequent.", colour.equalize),
+    Operation("invert", "lookup", "255 minus the value.", colour.invert),
+    Operation("grey", "whole", "The image in grey, in all channels (RandomGrayscale: probability 0.1).", _grey),
+    Operation("hue", "whole", "The hue is turned.", hue.turned, "share of the circle", -0.5, 0.5, 0.0),
+    Operation(
+        "shear_x",
+        "affine",
+        "Rows move left, the further down the more.",
+        affine.shear_x,
+        "tangent of the angle",
+        -4.0,
+        4.0,
+        0.0,
+    ),
+    Operation(
+        "shear_y",
+        "affine",
+        "Columns move up, the further right the more.",
+        affine.shear_y,
+        "tangent of the angle",
+        -4.0,
+        4.0,
+        0.0,
+    ),
+    Operation("translate_x", "affine", "Everything moves right.", affine.translate_x, "pixels", -16384.0, 16384.0, 0.0),
+    Operation("translate_y", "affine", "Everything moves down.", affine.translate_y, "pixels", -16384.0, 16384.0, 0.0),
+    Operation(
+        "translate_x_rel",
+        "affine",
+        "Everything moves right by a share.",
+        affine.translate_x_rel,
+        "share of the width",
+        -1.0,
+        1.0,
+        0.0,
+    ),
+    Operation(
+        "translate_y_rel",
+        "affine",
+        "Everything moves down by a share.",
+        affine.translate_y_rel,
+        "share of the height",
+        -1.0,
+        1.0,
+        0.0,
+    ),
+    Operation(
+        "rotate", "affine", "A turn about the middle.", affine.rotate, "degrees, counter-clockwise", -360.0, 360.0, 0.0
+    ),
+    Operation("scale", "affine", "An enlargement about the middle.", affine.scale, _FACTOR, 0.1, 10.0, 1.0),
 )
 
 #: Name -> operation.

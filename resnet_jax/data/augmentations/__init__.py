@@ -1,0 +1,47 @@
+"""The transforms of this package, by their names; JAX is imported when one is applied.
+
+| file | transforms |
+|---|---|
+| `base` | what is done to one example, on the host or on the device |
+| `crop`, `flip` | random_resized_crop, random_crop, flip, rotate90 |
+| `affine`, `single` | random_affine; every operation of :mod:`resnet_jax.data.operations` by its name |
+| `colour` | colour_jitter, gaussian_blur |
+| `erase`, `mixing` | cutout, random_erasing; mixup, cutmix, mix |
+| `policy`, `policies`, `auto_tables` | rand_augment, trivial_augment, auto_augment |
+| `series` | jitter, scaling, time_stretch, time_mask, freq_mask |
+"""
+
+from resnet_jax.data.augmentations.affine import RandomAffine
+from resnet_jax.data.augmentations.base import ForExample
+from resnet_jax.data.augmentations.colour import ColourJitter, GaussianBlur
+from resnet_jax.data.augmentations.crop import RandomCrop, RandomResizedCrop
+from resnet_jax.data.augmentations.erase import Cutout, RandomErasing
+from resnet_jax.data.augmentations.flip import Flip, Rotate90
+from resnet_jax.data.augmentations.mixing import CutMix, Mix, Mixup
+from resnet_jax.data.augmentations.policies import AutoAugment, RandAugment, TrivialAugment
+from resnet_jax.data.augmentations.series import FreqMask, Jitter, Scaling, TimeMask, TimeStretch
+from resnet_jax.data.augmentations.single import _Single as _Single
+
+__all__ = [
+    "AutoAugment",
+    "ColourJitter",
+    "CutMix",
+    "Cutout",
+    "Flip",
+    "ForExample",
+    "FreqMask",
+    "GaussianBlur",
+    "Jitter",
+    "Mix",
+    "Mixup",
+    "RandAugment",
+    "RandomAffine",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomResizedCrop",
+    "Rotate90",
+    "Scaling",
+    "TimeMask",
+    "TimeStretch",
+    "TrivialAugment",
+]

@@ -1,0 +1,72 @@
+"""A random affine map: turn, shift, enlargement and shear at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from resnet_jax.data.augmentations.base import ForExample, between, unit, with_chance
+from resnet_jax.data.example import Spec
+from resnet_jax.data.operations.affine import Interpolation, general
+from resnet_jax.data.operations.fields import mapped
+from resnet_jax.data.transforms import register_transform
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import NotNegative, Positive, Share
+
+Array = Any
+
+
+@register_transform("random_affine")
+@dataclass(frozen=True)
+class RandomAffine(ForExample):
+    """A random turn, shift, enlargement and shear about the middle, at once: torchvision's RandomAffine.
+
+    Attributes:
+        degrees: the turn is uniform in -degrees .. degrees.
+        translate: largest shift, a share of the side, to whole pixels.
+        low: least enlargement.
+        high: largest.
+        shear: the shear along x is uniform in -shear .. shear degrees.
+        probability: of an image to be moved.
+        interpolation: nearest, or bilinear; masks take the nearest pixel.
+        fill: seen beyond the border: a number, or one a channel.
+    """
+
+    degrees: NotNegative = 0.0
+    translate: Share = 0.0
+    low: Positive = 1.0
+    high: Positive = 1.0
+    shear: NotNegative = 0.0
+    probability: Share = 1.0
+    interpolation: Interpolation = "nearest"
+    fill: float | tuple[float, ...] = 0.0
+    name: ClassVar = "random_affine"
+    words: ClassVar = 6
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise UsageError(f"random_affine: low {self.low:g} is above high {self.high:g}")
+        if self.shear >= 90:
+            raise UsageError(f"random_affine: shear must be below 90 degrees, got {self.shear:g}")
+
+    def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
+        """Move one image, its masks and its boxes."""
+        height, width = fields["image"].shape[:2]
+        right, down = (
+            xp.round((2 * unit(xp, word) - 1) * xp.float32(self.translate * side))
+            for word, side in ((words[2], width), (words[3], height))
+        )
+        transform = general(
+            xp,
+            height,
+            width,
+            angle=between(xp, words[1], -self.degrees, self.degrees),
+            factor=between(xp, words[4], self.low, self.high),
+            shear=(between(xp, words[5], -self.shear, self.shear), xp.float32(0)),
+            by=(right, down),
+        )
+
+        def change(fields: dict[str, Array]) -> dict[str, Array]:
+            return mapped(xp, fields, spec, transform, fill=self.fill, interpolation=self.interpolation)
+
+        return with_chance(xp, words[0], self.probability, fields, change)

@@ -1,0 +1,86 @@
+"""Random crops: of a random part of an image, or of a padded input back to its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from resnet_jax.data.augmentations.base import ForExample
+from resnet_jax.data.example import Example, Spec
+from resnet_jax.data.operations.fields import cut_off, mask_fill, moved
+from resnet_jax.data.transforms import register_transform
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast1
+
+Array = Any
+#: Random bits of one offset: a window of n positions is uniform to within n / 2^16.
+FIELD_BITS = 16
+
+
+@register_transform("random_resized_crop")
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random part of the image, of 8 to 100 % of its area, brought to data.image_size (ImageNet).
+
+    What it does is :class:`resnet_jax.data.transform.Geometry`'s, for evaluation goes with it.
+    """
+
+    where: ClassVar = "host"
+
+    def apply(self, example: Example, rng: Any, spec: Spec, /) -> Example:
+        """Not called: the geometry does it."""
+        raise NotImplementedError
+
+
+@register_transform("random_crop")
+@dataclass(frozen=True)
+class RandomCrop(ForExample):
+    """Zeros added on each side, then a random crop back to size (CIFAR: 4); signals and volumes too.
+
+    Zero is black, before normalization, as in torchvision's ``RandomCrop(32, padding=4)``; of a mask it is background,
+    but ``segmentation`` gets 255, which is no class.
+
+    Attributes:
+        pad: pixels a side.
+    """
+
+    pad: AtLeast1
+    stream: ClassVar = None
+    name: ClassVar = "random_crop"
+    ranks: ClassVar = (2, 3, 4)
+    words: ClassVar = 2  # flip takes other bits of the same two
+
+    def __post_init__(self) -> None:
+        if self.pad >= 2 ** (FIELD_BITS - 1):
+            raise UsageError(f"pad {self.pad} must be at least 0 and below {2 ** (FIELD_BITS - 1)} pixels")
+
+    def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
+        """Crop an input, its masks and its boxes at one place."""
+        pad, shape = self.pad, fields["image"].shape
+        low = xp.uint32(2**FIELD_BITS - 1)
+        bits = [words[0] >> xp.uint32(FIELD_BITS), words[0] & low, words[1] & low]
+        count = xp.uint32(2 * pad + 1)
+        starts = [((word * count) >> xp.uint32(FIELD_BITS)).astype(xp.int32) for word in bits[: len(shape) - 1]]
+
+        def cut(values: Array, fill: int = 0) -> Array:
+            rest = values.ndim - len(starts)
+            frame = xp.pad(values, ((pad, pad),) * len(starts) + ((0, 0),) * rest, constant_values=fill)
+            return _part(xp, frame, starts, values.shape)
+
+        def shifted(boxes: Array) -> Array:
+            by = xp.stack([*starts, *starts]).astype(xp.float32) - xp.float32(pad)
+            return (boxes.astype(xp.float32) - by[None]).astype(boxes.dtype)
+
+        found = moved(fields, spec, cut, lambda name, values: cut(values, mask_fill(name)), shifted)
+        return cut_off(xp, found, spec, shape)
+
+
+def _part(xp: Any, frame: Array, starts: list[Array], shape: tuple[int, ...]) -> Array:
+    if xp is np:
+        return frame[tuple(slice(int(start), int(start) + side) for start, side in zip(starts, shape, strict=False))]
+    import jax
+
+    zeros = [xp.zeros_like(starts[0])] * (len(shape) - len(starts))
+    return jax.lax.dynamic_slice(frame, [*starts, *zeros], shape)

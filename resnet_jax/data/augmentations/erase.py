@@ -1,0 +1,115 @@
+"""Parts of images that are taken out: cutout and random erasing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from resnet_jax.data.augmentations.base import require_images
+from resnet_jax.data.example import Spec
+from resnet_jax.data.transforms import Needs, register_transform
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast1, Share
+
+
+@register_transform("cutout")
+@dataclass(frozen=True)
+class Cutout:
+    """A square around a random pixel is set to the mean of the data (CIFAR-10: 16, CIFAR-100: 8).
+
+    Attributes:
+        side: pixels.
+    """
+
+    side: AtLeast1
+    where: ClassVar = "device"
+    needs: ClassVar[Needs] = "normalized"
+    stream: ClassVar = 0x637574
+    mixes: ClassVar = False
+
+    def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
+        """Set the squares to 0, what of them is in the image."""
+        from resnet_jax.data.augment import cut_out
+
+        require_images("cutout", batch)
+        return {**batch, "image": cut_out(keys, batch["image"], self.side)}
+
+
+@register_transform("random_erasing")
+@dataclass(frozen=True)
+class RandomErasing:
+    """A rectangle of random place, area and ratio becomes the mean, a random colour or noise (Zhong et al. 2017).
+
+    Numbers are those of torchvision and timm: ten rectangles are tried, and the first is taken that is smaller than the
+    image. What is erased stays in masks and boxes.
+
+    Attributes:
+        probability: of an image to lose one.
+        low: least share of the area.
+        high: largest.
+        ratio: least height / width, or width / height.
+        mode: constant: the mean of the data; random: a colour of N(0, 1), normalized; pixel: such a colour each pixel.
+    """
+
+    probability: Share = 0.5
+    low: Share = 0.02
+    high: Share = 1 / 3
+    ratio: Share = 0.3
+    mode: Literal["constant", "random", "pixel"] = "constant"
+    where: ClassVar = "device"
+    needs: ClassVar[Needs] = "normalized"
+    stream: ClassVar = 0x657261
+    mixes: ClassVar = False
+    tries: ClassVar = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise UsageError(f"random_erasing: low must be above 0 and at most high, got {self.low} and {self.high}")
+        if self.ratio == 0:
+            raise UsageError("random_erasing: ratio must be above 0")
+
+    def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
+        """Erase a rectangle of every image that is drawn."""
+        import jax
+        import jax.numpy as jnp
+
+        require_images("random_erasing", batch)
+
+        def erased(image: Any, key: Any) -> Any:
+            draw, paint = jax.random.split(key)
+            uniform = jax.random.uniform(draw, (4 * self.tries + 1,))
+            inside = self.rectangle(uniform[1:].reshape(4, self.tries), image.shape[0], image.shape[1])
+            match self.mode:
+                case "constant":
+                    value = jnp.zeros((1, 1, image.shape[-1]), image.dtype)
+                case "random":
+                    value = jax.random.normal(paint, (1, 1, image.shape[-1])).astype(image.dtype)
+                case "pixel":
+                    value = jax.random.normal(paint, image.shape).astype(image.dtype)
+            return jnp.where((inside & (uniform[0] < self.probability))[..., None], value, image)
+
+        return {**batch, "image": jax.vmap(erased)(batch["image"], keys)}
+
+    def rectangle(self, uniform: Any, height: int, width: int) -> Any:
+        """Return the first rectangle that is smaller than the image, bool (height, width); none where none is.
+
+        Args:
+            uniform: area, ratio, top and left of each try, (4, tries) in [0, 1).
+            height: of the image.
+            width: of the image.
+        """
+        import jax.numpy as jnp
+
+        area = height * width * (self.low + (self.high - self.low) * uniform[0])
+        ratio = jnp.exp(math.log(self.ratio) * (1 - 2 * uniform[1]))
+        h, w = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+        fits = (h < height) & (w < width)
+        first = jnp.argmax(fits)
+        h, w = h[first], w[first]
+        top = jnp.floor(uniform[2, first] * (height - h + 1))
+        left = jnp.floor(uniform[3, first] * (width - w + 1))
+        row = jnp.arange(height, dtype=jnp.float32)[:, None]
+        column = jnp.arange(width, dtype=jnp.float32)[None]
+        inside = (row >= top) & (row < top + h) & (column >= left) & (column < left + w)
+        return inside & fits[first]

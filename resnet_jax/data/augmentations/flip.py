@@ -1,0 +1,124 @@
+"""Mirrors and quarter turns: nothing is interpolated, and every dtype and rank is taken."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from resnet_jax.data.augmentations.base import ForExample, below, changed_where
+from resnet_jax.data.example import Spec
+from resnet_jax.data.operations.fields import moved
+from resnet_jax.data.transforms import Needs, register_transform
+from resnet_jax.errors import UsageError
+
+Array = Any
+
+
+@register_transform("flip")
+@dataclass(frozen=True)
+class Flip(ForExample):
+    """Mirror left and right (signals and volumes: the last axis before the channels) with probability 1/2.
+
+    It is no augmentation where the mirror image is of another class: digits, letters, left and right.
+
+    Attributes:
+        axes: each of these is mirrored with a probability 1/2 of its own, counted from the last before the channels:
+            -1 is the width of an image, -2 its height, -3 the depth of a volume.
+    """
+
+    axes: tuple[int, ...] = (-1,)
+    needs: ClassVar[Needs] = "any"
+    stream: ClassVar = None
+    name: ClassVar = "flip"
+    ranks: ClassVar = (2, 3, 4)
+    words: ClassVar = 2  # random_crop takes other bits of the same two
+
+    def __post_init__(self) -> None:
+        _check_axes("flip", self.axes)
+
+    def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
+        """Mirror an input, its masks and its boxes."""
+        sides = fields["image"].shape[:-1]
+        _check_sides("flip", self.axes, sides)
+        for axis in self.axes:
+            chosen = (words[1] >> xp.uint32(32 + axis)) & xp.uint32(1) == 1
+            fields = changed_where(xp, chosen, fields, lambda fields, axis=axis: _mirrored(xp, fields, spec, axis))
+        return fields
+
+
+@register_transform("rotate90")
+@dataclass(frozen=True)
+class Rotate90(ForExample):
+    """A turn by 0, 90, 180 or 270 degrees, each as often, in the plane of two sides that are equal.
+
+    Attributes:
+        axes: the plane; of volumes also (-3, -1) or (-3, -2).
+    """
+
+    axes: tuple[int, ...] = (-2, -1)
+    needs: ClassVar[Needs] = "any"
+    name: ClassVar = "rotate90"
+    ranks: ClassVar = (3, 4)
+    words: ClassVar = 1
+
+    def __post_init__(self) -> None:
+        _check_axes("rotate90", self.axes)
+        if len(self.axes) != 2:
+            raise UsageError(f"rotate90: axes must be the two of a plane, got {self.axes}")
+
+    def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
+        """Turn an input, its masks and its boxes."""
+        sides = fields["image"].shape[:-1]
+        _check_sides("rotate90", self.axes, sides)
+        if len({sides[axis] for axis in self.axes}) != 1:
+            raise UsageError(
+                f"rotate90 turns sides that are equal, and axes {self.axes} of these inputs are "
+                f"{[sides[axis] for axis in self.axes]}: bring them to one size (data.image_size)"
+            )
+        turns = below(xp, words[0], 4)
+        for bit, count in ((1, 1), (2, 2)):
+            turn = functools.partial(self._turned, xp, spec, count)
+            fields = changed_where(xp, (turns & bit) == bit, fields, turn)
+        return fields
+
+    def _turned(self, xp: Any, spec: Spec, count: int, fields: dict[str, Array]) -> dict[str, Array]:
+        rank = fields["image"].ndim - 1
+        width = fields["image"].shape[1]
+        first, second = (rank + axis for axis in sorted(self.axes))
+
+        def turned(values: Array) -> Array:
+            return xp.rot90(values, count, (first, second))
+
+        def boxes(values: Array) -> Array:
+            for _ in range(count):
+                top, left, bottom, right = (values[..., place] for place in range(4))
+                values = xp.stack([width - right, top, width - left, bottom], axis=-1)
+            return values
+
+        return moved(fields, spec, turned, lambda _, values: turned(values), boxes)
+
+
+def _mirrored(xp: Any, fields: dict[str, Array], spec: Spec, axis: int) -> dict[str, Array]:
+    sides = fields["image"].shape[:-1]
+    place = len(sides) + axis
+
+    def boxes(values: Array) -> Array:
+        top, left, bottom, right = (values[..., place] for place in range(4))
+        length = sides[axis]
+        if axis == -1:
+            return xp.stack([top, length - right, bottom, length - left], axis=-1)
+        return xp.stack([length - bottom, left, length - top, right], axis=-1)
+
+    return moved(fields, spec, lambda values: xp.flip(values, place), lambda _, values: xp.flip(values, place), boxes)
+
+
+def _check_axes(name: str, axes: tuple[int, ...]) -> None:
+    known = isinstance(axes, tuple) and all(type(axis) is int and -3 <= axis <= -1 for axis in axes)
+    if not axes or not known or len(set(axes)) != len(axes):
+        raise UsageError(f"{name}: axes must be some of -1 (width), -2 (height) and -3 (depth), as (-1,), got {axes!r}")
+
+
+def _check_sides(name: str, axes: tuple[int, ...], sides: tuple[int, ...]) -> None:
+    if len(sides) + min(axes) < 0:
+        raise UsageError(f"{name}: axes {axes} are more than these inputs have, whose sides are {sides}")

@@ -1,0 +1,112 @@
+"""Every row of the table of operations as a transform of its name: ``brightness(0.6, 1.4)``, ``invert``.
+
+Those with a magnitude draw it uniformly from low to high; without high it is low.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from resnet_jax.data.augmentations.base import ForExample, between, with_chance
+from resnet_jax.data.example import Spec
+from resnet_jax.data.operations import OPERATIONS, Drawing, Operation, apply_operation
+from resnet_jax.data.operations.affine import Interpolation
+from resnet_jax.data.transforms import register_transform
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import Share
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class _Single(ForExample):
+    """One operation, with a probability.
+
+    Attributes:
+        probability: of an image to be changed.
+    """
+
+    probability: Share = dataclasses.field(default=1.0, kw_only=True)
+    operation: ClassVar[Operation]
+    words: ClassVar = 2
+
+    def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
+        """Do it, at the magnitude that is drawn."""
+
+        def change(fields: dict[str, Array]) -> dict[str, Array]:
+            magnitude = self.magnitude(xp, words[1])
+            return apply_operation(xp, fields, spec, self.operation, magnitude, self.drawing())
+
+        return with_chance(xp, words[0], self.probability, fields, change)
+
+    def magnitude(self, xp: Any, word: Array) -> Array:
+        """Return the magnitude of a random word."""
+        return xp.float32(0)
+
+    def drawing(self) -> Drawing:
+        """Return how maps are drawn."""
+        return Drawing()
+
+
+@dataclass(frozen=True)
+class _Ranged(_Single):
+    """One operation at a magnitude of a range.
+
+    Attributes:
+        low: least magnitude.
+        high: largest; None: as low.
+    """
+
+    low: float
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        row, high = self.operation, self.low if self.high is None else self.high
+        if not row.low <= self.low <= high <= row.high:
+            raise UsageError(
+                f"{row.name}: need {row.low:g} <= low <= high <= {row.high:g} ({row.magnitude}), got {self.low:g} and "
+                f"{high:g}"
+            )
+
+    def magnitude(self, xp: Any, word: Array) -> Array:
+        """Return the magnitude of a random word."""
+        return between(xp, word, self.low, self.low if self.high is None else self.high)
+
+
+@dataclass(frozen=True)
+class _Map(_Ranged):
+    """A map at a magnitude of a range.
+
+    Attributes:
+        interpolation: nearest, or bilinear; masks take the nearest pixel.
+        fill: seen beyond the border, a value of the image: a number, or one a channel.
+    """
+
+    interpolation: Interpolation = dataclasses.field(default="nearest", kw_only=True)
+    fill: float | tuple[float, ...] = dataclasses.field(default=0.0, kw_only=True)
+
+    def drawing(self) -> Drawing:
+        """Return how maps are drawn."""
+        return Drawing(self.interpolation, self.fill)
+
+
+def _transform_of(row: Operation) -> type:
+    base = _Map if row.form == "affine" else _Ranged if row.magnitude else _Single
+    title = "".join(part.capitalize() for part in row.name.split("_"))
+    body = {
+        "__doc__": f"{row.does.rstrip('.')}{f'; low to high: {row.magnitude}' if row.magnitude else ''}.",
+        "__module__": __name__,
+        "operation": row,
+        "name": row.name,
+        "bytes_only": row.form != "affine",
+    }
+    kind = dataclass(frozen=True)(type(title, (base,), body))
+    globals()[title] = kind  # pickled by its name
+    return register_transform(row.name)(kind)
+
+
+for _row in OPERATIONS.values():
+    if _row.name != "identity":
+        _transform_of(_row)

@@ -1,0 +1,212 @@
+"""The index of a folder or table of files: paths and labels; kept, so that a million files are not looked at twice.
+
+It lies in the user's cache directory with a stamp of everything that it was made from: of every folder its time of
+change and a digest of the names in it, of every table its content. A file that is added, removed or renamed changes
+both stamps of its folder, and all is listed anew. A file that is rewritten in place keeps its path and its label, and
+so does the index; only the size of all files, which decides whether they are decoded once before training, is then that
+of before. An index that is damaged is made anew: it holds a digest of itself.
+
+Opening needs the names of all folders, but nothing of the files. Indices of fewer than 10,000 files are not kept, and
+none is if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.data.path_table import PathTable
+from resnet_jax.errors import DataError
+from resnet_jax.runtime.cache import VARIABLE, cache_directory
+from resnet_jax.tasks.facts import LabelKind
+
+VERSION = 1
+"""Of what is kept and of the rules by which folders are read: another one is another index."""
+LEAST_KEPT = 10_000
+"""Files from which on an index is kept: fewer are listed in a moment."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """The files of one split.
+
+    Attributes:
+        paths: N files, without what the paths of all begin with.
+        labels: int32 (N,) of classes, float32 (N, K) of several labels or values.
+        bytes: size of all files.
+    """
+
+    paths: PathTable
+    labels: np.ndarray
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+    """Files and labels of a data set, and what there is to say of them.
+
+    Attributes:
+        parts: split -> its files.
+        class_names: in label order.
+        notes: one line each.
+        origins: split -> its folder.
+        kind: what the labels are.
+    """
+
+    parts: Mapping[str, Part]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kind: LabelKind = "class"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that paths and labels take."""
+        return sum(part.paths.nbytes + part.labels.nbytes for part in self.parts.values())
+
+    def __len__(self) -> int:
+        return sum(len(part.labels) for part in self.parts.values())
+
+
+class Stamps:
+    """What an index was made from: folders and tables as they were."""
+
+    def __init__(self, folders: Mapping[str, list[Any]] | None = None, files: Mapping[str, str] | None = None):
+        self.folders, self.files = dict(folders or {}), dict(files or {})
+
+    def add_folder(self, folder: str, changed: int, names: Iterable[str]) -> None:
+        """Note a folder by its time of change in nanoseconds, read before its names were, and these, in order."""
+        self.folders[os.path.abspath(folder)] = [changed, _digest_of_names(names)]
+
+    def add_file(self, path: str | Path, content: bytes) -> None:
+        """Note a table by its content."""
+        self.files[os.path.abspath(path)] = hashlib.sha256(content).hexdigest()
+
+    def hold(self) -> bool:
+        """Return whether everything is as it was."""
+        try:
+            for folder, (changed, digest) in self.folders.items():
+                if os.stat(folder).st_mtime_ns != changed or _digest_of_names(os.listdir(folder)) != digest:
+                    return False
+            for path, digest in self.files.items():
+                if hashlib.sha256(Path(path).read_bytes()).hexdigest() != digest:
+                    return False
+        except OSError:
+            return False
+        return True
+
+
+def read_table(path: Path, stamps: Stamps) -> bytes:
+    """Return the content of a table of labels or names, and note it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
+    stamps.add_file(path, content)
+    return content
+
+
+def kept_index(facts: list[Any], build: Callable[[Stamps], Index]) -> Index:
+    """Return an index: the kept one if nothing has changed since, else a new one.
+
+    Args:
+        facts: what decides the index besides what is stamped: place and ways of reading.
+        build: makes it, noting all that it looks at.
+    """
+    key = hashlib.sha256(json.dumps([VERSION, *facts]).encode("utf-8", "surrogateescape")).hexdigest()
+    path = _path(key)
+    if path is not None and (kept := _load(path, key)) is not None and kept[1].hold():
+        return kept[0]
+    stamps = Stamps()
+    index = build(stamps)
+    if path is not None and len(index) >= LEAST_KEPT:
+        _save(path, key, index, stamps)
+    return index
+
+
+def _digest_of_names(names: Iterable[str]) -> str:
+    return hashlib.blake2b(b"\0".join(map(os.fsencode, names)), digest_size=16).hexdigest()
+
+
+def _path(key: str) -> Path | None:
+    if os.environ.get(VARIABLE, "").lower() == "off":
+        return None
+    try:
+        return cache_directory() / "indices" / f"{key[:16]}.npz"
+    except (OSError, RuntimeError):  # no home directory
+        return None
+
+
+def _digest(about: bytes, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(about)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).view(np.uint8).data if arrays[name].size else b"")
+    return digest.hexdigest()
+
+
+def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
+    about = json.dumps(
+        {
+            "key": key,
+            "splits": {split: part.bytes for split, part in index.parts.items()},
+            "class_names": index.class_names,
+            "notes": index.notes,
+            "origins": dict(index.origins),
+            "kind": index.kind,
+            "folders": stamps.folders,
+            "files": stamps.files,
+        }
+    ).encode()
+    arrays = {}
+    for split, part in index.parts.items():
+        found = {"names": part.paths.names, "starts": part.paths.starts, "labels": part.labels}
+        arrays |= {f"{split}.{name}": array for name, array in found.items()}
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            sealed = {"about": np.frombuffer(about, np.uint8), "digest": np.array(_digest(about, arrays))}
+            np.savez(file, allow_pickle=False, **arrays, **sealed)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        _log.warning("the index is not kept, and made again next time: %s: %s", path.parent, error.strerror or error)
+
+
+def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:
+    """Return what is kept; None if it is not there, not whole, or of something else."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        about, digest = arrays.pop("about").tobytes(), str(arrays.pop("digest"))
+        if _digest(about, arrays) != digest:
+            return None
+        found = json.loads(about)
+        if found["key"] != key:
+            return None
+        parts = {
+            split: Part(
+                PathTable("", arrays[f"{split}.names"], arrays[f"{split}.starts"]), arrays[f"{split}.labels"], size
+            )
+            for split, size in found["splits"].items()
+        }
+        index = Index(parts, tuple(found["class_names"]), tuple(found["notes"]), found["origins"], found["kind"])
+        return index, Stamps(found["folders"], found["files"])
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,66 @@
+"""A set of TensorFlow Datasets by name: its builder, and what to do about one that is not prepared."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import DataError, nearest
+
+INSTALL = "pip install 'resnet-jax[tf]'"
+"""What brings TensorFlow, for the sets whose own code needs it."""
+
+
+def find_builder(name: str, data_dir: str | None) -> Any:
+    """Return TFDS's builder of a set, prepared or not.
+
+    Args:
+        name: as TFDS writes it: ``mnist``, ``imagenette/160px-v2``, ``cifar10:3.0.2``.
+        data_dir: where sets lie, or None for TFDS's default.
+
+    Raises:
+        DataError: there is no such set, configuration or version, or its code needs TensorFlow.
+    """
+    import tensorflow_datasets as tfds
+
+    where = data_dir or "the default folder of TFDS (TFDS_DATA_DIR)"
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        close = nearest(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise DataError(f"tfds:{name}: no built-in set has this name and {where} holds none{hint}") from error
+    except ImportError as error:
+        raise DataError(
+            f"tfds:{name}: the code of this set needs {missing_module(error)}, which is not installed; {INSTALL}"
+        ) from error
+    except (ValueError, AssertionError, OSError) as error:  # not a name, or no such configuration or version
+        raise DataError(f"tfds:{name}: {str(error).strip()}") from error
+
+
+def missing_module(error: ImportError) -> str:
+    """Return the name of what could not be imported, as people write it.
+
+    >>> missing_module(ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow"))
+    'TensorFlow'
+    """
+    name = (error.name or str(error)).partition(".")[0]
+    return "TensorFlow" if name == "tensorflow" else name
+
+
+def prepared_where(builder: Any, name: str, data_dir: str | None) -> str:
+    """Return where a set that is not prepared is looked for, what lies there, and how to prepare it."""
+    where = data_dir or "the default folder of TFDS (TFDS_DATA_DIR)"
+    folder = f" --data-dir {data_dir}" if data_dir else ""
+    said = f"{where}; prepare it once with\n  resnet-jax data prepare {name}{folder}"
+    remains = left_behind(builder)
+    return f"{said}\n(a preparation was stopped half-way: {remains[0]} can be removed)" if remains else said
+
+
+def left_behind(builder: Any) -> list[Path]:
+    """Return the folders that a preparation of this set left when it was killed, or that one under way writes."""
+    version = Path(builder.data_dir)
+    return sorted(version.parent.glob(f"incomplete.*_{version.name}")) if version.parent.is_dir() else []

@@ -1,0 +1,92 @@
+"""The examples of a split that TFDS prepared, read at random from its ArrayRecord files, nothing of them decoded.
+
+TFDS's own source asks its files for each example in the slow way (see `record_file`) and builds a NumPy array of every
+feature; here only what is asked for is taken from the record, a ``tf.train.Example``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_jax.data.record_file import RecordFile
+from resnet_jax.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedExamples:
+    """Examples by index, each a dict of the bytes or the integer of the features that are wanted.
+
+    Attributes:
+        files: of the split, in order.
+        keys: the features.
+    """
+
+    files: tuple[RecordFile, ...]
+    keys: tuple[str, ...]
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """How many examples there are up to the end of each file."""
+        return list(itertools.accumulate(len(file) for file in self.files))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)}")
+        place = bisect.bisect_right(self.ends, index)
+        file = self.files[place]
+        number = index - (self.ends[place - 1] if place else 0)
+        return _parse(file[number], self.keys, f"record {number:,} of {file.path}")
+
+    def __getitems__(self, indices: Sequence[int], /) -> list[dict[str, Any]]:
+        return [self[index] for index in indices]
+
+
+def _parse(record: bytes, keys: tuple[str, ...], where: str) -> dict[str, Any]:
+    """Return features of a serialized ``tf.train.Example``: bytes, or an integer.
+
+    Raises:
+        DataError: it is none, or has no such feature.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+        proto: Any = tf_example_pb2
+        features = proto.Example.FromString(record).features.feature
+    except DecodeError as error:
+        raise DataError(f"{where}: this is no example as TFDS writes them ({error})") from error
+    found: dict[str, Any] = {}
+    for key in keys:
+        if key not in features:
+            raise DataError(f"{where}: the example has no feature {key!r}, but {', '.join(sorted(features))}")
+        feature = features[key]
+        values = feature.bytes_list.value or feature.int64_list.value
+        if len(values) != 1:
+            raise DataError(f"{where}: feature {key!r} has {len(values)} values; need one image or one class")
+        found[key] = values[0]
+    return found
+
+
+def open_split(builder: Any, split: str, keys: tuple[str, ...]) -> PreparedExamples:
+    """Open the files of a split.
+
+    Raises:
+        DataError: a file is not there, cut short, or does not hold as many examples as TFDS wrote down.
+    """
+    info = builder.info.splits[split]
+    files = tuple(RecordFile(str(path)) for path in sorted(info.filepaths, key=str))
+    examples = PreparedExamples(files, keys)
+    if len(examples) != info.num_examples:
+        raise DataError(
+            f"{builder.data_dir}: split {split!r} has {len(examples):,} examples in its files and "
+            f"{info.num_examples:,} in dataset_info.json: files are missing or were replaced; prepare the set anew"
+        )
+    return examples

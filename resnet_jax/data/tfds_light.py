@@ -1,0 +1,95 @@
+"""What the code of TFDS's image sets needs of TensorFlow while it prepares them, done without it.
+
+Most sets take two things from TensorFlow: files (``tf.io.gfile``) and the PNG encoder of arrays. Both are lent for the
+time of a preparation. Whatever else a set asks for raises ``ImportError``, as it would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib.util
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+def tensorflow_installed() -> bool:
+    """Return whether TensorFlow can be imported; it is not imported."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def to_png(image: np.ndarray) -> bytes:
+    """Return an image (H, W, C) of 1, 3 or 4 channels, uint8 or uint16, as PNG, without loss.
+
+    >>> from resnet_jax.data.decode import decode_image
+    >>> image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    >>> bool((decode_image(to_png(image), 3, "here") == image).all())
+    True
+    """
+    import cv2
+
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(image.shape[-1], slice(None))
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image[..., order]))
+    if not done:
+        raise ValueError(f"cannot encode {image.dtype} {image.shape} as PNG")
+    return data.tobytes()
+
+
+@contextlib.contextmanager
+def lent(builder: Any) -> Iterator[None]:
+    """Lend a builder files and the PNG encoder while it prepares its set."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.utils import lazy_imports_utils
+
+    lazy: dict[str, Any] = object.__getattribute__(lazy_imports_utils.tensorflow, "__dict__")
+    before = lazy.get("_module")
+    encoders = []
+    for feature in _all_features(builder.info.features):
+        if isinstance(feature, tfds.features.Image) and feature.encoding_format in (None, "png"):
+            encoder = getattr(feature, "_image_encoder", None)
+            if type(encoder).__name__ == "_ImageEncoder":
+                encoders.append(encoder)
+    try:
+        lazy["_module"] = _Files()
+        for encoder in encoders:
+            encoder.__dict__["_encode_image"] = to_png
+        yield
+    finally:
+        lazy.pop("_module")
+        if before is not None:
+            lazy["_module"] = before
+        for encoder in encoders:
+            encoder.__dict__.pop("_encode_image", None)
+
+
+def _all_features(feature: Any) -> Iterator[Any]:
+    yield feature
+    if hasattr(feature, "items"):
+        for inner in feature.values():
+            yield from _all_features(inner)
+    elif getattr(feature, "feature", None) is not None:
+        yield from _all_features(feature.feature)
+
+
+class _Files:
+    """``tf`` with files of this machine and nothing else."""
+
+    def __init__(self) -> None:
+        self.io = SimpleNamespace(
+            gfile=SimpleNamespace(
+                GFile=lambda name, mode="r": open(name, mode),  # noqa: SIM115 - the set closes it
+                exists=os.path.exists,
+                isdir=os.path.isdir,
+                listdir=os.listdir,
+                glob=lambda pattern: glob.glob(os.fspath(pattern)),
+                walk=os.walk,
+                makedirs=lambda path: os.makedirs(path, exist_ok=True),
+            )
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
