@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from annotated_types import Interval
+from annotated_types import Gt, Interval
 
+from resnet_jax.data.division import Division, Method
+from resnet_jax.data.order import Balance, Sampling
 from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.stats import check_normalization
-from resnet_jax.data.transforms import canonical, divide
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, check_fields
+from resnet_jax.data.transforms import canonical, divide, transform_names
+from resnet_jax.data.unreadable import SHARE, OnCorrupt, Unreadable
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Listing, Share, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +31,27 @@ class DataConfig:
     """Share held out for the final test where the source has no test split of its own."""
     split_seed: int = 0
     """Which images are held out; not the seed of the run, so that seeds can be compared."""
+    split: Method = "stratified"
+    """How images are held out: stratified, with exact shares of every class; or hash, by a hash of each image's name,
+    so that adding or removing images leaves all others where they are, and sizes are about right."""
+    group_by: str | None = None
+    """Keep on one side all images of a patient, speaker or scene: a regular expression with one group that finds it in
+    the image's path, such as "^([^_]+)_", or group for what the source knows (the column group of a manifest)."""
+    fold: str | None = None
+    """Cross-validation: i/k, such as 1/5 to 5/5: validate on fold i of k of the training images, in place of
+    val_fraction; the test stays the same."""
+    subset: Annotated[float, Gt(0.0)] | None = None
+    """Train on a part of the training images, by class: below 1 a share, such as 0.1, else a number a class; a smaller
+    part is in a larger one. Validation and test stay the same."""
+    balance: Balance = "none"
+    """How training images are drawn: none, every image once an epoch; or classes, all classes equally often."""
+    repeats: AtLeast1 = 1
+    """How often an image is in a training batch, each time augmented anew; an epoch keeps its number of updates."""
     image_size: AtLeast1 | None = None
     """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
-    augment: tuple[str, ...] = ()
-    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)":
-    random_resized_crop, random_crop(pad), flip, cutout(side), mixup(alpha), cutmix(alpha), mix(mixup, cutmix), or a
-    registered one."""
+    augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
+    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)"; more
+    arguments of each are in docs/data.md. Known."""
     mean: tuple[float, ...] = ()
     """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
     std: tuple[float, ...] = ()
@@ -52,13 +71,26 @@ class DataConfig:
     void_value: AtLeast0 | None = None
     """Value of masks that stands for no class, besides 255; the other values are the classes, in order."""
     threads: Annotated[AtLeast0, SAME_RESULT] = 2
-    """Threads that decode and assemble batches."""
+    """Threads that decode and assemble batches; with data.workers, in each process."""
+    workers: Annotated[AtLeast0, SAME_RESULT] = 0
+    """Processes that do so in place of this one, for sources and transforms that hold Python's lock."""
+    on_corrupt: Annotated[OnCorrupt, SAME_RESULT] = "stop"
+    """What is done about an example that cannot be read: stop at it, or skip it: it is counted, listed in corrupt.jsonl
+    and reported; in training the next of the epoch takes its place, in evaluation it counts nowhere."""
+    max_corrupt: Annotated[Share, SAME_RESULT] = SHARE
+    """With on_corrupt skip: share of a split that may be skipped; more stop the run."""
 
     def __post_init__(self) -> None:
         """Refuse what no run can have, and write every transform in its one form."""
         check_fields(self, "data.")
+        self.division()  # which checks what it is made of
         check_normalization(self.mean, self.std, dtype=None)
         object.__setattr__(self, "augment", canonical(self.augment))
+        if self.repeats > 1 and not self.augment:
+            raise UsageError(
+                f"data.repeats {self.repeats} has an image in a batch so often, augmented anew each time, and "
+                "data.augment is empty: name transforms, or set data.repeats 1"
+            )
 
     def reading(self, channels: int | None = None, least_classes: int = 2) -> Reading:
         """Return how the source is read."""
@@ -72,6 +104,21 @@ class DataConfig:
             signal_length=self.signal_length,
             void_value=self.void_value,
         )
+
+    def unreadable(self, split: str, total: int) -> Unreadable | None:
+        """Return what counts the examples of a split that cannot be read; None where one stops the run."""
+        return None if self.on_corrupt == "stop" else Unreadable(split, total, self.max_corrupt)
+
+    def division(self) -> Division:
+        """Return how the source is divided."""
+        return Division(
+            self.val_fraction, self.test_fraction, self.split_seed, self.split, self.group_by, self.fold, self.subset
+        )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How training examples are drawn."""
+        return Sampling(self.balance, self.repeats)
 
     @property
     def crop(self) -> Literal["none", "random_resized"]:

@@ -1,20 +1,27 @@
 """Who is trained on, who is selected on, and who is only reported on.
 
-Splits of classes are stratified: every class keeps its share of every split, to within rounding, and at least one
-example to train on. Several labels an example, and values, are divided at random. Splits depend on the labels (or their
-number), the fractions and the seed alone.
+By default splits of classes are stratified: every class keeps its share of every split, to within rounding, and at
+least one example to train on; several labels an example, and values, are divided at random. Other ways are those of
+:class:`resnet_jax.data.division.Division`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.division import Division, Members, divide_members
+from resnet_jax.data.groups import groups_by
 from resnet_jax.data.layout import shortened
+from resnet_jax.data.names import digest_of, identities
 from resnet_jax.data.records import Dataset, Source, Subset
-from resnet_jax.data.rng import SPLIT, permutation
+from resnet_jax.data.stratified import split_indices as split_indices
+from resnet_jax.data.subset import subset_of
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.tasks.facts import LabelKind
 
@@ -30,6 +37,7 @@ class Splits:
         notes: what a person should know before the figures, one line each: those of the data set, and how it was
         divided.
         kind: what the labels are.
+        members: digest of which examples are where, if they were divided by their names; else empty.
     """
 
     train: Source
@@ -37,88 +45,10 @@ class Splits:
     test: Source | None
     notes: tuple[str, ...] = ()
     kind: LabelKind = "class"
+    members: str = ""
 
 
-def split_indices(labels: np.ndarray, fractions: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
-    """Divide 0..N-1 into disjoint parts that cover it and keep the class proportions.
-
-    A part gets round(fraction * N) examples, the first one what is left. Each later part takes from class c
-    its proportional share of what is still there, rounded up or down (largest remainders up, ties at random). No class
-    gives its last example to a later part: what it would have given comes from the classes that have most left.
-
-    Args:
-        labels: integers (N,).
-        fractions: part name -> fraction in [0, 1]; they add up to 1.
-        seed: which of the possible divisions.
-
-    Returns:
-        Part name -> sorted indices, int64. A part of fraction 0 is empty.
-
-    Raises:
-        UsageError: the fractions are negative or do not add up to 1, or the seed is negative.
-        DataError: a part of a fraction above 0 would be empty, or the classes are too small for what is held out.
-
-    >>> parts = split_indices(np.array([0, 0, 0, 0, 1, 1, 1, 1]), {"train": 0.75, "test": 0.25}, seed=0)
-    >>> len(parts["train"]), np.array([0, 0, 0, 0, 1, 1, 1, 1])[parts["test"]].tolist()
-    (6, [0, 1])
-    """
-    if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise UsageError(f"split fractions {dict(fractions)} must be at least 0 and add up to 1")
-    count = len(labels)
-    first, *others = fractions
-    sizes = {name: round(fractions[name] * count) for name in others}
-    sizes[first] = count - sum(sizes.values())
-    for name, fraction in fractions.items():
-        if fraction > 0 and sizes[name] < 1:
-            raise DataError(
-                f"split {name!r} would be empty: {fraction:g} of {count} examples; "
-                "use more data, a larger fraction, or 0 to go without it"
-            )
-    keep = 1 if fractions[first] > 0 else 0
-    _require_enough(labels, sizes, first, keep)
-    order = permutation(count, seed, SPLIT)
-    pools = [order[labels[order] == c] for c in np.unique(labels)]
-    parts = {}
-    for name in others:
-        taken = _shares(np.array([len(pool) for pool in pools]), sizes[name], seed, keep)
-        parts[name] = np.sort(np.concatenate([pool[:n] for pool, n in zip(pools, taken, strict=True)]))
-        pools = [pool[n:] for pool, n in zip(pools, taken, strict=True)]
-    parts[first] = np.sort(np.concatenate(pools))
-    return {name: parts[name] for name in fractions}
-
-
-def _require_enough(labels: np.ndarray, sizes: Mapping[str, int], first: str, keep: int) -> None:
-    """Refuse to hold out more than there is when every class keeps an example."""
-    counts = np.unique(labels, return_counts=True)[1]
-    held_out = {name: size for name, size in sizes.items() if name != first and size}
-    most, wanted = int((counts - keep).sum()), sum(held_out.values())
-    if wanted <= most:
-        return
-    parts = " and ".join(f"{size:,} for {name}" for name, size in held_out.items())
-    single = int((counts == 1).sum())
-    raise DataError(
-        f"{single:,} of {len(counts):,} classes have one image only, {len(labels):,} images in all: {parts} would "
-        f"leave classes without an image to train on, for at most {most:,} can be held out. Use two images a class or "
-        "more, smaller fractions (data.val_fraction 0, data.test_fraction), or test images of your own beside the "
-        "training images"
-    )
-
-
-def _shares(available: np.ndarray, total: int, seed: int, keep: int) -> np.ndarray:
-    """Apportion ``total`` over classes by largest remainder; a class never gives its last ``keep`` examples."""
-    remaining = int(available.sum())
-    quota, remainder = np.divmod(available * total, max(remaining, 1))  # exact, in integers
-    ties = permutation(len(available), seed, SPLIT, epoch=1)
-    up = np.lexsort((ties, -remainder))[: total - int(quota.sum())]
-    quota[up] += 1
-    excess = np.maximum(quota - np.maximum(available - keep, 0), 0)
-    quota -= excess
-    for _ in range(int(excess.sum())):  # from the class with most left
-        quota[np.lexsort((ties, quota - available))[0]] += 1
-    return quota
-
-
-def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> Splits:
+def resolve_splits(dataset: Dataset, division: Division | None = None, **wanted: Any) -> Splits:
     """Give every example of a data set one role, holding out what the source does not.
 
     | the source has | train | val | test |
@@ -128,38 +58,159 @@ def resolve_splits(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction
     | train, val | the rest | ``val_fraction`` of train | **val**: what is reported must not be selected on |
     | train, val, test | train | val | test |
 
+    With a ``fold``, val is that part of what would be train and val; of a source that has both it is refused. With a
+    ``subset``, train is a part of what it would be.
+
+    Args:
+        dataset: what is divided.
+        division: how.
+        wanted: fields of it by name, such as ``val_fraction=0.2``.
+
     Raises:
-        UsageError: fractions that leave nothing to train on.
-        DataError: a split would be empty, or the classes are too small for what is held out.
+        UsageError: fractions that leave nothing to train on, or folds of a source with a val split of its own.
+        DataError: a split would be empty, the classes are too small for what is held out, or names have no group.
     """
-    splits, names = dataset.splits, {split: dataset.origins.get(split, split) for split in dataset.splits}
+    division = dataclasses.replace(division or Division(), **wanted)
     notes = [*dataset.notes, *_without_images(dataset)]
-    if "val" in splits and "test" in splits:
-        said = f"splits: train from {names['train']}, val from {names['val']}, test from {names['test']}"
-        return Splits(splits["train"], splits["val"], splits["test"], (*notes, said), dataset.kind)
-    if "all" in splits:
-        source, test = splits["all"], None
-        fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
-    else:
-        held_out = "test" if "test" in splits else "val"
-        source, test = splits["train"], splits[held_out]
-        fractions = {"train": 1 - val_fraction, "val": val_fraction}
-        by_class = " by class" if dataset.kind == "class" else ""
-        cut = f" but {val_fraction * 100:g} %{by_class}, which are val" if val_fraction else ""
-        final = ", the final test: it decides nothing" if held_out == "val" else ""
-        notes.append(f"splits: train from {names['train']}{cut}; test from {names[held_out]}{final}")
-    if fractions["train"] <= 0:
-        raise UsageError(f"val_fraction {val_fraction:g} and test_fraction {test_fraction:g} leave nothing to train on")
     try:
-        strata = source.labels if dataset.kind == "class" else np.zeros(len(source), np.int32)
-        indices = split_indices(strata, fractions, seed)
+        pools = {split: _members(dataset, split, division) for split in dataset.splits}
+        chosen, lines = _roles(dataset, division, pools)
+        if division.subset is not None:
+            chosen["train"], line = _part(dataset, division, pools, chosen["train"])
+            lines.append(line)
     except DataError as error:
-        raise DataError(f"{dataset.name}: {error}") from error
-    parts = {name: Subset(source, chosen) for name, chosen in indices.items() if len(chosen)}
-    result = Splits(parts["train"], parts.get("val"), parts.get("test", test))
-    if "all" in splits and result.test is not None and dataset.kind == "class":
-        notes += _untested(result.test, source, dataset.class_names)
-    return replace(result, notes=tuple(notes), kind=dataset.kind)
+        said = str(error)
+        raise DataError(said if said.startswith(f"{dataset.name}: ") else f"{dataset.name}: {said}") from error
+    parts = {role: _records(dataset, split, indices) for role, (split, indices) in chosen.items()}
+    result = Splits(parts["train"], parts.get("val"), parts.get("test"), kind=dataset.kind)
+    if "all" in dataset.splits and result.test is not None and dataset.kind == "class":
+        lines += _untested(result.test, dataset.splits["all"], dataset.class_names)
+    lines += _said_of_groups(division, pools, chosen)
+    members = ""
+    if division.by_names:
+        members = digest_of(_at(pools[split], indices).told or () for split, indices in chosen.values())
+    return replace(result, notes=(*notes, *lines), members=members)
+
+
+#: Which split of the source a role is taken from, and which of its examples; None for all.
+Chosen = tuple[str, "np.ndarray | None"]
+
+
+def _members(dataset: Dataset, split: str, division: Division) -> Members:
+    """Return what of a split of the source decides how it is divided."""
+    source = dataset.splits[split]
+    labels = source.labels if dataset.kind == "class" else np.zeros(len(source), np.int32)
+    groups = None if division.group_by is None else groups_by(source, dataset.name, division.group_by)
+    if not division.by_names:
+        return Members(labels)
+    told, by = identities(source, dataset.name)
+    return Members(labels, told, by, groups)
+
+
+def _roles(dataset: Dataset, division: Division, pools: Mapping[str, Members]) -> tuple[dict[str, Chosen], list[str]]:
+    """Return the roles in the order train, val, test, and what is said of them."""
+    splits, names = dataset.splits, {split: dataset.origins.get(split, split) for split in dataset.splits}
+    if "val" in splits and "test" in splits:
+        if division.fold is not None:
+            raise UsageError(
+                f"data.fold {division.fold}: {dataset.name} has a split for validation of its own, which folds of the "
+                "training examples would leave unused: leave data.fold out, or name the training examples alone as "
+                "the source"
+            )
+        said = f"splits: train from {names['train']}, val from {names['val']}, test from {names['test']}"
+        return {role: (role, None) for role in ("train", "val", "test")}, [said]
+    val, test, said = division.val_fraction, division.test_fraction, []
+    if "all" in splits:
+        pool, given = "all", {}
+        fractions = {"train": 1 - val - test, "val": val, "test": test}
+    else:
+        pool, held_out = "train", "test" if "test" in splits else "val"
+        given: dict[str, Chosen] = {"test": (held_out, None)}
+        fractions = {"train": 1 - val, "val": val}
+        final = ", the final test: it decides nothing" if held_out == "val" else ""
+        cut = _cut(division, dataset.kind)
+        said.append(f"splits: train from {names['train']}{cut}; test from {names[held_out]}{final}")
+    if fractions["train"] <= 0:
+        raise UsageError(f"val_fraction {val:g} and test_fraction {test:g} leave nothing to train on")
+    members = pools[pool]
+    parts = divide_members(members, division, fractions)
+    chosen: dict[str, Chosen] = {role: (pool, indices) for role, indices in parts.items() if len(indices)}
+    if division != Division(val, test, division.seed, subset=division.subset):
+        said.append(_said_of_parts(members, division, parts))
+    return {**chosen, **given}, said
+
+
+def _cut(division: Division, kind: LabelKind) -> str:
+    """Say what is cut from the training examples of a source, which then are val."""
+    if division.fold is not None:
+        return f" but fold {division.fold}, which is val"
+    if not division.val_fraction:
+        return ""
+    by_class = " by class" if kind == "class" and not division.by_names else ""
+    return f" but {division.val_fraction * 100:g} %{by_class}, which are val"
+
+
+def _said_of_parts(members: Members, division: Division, parts: Mapping[str, np.ndarray]) -> str:
+    """Say by what examples were divided, and how large the parts came out."""
+    total = len(members.labels)
+    sizes = [f"{name} {len(part):,} ({len(part) / total * 100:.1f} %)" for name, part in parts.items() if len(part)]
+    how = f"a hash of their {members.by}" if division.method == "hash" else "class, as equally as it goes"
+    if members.groups is not None:
+        how = "a hash of their groups" if division.method == "hash" else "whole groups, near to equal shares of classes"
+    fold = "" if division.fold is None else f"; val is fold {division.fold} of what is not test"
+    warning = ""
+    if division.method == "hash" and members.by == "positions" and members.groups is None:
+        warning = "; examples have no names here: adding some at the end leaves the others where they are"
+    return f"{total:,} examples divided by {how}: {', '.join(sizes)}{fold}{warning}"
+
+
+def _said_of_groups(division: Division, pools: Mapping[str, Members], chosen: Mapping[str, Chosen]) -> list[str]:
+    """Say how many groups each part has; and if a split of the source shares some with another, how many."""
+    if division.group_by is None:
+        return []
+    found = {role: _at(pools[split], indices).groups or () for role, (split, indices) in chosen.items()}
+    counts = ", ".join(f"{role} {len(set(groups)):,}" for role, groups in found.items())
+    said = [f"groups of examples, by data.group_by {division.group_by}: {counts}"]
+    roles = [role for role in ("train", "val", "test") if role in found]
+    for one, other in itertools.combinations(roles, 2):
+        both = set(found[one]) & set(found[other])
+        if both:
+            examples = sum(group in both for group in found[other])
+            said.append(
+                f"leakage: {len(both):,} groups of {other}, {examples:,} of its {len(found[other]):,} examples, are in "
+                f"{one} too, for the source divides them so: {shortened(sorted(both), 3)}"
+            )
+    return said
+
+
+def _part(dataset: Dataset, division: Division, pools: Mapping[str, Members], train: Chosen) -> tuple[Chosen, str]:
+    """Return the subset of the training examples that is trained on, and what is said of it."""
+    split, indices = train
+    pool = pools[split]
+    indices = np.arange(len(pool.labels)) if indices is None else indices
+    found, is_class, size = pool.at(indices), dataset.kind == "class", division.subset
+    assert size is not None
+    taken = subset_of(
+        found.labels,
+        size,
+        division.seed,
+        told=found.told if division.method == "hash" else None,
+        class_names=dataset.class_names if is_class else None,
+    )
+    counts = np.unique(found.labels[taken], return_counts=True)[1]
+    fewest, most = int(counts.min()), int(counts.max())
+    each = f", {f'{fewest:,}' if fewest == most else f'{fewest:,} to {most:,}'} a class" if is_class else ""
+    return (split, indices[taken]), (
+        f"data.subset {size:g}: trained on {len(taken):,} of {len(indices):,} training examples{each}"
+    )
+
+
+def _records(dataset: Dataset, split: str, indices: np.ndarray | None) -> Source:
+    return dataset.splits[split] if indices is None else Subset(dataset.splits[split], indices)
+
+
+def _at(members: Members, indices: np.ndarray | None) -> Members:
+    return members if indices is None else members.at(indices)
 
 
 def _without_images(dataset: Dataset) -> list[str]:

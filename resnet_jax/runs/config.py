@@ -54,8 +54,12 @@ class RunConfig:
         train, data = self.train, self.data
         needs_val = train.select == "best" or train.early_stopping.patience is not None
         _require(
-            not (needs_val and data.val_fraction == 0.0),
+            not (needs_val and not data.division().holds_out_val),
             "train.select best and train.early_stopping need validation images: set data.val_fraction above 0",
+        )
+        _require(
+            not (data.balance == "classes" and self.task.class_weights == "balanced"),
+            "data.balance classes and task.class_weights balanced both make up for rare classes: set one of them none",
         )
         check_fields(self)
         for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, assert_never
 
+from resnet_jax.data.folds import parse_fold
 from resnet_jax.data.look import Findings
 from resnet_jax.errors import UsageError
 from resnet_jax.models.count import count
@@ -145,7 +146,9 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     division = _divide(found, given)
     settle(**{name.replace(".", "__"): rule for name, rule in division.values.items()})
     if found.label_kind == "class":
-        settle(task__class_weights=_weights(found, division))
+        balanced = given.get("data.balance") == "classes"
+        weights = ("none", "classes are drawn equally often") if balanced else _weights(found, division)
+        settle(task__class_weights=weights)
     settle(train__batch_size=_batch(division.train, machine))
     batch = max(int(values["train.batch_size"]), 1)
     per_epoch = max(division.train // batch, 1)
@@ -301,12 +304,17 @@ def _divide(found: Findings, given: Mapping[str, Any]) -> _Division:
         values["data.test_fraction"] = (share, why if share != 0.2 else "")
         test = round(share * total)
     val = round(float(given.get("data.val_fraction", 0.1)) * total)
-    if val < 1 or val + test > spare:
+    if given.get("data.fold") is not None:
+        val = round((total - test) / parse_fold(str(given["data.fold"]))[1])
+    elif val < 1 or val + test > spare:
         val = 0
         values["data.val_fraction"] = (0.0, "too few examples to hold any out")
     else:
         values["data.val_fraction"] = (0.1, "")
-    return _Division(max(total - val - test, 1), val, values)
+    train, subset = total - val - test, float(given.get("data.subset") or 0)
+    if subset:
+        train = round(subset * train) if subset < 1 else min(train, int(subset) * max(len(counts), 1))
+    return _Division(max(train, 1), val, values)
 
 
 def _weights(found: Findings, division: _Division) -> tuple[str, str]:

@@ -67,6 +67,7 @@ class DatasetInfo:
         target_mean: of values to predict, one a target, over the training examples.
         target_std: the same.
         meanings: further fields of the examples -> what they are (:data:`resnet_jax.data.example.Meaning`).
+        members: digest of which examples are in which split, where names divided them; else empty.
     """
 
     class_names: tuple[str, ...]
@@ -81,6 +82,7 @@ class DatasetInfo:
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
     meanings: dict[str, str] = dataclasses.field(default_factory=dict)
+    members: str = ""
 
     def same_as(self, other: DatasetInfo) -> bool:
         """Return whether both describe the same data; labels that one of them does not know are not compared."""
@@ -115,6 +117,7 @@ class RunDirectory:
     start = property(lambda self: self.path / "start.json")
     notes = property(lambda self: self.path / "notes.txt")
     environment = property(lambda self: self.path / "environment.json")
+    corrupt = property(lambda self: self.path / "corrupt.jsonl")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")

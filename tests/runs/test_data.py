@@ -27,13 +27,20 @@ OTHER = DataConfig(
     std=(0.5,),
     threads=7,
     pixels="stored",
+    split="hash",
+    group_by="^(p[0-9]+)_",
+    fold="1/5",
+    subset=0.1,
+    balance="classes",
+    repeats=2,
 )
-PIXELS = {"source", "val_fraction", "test_fraction", "split_seed", "image_size", "augment", "pixels"}
+DIVISION = {"val_fraction", "test_fraction", "split_seed", "split", "group_by", "fold", "subset"}
+PIXELS = {"source", "image_size", "augment", "pixels", *DIVISION}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DataConfig)])
 def test_only_fields_that_change_pixels_or_their_division_decide_what_is_loaded(field):
-    base = RunConfig(data=DataConfig(image_size=8))
+    base = RunConfig(data=DataConfig(image_size=8, augment=("flip",)))
     fields = ("mean", "std") if field in ("mean", "std") else (field,)  # which go together
     changed = dataclasses.replace(base.data, **{name: getattr(OTHER, name) for name in fields})
     assert (PixelsWanted.of(dataclasses.replace(base, data=changed)) != PixelsWanted.of(base)) == (field in PIXELS)
@@ -55,7 +62,7 @@ def test_cells_that_differ_in_what_is_done_to_images_later_decode_them_once(phot
     loads, counts = [], []
     load, count = images.load_pixels, images.channel_stats
     monkeypatch.setattr("resnet_jax.ablation.run.load_pixels", lambda wanted: loads.append(wanted) or load(wanted))
-    monkeypatch.setattr(images, "channel_stats", lambda records: counts.append(records) or count(records))
+    monkeypatch.setattr(images, "channel_stats", lambda records, **how: counts.append(records) or count(records, **how))
     said = []
     once = _ImagesOnce(said.append)
     base = DataConfig(source=f"folder:{photographs}", image_size=8, augment=("random_resized_crop",))
