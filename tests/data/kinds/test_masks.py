@@ -124,14 +124,14 @@ def test_layouts_with_splits(tmp_path, layout):
     assert data.splits["train"].spec["segmentation"].meaning == "mask"
 
 
+ONE = "images/{split}{stem}.png masks/{split}{stem}.png"
+
+
 @pytest.mark.parametrize(
     "layout", ["images/{split}{stem}.png masks/{split}{stem}.png", "{split}{stem}.png {split}{stem}_mask.png"]
 )
 def test_layouts_without_splits(tmp_path, layout):
     assert len(load_dataset(f"masks:{make(tmp_path, layout)}").splits["all"]) == 6
-
-
-ONE = "images/{split}{stem}.png masks/{split}{stem}.png"
 
 
 def test_255_and_a_stated_value_are_no_class(tmp_path):

@@ -152,6 +152,6 @@ def test_blood_cells(unpacked):
     assert {split: len(records) for split, records in data.splits.items()} == {"train": 205, "val": 87}
     assert data.class_names == ("Platelets", "RBC", "WBC")
     records = data.splits["train"]
-    found = records[[Path(path).stem for path in records.paths].index("BloodImage_00000")]
-    assert found["boxes"][0].tolist() == [176, 259, 376, 491]  # 260, 177, 491, 376 in the file
+    found = records[[Path(path).stem for path in records.paths].index("BloodImage_00001")]
+    assert found["boxes"][0].tolist() == [314, 67, 480, 286]  # xmin 68, ymin 315, xmax 286, ymax 480 in the file
     assert data.class_names[found["box_label"][0]] == "WBC"

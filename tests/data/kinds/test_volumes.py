@@ -43,9 +43,7 @@ def test_another_shape_or_type_is_named_when_it_is_read(tmp_path):
     write(tmp_path / "b" / "1.npy", volume(2, 4, 5, 7))
     write(tmp_path / "b" / "2.npy", volume(2).astype(np.float32))
     records = load_dataset(f"volumes:{tmp_path}").splits["all"]
-    with pytest.raises(
-        DataError, match=r"b/1\.npy: uint8 \(4, 5, 7, 1\), but the first volume is uint8 \(4, 5, 6, 1\)"
-    ):
+    with pytest.raises(DataError, match=r"b/1\.npy: uint8 \(4, 5, 7, 1\), but the first .* uint8 \(4, 5, 6, 1\)"):
         records[1]
     with pytest.raises(DataError, match=r"b/2\.npy: float32 "):
         records[2]
@@ -73,7 +71,7 @@ def test_files_that_are_broken(tmp_path):
     with pytest.raises(DataError, match=r"x\.npy: cannot read it as a NumPy file"):
         read_volume(str(path))
     np.savez(tmp_path / "x.npz", a=volume(1), b=volume(2))
-    with pytest.raises(DataError, match="holds a, b; an .npz of a volume has one array"):
+    with pytest.raises(DataError, match=r"holds a, b; an \.npz of a volume has one array"):
         read_volume(str(tmp_path / "x.npz"))
     np.save(tmp_path / "x.npy", np.array([print], object), allow_pickle=True)
     with pytest.raises(DataError, match="cannot read it"):
@@ -117,7 +115,7 @@ def test_one_file_is_that_of_npz_taken_for_volumes(tmp_path):
     data = load_dataset(f"volumes:{tmp_path / 'x.npz'}", class_list=str(tmp_path / "names.txt"))
     assert data.splits["all"].spec["image"].shape == (6, 6, 6, 1)
     assert data.class_names == ("healthy", "ill")
-    with pytest.raises(DataError, match="one file of volumes is an .npz"):
+    with pytest.raises(DataError, match=r"one file of volumes is an \.npz"):
         load_dataset(f"volumes:{tmp_path / 'names.txt'}")
 
 
