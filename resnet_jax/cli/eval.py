@@ -10,7 +10,7 @@ import tyro
 
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.report.text import say
-from resnet_jax.runs.images import OtherImages, prepared
+from resnet_jax.runs.images import EvaluatedImages, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class EvalOptions:
     """train, val or test, as the run divided its data; of another source, its own. all: all images of --data.source."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    data: OtherImages = dataclasses.field(default_factory=OtherImages)
+    data: EvaluatedImages = dataclasses.field(default_factory=EvaluatedImages)
     """Other images, or another preparation of them."""
     class_names: Path | None = None
     """File with the names of the network's outputs, one a line in their order, by which the classes of --data.source
@@ -90,6 +90,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "views": options.views,
         "outputs": trained.model.config.num_classes,
         "said": list(said),
+        "skipped": [dataclasses.asdict(entry) for entry in result.skipped],
     }
 
 

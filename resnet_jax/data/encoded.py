@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from resnet_jax.data.decode import NPY, decode_image, decode_npy, decode_stored
-from resnet_jax.data.reading import Pixels
+from resnet_jax.data.reading import Orientation, Pixels
 from resnet_jax.data.records import Source, Subset
 
 
@@ -42,7 +42,9 @@ def encoder_of(records: Source) -> tuple[Callable[[int], bytes], int] | None:
     return None
 
 
-def decode_file(data: bytes, channels: int, where: str, pixels: Pixels = "uint8") -> np.ndarray:
+def decode_file(
+    data: bytes, channels: int, where: str, pixels: Pixels = "uint8", orientation: Orientation = "stored"
+) -> np.ndarray:
     """Decode the bytes of an image file or of an .npy file, as the files of a folder are.
 
     Args:
@@ -50,10 +52,13 @@ def decode_file(data: bytes, channels: int, where: str, pixels: Pixels = "uint8"
         channels: 1 or 3; 0 for what is stored.
         where: it comes from, for messages.
         pixels: uint8, or what is stored.
+        orientation: whether the image is turned upright by its Exif data.
 
     Raises:
         DataError: it cannot be decoded.
     """
     if data.startswith(NPY):
         return decode_npy(data, where)
-    return decode_stored(data, channels, where) if pixels == "stored" else decode_image(data, channels, where)
+    if pixels == "stored":
+        return decode_stored(data, channels, where, orientation)
+    return decode_image(data, channels, where, orientation)

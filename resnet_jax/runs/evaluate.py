@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.records import Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
+from resnet_jax.data.unreadable import LeftOut
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.arrays import Arrays, as_dataset
 from resnet_jax.runs.build import build_evaluation, eval_preprocess, evaluation_feed
@@ -60,6 +64,7 @@ class RunEvaluation(Evaluation):
         classes: how many classes they belong to; the network has ``len(confusion)``.
         what: the images in words, ``the test split`` or ``all 1,017 images of npz:x.npz``.
         said: what was done to images and classes, a sentence each.
+        skipped: images that could not be read and count nowhere (``data.on_corrupt skip``); their logits are NaN.
     """
 
     split: str = ""
@@ -68,6 +73,7 @@ class RunEvaluation(Evaluation):
     classes: int = 0
     what: str = ""
     said: tuple[str, ...] = ()
+    skipped: tuple[LeftOut, ...] = ()
 
 
 def evaluate_run(
@@ -106,19 +112,49 @@ def evaluate_run(
         raise UsageError(f"source {source} and data both name the images: give one of them")
     dataset = None if data is None else as_dataset(data, channels=trained.card.image_shape[-1])
     chosen = choose_images(trained, split, source, dataset)
+<<<<<<< HEAD
+    unreadable = trained.config.data.unreadable(chosen.split, len(chosen.records))
+    records, sizes = bring_to_size(trained, chosen.records, unreadable)
+    mesh = make_mesh()
+    evaluation = build_evaluation(
+        evaluation_config(trained, mesh),
+        trained.model,
+        trained.card,
+        mesh,
+        logits=logits,
+        unreadable_of=lambda _: unreadable,
+    )
+=======
     seen, said = with_views(trained, views)
     records, sizes = bring_to_size(seen, chosen.records)
     mesh = make_mesh()
     config = evaluation_config(seen, mesh)
     evaluation = build_evaluation(config, trained.model, trained.card, mesh, logits=logits, views=views)
+>>>>>>> augment
     result = evaluation(trained.variables, records)
+    found: dict[str, Any] = {field.name: getattr(result, field.name) for field in dataclasses.fields(Evaluation)}
+    skipped = () if unreadable is None else tuple(unreadable.entries)
     return RunEvaluation(
-        **{field.name: getattr(result, field.name) for field in dataclasses.fields(Evaluation)},
+        **{**found, "rows": _in_place(result.rows, skipped, len(records))},
         split=chosen.split,
         own=chosen.own,
         place=chosen.place,
         classes=chosen.classes,
         what=chosen.what,
+<<<<<<< HEAD
+        said=(*chosen.said, *describe_sizes(trained, sizes.seen)),
+        skipped=skipped,
+    )
+
+
+def _in_place(rows: Mapping[str, np.ndarray], skipped: Sequence[LeftOut], total: int) -> Mapping[str, np.ndarray]:
+    """Return what was kept of every image with logits of NaN for those that were skipped."""
+    if not skipped or "logits" not in rows:
+        return rows
+    logits = np.full((total, *rows["logits"].shape[1:]), np.nan, rows["logits"].dtype)
+    logits[~np.isin(np.arange(total), [entry.index for entry in skipped])] = rows["logits"]
+    return {**rows, "logits": logits}
+=======
         said=(*chosen.said, *describe_sizes(seen, sizes.seen), *said),
     )
 
@@ -141,6 +177,7 @@ def with_views(trained: TrainedRun, views: Views) -> tuple[TrainedRun, tuple[str
     larger = round(shape[0] * MARGIN)
     said = f"averaged over 10 views: crops of {shape[0]} of {larger} pixels, and their mirror images"
     return with_geometry(trained, larger, "none"), (said,)
+>>>>>>> augment
 
 
 def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = None) -> TrainedRun:

@@ -14,7 +14,8 @@ import zlib
 import numpy as np
 
 from resnet_jax.data.decode import MAX_PIXELS, NPY, decode_stored
-from resnet_jax.data.formats import HEAD_BYTES, identify, shape_in_header
+from resnet_jax.data.formats import HEAD_BYTES, identify
+from resnet_jax.data.headers import shape_in_header
 from resnet_jax.data.kinds.files import read_bytes
 from resnet_jax.errors import DataError
 
