@@ -283,7 +283,7 @@ def build_evaluation(
     mesh: Devices,
     *,
     logits: bool = False,
-<<<<<<< HEAD
+    views: Views = "none",
     unreadable_of: Callable[[Records], Unreadable | None] = lambda _: None,
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once.
@@ -294,15 +294,10 @@ def build_evaluation(
         card: its data.
         mesh: the devices.
         logits: whether to keep the outputs.
+        views: of every image, whose probabilities are averaged.
         unreadable_of: records -> what counts those that cannot be read; None where one stops.
     """
-    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
-=======
-    views: Views = "none",
-) -> Callable[[Any, Records], Evaluation]:
-    """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
     compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits, views=views), mesh)
->>>>>>> augment
     task = build_task(config, card)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
