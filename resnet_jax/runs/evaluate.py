@@ -112,25 +112,19 @@ def evaluate_run(
         raise UsageError(f"source {source} and data both name the images: give one of them")
     dataset = None if data is None else as_dataset(data, channels=trained.card.image_shape[-1])
     chosen = choose_images(trained, split, source, dataset)
-<<<<<<< HEAD
     unreadable = trained.config.data.unreadable(chosen.split, len(chosen.records))
-    records, sizes = bring_to_size(trained, chosen.records, unreadable)
+    seen, said = with_views(trained, views)
+    records, sizes = bring_to_size(seen, chosen.records, unreadable)
     mesh = make_mesh()
     evaluation = build_evaluation(
-        evaluation_config(trained, mesh),
+        evaluation_config(seen, mesh),
         trained.model,
         trained.card,
         mesh,
         logits=logits,
+        views=views,
         unreadable_of=lambda _: unreadable,
     )
-=======
-    seen, said = with_views(trained, views)
-    records, sizes = bring_to_size(seen, chosen.records)
-    mesh = make_mesh()
-    config = evaluation_config(seen, mesh)
-    evaluation = build_evaluation(config, trained.model, trained.card, mesh, logits=logits, views=views)
->>>>>>> augment
     result = evaluation(trained.variables, records)
     found: dict[str, Any] = {field.name: getattr(result, field.name) for field in dataclasses.fields(Evaluation)}
     skipped = () if unreadable is None else tuple(unreadable.entries)
@@ -141,8 +135,7 @@ def evaluate_run(
         place=chosen.place,
         classes=chosen.classes,
         what=chosen.what,
-<<<<<<< HEAD
-        said=(*chosen.said, *describe_sizes(trained, sizes.seen)),
+        said=(*chosen.said, *describe_sizes(seen, sizes.seen), *said),
         skipped=skipped,
     )
 
@@ -154,9 +147,6 @@ def _in_place(rows: Mapping[str, np.ndarray], skipped: Sequence[LeftOut], total:
     logits = np.full((total, *rows["logits"].shape[1:]), np.nan, rows["logits"].dtype)
     logits[~np.isin(np.arange(total), [entry.index for entry in skipped])] = rows["logits"]
     return {**rows, "logits": logits}
-=======
-        said=(*chosen.said, *describe_sizes(seen, sizes.seen), *said),
-    )
 
 
 def with_views(trained: TrainedRun, views: Views) -> tuple[TrainedRun, tuple[str, ...]]:
@@ -177,7 +167,6 @@ def with_views(trained: TrainedRun, views: Views) -> tuple[TrainedRun, tuple[str
     larger = round(shape[0] * MARGIN)
     said = f"averaged over 10 views: crops of {shape[0]} of {larger} pixels, and their mirror images"
     return with_geometry(trained, larger, "none"), (said,)
->>>>>>> augment
 
 
 def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = None) -> TrainedRun:
