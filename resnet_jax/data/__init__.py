@@ -4,6 +4,9 @@
 |---|---|
 | `source` | `load_dataset("digits" or "folder:PATH" or "npz:PATH" or "manifest:PATH" or "tfds:NAME")` |
 | `digits`, `folder`, `npz`, `manifest`, `tfds` | one kind of source each |
+| `kinds` | series, sounds, boxes, masks and volumes |
+| `boxes` | corners of boxes, and what becomes of those of which a crop leaves nothing |
+| `check`, `check_report`, `check_text` | `check_dataset`: what is in a data set, cannot be read, is in it twice |
 | `registry` | `register_source`: kinds of your own |
 | `example` | `Example`, a dict of named arrays; `Source`: examples by index |
 | `records` | sources in memory and parts of sources; `Dataset`: named splits of a source |
