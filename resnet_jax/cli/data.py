@@ -1,4 +1,4 @@
-"""``resnet-jax data convert | prepare``: data sets as files, looked at, copied and prepared."""
+"""``resnet-jax data check | convert | prepare``: data sets as files, looked at, copied and prepared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from resnet_jax.errors import UsageError, unknown
 
 #: Sub-verb -> what it does; each is a module ``data_NAME`` beside this one, with ``run(argv)``.
 VERBS = {
+    "check": "SOURCE: what is in a data set, cannot be read, is in it twice; exit status 1 if it did not pass",
     "convert": "SOURCE OUT.array_record: a copy of any data set as one file, for speed",
+    "show": "RECIPE, RUN_DIR or SOURCE: a picture of examples, as stored and as the network sees them",
     "prepare": "NAME: a set of TensorFlow Datasets, downloaded or from files that are here, prepared for tfds:NAME",
 }
 

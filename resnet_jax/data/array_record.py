@@ -23,7 +23,7 @@ from resnet_jax.data.record_file import RecordFile
 from resnet_jax.data.record_format import Header, StoredField, StoredSplit, from_npy, unpack
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.registry import register_source
-from resnet_jax.errors import DataError
+from resnet_jax.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class StoredRecords:
         labels: (N, ...), as every source has them.
         channels: 1 or 3 of images, 0 for what is stored.
         pixels: ``uint8``, or ``stored``: what image files hold.
+        orientation: ``stored``, or ``exif``: image files are turned upright.
         groups: (N,) of any values, if the source has them.
-        orientation: ``stored``, or ``exif`` to turn image files upright.
     """
 
     file: RecordFile
@@ -47,8 +47,8 @@ class StoredRecords:
     labels: np.ndarray
     channels: int
     pixels: Pixels = "uint8"
-    groups: np.ndarray | None = None
     orientation: Orientation = "stored"
+    groups: np.ndarray | None = None
 
     @property
     def encoded_bytes(self) -> int:
@@ -173,7 +173,9 @@ def _open(file: RecordFile, start: int, split: StoredSplit, reading: Reading) ->
         raise DataError(
             f"{where}: images have {stored} channels and {channels} are wanted; only 1 and 3 turn into each other"
         )
-    return kind(file, start, split, labels, channels, reading.pixels, groups, reading.orientation)
+    if reading.orientation == "exif" and not encoded:
+        raise UsageError(f"data.orientation exif: {where} holds arrays and no image files that could be turned upright")
+    return kind(file, start, split, labels, channels, reading.pixels, reading.orientation, groups)
 
 
 def _channels(split: StoredSplit) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from resnet_jax.data.records import Source, gather, in_memory
+from resnet_jax.data.unreadable import Unreadable, first_readable, read_or_count, unreadable_in
 from resnet_jax.errors import UsageError
 
 SAMPLE = 4096
@@ -14,7 +15,9 @@ CHUNK = 256
 """Images counted at a time; bounds the memory of the count."""
 
 
-def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def channel_stats(
+    records: Source, *, max_examples: int | None = None, unreadable: Unreadable | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Take mean and population standard deviation of the inputs per channel, in float64.
 
     Those of uint8 are of x / 255, counted exactly; those of other dtypes are of the values themselves.
@@ -22,6 +25,7 @@ def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[
     Args:
         records: the training examples, and only those: others would leak.
         max_examples: use at most so many, evenly spaced; None for all in memory, or 4,096 of others.
+        unreadable: counts examples that cannot be read, which are left out; None to stop at one.
 
     Returns:
         Mean and standard deviation, float64 (C,). Pixels count alike, whatever their image's size. A constant
@@ -39,35 +43,52 @@ def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[
     limit = max_examples or (len(records) if stored else SAMPLE)
     count = min(limit, len(records))
     indices = np.arange(count) * len(records) // count
-    first = records[0]["image"]
-    counter = _Pixels(first.shape[-1]) if first.dtype == np.uint8 else _Moments(first.shape[-1])
+    first = first_readable(records, unreadable)[1]["image"]
+    lost = list(unreadable_in(records)) if unreadable is not None else []
+    counter = counter_for(first)
     for start in range(0, count, CHUNK):
         chosen = indices[start : start + CHUNK]
-        examples = gather(records, chosen) if stored else None
-        for inputs in (records[int(i)]["image"] for i in chosen) if examples is None else [examples["image"]]:
-            counter.add(inputs)
+        if stored and (examples := gather(records, chosen[~np.isin(chosen, lost)])) is not None:
+            if len(examples["image"]):
+                counter.add(examples["image"])
+            continue
+        for index in chosen.tolist():
+            example = records[index] if unreadable is None else read_or_count(records, index, unreadable)
+            if example is not None:
+                counter.add(example["image"])
     mean, variance = counter.moments()
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
-class _Pixels:
+def counter_for(inputs: np.ndarray) -> PixelCounter | MomentCounter:
+    """Return what counts inputs like these, (..., C)."""
+    return PixelCounter(inputs.shape[-1]) if inputs.dtype == np.uint8 else MomentCounter(inputs.shape[-1])
+
+
+class PixelCounter:
     """How often each value of uint8 occurs in each channel."""
 
     def __init__(self, channels: int) -> None:
         self.histogram = np.zeros((channels, 256), np.int64)
 
     def add(self, inputs: np.ndarray) -> None:
+        """Count all values of inputs (..., C)."""
         for channel, counts in enumerate(self.histogram):
             counts += np.bincount(inputs[..., channel].ravel(), minlength=256)
 
+    def join(self, other: PixelCounter) -> None:
+        """Count what another has counted."""
+        self.histogram += other.histogram
+
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of x / 255 of every channel."""
         values = np.arange(256) / 255
         pixels = self.histogram.sum(axis=1)
         mean = self.histogram @ values / pixels
         return mean, (self.histogram * (values - mean[:, None]) ** 2).sum(axis=1) / pixels
 
 
-class _Moments:
+class MomentCounter:
     """Count, mean and sum of squared deviations, joined part by part.
 
     T. F. Chan, G. H. Golub and R. J. LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances
@@ -78,14 +99,24 @@ class _Moments:
         self.count, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
 
     def add(self, inputs: np.ndarray) -> None:
+        """Count all values of inputs (..., C)."""
         values = inputs.reshape(-1, inputs.shape[-1]).astype(np.float64)
-        mean, total = values.mean(axis=0), self.count + len(values)
-        apart = mean - self.mean
-        self.squares += ((values - mean) ** 2).sum(axis=0) + apart**2 * self.count * len(values) / total
-        self.mean += apart * len(values) / total
+        mean = values.mean(axis=0)
+        self._add(len(values), mean, ((values - mean) ** 2).sum(axis=0))
+
+    def join(self, other: MomentCounter) -> None:
+        """Count what another has counted."""
+        if other.count:
+            self._add(other.count, other.mean, other.squares)
+
+    def _add(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
+        apart, total = mean - self.mean, self.count + count
+        self.squares += squares + apart**2 * self.count * count / total
+        self.mean += apart * count / total
         self.count = total
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of every channel."""
         return self.mean, self.squares / self.count
 
 

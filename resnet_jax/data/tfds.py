@@ -40,7 +40,7 @@ class TfdsRecords:
         name: for messages.
         encoded_bytes: the size of all records.
         pixels: ``uint8``, or ``stored``: what the images hold.
-        orientation: ``stored``, or ``exif`` to turn images upright.
+        orientation: ``stored``, or ``exif``: turned upright.
     """
 
     source: PreparedExamples

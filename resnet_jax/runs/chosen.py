@@ -23,6 +23,7 @@ from resnet_jax.data.source import ARRAYS, carried_over, is_gone, load_dataset
 from resnet_jax.data.split import Splits
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
+from resnet_jax.data.unreadable import Unreadable, first_readable
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.runs.data import divide, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
@@ -98,7 +99,8 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
     labels, matched = _matched(trained, names, dataset, records)
     said = (*dataset.notes, *_maybe_trained_on(trained, source), *said, *matched)
     if len(trained.card.image_shape) == 3 and trained.card.image_dtype == "uint8":
-        said = (*said, *describe_colours(records, trained.card.image_shape[-1]))
+        skip = trained.config.data.on_corrupt == "skip"
+        said = (*said, *describe_colours(records, trained.card.image_shape[-1], skip=skip))
     records = relabelled(records, labels)
     return Chosen(records, part, False, source, _count_classes(labels), said)
 
@@ -161,7 +163,7 @@ def is_own(trained: TrainedRun, dataset: Dataset) -> bool:
         splits = divide(dataset, trained.config.data)
     except (DataError, UsageError):  # it cannot be divided so
         return False
-    return not _difference(trained.card, splits, dataset.class_names)
+    return not difference(trained.card, splits, dataset.class_names)
 
 
 def _own(trained: TrainedRun, split: str, dataset: Dataset | None = None) -> Chosen:
@@ -211,7 +213,7 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
         if not is_gone(data.place):
             raise
         raise DataError(f"{error}. If the images lie elsewhere now, say where with data.moved_to") from error
-    changed = _difference(card, splits, class_names)
+    changed = difference(card, splits, class_names)
     if changed:
         then = "it" if data.moved_to is None else data.source
         raise RunError(
@@ -258,7 +260,10 @@ def _has_statistics(trained: TrainedRun, records: Records) -> bool:
 
 
 def _statistics(trained: TrainedRun, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    return channel_stats(materialize(records, geometry_of(trained.config.data), training=True))
+    data = trained.config.data
+    lost = data.unreadable("train", len(records))
+    held = materialize(records, geometry_of(data), training=True, unreadable=lost)
+    return channel_stats(held, unreadable=lost)
 
 
 def describe_moved(trained: TrainedRun) -> tuple[str, ...]:
@@ -292,14 +297,22 @@ def _maybe_trained_on(trained: TrainedRun, source: str) -> tuple[str, ...]:
     )
 
 
-def describe_colours(records: Records, channels: int) -> tuple[str, ...]:
+def describe_colours(records: Records, channels: int, *, skip: bool = False) -> tuple[str, ...]:
     """Say that images are not of the network's channels: colour for a grey network, all grey for one of colours.
 
-    Looks at :data:`LOOKED_AT` images, evenly spaced. Grey is an image whose three channels are equal.
+    Looks at :data:`LOOKED_AT` images, evenly spaced, of which those that cannot be read are left out where they are to
+    be skipped. Grey is an image whose three channels are equal.
     """
     stored = dataclasses.replace(records, channels=3) if isinstance(records, (FolderRecords, TfdsRecords)) else records
     count = min(LOOKED_AT, len(records))
-    images = [stored[index * len(records) // count]["image"] for index in range(count)]
+    images = []
+    for place in range(count):
+        try:
+            images.append(stored[place * len(records) // count]["image"])
+        except DataError:
+            if not skip:
+                raise
+    count = len(images)
     colours = sum(has_colours(image) for image in images)
     if channels == 1 and colours:
         return (f"{_of(colours, count, len(records))} in colours, turned to grey: the network takes 1 channel",)
@@ -313,7 +326,7 @@ def _of(some: int, count: int, total: int) -> str:
     return f"all {count:,} images{looked} are" if some == count else f"{some:,} of {count:,} images{looked} are"
 
 
-def _difference(card: DatasetInfo, splits: Splits, class_names: tuple[str, ...]) -> str:
+def difference(card: DatasetInfo, splits: Splits, class_names: tuple[str, ...]) -> str:
     """Say in what data is not that of a card; empty if in nothing that the card knows."""
     parts = {name: getattr(splits, name) for name in SPLITS}
     parts = {name: records for name, records in parts.items() if records is not None}
@@ -385,15 +398,20 @@ class Sizes:
         return self.records.describe(index)
 
 
-def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes]:
+def bring_to_size(trained: TrainedRun, records: Records, unreadable: Unreadable | None = None) -> tuple[Records, Sizes]:
     """Return images that evaluation brings to the network's size, in memory if they fit, and the sizes they come in.
+
+    Args:
+        trained: the network.
+        records: as stored.
+        unreadable: counts those that cannot be read; None to stop at one.
 
     Raises:
         UsageError: the network's images are not square and these have another size: no rule brings them to it.
         DataError: an image is unreadable.
     """
     sizes = Sizes(records)
-    stored = sizes[0]["image"]
+    stored = first_readable(sizes, unreadable)[1]["image"]
     first = stored.shape
     if stored.dtype != trained.card.image_dtype:
         raise UsageError(
@@ -414,7 +432,7 @@ def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes
     if first[2] != channels:
         raise UsageError(f"{trained.path} takes {channels} channels, and {records.describe(0)} has {first[2]}")
     watched = records if in_memory(records) else sizes
-    return materialize(watched, trained.geometry, training=False), sizes
+    return materialize(watched, trained.geometry, training=False, unreadable=unreadable), sizes
 
 
 def describe_sizes(trained: TrainedRun, sizes: Set[tuple[int, int]]) -> tuple[str, ...]:

@@ -12,18 +12,20 @@ is ignored; files of other kinds are counted in the notes.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data.kinds.files import read_text
+from resnet_jax.data.class_list import Classes, order_classes
+from resnet_jax.data.class_pattern import compiled
+from resnet_jax.data.index import Stamps
+from resnet_jax.data.kinds.files import folder_names, read_text
 from resnet_jax.data.layout import NO_CLASSES, alike, shortened, split_of
-from resnet_jax.data.listing import LeftOut, folder_names
+from resnet_jax.data.listing import LeftOut
 from resnet_jax.data.reading import Reading
-from resnet_jax.errors import DataError, UsageError, nearest
+from resnet_jax.errors import DataError
 
 MAX_LIST_BYTES = 16 << 20
 
@@ -105,14 +107,14 @@ def list_class_files(root: Path, kind: FileType, reading: Reading) -> ClassFiles
         of_file = {split: _by_folder(folders[split], one.files, kind) for split, one in found.items()}
     else:
         of_file = {split: _by_pattern(root, one.files, reading.class_pattern) for split, one in found.items()}
-    names = _class_names(of_file, folders, reading.class_list)
-    place = {name: label for label, name in enumerate(names)}
-    labels = {split: np.array([place[name] for name in classes], np.int32) for split, classes in of_file.items()}
-    notes = _notes(found, kind)
-    if same := alike(names):
+    classes = _ordered(of_file, folders, reading)
+    place = {key: label for label, key in enumerate(classes.keys)}
+    labels = {split: np.array([place[key] for key in found_in], np.int32) for split, found_in in of_file.items()}
+    notes = (*classes.notes, *_notes(found, kind))
+    if same := alike(classes.names):
         notes += (f"classes that differ in capitals or accents only are told apart: {shortened(same)}",)
     origins = {} if "all" in folders else {split: folder.name for split, folder in folders.items()}
-    return ClassFiles({split: tuple(one.files) for split, one in found.items()}, labels, names, notes, origins)
+    return ClassFiles({split: tuple(one.files) for split, one in found.items()}, labels, classes.names, notes, origins)
 
 
 def read_class_list(path: str) -> tuple[str, ...]:
@@ -191,18 +193,11 @@ def _by_folder(folder: Path, files: Sequence[str], kind: FileType) -> list[str]:
 
 
 def _by_pattern(root: Path, files: Sequence[str], pattern: str) -> list[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"data.class_pattern {pattern!r} is no regular expression: {error}") from error
-    if compiled.groups != 1:
-        raise UsageError(
-            f"data.class_pattern {pattern!r} has {compiled.groups} groups; it needs one, around the class: '([a-z]+)_'"
-        )
+    find = compiled(pattern)
     classes, without = [], []
     for path in files:
         below = Path(os.path.relpath(path, root)).as_posix()
-        match = compiled.search(below)
+        match = find.search(below)
         if match is None or not match[1]:
             without.append(below)
         else:
@@ -215,27 +210,24 @@ def _by_pattern(root: Path, files: Sequence[str], pattern: str) -> list[str]:
     return classes
 
 
-def _class_names(of_file: dict[str, list[str]], folders: dict[str, Path], listed: str | None) -> tuple[str, ...]:
+def _ordered(of_file: dict[str, list[str]], folders: dict[str, Path], reading: Reading) -> Classes:
+    """Return the classes in label order; those of all splits are the same, or come from a list."""
     first = next(iter(of_file))
     known = set(of_file[first])
-    if listed is not None:
-        names = read_class_list(listed)
-        for classes in of_file.values():
-            strange = sorted(set(classes) - set(names))
-            if strange:
-                near = nearest(strange[0], names)
-                hint = f"; did you mean {near!r}?" if near else ""
-                raise DataError(f"{listed}: {len(strange)} classes are not in it: {shortened(strange)}{hint}")
-        return names
-    for split, classes in of_file.items():
-        missing, extra = sorted(known - set(classes)), sorted(set(classes) - known)
+    if reading.class_list is not None:
+        every = {key for keys in of_file.values() for key in keys}
+        return order_classes(every, reading.class_list, Stamps(), least_classes=reading.least_classes, what="class")
+    for split, keys in of_file.items():
+        missing, extra = sorted(known - set(keys)), sorted(set(keys) - known)
         if extra or missing:
             name, here, there = (missing[0], first, split) if missing else (extra[0], split, first)
             raise DataError(
                 f"class {name!r} is in {folders[here]} but not in {folders[there]} ({len(missing)} classes missing and "
                 f"{len(extra)} unknown there); all splits need the same classes, or a list of them, data.class_list"
             )
-    return tuple(sorted(known))
+    numbers = reading.class_pattern is not None and all(key.isdecimal() for key in known)
+    keys = tuple(sorted(known, key=lambda key: (int(key), key) if numbers else (0, key)))
+    return Classes(keys, keys)
 
 
 def _notes(found: dict[str, _Found], kind: FileType) -> tuple[str, ...]:

@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.data.kinds.box_records import Cleaning, ImageBoxes, box_records, notes_of
-from resnet_jax.data.kinds.files import read_bytes, wanted_channels
+from resnet_jax.data.kinds.files import folder_names, read_bytes, wanted_channels
 from resnet_jax.data.layout import shortened, split_of
-from resnet_jax.data.listing import folder_names
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source

@@ -54,6 +54,9 @@ def _of_folder(path: Path) -> tuple[str, str] | None:
     splits = [name for name in names if split_of(name) is not None]
     if any((path / name / "_annotations.coco.json").is_file() for name in splits):
         return f"coco:{path}", "boxes as COCO writes them"
+    tables = [name for name in names if name.lower().endswith(".json")]
+    if len(tables) == 1 and _has_coco_keys(path / tables[0]):
+        return f"coco:{path}", "boxes as COCO writes them"
     if _is_voc(path, names) or any(_has_xml_and_image(path / name) for name in [*splits, "."]):
         return f"voc:{path}", "boxes as Pascal VOC writes them"
     if "SegmentationClass" in names and "JPEGImages" in names:

@@ -10,6 +10,8 @@ import numpy as np
 from resnet_jax.data.decode import decode_image, decode_stored
 from resnet_jax.data.formats import identify
 from resnet_jax.data.headers import shape_in_header
+from resnet_jax.data.index import Stamps
+from resnet_jax.data.listing import Lister
 from resnet_jax.errors import DataError
 
 HEADER_BYTES = 1 << 16
@@ -49,6 +51,15 @@ def read_text(path: str | os.PathLike[str], most: int | None = None) -> str:
         return read_bytes(path, most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: this is not text in UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without hidden ones and those of operating systems.
+
+    Raises:
+        DataError: it cannot be read, or holds a link that leads nowhere.
+    """
+    return Lister(folder, Stamps()).folders(folder)
 
 
 def read_image(path: str, channels: int, pixels: str) -> np.ndarray:
@@ -95,12 +106,10 @@ def images_by_stem(folder: Path) -> dict[str, str]:
     Raises:
         DataError: the folder is not there or cannot be read, or two images have one name.
     """
-    from resnet_jax.data.listing import files_in
-
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; images are looked for there")
     found: dict[str, str] = {}
-    for path in files_in(folder)[0]:
+    for path in Lister(folder, Stamps()).files(folder)[0]:
         stem = os.path.splitext(os.path.basename(path))[0]
         if stem in found:
             raise DataError(f"{found[stem]} and {path}: two images of one name; keep one of them")

@@ -18,8 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from resnet_jax.data.formats import SUFFIXES
+from resnet_jax.data.kinds.files import folder_names
 from resnet_jax.data.layout import is_annotation, shortened, split_of
-from resnet_jax.data.listing import folder_names
 from resnet_jax.errors import DataError
 
 MASK_ENDINGS = ("_mask", "-mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "_gt", "_annotation", "_l")

@@ -25,10 +25,9 @@ from xml.etree.ElementTree import Element
 
 from resnet_jax.data.kinds.box_records import Cleaning, ImageBoxes, box_records, notes_of
 from resnet_jax.data.kinds.class_files import read_class_list
-from resnet_jax.data.kinds.files import image_sides, images_by_stem, read_text, wanted_channels
+from resnet_jax.data.kinds.files import folder_names, image_sides, images_by_stem, read_text, wanted_channels
 from resnet_jax.data.kinds.plain_xml import parse_xml
 from resnet_jax.data.layout import shortened, split_of
-from resnet_jax.data.listing import folder_names
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source
