@@ -221,6 +221,10 @@ def test_mnist_by_its_own_code_without_tensorflow(tmp_path, downloads, monkeypat
     assert seen["train"] == {image.tobytes() for image in images[:8]}
     assert seen["test"] == {image.tobytes() for image in images[8:]}
     assert "tensorflow" not in sys.modules
+    same = prepare("mnist", tmp_path / "more", source=f"mnist:{downloads.folder}")
+    train = load_dataset(same.opens_as).splits["train"]
+    np.testing.assert_array_equal([train[i]["image"][..., 0] for i in range(8)], images[:8])
+    np.testing.assert_array_equal(train.labels, labels[:8])
     again = prepare("mnist", tmp_path / "sets", say=said.append)
     assert (again.already, again.examples, len(said)) == (True, done.examples, 1)
 
@@ -240,8 +244,11 @@ def test_cifar10_by_its_own_code_without_tensorflow(tmp_path, downloads):
     assert done.examples == {"train": 10, "test": 2}
     rows = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(2, 3073)
     expected = {(row[0], row[1:].reshape(3, 32, 32).transpose(1, 2, 0).tobytes()) for row in rows}
-    test = found.splits["test"]
-    assert {(test.labels[i], test[i]["image"].tobytes()) for i in range(2)} == expected
+    again = prepare("cifar10", tmp_path / "more", source=f"cifar:{downloads.folder}/cifar-10-binary")
+    for way in (found, load_dataset(again.opens_as)):
+        test = way.splits["test"]
+        assert {(test.labels[i], test[i]["image"].tobytes()) for i in range(2)} == expected
+        assert (way.class_names, len(way.splits["train"])) == (CIFAR10, 10)
 
 
 def encoded(records: Source, index: int) -> bytes:
