@@ -3,7 +3,8 @@
 | file | one concept |
 |---|---|
 | `source` | `load_dataset("digits" or "folder:PATH" or "npz:PATH" or "manifest:PATH" or "tfds:NAME")` |
-| `digits`, `folder`, `npz`, `manifest`, `tfds` | one kind of source each |
+| `digits`, `folder`, `npz`, `manifest`, `array_record`, `tfds` | one kind of source each |
+| `convert`, `prepare` | any data set as one ArrayRecord file; sets of TFDS, downloaded or from what is here |
 | `registry` | `register_source`: kinds of your own |
 | `example` | `Example`, a dict of named arrays; `Source`: examples by index |
 | `records` | sources in memory and parts of sources; `Dataset`: named splits of a source |

@@ -10,6 +10,7 @@ from annotated_types import Gt, Interval
 from resnet_jax.data.division import Division, Method
 from resnet_jax.data.order import Balance, Sampling
 from resnet_jax.data.reading import Orientation, Pixels, Reading
+from resnet_jax.data.registry import source_forms
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transforms import canonical, divide, transform_names
 from resnet_jax.data.unreadable import SHARE, OnCorrupt, Unreadable
@@ -21,8 +22,8 @@ from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Listing
 class DataConfig:
     """Where the images come from, how they are split, and what is done to them."""
 
-    source: str = "digits"
-    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV, JSONL), cifar:PATH, mnist:PATH, tfds:NAME, or another kind."""
+    source: Annotated[str, Listing(source_forms)] = "digits"
+    """Where the examples come from, KIND:LOCATION; the kinds:"""
     moved_to: Annotated[str, SAME_RESULT] | None = None
     """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
     val_fraction: BelowOne = 0.1
