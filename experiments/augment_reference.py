@@ -7,6 +7,7 @@ the file that is committed has a tench (n01440764, ImageNet). What comes out: ``
 ``result/NAME/OPERATION/MAGNITUDE``; ``tables``, JSON of the policies' magnitudes; and ``versions``.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json

@@ -16,7 +16,7 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -51,6 +51,23 @@ class MoreOf:
     """On a field of a ``Literal`` to which anybody can add values: where those are."""
 
     registry: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Listing:
+    """On a field whose values are names of a registry: what the help ends with, asked for when it is shown."""
+
+    text: Callable[[], str]
+
+
+def listed(hint: Any) -> str:
+    """Return what the :class:`Listing` of an annotation says; empty without one.
+
+    >>> listed(Annotated[str, Listing(lambda: "flip, grey")])
+    'flip, grey'
+    """
+    extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((extra.text() for extra in extras if isinstance(extra, Listing)), "")
 
 
 def opened(hint: Any) -> Any:

@@ -33,6 +33,7 @@ from resnet_jax.runs.build import (
     loss_scaling,
 )
 from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.corrupt import CorruptList
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runtime.files import write_whole
@@ -128,6 +129,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     """
     run = RunDirectory.open(job.run.path, job.config)
     run.write_data(job.images.card)
+    corrupt = CorruptList(run.corrupt, job.images.unreadable, job.say)
     done = {one.seed for one in result.members}
     left = [seed for seed in result.seeds if seed not in done]
     size = job.members_at_once or len(left)
@@ -157,6 +159,8 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
             members, seconds = _train_members(job, parts, evaluate, seeds)
         result = result.add(members, seconds)
         write_whole(result_file(run), json.dumps(result.to_json(), indent=2) + "\n")
+    for line in corrupt.said(job.images.card.examples):
+        job.say(f"  {line}")
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     return result
 
@@ -255,7 +259,7 @@ def _evaluation(job: CellJob, parts: RunComponents) -> Callable[[TrainState, Rec
     task = build_task(job.config, job.images.card)
 
     def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
-        feed = evaluation_feed(job.config, records)
+        feed = evaluation_feed(job.config, records, unreadable=job.images.unreadable_of(records))
         return evaluate_population(step, states.eval_variables, feed, mesh=job.placement, task=task)
 
     return evaluation

@@ -1,4 +1,4 @@
-"""``resnet-jax bench train | infer | compile``: speed and compile time on random data."""
+"""``resnet-jax bench train | infer | compile | data``: speed, compile time, and input pipelines."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ VERBS = {
     "train": "MODEL: images a second of the train step",
     "infer": "MODEL: images a second of inference with batch norm folded",
     "compile": "MODEL...: seconds to compile the train step, and to the first step of a fresh process",
+    "data": "examples a second of input pipelines, against OpenCV alone, Grain, PyTorch and tf.data",
 }
 
 
@@ -78,9 +79,15 @@ def run(argv: list[str]) -> dict[str, Any] | None:
         print(list_verbs("bench", VERBS, ""))
         return None
     if not argv or argv[0].startswith("-"):
-        raise UsageError("name what to measure: resnet-jax bench train MODEL ..., infer MODEL ... or compile MODEL ...")
+        raise UsageError(
+            "name what to measure: resnet-jax bench train MODEL ..., infer MODEL ..., compile MODEL ... or data"
+        )
     if argv[0] not in VERBS:
         raise unknown("bench verb", argv[0], VERBS)
+    if argv[0] == "data":
+        from resnet_jax.cli.bench_data import run as run_data
+
+        return run_data(argv[1:])
     if argv[0] == "compile":
         return _compile(argv[1:])
     return _speed("infer" if argv[0] == "infer" else "train", argv[1:])

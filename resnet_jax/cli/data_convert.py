@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.cli.options import Common, console_for, parse
-from resnet_jax.fields import AtLeast1, check_fields
+from resnet_jax.fields import AtLeast0, AtLeast1, check_fields
 from resnet_jax.report.text import say, working
 
 
@@ -25,6 +25,10 @@ class ConvertOptions:
     """As data.class_pattern."""
     class_list: str | None = None
     """As data.class_list."""
+    signal_length: AtLeast1 | None = None
+    """As data.signal_length."""
+    void_value: AtLeast0 | None = None
+    """As data.void_value."""
     threads: AtLeast1 = 4
     """Threads that read the source."""
     overwrite: bool = False
@@ -46,7 +50,13 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.data.reading import Reading
 
     console = console_for(options.common)
-    reading = Reading(least_classes=1, class_pattern=options.class_pattern, class_list=options.class_list)
+    reading = Reading(
+        least_classes=1,
+        class_pattern=options.class_pattern,
+        class_list=options.class_list,
+        signal_length=options.signal_length,
+        void_value=options.void_value,
+    )
     with working(console, f"opening {options.source}") as status:
         written = convert(
             options.source,

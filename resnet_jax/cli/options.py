@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from resnet_jax.errors import UsageError, closest, either, unknown
-from resnet_jax.fields import choices_of, field_docs, field_hints, is_section, own_options, range_of
+from resnet_jax.fields import choices_of, field_docs, field_hints, is_section, listed, own_options, range_of
 from resnet_jax.report.text import PlainConsole
 from resnet_jax.runs.legacy import translate
 from resnet_jax.runtime.paths import expand_paths
@@ -118,8 +118,10 @@ def _immutable(value: Any) -> Any:
 
 
 def _with_range(text: str, hint: Any) -> str:
-    """Return the help of an option with the range of its annotation."""
-    said = range_of(hint)
+    """Return the help of an option with the range of its annotation, or the names that are registered for it."""
+    said, names = range_of(hint), listed(hint)
+    if names:
+        return f"{text.removesuffix('.')}: {names}."
     return f"{text.removesuffix('.')} ({said})." if said else text
 
 

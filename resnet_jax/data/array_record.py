@@ -18,12 +18,12 @@ import numpy as np
 from resnet_jax.data.decode import check_channels, to_channels
 from resnet_jax.data.encoded import decode_file
 from resnet_jax.data.example import Example, Field, Spec, spec_of
-from resnet_jax.data.reading import Pixels, Reading
+from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.record_file import RecordFile
 from resnet_jax.data.record_format import Header, StoredField, StoredSplit, from_npy, unpack
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.registry import register_source
-from resnet_jax.errors import DataError
+from resnet_jax.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class StoredRecords:
         labels: (N, ...), as every source has them.
         channels: 1 or 3 of images, 0 for what is stored.
         pixels: ``uint8``, or ``stored``: what image files hold.
+        orientation: ``stored``, or ``exif``: image files are turned upright.
         groups: (N,) of any values, if the source has them.
     """
 
@@ -46,6 +47,7 @@ class StoredRecords:
     labels: np.ndarray
     channels: int
     pixels: Pixels = "uint8"
+    orientation: Orientation = "stored"
     groups: np.ndarray | None = None
 
     @property
@@ -87,7 +89,7 @@ class StoredRecords:
 
     def _array(self, stored: StoredField, value: np.ndarray | bytes, where: str) -> np.ndarray:
         if isinstance(value, bytes):
-            return decode_file(value, self.channels, where, self.pixels)
+            return decode_file(value, self.channels, where, self.pixels, self.orientation)
         if stored.name == "image" and self.channels and value.shape[-1] != self.channels:
             return to_channels(value, self.channels)
         return value
@@ -117,7 +119,7 @@ class EncodedRecords(StoredRecords):
         return value
 
 
-@register_source("array_record", form="array_record:PATH")
+@register_source("array_record", form="array_record:PATH", uses=("orientation",))
 def load_array_record(location: str, reading: Reading, /) -> Dataset:
     """Open a file that `resnet-jax data convert` wrote.
 
@@ -171,7 +173,9 @@ def _open(file: RecordFile, start: int, split: StoredSplit, reading: Reading) ->
         raise DataError(
             f"{where}: images have {stored} channels and {channels} are wanted; only 1 and 3 turn into each other"
         )
-    return kind(file, start, split, labels, channels, reading.pixels, groups)
+    if reading.orientation == "exif" and not encoded:
+        raise UsageError(f"data.orientation exif: {where} holds arrays and no image files that could be turned upright")
+    return kind(file, start, split, labels, channels, reading.pixels, reading.orientation, groups)
 
 
 def _channels(split: StoredSplit) -> int:

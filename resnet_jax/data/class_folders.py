@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def _annotated_part(
     summary.add(str(folder), listing)
     builder = TableBuilder()
     builder.add(summary.relative(listing.paths))
-    return Part(builder.table(), np.array(labels, np.int32), listing.bytes), notes
+    return Part(builder.table(summary.prefix), np.array(labels, np.int32), listing.bytes), notes
 
 
 def _part(lister: Lister, folder: Path, keys: Sequence[str], there: set[str], summary: Summary) -> Part:
@@ -129,7 +130,7 @@ def _part(lister: Lister, folder: Path, keys: Sequence[str], there: set[str], su
         builder.add(summary.relative(listing.paths))
         counts[label] = len(listing.paths)
         size += listing.bytes
-    return Part(builder.table(), np.repeat(np.arange(len(keys), dtype=np.int32), counts), size)
+    return Part(builder.table(summary.prefix), np.repeat(np.arange(len(keys), dtype=np.int32), counts), size)
 
 
 def _one_class(folder: Path, name: str, lister: Lister) -> str:
@@ -226,8 +227,12 @@ class Summary:
 
     def relative(self, paths: list[str]) -> list[str]:
         """Return paths as they are below the folder of the data set."""
-        start = len(str(self.root).rstrip("/")) + 1 if str(self.root) != "." else 0
-        return [path[start:] for path in paths]
+        return [path[len(self.prefix) :] for path in paths]
+
+    @property
+    def prefix(self) -> str:
+        """What all paths begin with."""
+        return "" if str(self.root) == "." else f"{str(self.root).rstrip(os.sep)}{os.sep}"
 
     def notes(self) -> list[str]:
         """Say what is left out and what is read from further below, one line each."""

@@ -47,7 +47,7 @@ def index_by_pattern(lister: Lister, reading: Reading) -> Index:
         summary.add(str(folder), listing)
         builder = TableBuilder()
         builder.add(summary.relative(listing.paths))
-        tables[split], sizes[split] = builder.table(), listing.bytes
+        tables[split], sizes[split] = builder.table(summary.prefix), listing.bytes
     classes, notes = _ordered(found, lister, reading), []
     label_of = {key: label for label, key in enumerate(classes.keys)}
     parts = {

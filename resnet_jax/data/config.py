@@ -11,9 +11,10 @@ from resnet_jax.data.division import Division, Method
 from resnet_jax.data.order import Balance, Sampling
 from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.stats import check_normalization
-from resnet_jax.data.transforms import canonical, divide
+from resnet_jax.data.transforms import canonical, divide, transform_names
+from resnet_jax.data.unreadable import SHARE, OnCorrupt, Unreadable
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Listing, Share, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +49,9 @@ class DataConfig:
     """How often an image is in a training batch, each time augmented anew; an epoch keeps its number of updates."""
     image_size: AtLeast1 | None = None
     """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
-    augment: tuple[str, ...] = ()
-    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)":
-    random_resized_crop, random_crop(pad), flip, cutout(side), mixup(alpha), cutmix(alpha), mix(mixup, cutmix), or a
-    registered one."""
+    augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
+    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)"; more
+    arguments of each are in docs/data.md. Known."""
     mean: tuple[float, ...] = ()
     """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
     std: tuple[float, ...] = ()
@@ -71,7 +71,14 @@ class DataConfig:
     void_value: AtLeast0 | None = None
     """Value of masks that stands for no class, besides 255; the other values are the classes, in order."""
     threads: Annotated[AtLeast0, SAME_RESULT] = 2
-    """Threads that decode and assemble batches."""
+    """Threads that decode and assemble batches; with data.workers, in each process."""
+    workers: Annotated[AtLeast0, SAME_RESULT] = 0
+    """Processes that do so in place of this one, for sources and transforms that hold Python's lock."""
+    on_corrupt: Annotated[OnCorrupt, SAME_RESULT] = "stop"
+    """What is done about an example that cannot be read: stop at it, or skip it: it is counted, listed in corrupt.jsonl
+    and reported; in training the next of the epoch takes its place, in evaluation it counts nowhere."""
+    max_corrupt: Annotated[Share, SAME_RESULT] = SHARE
+    """With on_corrupt skip: share of a split that may be skipped; more stop the run."""
 
     def __post_init__(self) -> None:
         """Refuse what no run can have, and write every transform in its one form."""
@@ -97,6 +104,10 @@ class DataConfig:
             signal_length=self.signal_length,
             void_value=self.void_value,
         )
+
+    def unreadable(self, split: str, total: int) -> Unreadable | None:
+        """Return what counts the examples of a split that cannot be read; None where one stops the run."""
+        return None if self.on_corrupt == "stop" else Unreadable(split, total, self.max_corrupt)
 
     def division(self) -> Division:
         """Return how the source is divided."""

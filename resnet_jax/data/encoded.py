@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from resnet_jax.data.decode import NPY, decode_image, decode_npy, decode_stored
-from resnet_jax.data.reading import Pixels
+from resnet_jax.data.reading import Orientation, Pixels
 from resnet_jax.data.records import Source, Subset
+from resnet_jax.errors import DataError
 
 
 @runtime_checkable
@@ -42,7 +44,29 @@ def encoder_of(records: Source) -> tuple[Callable[[int], bytes], int] | None:
     return None
 
 
-def decode_file(data: bytes, channels: int, where: str, pixels: Pixels = "uint8") -> np.ndarray:
+def read_bytes(path: str) -> bytes:
+    """Return the bytes of a file: by the system's own calls, for Python's file objects take longer than a small image.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
+            size = os.fstat(descriptor).st_size
+            data = os.read(descriptor, size)
+            while len(data) < size and (more := os.read(descriptor, size - len(data))):
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it ({error.strerror})") from error
+
+
+def decode_file(
+    data: bytes, channels: int, where: str, pixels: Pixels = "uint8", orientation: Orientation = "stored"
+) -> np.ndarray:
     """Decode the bytes of an image file or of an .npy file, as the files of a folder are.
 
     Args:
@@ -50,10 +74,13 @@ def decode_file(data: bytes, channels: int, where: str, pixels: Pixels = "uint8"
         channels: 1 or 3; 0 for what is stored.
         where: it comes from, for messages.
         pixels: uint8, or what is stored.
+        orientation: whether the image is turned upright by its Exif data.
 
     Raises:
         DataError: it cannot be decoded.
     """
     if data.startswith(NPY):
         return decode_npy(data, where)
-    return decode_stored(data, channels, where) if pixels == "stored" else decode_image(data, channels, where)
+    if pixels == "stored":
+        return decode_stored(data, channels, where, orientation)
+    return decode_image(data, channels, where, orientation)

@@ -31,7 +31,7 @@ import numpy as np
 
 from resnet_jax.data.class_folders import index_class_folders
 from resnet_jax.data.class_pattern import compiled, index_by_pattern
-from resnet_jax.data.decode import NPY, decode_image, decode_npy, decode_stored
+from resnet_jax.data.encoded import decode_file, read_bytes
 from resnet_jax.data.example import Example, Field, Spec, encoded_spec, spec_of
 from resnet_jax.data.formats import HEAD_BYTES, identify
 from resnet_jax.data.index import Index, Stamps, kept_index
@@ -82,21 +82,12 @@ class FolderRecords:
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
-        path, data = self.paths[index], self.encoded(index)
-        if data.startswith(NPY):
-            return decode_npy(data, path)
-        if self.pixels == "stored":
-            return decode_stored(data, self.channels, path, self.orientation)
-        return decode_image(data, self.channels, path, self.orientation)
+        path = self.paths[index]
+        return decode_file(read_bytes(path), self.channels, path, self.pixels, self.orientation)
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of image file ``index``."""
-        path = self.paths[index]
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise DataError(f"{path}: cannot read it ({error.strerror})") from error
+        return read_bytes(self.paths[index])
 
     def describe(self, index: int) -> str:
         return self.paths[index]
@@ -134,27 +125,26 @@ def load_folder(path: str, reading: Reading | None = None, **wanted: Any) -> Dat
 
     class_list = None if reading.class_list is None else os.path.abspath(os.path.expanduser(reading.class_list))
     facts = ["folder", os.path.abspath(root), str(root), reading.least_classes, reading.class_pattern, class_list]
-    return dataset_of(kept_index(facts, build), f"folder:{path}", root, reading)
+    return dataset_of(kept_index(facts, build), f"folder:{path}", reading)
 
 
-def dataset_of(index: Index, name: str, root: Path, reading: Reading) -> Dataset:
+def dataset_of(index: Index, name: str, reading: Reading) -> Dataset:
     """Return the data set of an index.
 
     Args:
         index: of the files.
         name: of the data set.
-        root: what the paths of the index are relative to.
         reading: how the files are read.
     """
-    start = "" if str(root) == "." else f"{str(root).rstrip('/')}/"
     splits = {
         split: FolderRecords(
-            dataclasses.replace(part.paths, prefix=start),
+            part.paths,
             part.labels,
             reading.channels or (3 if reading.pixels == "uint8" else 0),
             part.bytes,
             reading.pixels,
             reading.orientation,
+            part.groups,
         )
         for split, part in index.parts.items()
     }

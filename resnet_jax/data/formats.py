@@ -76,6 +76,10 @@ _STARTS: tuple[tuple[bytes, Format], ...] = (
     (b"(\xb5/\xfd", Format("a zstandard archive", advice=_UNPACK)),
     (b"7z\xbc\xaf\x27\x1c", Format("a 7-Zip archive", advice=_UNPACK)),
     (b"Rar!\x1a\x07", Format("a RAR archive", advice=_UNPACK)),
+    (
+        b"\x83\xafp\xd1\r\x88J?",
+        Format("an ArrayRecord file", advice="is it a data set of ours? array_record:PATH"),
+    ),
     (b"PAR1", Format("a Parquet file", advice=f"open it with pandas or pyarrow; {_ARRAYS}")),
     (b"ARROW1", Format("an Arrow file", advice=f"open it with pyarrow; {_ARRAYS}")),
     (b"SQLite format 3\0", Format("an SQLite database", advice=_ARRAYS)),

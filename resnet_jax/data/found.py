@@ -22,6 +22,8 @@ KIND_OF_SUFFIX = {
     ".mat": "a MATLAB file",
 }
 """What suffixes stand for whose files do not say it at their beginning."""
+RECORDS = "an ArrayRecord file"
+"""What :func:`resnet_jax.data.formats.identify` calls them."""
 
 
 def describe_path(path: Path) -> str:
@@ -46,6 +48,8 @@ def _describe_file(path: Path) -> str:
         return f"it cannot be read ({error.strerror or error})"
     if path.suffix.lower() == ".npz":
         return f"it is an .npz file of arrays: write npz:{path}"
+    if found is not None and found.name == RECORDS:
+        return f"it is {RECORDS}: if `resnet-jax data convert` wrote it, write array_record:{path}"
     if found is not None and found.readable:
         return (
             f"it is {found.name}; a data set is a folder with one folder of images a class (folder:PATH); to classify "

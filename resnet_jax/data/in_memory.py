@@ -11,6 +11,7 @@ import numpy as np
 from resnet_jax.data.example import MEANING_OF_RANK, Meaning
 from resnet_jax.data.records import ArrayRecords, Source
 from resnet_jax.data.transform import Geometry
+from resnet_jax.data.unreadable import Unreadable
 from resnet_jax.data.view import View
 
 LIMIT_BYTES = 2 << 30
@@ -25,6 +26,7 @@ def materialize(
     training: bool,
     limit_bytes: int = LIMIT_BYTES,
     threads: int | None = None,
+    unreadable: Unreadable | None = None,
 ) -> Source:
     """Return the same examples, through the geometry, held in memory; or the records unchanged.
 
@@ -38,13 +40,14 @@ def materialize(
         training: whether the training or the evaluation geometry is meant.
         limit_bytes: pixels to hold at most; the first image tells how many there are.
         threads: decoding threads; None for one a processor.
+        unreadable: counts what cannot be read, which is left at zeros and marked; None to stop at it.
 
     Raises:
-        DataError: an image is unreadable or of another size; of several, the first.
+        DataError: an image is unreadable, or too many are, or one is of another size; of several, the first.
     """
     if training and geometry.random:
         return records
-    view = View(records, geometry, training=training)
+    view = View(records, geometry, training=training, unreadable=unreadable)
     if view.stored or len(records) * view.example_bytes > limit_bytes:
         return records
     count = len(records)
@@ -58,7 +61,16 @@ def materialize(
     in_threads(fill, range(0, count, CHUNK), threads)
     meanings: dict[str, Meaning] = {name: field.meaning for name, field in view.spec.items()}
     images, meaning = stacked.pop("image"), MEANING_OF_RANK.get(len(view.shape))
-    return ArrayRecords(images, records.labels, origin=records, fields=stacked, meaning=meaning, meanings=meanings)
+    lost = {} if unreadable is None else {entry.index: entry.reason for entry in unreadable.entries}
+    return ArrayRecords(
+        images,
+        records.labels,
+        origin=records,
+        fields=stacked,
+        meaning=meaning,
+        meanings=meanings,
+        unreadable=lost,
+    )
 
 
 def in_threads(work: Callable[[int], None], starts: Iterable[int], threads: int | None = None) -> None:

@@ -12,6 +12,7 @@ none is if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -42,14 +43,16 @@ class Part:
     """The files of one split.
 
     Attributes:
-        paths: N files, without what the paths of all begin with.
+        paths: N files.
         labels: int32 (N,) of classes, float32 (N, K) of several labels or values.
         bytes: size of all files.
+        groups: whom or what each belongs to, such as a patient, if that is known: texts (N,).
     """
 
     paths: PathTable
     labels: np.ndarray
     bytes: int
+    groups: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,7 +167,7 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
     about = json.dumps(
         {
             "key": key,
-            "splits": {split: part.bytes for split, part in index.parts.items()},
+            "splits": {split: [part.bytes, part.paths.prefix] for split, part in index.parts.items()},
             "class_names": index.class_names,
             "notes": index.notes,
             "origins": dict(index.origins),
@@ -176,6 +179,7 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
     arrays = {}
     for split, part in index.parts.items():
         found = {"names": part.paths.names, "starts": part.paths.starts, "labels": part.labels}
+        found |= {} if part.groups is None else {"groups": part.groups}
         arrays |= {f"{split}.{name}": array for name, array in found.items()}
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -185,7 +189,8 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
             np.savez(file, allow_pickle=False, **arrays, **sealed)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         _log.warning("the index is not kept, and made again next time: %s: %s", path.parent, error.strerror or error)
 
 
@@ -200,12 +205,10 @@ def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:
         found = json.loads(about)
         if found["key"] != key:
             return None
-        parts = {
-            split: Part(
-                PathTable("", arrays[f"{split}.names"], arrays[f"{split}.starts"]), arrays[f"{split}.labels"], size
-            )
-            for split, size in found["splits"].items()
-        }
+        parts = {}
+        for split, (size, prefix) in found["splits"].items():
+            paths = PathTable(prefix, arrays[f"{split}.names"], arrays[f"{split}.starts"])
+            parts[split] = Part(paths, arrays[f"{split}.labels"], size, arrays.get(f"{split}.groups"))
         index = Index(parts, tuple(found["class_names"]), tuple(found["notes"]), found["origins"], found["kind"])
         return index, Stamps(found["folders"], found["files"])
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):

@@ -183,6 +183,16 @@ class Lister:
         return entry.is_dir()
 
 
+def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder``: :meth:`Lister.folders` of a folder that nothing is noted of."""
+    return Lister(folder, Stamps()).folders(folder)
+
+
+def files_in(folder: Path) -> tuple[list[str], LeftOut]:
+    """Return the image files that lie in ``folder`` itself, sorted, and a count of its other files."""
+    return Lister(folder, Stamps()).files(folder)
+
+
 def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:
     """Return None for an image, else what the file is, as far as it is known."""
     if not entry.is_file():

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from resnet_jax.data.folder import FolderRecords
-from resnet_jax.data.found import KIND_OF_SUFFIX, describe_path, prepared_sets
+from resnet_jax.data.formats import HEAD_BYTES, identify
+from resnet_jax.data.found import KIND_OF_SUFFIX, RECORDS, describe_path, prepared_sets
 from resnet_jax.data.kinds.detect import source_at
 from resnet_jax.data.manifest import begins_as_json
 from resnet_jax.data.records import Dataset, Source, in_memory
@@ -177,6 +178,10 @@ def source_of(path: str) -> str:
     suffix = place.suffix.lower()
     if suffix == ".npz":
         return f"npz:{path}"
+    with place.open("rb") as file:
+        begins_as = identify(file.read(HEAD_BYTES))
+    if begins_as is not None and begins_as.name == RECORDS:
+        return f"array_record:{path}"
     if suffix in (".csv", ".tsv", ".jsonl", ".ndjson") or (suffix in KIND_OF_SUFFIX and begins_as_json(place)):
         return f"manifest:{path}"
     raise DataError(f"{path} is no data set; {describe_path(place)}")

@@ -9,12 +9,14 @@
 | ``split`` | if there: train, val or test; without it the table is divided here |
 | ``group`` | if there: whom the row belongs to, such as a patient; ``data.group_by group`` keeps each on one side |
 
-Other columns are left out, and the notes say so. All wrong rows are found before anything else is done.
+Other columns are left out, and the notes say so. All wrong rows are found before anything else is done. The index of a
+long table is kept (:mod:`resnet_jax.data.index`).
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -25,8 +27,10 @@ from typing import Any, Literal
 import numpy as np
 
 from resnet_jax.data.decode import check_channels
-from resnet_jax.data.folder import FolderRecords
+from resnet_jax.data.folder import dataset_of
+from resnet_jax.data.index import Index, Part, Stamps, kept_index, read_table
 from resnet_jax.data.layout import shortened, split_of
+from resnet_jax.data.path_table import PathTable
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source
@@ -43,7 +47,7 @@ Row = tuple[int, dict[str, Any]]
 """Line, counted from 1, and column -> what is there."""
 
 
-@register_source("manifest", form="manifest:PATH")
+@register_source("manifest", form="manifest:PATH", uses=("orientation",))
 def load_manifest(path: str, reading: Reading, /) -> Dataset:
     """Read the table; no file that it names is opened yet, but each must be there.
 
@@ -53,7 +57,12 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
     if reading.pixels == "uint8":
         check_channels(reading.channels)
     table = Path(path).expanduser()
-    columns, rows = _read(table)
+    facts = ["manifest", os.path.abspath(table), str(table)]
+    return dataset_of(kept_index(facts, lambda stamps: _index(table, stamps)), f"manifest:{path}", reading)
+
+
+def _index(table: Path, stamps: Stamps) -> Index:
+    columns, rows = _read(table, stamps)
     kind, named = _kind_of(columns, table)
     if not rows:
         raise DataError(f"{table}: there are no rows in it; {COLUMNS}")
@@ -82,31 +91,29 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
     names, array = _labels(labels, kind, named)
     parts, order = {}, [split for split in ("all", "train", "val", "test") if split in splits]
     given, size = np.array(splits), np.array(sizes)
+    prefix = f"{table.parent}{os.sep}" if all(file.startswith(f"{table.parent}{os.sep}") for file in files) else ""
     groups = np.array(members, dtype=str) if "group" in columns else None
     for split in order:
         chosen = np.flatnonzero(given == split)
-        parts[split] = FolderRecords(
-            tuple(files[i] for i in chosen),
-            array[chosen],
-            reading.channels or (3 if reading.pixels == "uint8" else 0),
-            int(size[chosen].sum()),
-            reading.pixels,
-            groups=None if groups is None else groups[chosen],
-        )
+        table_of_split = PathTable.of((files[i][len(prefix) :] for i in chosen), prefix)
+        of_split = None if groups is None else groups[chosen]
+        parts[split] = Part(table_of_split, array[chosen], int(size[chosen].sum()), of_split)
     others = [name for name in columns if name not in ("path", "split", "group", *named)]
     notes = (f"columns left out: {shortened(others)}",) if others else ()
     if twice:
         notes = (*notes, f"{twice:,} rows name a file that another row of the same split names too")
-    return Dataset(f"manifest:{path}", parts, names, notes, {}, reading.least_classes, kind)
+    for folder in {os.path.dirname(file) or "." for file in files}:
+        stamps.add_folder(folder, os.stat(folder).st_mtime_ns, os.listdir(folder))
+    return Index(parts, names, notes, {}, kind)
 
 
-def _read(table: Path) -> tuple[list[str], list[Row]]:
+def _read(table: Path, stamps: Stamps) -> tuple[list[str], list[Row]]:
     """Return the columns and the rows."""
     if not table.is_file():
         what = "this is a folder and no table" if table.is_dir() else "there is no such file"
         raise DataError(f"{table}: {what}; {COLUMNS}")
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(io.BytesIO(read_table(table, stamps)), encoding="utf-8-sig", newline="") as file:
             if table.suffix.lower() in (".jsonl", ".ndjson") or begins_as_json(table):
                 return _read_json(table, file)
             reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",", strict=True)

@@ -1,32 +1,33 @@
 """Batches as a pure function of the step: any batch of any epoch can be asked for, by anyone, in any order.
 
-So a run resumes exactly with one number, a batch can be looked at again after the fact, and threads, restarts
-and the number of processes change nothing. Grain is the threaded executor; order and randomness are ours.
+So a run resumes exactly with one number, a batch can be looked at again after the fact, and threads, worker processes,
+restarts and the number of processes change nothing. Who makes them is decided in :mod:`.executor`.
 
 | key | array | meaning |
 |---|---|---|
 | image | (B, ..., C) | what the network is given: uint8 (B, H, W, C) of pixels 0..255, or as the source has it |
 | label | int32 (B,) | class; float32 (B, K) of several labels, (B,) or (B, M) of values |
 | others | (B, ...) | every other field of the examples, by its name |
-| mask | bool (B,) | False for padding, which must count nowhere |
-| index | int32 (B,) | position in the records, -1 for padding |
+| mask | bool (B,) | False for padding and what evaluation could not read, which must count nowhere |
+| index | int32 (B,) | position in the records, -1 where mask is False |
 | epoch | int32 (B,) | passes over this example completed before this one: how often it was drawn before |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.executor import Batch as Batch, Batches as Batches, in_order
 from resnet_jax.data.order import SHUFFLED, Order, Sampling
 from resnet_jax.data.records import Source, check_labels
 from resnet_jax.data.transform import AS_STORED, Geometry
+from resnet_jax.data.unreadable import Unreadable, unreadable_in
 from resnet_jax.data.view import View
-from resnet_jax.errors import DataError, UsageError
-
-Batch = dict[str, np.ndarray]
-Batches = Generator[Batch, None, None]
+from resnet_jax.errors import UsageError
 
 
 class TrainBatches:
@@ -41,6 +42,7 @@ class TrainBatches:
             ranks the parts are the batch of one process.
         num_classes: K, to check the labels of records that are not of a `Dataset`, which has checked its own.
         sampling: whether classes are drawn equally often, and how often an image is in a batch.
+        unreadable: counts examples that cannot be read, for which the next of the order stand in; None: they stop.
 
     Raises:
         UsageError: a batch size the records cannot fill or the processes cannot share, or a bad rank.
@@ -65,15 +67,31 @@ class TrainBatches:
         shard: tuple[int, int] = (0, 1),
         num_classes: int | None = None,
         sampling: Sampling = SHUFFLED,
+        unreadable: Unreadable | None = None,
     ) -> None:
         if num_classes is not None:
             check_labels(records, num_classes, "training records")
         self.records, self.batch_size, self.seed = records, batch_size, seed
-        self.geometry, self.shard = geometry, shard
+        self.geometry, self.shard, self.unreadable = geometry, shard, unreadable
         self._rows = _shard_rows(batch_size, shard)
+        self._sampling = sampling
         self._order = Order(records.labels, batch_size, seed=seed, sampling=sampling)
-        self._view = View(records, geometry, training=True, seed=seed)
+        self._lost = set(unreadable_in(records)) if unreadable is not None else set()
+        self._view = View(records, geometry, training=True, seed=seed, unreadable=unreadable)
         self._labels = records.labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs, which makes the order anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._order = Order(self.records.labels, self.batch_size, seed=self.seed, sampling=self._sampling)
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Name -> shape and dtype of every array of a batch, this process's part of it."""
+        return _arrays(self._view, self._labels, self._rows)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,11 +103,12 @@ class TrainBatches:
 
         Raises:
             UsageError: the step is negative.
-            DataError: an image is unreadable or of another size.
+            DataError: an image is unreadable, or too many are, or one is of another size.
         """
         index, epoch = self.order(step)
+        found, index, epoch = self._view.read(index, epoch, lambda row: self._following(step, self._rows.start + row))
         return {
-            **self._view.examples(index, epoch),
+            **found,
             "label": self._labels[index],
             "mask": np.ones(len(index), bool),
             "index": index.astype(np.int32),
@@ -99,11 +118,26 @@ class TrainBatches:
     def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions in the records of this process's part of batch ``step`` and their passes, (B,) each.
 
+        Where some can only be found unreadable when they are read, the batch's own ``index`` says which stood in.
+
         Raises:
             UsageError: the step is negative.
         """
-        positions, passes = self._order.at(step)
-        return positions[self._rows], passes[self._rows]
+        positions, passes = (part[self._rows] for part in self._order.at(step))
+        if self._lost:
+            positions, passes = positions.copy(), passes.copy()
+            for row, position in enumerate(positions.tolist()):
+                if position in self._lost:
+                    following = self._following(step, self._rows.start + row)
+                    positions[row], passes[row] = next(other for other in following if other[0] not in self._lost)
+        return positions, passes
+
+    def _following(self, step: int, row: int) -> Iterator[tuple[int, int]]:
+        """Yield position and pass of what comes after a row of the global batch, without end."""
+        for ahead in itertools.count():
+            positions, passes = self._order.at(step + ahead)
+            start = row + 1 if ahead == 0 else 0
+            yield from zip(positions[start:].tolist(), passes[start:].tolist(), strict=True)
 
     def resident(self) -> Batch:
         """Return all examples stacked, ``image``, ``label`` and what else they hold, (N, ...).
@@ -127,20 +161,24 @@ class TrainBatches:
         """Bytes of all arrays of :meth:`resident`."""
         return len(self.records) * self._view.example_bytes + self._labels.nbytes
 
-    def iterate(self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4) -> Batches:
-        """Yield ``batch(step)`` for every step of the range in order, prepared ahead in threads.
+    def iterate(
+        self, start_step: int, stop_step: int, *, threads: int = 2, prefetch: int = 4, workers: int = 0
+    ) -> Batches:
+        """Yield ``batch(step)`` for every step of the range in order, made ahead; see :func:`.executor.in_order`.
 
         Args:
             start_step: first step; where a run resumes.
             stop_step: the step after the last.
             threads: batches in the making at once; 0 makes them in the caller's thread.
             prefetch: finished batches kept ready.
+            workers: processes that make them, each with so many threads; 0 for this one.
 
         Raises:
-            UsageError: a negative step, or threads or prefetch out of range.
+            UsageError: a negative step, or threads, prefetch or workers out of range.
             DataError: as `batch`, in the caller's thread, in place of the batch that failed.
+            RunError: a worker process ended.
         """
-        return _in_order(self.batch, start_step, stop_step, threads, prefetch)
+        return in_order(self, start_step, stop_step, threads=threads, prefetch=prefetch, workers=workers)
 
 
 class EvalBatches:
@@ -152,6 +190,7 @@ class EvalBatches:
         geometry: host-side geometry, its evaluation side.
         shard: as for `TrainBatches`.
         num_classes: as for `TrainBatches`.
+        unreadable: counts examples that cannot be read, whose rows have mask False; None: they stop.
 
     Raises:
         UsageError: a batch size that is not positive or the processes cannot share, or a bad rank.
@@ -171,12 +210,14 @@ class EvalBatches:
         *,
         shard: tuple[int, int] = (0, 1),
         num_classes: int | None = None,
+        unreadable: Unreadable | None = None,
     ) -> None:
         if num_classes is not None:
             check_labels(records, num_classes, "evaluation records")
         self.records, self.batch_size, self.geometry, self.shard = records, batch_size, geometry, shard
+        self.unreadable, self._lost = unreadable, list(unreadable_in(records)) if unreadable is not None else []
         self._rows = _shard_rows(batch_size, shard)
-        self._view = View(records, geometry, training=False)
+        self._view = View(records, geometry, training=False, unreadable=unreadable)
         self._labels = records.labels
 
     def __len__(self) -> int:
@@ -193,22 +234,42 @@ class EvalBatches:
         if not 0 <= step < len(self):
             raise UsageError(f"step {step} is not one of the {len(self)} evaluation batches 0..{len(self) - 1}")
         rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
-        mask = rows < len(self.records)
-        index = rows[mask]
-        found = {**self._view.examples(index), "label": self._labels[index]}
+        wanted = rows[rows < len(self.records)]
+        found, read, _ = self._view.read(wanted)
+        index = np.full(len(rows), -1, np.int32)
+        index[: len(wanted)] = np.where(np.isin(read, self._lost), -1, read) if self._lost else read
+        found = {**found, "label": self._labels[wanted]}
         return {
             **{name: _padded(values, len(rows)) for name, values in found.items()},
-            "mask": mask,
-            "index": np.where(mask, rows, -1).astype(np.int32),
+            "mask": index >= 0,
+            "index": index,
             "epoch": np.zeros(len(rows), np.int32),
         }
 
-    def iterate(self, *, threads: int = 2, prefetch: int = 4) -> Batches:
-        """Yield all batches in order, prepared ahead in threads; see `TrainBatches.iterate`."""
-        return _in_order(self.batch, 0, len(self), threads, prefetch)
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Name -> shape and dtype of every array of a batch, this process's part of it."""
+        return _arrays(self._view, self._labels, self._rows)
+
+    @property
+    def stored(self) -> bool:
+        """Whether the pixels of the batches lie in memory."""
+        return self._view.stored
+
+    def iterate(self, *, threads: int = 2, prefetch: int = 4, workers: int = 0) -> Batches:
+        """Yield all batches in order, made ahead; see `TrainBatches.iterate`."""
+        return in_order(self, 0, len(self), threads=threads, prefetch=prefetch, workers=workers)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate()
+
+
+def _arrays(view: View, labels: np.ndarray, rows: slice) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    count = rows.stop - rows.start
+    found = {name: ((count, *shape), np.dtype(dtype)) for name, (shape, dtype) in view.fields.items()}
+    found["label"] = ((count, *labels.shape[1:]), labels.dtype)
+    own = {"mask": np.dtype(bool), "index": np.dtype(np.int32), "epoch": np.dtype(np.int32)}
+    return found | {name: ((count,), dtype) for name, dtype in own.items()}
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:
@@ -228,25 +289,3 @@ def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
         raise UsageError(f"batch size {batch_size} must be a positive multiple of the {processes} processes")
     part = batch_size // processes
     return slice(rank * part, (rank + 1) * part)
-
-
-def _in_order(batch: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int) -> Batches:
-    if threads < 0 or prefetch < 1:
-        raise UsageError(f"threads {threads} must be at least 0 and prefetch {prefetch} at least 1")
-    steps = range(start, stop)
-    return _threaded(batch, steps, threads, prefetch) if threads else (batch(step) for step in steps)
-
-
-def _threaded(batch: Callable[[int], Batch], steps: range, threads: int, prefetch: int) -> Batches:
-    import grain
-
-    dataset = grain.MapDataset.source(steps).map(batch)
-    iterator = iter(
-        dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads)))
-    )
-    try:
-        yield from iterator
-    except DataError as error:  # Grain has added a line about its own frames to the message
-        raise DataError(str(error).partition("\n---")[0]) from error
-    finally:
-        iterator.close()

@@ -18,7 +18,8 @@ from resnet_jax.data.cifar_names import CIFAR10, CIFAR100, SUPERCLASSES, supercl
 from resnet_jax.data.classes import are_numbers, match_classes
 from resnet_jax.data.decode import NPY
 from resnet_jax.data.encoded import decode_file, encoder_of
-from resnet_jax.data.formats import HEAD_BYTES, identify, shape_in_header
+from resnet_jax.data.formats import HEAD_BYTES, identify
+from resnet_jax.data.headers import shape_in_header
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset, Source
 from resnet_jax.data.source import load_dataset

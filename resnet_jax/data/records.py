@@ -35,6 +35,7 @@ class ArrayRecords:
         fields: further arrays (N, ...) of every example, by name.
         meaning: image, signal or volume where the shape alone does not say which.
         meanings: of the further fields; those not named go by their names (`example.meaning_of`).
+        unreadable: examples whose arrays hold zeros because they could not be read, and why; asked for, they raise.
 
     Raises:
         DataError: wrong kind, rank, channels or length, or nothing in it.
@@ -53,6 +54,7 @@ class ArrayRecords:
     fields: Mapping[str, np.ndarray] = field(default_factory=dict)
     meaning: Meaning | None = None
     meanings: Mapping[str, Meaning] = field(default_factory=dict)
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         images = checked_images(np.asarray(self.images), self.name, self.meaning)
@@ -68,6 +70,8 @@ class ArrayRecords:
         return len(self.images)
 
     def __getitem__(self, index: int, /) -> Example:
+        if index in self.unreadable:
+            raise DataError(self.unreadable[index])
         further = {name: values[index] for name, values in self.fields.items()}
         return {"image": self.images[index], **further, "label": self.labels[index]}
 

@@ -47,6 +47,8 @@ _OURS = {
     "digits": ("digits", "digits"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
+    "cifar": ("cifar", "cifar:PATH or cifar:PATH@coarse"),
+    "mnist": ("mnist", "mnist:PATH or mnist:PATH@PREFIX"),
     "manifest": ("manifest", "manifest:PATH"),
     "array_record": ("array_record", "array_record:PATH"),
     "tfds": ("tfds", "tfds:NAME or tfds:NAME@DATA_DIR"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from resnet_jax.data.records import Source, gather, in_memory
+from resnet_jax.data.unreadable import Unreadable, first_readable, read_or_count, unreadable_in
 from resnet_jax.errors import UsageError
 
 SAMPLE = 4096
@@ -14,7 +15,9 @@ CHUNK = 256
 """Images counted at a time; bounds the memory of the count."""
 
 
-def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def channel_stats(
+    records: Source, *, max_examples: int | None = None, unreadable: Unreadable | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Take mean and population standard deviation of the inputs per channel, in float64.
 
     Those of uint8 are of x / 255, counted exactly; those of other dtypes are of the values themselves.
@@ -22,6 +25,7 @@ def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[
     Args:
         records: the training examples, and only those: others would leak.
         max_examples: use at most so many, evenly spaced; None for all in memory, or 4,096 of others.
+        unreadable: counts examples that cannot be read, which are left out; None to stop at one.
 
     Returns:
         Mean and standard deviation, float64 (C,). Pixels count alike, whatever their image's size. A constant
@@ -39,13 +43,19 @@ def channel_stats(records: Source, *, max_examples: int | None = None) -> tuple[
     limit = max_examples or (len(records) if stored else SAMPLE)
     count = min(limit, len(records))
     indices = np.arange(count) * len(records) // count
-    first = records[0]["image"]
+    first = first_readable(records, unreadable)[1]["image"]
+    lost = list(unreadable_in(records)) if unreadable is not None else []
     counter = counter_for(first)
     for start in range(0, count, CHUNK):
         chosen = indices[start : start + CHUNK]
-        examples = gather(records, chosen) if stored else None
-        for inputs in (records[int(i)]["image"] for i in chosen) if examples is None else [examples["image"]]:
-            counter.add(inputs)
+        if stored and (examples := gather(records, chosen[~np.isin(chosen, lost)])) is not None:
+            if len(examples["image"]):
+                counter.add(examples["image"])
+            continue
+        for index in chosen.tolist():
+            example = records[index] if unreadable is None else read_or_count(records, index, unreadable)
+            if example is not None:
+                counter.add(example["image"])
     mean, variance = counter.moments()
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from resnet_jax.data.encoded import decode_file
 from resnet_jax.data.example import Example, Field, Spec, encoded_spec, spec_of
-from resnet_jax.data.reading import Pixels, Reading
+from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.data.registry import register_source
 from resnet_jax.data.tfds_builder import find_builder, prepared_where
@@ -40,6 +40,7 @@ class TfdsRecords:
         name: for messages.
         encoded_bytes: the size of all records.
         pixels: ``uint8``, or ``stored``: what the images hold.
+        orientation: ``stored``, or ``exif``: turned upright.
     """
 
     source: PreparedExamples
@@ -49,6 +50,7 @@ class TfdsRecords:
     name: str
     encoded_bytes: int | None = None
     pixels: Pixels = "uint8"
+    orientation: Orientation = "stored"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,7 +68,7 @@ class TfdsRecords:
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
-        return decode_file(self.encoded(index), self.channels, self.describe(index), self.pixels)
+        return decode_file(self.encoded(index), self.channels, self.describe(index), self.pixels, self.orientation)
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of image ``index``, as TFDS has them."""
@@ -76,7 +78,13 @@ class TfdsRecords:
         return f"index {index} of {self.name}"
 
 
-def load_tfds(location: str, channels: int | None = None, least_classes: int = 2, pixels: Pixels = "uint8") -> Dataset:
+def load_tfds(
+    location: str,
+    channels: int | None = None,
+    least_classes: int = 2,
+    pixels: Pixels = "uint8",
+    orientation: Orientation = "stored",
+) -> Dataset:
     """Open a prepared set and its labels, which reads each record the first time (see `tfds_labels`).
 
     Splits other than train, validation and test are left out, and so is a split whose labels are all -1,
@@ -113,7 +121,7 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
         if only or (labels >= 0).any():
             size = int(builder.info.splits[key].num_bytes)
             where = f"split {key!r} of {spec}"
-            splits[split] = TfdsRecords(source, labels, chosen.image, channels or 0, where, size, pixels)
+            splits[split] = TfdsRecords(source, labels, chosen.image, channels or 0, where, size, pixels, orientation)
             origins[split] = key
         else:
             left_out.append(f"{key} ({len(labels):,}, not labelled)")
@@ -122,6 +130,6 @@ def load_tfds(location: str, channels: int | None = None, least_classes: int = 2
     return Dataset(spec, splits, chosen.class_names, tuple(notes), {} if only else origins, least_classes)
 
 
-@register_source("tfds", form="tfds:NAME or tfds:NAME@DATA_DIR")
+@register_source("tfds", form="tfds:NAME or tfds:NAME@DATA_DIR", uses=("orientation",))
 def _load(location: str, reading: Reading, /) -> Dataset:
-    return load_tfds(location, reading.channels, reading.least_classes, reading.pixels)
+    return load_tfds(location, reading.channels, reading.least_classes, reading.pixels, reading.orientation)

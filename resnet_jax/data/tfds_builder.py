@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def missing_module(error: ImportError) -> str:
     >>> missing_module(ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow"))
     'TensorFlow'
     """
-    name = (error.name or str(error)).partition(".")[0]
+    found = re.search(r"No module named '([^']+)'", str(error))
+    name = (error.name or (found[1] if found else str(error))).partition(".")[0]
     return "TensorFlow" if name == "tensorflow" else name
 
 

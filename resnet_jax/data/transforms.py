@@ -89,10 +89,24 @@ def _table() -> Registry[type]:
 def list_transforms() -> list[str]:
     """Return how every transform is written.
 
-    >>> "random_crop(pad)" in list_transforms(), "flip" in list_transforms()
+    >>> "cutout(side)" in list_transforms(), "random_resized_crop" in list_transforms()
     (True, True)
     """
     return [_form(name) for name in sorted(_table())]
+
+
+def transform_names() -> str:
+    """Return the names of all transforms with the arguments that each needs, in a row.
+
+    >>> "random_crop(pad), random_erasing, random_resized_crop" in transform_names()
+    True
+    """
+    return ", ".join(_needed(name) for name in sorted(_table()))
+
+
+def _needed(name: str) -> str:
+    needed = [field.name for field in _arguments(_table()[name]) if _required(field)]
+    return f"{name}({', '.join(needed)})" if needed else name
 
 
 def parse_transform(text: str) -> Transform:
@@ -102,7 +116,7 @@ def parse_transform(text: str) -> Transform:
         UsageError: no such transform or argument, or a value that it cannot have; with what can be.
 
     >>> parse_transform("random_crop(pad=4)")
-    RandomCrop(pad=4)
+    RandomCrop(where='device', pad=4)
     >>> parse_transform("flip()") == parse_transform("flip")
     True
     """
@@ -190,8 +204,8 @@ def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _form(name: str) -> str:
-    fields = _arguments(_table()[name])
+def _form(name: str, without: str = "") -> str:
+    fields = [field for field in _arguments(_table()[name]) if field.name != without]
     listed = [field.name if _required(field) else f"{field.name}={field.default!r}" for field in fields]
     return f"{name}({', '.join(listed)})" if listed else name
 
@@ -296,3 +310,19 @@ def canonical(texts: Iterable[str], *, name: str = "data.augment") -> tuple[str,
 def doc_of(name: str) -> str:
     """Return the first line of what is said of a transform."""
     return (inspect.getdoc(_table()[name]) or "").split("\n")[0]
+
+
+def transform_table(package: str = "resnet_jax.") -> str:
+    """Return the transforms of a package as a table in Markdown: how each is written, where it is done, what it does.
+
+    Args:
+        package: what the names of their modules begin with.
+    """
+    rows = ["| transform | done on | what it does |", "|---|---|---|"]
+    for name, kind in sorted(_table().items()):
+        if not kind.__module__.startswith(package):
+            continue
+        free = "where" in {field.name for field in dataclasses.fields(kind)} and kind.needs != "normalized"  # pyright: ignore
+        place = "device or host" if free else kind.where  # pyright: ignore[reportAttributeAccessIssue]
+        rows.append(f"| `{_form(name, without='where')}` | {place} | {doc_of(name)} |")
+    return "\n".join(rows)

@@ -7,6 +7,7 @@ import numpy as np
 from resnet_jax.data.in_memory import in_threads
 from resnet_jax.data.records import Records, Subset, in_memory
 from resnet_jax.data.transform import Geometry
+from resnet_jax.data.unreadable import Unreadable, first_readable, read_or_count
 from resnet_jax.data.view import View
 from resnet_jax.errors import DataError
 
@@ -17,7 +18,12 @@ CHUNK = 64
 
 
 def check_readable(
-    records: Records, geometry: Geometry, *, limit_bytes: int = LIMIT_BYTES, threads: int | None = None
+    records: Records,
+    geometry: Geometry,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    threads: int | None = None,
+    unreadable: Unreadable | None = None,
 ) -> bool:
     """Decode every image once and throw the pixels away.
 
@@ -26,27 +32,33 @@ def check_readable(
         geometry: as for the batches: without a size of its own, all images must have one shape.
         limit_bytes: of encoded images to read at most; of more, none is read.
         threads: decoding threads; None for one a processor.
+        unreadable: counts what cannot be read; None to stop at it.
 
     Returns:
         Whether all images are known to be readable; False if there are too many to look at.
 
     Raises:
-        DataError: an image is unreadable or of another size; of several, the first.
+        DataError: an image is unreadable, or too many are, or one is of another size; of several, the first.
     """
     if in_memory(records):
         return True
     size = encoded_bytes(records)
     if size is None or size > limit_bytes:
         return False
-    view = View(records, geometry, training=False) if geometry.image_size is None else None
-    channels = records[0]["image"].shape[-1]
+    view = View(records, geometry, training=False, unreadable=unreadable) if geometry.image_size is None else None
+    reference, first = first_readable(records, unreadable)
+    channels = first["image"].shape[-1]
 
     def check(start: int) -> None:
+        if view is not None:
+            view.read(np.arange(start, min(start + CHUNK, len(records))))
+            return
         for index in range(start, min(start + CHUNK, len(records))):
-            image = records[index]["image"] if view is None else view.image(index)
-            if image.shape[-1] != channels:
+            example = records[index] if unreadable is None else read_or_count(records, index, unreadable)
+            if example is not None and example["image"].shape[-1] != channels:
                 raise DataError(
-                    f"{records.describe(index)} has {image.shape[-1]} channels, {records.describe(0)} {channels}"
+                    f"{records.describe(index)} has {example['image'].shape[-1]} channels, "
+                    f"{records.describe(reference)} {channels}"
                 )
 
     in_threads(check, range(0, len(records), CHUNK), threads)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
 import numpy as np
 
 from resnet_jax.data.example import Example, fields_of
 from resnet_jax.data.records import Source, gather, in_memory
 from resnet_jax.data.transform import Geometry
+from resnet_jax.data.unreadable import Unreadable, first_readable, read_or_count
 from resnet_jax.errors import DataError
+
+#: A row -> index and epoch of the examples that may stand in for its own, the first choice first.
+Others: TypeAlias = Callable[[int], Iterator[tuple[int, int]]]
 
 
 class View:
@@ -18,17 +25,24 @@ class View:
         fields: name -> shape and dtype of every field but the label, the input first.
         spec: of the source.
         stored: whether the source holds exactly these examples in memory, so that nothing is done an example.
+        first: the example whose shapes all have: the first that can be read.
     """
 
-    def __init__(self, records: Source, geometry: Geometry, *, training: bool, seed: int = 0) -> None:
+    def __init__(
+        self,
+        records: Source,
+        geometry: Geometry,
+        *,
+        training: bool,
+        seed: int = 0,
+        unreadable: Unreadable | None = None,
+    ) -> None:
         self.records, self.geometry, self.training, self.seed = records, geometry, training, seed
-        self.spec = records.spec
+        self.spec, self.unreadable = records.spec, unreadable
         names = fields_of(self.spec)
-        if not len(records):
-            raise DataError("there are no examples")
-        first = records[0]
+        self.first, first = first_readable(records, unreadable)
         self.stored = in_memory(records) and geometry.keeps(first["image"].shape, training=training)
-        seen = first if self.stored else self._seen(first, 0, 0)
+        seen = first if self.stored else self._seen(first, self.first, 0)
         self.fields = {name: (seen[name].shape, seen[name].dtype) for name in names}
         self.shape = self.fields["image"][0]
 
@@ -48,12 +62,20 @@ class View:
             DataError: unreadable, or a field of another shape or dtype than that of the first example.
         """
         example = self._seen(self.records[index], index, epoch)
-        for name, (shape, dtype) in self.fields.items():
-            if name not in example:
-                raise DataError(f"{self.records.describe(index)} has no {name!r}, which {self.records.describe(0)} has")
-            if example[name].shape != shape or example[name].dtype != dtype:
-                raise DataError(self._differs(name, example[name], index))
+        self._check(example, index)
         return example
+
+    def _check(self, example: Example, index: int) -> None:
+        for name, (shape, dtype) in self.fields.items():
+            found = example.get(name)
+            if found is None:
+                raise DataError(f"{self.records.describe(index)} has no {name!r}, which {self._first} has")
+            if found.shape != shape or found.dtype != dtype:
+                raise DataError(self._differs(name, found, index))
+
+    @property
+    def _first(self) -> str:
+        return self.records.describe(self.first)
 
     def _seen(self, example: Example, index: int, epoch: int) -> Example:
         if self.training:
@@ -61,15 +83,15 @@ class View:
         return self.geometry.eval_example(example, self.spec)
 
     def _differs(self, name: str, found: np.ndarray, index: int) -> str:
-        (shape, dtype), describe = self.fields[name], self.records.describe
+        (shape, dtype), describe, first = self.fields[name], self.records.describe, self._first
         if found.dtype != dtype:
             return (
-                f"{describe(index)} holds {found.dtype} but {describe(0)} {dtype}: all must have the same ({name}); "
+                f"{describe(index)} holds {found.dtype} but {first} {dtype}: all must have the same ({name}); "
                 "save them alike"
             )
         if name != "image":
             return (
-                f"{name} of {describe(index)} is {_size(found.shape)} but that of {describe(0)} is {_size(shape)}; a "
+                f"{name} of {describe(index)} is {_size(found.shape)} but that of {first} is {_size(shape)}; a "
                 "batch needs one shape: pad it"
             )
         advice = "set data.image_size to bring all images to one size"
@@ -78,7 +100,7 @@ class View:
         elif found.shape[:2] == shape[:2]:
             advice = "all images need the same number of channels"
         axes = " (height x width x channels)" if found.ndim == 3 else ""
-        return f"{describe(index)} is {_size(found.shape)} but {describe(0)} is {_size(shape)}{axes}; {advice}"
+        return f"{describe(index)} is {_size(found.shape)} but {first} is {_size(shape)}{axes}; {advice}"
 
     def images(self, indices: np.ndarray, epoch: int | np.ndarray = 0) -> np.ndarray:
         """Return the inputs at ``indices``, (len(indices), *shape)."""
@@ -91,15 +113,58 @@ class View:
             indices: (B,) integers.
             epoch: of all of them, or of each, (B,).
         """
-        if self.stored and (found := gather(self.records, indices)) is not None:
-            return found
-        stacked = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.fields.items()}
+        return self.read(indices, epoch)[0]
+
+    def read(
+        self, indices: np.ndarray, epoch: int | np.ndarray = 0, others: Others | None = None
+    ) -> tuple[Example, np.ndarray, np.ndarray]:
+        """Return examples stacked, and which they are: where some may be unreadable, maybe others than those asked for.
+
+        Args:
+            indices: those asked for, (B,).
+            epoch: of all of them, or of each, (B,): of their random part.
+            others: row -> index and epoch of examples to take, the first that can be read, where that row's cannot;
+                None leaves such a row at zeros and gives it the index -1.
+
+        Returns:
+            Every field but the label, (B, ...), and the indices and epochs, (B,).
+        """
         epochs = np.broadcast_to(epoch, len(indices))
-        for row, index in enumerate(indices):
-            example = self.example(int(index), int(epochs[row]))
+        if self.stored and (gathered := gather(self.records, indices)) is not None:
+            return gathered, indices, epochs
+        stacked = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.fields.items()}
+        if self.unreadable is not None:
+            indices, epochs = indices.copy(), epochs.copy()
+        for row, (index, passes) in enumerate(zip(indices.tolist(), epochs.tolist(), strict=True)):
+            if self.unreadable is None:
+                stored: Example | None = self.records[index]
+            else:
+                found = self._readable(index, passes, None if others is None else others(row), self.unreadable)
+                index, passes, stored = found
+                indices[row], epochs[row] = index, passes
+            if stored is None:
+                for values in stacked.values():
+                    values[row] = 0
+                continue
+            example = self._seen(stored, index, passes)
+            self._check(example, index)
             for name, values in stacked.items():
                 values[row] = example[name]
-        return stacked
+        return stacked, indices, epochs
+
+    def _readable(
+        self, index: int, epoch: int, others: Iterator[tuple[int, int]] | None, unreadable: Unreadable
+    ) -> tuple[int, int, Example | None]:
+        """Return index, epoch and example: of the one asked for, or of the first of the others that can be read."""
+        stored = read_or_count(self.records, index, unreadable)
+        if others is None:
+            return (-1 if stored is None else index), epoch, stored
+        while stored is None:
+            if len(unreadable) >= len(self.records):
+                raise DataError(f"none of the {len(self.records):,} {unreadable.split} examples can be read")
+            index, epoch = next(others)
+            stored = read_or_count(self.records, index, unreadable)
+        return index, epoch, stored
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -16,13 +16,15 @@ from resnet_jax.data.augment import normalize
 from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
 from resnet_jax.data.on_device import Prepare, prepare_with
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
-from resnet_jax.data.records import Records, in_memory
+from resnet_jax.data.records import Records
 from resnet_jax.data.transforms import divide
+from resnet_jax.data.unreadable import Unreadable
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.corrupt import said_skipped
 from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.length import length_of
@@ -40,6 +42,7 @@ from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
+from resnet_jax.training.views import Views
 
 #: Updates per call where the configuration does not say; 1 on other platforms. A CPU gains as well, 1.3 to 2.3 ms an
 #: update (one core: ResNet-20 on digits 28.6 -> 26.2 ms, two blocks of 8 and 16 channels 4.1 -> 2.4 ms), which is
@@ -145,7 +148,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         tx=tx,
         learning_rate=schedule,
         step=step,
-        evaluate=build_evaluation(config, model, card, mesh),
+        evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
         ),
@@ -263,35 +266,65 @@ def training_feed(config: RunConfig, images: RunData) -> TrainBatches:
         seed=config.seed,
         geometry=images.geometry,
         shard=(jax.process_index(), jax.process_count()),
+        unreadable=images.unreadable_of(images.splits.train),
         sampling=config.data.sampling,
     )
 
 
 def iterate_feed(feed: TrainBatches, config: RunConfig, start: int, stop: int) -> Batches:
-    """Yield the batches of steps ``start`` to ``stop - 1``, in threads where that helps."""
-    return feed.iterate(start, stop, threads=_threads(config, feed.records))
+    """Yield the batches of steps ``start`` to ``stop - 1``, in threads or worker processes where that helps."""
+    return feed.iterate(start, stop, **_executor(config, stored=feed.stored))
 
 
 def build_evaluation(
-    config: RunConfig, model: ResNet, card: DatasetInfo, mesh: Devices, *, logits: bool = False
+    config: RunConfig,
+    model: ResNet,
+    card: DatasetInfo,
+    mesh: Devices,
+    *,
+    logits: bool = False,
+    views: Views = "none",
+    unreadable_of: Callable[[Records], Unreadable | None] = lambda _: None,
 ) -> Callable[[Any, Records], Evaluation]:
-    """Return ``evaluation(variables, records)``; it compiles once and counts every record once."""
-    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
+    """Return ``evaluation(variables, records)``; it compiles once and counts every record once.
+
+    Args:
+        config: the run.
+        model: its network.
+        card: its data.
+        mesh: the devices.
+        logits: whether to keep the outputs.
+        views: of every image, whose probabilities are averaged.
+        unreadable_of: records -> what counts those that cannot be read; None where one stops.
+    """
+    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits, views=views), mesh)
     task = build_task(config, card)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
-        feed = evaluation_feed(config, records)
-        return evaluate(compiled, variables, feed, mesh=mesh, task=task)
+        unreadable = unreadable_of(records)
+        result = evaluate(
+            compiled, variables, evaluation_feed(config, records, unreadable=unreadable), mesh=mesh, task=task
+        )
+        if not unreadable:
+            return result
+        said = said_skipped(unreadable.split, len(unreadable), unreadable.total)
+        return dataclasses.replace(result, notes=(*result.notes, said))
 
     return evaluation
 
 
 def build_eval_step(
-    config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False
+    config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False, views: Views = "none"
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return the eval step of a run as a pure function."""
-    task = build_task(config, card)
-    return make_eval_step(model, task=task, preprocess=eval_preprocess(model, card), logits=logits)
+    """Return the eval step of a run as a pure function; of views a crop has the size of the card's images."""
+    return make_eval_step(
+        model,
+        task=build_task(config, card),
+        preprocess=eval_preprocess(model, card),
+        logits=logits,
+        views=views,
+        crop=card.image_shape[0],
+    )
 
 
 def build_task(config: RunConfig, card: DatasetInfo) -> Task:
@@ -312,16 +345,24 @@ def build_task(config: RunConfig, card: DatasetInfo) -> Task:
     return make_task(config.task, facts)
 
 
-def evaluation_feed(config: RunConfig, records: Records) -> Iterator[Batch]:
-    """Yield masked batches that hold every record once."""
+def evaluation_feed(config: RunConfig, records: Records, *, unreadable: Unreadable | None = None) -> Iterator[Batch]:
+    """Yield masked batches that hold every record once.
+
+    Args:
+        config: the run.
+        records: what is evaluated on.
+        unreadable: counts those that cannot be read, whose rows have mask False; None to stop at one.
+    """
     shard = (jax.process_index(), jax.process_count())
-    batches = EvalBatches(records, config.train.batch_size, geometry_of(config.data), shard=shard)
-    return batches.iterate(threads=_threads(config, records))
+    batches = EvalBatches(
+        records, config.train.batch_size, geometry_of(config.data), shard=shard, unreadable=unreadable
+    )
+    return batches.iterate(**_executor(config, stored=batches.stored))
 
 
-def _threads(config: RunConfig, records: Records) -> int:
-    # images in memory are indexed faster than handed over by another thread (and Grain takes seconds to import)
-    return 0 if in_memory(records) else config.data.threads
+def _executor(config: RunConfig, *, stored: bool) -> dict[str, int]:
+    # pixels in memory are indexed faster than handed over by another thread
+    return {"threads": 0} if stored else {"threads": config.data.threads, "workers": config.data.workers}
 
 
 def train_preparation(config: RunConfig, card: DatasetInfo, num_classes: int) -> Prepare:

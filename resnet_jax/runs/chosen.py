@@ -5,6 +5,7 @@ Their labels are positions of the network's outputs, and what was done to get th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Set
 from typing import assert_never
@@ -22,6 +23,7 @@ from resnet_jax.data.source import ARRAYS, carried_over, is_gone, load_dataset
 from resnet_jax.data.split import Splits
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
+from resnet_jax.data.unreadable import Unreadable, first_readable
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.runs.data import divide, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
@@ -91,22 +93,31 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
         trained, source = own_or_other(trained, source)
     if source is None:
         return _own(trained, split)
-    dataset = dataset or _open(trained, source)
+    dataset = dataset or open_other(trained, source)
     part, said = _part(dataset, split)
     records = dataset.splits[part]
     labels, matched = _matched(trained, names, dataset, records)
     said = (*dataset.notes, *_maybe_trained_on(trained, source), *said, *matched)
     if len(trained.card.image_shape) == 3 and trained.card.image_dtype == "uint8":
-        said = (*said, *describe_colours(records, trained.card.image_shape[-1]))
+        skip = trained.config.data.on_corrupt == "skip"
+        said = (*said, *describe_colours(records, trained.card.image_shape[-1], skip=skip))
     records = relabelled(records, labels)
     return Chosen(records, part, False, source, _count_classes(labels), said)
 
 
-def _open(trained: TrainedRun, source: str) -> Dataset:
-    """Open a source as the network takes its inputs: grey or RGB of its channels, or what is stored."""
-    channels = trained.card.image_shape[-1]
+def open_other(trained: TrainedRun, source: str) -> Dataset:
+    """Open a source as the network takes its inputs: grey or RGB of its channels, or what is stored; upright or not.
+
+    The run's pattern and list of classes go for a source of the same kind if they fit it.
+    """
+    channels, data = trained.card.image_shape[-1], trained.config.data
     wanted = channels if channels in (1, 3) and trained.card.image_dtype == "uint8" else None
-    return load_dataset(source, carried_over(trained.config.data.reading(wanted, 1), source))
+    reading = data.reading(wanted, 1)
+    alike = source.partition(":")[0] == data.source.partition(":")[0]
+    if alike and (data.class_pattern is not None or data.class_list is not None):
+        with contextlib.suppress(DataError):
+            return load_dataset(source, reading)
+    return load_dataset(source, carried_over(reading, source))
 
 
 def _matched(
@@ -227,7 +238,7 @@ def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, s
     data, card = trained.config.data, trained.card
     if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
         return trained, source
-    dataset = _open(trained, source)
+    dataset = open_other(trained, source)
     if dataset.kind != card.label_kind or not is_own(trained, dataset):
         return trained, source
     if source != data.place and not _has_statistics(trained, divide(dataset, data).train):
@@ -249,7 +260,10 @@ def _has_statistics(trained: TrainedRun, records: Records) -> bool:
 
 
 def _statistics(trained: TrainedRun, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    return channel_stats(materialize(records, geometry_of(trained.config.data), training=True))
+    data = trained.config.data
+    lost = data.unreadable("train", len(records))
+    held = materialize(records, geometry_of(data), training=True, unreadable=lost)
+    return channel_stats(held, unreadable=lost)
 
 
 def describe_moved(trained: TrainedRun) -> tuple[str, ...]:
@@ -283,14 +297,22 @@ def _maybe_trained_on(trained: TrainedRun, source: str) -> tuple[str, ...]:
     )
 
 
-def describe_colours(records: Records, channels: int) -> tuple[str, ...]:
+def describe_colours(records: Records, channels: int, *, skip: bool = False) -> tuple[str, ...]:
     """Say that images are not of the network's channels: colour for a grey network, all grey for one of colours.
 
-    Looks at :data:`LOOKED_AT` images, evenly spaced. Grey is an image whose three channels are equal.
+    Looks at :data:`LOOKED_AT` images, evenly spaced, of which those that cannot be read are left out where they are to
+    be skipped. Grey is an image whose three channels are equal.
     """
     stored = dataclasses.replace(records, channels=3) if isinstance(records, (FolderRecords, TfdsRecords)) else records
     count = min(LOOKED_AT, len(records))
-    images = [stored[index * len(records) // count]["image"] for index in range(count)]
+    images = []
+    for place in range(count):
+        try:
+            images.append(stored[place * len(records) // count]["image"])
+        except DataError:
+            if not skip:
+                raise
+    count = len(images)
     colours = sum(has_colours(image) for image in images)
     if channels == 1 and colours:
         return (f"{_of(colours, count, len(records))} in colours, turned to grey: the network takes 1 channel",)
@@ -376,15 +398,20 @@ class Sizes:
         return self.records.describe(index)
 
 
-def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes]:
+def bring_to_size(trained: TrainedRun, records: Records, unreadable: Unreadable | None = None) -> tuple[Records, Sizes]:
     """Return images that evaluation brings to the network's size, in memory if they fit, and the sizes they come in.
+
+    Args:
+        trained: the network.
+        records: as stored.
+        unreadable: counts those that cannot be read; None to stop at one.
 
     Raises:
         UsageError: the network's images are not square and these have another size: no rule brings them to it.
         DataError: an image is unreadable.
     """
     sizes = Sizes(records)
-    stored = sizes[0]["image"]
+    stored = first_readable(sizes, unreadable)[1]["image"]
     first = stored.shape
     if stored.dtype != trained.card.image_dtype:
         raise UsageError(
@@ -405,7 +432,7 @@ def bring_to_size(trained: TrainedRun, records: Records) -> tuple[Records, Sizes
     if first[2] != channels:
         raise UsageError(f"{trained.path} takes {channels} channels, and {records.describe(0)} has {first[2]}")
     watched = records if in_memory(records) else sizes
-    return materialize(watched, trained.geometry, training=False), sizes
+    return materialize(watched, trained.geometry, training=False, unreadable=unreadable), sizes
 
 
 def describe_sizes(trained: TrainedRun, sizes: Set[tuple[int, int]]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import assert_never
 
 import numpy as np
@@ -17,6 +18,7 @@ from resnet_jax.data.split import Splits, require_trainable, resolve_splits
 from resnet_jax.data.stats import channel_stats, check_normalization
 from resnet_jax.data.transform import Geometry
 from resnet_jax.data.transforms import divide as divide_transforms
+from resnet_jax.data.unreadable import SHARE, OnCorrupt, Unreadable, first_readable
 from resnet_jax.data.verify import check_readable
 from resnet_jax.data.view import View
 from resnet_jax.errors import DataError, UsageError
@@ -34,6 +36,12 @@ class RunData:
     card: DatasetInfo
     stored_shape: tuple[int, ...] | None = None
     """(height, width, channels) of the first training image as it is stored; None where it is not known."""
+    unreadable: Mapping[str, Unreadable] = dataclasses.field(default_factory=dict)
+    """Split -> what counts its examples that cannot be read, where they are skipped."""
+
+    def unreadable_of(self, records: Records | None) -> Unreadable | None:
+        """Return what counts the examples of a split that cannot be read; None where one stops the run."""
+        return next((found for split, found in self.unreadable.items() if getattr(self.splits, split) is records), None)
 
 
 def geometry_of(config: DataConfig) -> Geometry:
@@ -67,13 +75,16 @@ class PixelsWanted:
     division: Division
     reading: Reading
     geometry: Geometry
+    on_corrupt: OnCorrupt = "stop"
+    max_corrupt: float = SHARE
 
     @classmethod
     def of(cls, config: RunConfig) -> PixelsWanted:
         """Return what a configuration wants."""
         data = config.data
         channels = config.model.changes.get("in_channels")
-        return cls(data.place, data.division(), data.reading(channels), geometry_of(data))
+        corrupt = (data.on_corrupt, data.max_corrupt)
+        return cls(data.place, data.division(), data.reading(channels), geometry_of(data), *corrupt)
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
         """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
@@ -96,11 +107,13 @@ class Pixels:
     stored_shape: tuple[int, ...]
     dtype: str = "uint8"
     """Of the inputs."""
+    unreadable: Mapping[str, Unreadable] = dataclasses.field(default_factory=dict)
+    """Split -> what counts its examples that cannot be read, where they are skipped."""
 
     @functools.cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of the training images, per channel, of x / 255 for uint8; counted when asked for."""
-        mean, std = channel_stats(self.splits.train)
+        mean, std = channel_stats(self.splits.train, unreadable=self.unreadable.get("train"))
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 
@@ -122,20 +135,26 @@ def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
     if splits.test is None:
         raise DataError(f"{wanted.source} has no images to test on: give it a test or val split")
     require_trainable(splits, class_names)
-    geometry, notes, stored_shape = wanted.geometry, list(splits.notes), splits.train[0]["image"].shape
+    geometry, notes, unreadable = wanted.geometry, list(splits.notes), {}
     decoded: dict[str, Records] = {}
     for name in ("train", "val", "test"):
         records = getattr(splits, name)
         if records is not None:
-            decoded[name] = materialize(records, geometry, training=name == "train")
-            if not check_readable(decoded[name], geometry):
+            if wanted.on_corrupt == "skip":
+                unreadable[name] = Unreadable(name, len(records), wanted.max_corrupt)
+            lost = unreadable.get(name)
+            decoded[name] = materialize(records, geometry, training=name == "train", unreadable=lost)
+            if not check_readable(decoded[name], geometry, unreadable=lost):
+                then = "stops the run then" if lost is None else "is skipped then"
                 notes.append(
                     f"the {len(records):,} {name} images are too many to check before the start: they are decoded "
-                    "as they are needed, and one that is broken stops the run then"
+                    f"as they are needed, and one that is broken {then}"
                 )
+    stored_shape = first_readable(splits.train, unreadable.get("train"))[1]["image"].shape
     splits = dataclasses.replace(splits, **decoded, notes=tuple(notes))
-    view = View(splits.train, geometry, training=True)
-    return Pixels(splits, class_names, view.shape, geometry, stored_shape, view.fields["image"][1].name)
+    view = View(splits.train, geometry, training=True, unreadable=unreadable.get("train"))
+    dtype = view.fields["image"][1].name
+    return Pixels(splits, class_names, view.shape, geometry, stored_shape, dtype, unreadable)
 
 
 def load_images(config: RunConfig, dataset: Dataset | None = None) -> RunData:
@@ -178,7 +197,7 @@ def describe_images(pixels: Pixels, data: DataConfig) -> RunData:
         label_counts=label_counts(train, splits.kind, len(pixels.class_names)),
         **target_scale(train, splits.kind),
     )
-    return RunData(splits, pixels.geometry, card, pixels.stored_shape)
+    return RunData(splits, pixels.geometry, card, pixels.stored_shape, pixels.unreadable)
 
 
 def label_counts(labels: np.ndarray, kind: LabelKind, count: int) -> tuple[int, ...]:

@@ -117,6 +117,7 @@ class RunDirectory:
     start = property(lambda self: self.path / "start.json")
     notes = property(lambda self: self.path / "notes.txt")
     environment = property(lambda self: self.path / "environment.json")
+    corrupt = property(lambda self: self.path / "corrupt.jsonl")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.records import Dataset, Records
-from resnet_jax.data.source import KINDS, load_dataset
+from resnet_jax.data.source import KINDS
 from resnet_jax.errors import DataError, UsageError, unknown
-from resnet_jax.runs.chosen import own_splits
+from resnet_jax.runs.chosen import open_other, own_splits
 from resnet_jax.runs.inference import BUCKETS, Image, Inference
 from resnet_jax.runs.trained import TrainedRun
 
@@ -99,7 +99,7 @@ def find_images(trained: TrainedRun, source: str | None) -> Described | None:
         return Described(splits, trained.card.class_names, own.notes)
     if source.partition(":")[0] not in KINDS:
         return None
-    return Described.of(load_dataset(source, channels=trained.card.image_shape[-1], least_classes=1))
+    return Described.of(open_other(trained, source))
 
 
 def features_of(embedder: Embedder, described: Described) -> Iterator[Feature]:

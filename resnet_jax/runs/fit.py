@@ -28,6 +28,7 @@ from resnet_jax.runs.arrays import Arrays, images_of_arrays
 from resnet_jax.runs.auto import begin_fit
 from resnet_jax.runs.build import RunComponents, build_parts
 from resnet_jax.runs.config import RunConfig, config_to_dict
+from resnet_jax.runs.corrupt import CorruptList
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.finetune import Source, describe, find_source, require_transfer, start_state
@@ -77,6 +78,7 @@ class _Job:
     source: Source | None
     first_step: _FirstStep
     feed: Feed
+    corrupt: CorruptList
 
     @property
     def chance_in_training(self) -> Chance:
@@ -179,7 +181,10 @@ def fit(
         if source is not None:
             run.write_start(source.record())
         views = [View(_name(one), lambda one=one: one, _sayer(console)) for one in told]
-        job = _Job(config, images, parts, run, checkpoints, console, source, _FirstStep(began), parts.make_feed())
+        corrupt = CorruptList(run.corrupt, images.unreadable, _sayer(console))
+        job = _Job(
+            config, images, parts, run, checkpoints, console, source, _FirstStep(began), parts.make_feed(), corrupt
+        )
         _announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)
@@ -344,8 +349,10 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
         trained=epochs[-1].get("accuracy") if epochs else None,
         train=job.chance_in_training,
     )
+    outcome = outcome_of(task, result, progress.members[0].watch.best, job.images.card.class_names)
+    others = [line for line in job.corrupt.said(job.images.card.examples) if line not in result.notes]
     summary = Summary(
-        **outcome_of(task, result, progress.members[0].watch.best, job.images.card.class_names),
+        **{**outcome, "notes": (*result.notes, *others)},
         steps=steps,
         finished=progress.finished or "steps",
         tested=f"{select}, after step {int(state.step)}",
@@ -356,6 +363,7 @@ def _test(job: _Job, state: TrainState, progress: Progress, began: float) -> tup
         first_step_seconds=job.first_step.seconds,
         stuck=verdict.stuck,
         stuck_reason=verdict.reason,
+        skipped=job.corrupt.counts,
     )
     return summary, result
 

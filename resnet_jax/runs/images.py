@@ -8,6 +8,7 @@ from typing import Literal
 
 from resnet_jax.data.classes import read_class_names
 from resnet_jax.data.stats import check_normalization
+from resnet_jax.data.unreadable import OnCorrupt
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast1, check_fields
 from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry, with_normalization
@@ -50,6 +51,15 @@ class OtherImages(ImagePreparation):
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluatedImages(OtherImages):
+    """Images to evaluate a network on."""
+
+    on_corrupt: OnCorrupt | None = None
+    """What is done about an image that cannot be read: stop at it, or skip it, which counts nowhere and is reported
+    (default: as the run did)."""
+
+
 def prepared(trained: TrainedRun, how: ImagePreparation, class_names: Path | None = None) -> TrainedRun:
     """Return the run with what is prepared in another way than its own.
 
@@ -66,6 +76,9 @@ def prepared(trained: TrainedRun, how: ImagePreparation, class_names: Path | Non
         trained = with_normalization(trained, how.mean, how.std)
     if how.image_size is not None or how.crop is not None:
         trained = with_geometry(trained, how.image_size, how.crop)
+    if isinstance(how, EvaluatedImages) and how.on_corrupt is not None:
+        data = dataclasses.replace(trained.config.data, on_corrupt=how.on_corrupt)
+        trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data=data))
     if class_names is not None:
         outputs, yes_or_no = trained.model.config.num_classes, trained.card.label_kind == "class"
         trained = with_class_names(trained, read_class_names(class_names, outputs, yes_or_no=yes_or_no))

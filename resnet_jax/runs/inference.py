@@ -119,7 +119,7 @@ class Inference:
             else:
                 where = str(user_path(image)) if isinstance(image, str | Path) else f"image {name}"
                 data = image if isinstance(image, bytes) else _read_bytes(Path(where))
-                stored = decode_image(data, channels, where)
+                stored = decode_image(data, channels, where, self.trained.config.data.orientation)
                 colours = channels == 1 and has_colours(decode_image(data, 3, where))
             found = self.trained.geometry.eval_image(stored)
         except DataError as error:

@@ -58,6 +58,8 @@ class Summary:
         best_val: best validation value of the headline; None without validation.
         per_class: metrics of every class, label or target, by metric and name.
         notes: what a reader of the metrics has to know.
+        skipped: split -> examples that could not be read and were skipped (``data.on_corrupt skip``); those of it that
+            had are left out.
     """
 
     test_accuracy: float | None
@@ -81,6 +83,7 @@ class Summary:
     best_val: float | None = None
     per_class: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def test_headline(self) -> float | None:

@@ -13,7 +13,12 @@ from pathlib import Path
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime.paths import user_path
 
-_imported: set[str] = set()
+_imported: dict[str, None] = {}
+
+
+def imported_modules() -> tuple[str, ...]:
+    """Return what :func:`import_modules` has imported in this process, in order: names, and absolute paths of files."""
+    return tuple(_imported)
 
 
 def is_imported(name: str) -> bool:
@@ -61,7 +66,7 @@ def import_modules(names: Iterable[str]) -> None:
             raise UsageError(f"importing {name}: {error}") from error
         except Exception as error:
             raise UsageError(_said(name, error)) from error
-        _imported.add(_key(name))
+        _imported[_key(name)] = None
 
 
 def _is_path(name: str) -> bool:

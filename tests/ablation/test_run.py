@@ -160,7 +160,8 @@ def stop_after(monkeypatch):
     return use
 
 
-@pytest.mark.parametrize("before_the_next", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("before_the_next", [False, True])
 def test_stopped_in_a_cell_and_before_the_next_it_comes_to_the_same_table(whole, tmp_path, stop_after, before_the_next):
     _, expected = whole
     stop_after(1 + 13)  # a look before the cell, one a step: in its second epoch

@@ -58,7 +58,9 @@ def flax_side():
     del sys.modules["flax_peer"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("resnet50") else name for name in NAMES]
+)
 def test_plain_flax_has_our_parameters(name, flax_side):
     model = create_model(name)
     network = flax_side._hashable(json.loads(json.dumps(peer_network(model.config))))

@@ -139,6 +139,7 @@ def test_a_run_is_looked_at_with_its_own_images_loss_and_optimizer(command, trai
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_imported_network_has_neither_images_nor_an_optimizer(command, trained, tmp_path):
     file, imported, out = tmp_path / "net.safetensors", tmp_path / "imported", tmp_path / "out"
     assert command("weights", "export", trained, "--format", "cifar", "--out", file)[0] == 0

@@ -37,6 +37,7 @@ def test_a_named_network(tmp_path, capsys):
     assert "Veit" in page
 
 
+@pytest.mark.slow
 def test_a_plain_network_has_no_paths(tmp_path, capsys):
     out = tmp_path / "lesion"
     assert run(["depth", "lesion", "plain20_cifar", *SMALL, "--draws", "1", "--out", str(out), "--json"]) == 0

@@ -52,7 +52,7 @@ def forgotten():
         NORMS.pop("half", None)
         OBSERVERS.pop("count_epochs", None)
         for name in [name for name in imports._imported if "mine" in name]:
-            imports._imported.discard(name)
+            imports._imported.pop(name)
         for name in [name for name in sys.modules if name.startswith("mine_")]:
             del sys.modules[name]
 

@@ -41,6 +41,7 @@ def test_imported_and_exported_is_the_identity(file, tmp_path, command):
         np.testing.assert_array_equal(after[name], tensor)
 
 
+@pytest.mark.slow
 def test_a_folded_run_gives_the_same_logits(tmp_path, command):
     model = create_model("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8))
     save_safetensors(from_variables(random_variables(model, (32, 32, 3)), model, "cifar"), tmp_path / "net.safetensors")
@@ -77,6 +78,7 @@ def test_a_pretrained_network_has_its_accuracy_and_logits(shared_data, tmp_path,
         np.testing.assert_allclose(np.load(logits), torch["resnet20"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_choices_of_the_network_stand_beside_its_name(tmp_path, command):
     """--model NAME and --model.CHOICE, in either spelling."""
     model = create_model("resnet18", stem="cifar", stage_sizes=(1, 1, 1, 1), widths=(4, 4, 4, 4), num_classes=3)

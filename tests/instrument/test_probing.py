@@ -130,6 +130,7 @@ def test_micro_batches_devices_and_a_loss_scale_are_taken_out(devices, scaling):
     np.testing.assert_allclose(metrics["block_grad_norm"], expected(model), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_with_batch_norm_are_their_own():
     """Each is normalized by itself: the squares of its gradients, of a mean over the whole batch, add up."""
     model, data = network(stages=(1,)), batch()
@@ -141,6 +142,7 @@ def test_micro_batches_with_batch_norm_are_their_own():
     np.testing.assert_allclose(metrics["block_grad_norm"], np.hypot(*parts), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_pmap_gives_the_same():
     model, plain = network(stages=(1,), axis_name=DATA_AXIS), network(stages=(1,))
     step = pmap_train_step(make_train_step(model, TX, axis_name=DATA_AXIS, probe=BlockNames()))

@@ -47,7 +47,7 @@ NETS = {
     "1-D": {"spatial_dims": 1},
     "3-D": {"spatial_dims": 3},
 }
-QUICK = ("bottleneck D", "ghost", "nf", "both", "bfloat16")
+QUICK = ("bottleneck D", "nf", "both", "bfloat16")
 
 
 def build(choices, **execution):

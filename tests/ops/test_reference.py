@@ -56,7 +56,7 @@ def gradient(model):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("grouped", "scanned") else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+    [name if name == "grouped" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
 )
 def test_a_network_has_as_many_convolutions_of_lax_as_layers(name):
     """And a counter that knows only lax finds the multiply-adds that the network itself says."""

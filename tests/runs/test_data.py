@@ -62,7 +62,7 @@ def test_cells_that_differ_in_what_is_done_to_images_later_decode_them_once(phot
     loads, counts = [], []
     load, count = images.load_pixels, images.channel_stats
     monkeypatch.setattr("resnet_jax.ablation.run.load_pixels", lambda wanted: loads.append(wanted) or load(wanted))
-    monkeypatch.setattr(images, "channel_stats", lambda records: counts.append(records) or count(records))
+    monkeypatch.setattr(images, "channel_stats", lambda records, **how: counts.append(records) or count(records, **how))
     said = []
     once = _ImagesOnce(said.append)
     base = DataConfig(source=f"folder:{photographs}", image_size=8, augment=("random_resized_crop",))

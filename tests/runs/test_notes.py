@@ -99,6 +99,7 @@ def test_eval_says_them_of_its_own_data_and_of_another_source(trained, photograp
     ]
 
 
+@pytest.mark.slow
 def test_depth_says_them(trained, tmp_path, capsys):
     _, run_dir, _ = trained
     assert command(["depth", "profile", str(run_dir), "--batch", "4", "--out", str(tmp_path / "out")]) == 0

@@ -41,8 +41,8 @@ class Cutout:
 class RandomErasing:
     """A rectangle of random place, area and ratio becomes the mean, a random colour or noise (Zhong et al. 2017).
 
-    Numbers are those of torchvision and timm: ten rectangles are tried, and the first is taken that is smaller than the
-    image. What is erased stays in masks and boxes.
+    Numbers are torchvision's, but for the largest ratio, which is 1 / 0.3 as in timm: ten rectangles are tried, and the
+    first is taken that is smaller than the image. What is erased stays in masks and boxes.
 
     Attributes:
         probability: of an image to lose one.
@@ -54,7 +54,7 @@ class RandomErasing:
 
     probability: Share = 0.5
     low: Share = 0.02
-    high: Share = 1 / 3
+    high: Share = 0.33
     ratio: Share = 0.3
     mode: Literal["constant", "random", "pixel"] = "constant"
     where: ClassVar = "device"

@@ -128,7 +128,13 @@ def _same(values: Any) -> np.ndarray:
 
 
 def _to(high: float, bins: int) -> np.ndarray:
-    return np.linspace(0.0, high, bins)
+    """Return 0 to high in equal steps as torch.linspace rounds them: once, to float32, from the nearer end.
+
+    So half of 32 pixels is 15.999999, which is cut off to 15, and not 16.
+    """
+    step, place = np.float64(np.float32(high) / np.float32(bins - 1)), np.arange(bins)
+    values = np.where(place < bins // 2, step * place, np.float32(high) - step * (bins - 1 - place))
+    return values.astype(np.float32).astype(np.float64)
 
 
 def rand_magnitudes(bins: int, height: int, width: int) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from resnet_jax.data.boxes import NO_BOX
 from resnet_jax.data.example import Example, Field, Spec
-from resnet_jax.data.kinds.files import read_image
+from resnet_jax.data.kinds.files import read_bytes, read_image
 from resnet_jax.errors import DataError
 
 
@@ -133,6 +133,10 @@ class BoxRecords:
         flags = np.zeros(self.most, bool)
         boxes[:count], labels[:count], flags[:count] = self.boxes[part], self.box_labels[part], self.flags[part]
         return {"image": image, "boxes": boxes, "box_label": labels, self.flag: flags, "label": np.zeros((), np.int32)}
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of image file ``index``."""
+        return read_bytes(self.paths[index])
 
     def describe(self, index: int) -> str:
         return self.paths[index]

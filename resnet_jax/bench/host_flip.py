@@ -1,0 +1,21 @@
+"""Mirroring on the host, in a module that worker processes can import."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from resnet_jax.data.example import Example, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class HostFlip:
+    """Half of the images mirrored, on the host as the peers do it; a run of ours does it within the step."""
+
+    where: ClassVar = "host"
+
+    def apply(self, example: Example, rng: np.random.Generator, spec: Spec, /) -> Example:
+        """Mirror it or not."""
+        return {**example, "image": example["image"][:, ::-1]} if rng.random() < 0.5 else example

@@ -1,0 +1,99 @@
+"""Who makes batches, and how far ahead: the caller's thread, threads, or worker processes; the batches are the same.
+
+A batch is a function of its step, so that an executor has nothing to remember: it asks for steps in order, keeps a
+bounded number of them in the making, and yields them in order. The position is the number of the step. That is why no
+library is needed for it: what is left of a thread pool is twenty lines, while Grain's takes seconds to import, adds
+its own frames to messages, and its processes keep a state each, pickle every batch, and need flags to be parsed. Who
+prefers Grain's executor runs the same batches in it::
+
+    grain.MapDataset.source(range(steps)).map(batches.batch).to_iter_dataset(...)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+
+from resnet_jax.data.unreadable import Unreadable
+from resnet_jax.errors import UsageError
+
+Batch = dict[str, np.ndarray]
+Batches = Generator[Batch, None, None]
+
+
+class Steps(Protocol):
+    """Batches by step: :class:`~resnet_jax.data.pipeline.TrainBatches` and ``EvalBatches``."""
+
+    @property
+    def unreadable(self) -> Unreadable | None:
+        """Counts the examples that cannot be read, where they are left out."""
+        ...
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Name -> shape and dtype of every array of a batch."""
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        ...
+
+
+def in_order(
+    batches: Steps, start: int, stop: int, *, threads: int = 2, prefetch: int = 4, workers: int = 0
+) -> Batches:
+    """Yield ``batches.batch(step)`` for every step of a range in order.
+
+    At most ``max(prefetch, threads)`` batches are in the making or ready, one more is the caller's; with workers
+    ``workers * threads + prefetch``.
+
+    Args:
+        batches: a batch by step.
+        start: first step.
+        stop: the step after the last.
+        threads: batches in the making at once, in each process; 0 makes them in the caller's thread (in a worker: one).
+        prefetch: batches made ahead.
+        workers: processes that make them in place of this one.
+
+    Raises:
+        UsageError: threads, prefetch or workers out of range, or a source that worker processes cannot open.
+        DataError: as ``batch``, in the caller's thread, in place of the batch that failed.
+        RunError: a worker process ended.
+    """
+    if threads < 0 or prefetch < 1 or workers < 0:
+        raise UsageError(
+            f"threads {threads} must be at least 0 and prefetch {prefetch} at least 1, workers {workers} at least 0"
+        )
+    steps = range(start, stop)
+    if workers and steps:
+        from resnet_jax.data.workers import in_processes
+
+        return in_processes(batches, steps, workers=workers, threads=max(threads, 1), prefetch=prefetch)
+    return in_threads(batches.batch, steps, threads, prefetch) if threads else (batches.batch(step) for step in steps)
+
+
+def in_threads(make: Callable[[int], Any], steps: range, threads: int, ahead: int) -> Generator[Any, None, None]:
+    """Yield ``make(step)`` of every step in order, made ahead by threads; an error comes in place of its step.
+
+    Args:
+        make: called in several threads at once.
+        steps: what to make.
+        threads: at once.
+        ahead: in the making or ready, at most; at least one for each thread.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    waiting: deque[Future[Any]] = deque()
+    try:
+        left = iter(steps)
+        waiting.extend(pool.submit(make, step) for step in islice(left, max(ahead, threads)))
+        while waiting:
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(make, step) for step in islice(left, 1))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)

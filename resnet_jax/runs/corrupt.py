@@ -1,0 +1,73 @@
+"""``corrupt.jsonl`` of a run: the examples that could not be read and were skipped, each once over all its sessions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from resnet_jax.data.unreadable import LeftOut, Unreadable
+
+
+class CorruptList:
+    """Writes down what is skipped as it is met, and says the first.
+
+    Args:
+        path: of the file, which appears with the first entry.
+        unreadable: split -> what counts its examples; empty where one that cannot be read stops the run.
+        say: is given the lines for a person.
+    """
+
+    def __init__(self, path: Path, unreadable: Mapping[str, Unreadable], say: Callable[[str], None]) -> None:
+        self._path, self._say, self._lock = path, say, threading.Lock()
+        self._known = {(entry.split, entry.index): entry for entry in read_corrupt(path)}
+        self._said = False
+        for split in unreadable.values():
+            for entry in split.entries:
+                self._add(entry)
+            split.told = self._add
+
+    def _add(self, entry: LeftOut) -> None:
+        with self._lock:
+            if (entry.split, entry.index) in self._known:
+                return
+            self._known[entry.split, entry.index] = entry
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
+            first, self._said = not self._said, True
+        if first:
+            self._say(f"skipped an example that cannot be read: {entry.reason}. All are listed in {self._path}")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Split -> how many of its examples were skipped, over all sessions."""
+        return dict(Counter(split for split, _ in self._known))
+
+    def said(self, totals: Mapping[str, int]) -> tuple[str, ...]:
+        """Say how many were skipped: a sentence a split."""
+        return tuple(said_skipped(split, count, totals[split]) for split, count in self.counts.items())
+
+
+def said_skipped(split: str, count: int, total: int) -> str:
+    """Say how many of a split were skipped.
+
+    >>> said_skipped("test", 2, 10000)
+    'test: 9,998 of 10,000 scored; 2 could not be read and were skipped'
+    >>> said_skipped("train", 1, 50)
+    'train: 49 of 50 read; 1 could not be and was skipped'
+    """
+    were = "was" if count == 1 else "were"
+    if split == "train":
+        return f"train: {total - count:,} of {total:,} read; {count:,} could not be and {were} skipped"
+    return f"{split}: {total - count:,} of {total:,} scored; {count:,} could not be read and {were} skipped"
+
+
+def read_corrupt(path: Path) -> list[LeftOut]:
+    """Return the entries of a file; none if there is no file. A last line that was cut short is left out."""
+    if not path.is_file():
+        return []
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    return [LeftOut(**json.loads(line)) for line in whole]
