@@ -28,6 +28,7 @@ from resnet_jax.runs.corrupt import said_skipped
 from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.length import length_of
+from resnet_jax.runs.stages import in_stages
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
@@ -119,7 +120,6 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
-    per_call = steps_per_dispatch(config, feed, mesh)
     plan = train.plan(feed.steps_per_epoch)
 
     model, task = build_model(config, card, devices=placement.size), build_task(config, card)
@@ -139,6 +139,11 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         loss_scaling=scaling,
     )
     step = make_step()
+
+    def make(part: RunData) -> Callable[..., Feed]:
+        per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
+        return _feed_maker(config, part, placement, step, probed, per_call)
+
     probed = None if train.depth_every is None else make_step(probe=BlockNames())
     return RunComponents(
         model=model,
@@ -152,7 +157,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
         ),
-        make_feed=_feed_maker(config, images, placement, step, probed, per_call),
+        make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
     )
 
 
@@ -185,11 +190,11 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> 
         fits = feed.stored and feed.stored_bytes <= RESIDENT_SHARE * limit
         return STEPS_PER_DISPATCH.get(device.platform, 1) if fits else 1
     if not feed.stored:
-        reason = (
-            "data.augment makes other pixels in each epoch, on the host"
-            if feed.geometry.random
-            else f"the training images are read from {config.data.source} as they are needed, being too many to hold"
-        )
+        reason = f"the training images are read from {config.data.source} as they are needed, being too many to hold"
+        if feed.geometry.random:
+            reason = "data.augment makes other pixels in each epoch, on the host"
+        elif config.data.sizes:
+            reason = "data.sizes brings them to another size in each stage"
         raise UsageError(
             f"train.steps_per_dispatch {wanted} takes its batches from pixels that stay on the devices, but {reason}; "
             "set it to 1"
