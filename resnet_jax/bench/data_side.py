@@ -7,7 +7,6 @@ seconds, and stops the stream, so that nothing is made while another side is mea
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import resource
 import time
@@ -24,6 +23,7 @@ from resnet_jax.data.pipeline import TrainBatches
 from resnet_jax.data.records import Source
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.transform import Geometry, random_resized_box
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 PREFETCH = 4
 """Batches made ahead."""
@@ -190,15 +190,7 @@ SIDES = {
 }
 
 
-@functools.cache
-def _only() -> None:
-    """Keep OpenCV to the thread that calls it: threads are the pipeline's."""
-    import cv2
-
-    cv2.setNumThreads(1)
-
-
 def prepare(spec: dict[str, Any]) -> DataSide:
-    """Open the images; see :mod:`.serve`."""
-    _only()
+    """Open the images, in a process that keeps its memory as the command line's does; see :mod:`.serve`."""
+    keep_freed_memory()
     return SIDES[spec["side"]](spec)

@@ -32,7 +32,7 @@ import numpy as np
 
 from resnet_jax.data.arrays import checked_images, on_devices
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify
-from resnet_jax.data.headers import TIFF_STARTS, jpeg2000_siz, jpeg_has_end, shape_in_header, tiff_tags
+from resnet_jax.data.headers import TIFF_STARTS, is_plain, jpeg2000_siz, jpeg_has_end, shape_in_header, tiff_tags
 from resnet_jax.data.orientation import orientation_of, upright
 from resnet_jax.data.reading import Orientation
 from resnet_jax.data.tiff import read_bands
@@ -66,6 +66,21 @@ def decode_image(data: bytes, channels: int, where: str, orientation: Orientatio
     """
     import cv2
 
+    flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+    if is_plain(data, MAX_PIXELS):
+        image = _imdecode(data, flags)
+    else:
+        image = _decode_any(data, channels, flags, where)
+    if image is None:
+        raise DataError(f"{where}: {_why_not(data)}")
+    image = image.reshape(*image.shape[:2], channels)
+    return upright(image, orientation_of(data)) if orientation == "exif" else image
+
+
+def _decode_any(data: bytes, channels: int, flags: int, where: str) -> np.ndarray | None:
+    """Decode a file of any format that is read, after a look at its header."""
+    import cv2
+
     _check_size(data, where)
     if data.startswith(TIFF_STARTS):
         image = _decode_tiff(data, where)
@@ -75,13 +90,10 @@ def decode_image(data: bytes, channels: int, where: str, orientation: Orientatio
             image = np.repeat(image[..., None], channels, axis=-1)
     else:
         _check_range(data, where)
-        image = _imdecode(data, cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE)
+        image = _imdecode(data, flags)
         if image is not None and _is_deep(data) and 0 < image.max() < TWELVE_BITS >> 8:
             raise DataError(_too_dark(where, f"below {(int(image.max()) + 1) << 8:,}"))
-    if image is None:
-        raise DataError(f"{where}: {_why_not(data)}")
-    image = image.reshape(*image.shape[:2], channels)
-    return upright(image, orientation_of(data)) if orientation == "exif" else image
+    return image
 
 
 NPY = b"\x93NUMPY"

@@ -31,7 +31,7 @@ import numpy as np
 
 from resnet_jax.data.class_folders import index_class_folders
 from resnet_jax.data.class_pattern import compiled, index_by_pattern
-from resnet_jax.data.encoded import decode_file
+from resnet_jax.data.encoded import decode_file, read_bytes
 from resnet_jax.data.example import Example, Field, Spec, encoded_spec, spec_of
 from resnet_jax.data.formats import HEAD_BYTES, identify
 from resnet_jax.data.index import Index, Stamps, kept_index
@@ -82,16 +82,12 @@ class FolderRecords:
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
-        return decode_file(self.encoded(index), self.channels, self.paths[index], self.pixels, self.orientation)
+        path = self.paths[index]
+        return decode_file(read_bytes(path), self.channels, path, self.pixels, self.orientation)
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of image file ``index``."""
-        path = self.paths[index]
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise DataError(f"{path}: cannot read it ({error.strerror})") from error
+        return read_bytes(self.paths[index])
 
     def describe(self, index: int) -> str:
         return self.paths[index]

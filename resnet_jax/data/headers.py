@@ -101,6 +101,29 @@ def jpeg_has_end(data: bytes) -> bool:
     return scan is not None and data.rfind(b"\xff\xd9", scan) >= 0
 
 
+def is_plain(data: bytes, most: int) -> bool:
+    """Return whether this is a JPEG with an end, or a PNG of at most 8 bits a channel, of at most so many pixels.
+
+    Nearly all files are, and need no further look before they are decoded; so it is one pass over the segments.
+    """
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 24:
+        return data[24] <= 8 and int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") <= most
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    at, last, pixels = 2, len(data) - 9, most + 1
+    while at < last and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == START_OF_SCAN:
+            return pixels <= most and data.rfind(b"\xff\xd9", at) >= 0
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            pixels = (data[at + 5] << 8 | data[at + 6]) * (data[at + 7] << 8 | data[at + 8])
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return False
+
+
 def jpeg2000_siz(data: bytes) -> tuple[int, int, int, bool, int] | None:
     """Return height, width, bits, whether signed, and components of a JPEG 2000 (ISO 15444-1, A.5.1); else None."""
     if not data.startswith((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")):

@@ -8,7 +8,10 @@ to version (NEP 19).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from resnet_jax.errors import UsageError
 
@@ -28,7 +31,18 @@ def philox(seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.random.
     """
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed {seed} is out of range; need 0 <= seed < 2**64")
-    return np.random.Philox(key=seed, counter=np.array([0, index, epoch, stream], np.uint64))
+    key: Any = _Key(seed)
+    return np.random.Philox(seed=key, counter=np.array([0, index, epoch, stream], np.uint64))
+
+
+class _Key(ISeedSequence):
+    """The key itself. Given as ``key``, NumPy would ask the system for random bits that are not used, every time."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> np.ndarray:
+        return np.array([self._key, *[0] * (n_words - 1)], dtype)
 
 
 def permutation(count: int, seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import Any
 
 from resnet_jax.data.shared import Slots, load
 from resnet_jax.errors import ResNetJaxError
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 
 class _Maker:
@@ -62,6 +63,7 @@ def main() -> None:
     command_fd, reply_fd, head_fd, payload_fd, memory_fd = map(int, sys.argv[1:])
     os.dup2(2, 1)  # what somebody's transform prints
     commands, replies = Connection(command_fd, writable=False), Connection(reply_fd, readable=False)
+    keep_freed_memory()
     try:
         head = load(head_fd)
         sys.path[:] = head["path"]

@@ -14,7 +14,7 @@ import optax
 
 from resnet_jax.data.augment import normalize
 from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
-from resnet_jax.data.on_device import prepare_with
+from resnet_jax.data.on_device import Prepare, prepare_with
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records
 from resnet_jax.data.transforms import divide
@@ -370,14 +370,20 @@ def _executor(config: RunConfig, *, stored: bool) -> dict[str, int]:
     return {"threads": 0} if stored else {"threads": config.data.threads, "workers": config.data.workers}
 
 
+def train_preparation(config: RunConfig, card: DatasetInfo, num_classes: int) -> Prepare:
+    """Return ``prepare(key, batch) -> batch``: the device transforms and normalization of a run's training batches."""
+    shape: tuple[int | None, ...] = card.image_shape
+    spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
+    spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
+    transforms = divide(config.data.augment).device
+    return prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=num_classes)
+
+
 def train_preprocess(config: RunConfig, model: ResNet, card: DatasetInfo) -> TrainPreprocess:
     """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well."""
     transforms, dtype = divide(config.data.augment).device, jnp.dtype(model.config.dtype)
     mixes = any(getattr(transform, "mixes", False) for transform in transforms)
-    shape: tuple[int | None, ...] = card.image_shape
-    spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
-    spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
-    prepare = prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=model.config.num_classes)
+    prepare = train_preparation(config, card, model.config.num_classes)
 
     def preprocess(key, batch):
         found = prepare(key, batch)
