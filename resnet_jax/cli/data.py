@@ -12,6 +12,7 @@ from resnet_jax.errors import UsageError, unknown
 VERBS = {
     "check": "SOURCE: what is in a data set, cannot be read, is in it twice; exit status 1 if it did not pass",
     "convert": "SOURCE OUT.array_record: a copy of any data set as one file, for speed",
+    "show": "RECIPE, RUN_DIR or SOURCE: a picture of examples, as stored and as the network sees them",
     "prepare": "NAME: a set of TensorFlow Datasets, downloaded or from files that are here, prepared for tfds:NAME",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -31,6 +31,9 @@ class EvalOptions:
     reestimate: int | None = None
     """First measure batch statistics anew, on so many batches of the run's own training images, not augmented; the run
     directory stays as it is."""
+    views: Literal["none", "flip", "ten_crop"] = "none"
+    """Average over test-time views of each image: flip: it and its mirror image; ten_crop: corners and centre of one
+    that is 1 / 0.875 times as large, and their mirror images. Probabilities are averaged; of regression, values."""
     logits: Path | None = None
     """Also save the outputs of the network, in the order of the images, as a .npy file."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
@@ -53,7 +56,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     trained = prepared(trained, data, options.class_names)
     if options.reestimate is not None:
         trained = reestimate_run(trained, options.reestimate, source=source)
-    result = evaluate_run(trained, options.split, source=source, logits=options.logits is not None)
+    result = evaluate_run(trained, options.split, source=source, logits=options.logits is not None, views=options.views)
     console = console_for(options.common)
     task = trained.task
     headline = said_metric(task.headline, result.metrics[task.headline])
@@ -84,6 +87,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "own_division": result.own,
         "image_shape": list(trained.card.image_shape),
         "classes": result.classes,
+        "views": options.views,
         "outputs": trained.model.config.num_classes,
         "said": list(said),
         "skipped": [dataclasses.asdict(entry) for entry in result.skipped],

@@ -16,7 +16,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from resnet_jax.data.check_contents import Contents, contents_for
-from resnet_jax.data.check_hash import LIKENESS, NEAR, SIDE, THUMB, digest, hashes_of, near_pairs, small_grey, thumbs_of
+from resnet_jax.data.check_hash import (
+    LIKENESS,
+    MOST_IN_BAND,
+    NEAR,
+    NEIGHBOURS,
+    SIDE,
+    THUMB,
+    digest,
+    hashes_of,
+    near_pairs,
+    small_grey,
+    thumbs_of,
+)
 from resnet_jax.data.check_modes import stored_mode
 from resnet_jax.data.check_report import CheckReport, Group
 from resnet_jax.data.in_memory import in_threads
@@ -111,9 +123,14 @@ def check_dataset(
     for split in splits:
         _look(split, found, dataset, threads, progress)
     progress("comparing")
-    same, near_found = _duplicates(splits, dataset, near, likeness, images)
+    same, near_found, full = _duplicates(splits, dataset, near, likeness, images)
     mean, std = _moments(found.counters)
     facts, details = found.contents.described(dataset)
+    if full:
+        facts.append(
+            f"search    {full:,} images share a part of their hash with more than {MOST_IN_BAND:,} others, and were "
+            f"compared with the {NEIGHBOURS:,} next ones only"
+        )
     return CheckReport(
         source=dataset.name,
         kind=dataset.kind,
@@ -204,15 +221,18 @@ def _moments(
 
 def _duplicates(
     splits: list[_Split], dataset: Dataset, near: int, likeness: float, images: bool
-) -> tuple[list[Group], list[Group]]:
-    """Return the groups of equal inputs, and the pairs of nearly equal images: those across splits first."""
+) -> tuple[list[Group], list[Group], int]:
+    """Return the groups of equal inputs, and the pairs of nearly equal images: those across splits first.
+
+    Third, the number of images that were not compared with all they should be.
+    """
     of_split = np.concatenate([np.full(len(split.source), place) for place, split in enumerate(splits)])
     index = np.concatenate([np.arange(len(split.source)) for split in splits])
     readable = np.flatnonzero(np.concatenate([split.readable for split in splits]))
     digests = np.concatenate([split.digests for split in splits])[readable].view("V32")[:, 0]
     _, first, inverse, counts = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
 
-    def group(members: np.ndarray, distance: int = 0) -> Group:
+    def group(members: np.ndarray, distance: int | None = None) -> Group:
         sources = [splits[of_split[row]].source for row in members]
         rows = [int(index[row]) for row in members]
         classes = ()
@@ -227,12 +247,12 @@ def _duplicates(
     same = [group(readable[order[starts[one] : starts[one + 1]]]) for one in np.flatnonzero(counts > 1)]
     same.sort(key=lambda one: (not one.across, not one.conflict, one.examples))
     if not images or not len(readable):
-        return same, []
+        return same, [], 0
     kept = np.sort(first)  # one of each group of equal ones
     hashes = np.concatenate([split.hashes for split in splits])[readable][kept]
     thumbs = np.concatenate([split.thumbs for split in splits])[readable][kept]
-    pairs, _ = near_pairs(hashes, thumbs, near=near, least=likeness)
+    pairs, full = near_pairs(hashes, thumbs, near=near, least=likeness)
     distances = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
     rows = readable[kept][pairs]
     found = [group(pair, int(distance)) for pair, distance in zip(rows, distances, strict=True)]
-    return same, sorted(found, key=lambda pair: (not pair.across, pair.distance, pair.examples))
+    return same, sorted(found, key=lambda pair: (not pair.across, pair.distance, pair.examples)), full

@@ -111,7 +111,7 @@ def near_pairs(
     >>> near_pairs(hashes, np.tile(np.arange(-128, 128, dtype=np.int8), (3, 1)))[0].tolist()
     [[0, 1]]
     """
-    found, full = [np.zeros((0, 2), np.int64)], 0
+    found, full = [np.zeros((0, 2), np.int64)], np.zeros(len(hashes), bool)
     edges = np.linspace(0, 64, near + 2).astype(int)
     for low, high in itertools.pairwise(edges):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
@@ -121,12 +121,12 @@ def near_pairs(
             if stop - start < 2:
                 continue
             members = order[start:stop]
-            full += len(members) if len(members) > MOST_IN_BAND else 0
+            full[members] |= len(members) > MOST_IN_BAND
             for first, second in _within(hashes, members, near):
                 keep = likeness(thumbs, first, second) >= least
                 found.append(np.sort(np.stack([first[keep], second[keep]], axis=1), axis=1))
     pairs = np.unique(np.concatenate(found), axis=0)
-    return pairs, full
+    return pairs, int(full.sum())
 
 
 def _within(hashes: np.ndarray, members: np.ndarray, near: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

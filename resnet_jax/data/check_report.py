@@ -23,13 +23,13 @@ class Group:
         examples: what each is called.
         splits: of each.
         classes: name of the class of each; empty where examples have none.
-        distance: bits in which the hashes of a near pair differ; 0 for the same values.
+        distance: bits in which the hashes of a near pair differ; None for equal inputs.
     """
 
     examples: tuple[str, ...]
     splits: tuple[str, ...]
     classes: tuple[str, ...] = ()
-    distance: int = 0
+    distance: int | None = None
 
     @property
     def across(self) -> bool:
@@ -46,7 +46,9 @@ class Group:
         tails = [f"{split}, {name}" for split, name in zip(self.splits, self.classes, strict=False)] or self.splits
         named = [f"{example} ({tail})" for example, tail in zip(self.examples, tails, strict=True)]
         more = f" and {len(named) - 4:,} more" if len(named) > 4 else ""
-        return " = ".join(named[:4]) + more if not self.distance else f"{' ~ '.join(named)}, {self.distance} bits apart"
+        if self.distance is None:
+            return " = ".join(named[:4]) + more
+        return f"{' ~ '.join(named)}, {self.distance} bit{'s' * (self.distance != 1)} apart"
 
 
 @dataclasses.dataclass(frozen=True)

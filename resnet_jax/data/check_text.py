@@ -95,6 +95,8 @@ def _trouble(report: CheckReport) -> list[str]:
     lines += _groups("the same with different labels", report.conflicts)
     inside = [group for group in report.same if not group.across and not group.conflict]
     lines += _groups("the same within a split", inside)
+    if inside and "all" in report.examples:
+        lines.append("  (one split, which a run divides: what is there twice may come to be trained and tested on)")
     if report.looked_for_near:
         lines += _groups("nearly the same in two splits", report.near_leaks)
         lines += _groups("nearly the same within a split", [pair for pair in report.near if not pair.across])

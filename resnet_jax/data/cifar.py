@@ -11,7 +11,7 @@ Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 20
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,16 @@ def load_cifar(location: str, reading: Reading, /) -> Dataset:
     if reading.channels == 1:
         notes.append("the images are RGB, turned to grey: the network takes 1 channel")
     return Dataset(f"cifar:{location}", splits, class_names, tuple(notes), {}, reading.least_classes)
+
+
+def is_cifar(names: Iterable[str]) -> bool:
+    """Return whether the names in a folder are those of an archive, or of the one folder in it.
+
+    >>> is_cifar(["cifar-10-batches-py", "notes.txt"]), is_cifar(["train", "test"])
+    (True, False)
+    """
+    names = set(names)
+    return len(names & set(FOLDERS)) == 1 or any(set(version.files) <= names for version in VERSIONS[False])
 
 
 def _place(path: Path) -> Path:

@@ -43,9 +43,7 @@ def read_idx(path: Path, sides: int) -> np.ndarray:
             if expected > MOST_BYTES:
                 raise DataError(f"{path}: its header says {expected:,} bytes; at most {MOST_BYTES:,} are read")
             if expected > room:
-                raise DataError(
-                    f"{path}: its header says {expected:,} bytes, which the file cannot hold: it is cut short"
-                )
+                raise DataError(f"{path}: its header says {expected:,} bytes, which it cannot hold: it is cut short")
             data = bytearray()
             while len(data) <= expected and (chunk := file.read(min(_CHUNK, expected + 1 - len(data)))):
                 data += chunk

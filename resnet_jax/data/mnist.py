@@ -11,6 +11,7 @@ Classes are called by their numbers; by the characters of ``emnist-letters-mappi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def load_mnist(location: str, reading: Reading, /) -> Dataset:
     return Dataset(f"mnist:{location}", splits, names, tuple(notes), {}, reading.least_classes)
 
 
+def is_mnist(names: Iterable[str]) -> bool:
+    """Return whether the names in a folder are those of such a set.
+
+    >>> is_mnist(["readme.txt", "train-images-idx3-ubyte.gz"]), is_mnist(["train", "test"])
+    (True, False)
+    """
+    return any(_NAME.fullmatch(name) for name in names)
+
+
 def _find(folder: Path) -> dict[str, dict[tuple[str, str], Path]]:
     """Return prefix -> (split, images or labels) -> file."""
     if not folder.is_dir():
@@ -81,9 +91,7 @@ def _find(folder: Path) -> dict[str, dict[tuple[str, str], Path]]:
 def _choose(sets: dict[str, dict[tuple[str, str], Path]], prefix: str | None, folder: Path) -> str:
     if prefix is None or (prefix == "" and len(sets) == 1):
         if len(sets) > 1:
-            raise DataError(
-                f"{folder}: there are {len(sets)} sets; name one: mnist:{folder}@{max(sets)} ({shortened(sets)})"
-            )
+            raise DataError(f"{folder}: the sets {shortened(sets)} are in it; name one: mnist:{folder}@{max(sets)}")
         return next(iter(sets))
     close = [name for name in sets if name == prefix] or [name for name in sets if name.endswith(f"-{prefix}")]
     if len(close) != 1:

@@ -6,19 +6,22 @@ or paths to elsewhere would lead does not matter, for they are not followed.
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO, cast
 
 from resnet_jax.errors import DataError
 
 MOST_BYTES = 1 << 30
 """Of everything in an archive, unpacked: the largest read here, CIFAR-100 for Python, has 186 MB."""
+_CHUNK = 1 << 20
 
 
 def read_files(path: Path, wanted: Callable[[str], bool]) -> Mapping[str, bytes]:
-    """Return the files of wanted names in a folder or a tar archive, compressed or not.
+    """Return the files of wanted names in a folder or a tar archive, in gzip or not.
 
     Args:
         path: the folder or archive.
@@ -47,7 +50,7 @@ def _in_archive(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with _opened(path) as file, tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
                 total += member.size
                 if total > MOST_BYTES:
@@ -63,7 +66,17 @@ def _in_archive(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
                 found[name] = content.read() if content is not None else b""
                 if len(found[name]) != member.size:
                     raise DataError(f"{path}: {member.name} is cut short; fetch the archive again")
+            while chunk := file.read(_CHUNK):  # to the checksum at the end
+                total += len(chunk)
+                if total > MOST_BYTES:
+                    raise DataError(f"{path}: it unpacks to more than {MOST_BYTES >> 20:,} MiB; it is no such archive")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{path}: cannot read it as a tar archive ({reason}); fetch it again") from error
     return found
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")

@@ -89,7 +89,7 @@ def _table() -> Registry[type]:
 def list_transforms() -> list[str]:
     """Return how every transform is written.
 
-    >>> "random_crop(pad)" in list_transforms(), "flip" in list_transforms()
+    >>> "cutout(side)" in list_transforms(), "random_resized_crop" in list_transforms()
     (True, True)
     """
     return [_form(name) for name in sorted(_table())]
@@ -116,7 +116,7 @@ def parse_transform(text: str) -> Transform:
         UsageError: no such transform or argument, or a value that it cannot have; with what can be.
 
     >>> parse_transform("random_crop(pad=4)")
-    RandomCrop(pad=4)
+    RandomCrop(where='device', pad=4)
     >>> parse_transform("flip()") == parse_transform("flip")
     True
     """

@@ -108,7 +108,7 @@ def _masks(example: Example, style: Style) -> list[np.ndarray]:
 
 
 def as_colours(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return (h, w, c) of any numbers as colours 0..1, (h, w, 3): grey of 1 channel, else red, green, blue of the first.
+    """Return (h, w, c) of any numbers as colours 0..1, (h, w, 3): one channel grey, else the first as red, green, blue.
 
     Of two channels blue is left black. A value that is not finite is drawn red.
     """

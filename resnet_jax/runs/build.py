@@ -14,7 +14,7 @@ import optax
 
 from resnet_jax.data.augment import normalize
 from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
-from resnet_jax.data.on_device import prepare_with
+from resnet_jax.data.on_device import Prepare, prepare_with
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records
 from resnet_jax.data.transforms import divide
@@ -43,6 +43,7 @@ from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
+from resnet_jax.training.views import Views
 
 
 def build_model(config: RunConfig, card: DatasetInfo, *, devices: int = 1) -> ResNet:
@@ -251,6 +252,7 @@ def build_evaluation(
     mesh: Devices,
     *,
     logits: bool = False,
+    views: Views = "none",
     unreadable_of: Callable[[Records], Unreadable | None] = lambda _: None,
 ) -> Callable[[Any, Records], Evaluation]:
     """Return ``evaluation(variables, records)``; it compiles once and counts every record once.
@@ -261,9 +263,10 @@ def build_evaluation(
         card: its data.
         mesh: the devices.
         logits: whether to keep the outputs.
+        views: of every image, whose probabilities are averaged.
         unreadable_of: records -> what counts those that cannot be read; None where one stops.
     """
-    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits), mesh)
+    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits, views=views), mesh)
     task = build_task(config, card)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
@@ -280,11 +283,17 @@ def build_evaluation(
 
 
 def build_eval_step(
-    config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False
+    config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False, views: Views = "none"
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return the eval step of a run as a pure function."""
-    task = build_task(config, card)
-    return make_eval_step(model, task=task, preprocess=eval_preprocess(model, card), logits=logits)
+    """Return the eval step of a run as a pure function; of views a crop has the size of the card's images."""
+    return make_eval_step(
+        model,
+        task=build_task(config, card),
+        preprocess=eval_preprocess(model, card),
+        logits=logits,
+        views=views,
+        crop=card.image_shape[0],
+    )
 
 
 def build_task(config: RunConfig, card: DatasetInfo) -> Task:
@@ -325,14 +334,20 @@ def _executor(config: RunConfig, *, stored: bool) -> dict[str, int]:
     return {"threads": 0} if stored else {"threads": config.data.threads, "workers": config.data.workers}
 
 
+def train_preparation(config: RunConfig, card: DatasetInfo, num_classes: int) -> Prepare:
+    """Return ``prepare(key, batch) -> batch``: the device transforms and normalization of a run's training batches."""
+    shape: tuple[int | None, ...] = card.image_shape
+    spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
+    spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
+    transforms = divide(config.data.augment).device
+    return prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=num_classes)
+
+
 def train_preprocess(config: RunConfig, model: ResNet, card: DatasetInfo) -> TrainPreprocess:
     """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well."""
     transforms, dtype = divide(config.data.augment).device, jnp.dtype(model.config.dtype)
     mixes = any(getattr(transform, "mixes", False) for transform in transforms)
-    shape: tuple[int | None, ...] = card.image_shape
-    spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
-    spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
-    prepare = prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=model.config.num_classes)
+    prepare = train_preparation(config, card, model.config.num_classes)
 
     def preprocess(key, batch):
         found = prepare(key, batch)

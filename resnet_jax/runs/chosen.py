@@ -163,7 +163,7 @@ def is_own(trained: TrainedRun, dataset: Dataset) -> bool:
         splits = divide(dataset, trained.config.data)
     except (DataError, UsageError):  # it cannot be divided so
         return False
-    return not _difference(trained.card, splits, dataset.class_names)
+    return not difference(trained.card, splits, dataset.class_names)
 
 
 def _own(trained: TrainedRun, split: str, dataset: Dataset | None = None) -> Chosen:
@@ -213,7 +213,7 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
         if not is_gone(data.place):
             raise
         raise DataError(f"{error}. If the images lie elsewhere now, say where with data.moved_to") from error
-    changed = _difference(card, splits, class_names)
+    changed = difference(card, splits, class_names)
     if changed:
         then = "it" if data.moved_to is None else data.source
         raise RunError(
@@ -326,7 +326,7 @@ def _of(some: int, count: int, total: int) -> str:
     return f"all {count:,} images{looked} are" if some == count else f"{some:,} of {count:,} images{looked} are"
 
 
-def _difference(card: DatasetInfo, splits: Splits, class_names: tuple[str, ...]) -> str:
+def difference(card: DatasetInfo, splits: Splits, class_names: tuple[str, ...]) -> str:
     """Say in what data is not that of a card; empty if in nothing that the card knows."""
     parts = {name: getattr(splits, name) for name in SPLITS}
     parts = {name: records for name, records in parts.items() if records is not None}

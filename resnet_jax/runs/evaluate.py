@@ -32,6 +32,7 @@ from resnet_jax.runs.trained import (
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.reestimation import reestimate
+from resnet_jax.training.views import MARGIN, Views
 
 __all__ = [
     "SPLITS",
@@ -82,6 +83,7 @@ def evaluate_run(
     source: str | None = None,
     data: Arrays | None = None,
     logits: bool = False,
+    views: Views = "none",
 ) -> RunEvaluation:
     """Evaluate a network on a split of its own data, with its own division of it, or on another source.
 
@@ -95,6 +97,9 @@ def evaluate_run(
         data: arrays in place of a source, ``(x, y)`` or any that :func:`resnet_jax.data.load_arrays` takes; those that
             a run was trained on are divided as it divided them.
         logits: also return the outputs of the network, in the order of the images.
+        views: test-time views: ``flip``: the mean over the image and its mirror image; ``ten_crop``: over the corners
+            and the centre of an image that is 1 / 0.875 times as large, and their mirror images. Probabilities are
+            averaged; of regression, values.
 
     Raises:
         UsageError: no such split, no normalization, classes that cannot be matched, or a network without classes.
@@ -108,14 +113,16 @@ def evaluate_run(
     dataset = None if data is None else as_dataset(data, channels=trained.card.image_shape[-1])
     chosen = choose_images(trained, split, source, dataset)
     unreadable = trained.config.data.unreadable(chosen.split, len(chosen.records))
-    records, sizes = bring_to_size(trained, chosen.records, unreadable)
+    seen, said = with_views(trained, views)
+    records, sizes = bring_to_size(seen, chosen.records, unreadable)
     mesh = make_mesh()
     evaluation = build_evaluation(
-        evaluation_config(trained, mesh),
+        evaluation_config(seen, mesh),
         trained.model,
         trained.card,
         mesh,
         logits=logits,
+        views=views,
         unreadable_of=lambda _: unreadable,
     )
     result = evaluation(trained.variables, records)
@@ -128,7 +135,7 @@ def evaluate_run(
         place=chosen.place,
         classes=chosen.classes,
         what=chosen.what,
-        said=(*chosen.said, *describe_sizes(trained, sizes.seen)),
+        said=(*chosen.said, *describe_sizes(seen, sizes.seen), *said),
         skipped=skipped,
     )
 
@@ -140,6 +147,26 @@ def _in_place(rows: Mapping[str, np.ndarray], skipped: Sequence[LeftOut], total:
     logits = np.full((total, *rows["logits"].shape[1:]), np.nan, rows["logits"].dtype)
     logits[~np.isin(np.arange(total), [entry.index for entry in skipped])] = rows["logits"]
     return {**rows, "logits": logits}
+
+
+def with_views(trained: TrainedRun, views: Views) -> tuple[TrainedRun, tuple[str, ...]]:
+    """Return the run with images of the size that views are taken of, and what is to be said of them.
+
+    Raises:
+        UsageError: its inputs are no images, or of ten crops, no square ones.
+    """
+    shape = trained.card.image_shape
+    if views == "none":
+        return trained, ()
+    if len(shape) != 3:
+        raise UsageError(f"views {views} are of images (height, width, channels), and {trained.path} takes {shape}")
+    if views == "flip":
+        return trained, ("averaged over 2 views: the image and its mirror image",)
+    if shape[0] != shape[1]:
+        raise UsageError(f"ten crops are of square images, and {trained.path} takes {shape[0]}x{shape[1]}")
+    larger = round(shape[0] * MARGIN)
+    said = f"averaged over 10 views: crops of {shape[0]} of {larger} pixels, and their mirror images"
+    return with_geometry(trained, larger, "none"), (said,)
 
 
 def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = None) -> TrainedRun:

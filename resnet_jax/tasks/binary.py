@@ -18,7 +18,7 @@ from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
 from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind
-from resnet_jax.tasks.task import Batch, TaskBase
+from resnet_jax.tasks.task import Batch, TaskBase, mean_yes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,10 @@ class Binary(TaskBase):
         if of_true.min() > 0:
             return ()
         return (f"all {of_true.sum():,} examples are {'yes' if of_true[1] else 'no'}: there is no AUC",)
+
+    def mean_outputs(self, outputs: jax.Array) -> jax.Array:
+        """Return outputs (views, N, K) whose probabilities are the mean over the views."""
+        return mean_yes(outputs)
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
         """Return yes (1) and no (0) with their probabilities, what it is taken for first."""

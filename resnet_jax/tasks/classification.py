@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import LOSSES, dense_targets, get_loss
 from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import calibration_sums, expected_calibration_error, mean_known, precision_recall_f1
-from resnet_jax.tasks.task import Batch, TaskBase, ranked
+from resnet_jax.tasks.task import Batch, TaskBase, mean_yes, ranked
 
 Criterion = Literal["cross_entropy", "bce", "mse"]
 #: How many of the likeliest classes count as right for ``top5``, which networks of more classes have.
@@ -136,6 +137,16 @@ class Classification(TaskBase):
                 return np.exp(-np.logaddexp(0.0, -logits))
             case _:
                 return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+
+    def mean_outputs(self, outputs: jax.Array) -> jax.Array:
+        """Return outputs (views, N, K) whose probabilities are the mean over the views; of mse the mean itself."""
+        match self.criterion:
+            case "mse":
+                return outputs.mean(axis=0)
+            case "bce":
+                return mean_yes(outputs)
+            case _:
+                return jax.nn.logsumexp(jax.nn.log_softmax(outputs, axis=-1), axis=0) - math.log(outputs.shape[0])
 
     def _confidence(self, outputs: jax.Array) -> jax.Array:
         """Return the probability of the predicted class, (N,)."""

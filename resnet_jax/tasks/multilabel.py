@@ -17,7 +17,7 @@ from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
 from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import mean_known, precision_recall_f1
-from resnet_jax.tasks.task import Batch, TaskBase
+from resnet_jax.tasks.task import Batch, TaskBase, mean_yes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +137,10 @@ class MultiLabel(TaskBase):
                 more = ", ..." if len(missing) > 5 else ""
                 said.append(f"{len(missing)} of {self.num_outputs} labels ({listed}{more}) have {what}")
         return tuple(said)
+
+    def mean_outputs(self, outputs: jax.Array) -> jax.Array:
+        """Return outputs (views, N, K) whose probabilities are the mean over the views."""
+        return mean_yes(outputs)
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
         """Return the labels over the threshold, likeliest first, with their probabilities; all of them."""

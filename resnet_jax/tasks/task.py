@@ -164,6 +164,10 @@ class TaskBase:
         """Return nothing."""
         return ()
 
+    def mean_outputs(self, outputs: jax.Array) -> jax.Array:
+        """Return the outputs that stand for several views of an example, (views, N, ...) -> (N, ...): the mean."""
+        return outputs.mean(axis=0)
+
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
         """Return all outputs of every example."""
         return [list(enumerate(row.tolist())) for row in outputs]
@@ -199,6 +203,16 @@ def format_metric(name: str, value: float, *, width: int = 0) -> str:
     """
     text = f"{value:.2%}" if name in SHARES else f"{value:.4g}"
     return f"{text:>{width}}"
+
+
+def mean_yes(outputs: jax.Array) -> jax.Array:
+    """Return the log-odds of the mean probability of yes over views, (views, ...) -> (...).
+
+    >>> round(float(jax.nn.sigmoid(mean_yes(jax.numpy.array([0.0, 100.0])))), 4)
+    0.75
+    """
+    yes, no = jax.nn.log_sigmoid(outputs), jax.nn.log_sigmoid(-outputs)
+    return jax.nn.logsumexp(yes, axis=0) - jax.nn.logsumexp(no, axis=0)
 
 
 def ranked(probabilities: np.ndarray, top: int) -> list[list[tuple[int, float]]]:

@@ -23,6 +23,7 @@ from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging, ema_update
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.views import Views, predict_views
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -246,6 +247,8 @@ def make_eval_step(
     loss: Loss | None = None,
     preprocess: Preprocess | None = None,
     logits: bool = False,
+    views: Views = "none",
+    crop: int | None = None,
 ) -> Callable[[Mapping[str, Any], Batch], dict[str, Any]]:
     """Build ``eval_step(variables, batch) -> outputs``; add the sums up to evaluate a data set.
 
@@ -257,6 +260,8 @@ def make_eval_step(
         loss: in its place, for classification: per example, ``(logits, labels) -> (N,)``.
         preprocess: as for :func:`make_train_step`.
         logits: whether to return the outputs of the network as well, as they are.
+        views: of every image; what the network says of them is averaged as the task does.
+        crop: side of the crops that are taken of larger images, pixels.
 
     Returns:
         The step. Its outputs: ``loss_sum`` (float32) and ``count`` (int32), sums over unmasked examples; ``sums``, the
@@ -264,7 +269,7 @@ def make_eval_step(
         asked for, ``logits``.
     """
     task = task_of(task, loss)
-    predict_step = make_predict_step(model, preprocess=preprocess)
+    predict_step = predict_views(make_predict_step(model, preprocess=preprocess), task, views, crop)
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
         outputs = predict_step(variables, batch)

@@ -315,3 +315,13 @@ def test_a_run_goes_on_with_data_that_moved(tmp_path, command):
     status, _, err = command("train", "digits", *options, "--data.moved-to", moved, "--run-dir", tmp_path / "new")
     assert (status, "there is no run in" in err) == (2, True)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_eval_averages_over_views(place, command):
+    source = f"npz:{place / 'own.npz'}"
+    status, out, err = command("eval", place / "net", "--data.source", source, "--views", "ten_crop", "--json")
+    assert status == 0, err
+    found = last_json(out)
+    assert (found["views"], found["examples"]) == ("ten_crop", 60)
+    assert "averaged over 10 views: crops of 8 of 9 pixels, and their mirror images" in found["said"]

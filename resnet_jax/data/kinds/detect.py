@@ -31,13 +31,21 @@ def _of_file(path: Path) -> tuple[str, str] | None:
         return f"ucr:{path}", "series in the format of the UCR archive"
     if path.suffix.lower() == ".json" and _has_coco_keys(path):
         return f"coco:{path}", "annotations in COCO's format"
+    if re.fullmatch(r"cifar-100?-(python|binary)\.tar(\.gz)?", path.name):
+        return f"cifar:{path}", "an archive of CIFAR"
     return None
 
 
 def _of_folder(path: Path) -> tuple[str, str] | None:
+    from resnet_jax.data.cifar import is_cifar
     from resnet_jax.data.kinds.ucr import find_files
+    from resnet_jax.data.mnist import is_mnist
 
     names = {entry.name for entry in os.scandir(path)}
+    if is_cifar(names):
+        return f"cifar:{path}", "CIFAR as it is published"
+    if is_mnist(names):
+        return f"mnist:{path}", "IDX files, as MNIST is published"
     if any(re.fullmatch(r".*_TRAIN\.tsv?", name, re.IGNORECASE) for name in names):
         find_files(path)
         return f"ucr:{path}", "series in the format of the UCR archive"
@@ -45,6 +53,9 @@ def _of_folder(path: Path) -> tuple[str, str] | None:
         return f"coco:{path}", "boxes as COCO writes them"
     splits = [name for name in names if split_of(name) is not None]
     if any((path / name / "_annotations.coco.json").is_file() for name in splits):
+        return f"coco:{path}", "boxes as COCO writes them"
+    tables = [name for name in names if name.lower().endswith(".json")]
+    if len(tables) == 1 and _has_coco_keys(path / tables[0]):
         return f"coco:{path}", "boxes as COCO writes them"
     if _is_voc(path, names) or any(_has_xml_and_image(path / name) for name in [*splits, "."]):
         return f"voc:{path}", "boxes as Pascal VOC writes them"

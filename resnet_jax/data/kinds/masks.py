@@ -22,7 +22,7 @@ import numpy as np
 
 from resnet_jax.data.example import Example, Field, Spec
 from resnet_jax.data.kinds.class_files import read_class_list
-from resnet_jax.data.kinds.files import read_image, wanted_channels
+from resnet_jax.data.kinds.files import read_bytes, read_image, wanted_channels
 from resnet_jax.data.kinds.mask_colours import Colours, find_colours
 from resnet_jax.data.kinds.mask_file import read_mask_file
 from resnet_jax.data.kinds.mask_index import ValueCount, count_values
@@ -97,6 +97,10 @@ class MaskRecords:
             wrong = values[~known | (classes == _UNKNOWN)]
             raise DataError(f"{mask}: value {wrong[0]} in {len(wrong):,} pixels, which is no class")
         return {"image": image, "segmentation": classes.astype(np.uint8), "label": np.zeros((), np.int32)}
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of image file ``index``."""
+        return read_bytes(self.paths[index])
 
     def describe(self, index: int) -> str:
         return self.paths[index]

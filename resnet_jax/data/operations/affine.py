@@ -123,6 +123,9 @@ def warped(xp: Any, values: Array, transform: Map, fill: Array, interpolation: I
 
 def _nearest(xp: Any, values: Array, transform: Map) -> tuple[Array, Array]:
     row, column, inside = _places(xp, values, transform)
+    if xp is np:  # of flat places, which is three times as fast
+        flat = values.reshape(-1, *values.shape[2:])
+        return np.take(flat, row * np.int32(values.shape[1]) + column, axis=0), inside
     return values[row, column], inside
 
 

@@ -28,16 +28,17 @@ def turned(xp: Any, image: Array, turn: Array) -> Array:
 def to_hsv(xp: Any, image: Array) -> tuple[Array, Array, Array]:
     """Return hue, saturation and value, int32 of 0 .. 255, (height, width)."""
     red, green, blue = (image[..., channel].astype(xp.int32) for channel in range(3))
-    high, low = image.max(-1).astype(xp.int32), image.min(-1).astype(xp.int32)
+    high, low = xp.maximum(xp.maximum(red, green), blue), xp.minimum(xp.minimum(red, green), blue)
     width = high - low
     safe = xp.maximum(width, 1)
     first, second = red == high, green == high
     # the sixth of the circle is told by the largest channel and the sign of the difference of the two others
     difference = xp.where(first, green - blue, xp.where(second, blue - red, red - green))
-    third = xp.where(first, 0, xp.where(second, 1, 2))
+    third = xp.where(first, 0, xp.where(second, 1, 2)).astype(xp.int32)
     hues, saturations = (xp.asarray(table) for table in _tables())
-    hue = hues[third, xp.where(difference < 0, 1, 0), safe, xp.abs(difference)]
-    saturation = saturations[safe, high]
+    place = ((third * 2 + (difference < 0).astype(xp.int32)) * 256 + safe) * 256 + xp.abs(difference)
+    hue = xp.take(hues.ravel(), place)
+    saturation = xp.take(saturations.ravel(), safe * 256 + high)
     grey = width == 0
     return xp.where(grey, 0, hue.astype(xp.int32)), xp.where(grey, 0, saturation.astype(xp.int32)), high
 
@@ -67,20 +68,19 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
 
 def from_hsv(xp: Any, hue: Array, saturation: Array, value: Array) -> Array:
     """Return the colours, uint8 (height, width, 3)."""
-    sixth, within = hue * 6 // 255, hue * 6 % 255
+    levels = np.arange(256, dtype=np.int32) * 6
+    at, within = (xp.take(xp.asarray(table), hue) for table in (levels // 255 % 6, levels % 255))
 
     def rounded(part: Array) -> Array:
         """Return ``value (1 - saturation part / 255^2)`` rounded; a half cannot be, for 255^2 is odd."""
         return (2 * (value * 65025 - value * saturation * part) + 65025) // (2 * 65025)
 
     low, falling, rising = rounded(255 + 0 * hue), rounded(within), rounded(255 - within)
-    at = sixth % 6
-    orders = ((value, rising, low), (falling, value, low), (low, value, rising))
-    orders += ((low, falling, value), (rising, low, value), (value, low, falling))
-    channels = []
-    for channel in range(3):
-        found = orders[5][channel]
-        for place in range(5):
-            found = xp.where(at == place, orders[place][channel], found)
-        channels.append(xp.where(saturation == 0, value, found))
+
+    def channel(rises: int, high: tuple[int, int], falls: int) -> Array:
+        """Return a channel by the sixths in which it rises, is highest, and falls; in the others it is lowest."""
+        found = xp.where(at == rises, rising, xp.where(at == falls, falling, low))
+        return xp.where((at == high[0]) | (at == high[1]) | (saturation == 0), value, found)
+
+    channels = [channel(4, (0, 5), 1), channel(0, (1, 2), 3), channel(2, (3, 4), 5)]
     return xp.stack(channels, axis=-1).astype(xp.uint8)

@@ -1,0 +1,311 @@
+"""What a network is shown of a data set: examples as they are stored, and as the training step sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data.example import MEANING_OF_RANK, Example, Meaning, fields_of
+from resnet_jax.data.look import source_of
+from resnet_jax.data.order import Order
+from resnet_jax.data.records import Source, Subset
+from resnet_jax.data.rng import SHUFFLE, permutation
+from resnet_jax.data.source import load_dataset
+from resnet_jax.data.split import Splits
+from resnet_jax.data.transforms import divide, write_transform
+from resnet_jax.data.view import View
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.report.contact_sheet import Seen, Sheet, Shown
+from resnet_jax.report.example_axes import Style
+from resnet_jax.report.numbers import short_number
+from resnet_jax.runs.build import train_preparation
+from resnet_jax.runs.chosen import difference
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import Pixels, describe_images, geometry_of, load_splits
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory
+from resnet_jax.runs.recipes import list_recipes, load_recipe
+from resnet_jax.tasks.facts import LabelKind
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Which:
+    """Which examples are shown.
+
+    Attributes:
+        split: train, val, test, or all of a source that has one split; None for train, or all.
+        count: how many.
+        epoch: of training, counted from 0.
+        step: of the epoch, counted from 0: whose batch is shown.
+    """
+
+    split: str | None = None
+    count: int = 12
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Named:
+    """What a word names: a run directory, a recipe, or a data set.
+
+    Attributes:
+        what: for the headline.
+        config: of the run or recipe; of a data set one that only names it.
+        card: what a run knows of its data.
+        bare: whether it is a data set alone.
+    """
+
+    what: str
+    config: RunConfig
+    card: DatasetInfo | None = None
+    bare: bool = False
+
+
+def named(word: str) -> Named:
+    """Return what a word names.
+
+    Raises:
+        UsageError: a recipe that cannot be read, or a source that is not written as one.
+        DataError: a path at which no data set is.
+        RunError: a run that has not read its data.
+    """
+    path = Path(word).expanduser()
+    if (path / "config.yaml").is_file():
+        run = RunDirectory.existing(path)
+        return Named(f"run {path.resolve().name}", run.read_config(), run.read_data())
+    if (word in list_recipes() and word != "digits") or word.endswith((".yaml", ".yml")):
+        config = load_recipe(word)
+        return Named(f"recipe {config.recipe}", config)
+    if word == "digits":
+        return Named("recipe digits", load_recipe(word))
+    source = source_of(word)
+    config = RunConfig()
+    return Named(source, dataclasses.replace(config, data=dataclasses.replace(config.data, source=source)), bare=True)
+
+
+def sheet_of_source(config: RunConfig, which: Which) -> Sheet:
+    """Return a sheet of examples of a data set as they are stored, in an order that the seed gives.
+
+    Args:
+        config: names the source and says how it is read.
+        which: of them; a split that the source has itself.
+
+    Raises:
+        UsageError: it has no such split.
+        DataError: it cannot be read.
+    """
+    data = config.data
+    dataset = load_dataset(data.place, data.reading(least_classes=1))
+    split = which.split or ("all" if "all" in dataset.splits else "train")
+    if split not in dataset.splits:
+        raise UsageError(f"{data.place} has no split {split!r} of its own: it has {', '.join(dataset.splits)}")
+    records = dataset.splits[split]
+    chosen = _some(records, which.count, config.seed)
+    stored = [records[index] for index in chosen.tolist()]
+    shown = [
+        Shown(records.describe(index), _state(example, records.labels[index], dataset.kind, dataset.class_names))
+        for index, example in zip(chosen.tolist(), stored, strict=True)
+    ]
+    said = f"{len(shown)} of {len(records):,} examples as they are stored: {_fields(records)}"
+    title = f"{_short(data.place)}, split {split}"
+    return Sheet(title, (said, *_notes(dataset.notes)), shown, _style(records, stored, dataset.class_names))
+
+
+def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
+    """Return a sheet of examples of a run's data: beside each as it is stored what the network sees of it.
+
+    Of train that is the batch of a step, as a run of this configuration makes it: the same examples with the same
+    draws. Of val and test some examples, in an order that the seed gives, as evaluation prepares them.
+
+    Args:
+        named: the run or recipe.
+        config: its configuration, with what was changed.
+        which: of the examples.
+
+    Raises:
+        UsageError: there is no such split.
+        DataError: the data cannot be read or divided.
+        RunError: the data of the run is not what it was.
+    """
+    splits, class_names = load_splits(config)
+    if named.card is not None and (changed := difference(named.card, splits, class_names)):
+        raise RunError(f"{config.data.place} is not what it was when {named.what} was trained: {changed}")
+    split = which.split or "train"
+    if split not in SPLITS or getattr(splits, split) is None:
+        there = ", ".join(name for name in SPLITS if getattr(splits, name) is not None)
+        raise UsageError(f"there is no split {split!r}: there are {there}")
+    records: Source = getattr(splits, split)
+    geometry, training = geometry_of(config.data), split == "train"
+    view = View(records, geometry, training=training, seed=config.seed)
+    card = named.card or _card(config, splits, class_names, view)
+    if training:
+        batch, said = _training_rows(config, records, which)
+    else:
+        index = _some(records, which.count, config.seed)
+        batch = {"index": index, "epoch": np.zeros(len(index), np.int64)}
+        said = f"{len(index)} of {len(records):,} examples, as evaluation prepares them"
+    index, epoch = batch["index"], batch["epoch"]
+    arrays = {**view.examples(index, epoch), "label": records.labels[index]}
+    rows = {name: jnp.asarray(values) for name, values in arrays.items()}
+    rows |= {"index": jnp.asarray(index, jnp.int32), "epoch": jnp.asarray(epoch, jnp.int32)}
+    if training:
+        prepare = train_preparation(config, card, len(class_names))
+        made = jax.jit(prepare)(jax.random.split(jax.random.key(config.seed))[1], rows)
+        seen = {name: np.asarray(values) for name, values in made.items()}
+        seen["image"] = unnormalized(seen["image"], card)
+    else:
+        seen = {name: np.asarray(values) for name, values in rows.items()}
+    names, kind = tuple(class_names), splits.kind
+    shown, stored = [], []
+    for row, number in enumerate(index[: which.count].tolist()):
+        stored.append(records[number])
+        after = {name: values[row] for name, values in seen.items() if name not in ("index", "epoch", "label")}
+        shown.append(
+            Shown(
+                records.describe(number),
+                _state(stored[-1], records.labels[number], kind, names),
+                _state(after, seen["label"][row], kind, names),
+            )
+        )
+    place = _short(config.data.place)
+    title = f"{named.what}, {split}" if named.what == place else f"{named.what}: {place}, {split}"
+    lines = (said, _steps(config, training, view, card), *_notes(splits.notes))
+    return Sheet(title, lines, shown, _style(records, stored, names))
+
+
+def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[dict[str, np.ndarray], str]:
+    """Return positions and passes of the first rows of a batch, an even number for what is mixed in pairs."""
+    size, repeats = min(config.train.batch_size, len(records)), config.data.repeats
+    size = max(size // repeats, 1) * repeats
+    order = Order(records.labels, size, seed=config.seed, sampling=config.data.sampling)
+    if which.step >= order.steps_per_epoch:
+        raise UsageError(
+            f"step {which.step} is not one of the {order.steps_per_epoch:,} of an epoch, 0 to "
+            f"{order.steps_per_epoch - 1:,}"
+        )
+    index, epoch = order.at(which.epoch * order.steps_per_epoch + which.step)
+    count = min(which.count + which.count % 2, size)
+    if count < which.count:
+        raise UsageError(f"count {which.count} is more than the {size} examples of a batch")
+    smaller = "" if size == config.train.batch_size else f", in place of train.batch_size {config.train.batch_size}"
+    said = (
+        f"the first {which.count} of {size} of the batch of step {which.step} of {order.steps_per_epoch:,} in epoch "
+        f"{which.epoch} (seed {config.seed}{smaller}); {len(records):,} examples in train"
+    )
+    return {"index": index[:count], "epoch": epoch[:count]}, said
+
+
+def _card(config: RunConfig, splits: Splits, class_names: tuple[str, ...], view: View) -> DatasetInfo:
+    """Return what a run would know of its data; mean and deviation are counted if the configuration has none."""
+    dtype, geometry = view.fields["image"][1].name, geometry_of(config.data)
+    pixels = Pixels(splits, class_names, view.shape, geometry, splits.train[0]["image"].shape, dtype)
+    return describe_images(pixels, config.data).card
+
+
+def unnormalized(images: np.ndarray, card: DatasetInfo) -> np.ndarray:
+    """Return inputs as they are stored, of those that a network is given: times the deviation, plus the mean.
+
+    >>> card = DatasetInfo(("a", "b"), (1, 1, 1), (0.5,), (0.25,), {})
+    >>> unnormalized(np.array([[[[-2.0]]], [[[1.0]]]]), card).ravel().tolist()
+    [0, 191]
+    """
+    mean, std = (np.asarray(values, np.float64) for values in (card.mean, card.std))
+    values = images.astype(np.float64) * std + mean
+    return np.rint(np.clip(values * 255, 0, 255)).astype(np.uint8) if card.image_dtype == "uint8" else values
+
+
+def _some(records: Source, count: int, seed: int) -> np.ndarray:
+    return permutation(len(records), seed, SHUFFLE)[:count]
+
+
+def _state(example: Example, label: np.ndarray, kind: LabelKind, names: Sequence[str]) -> Seen:
+    fields = {name: np.asarray(values) for name, values in example.items() if name != "label"}
+    return Seen(fields, _say_label(np.asarray(label), kind, names))
+
+
+def _say_label(label: np.ndarray, kind: LabelKind, names: Sequence[str]) -> str:
+    """Return a label in words; shares of several classes, largest first, where images were mixed."""
+    if kind in ("segmentation", "boxes"):
+        return ""
+    if kind == "value":
+        values = zip(names, np.atleast_1d(label).tolist(), strict=False)
+        return ", ".join(f"{name} {short_number(value)}" for name, value in values)
+    if label.ndim == 0:
+        return names[int(label)]
+    order = np.argsort(-label, kind="stable")
+    shares = [(str(names[int(k)]), float(label[k])) for k in order.tolist() if label[k] > 0]
+    if all(share == 1 for _, share in shares):
+        return " + ".join([name for name, _ in shares]) or "no label"
+    return "\n".join(f"{share * 100:.0f} % {name}" for name, share in shares)
+
+
+def _style(records: Source, stored: Sequence[Example], names: Sequence[str]) -> Style:
+    """Return how examples are drawn: bytes from 0 to 255, other numbers between the 0.5th and 99.5th percentile."""
+    spec = fields_of(records.spec)
+    meanings: dict[str, Meaning] = {name: field.meaning for name, field in spec.items()}
+    first = stored[0]["image"]
+    meanings["image"] = cast(Meaning, MEANING_OF_RANK.get(first.ndim, "array"))
+    low, high = 0.0, 255.0
+    if first.dtype != np.uint8 or meanings["image"] == "signal":
+        values = np.concatenate([np.asarray(one["image"], np.float64).ravel() for one in stored])
+        values = values[np.isfinite(values)]
+        ends = (0.0, 100.0) if meanings["image"] == "signal" else (0.5, 99.5)
+        low, high = (float(end) for end in np.percentile(values, ends)) if len(values) else (0.0, 1.0)
+    return Style(names, meanings, low, high if high > low else low + 1, _rate(records))
+
+
+def _rate(records: Source) -> int | None:
+    """Return the samples a second of sounds, which their source knows."""
+    while isinstance(records, Subset):
+        records = records.records
+    return getattr(records, "rate", None)
+
+
+def _steps(config: RunConfig, training: bool, view: View, card: DatasetInfo) -> str:
+    """Say what is done to an example, in order."""
+    found, size = divide(config.data.augment), config.data.image_size
+    normalized = "normalized by mean " + " ".join(f"{value:.3g}" for value in card.mean)
+    normalized += ", deviation " + " ".join(f"{value:.3g}" for value in card.std) + " (undone here)"
+    if not training:
+        sized = [] if size is None else [f"brought to {size}x{size}"]
+        return "seen, in order: " + ", ".join([*sized, normalized])
+    host = [write_transform(one) for one in found.before]
+    if size is not None:
+        host.append(f"random_resized_crop to {size}x{size}" if found.random_resized else f"brought to {size}x{size}")
+    host += [write_transform(one) for one in found.after]
+    device, done = [], False
+    for one in found.device:
+        if getattr(one, "needs", "any") == "normalized" and not done:
+            device.append(normalized)
+            done = True
+        device.append(write_transform(one))
+    device += [] if done else [normalized]
+    where = [f"on the host {', '.join(host)}"] if host else []
+    where.append(f"on the device {', '.join(device)}")
+    sides = "x".join(str(side) for side in view.shape)
+    return f"seen {sides}, in order: {'; '.join(where)}"
+
+
+def _fields(records: Source) -> str:
+    """Say what an example holds."""
+    spec = fields_of(records.spec)
+    sides = {name: "x".join("?" if side is None else str(side) for side in field.shape) for name, field in spec.items()}
+    return ", ".join(f"{name} {field.dtype} {sides[name]} ({field.meaning})" for name, field in spec.items())
+
+
+def _notes(notes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"note: {note}" for note in notes)
+
+
+def _short(source: str) -> str:
+    """Return a source without the folders of its path: a picture may travel."""
+    kind, colon, path = source.partition(":")
+    return f"{kind}{colon}{Path(path).name}"

@@ -1,0 +1,71 @@
+"""Test-time views: an image is seen several times, mirrored or in crops, and what the network says is averaged.
+
+Ten crops are those of A. Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (NIPS 2012,
+section 4.1): four corners and the centre, and their mirror images; probabilities are averaged, and not outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.errors import UsageError
+from resnet_jax.tasks.task import Batch, Task
+
+Views = Literal["none", "flip", "ten_crop"]
+PredictStep = Callable[[Mapping[str, Any], Batch], jax.Array]
+
+#: Side of the images of which ten crops are taken, in sides of the crop: 256 of 224.
+MARGIN = 1 / 0.875
+
+
+def views_of(images: jax.Array, views: Views, size: int | None = None) -> jax.Array:
+    """Return the views of images, (views, N, height, width, channels).
+
+    Args:
+        images: (N, height, width, channels); of ten crops larger than these.
+        views: ``none``: the images; ``flip``: these and their mirror images; ``ten_crop``.
+        size: side of a crop, pixels.
+
+    Raises:
+        UsageError: inputs that are no images, or no larger than their crops.
+
+    >>> views_of(jnp.arange(3).reshape(1, 1, 3, 1), "flip").reshape(2, 3).tolist()
+    [[0, 1, 2], [2, 1, 0]]
+    """
+    if views == "none":
+        return images[None]
+    if images.ndim != 4:
+        raise UsageError(f"views are of images (height, width, channels), not of {images.shape[1:]}: leave them out")
+    if views == "flip":
+        return jnp.stack([images, images[:, :, ::-1]])
+    height, width = images.shape[1:3]
+    if size is None or size > min(height, width):
+        raise UsageError(f"ten crops of {size} pixels need larger images than {height}x{width}")
+    down, right = height - size, width - size
+    corners = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
+    crops = [images[:, top : top + size, left : left + size] for top, left in corners]
+    return jnp.stack([*crops, *(crop[:, :, ::-1] for crop in crops)])
+
+
+def predict_views(predict_step: PredictStep, task: Task, views: Views, size: int | None = None) -> PredictStep:
+    """Return a predict step whose outputs are the average over views, one view at a time.
+
+    Args:
+        predict_step: from :func:`resnet_jax.training.step.make_predict_step`.
+        task: averages its outputs by ``mean_outputs``; a task without it, as they are.
+        views: which.
+        size: side of a crop.
+    """
+    if views == "none":
+        return predict_step
+    average = getattr(task, "mean_outputs", lambda outputs: outputs.mean(axis=0))
+
+    def predict(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
+        seen = views_of(batch["image"], views, size)
+        return average(jax.lax.map(lambda images: predict_step(variables, {**batch, "image": images}), seen))
+
+    return predict
