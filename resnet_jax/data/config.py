@@ -22,8 +22,8 @@ class DataConfig:
     """Where the images come from, how they are split, and what is done to them."""
 
     source: str = "digits"
-    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV or JSONL), array_record:PATH, tfds:NAME or a registered
-    KIND:LOCATION."""
+    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV, JSONL), cifar:PATH, mnist:PATH, array_record:PATH, tfds:NAME, or
+    another kind."""
     moved_to: Annotated[str, SAME_RESULT] | None = None
     """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
     val_fraction: BelowOne = 0.1
@@ -65,7 +65,7 @@ class DataConfig:
     """Of folder:PATH whose class is in the files' names: a regular expression with one group, such as "^([a-z]+)_"; it
     is looked for in the path below the folder."""
     class_list: str | None = None
-    """A file of class names, one a line, in the order of the labels; folders are called as its first words."""
+    """A file of classes, one a line, in label order: the folder, and what it is called (of mnist: only that)."""
     signal_length: AtLeast1 | None = None
     """Samples that series and sounds of different lengths are brought to: zeros are added at the end, what is longer
     loses its end; None: the length of the longest."""

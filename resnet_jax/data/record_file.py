@@ -8,6 +8,7 @@ milliseconds at a million of them; ``read(number, number + 1)`` gives the same b
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import threading
 from collections.abc import Iterator
@@ -92,12 +93,11 @@ def _library() -> Any:
         DataError: it is not installed.
     """
     try:
-        from array_record.python import array_record_module
+        return importlib.import_module("array_record.python.array_record_module")
     except ImportError as error:
         raise DataError(
-            f"ArrayRecord files need the package array-record ({error}): pip install array-record"
+            f"ArrayRecord files need the package array-record: pip install array-record ({error})"
         ) from error
-    return array_record_module
 
 
 def _open(path: str) -> Any:
