@@ -22,8 +22,8 @@ class DataConfig:
     """Where the images come from, how they are split, and what is done to them."""
 
     source: str = "digits"
-    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV, JSONL), cifar:PATH, mnist:PATH, array_record:PATH, tfds:NAME, or
-    another kind."""
+    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV, JSONL), cifar:PATH, mnist:PATH, array_record:PATH, tfds:NAME,
+    or another kind."""
     moved_to: Annotated[str, SAME_RESULT] | None = None
     """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
     val_fraction: BelowOne = 0.1
