@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 from pathlib import Path
 
 import jax
@@ -345,6 +346,8 @@ def test_on_the_host_a_policy_depends_on_seed_epoch_and_index_alone():
             np.uint8,
             r"are more than these inputs have, whose sides are \(8, 6\)",
         ),
+        ("rand_augment", (8, 8, 4), np.uint8, "takes images of 1 channel .grey. or 3 .red, green, blue.; these have 4"),
+        ("hue(0.1)", (8, 8, 2), np.uint8, "hue takes images of 1 channel"),
         ("gaussian_blur(17)", (8, 8, 3), np.uint8, "a kernel of 17 pixels is mirrored at the border of images of"),
     ],
 )
@@ -395,3 +398,10 @@ def test_every_transform_says_what_it_does_in_one_line():
 def test_the_documentation_has_the_table_of_all_transforms():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     assert transform_table() in text, f"put this into docs/data.md:\n{transform_table()}"
+
+
+def test_worker_processes_can_be_given_them():
+    for text in ("brightness(0.5, 1.5)", "rotate(-5, 5, fill=(1, 2, 3))", "grey", *COLOURS, *MORE, *GEOMETRY):
+        transform = parse_transform(text)
+        assert pickle.loads(pickle.dumps(transform)) == transform
+        assert hash(transform) == hash(parse_transform(text))

@@ -101,6 +101,7 @@ def _transform_of(row: Operation) -> type:
         "operation": row,
         "name": row.name,
         "bytes_only": row.form != "affine",
+        "coloured": row.name in ("contrast", "saturation", "grey", "hue"),
     }
     kind = dataclass(frozen=True)(type(title, (base,), body))
     globals()[title] = kind  # pickled by its name
