@@ -27,7 +27,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import said_skipped
 from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
-from resnet_jax.runs.dispatch import steps_per_dispatch
+from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
 from resnet_jax.runs.length import length_of
 from resnet_jax.runs.stages import in_stages
 from resnet_jax.tasks.facts import TaskFacts
@@ -89,6 +89,7 @@ class RunComponents:
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
         make_feed: of the run; given seeds, of a population with a member of each.
+        fed: where the training images are meanwhile, in words.
     """
 
     model: ResNet
@@ -101,6 +102,7 @@ class RunComponents:
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
     make_feed: Callable[..., Feed]
+    fed: str = ""
 
 
 def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunComponents:
@@ -151,6 +153,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
             model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
         ),
         make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
+        fed=describe_feed(config, feed, mesh),
     )
 
 

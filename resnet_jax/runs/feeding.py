@@ -1,4 +1,4 @@
-"""How many updates a call of a compiled program makes: as asked for, or what pays where the training set fits."""
+"""Where the training images lie while a run trains on them: resident on the devices, in memory, or read as needed."""
 
 from __future__ import annotations
 
@@ -41,3 +41,37 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> 
             "set it to 1"
         )
     return wanted
+
+
+def describe_feed(config: RunConfig, feed: TrainBatches, mesh: Devices) -> str:
+    """Say where the training images are while they are trained on, and why there.
+
+    Args:
+        config: the run.
+        feed: its batches.
+        mesh: the devices.
+    """
+    if config.data.sizes:
+        return f"brought to another size in each stage: {', '.join(config.data.sizes)}"
+    per_call = steps_per_dispatch(config, feed, mesh)
+    size = _bytes(feed.stored_bytes)
+    if per_call > 1:
+        return f"{size} resident on each device, {per_call} updates in a call"
+    if feed.stored:
+        return f"{size} in memory, sent batch by batch{_why_not_resident(config, feed, mesh)}"
+    workers, threads = config.data.workers, config.data.threads
+    by = f"{workers} worker processes of {max(threads, 1)} threads" if workers else f"{threads} threads"
+    reason = "other pixels in each epoch" if feed.geometry.random else f"{size} are too many to hold"
+    return f"streamed: decoded as they are needed by {by} ({reason})"
+
+
+def _why_not_resident(config: RunConfig, feed: TrainBatches, mesh: Devices) -> str:
+    device = as_placement(mesh).devices[0]
+    if config.train.steps_per_dispatch == 1 or STEPS_PER_DISPATCH.get(device.platform, 1) == 1:
+        return ""
+    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+    return f": more than {RESIDENT_SHARE:.0%} of a device's {_bytes(limit)}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
