@@ -23,6 +23,7 @@
 | `look` | `look_at(path)`: which source a path is, its labels, sizes and channels |
 | `pipeline` | `TrainBatches`, `EvalBatches`: a batch is a pure function of the step |
 | `transforms`, `augmentations` | transforms by name, in order; `register_transform`: your own |
+| `operations` | the table of operations on images, for host and device alike |
 | `augment`, `mix`, `on_device` | the JAX files: what the compiled step does to a batch |
 
 >>> from resnet_jax.data import TrainBatches, load_dataset, resolve_splits
