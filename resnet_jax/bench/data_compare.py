@@ -23,7 +23,7 @@ Kind = Literal["imagenet", "cifar", "mnist"]
 OURS = Path(__file__).with_name("data_side.py")
 #: Our sides; the last two for small images only, which fit.
 SIDES = ("threads", "workers", "bare", "grain", "streamed", "memory", "resident")
-PEERS = ("torch", "tensorflow")
+PEERS = ("torch", "tensorflow", "tensorflow_whole")
 START_SECONDS = 300.0
 
 
@@ -119,10 +119,10 @@ def _starts(workload: DataWorkload, folder: Path, source: str, scratch: Path) ->
         spec = {**common, "source": source, "side": side, "workers": workers}
         return lambda: Worker(sys.executable, OURS, spec)
 
-    def peer(file: str, python: Path) -> Callable[[], Worker]:
+    def peer(file: str, python: Path, **more: bool) -> Callable[[], Worker]:
         if not python.is_file():
             raise UsageError(f"{python} is no interpreter")
-        spec = {**common, "folder": str(folder), "records": workload.records, "scratch": str(scratch)}
+        spec = {**common, "folder": str(folder), "records": workload.records, "scratch": str(scratch), **more}
         quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
         return lambda: Worker(str(python), peers_folder() / file, spec, quiet)
 
@@ -130,7 +130,9 @@ def _starts(workload: DataWorkload, folder: Path, source: str, scratch: Path) ->
     if workload.torch is not None:
         found["torch"] = peer("torch_data_peer.py", workload.torch)
     if workload.tensorflow is not None:
-        found["tensorflow"] = peer("tensorflow_data_peer.py", workload.tensorflow)
+        found["tensorflow"] = peer("tensorflow_data_peer.py", workload.tensorflow, whole=False)
+        if workload.kind == "imagenet":
+            found["tensorflow_whole"] = peer("tensorflow_data_peer.py", workload.tensorflow, whole=True)
     return found
 
 
@@ -160,6 +162,7 @@ RATIOS = {
     "workers_over_torch": ("workers", "torch"),
     "threads_over_tensorflow": ("threads", "tensorflow"),
     "workers_over_tensorflow": ("workers", "tensorflow"),
+    "threads_over_tensorflow_whole": ("threads", "tensorflow_whole"),
     "memory_over_streamed": ("memory", "streamed"),
     "resident_over_streamed": ("resident", "streamed"),
     "resident_over_tensorflow": ("resident", "tensorflow"),
@@ -227,6 +230,7 @@ NAMES = {
     "grain": "plain Grain",
     "torch": "torch DataLoader",
     "tensorflow": "tf.data",
+    "tensorflow_whole": "tf.data, whole images",
     "streamed": "to a step, streamed",
     "memory": "to a step, from memory",
     "resident": "to a step, resident",

@@ -18,4 +18,8 @@ class HostFlip:
 
     def apply(self, example: Example, rng: np.random.Generator, spec: Spec, /) -> Example:
         """Mirror it or not."""
-        return {**example, "image": example["image"][:, ::-1]} if rng.random() < 0.5 else example
+        if rng.random() >= 0.5:
+            return example
+        import cv2
+
+        return {**example, "image": cv2.flip(example["image"], 1)}

@@ -116,12 +116,16 @@ class Order:
 def _shuffled(count: int, different: int, seed: int) -> Draw:
     """Draw from a new permutation each pass; what does not fill a last batch is left out."""
     steps = count // different
-    order = functools.lru_cache(maxsize=2)(functools.partial(permutation, count, seed, SHUFFLE))
+    kept = np.int32 if count < 2**31 else np.int64  # of a million examples two orders are 8 MB
+
+    @functools.lru_cache(maxsize=2)
+    def order(passes: int) -> np.ndarray:
+        return permutation(count, seed, SHUFFLE, passes).astype(kept)
 
     def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
         passes, position = divmod(step, steps)
         start = position * different
-        return order(passes)[start : start + different], np.full(different, passes)
+        return order(passes)[start : start + different].astype(np.int64), np.full(different, passes)
 
     return draw
 

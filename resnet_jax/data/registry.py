@@ -47,6 +47,7 @@ _OURS = {
     "digits": ("digits", "digits"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
+    "npy": ("npy", "npy:PATH"),
     "cifar": ("cifar", "cifar:PATH or cifar:PATH@coarse"),
     "mnist": ("mnist", "mnist:PATH or mnist:PATH@PREFIX"),
     "manifest": ("manifest", "manifest:PATH"),
@@ -99,6 +100,15 @@ def find_source(kind: str) -> SourceKind | None:
     if kind in _OURS and kind not in SOURCES:
         importlib.import_module(_module(kind))
     return SOURCES.get(kind)
+
+
+def source_forms() -> str:
+    """Return how a source of every kind is written, in a row.
+
+    >>> source_forms().startswith("digits, folder:PATH")
+    True
+    """
+    return ", ".join(KINDS.values())
 
 
 def users_of(name: str) -> list[str]:

@@ -27,7 +27,9 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import said_skipped
 from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
+from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
 from resnet_jax.runs.length import length_of
+from resnet_jax.runs.stages import in_stages
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
@@ -43,14 +45,6 @@ from resnet_jax.training.population import BATCH_AXIS, make_population_step, sta
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
 from resnet_jax.training.views import Views
-
-#: Updates per call where the configuration does not say; 1 on other platforms. A CPU gains as well, 1.3 to 2.3 ms an
-#: update (one core: ResNet-20 on digits 28.6 -> 26.2 ms, two blocks of 8 and 16 channels 4.1 -> 2.4 ms), which is
-#: nothing to a larger step, and Ctrl-C waits for the end of a call. For GPUs and TPUs a guess: none was at hand.
-STEPS_PER_DISPATCH: dict[str, int] = {"gpu": 16, "tpu": 16}
-
-#: Share of a device's memory that the training set may take before that default falls back to single calls.
-RESIDENT_SHARE = 0.25
 
 
 def build_model(config: RunConfig, card: DatasetInfo, *, devices: int = 1) -> ResNet:
@@ -95,6 +89,7 @@ class RunComponents:
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
         make_feed: of the run; given seeds, of a population with a member of each.
+        fed: where the training images are meanwhile, in words.
     """
 
     model: ResNet
@@ -107,6 +102,7 @@ class RunComponents:
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
     make_feed: Callable[..., Feed]
+    fed: str = ""
 
 
 def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunComponents:
@@ -119,7 +115,6 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
-    per_call = steps_per_dispatch(config, feed, mesh)
     plan = train.plan(feed.steps_per_epoch)
 
     model, task = build_model(config, card, devices=placement.size), build_task(config, card)
@@ -139,6 +134,11 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         loss_scaling=scaling,
     )
     step = make_step()
+
+    def make(part: RunData) -> Callable[..., Feed]:
+        per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
+        return _feed_maker(config, part, placement, step, probed, per_call)
+
     probed = None if train.depth_every is None else make_step(probe=BlockNames())
     return RunComponents(
         model=model,
@@ -152,7 +152,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
         ),
-        make_feed=_feed_maker(config, images, placement, step, probed, per_call),
+        make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
+        fed=describe_feed(config, feed, mesh),
     )
 
 
@@ -168,33 +169,6 @@ def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
     if scaling != LossScaling():
         raise UsageError(f"train.loss_scale goes with model.dtype float16; {model.config.dtype} needs none")
     return None
-
-
-def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> int:
-    """Return how many updates a call makes: what the configuration says, or what pays on these devices.
-
-    Raises:
-        UsageError: several are asked for and the training set cannot lie on the devices; it says why.
-    """
-    wanted = config.train.steps_per_dispatch
-    if wanted == 1:
-        return 1
-    device = as_placement(mesh).devices[0]
-    if wanted is None:
-        limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-        fits = feed.stored and feed.stored_bytes <= RESIDENT_SHARE * limit
-        return STEPS_PER_DISPATCH.get(device.platform, 1) if fits else 1
-    if not feed.stored:
-        reason = (
-            "data.augment makes other pixels in each epoch, on the host"
-            if feed.geometry.random
-            else f"the training images are read from {config.data.source} as they are needed, being too many to hold"
-        )
-        raise UsageError(
-            f"train.steps_per_dispatch {wanted} takes its batches from pixels that stay on the devices, but {reason}; "
-            "set it to 1"
-        )
-    return wanted
 
 
 def _feed_maker(

@@ -181,10 +181,8 @@ def fit(
         if source is not None:
             run.write_start(source.record())
         views = [View(_name(one), lambda one=one: one, _sayer(console)) for one in told]
-        corrupt = CorruptList(run.corrupt, images.unreadable, _sayer(console))
-        job = _Job(
-            config, images, parts, run, checkpoints, console, source, _FirstStep(began), parts.make_feed(), corrupt
-        )
+        first, corrupt = _FirstStep(began), CorruptList(run.corrupt, images.unreadable, _sayer(console))
+        job = _Job(config, images, parts, run, checkpoints, console, source, first, parts.make_feed(), corrupt)
         _announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)
@@ -387,6 +385,7 @@ def _announce(job: _Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     facts = {
         "network": f"{config.model.name}, {_outputs(job.parts.task, job.images.card.class_names)}",
         "images": f"{config.data.place}: {sizes} ({shape})",
+        "fed": job.parts.fed,
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "run": str(job.run.path),

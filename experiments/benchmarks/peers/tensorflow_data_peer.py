@@ -2,8 +2,8 @@
 
 It imports nothing of this project; ``resnet_jax/bench/serve.py`` loads it in an interpreter that has tensorflow. The
 crop is a box of ``sample_distorted_bounding_box`` that ``decode_and_crop_jpeg`` decodes alone, as in TensorFlow's own
-ResNet, resized bilinearly (without antialiasing). Batches are uint8. Parallel calls and threads are as many as the
-other sides have.
+ResNet; with ``whole``, all of the image is decoded, as the other sides do. It is resized bilinearly, without
+antialiasing. Batches are uint8. Parallel calls and threads are as many as the other sides have.
 """
 # pyright: reportMissingImports=false
 
@@ -36,7 +36,7 @@ class Side:
         else:
             data = tf.data.Dataset.from_tensor_slices((paths, labels)).shuffle(len(files)).repeat()
             data = data.map(lambda path, label: (tf.io.read_file(path), label), num_parallel_calls=threads)
-        make = {"imagenet": _crop, "cifar": _rgb, "mnist": _grey}[kind]
+        make = {"imagenet": _crop_whole if spec["whole"] else _crop, "cifar": _rgb, "mnist": _grey}[kind]
         data = data.map(lambda image, label: (make(image), label), num_parallel_calls=threads)
         options = tf.data.Options()
         options.threading.private_threadpool_size = threads
@@ -78,14 +78,21 @@ def _parse(record: Any) -> Any:
     return found["image"], found["label"]
 
 
-def _crop(data: Any) -> Any:
+def _crop_whole(data: Any) -> Any:
+    return _crop(data, whole=True)
+
+
+def _crop(data: Any, whole: bool = False) -> Any:
     shape = tf.io.extract_jpeg_shape(data)
     begin, size, _ = tf.image.sample_distorted_bounding_box(
         shape, tf.zeros([1, 0, 4]), area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )  # fmt: skip
     window = tf.stack([begin[0], begin[1], size[0], size[1]])
-    image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+    if whole:
+        image = tf.slice(tf.io.decode_jpeg(data, channels=3), begin, size)
+    else:
+        image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
     image = tf.image.random_flip_left_right(tf.image.resize(image, (224, 224)))
     return tf.cast(tf.round(image), tf.uint8)
 
