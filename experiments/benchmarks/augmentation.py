@@ -1,10 +1,10 @@
 """What policies cost: on the device beside the train step of ResNet-20, and on the host beside decoding and cropping.
 
-Claims: (1) on the device a policy computes its three forms once, not every operation, and is cheaper than a `lax.switch`
-over the operations, of which `vmap` computes all branches; (2) on the host an image runs the operations that are drawn,
-and no others.
+Claims: (1) on the device a policy computes its three forms once, not every operation, and is cheaper than a
+`lax.switch` over the operations, of which `vmap` computes all branches; (2) on the host an image runs the operations
+that are drawn, and no others.
 
-    uv run python experiments/benchmarks/augmentation.py --images FOLDER --out experiments/results/bench/augmentation.json
+    uv run python experiments/benchmarks/augmentation.py --images FOLDER --out results/augmentation.json
 
 All programs are compiled first and run in turns, the order changing; figures are medians over the turns. Two CPU cores,
 about 4 minutes.

@@ -3,7 +3,11 @@
 | file | one concept |
 |---|---|
 | `source` | `load_dataset("digits" or "folder:PATH" or "npz:PATH" or "manifest:PATH" or "tfds:NAME")` |
-| `digits`, `folder`, `npz`, `manifest`, `tfds` | one kind of source each |
+| `digits`, `folder`, `npz`, `manifest`, `array_record`, `cifar`, `mnist`, `tfds` | one kind of source each |
+| `convert`, `prepare` | any data set as one ArrayRecord file; sets of TFDS, downloaded or from what is here |
+| `kinds` | series, sounds, boxes, masks and volumes |
+| `boxes` | corners of boxes, and what becomes of those of which a crop leaves nothing |
+| `check`, `check_report`, `check_text` | `check_dataset`: what is in a data set, cannot be read, is in it twice |
 | `registry` | `register_source`: kinds of your own |
 | `example` | `Example`, a dict of named arrays; `Source`: examples by index |
 | `records` | sources in memory and parts of sources; `Dataset`: named splits of a source |

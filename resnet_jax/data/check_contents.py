@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_jax.data.example import Example
+from resnet_jax.data.kinds.box_records import BoxRecords
 from resnet_jax.data.kinds.wav import SoundRecords
+from resnet_jax.data.layout import shortened
 from resnet_jax.data.records import Dataset
 
 NONE = 255
@@ -214,7 +216,7 @@ class BoxContents:
             "share_of_image": share,
         }
         middle = counts[len(counts) // 2]
-        thin = [f"          {slivers:,} boxes have a side below {SLIVER} pixels: look at them"] if slivers else []
+        thin = [f"          {slivers:,} boxes have a side below {SLIVER} pixels{_thinnest(dataset)}"] if slivers else []
         return [
             f"boxes     {len(sides):,}, {counts[0]:,} to {counts[-1]:,} an image (median {middle:,}); "
             f"{self.per_image.get(0, 0):,} images without",
@@ -224,3 +226,14 @@ class BoxContents:
             f"the median covers {share[1]:.1%} of its image",
             *thin,
         ], details
+
+
+def _thinnest(dataset: Dataset) -> str:
+    """Name a few of the images with slivers of boxes, where the source knows its boxes without reading images."""
+    names = []
+    for source in dataset.splits.values():
+        if isinstance(source, BoxRecords):
+            thin = np.flatnonzero((source.boxes[:, 2:] - source.boxes[:, :2] < SLIVER).any(axis=1))
+            images = np.unique(np.searchsorted(source.starts, thin, side="right") - 1)
+            names += [source.describe(int(image)) for image in images]
+    return f": look at {shortened(names, 3)}" if names else ""

@@ -10,6 +10,8 @@ from annotated_types import Gt, Interval
 from resnet_jax.data.division import Division, Method
 from resnet_jax.data.order import Balance, Sampling
 from resnet_jax.data.reading import Orientation, Pixels, Reading
+from resnet_jax.data.registry import source_forms
+from resnet_jax.data.sizes import parse_sizes
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transforms import canonical, divide, transform_names
 from resnet_jax.data.unreadable import SHARE, OnCorrupt, Unreadable
@@ -21,8 +23,8 @@ from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Listing
 class DataConfig:
     """Where the images come from, how they are split, and what is done to them."""
 
-    source: str = "digits"
-    """digits, folder:PATH, npz:PATH, manifest:PATH (CSV or JSONL), tfds:NAME or a registered KIND:LOCATION."""
+    source: Annotated[str, Listing(source_forms)] = "digits"
+    """Where the examples come from, KIND:LOCATION; the kinds:"""
     moved_to: Annotated[str, SAME_RESULT] | None = None
     """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
     val_fraction: BelowOne = 0.1
@@ -49,6 +51,9 @@ class DataConfig:
     """How often an image is in a training batch, each time augmented anew; an epoch keeps its number of updates."""
     image_size: AtLeast1 | None = None
     """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
+    sizes: tuple[str, ...] = ()
+    """Progressive resolution: sides that training images are brought to, each from a point of the run on, such as
+    "128@0%" "160@40%" "224@80%"; evaluation is at data.image_size, or at the images' own."""
     augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
     """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)"; more
     arguments of each are in docs/data.md. Known."""
@@ -64,7 +69,7 @@ class DataConfig:
     """Of folder:PATH whose class is in the files' names: a regular expression with one group, such as "^([a-z]+)_"; it
     is looked for in the path below the folder."""
     class_list: str | None = None
-    """A file of class names, one a line, in the order of the labels; folders are called as its first words."""
+    """A file of classes, one a line, in label order: the folder, and what it is called (of mnist: only that)."""
     signal_length: AtLeast1 | None = None
     """Samples that series and sounds of different lengths are brought to: zeros are added at the end, what is longer
     loses its end; None: the length of the longest."""
@@ -85,6 +90,7 @@ class DataConfig:
         check_fields(self, "data.")
         self.division()  # which checks what it is made of
         check_normalization(self.mean, self.std, dtype=None)
+        parse_sizes(self.sizes)
         object.__setattr__(self, "augment", canonical(self.augment))
         if self.repeats > 1 and not self.augment:
             raise UsageError(

@@ -170,22 +170,35 @@ def _plan(builder: Any, name: str) -> str:
     Raises:
         DataError: there is too little space.
     """
-    sizes = [info.size or 0 for info in (builder.url_infos or {}).values()]
-    download, prepared = sum(sizes), int(builder.info.dataset_size or 0)
     downloads = _downloads(builder)
+    infos = builder.url_infos or {}
+    present = {url: _by_hand(downloads, url) for url in infos}
+    download = sum(info.size or 0 for url, info in infos.items() if present[url] is None)
+    by_hand = sum(file.stat().st_size for file in present.values() if file is not None)
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:  # the other files are those that are left out
+        download = 0
+    several = len(builder.BUILDER_CONFIGS) > 1  # what is downloaded is known of all configurations together
+    needed = by_hand + int(builder.info.dataset_size or 0) + (0 if several else 2 * download)
     root = next(folder for folder in (downloads, *downloads.parents) if folder.is_dir())
     free = shutil.disk_usage(root).free
-    needed = 2 * download + prepared
     if needed > free:
         raise DataError(
             f"tfds:{name} takes about {needed / 1e9:,.1f} GB (downloaded, unpacked and prepared) and {free / 1e9:,.1f} "
             f"GB are free in {root}; name another --data-dir"
         )
-    size = f"at most {download / 1e6:,.1f} MB are downloaded" if download else "how much is downloaded is not known"
-    extra = (
-        "" if tensorflow_installed() else f" TensorFlow is not installed; if it is needed, this ends with {INSTALL}."
-    )
-    return f"{name}: {size} to {downloads}, and prepared in {builder.data_dir}.{extra}"
+    size = f"at most {download / 1e6:,.1f} MB are downloaded to {downloads}"
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        size = f"read from {downloads / 'manual'}"
+    elif not download:
+        size = f"downloaded to {downloads}, how much is not known"
+    extra = "" if tensorflow_installed() else f" TensorFlow is not installed: should its code need it, {INSTALL}."
+    return f"{name}: {size}, and prepared in {builder.data_dir}.{extra}"
+
+
+def _by_hand(downloads: Path, url: str) -> Path | None:
+    """Return the file that the user put where TFDS looks before it downloads, or None."""
+    file = downloads / "manual" / url.rpartition("/")[2]
+    return file if file.is_file() else None
 
 
 def _check_format(builder: Any, opens_as: str) -> None:

@@ -101,6 +101,15 @@ def find_source(kind: str) -> SourceKind | None:
     return SOURCES.get(kind)
 
 
+def source_forms() -> str:
+    """Return how a source of every kind is written, in a row.
+
+    >>> source_forms().startswith("digits, folder:PATH")
+    True
+    """
+    return ", ".join(KINDS.values())
+
+
 def users_of(name: str) -> list[str]:
     """Return the kinds of sources that use a field of ``Reading`` that not all do."""
     for kind in _OURS:

@@ -1,5 +1,6 @@
-"""One line names a data set: ``digits``, ``folder:PATH``, ``npz:PATH``, ``manifest:PATH``, ``tfds:NAME[@DATA_DIR]``, or
-``KIND:LOCATION`` of a kind that was registered (:func:`resnet_jax.data.registry.register_source`).
+"""One line names a data set: ``digits``, ``folder:PATH``, ``npz:PATH``, ``manifest:PATH``, ``array_record:PATH``,
+``tfds:NAME[@DATA_DIR]``, or ``KIND:LOCATION`` of a kind that was registered
+(:func:`resnet_jax.data.registry.register_source`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What the code of TFDS's image sets needs of TensorFlow while it prepares them, done without it.
 
-Most sets take two things from TensorFlow: files (``tf.io.gfile``) and the PNG encoder of arrays. Both are lent for the
-time of a preparation. Whatever else a set asks for raises ``ImportError``, as it would.
+Most sets take two things from TensorFlow: files (``tf.io.gfile``) and the PNG encoder of arrays; ImageNet also has 23
+images in CMYK or PNG written anew as RGB JPEG of quality 100. All are lent for the time of a preparation. OpenCV does
+them: PNG is exact, those JPEGs are not to the bit what TensorFlow makes of them. Whatever else a set asks for raises
+``ImportError``, as it would.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from resnet_jax.data.decode import decode_image
 
 
 def tensorflow_installed() -> bool:
@@ -39,12 +43,25 @@ def to_png(image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def to_rgb_jpeg(data: bytes, quality: int = 100) -> bytes:
+    """Return an image file written anew as RGB JPEG."""
+    import cv2
+
+    image = decode_image(data, 3, "an image to be written anew as RGB JPEG")
+    done, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"cannot encode {image.shape} as JPEG")
+    return encoded.tobytes()
+
+
 @contextlib.contextmanager
 def lent(builder: Any) -> Iterator[None]:
-    """Lend a builder files and the PNG encoder while it prepares its set."""
+    """Lend a builder files and encoders while it prepares its set."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import utils
     from tensorflow_datasets.core.utils import lazy_imports_utils
 
+    rewriters = {name: getattr(utils, name) for name in ("jpeg_cmyk_to_rgb", "png_to_jpeg")}
     lazy: dict[str, Any] = object.__getattribute__(lazy_imports_utils.tensorflow, "__dict__")
     before = lazy.get("_module")
     encoders = []
@@ -57,8 +74,12 @@ def lent(builder: Any) -> Iterator[None]:
         lazy["_module"] = _Files()
         for encoder in encoders:
             encoder.__dict__["_encode_image"] = to_png
+        for name in rewriters:
+            setattr(utils, name, to_rgb_jpeg)
         yield
     finally:
+        for name, rewriter in rewriters.items():
+            setattr(utils, name, rewriter)
         lazy.pop("_module")
         if before is not None:
             lazy["_module"] = before

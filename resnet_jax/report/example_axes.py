@@ -129,7 +129,9 @@ def _draw_image(axes: Any, image: np.ndarray, masks: Sequence[np.ndarray], style
     colours, used = as_colours(image, style.low, style.high), set[int]()
     for mask in masks:
         for number in np.unique(mask).tolist():
-            if 0 <= number < len(style.class_names) and number != NO_CLASS:
+            if number == NO_CLASS:
+                used.add(number)
+            elif 0 <= number < len(style.class_names):
                 used.add(number)
                 where = mask == number
                 colours[where] = 0.45 * colours[where] + 0.55 * np.array(to_rgb(colour_of(number)))
@@ -137,6 +139,7 @@ def _draw_image(axes: Any, image: np.ndarray, masks: Sequence[np.ndarray], style
     axes.imshow(colours, interpolation="nearest" if max(image.shape[:2]) <= 96 else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set_anchor("N")
     axes.spines[:].set_color("#BBBBBB")
     return used
 
@@ -210,6 +213,8 @@ def _draw_signal(figure: Any, cell: Any, signal: np.ndarray, style: Style) -> tu
     )
     below.set_ylabel("Hz" if rate > 1 else "cycles a sample", fontsize=TEXT - 2)
     _small_ticks(below)
+    if rate > 1:
+        below.xaxis.set_major_formatter("{x:g} s")
     return axes, below
 
 

@@ -27,8 +27,10 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import said_skipped
 from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
-from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
+from resnet_jax.runs.dispatch import steps_per_dispatch
+from resnet_jax.runs.feeding import describe_feed
 from resnet_jax.runs.length import length_of
+from resnet_jax.runs.stages import in_stages
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
@@ -114,7 +116,6 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
-    per_call = steps_per_dispatch(config, feed, mesh)
     plan = train.plan(feed.steps_per_epoch)
 
     model, task = build_model(config, card, devices=placement.size), build_task(config, card)
@@ -134,6 +135,11 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         loss_scaling=scaling,
     )
     step = make_step()
+
+    def make(part: RunData) -> Callable[..., Feed]:
+        per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
+        return _feed_maker(config, part, placement, step, probed, per_call)
+
     probed = None if train.depth_every is None else make_step(probe=BlockNames())
     return RunComponents(
         model=model,
@@ -147,8 +153,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
         ),
-        make_feed=_feed_maker(config, images, placement, step, probed, per_call),
-        fed=describe_feed(config, feed, mesh, per_call),
+        make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
+        fed=describe_feed(config, feed, mesh),
     )
 
 

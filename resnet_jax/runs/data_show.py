@@ -17,7 +17,7 @@ from resnet_jax.data.order import Order
 from resnet_jax.data.records import Source, Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.source import load_dataset
-from resnet_jax.data.split import Splits
+from resnet_jax.data.split import Splits, whole
 from resnet_jax.data.transforms import divide, write_transform
 from resnet_jax.data.view import View
 from resnet_jax.errors import RunError, UsageError
@@ -33,6 +33,8 @@ from resnet_jax.runs.recipes import list_recipes, load_recipe
 from resnet_jax.tasks.facts import LabelKind
 
 SPLITS = ("train", "val", "test")
+#: Of a class in a mixed label, for it to be named.
+LEAST_SHARE = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Which:
     """Which examples are shown.
 
     Attributes:
-        split: train, val, test, or all of a source that has one split; None for train, or all.
+        split: train, val, test, or all of a source that has one split, undivided; None for train, or all.
         count: how many.
         epoch: of training, counted from 0.
         step: of the epoch, counted from 0: whose batch is shown.
@@ -109,14 +111,14 @@ def sheet_of_source(config: RunConfig, which: Which) -> Sheet:
         raise UsageError(f"{data.place} has no split {split!r} of its own: it has {', '.join(dataset.splits)}")
     records = dataset.splits[split]
     chosen = _some(records, which.count, config.seed)
-    stored = [records[index] for index in chosen.tolist()]
+    stored, names = [records[index] for index in chosen.tolist()], _told(dataset.class_names)
     shown = [
-        Shown(records.describe(index), _state(example, records.labels[index], dataset.kind, dataset.class_names))
+        Shown(records.describe(index), _state(example, records.labels[index], dataset.kind, names))
         for index, example in zip(chosen.tolist(), stored, strict=True)
     ]
     said = f"{len(shown)} of {len(records):,} examples as they are stored: {_fields(records)}"
     title = f"{_short(data.place)}, split {split}"
-    return Sheet(title, (said, *_notes(dataset.notes)), shown, _style(records, stored, dataset.class_names))
+    return Sheet(title, (said, *_notes(dataset.notes)), shown, _style(records, stored, names))
 
 
 def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
@@ -135,15 +137,16 @@ def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
         DataError: the data cannot be read or divided.
         RunError: the data of the run is not what it was.
     """
-    splits, class_names = load_splits(config)
-    if named.card is not None and (changed := difference(named.card, splits, class_names)):
-        raise RunError(f"{config.data.place} is not what it was when {named.what} was trained: {changed}")
     split = which.split or "train"
-    if split not in SPLITS or getattr(splits, split) is None:
+    splits, class_names = _undivided(config) if split == "all" else load_splits(config)
+    if named.card is not None and split != "all" and (changed := difference(named.card, splits, class_names)):
+        raise RunError(f"{config.data.place} is not what it was when {named.what} was trained: {changed}")
+    found = splits.train if split == "all" else getattr(splits, split, None) if split in SPLITS else None
+    if found is None:
         there = ", ".join(name for name in SPLITS if getattr(splits, name) is not None)
         raise UsageError(f"there is no split {split!r}: there are {there}")
-    records: Source = getattr(splits, split)
-    geometry, training = geometry_of(config.data), split == "train"
+    records: Source = found
+    geometry, training = geometry_of(config.data), split in ("train", "all")
     view = View(records, geometry, training=training, seed=config.seed)
     card = named.card or _card(config, splits, class_names, view)
     if training:
@@ -163,7 +166,7 @@ def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
         seen["image"] = unnormalized(seen["image"], card)
     else:
         seen = {name: np.asarray(values) for name, values in rows.items()}
-    names, kind = tuple(class_names), splits.kind
+    names, kind = _told(class_names), splits.kind
     shown, stored = [], []
     for row, number in enumerate(index[: which.count].tolist()):
         stored.append(records[number])
@@ -176,9 +179,16 @@ def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
             )
         )
     place = _short(config.data.place)
-    title = f"{named.what}, {split}" if named.what == place else f"{named.what}: {place}, {split}"
+    title = f"{place}, {split}" if named.bare else f"{named.what}: {place}, {split}"
     lines = (said, _steps(config, training, view, card), *_notes(splits.notes))
     return Sheet(title, lines, shown, _style(records, stored, names))
+
+
+def _undivided(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
+    """Return all examples of a source that has one split, as if they were trained on, and the class names."""
+    data = config.data
+    dataset = load_dataset(data.place, data.reading(config.model.changes.get("in_channels"), least_classes=1))
+    return Splits(whole(dataset), None, None, dataset.notes, dataset.kind), dataset.class_names
 
 
 def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[dict[str, np.ndarray], str]:
@@ -231,6 +241,11 @@ def _state(example: Example, label: np.ndarray, kind: LabelKind, names: Sequence
     return Seen(fields, _say_label(np.asarray(label), kind, names))
 
 
+def _told(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes that are told from other numbers on a sheet."""
+    return tuple(f"class {name}" if name.isdecimal() else name for name in names)
+
+
 def _say_label(label: np.ndarray, kind: LabelKind, names: Sequence[str]) -> str:
     """Return a label in words; shares of several classes, largest first, where images were mixed."""
     if kind in ("segmentation", "boxes"):
@@ -241,7 +256,7 @@ def _say_label(label: np.ndarray, kind: LabelKind, names: Sequence[str]) -> str:
     if label.ndim == 0:
         return names[int(label)]
     order = np.argsort(-label, kind="stable")
-    shares = [(str(names[int(k)]), float(label[k])) for k in order.tolist() if label[k] > 0]
+    shares = [(str(names[int(k)]), float(label[k])) for k in order.tolist() if label[k] >= LEAST_SHARE]
     if all(share == 1 for _, share in shares):
         return " + ".join([name for name, _ in shares]) or "no label"
     return "\n".join(f"{share * 100:.0f} % {name}" for name, share in shares)

@@ -148,6 +148,31 @@ class ResidentSteps:
             yield Call(first, count, lambda state, chunk=chunk: self.multi_step(state, data, chunk))
 
 
+@dataclasses.dataclass(frozen=True)
+class Staged:
+    """Feeds one after the other, each from an update of the run on; no call passes from one to the next.
+
+    Attributes:
+        starts: the first update of each; the first is 0.
+        feeds: of all updates of the run, each asked for its own.
+    """
+
+    starts: tuple[int, ...]
+    feeds: tuple[Feed, ...]
+
+    @property
+    def steps_per_call(self) -> int:
+        """Updates that a call makes at most."""
+        return max(feed.steps_per_call for feed in self.feeds)
+
+    def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
+        """Yield the calls of every feed for its part of the updates."""
+        for first, after, feed in zip(self.starts, (*self.starts[1:], stop), self.feeds, strict=True):
+            low, high = max(start, first), min(stop, after)
+            if low < high:
+                yield from feed.calls(low, high, boundary)
+
+
 def _sharded(feed: SingleSteps | ProbedSteps, start: int, stop: int) -> Iterator[tuple[int, Any]]:
     """Yield the number of each update and its batch, on the devices."""
     stream = feed.batches(start, stop)

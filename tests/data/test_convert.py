@@ -93,6 +93,7 @@ def test_progress_is_told(tmp_path, monkeypatch):
     assert said[-1].endswith("a second, 0 s to go")
 
 
+@pytest.mark.slow
 def test_real_boxes_keep_their_image_files(shared_data, tmp_path):
     import tarfile
 

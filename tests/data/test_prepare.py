@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import sys
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import utils
 
 from resnet_jax.data import load_dataset, prepare as prepare_module
 from resnet_jax.data.cifar_names import CIFAR10, CIFAR100, SUPERCLASSES, superclass
+from resnet_jax.data.encoded import encoder_of
+from resnet_jax.data.example import Source
 from resnet_jax.data.prepare import prepare
 from resnet_jax.data.tfds_builder import find_builder
 from resnet_jax.data.tfds_examples import PreparedExamples, _parse
@@ -111,7 +116,8 @@ def test_image_files_are_copied_and_classes_go_by_name(make_folder, tmp_path):
     prepare("cifar10", tmp_path / "sets", source=f"folder:{root}", say=said.append)
     copy = load_dataset(f"tfds:cifar10@{tmp_path}/sets")
     assert copy.class_names == CIFAR10
-    assert [copy.splits["all"].encoded(i) for i in range(10)] == [source.encoded(i) for i in range(10)]
+    copied = copy.splits["all"]
+    assert [encoded(copied, i) for i in range(10)] == [encoded(source, i) for i in range(10)]
     assert said == []
     names = np.array(CIFAR10[::-1])
     images = np.zeros((10, 32, 32, 3), np.uint8)
@@ -215,6 +221,10 @@ def test_mnist_by_its_own_code_without_tensorflow(tmp_path, downloads, monkeypat
     assert seen["train"] == {image.tobytes() for image in images[:8]}
     assert seen["test"] == {image.tobytes() for image in images[8:]}
     assert "tensorflow" not in sys.modules
+    same = prepare("mnist", tmp_path / "more", source=f"mnist:{downloads.folder}")
+    train = load_dataset(same.opens_as).splits["train"]
+    np.testing.assert_array_equal([train[i]["image"][..., 0] for i in range(8)], images[:8])
+    np.testing.assert_array_equal(train.labels, labels[:8])
     again = prepare("mnist", tmp_path / "sets", say=said.append)
     assert (again.already, again.examples, len(said)) == (True, done.examples, 1)
 
@@ -234,8 +244,69 @@ def test_cifar10_by_its_own_code_without_tensorflow(tmp_path, downloads):
     assert done.examples == {"train": 10, "test": 2}
     rows = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(2, 3073)
     expected = {(row[0], row[1:].reshape(3, 32, 32).transpose(1, 2, 0).tobytes()) for row in rows}
-    test = found.splits["test"]
-    assert {(test.labels[i], test[i]["image"].tobytes()) for i in range(2)} == expected
+    again = prepare("cifar10", tmp_path / "more", source=f"cifar:{downloads.folder}/cifar-10-binary")
+    for way in (found, load_dataset(again.opens_as)):
+        test = way.splits["test"]
+        assert {(test.labels[i], test[i]["image"].tobytes()) for i in range(2)} == expected
+        assert (way.class_names, len(way.splits["train"])) == (CIFAR10, 10)
+
+
+def encoded(records: Source, index: int) -> bytes:
+    found = encoder_of(records)
+    assert found is not None
+    return found[0](index)
+
+
+def jpeg(level: int) -> bytes:
+    return cv2.imencode(".jpg", np.full((20, 30, 3), level, np.uint8))[1].tobytes()
+
+
+def tar_of(path: Path, files: dict[str, bytes]) -> bytes:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path.read_bytes()
+
+
+def test_imagenet_from_its_tar_files_without_tensorflow(tmp_path):
+    """One of the images is called as one that TFDS writes anew, for it is in CMYK."""
+    manual = tmp_path / "sets" / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    first = tar_of(tmp_path / "a", {"n01739381_1309.JPEG": jpeg(10), "n01739381_2.JPEG": jpeg(20)})
+    second = tar_of(tmp_path / "b", {"n01440764_5.JPEG": jpeg(30)})
+    tar_of(manual / "ILSVRC2012_img_train.tar", {"n01739381.tar": first, "n01440764.tar": second})
+    tar_of(manual / "ILSVRC2012_img_val.tar", {f"ILSVRC2012_val_0000000{n}.JPEG": jpeg(40 + n) for n in (1, 2)})
+    tar_of(manual / "ILSVRC2012_img_test.tar", {"ILSVRC2012_test_00000001.JPEG": jpeg(50)})
+    done = prepare("imagenet2012", tmp_path / "sets")
+    assert done.examples == {"train": 3, "validation": 2, "test": 1}
+    found = load_dataset(done.opens_as)
+    assert (len(found.class_names), found.class_names[0], list(found.splits)) == (1000, "n01440764", ["train", "val"])
+    assert found.notes[0] == "splits left out, with their images: test (1, not labelled)"
+    train = found.splits["train"]
+    levels = {int(train[i]["image"][0, 0, 0]): found.class_names[train.labels[i]] for i in range(3)}
+    assert levels == {10: "n01739381", 20: "n01739381", 30: "n01440764"}
+    copied = {encoded(train, i) for i in range(3)}
+    assert {jpeg(20), jpeg(30)} < copied
+    assert "tensorflow" not in sys.modules
+    assert utils.png_to_jpeg.__module__.startswith("tensorflow_datasets")  # what was lent is given back
+
+
+def test_imagenette_by_its_own_code_without_tensorflow(tmp_path, downloads):
+    for place, name in enumerate(("n01440764", "n02102040")):
+        for split in ("train", "val"):
+            folder = downloads.folder / "imagenette2-160.tgz" / "imagenette2-160" / split / name
+            folder.mkdir(parents=True)
+            (folder / f"{name}_{split}.JPEG").write_bytes(jpeg(10 * place))
+    done = prepare("imagenette/160px-v2", tmp_path / "sets")
+    assert done.examples == {"train": 2, "validation": 2}
+    found = load_dataset(done.opens_as)
+    for records in found.splits.values():
+        assert {(records[i]["image"].max(), found.class_names[records.labels[i]]) for i in range(2)} == {
+            (0, "n01440764"),
+            (10, "n02102040"),
+        }
 
 
 class Own(tfds.core.GeneratorBasedBuilder, skip_registration=True):

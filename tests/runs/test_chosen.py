@@ -297,3 +297,46 @@ def test_normalization_is_checked_where_it_is_given():
     with pytest.raises(UsageError, match=r"need 3 means"):
         with_normalization(run, (0.5, 0.5, 0.5), ())
     assert with_normalization(run, (0.1, 0.2, 0.3), (0.2, 0.2, 0.2)).card.mean == (0.1, 0.2, 0.3)
+
+
+def cameras(path, count=4):
+    """Write images with orientation 6, 7x5 as they are stored, in two classes. Return their source."""
+    from tests.data.test_orientation import png
+
+    for name in NAMES[:2]:
+        (path / name).mkdir(parents=True)
+        for index in range(count):
+            (path / name / f"{index}.png").write_bytes(png(6))
+    return f"folder:{path}"
+
+
+@pytest.mark.parametrize(("orientation", "shape"), [("stored", (7, 5, 3)), ("exif", (5, 7, 3))])
+def test_other_images_are_turned_as_the_own_were(tmp_path, orientation, shape):
+    from resnet_jax.runs.features import find_images
+
+    run = imported(NAMES[:2], orientation=orientation)
+    source = cameras(tmp_path / "set")
+    assert choose_images(run, "all", source).records[0]["image"].shape == shape
+    described = find_images(run, source)
+    assert described is not None
+    assert described.splits["all"][0]["image"].shape == shape
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\nset/cat/0.png,cat\nset/dog/0.png,dog\n")
+    assert choose_images(run, "all", f"manifest:{table}").records[0]["image"].shape == shape
+    assert choose_images(run, "all", write(tmp_path / "other.npz", names=NAMES[:2])).records[0]["image"].shape[-1] == 3
+
+
+def test_classes_in_names_are_found_at_another_place_too(tmp_path):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        for index in range(20):
+            image = np.full((8, 8, 3), index * 9, np.uint8)
+            cv2.imwrite(str(tmp_path / place / f"{NAMES[index % 2]}_{index}.png"), image)
+    listed = tmp_path / "classes.txt"
+    listed.write_text("dog\ncat\n")
+    run = trained_on(f"folder:{tmp_path}/here", tmp_path / "run", class_pattern="^([a-z]+)_", class_list=str(listed))
+    assert run.card.class_names == ("dog", "cat")
+    chosen = choose_images(run, "test", f"folder:{tmp_path}/there")
+    assert chosen.own
+    other = choose_images(run, "all", f"folder:{tmp_path}/there")
+    assert sorted(other.records.labels.tolist()) == [0] * 10 + [1] * 10

@@ -226,3 +226,15 @@ def test_buckets_that_are_none_are_refused(buckets):
         Predictor(network(), buckets)
     with pytest.raises(UsageError, match=r"uint8 images \(N, 8, 8, 3\), got float64 \(2, 8, 8, 3\)"):
         Predictor(network()).outputs(np.zeros((2, 8, 8, 3)))
+
+
+def test_files_are_turned_upright_if_the_run_was_trained_so(tmp_path):
+    from tests.data.test_orientation import RGB, png
+
+    turned = np.ascontiguousarray(RGB.swapaxes(0, 1)[:, ::-1])  # what orientation 6 says
+    upright = cv2.imencode(".png", turned[..., ::-1])[1].tobytes()
+    (tmp_path / "camera.png").write_bytes(png(6))
+    for orientation, same_as in (("exif", upright), ("stored", png(1))):
+        of_run = inference.Inference(network(orientation=orientation))
+        for image in (png(6), tmp_path / "camera.png"):
+            np.testing.assert_array_equal(of_run.read(image, "it"), of_run.read(same_as, "other"))
