@@ -137,6 +137,7 @@ def load_array_record(location: str, reading: Reading, /) -> Dataset:
     if not len(file):
         raise DataError(f"{path}: this ArrayRecord file has no records")
     header = Header.from_bytes(file[len(file) - 1], str(path))
+    header.check_records(len(file), str(path))
     splits: dict[str, Records] = {}
     notes, start = list(header.notes), 0
     for split in header.splits:

@@ -116,7 +116,7 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
 def decode_stored(data: bytes, channels: int, where: str, orientation: Orientation = "stored") -> np.ndarray:
     """Decode an image file to what it holds: 8 or 16 bits, integers or floats (TIFF), any number of channels.
 
-    Colours come as RGB or RGBA, CMYK as RGB. Nothing is scaled.
+    Colours come as RGB or RGBA, palettes and CMYK as the RGB they stand for. Nothing is scaled.
 
     Args:
         data: the whole file.
@@ -134,15 +134,18 @@ def decode_stored(data: bytes, channels: int, where: str, orientation: Orientati
 
     _check_size(data, where)
     tags = _tags(data) if data.startswith(TIFF_STARTS) else None
+    colours = None if tags is None else _TIFF_COLOURS.get(tags.get(262, (1,))[0])
     if tags is not None and _is_bands(tags):
         image = read_bands(data, where)
     else:
-        image = _imdecode(data, cv2.IMREAD_UNCHANGED)
+        image = _decode_tiff(data, where) if colours == "CMYK" else _imdecode(data, cv2.IMREAD_UNCHANGED)
         if image is None:
             raise DataError(f"{where}: {_why_not(data)}")
         image = image[..., None] if image.ndim == 2 else image
-        if image.shape[-1] >= 3:
+        if image.shape[-1] >= 3 and colours != "CMYK":
             image = np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[-1])]])  # BGR(A) -> RGB(A)
+        if data.startswith(b"\x89PNG") and data[25:26] == b"\x04":  # grey with alpha, repeated by the decoder
+            image = np.ascontiguousarray(image[..., [0, 3]])
     image = upright(image, orientation_of(data)) if orientation == "exif" else image
     stored = image.shape[-1]
     if channels in (0, stored):

@@ -8,6 +8,7 @@ milliseconds at a million of them; ``read(number, number + 1)`` gives the same b
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import threading
 from collections.abc import Iterator
@@ -85,16 +86,29 @@ class RecordFile:
         self.__dict__.update(state, _lock=threading.Lock(), _reader=None)
 
 
-def _open(path: str) -> Any:
-    from array_record.python.array_record_module import ArrayRecordReader
+def _library() -> Any:
+    """Return the library, which there is for Linux and macOS only.
 
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        return importlib.import_module("array_record.python.array_record_module")
+    except ImportError as error:
+        raise DataError(
+            f"ArrayRecord files need the package array-record: pip install array-record ({error})"
+        ) from error
+
+
+def _open(path: str) -> Any:
+    library = _library()
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
     try:
-        reader = ArrayRecordReader(path, READ_OPTIONS, file_reader_buffer_size=BUFFER)
+        reader = library.ArrayRecordReader(path, READ_OPTIONS, file_reader_buffer_size=BUFFER)
         whole = reader.ok()
     except (RuntimeError, ValueError) as error:
         raise DataError(f"{path}: cannot read it as ArrayRecord ({_first(error)})") from error
@@ -117,11 +131,10 @@ def writing(path: Path, *, compress: bool) -> Iterator[Any]:
     Raises:
         DataError: it cannot be written; nothing is left.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
+    library = _library()
     try:
         with replacing(path) as partial:
-            writer = ArrayRecordWriter(str(partial), f"group_size:1,{'zstd:3' if compress else 'uncompressed'}")
+            writer = library.ArrayRecordWriter(str(partial), f"group_size:1,{'zstd:3' if compress else 'uncompressed'}")
             done = False
 
             def append(record: bytes) -> None:

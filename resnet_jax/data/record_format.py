@@ -119,14 +119,25 @@ class Header:
         try:
             found = json.loads(record[len(MAGIC) :])
             if found.pop("version") != VERSION:
-                raise DataError(f"{path}: written by a later version of resnet-jax; update it, or make the file again")
+                raise ValueError("written by a later version of resnet-jax: update it, or make the file again")
             splits = tuple(_split(split) for split in found.pop("splits"))
             texts = {name: tuple(found.pop(name)) for name in ("class_names", "notes")}
             if found["kind"] not in get_args(LabelKind):
                 raise ValueError(f"kind {found['kind']!r}")
             return cls(splits=splits, **texts, **found)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             raise DataError(f"{path}: the header in its last record is broken ({error})") from error
+
+    def check_records(self, count: int, path: str) -> None:
+        """Refuse a header that speaks of other records than a file has.
+
+        Raises:
+            DataError: examples, labels or groups would lie outside it.
+        """
+        examples = sum(split.count for split in self.splits)
+        places = [place for split in self.splits for place in (split.labels, split.groups) if place is not None]
+        if any(split.count < 0 for split in self.splits) or not all(examples <= place < count - 1 for place in places):
+            raise DataError(f"{path}: the header speaks of other records than the {count:,} of the file; make it again")
 
 
 def _split(found: dict[str, Any]) -> StoredSplit:

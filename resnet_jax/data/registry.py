@@ -47,6 +47,7 @@ _OURS = {
     "digits": ("digits", "digits"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
+    "npy": ("npy", "npy:PATH"),
     "cifar": ("cifar", "cifar:PATH or cifar:PATH@coarse"),
     "mnist": ("mnist", "mnist:PATH or mnist:PATH@PREFIX"),
     "manifest": ("manifest", "manifest:PATH"),

@@ -79,14 +79,14 @@ def open_split(builder: Any, split: str, keys: tuple[str, ...]) -> PreparedExamp
     """Open the files of a split.
 
     Raises:
-        DataError: a file is not there, cut short, or does not hold as many examples as TFDS wrote down.
+        DataError: a file is not there, cut short, or holds more or fewer examples than TFDS wrote down.
     """
     info = builder.info.splits[split]
     files = tuple(RecordFile(str(path)) for path in sorted(info.filepaths, key=str))
-    examples = PreparedExamples(files, keys)
-    if len(examples) != info.num_examples:
+    counts = [len(file) for file in files]
+    if counts != list(info.shard_lengths):
         raise DataError(
-            f"{builder.data_dir}: split {split!r} has {len(examples):,} examples in its files and "
-            f"{info.num_examples:,} in dataset_info.json: files are missing or were replaced; prepare the set anew"
+            f"{builder.data_dir}: the {len(files)} files of split {split!r} hold {counts} examples, and "
+            f"dataset_info.json says {list(info.shard_lengths)}: files were replaced; prepare the set anew"
         )
-    return examples
+    return PreparedExamples(files, keys)

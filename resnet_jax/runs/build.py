@@ -27,8 +27,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import said_skipped
 from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
-from resnet_jax.runs.dispatch import steps_per_dispatch
-from resnet_jax.runs.feeding import describe_feed
+from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
 from resnet_jax.runs.length import length_of
 from resnet_jax.runs.stages import in_stages
 from resnet_jax.tasks.facts import TaskFacts

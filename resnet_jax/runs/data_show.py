@@ -205,10 +205,10 @@ def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[di
     count = min(which.count + which.count % 2, size)
     if count < which.count:
         raise UsageError(f"count {which.count} is more than the {size} examples of a batch")
-    smaller = "" if size == config.train.batch_size else f", in place of train.batch_size {config.train.batch_size}"
+    smaller = "" if size == config.train.batch_size else f"; train.batch_size is {config.train.batch_size}"
     said = (
         f"the first {which.count} of {size} of the batch of step {which.step} of {order.steps_per_epoch:,} in epoch "
-        f"{which.epoch} (seed {config.seed}{smaller}); {len(records):,} examples in train"
+        f"{which.epoch} (seed {config.seed}), of {len(records):,} examples{smaller}"
     )
     return {"index": index[:count], "epoch": epoch[:count]}, said
 

@@ -11,7 +11,7 @@ from resnet_jax.data import load_dataset
 from tests.tools import TINY
 
 
-def test_convert_says_what_it_wrote_and_train_reads_it(command, tmp_path):
+def test_convert_says_what_it_wrote(command, tmp_path):
     out = tmp_path / "digits.array_record"
     status, text, err = command("data", "convert", "digits", str(out))
     assert (status, err) == (0, "")

@@ -281,12 +281,18 @@ def test_a_foreign_file_and_a_broken_header(make_folder, tmp_path):
 
     same(load_dataset(f"folder:{root}"), load_dataset(altered()))
     split = header["splits"][0]
+    bad = {**split["fields"][0]["field"], "dtype": "object"}
     for changes, message in {
         json.dumps({"version": 2}): "written by a later version of resnet-jax",
         json.dumps({"kind": "magic"}): "the header in its last record is broken",
         json.dumps({"splits": 3}): "the header in its last record is broken",
         json.dumps({"splits": [{**split, "count": 3}]}): "4 labels of 3 examples",
-        json.dumps({"splits": [{**split, "labels": 0}]}): r"the labels of .*cannot read it as an array",
+        json.dumps({"splits": [{**split, "count": 0, "labels": 0}]}): r"the labels of .*cannot read it as an array",
+        **{
+            json.dumps({"splits": [{**split, **wrong}]}): "the header speaks of other records than the 6 of the file"
+            for wrong in ({"count": 10**9}, {"count": -4}, {"labels": 5}, {"labels": -1}, {"groups": 900})
+        },
+        json.dumps({"splits": [{**split, "fields": [{**split["fields"][0], "field": bad}]}]}): "'image' is object",
         json.dumps({"class_names": ["ant"]}): "need at least two",
     }.items():
         with pytest.raises(DataError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from resnet_jax.data import ArrayRecords, TrainBatches
 from resnet_jax.data.augmentations import ForExample
+from resnet_jax.data.augmentations.augmix import augmix_magnitudes
 from resnet_jax.data.augmentations.policies import (
     AUTO_BINS,
     BINS,
@@ -133,6 +135,7 @@ def test_masks_and_boxes_move_with_the_image_on_the_device(text):
 COLOURS = ["colour_jitter(0.4, 0.4, 0.4, 0.1)", "rand_augment(2, 9)"]
 MORE = ["gaussian_blur(5)", "trivial_augment", "rand_augment(2, 9, operations='timm', std=0.5)", "posterize(2, 6)"]
 MORE += [
+    "augmix",
     "auto_augment('cifar10')",
     "auto_augment('svhn')",
     "auto_augment('imagenet')",
@@ -152,7 +155,8 @@ def test_host_and_device_do_the_same_with_the_same_words(text):
     assert on_device.dtype == np.uint8
     apart = np.abs(on_device.astype(int) - np.stack(on_host)).max(-1) > 1
     assert apart.mean() <= 0.001
-    assert len({image.tobytes() for image in on_host}) > count / 4
+    distinct = len({image.tobytes() for image in on_host})
+    assert distinct == 5 if text == "posterize(2, 6)" else distinct > count / 4
 
 
 def test_magnitudes_are_those_of_torchvision():
@@ -164,6 +168,7 @@ def test_magnitudes_are_those_of_torchvision():
         ("rand_augment", rand_magnitudes(BINS, height, width)),
         ("trivial_augment", trivial_magnitudes(BINS)),
         ("auto_augment_space", auto_magnitudes(AUTO_BINS, height, width)),
+        ("augmix", augmix_magnitudes(10, height, width)),
     ):
         theirs = {names.get(name, name.lower()): values for name, values in TABLES[key].items()}
         assert list(theirs) == list(ours) if key != "auto_augment_space" else set(theirs) <= set(ours)
@@ -345,6 +350,8 @@ def test_on_the_host_a_policy_depends_on_seed_epoch_and_index_alone():
             np.uint8,
             r"are more than these inputs have, whose sides are \(8, 6\)",
         ),
+        ("rand_augment", (8, 8, 4), np.uint8, "takes images of 1 channel .grey. or 3 .red, green, blue.; these have 4"),
+        ("hue(0.1)", (8, 8, 2), np.uint8, "hue takes images of 1 channel"),
         ("gaussian_blur(17)", (8, 8, 3), np.uint8, "a kernel of 17 pixels is mirrored at the border of images of"),
     ],
 )
@@ -363,6 +370,7 @@ def test_inputs_that_it_cannot_take_are_refused(text, shape, dtype, message):
     [
         ("brightness(-1)", r"brightness: need 0 <= low <= high <= 16 \(factor; 1 leaves the image\), got -1 and -1"),
         ("posterize(4, 2)", "posterize: need 0 <= low <= high <= 8"),
+        ("posterize(4.5)", r"posterize: low and high are whole numbers \(bits kept\), got 4.5, 4.5"),
         ("colour_jitter", "give brightness, contrast, saturation or hue"),
         ("colour_jitter(hue=0.6)", "hue must be at most 0.5"),
         ("gaussian_blur(4)", "size must be odd and at least 3, got 4"),
@@ -395,3 +403,23 @@ def test_every_transform_says_what_it_does_in_one_line():
 def test_the_documentation_has_the_table_of_all_transforms():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     assert transform_table() in text, f"put this into docs/data.md:\n{transform_table()}"
+
+
+def test_augmix_is_an_average_of_the_image_and_its_chains():
+    transform = parse_transform("augmix(2, 2)")
+    words = np.random.default_rng(0).integers(0, 2**32, (30, transform.word_count()), np.uint32)
+    words[0, 0] = 0  # all of the image itself
+    found = [transform.one(np, {"image": NATURAL}, row, {})["image"] for row in words]
+    np.testing.assert_array_equal(found[0], NATURAL)
+    assert len({image.tobytes() for image in found}) > 20  # a chain may do nothing
+    distance = [np.abs(image.astype(int) - NATURAL).mean() for image in found]
+    assert np.corrcoef(distance, words[:, 0].astype(float))[0, 1] > 0.3  # the more of the chains, the further away
+    with pytest.raises(UsageError, match="augmix averages images that moved differently, and there is mask_of_it"):
+        transform.one(np, example(), words[0], SPEC)
+
+
+def test_worker_processes_can_be_given_them():
+    for text in ("brightness(0.5, 1.5)", "rotate(-5, 5, fill=(1, 2, 3))", "grey", *COLOURS, *MORE, *GEOMETRY):
+        transform = parse_transform(text)
+        assert pickle.loads(pickle.dumps(transform)) == transform
+        assert hash(transform) == hash(parse_transform(text))

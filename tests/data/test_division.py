@@ -106,7 +106,7 @@ def test_files_are_named_by_their_path_below_the_data_set_and_arrays_by_what_the
 GROUPED = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 2)), min_size=40, max_size=120)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(GROUPED, st.integers(0, 2**32), st.sampled_from(["stratified", "hash"]), st.sampled_from([None, "1/2", "3/3"]))
 def test_no_group_is_cut(examples, seed, method, fold):
     names, labels = [f"p{group}_{i}" for i, (group, _) in enumerate(examples)], np.array([c for _, c in examples])
@@ -141,7 +141,7 @@ def test_groups_are_divided_near_to_the_shares_of_every_class():
     assert again.members != splits.members
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.integers(0, 3), min_size=30, max_size=90).map(np.array),
     st.integers(2, 6),
@@ -184,7 +184,7 @@ def test_folds_of_a_source_with_a_test_are_of_its_training_examples():
         resolve_splits(named([str(i) for i in range(20)], test=test, val=test), fold="1/5")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.integers(0, 3), min_size=10, max_size=80).map(np.array),
     st.lists(st.one_of(st.floats(0.01, 0.99), st.integers(1, 5)), min_size=2, max_size=2),

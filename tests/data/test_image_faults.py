@@ -173,6 +173,9 @@ def test_every_mode_of_pillow_becomes_what_the_module_says():
     np.testing.assert_array_equal(decode_image(saved(alpha, "PNG"), 3, "f"), rgb)
     with_grey = saved(Image.merge("LA", (image.convert("L"), Image.fromarray(grey[::-1]))), "PNG")
     np.testing.assert_array_equal(decode_image(with_grey, 1, "f")[..., 0], grey)
+    stored = decode_stored(with_grey, 0, "f")
+    np.testing.assert_array_equal(stored, np.dstack([grey, grey[::-1]]))
+    np.testing.assert_array_equal(decode_stored(saved(alpha, "PNG"), 0, "f"), np.dstack([rgb, grey]))
     palette = image.convert("P")
     np.testing.assert_array_equal(decode_image(saved(palette, "PNG"), 3, "f"), np.asarray(palette.convert("RGB")))
     np.testing.assert_array_equal(decode_image(saved(palette, "GIF"), 3, "f"), np.asarray(palette.convert("RGB")))
@@ -183,8 +186,10 @@ def test_every_mode_of_pillow_becomes_what_the_module_says():
     inks = smooth.convert("CMYK")
     found = decode_image(saved(inks, "JPEG", quality=100), 3, "f")
     assert np.abs(found.astype(int) - np.asarray(inks.convert("RGB"))).max() <= 12
-    found = decode_image(saved(inks, "TIFF"), 3, "f")
-    assert np.abs(found.astype(int) - np.asarray(inks.convert("RGB"))).max() <= 3
+    for compression in ("raw", "tiff_lzw"):
+        for read in (decode_image, decode_stored):
+            found = read(saved(inks, "TIFF", compression=compression), 3, "f")
+            assert np.abs(found.astype(int) - np.asarray(inks.convert("RGB"))).max() <= 3
 
 
 def test_of_an_animated_gif_the_first_image_is_read():

@@ -30,7 +30,7 @@ def test_the_plain_order_is_a_permutation_each_epoch_as_it_always_was():
         assert passes.tolist() == [epoch] * 4
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(LABELS, st.integers(1, 8), st.integers(0, 2**32), st.data())
 def test_balanced_rounds_hold_every_class_once_and_no_example_again_before_all_of_its_class(labels, size, seed, data):
     size = min(size, len(labels))
@@ -54,7 +54,7 @@ def test_balanced_rounds_hold_every_class_once_and_no_example_again_before_all_o
     assert order.steps_per_epoch == len(labels) // size
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(8, 30), st.integers(2, 4), st.integers(2, 3), st.sampled_from(["none", "classes"]))
 def test_repeats_are_in_one_batch_with_addresses_of_their_own(count, images, repeats, balance):
     size = min(images, count // repeats) * repeats

@@ -110,6 +110,31 @@ def test_threads_read_the_same(tmp_path):
             np.testing.assert_array_equal(image, expected[i % 8])
 
 
+def test_several_shards_are_read_in_the_order_of_tfds(tmp_path):
+    builder_class = type("TinyShards", (Base,), {"__module__": __name__}, skip_registration=True)
+    builder = builder_class(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
+    assert len(list((tmp_path / "tiny_shards" / "1.0.0").glob("*train*"))) == 3
+    for split in ("train", "test"):
+        records = load_tfds(f"tiny_shards@{tmp_path}").splits[split]
+        theirs = builder.as_data_source(split)
+        assert len(records) == len(theirs)
+        for index, example in enumerate(theirs):
+            np.testing.assert_array_equal(records[index]["image"], example["image"])
+            assert records.labels[index] == example["label"]
+    (second,) = (tmp_path / "tiny_shards" / "1.0.0").glob("*train*-00001-of-*")
+    second.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=rf"{second}: cannot read it \(No such file"):
+        load_tfds(f"tiny_shards@{tmp_path}")
+    shards = [file for file in second.parent.glob("*array_record*") if len(RecordFile(file)) != 3]
+    other = next(file for file in shards if len(RecordFile(file)) != len(RecordFile(tmp_path / "elsewhere")))
+    shutil.copy(other, second)
+    with pytest.raises(
+        DataError, match=r"the 3 files of split 'train' hold \[.*\] examples, and dataset_info\.json says"
+    ):
+        load_tfds(f"tiny_shards@{tmp_path}")
+
+
 def test_channels_default_to_the_stored_ones(tmp_path):
     grey = {"image": tfds.features.Image(shape=(5, 4, 1)), "label": LABEL}
     location = prepare(tmp_path, "TinyGrey", FEATURES=grey)

@@ -13,6 +13,7 @@ import pytest
 
 from resnet_jax.data.augment import Augment, augment, cutout, normalize
 from resnet_jax.data.mix import Mix, mix
+from resnet_jax.data.order import Sampling
 from resnet_jax.data.pipeline import TrainBatches
 from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import RunError
@@ -77,6 +78,16 @@ def arrays(state):
 
 GHOST = {"norm_scope": "ghost", "ghost_size": 4, "dropout": 0.3}
 DEVICE = {"norm_scope": "device", "norm_devices": 2}
+
+
+def test_a_chunk_has_the_passes_of_balanced_and_repeated_examples(mesh):
+    feed = TrainBatches(ArrayRecords(IMAGES, LABELS), 16, seed=3, sampling=Sampling("classes", 2))
+    chunk = next(chunks(feed.order, [(5, 2)], K, mesh))
+    for row in range(2):
+        batch = feed.batch(5 + row)
+        assert len(set(batch["epoch"].tolist())) > 1
+        for name in ("index", "epoch"):
+            np.testing.assert_array_equal(np.asarray(chunk[name])[row], batch[name])
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def _of_folder(path: Path) -> tuple[str, str] | None:
         return f"cifar:{path}", "CIFAR as it is published"
     if is_mnist(names):
         return f"mnist:{path}", "IDX files, as MNIST is published"
+    if {"x.npy", "y.npy"} <= names or {"x_train.npy", "y_train.npy"} <= names:
+        return f"npy:{path}", "arrays"
     if any(re.fullmatch(r".*_TRAIN\.tsv?", name, re.IGNORECASE) for name in names):
         find_files(path)
         return f"ucr:{path}", "series in the format of the UCR archive"

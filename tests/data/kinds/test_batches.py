@@ -150,3 +150,32 @@ def test_an_option_that_a_kind_does_not_use_is_refused(tmp_path):
             load_dataset(f"{source}:{root}", **wanted)
     with pytest.raises(DataError):
         load_dataset(f"voc:{root / 'nowhere'}")
+
+
+def test_a_file_that_is_gone_or_empty_after_opening_is_named_by_the_batch(tmp_path):
+    for kind, (path, how) in kinds(tmp_path).items():
+        if kind == "ucr":  # in memory
+            continue
+        records = load_dataset(f"{kind}:{path}", **how).splits["all"]
+        batches = EvalBatches(records, 2)
+        gone = Path(records.describe(0))
+        gone.write_bytes(b"")
+        with pytest.raises(DataError, match=f"{gone.name}: the file is empty"):
+            next(iter(batches))
+        gone.unlink()
+        with pytest.raises(DataError, match=f"{gone.name}: cannot read it"):
+            next(iter(batches))
+
+
+def test_links_out_of_the_folder_are_followed_and_those_to_nowhere_named(tmp_path):
+    write_sound(tmp_path / "outside" / "1.wav", tone(1))
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "odd name\n é.wav").symlink_to(tmp_path / "outside" / "1.wav")
+    (tmp_path / "set" / "a" / "up").symlink_to(tmp_path / "set")  # back to a folder above
+    data = load_dataset(f"wav:{tmp_path / 'set'}")
+    assert len(data.splits["all"]) == 2
+    assert any("links that lead back" in note for note in data.notes)
+    (tmp_path / "outside" / "1.wav").unlink()
+    with pytest.raises(DataError, match="a link that leads nowhere"):
+        load_dataset(f"wav:{tmp_path / 'set'}")
