@@ -37,5 +37,6 @@ def write_samples(kind: str, folder: Path) -> Path:
             pixels = np.where(pixels[..., :1] > 150, pixels[..., :1], 0).astype(np.uint8)
         path = folder / str(number % CLASSES) / f"{number:05}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+        options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if suffix == ".jpg" else []
+        path.write_bytes(cv2.imencode(suffix, pixels, options)[1].tobytes())
     return folder

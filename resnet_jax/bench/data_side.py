@@ -17,12 +17,12 @@ import numpy as np
 
 from resnet_jax.bench.host_flip import HostFlip
 from resnet_jax.bench.ours import cores
-from resnet_jax.data.executor import in_threads
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.pipeline import TrainBatches
 from resnet_jax.data.records import Source
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.transform import Geometry, random_resized_box
+from resnet_jax.runtime.ahead import in_threads
 from resnet_jax.runtime.malloc import keep_freed_memory
 
 PREFETCH = 4

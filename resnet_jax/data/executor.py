@@ -11,16 +11,14 @@ prefers Grain's executor runs the same batches in it::
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any, Protocol
+from collections.abc import Generator
+from typing import Protocol
 
 import numpy as np
 
 from resnet_jax.data.unreadable import Unreadable
 from resnet_jax.errors import UsageError
+from resnet_jax.runtime.ahead import in_threads
 
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]
@@ -75,25 +73,3 @@ def in_order(
 
         return in_processes(batches, steps, workers=workers, threads=max(threads, 1), prefetch=prefetch)
     return in_threads(batches.batch, steps, threads, prefetch) if threads else (batches.batch(step) for step in steps)
-
-
-def in_threads(make: Callable[[int], Any], steps: range, threads: int, ahead: int) -> Generator[Any, None, None]:
-    """Yield ``make(step)`` of every step in order, made ahead by threads; an error comes in place of its step.
-
-    Args:
-        make: called in several threads at once.
-        steps: what to make.
-        threads: at once.
-        ahead: in the making or ready, at most; at least one for each thread.
-    """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
-    waiting: deque[Future[Any]] = deque()
-    try:
-        left = iter(steps)
-        waiting.extend(pool.submit(make, step) for step in islice(left, max(ahead, threads)))
-        while waiting:
-            made = waiting.popleft().result()
-            waiting.extend(pool.submit(make, step) for step in islice(left, 1))
-            yield made
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
@@ -15,10 +16,14 @@ import jax
 import numpy as np
 
 from resnet_jax.instrument.probing import is_due
+from resnet_jax.runtime.ahead import in_threads
 from resnet_jax.training.dispatch import chunks, put_resident
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.plan import spans
 from resnet_jax.training.state import TrainState
+
+#: Batches that lie on the devices of an accelerator before the loop asks for them.
+AHEAD = 2
 
 Metrics: TypeAlias = dict[str, jax.Array]
 Step: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
@@ -178,5 +183,41 @@ def _sharded(feed: SingleSteps | ProbedSteps, start: int, stop: int) -> Iterator
     stream = feed.batches(start, stop)
     with contextlib.ExitStack() as stack:
         stack.callback(getattr(stream, "close", lambda: None))
-        for first, batch in enumerate(stream, start):
-            yield first, batch if feed.placement is None else feed.placement.shard(batch, feed.axis)
+        if feed.placement is None:
+            yield from enumerate(stream, start)
+            return
+        put = sent_ahead(stream, feed.placement, feed.axis)
+        stack.callback(put.close)  # before the stream, which its thread reads
+        yield from enumerate(put, start)
+
+
+def sent_ahead(
+    stream: Iterator[Mapping[str, np.ndarray]], placement: Placement, axis: int = 0, *, ahead: int | None = None
+) -> Generator[dict[str, jax.Array]]:
+    """Yield batches on the devices; a thread puts the next ones there meanwhile.
+
+    Every process puts its own part there and communicates nothing, so that it works with any number of them.
+
+    Args:
+        stream: batches of the host.
+        placement: the devices.
+        axis: of examples in a batch.
+        ahead: batches on the devices before they are asked for; None: :data:`AHEAD`, and 0 on CPUs, whose devices take
+            arrays of the host as they are.
+    """
+    if ahead is None:
+        ahead = 0 if placement.platform == "cpu" else AHEAD
+    if ahead == 0:
+        for batch in stream:
+            yield placement.shard(batch, axis)
+        return
+
+    def put(_: int) -> dict[str, jax.Array] | None:
+        batch = next(stream, None)
+        return None if batch is None else placement.shard(batch, axis)
+
+    with contextlib.closing(in_threads(put, range(sys.maxsize), threads=1, ahead=ahead)) as batches:
+        for batch in batches:
+            if batch is None:
+                return
+            yield batch

@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import pytest
 
-from resnet_jax.data.executor import in_threads
 from resnet_jax.data.folder import load_folder
 from resnet_jax.data.pipeline import EvalBatches, TrainBatches
 from resnet_jax.data.records import ArrayRecords, Source
 from resnet_jax.data.shared import Slots, dump, load
 from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import DataError, RunError, UsageError
+from resnet_jax.runtime.ahead import in_threads
 from resnet_jax.runtime.imports import import_modules
 
 OWN = """
