@@ -159,6 +159,7 @@ def tables(size: tuple[int, int]) -> dict:
         "rand_augment": written(autoaugment.RandAugment()._augmentation_space(31, size)),
         "trivial_augment": written(autoaugment.TrivialAugmentWide()._augmentation_space(31)),
         "auto_augment_space": written(autoaugment.AutoAugment()._augmentation_space(10, size)),
+        "augmix": written(autoaugment.AugMix()._augmentation_space(10, size)),
         "auto_augment": {name: policy.policies for name, policy in auto.items()},
         "timm_levels": [0, 1.3, 5, 9, 10],
         "timm_increasing": increasing,

@@ -109,6 +109,7 @@ class DataConfig:
             self.class_list,
             signal_length=self.signal_length,
             void_value=self.void_value,
+            skip_unreadable=self.on_corrupt == "skip",
         )
 
     def unreadable(self, split: str, total: int) -> Unreadable | None:

@@ -118,13 +118,14 @@ def load_folder(path: str, reading: Reading | None = None, **wanted: Any) -> Dat
         compiled(reading.class_pattern)
 
     def build(stamps: Stamps) -> Index:
-        lister = Lister(root, stamps)
+        lister = Lister(root, stamps, lists_empty=reading.skip_unreadable)
         find = index_class_folders if reading.class_pattern is None else index_by_pattern
         found = find(lister, reading)
         return dataclasses.replace(found, notes=(*found.notes, *_said_of_links(lister)))
 
     class_list = None if reading.class_list is None else os.path.abspath(os.path.expanduser(reading.class_list))
     facts = ["folder", os.path.abspath(root), str(root), reading.least_classes, reading.class_pattern, class_list]
+    facts += ["with empty files"] if reading.skip_unreadable else []
     return dataset_of(kept_index(facts, build), f"folder:{path}", reading)
 
 

@@ -74,13 +74,15 @@ class Lister:
     Args:
         root: the folder of the data set; all that is asked for lies in it.
         stamps: where what is looked at is noted.
+        lists_empty: whether empty images are listed, to be found unreadable when they are read, and not refused.
 
     Attributes:
         outside: links to places that are not in the folder, and where they lead; they are followed.
     """
 
-    def __init__(self, root: Path, stamps: Stamps):
+    def __init__(self, root: Path, stamps: Stamps, *, lists_empty: bool = False):
         self.root, self.stamps, self.outside = root, stamps, dict[str, str]()
+        self.lists_empty = lists_empty
         self._real = os.path.realpath(root)
         self._above = tuple(_identity(path) for path in (self._real, *Path(self._real).parents))
 
@@ -140,7 +142,7 @@ class Lister:
                 listing.left_out.add(entry.name, found[0])
                 continue
             size = entry.stat().st_size
-            if size == 0:
+            if size == 0 and not self.lists_empty:
                 raise DataError(f"{entry.path}: the file is empty (0 bytes); restore it or remove it")
             listing.paths.append(entry.path)
             listing.bytes += size

@@ -25,6 +25,7 @@ class Reading:
         class_list: a file of class names, one a line, in label order; ImageNet's lists of synsets may add a name.
         signal_length: samples that signals are cut or padded to; None for the longest.
         void_value: value of masks that stands for no class, besides 255.
+        skip_unreadable: whether images that cannot be read are skipped, so that listing them is no reason to stop.
     """
 
     channels: int | None = None
@@ -35,3 +36,4 @@ class Reading:
     class_list: str | None = None
     signal_length: int | None = None
     void_value: int | None = None
+    skip_unreadable: bool = False

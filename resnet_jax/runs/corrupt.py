@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resnet_jax.data.unreadable import LeftOut, Unreadable
+from resnet_jax.runtime.files import write_whole
 
 
 class CorruptList:
@@ -25,6 +26,8 @@ class CorruptList:
         self._path, self._say, self._lock = path, say, threading.Lock()
         self._known = {(entry.split, entry.index): entry for entry in read_corrupt(path)}
         self._said = False
+        if path.is_file():  # without a last line that was cut off
+            write_whole(path, "".join(_line(entry) for entry in self._known.values()))
         for split in unreadable.values():
             for entry in split.entries:
                 self._add(entry)
@@ -36,7 +39,7 @@ class CorruptList:
                 return
             self._known[entry.split, entry.index] = entry
             with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
+                file.write(_line(entry))
             first, self._said = not self._said, True
         if first:
             self._say(f"skipped an example that cannot be read: {entry.reason}. All are listed in {self._path}")
@@ -49,6 +52,10 @@ class CorruptList:
     def said(self, totals: Mapping[str, int]) -> tuple[str, ...]:
         """Say how many were skipped: a sentence a split."""
         return tuple(said_skipped(split, count, totals[split]) for split, count in self.counts.items())
+
+
+def _line(entry: LeftOut) -> str:
+    return json.dumps(dataclasses.asdict(entry)) + "\n"
 
 
 def said_skipped(split: str, count: int, total: int) -> str:

@@ -14,6 +14,10 @@ from resnet_jax.errors import DataError
 RNG = np.random.default_rng(0)
 
 
+def packed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)  # the same in every process: names of tests have it in them
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
@@ -28,7 +32,7 @@ def put(root: Path, prefix: str = "", test: str = "t10k", suffix: str = "", dot:
         for what, array in (("images", images), ("labels", numbers)):
             data = idx_bytes(array)
             path = root / f"{prefix}{name}-{what}{dot}idx{array.ndim}-ubyte{suffix}"
-            path.write_bytes(gzip.compress(data) if suffix else data)
+            path.write_bytes(packed(data) if suffix else data)
         written["train" if name == "train" else "test"] = images, numbers
     return written
 
@@ -107,16 +111,16 @@ IMAGES = idx_bytes(np.zeros((6, 7, 5), np.uint8))
     ("data", "message"),
     [
         (IMAGES[:-1], "says 210 bytes, which it cannot hold: it is cut short"),
-        (gzip.compress(IMAGES[:-1]), "says 210 bytes, and it is cut short"),
-        (gzip.compress(IMAGES)[:-12], "cannot read it|cut short"),
+        (packed(IMAGES[:-1]), "says 210 bytes, and it is cut short"),
+        (packed(IMAGES)[:-12], "cannot read it|cut short"),
         (IMAGES + b"\0", "says 210 bytes, and there is more in it"),
-        (gzip.compress(IMAGES + b"\0"), "and there is more in it"),
+        (packed(IMAGES + b"\0"), "and there is more in it"),
         (idx_bytes(np.zeros(6, np.uint8)) + bytes(99), r"type 0x08 and 1 sides; need bytes \(0x08\) and 3: images"),
         (b"\0\0\x0d\x03" + IMAGES[4:], "type 0x0d and 3 sides"),
         (b"<html>", "this is no IDX file; it begins with 3c 68 74 6d"),
         (b"", "this is no IDX file; it begins with nothing"),
         (b"\0\0\x08\x03" + struct.pack(">III", 60_000, 2**16, 2**16), "at most 1,073,741,824 are read"),
-        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", 1000, 1000, 1000)), "which it cannot hold"),
+        (packed(b"\0\0\x08\x03" + struct.pack(">III", 1000, 1000, 1000)), "which it cannot hold"),
         (idx_bytes(np.zeros((5, 7, 5), np.uint8)), "5 images in .* and 6 labels in"),
         (idx_bytes(np.zeros((6, 5, 7), np.uint8)), "training and test images have other sizes"),
     ],
@@ -130,7 +134,7 @@ def test_files_that_are_damaged_or_do_not_fit_are_named(tmp_path, data, message)
 
 def test_what_unpacks_beyond_its_header_is_not_unpacked(tmp_path, monkeypatch):
     put(tmp_path)
-    bomb = gzip.compress(IMAGES + bytes(1 << 26))
+    bomb = packed(IMAGES + bytes(1 << 26))
     (tmp_path / "train-images-idx3-ubyte").write_bytes(bomb)
     read = []
     opened = gzip.open

@@ -195,3 +195,14 @@ def test_a_file_that_goes_or_breaks_while_training(make_folder, tmp_path):
     strict = TrainBatches(records, 4, seed=0, unreadable=Unreadable("train", len(records), 0.05))
     with pytest.raises(DataError, match=r"cannot be read, more than the 0.05"):
         list(strict.iterate(0, 6, workers=1, threads=1))
+
+
+def test_an_empty_file_is_refused_at_listing_or_skipped_when_it_is_read(make_folder):
+    root = make_folder({"a": 6, "b": 6})
+    (root / "a" / "003.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a/003.png: the file is empty"):
+        load_folder(str(root))
+    records = load_folder(str(root), skip_unreadable=True).splits["all"]
+    held = materialize(records, AS_STORED, training=True, unreadable=(found := counter(records)))
+    assert [(entry.index, entry.where[-9:]) for entry in found.entries] == [(3, "a/003.png")]
+    assert EvalBatches(held, 12, unreadable=found).batch(0)["mask"].tolist() == [index != 3 for index in range(12)]

@@ -8,10 +8,12 @@
 | `colour` | colour_jitter, gaussian_blur |
 | `erase`, `mixing` | cutout, random_erasing; mixup, cutmix, mix |
 | `policy`, `policies`, `auto_tables` | rand_augment, trivial_augment, auto_augment |
+| `augmix` | augmix |
 | `series` | jitter, scaling, time_stretch, time_mask, freq_mask |
 """
 
 from resnet_jax.data.augmentations.affine import RandomAffine
+from resnet_jax.data.augmentations.augmix import AugMix
 from resnet_jax.data.augmentations.base import ForExample
 from resnet_jax.data.augmentations.colour import ColourJitter, GaussianBlur
 from resnet_jax.data.augmentations.crop import RandomCrop, RandomResizedCrop
@@ -23,6 +25,7 @@ from resnet_jax.data.augmentations.series import FreqMask, Jitter, Scaling, Time
 from resnet_jax.data.augmentations.single import _Single as _Single
 
 __all__ = [
+    "AugMix",
     "AutoAugment",
     "ColourJitter",
     "CutMix",

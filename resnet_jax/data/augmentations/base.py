@@ -35,6 +35,8 @@ class ForExample:
     name: ClassVar[str] = ""
     #: Whether images have to be of 8 bits.
     bytes_only: ClassVar[bool] = False
+    #: Whether it looks at colours, which are of 1 channel (grey) or 3.
+    coloured: ClassVar[bool] = False
     #: Axes of the inputs that it takes, channels among them; empty: any.
     ranks: ClassVar[tuple[int, ...]] = (3,)
     #: Random words that an example takes.
@@ -69,6 +71,12 @@ class ForExample:
             raise UsageError(
                 f"{self.name} takes images of 8 bits (uint8); these are {image.dtype}: leave it out, or read them with "
                 "data.pixels uint8"
+            )
+
+        if self.coloured and image.shape[-1] not in (1, 3):
+            raise UsageError(
+                f"{self.name} takes images of 1 channel (grey) or 3 (red, green, blue); these have {image.shape[-1]}: "
+                "leave it out"
             )
 
     def apply(self, values: dict[str, Array], random: Any, spec: Spec, /) -> dict[str, Array]:

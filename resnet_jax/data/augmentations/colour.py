@@ -35,6 +35,7 @@ class ColourJitter(ForExample):
     hue: NotNegative = 0.0
     probability: Share = 1.0
     name: ClassVar = "colour_jitter"
+    coloured: ClassVar = True
     bytes_only: ClassVar = True
     words: ClassVar = 9
 

@@ -137,6 +137,11 @@ def _to(high: float, bins: int) -> np.ndarray:
     return values.astype(np.float32).astype(np.float64)
 
 
+def rising_both(high: float, bins: int) -> np.ndarray:
+    """Return 0 to high in equal steps, and their opposites, (bins, 2)."""
+    return _both(_to(high, bins))
+
+
 def rand_magnitudes(bins: int, height: int, width: int) -> dict[str, np.ndarray]:
     """Return the magnitudes (bins, 2) of torchvision's RandAugment, of every operation in its order."""
     place = np.arange(bins)

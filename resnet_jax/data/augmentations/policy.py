@@ -77,6 +77,7 @@ class Policy(ForExample):
     interpolation: Interpolation = dataclasses.field(default="nearest", kw_only=True)
     fill: float | tuple[float, ...] = dataclasses.field(default=0.0, kw_only=True)
     bytes_only: ClassVar = True
+    coloured: ClassVar = True
     #: Whether the layers share the row that is drawn, as the two operations of a sub-policy.
     shares_row: ClassVar = False
 

@@ -69,10 +69,17 @@ class _Ranged(_Single):
                 f"{row.name}: need {row.low:g} <= low <= high <= {row.high:g} ({row.magnitude}), got {self.low:g} and "
                 f"{high:g}"
             )
+        if row.whole and (self.low != int(self.low) or high != int(high)):
+            raise UsageError(
+                f"{row.name}: low and high are whole numbers ({row.magnitude}), got {self.low:g}, {high:g}"
+            )
 
     def magnitude(self, xp: Any, word: Array) -> Array:
         """Return the magnitude of a random word."""
-        return between(xp, word, self.low, self.low if self.high is None else self.high)
+        high = self.low if self.high is None else self.high
+        if self.operation.whole:  # high among them
+            return xp.floor(between(xp, word, self.low, high + 1))
+        return between(xp, word, self.low, high)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ def _transform_of(row: Operation) -> type:
         "operation": row,
         "name": row.name,
         "bytes_only": row.form != "affine",
+        "coloured": row.name in ("contrast", "saturation", "grey", "hue"),
     }
     kind = dataclass(frozen=True)(type(title, (base,), body))
     globals()[title] = kind  # pickled by its name

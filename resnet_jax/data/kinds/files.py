@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data.decode import decode_image, decode_stored
+from resnet_jax.data.decode import check_channels, decode_image, decode_stored
 from resnet_jax.data.formats import identify
 from resnet_jax.data.headers import shape_in_header
 from resnet_jax.data.index import Stamps
@@ -95,8 +96,36 @@ def image_sides(path: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+SHOWN = 6
+"""Files that a message names."""
+
+
+def raise_together(errors: Sequence[DataError], files: int) -> None:
+    """Raise what is wrong with some files as one error that names them; nothing if nothing is.
+
+    Args:
+        errors: one a file.
+        files: of how many.
+
+    Raises:
+        DataError: with the first few, if there are any.
+    """
+    if not errors:
+        return
+    if len(errors) == 1:
+        raise errors[0]
+    more = f"; and {len(errors) - SHOWN:,} more" if len(errors) > SHOWN else ""
+    raise DataError(f"{len(errors):,} of {files:,} files are broken: {'; '.join(map(str, errors[:SHOWN]))}{more}")
+
+
 def wanted_channels(channels: int | None, pixels: str) -> int:
-    """Return the channels that image files are decoded to: those asked for; else RGB, or what is stored."""
+    """Return the channels that image files are decoded to: those asked for; else RGB, or what is stored.
+
+    Raises:
+        UsageError: such images cannot be had.
+    """
+    if pixels == "uint8":
+        check_channels(channels)
     return channels or (3 if pixels == "uint8" else 0)
 
 

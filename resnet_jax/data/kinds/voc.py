@@ -25,7 +25,14 @@ from xml.etree.ElementTree import Element
 
 from resnet_jax.data.kinds.box_records import Cleaning, ImageBoxes, box_records, notes_of
 from resnet_jax.data.kinds.class_files import read_class_list
-from resnet_jax.data.kinds.files import folder_names, image_sides, images_by_stem, read_text, wanted_channels
+from resnet_jax.data.kinds.files import (
+    folder_names,
+    image_sides,
+    images_by_stem,
+    raise_together,
+    read_text,
+    wanted_channels,
+)
 from resnet_jax.data.kinds.plain_xml import parse_xml
 from resnet_jax.data.layout import shortened, split_of
 from resnet_jax.data.reading import Reading
@@ -69,7 +76,7 @@ def load_voc(path: str, reading: Reading, /) -> Dataset:
     """
     root = devkit_year(Path(path).expanduser())
     pairs = find_pairs(root)
-    files = {split: [read_voc(xml, image) for xml, image in found] for split, found in pairs.items()}
+    files = _read_all(pairs)
     names = {item.name for found in files.values() for file in found for item in file.objects}
     classes = tuple(sorted(names)) if reading.class_list is None else read_class_list(reading.class_list)
     if not names:
@@ -171,6 +178,19 @@ def listed_stems(path: Path) -> list[str]:
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
         raise DataError(f"{path}: {f'{shortened(twice, 3)} stand in it twice' if stems else 'there is nothing in it'}")
     return stems
+
+
+def _read_all(pairs: dict[str, list[tuple[str, str]]]) -> dict[str, list[VocFile]]:
+    files: dict[str, list[VocFile]] = {split: [] for split in pairs}
+    errors: list[DataError] = []
+    for split, found in pairs.items():
+        for annotation, image in found:
+            try:
+                files[split].append(read_voc(annotation, image))
+            except DataError as error:
+                errors.append(error)
+    raise_together(errors, sum(map(len, pairs.values())))
+    return files
 
 
 def read_voc(annotation: str, image: str) -> VocFile:

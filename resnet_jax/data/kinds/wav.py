@@ -20,7 +20,7 @@ import numpy as np
 from resnet_jax.data.example import Example, Field, Spec
 from resnet_jax.data.in_memory import in_threads
 from resnet_jax.data.kinds.class_files import ClassFiles, FileType, list_class_files
-from resnet_jax.data.kinds.files import read_text
+from resnet_jax.data.kinds.files import raise_together, read_text
 from resnet_jax.data.kinds.wave_file import OTHERS, SoundHeader, read_header, read_samples
 from resnet_jax.data.layout import shortened
 from resnet_jax.data.reading import Reading
@@ -151,12 +151,17 @@ def _said(header: SoundHeader) -> str:
 
 def _headers(paths: tuple[str, ...]) -> list[SoundHeader]:
     found: list[SoundHeader] = [SoundHeader(0, 0, 0)] * len(paths)
+    errors: dict[int, DataError] = {}
 
     def read(start: int) -> None:
         for index in range(start, min(start + CHUNK, len(paths))):
-            found[index] = read_header(paths[index])
+            try:
+                found[index] = read_header(paths[index])
+            except DataError as error:
+                errors[index] = error
 
     in_threads(read, range(0, len(paths), CHUNK))
+    raise_together([errors[index] for index in sorted(errors)], len(paths))
     return found
 
 

@@ -76,7 +76,7 @@ def _length(xp: Any, length: int) -> dict[str, int]:
 def grey(xp: Any, image: Array) -> Array:
     """Return an image's luminance, int32 (height, width): (0.299 R + 0.587 G + 0.114 B) in 16 fixed bits, rounded.
 
-    Of an image that is not of three channels it is the first.
+    Of an image of one channel it is that.
     """
     values = image.astype(xp.int32)
     if image.shape[-1] != 3:

@@ -36,6 +36,7 @@ class Operation:
         low: the least magnitude it can have.
         high: the largest.
         neutral: the magnitude at which it does nothing, if there is one.
+        whole: whether its magnitudes are whole numbers.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Operation:
     low: float = 0.0
     high: float = 0.0
     neutral: float | None = None
+    whole: bool = False
 
     @property
     def exactness(self) -> str:
@@ -75,7 +77,15 @@ _ROWS = (
         1.0,
     ),
     Operation(
-        "posterize", "lookup", "The upper bits of each value are kept.", colour.posterize, "bits kept", 0.0, 8.0, 8.0
+        "posterize",
+        "lookup",
+        "The upper bits of values are kept.",
+        colour.posterize,
+        "bits kept",
+        0.0,
+        8.0,
+        8.0,
+        True,
     ),
     Operation(
         "solarize",

@@ -9,7 +9,7 @@ import pytest
 
 from resnet_jax.data import load_dataset
 from resnet_jax.data.kinds.plain_xml import parse_xml
-from resnet_jax.errors import DataError
+from resnet_jax.errors import DataError, UsageError
 
 from .conftest import noise, write_image
 
@@ -111,6 +111,17 @@ def test_sizes_that_are_not_in_the_annotation_come_from_the_image_and_others_are
 def test_a_broken_annotation_is_named(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         load_dataset(f"voc:{voc(tmp_path, x=text)}")
+
+
+def test_all_broken_annotations_are_named_and_channels_that_cannot_be_had(tmp_path):
+    root = voc(tmp_path, x="<a>", y=annotation(thing("a", 1, 1, 2, 2)), z="")
+    with pytest.raises(DataError, match=r"2 of 3 files are broken: .*x\.xml: .*; .*z\.xml: the file is empty"):
+        load_dataset(f"voc:{root}")
+    (root / "Annotations" / "x.xml").unlink()
+    (root / "Annotations" / "z.xml").unlink()
+    with pytest.raises(UsageError, match="channels=2 is not possible"):
+        load_dataset(f"voc:{root}", channels=2)
+    assert load_dataset(f"voc:{root}", channels=1).splits["all"][0]["image"].shape == (12, 16, 1)
 
 
 def test_entities_are_refused_and_so_are_files_without_bound(tmp_path, monkeypatch):

@@ -90,6 +90,16 @@ def test_a_broken_file_is_named(tmp_path, data, message):
     assert str(raised.value).startswith(str(tmp_path / "x.wav"))
 
 
+def test_all_broken_files_are_named_at_once(tmp_path):
+    for label in "ab":
+        for number in range(5):
+            write(tmp_path / label / f"{number}.wav", tone(number))
+            if number != 2:
+                (tmp_path / label / f"{number}.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"8 of 10 files are broken: .*a/0\.wav: no WAV.*b/1\.wav: .*; and 2 more"):
+        load_dataset(f"wav:{tmp_path}")
+
+
 def test_flac_gives_what_was_written(tmp_path):
     library = pytest.importorskip("soundfile", reason="soundfile, of the extra audio, is not installed")
     samples = tone(2).astype(np.int16)
