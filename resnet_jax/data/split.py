@@ -19,7 +19,7 @@ from resnet_jax.data.division import Division, Members, divide_members
 from resnet_jax.data.groups import groups_by
 from resnet_jax.data.layout import shortened
 from resnet_jax.data.names import digest_of, identities
-from resnet_jax.data.records import Dataset, Source, Subset
+from resnet_jax.data.records import Dataset, Source, Subset, groups_of
 from resnet_jax.data.stratified import split_indices as split_indices
 from resnet_jax.data.subset import subset_of
 from resnet_jax.errors import DataError, UsageError
@@ -85,7 +85,7 @@ def resolve_splits(dataset: Dataset, division: Division | None = None, **wanted:
     result = Splits(parts["train"], parts.get("val"), parts.get("test"), kind=dataset.kind)
     if "all" in dataset.splits and result.test is not None and dataset.kind == "class":
         lines += _untested(result.test, dataset.splits["all"], dataset.class_names)
-    lines += _said_of_groups(division, pools, chosen)
+    lines += _said_of_groups(dataset.splits, division, pools, chosen)
     members = ""
     if division.by_names:
         members = digest_of(_at(pools[split], indices).told or () for split, indices in chosen.values())
@@ -164,10 +164,15 @@ def _said_of_parts(members: Members, division: Division, parts: Mapping[str, np.
     return f"{total:,} examples divided by {how}: {', '.join(sizes)}{fold}{warning}"
 
 
-def _said_of_groups(division: Division, pools: Mapping[str, Members], chosen: Mapping[str, Chosen]) -> list[str]:
+def _said_of_groups(
+    splits: Mapping[str, Source], division: Division, pools: Mapping[str, Members], chosen: Mapping[str, Chosen]
+) -> list[str]:
     """Say how many groups each part has; and if a split of the source shares some with another, how many."""
     if division.group_by is None:
-        return []
+        known = any(groups_of(source) is not None for source in splits.values())
+        divided = any(indices is not None for _, indices in chosen.values())
+        said = "the source knows groups of examples: data.group_by group keeps each in one part, which is not asked for"
+        return [said] if known and divided else []
     found = {role: _at(pools[split], indices).groups or () for role, (split, indices) in chosen.items()}
     counts = ", ".join(f"{role} {len(set(groups)):,}" for role, groups in found.items())
     said = [f"groups of examples, by data.group_by {division.group_by}: {counts}"]

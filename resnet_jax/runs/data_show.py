@@ -210,6 +210,8 @@ def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[di
         f"the first {which.count} of {size} of the batch of step {which.step} of {order.steps_per_epoch:,} in epoch "
         f"{which.epoch} (seed {config.seed}), of {len(records):,} examples{smaller}"
     )
+    said += "; classes drawn equally often" if config.data.balance == "classes" else ""
+    said += f"; each image {repeats} times in the batch" if repeats > 1 else ""
     return {"index": index[:count], "epoch": epoch[:count]}, said
 
 

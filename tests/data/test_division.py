@@ -239,6 +239,9 @@ def test_groups_of_a_manifest_are_a_column(tmp_path):
     (tmp_path / "table.csv").write_text("\n".join(rows))
     dataset = load_dataset(f"manifest:{tmp_path / 'table.csv'}")
     assert not any("left out" in note for note in dataset.notes)
+    assert (
+        resolve_splits(dataset).notes[-1].startswith("the source knows groups of examples: data.group_by group keeps")
+    )
     splits = resolve_splits(dataset, group_by="group", val_fraction=0.17, test_fraction=0.34)
     assert [len(part) for part in (splits.train, splits.val or (), splits.test or ())] == [12, 4, 8]
 
