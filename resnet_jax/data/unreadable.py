@@ -81,7 +81,8 @@ class Unreadable:
         if count > self.share * self.total:
             raise DataError(
                 f"{count:,} of {self.total:,} {self.split} examples cannot be read, more than the {self.share:.3g} of "
-                f"them that may be left out (data.max_corrupt); the first: {self.entries[0].reason}; the last: {reason}"
+                f"them that may be left out (data.max_corrupt); the first: {self.entries[0].reason}"
+                + (f"; the last: {reason}" if count > 1 else "")
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import cv2
 import numpy as np
@@ -207,6 +208,14 @@ def test_of_two_subsets_the_smaller_is_in_the_larger_and_every_class_has_its_sha
     smaller, larger = sorted(found, key=len)
     if all(size < 1 for size in sizes) or all(size >= 1 for size in sizes):
         assert smaller <= larger
+
+
+@pytest.mark.parametrize("told", [None, [str(i) for i in range(200)]], ids=["random", "hash"])
+@pytest.mark.parametrize("sizes", [(0.1, 0.2, 0.55, 0.9), (1, 3, 10, 40)])
+def test_every_subset_is_in_the_next_larger_one(sizes, told):
+    labels = np.arange(200) % 4
+    parts = [set(subset_of(labels, size, 7, told=told, class_names=tuple("abcd")).tolist()) for size in sizes]
+    assert all(smaller < larger for smaller, larger in itertools.pairwise(parts))
 
 
 def test_a_subset_leaves_validation_and_test_as_they_are():
