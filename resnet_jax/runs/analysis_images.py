@@ -21,11 +21,12 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.chosen import Chosen, bring_to_size, choose_images, describe_sizes
+from resnet_jax.runs.chosen import Chosen, choose_images
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import geometry_of, load_images
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.legacy_augment import with_old_fields
+from resnet_jax.runs.sizes import bring_to_size, describe_sizes
 from resnet_jax.runs.trained import TrainedRun, require_normalization
 from resnet_jax.training.need import ANALYSIS, require_memory
 

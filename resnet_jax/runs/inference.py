@@ -16,7 +16,7 @@ from resnet_jax.data.augment import normalize
 from resnet_jax.data.decode import decode_image, has_colours
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.runs.chosen import describe_sizes
+from resnet_jax.runs.sizes import describe_sizes
 from resnet_jax.runs.trained import TrainedRun, require_images
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.training.step import make_predict_step

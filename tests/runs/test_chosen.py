@@ -13,10 +13,11 @@ from resnet_jax.data.records import ArrayRecords
 from resnet_jax.errors import DataError, RunError, UsageError
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.build import build_model
-from resnet_jax.runs.chosen import bring_to_size, choose_images, describe_moved, describe_sizes, own_splits
+from resnet_jax.runs.chosen import choose_images, describe_moved, own_splits
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import load_images
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
+from resnet_jax.runs.sizes import bring_to_size, describe_sizes
 from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry, with_moved_data, with_normalization
 
 NAMES = ("cat", "dog", "owl")
