@@ -42,7 +42,7 @@ def index_by_pattern(lister: Lister, reading: Reading) -> Index:
         listing = lister.images(folder)
         if not listing.paths:
             raise DataError(f"{folder}: there are no images in it")
-        found[split] = _classes_of(listing.paths, folder, pattern)
+        found[split] = classes_by_pattern(listing.paths, folder, pattern)
         listing.nested, listing.subfolders = 0, []  # folders are of no meaning here
         summary.add(str(folder), listing)
         builder = TableBuilder()
@@ -95,7 +95,20 @@ def _folders(lister: Lister) -> dict[str, Path]:
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
-def _classes_of(paths: Iterable[str], folder: Path, pattern: re.Pattern[str]) -> list[str]:
+def classes_by_pattern(
+    paths: Iterable[str], folder: Path, pattern: re.Pattern[str], files: str = "images"
+) -> list[str]:
+    """Return the class of every file: what the group finds in its path below the folder.
+
+    Args:
+        paths: of files below the folder.
+        folder: of all of them, or of their split.
+        pattern: with one group.
+        files: what messages call them.
+
+    Raises:
+        DataError: files that it does not match.
+    """
     start, classes, without = len(str(folder)) + 1, [], []
     for path in paths:
         below = path[start:].replace(os.sep, "/")
@@ -107,7 +120,7 @@ def _classes_of(paths: Iterable[str], folder: Path, pattern: re.Pattern[str]) ->
     if without:
         raise DataError(
             f"{folder}: data.class_pattern {pattern.pattern!r} finds no class in {shortened(map(repr, without), 3)} "
-            f"({len(without):,} of {len(without) + len(classes):,} images); it must match every image, or the others "
+            f"({len(without):,} of {len(without) + len(classes):,} {files}); it must match all of them, or the others "
             "must lie elsewhere"
         )
     return classes

@@ -66,8 +66,8 @@ class DataConfig:
     orientation: Orientation = "stored"
     """stored: pixels as they lie in the image files; exif: turned upright, as the tag of a camera says."""
     class_pattern: str | None = None
-    """Of folder:PATH whose class is in the files' names: a regular expression with one group, such as "^([a-z]+)_"; it
-    is looked for in the path below the folder."""
+    """Where the class is in the names of files (folder:PATH, wav:PATH): a regular expression with one group, such as
+    "^([a-z]+)_"; it is looked for in the path below the folder, or below train, val and test in it."""
     class_list: str | None = None
     """A file of classes, one a line, in label order: the folder, and what it is called (of mnist: only that)."""
     signal_length: AtLeast1 | None = None

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.class_list import Classes, order_classes
-from resnet_jax.data.class_pattern import compiled
+from resnet_jax.data.class_pattern import classes_by_pattern, compiled
 from resnet_jax.data.index import Stamps
 from resnet_jax.data.kinds.files import folder_names, read_text
 from resnet_jax.data.layout import NO_CLASSES, alike, shortened, split_of
@@ -106,7 +106,10 @@ def list_class_files(root: Path, kind: FileType, reading: Reading) -> ClassFiles
     if reading.class_pattern is None:
         of_file = {split: _by_folder(folders[split], one.files, kind) for split, one in found.items()}
     else:
-        of_file = {split: _by_pattern(root, one.files, reading.class_pattern) for split, one in found.items()}
+        pattern = compiled(reading.class_pattern)
+        of_file = {
+            split: classes_by_pattern(one.files, folders[split], pattern, kind.plural) for split, one in found.items()
+        }
     classes = _ordered(of_file, folders, reading)
     place = {key: label for label, key in enumerate(classes.keys)}
     labels = {split: np.array([place[key] for key in found_in], np.int32) for split, found_in in of_file.items()}
@@ -190,24 +193,6 @@ def _by_folder(folder: Path, files: Sequence[str], kind: FileType) -> list[str]:
     if empty:
         raise DataError(f"{folder / empty[0]}: no {kind.plural} in it; a class folder holds {', '.join(kind.endings)}")
     return [parts[0] for parts in below]
-
-
-def _by_pattern(root: Path, files: Sequence[str], pattern: str) -> list[str]:
-    find = compiled(pattern)
-    classes, without = [], []
-    for path in files:
-        below = Path(os.path.relpath(path, root)).as_posix()
-        match = find.search(below)
-        if match is None or not match[1]:
-            without.append(below)
-        else:
-            classes.append(match[1])
-    if without:
-        raise DataError(
-            f"{root}: data.class_pattern {pattern!r} finds no class in {len(without):,} of {len(files):,} files: "
-            f"{shortened(without, 3)}"
-        )
-    return classes
 
 
 def _ordered(of_file: dict[str, list[str]], folders: dict[str, Path], reading: Reading) -> Classes:
