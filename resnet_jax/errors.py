@@ -47,6 +47,10 @@ class RunError(ResNetJaxError):
     """A run cannot start or go on: diverged, not writable, or a directory of another configuration."""
 
 
+class DamagedError(RunError):
+    """A file or checkpoint is not what was written."""
+
+
 #: So many names are listed in a message; of more the nearest three are.
 FEW = 12
 

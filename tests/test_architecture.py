@@ -124,6 +124,6 @@ def test_the_walk_from_fit_to_the_loss_is_as_drawn(tmp_path: Path, monkeypatch: 
     finally:
         sys.setprofile(None)
 
-    assert (drawn[0], drawn[-1], len(drawn) <= 12) == ("runs/fit", "tasks/losses", True)
+    assert (drawn[0], drawn[-1], len(drawn) <= 13) == ("runs/fit", "tasks/losses", True)
     assert set(at_the_loss) <= set(drawn)
     assert arrows <= calls, f"drawn, but never called: {sorted(arrows - calls)}"

@@ -6,6 +6,7 @@
 ``notes.txt``      what was said of the data at the start, if anything: what was left out, which folder is which split
 ``start.json``     with ``init_from``: which weights the run began with
 ``environment.json``  versions of Python and the packages, and the devices
+``events.jsonl``   what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax events`
 ``metrics.jsonl``  one line per logged step and per epoch
 ``tensorboard/``   the same for TensorBoard
 ``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
@@ -118,6 +119,7 @@ class RunDirectory:
     notes = property(lambda self: self.path / "notes.txt")
     environment = property(lambda self: self.path / "environment.json")
     corrupt = property(lambda self: self.path / "corrupt.jsonl")
+    events = property(lambda self: self.path / "events.jsonl")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")

@@ -1,0 +1,60 @@
+"""The test of a run: once, after training, of the state that the configuration selects."""
+
+from __future__ import annotations
+
+import time
+
+from resnet_jax.models.digest import params_digest
+from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.runs.job import Job
+from resnet_jax.runs.length import earlier_tests
+from resnet_jax.runs.outcome import Summary, outcome_of
+from resnet_jax.training.evaluation import Evaluation
+from resnet_jax.training.progress import Progress
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.stuck import Chance, judge
+
+
+def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> tuple[Summary, Evaluation]:
+    """Return the result of the run, and the evaluation that it is of."""
+    steps, digest = int(state.step), params_digest(state.params, state.batch_stats)
+    select, test = job.config.train.select, job.images.splits.test
+    if select == "best":
+        job.checkpoints.close()
+        state, _ = job.checkpoints.restore("best", state)
+    assert test is not None  # load_images refuses data without
+    if before := earlier_tests(job.run):
+        job.say(
+            f"Testing the {select} state on the {len(test):,} test images. They were evaluated before, after "
+            f"{', '.join(f'{n:,}' for n in before)} updates: a length chosen by that result was chosen on them."
+        )
+    else:
+        job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
+    result = job.parts.evaluate(state.eval_variables, test)
+    epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
+    task = job.parts.task
+    verdict = judge(
+        updates=steps,
+        steps_per_epoch=job.parts.plan.steps_per_epoch,
+        tested=result.metrics.get("accuracy"),
+        test=Chance.of(test.labels),
+        trained=epochs[-1].get("accuracy") if epochs else None,
+        train=job.chance_in_training,
+    )
+    outcome = outcome_of(task, result, progress.members[0].watch.best, job.images.card.class_names)
+    others = [line for line in job.corrupt.said(job.images.card.examples) if line not in result.notes]
+    summary = Summary(
+        **{**outcome, "notes": (*result.notes, *others)},
+        steps=steps,
+        finished=progress.finished or "steps",
+        tested=f"{select}, after step {int(state.step)}",
+        images_per_second=progress.images_per_second,
+        seconds=time.perf_counter() - began,
+        params_digest=digest,
+        run_dir=str(job.run.path),
+        first_step_seconds=job.first_step.seconds,
+        stuck=verdict.stuck,
+        stuck_reason=verdict.reason,
+        skipped=job.corrupt.counts,
+    )
+    return summary, result

@@ -1,0 +1,111 @@
+"""The job of one :func:`~resnet_jax.runs.fit.fit`: what its stages share, and what is said of it before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console as RichConsole
+
+from resnet_jax.report.text import say
+from resnet_jax.runs.build import RunComponents
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.corrupt import CorruptList
+from resnet_jax.runs.data import RunData
+from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.finetune import Source, describe
+from resnet_jax.runs.length import Settled
+from resnet_jax.runs.outcome import Pictures
+from resnet_jax.runtime.events import NO_EVENTS, EventLog
+from resnet_jax.tasks.task import Task
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.feeds import Feed
+from resnet_jax.training.observers import Observer, Row
+from resnet_jax.training.stuck import Chance
+
+
+class FirstStep(Observer):
+    """Observer of the time to the first step."""
+
+    def __init__(self, began: float):
+        self._began = began
+        self.seconds: float | None = None
+
+    def on_step(self, row: Row) -> None:
+        """Stop the watch, once."""
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - self._began
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the stages of :func:`fit` share."""
+
+    config: RunConfig
+    images: RunData
+    parts: RunComponents
+    run: RunDirectory
+    checkpoints: Checkpoints
+    console: RichConsole
+    source: Source | None
+    first_step: FirstStep
+    feed: Feed
+    corrupt: CorruptList
+    events: EventLog = NO_EVENTS
+
+    @property
+    def chance_in_training(self) -> Chance:
+        """What chance gets right in an epoch of training."""
+        return Chance.of(
+            self.images.splits.train.labels, self.parts.plan.steps_per_epoch * self.config.train.batch_size
+        )
+
+    @property
+    def pictures(self) -> Pictures:
+        """What draws its pictures."""
+        return Pictures(self.run, self.config, self.say)
+
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        say(self.console, text)
+
+
+def sayer(console: RichConsole) -> Callable[[str], None]:
+    """Return what prints a line as it is."""
+    return functools.partial(say, console)
+
+
+def _outputs(task: Task, names: Sequence[str]) -> str:
+    """Say what the outputs are: ``10 classes``, ``regression of 2: weight, width``."""
+    if task.kind == "classification":
+        return f"{len(names)} classes"
+    listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{task.kind} of {listed or task.num_outputs}"
+
+
+def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
+    config, plan = job.config, job.parts.plan
+    devices = job.parts.placement.devices
+    sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
+    shape = "x".join(str(side) for side in job.images.card.image_shape)
+    per_call = job.feed.steps_per_call
+    together = f", {per_call} in a call" if per_call > 1 else ""
+    optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
+    facts = {
+        "network": f"{config.model.name}, {_outputs(job.parts.task, job.images.card.class_names)}",
+        "images": f"{config.data.place}: {sizes} ({shape})",
+        "fed": job.parts.fed,
+        "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "run": str(job.run.path),
+    }
+    start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)
+    lines = (*(("start", line) for line in start), *(("adapted", line) for line in settled.adapted))
+    for name, fact in (*facts.items(), *lines):
+        job.say(f"{name:>9}  {fact}")
+    for note in notes:
+        job.say(f"{'note':>9}  {note}")
+    for line in settled.change.lines(config) if settled.change is not None else ():
+        job.say(line)
