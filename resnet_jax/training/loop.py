@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.cadence import Ticker
+from resnet_jax.training.decide import decide
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Feed
 from resnet_jax.training.interrupt import StopRequest
@@ -81,7 +82,8 @@ def train(
             state, metrics = call.run(state)
             session.sent(call.first, call.count, metrics)
             step = call.first + call.count
-            over = step == plan.total_steps or session.out_of_time
+            decision = decide(step, session, stop)
+            over = decision.over
             ends_epoch, validates = over or step % plan.steps_per_epoch == 0, over or plan.validation.is_due(step)
             saves = kept.is_due(step, validates=validates)
             if ends_epoch or validates or saves:
@@ -97,7 +99,9 @@ def train(
                 session.resume_clock()
             if session.finished:
                 break
-            if stop:
+            if (ends_epoch or validates or saves) and not decision.stop:
+                decision = decide(step, session, stop)  # all of that may have taken long
+            if decision.stop and stop is not None:
                 session.drain()
                 kept.save(state, session)
                 raise Interrupted(step, stop)
