@@ -25,7 +25,7 @@ class Decision:
 
 
 def decide(step: int, session: Session, stop: StopRequest | None) -> Decision:
-    """Decide after a call, when ``step`` updates are done; the loop asks again after what takes long.
+    """Decide after a call, once a call.
 
     Args:
         step: updates done.

@@ -16,7 +16,7 @@ from resnet_jax.training.cadence import Ticker
 from resnet_jax.training.decide import decide
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Feed
-from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.interrupt import Interrupted as Interrupted, StopRequest
 from resnet_jax.training.members import chosen, copied, is_population, members_of, restore, save, updates_done
 from resnet_jax.training.observers import Observer as Observer
 from resnet_jax.training.plan import Plan as Plan
@@ -26,14 +26,6 @@ from resnet_jax.training.state import TrainState
 
 if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
     from resnet_jax.training.checkpoint import Checkpoints
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; ``step`` updates are done."""
-
-    def __init__(self, step: int, request: StopRequest):
-        super().__init__(f"stopped after step {step}")
-        self.step, self.request = step, request
 
 
 def train(
@@ -80,6 +72,8 @@ def train(
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:
             state, metrics = call.run(state)
+            if stop is not None:
+                stop.begun = True
             session.sent(call.first, call.count, metrics)
             step = call.first + call.count
             decision = decide(step, session, stop)
@@ -99,8 +93,6 @@ def train(
                 session.resume_clock()
             if session.finished:
                 break
-            if (ends_epoch or validates or saves) and not decision.stop:
-                decision = decide(step, session, stop)  # all of that may have taken long
             if decision.stop and stop is not None:
                 session.drain()
                 kept.save(state, session)
