@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from types import FrameType
 
 #: Seconds that the last words may take; nobody may be reading them.
 LAST_WORDS = 0.5
@@ -31,6 +32,24 @@ def own_process(owned: bool = True) -> None:
 def is_owned() -> bool:
     """Return whether this process is a command's own."""
     return _owned
+
+
+def stop_quietly() -> None:
+    """Let Ctrl-C end this process at once while modules are imported, where libraries may lose a KeyboardInterrupt.
+
+    Elsewhere it raises one, as it does anyway.
+    """
+
+    def pressed(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                leave(signal.Signals(number), "Stopped at once.\n")
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one that is ignored, as in the background
+        with suppress(ValueError):  # in another thread than the main one
+            signal.signal(signal.SIGINT, pressed)
 
 
 def end_in_bounded_time(status: int, seconds: float = ENDING) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from resnet_jax.runtime.ending import is_owned, last_words, leave
+from resnet_jax.runtime.ending import ENDING, is_owned, last_words, leave
 
 #: Seconds in which a signal that comes again is the same one: a terminal or a service manager sends it to every process
 #: of a command, and those that start others (``uv run``, ``srun``) pass it on.
@@ -106,7 +106,7 @@ class _Owner:
     def __init__(self, request: StopRequest) -> None:
         self._request = request
         self._first: float | None = None
-        self._told, self._stopping = False, threading.Event()
+        self._raised, self._stopping = False, threading.Event()
         self._lock = threading.Lock()
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
@@ -133,7 +133,7 @@ class _Owner:
             StoppedAtOnce: there is nothing to save.
         """
         if first and not self._request.begun:
-            self._stopping.set()
+            self._raised = True
             raise StoppedAtOnce(number)
         self._arrived(number)
 
@@ -168,6 +168,8 @@ class _Owner:
         threading.Thread(target=self._unless_heard, args=(number,), daemon=True).start()
 
     def _unless_heard(self, number: signal.Signals) -> None:
-        """End the process if the main thread does not hear of a signal, being busy in a compiler."""
-        if not self._stopping.wait(GRACE) and not self._request.begun:
+        """End the process if the main thread does not hear of a signal, being busy in a compiler, or does not end."""
+        if self._stopping.wait(GRACE) or (self._raised and self._stopping.wait(ENDING)):
+            return
+        if not self._request.begun:
             leave(number, f"\n{number.name}: stopped before a step was made; what was saved before stays.\n")

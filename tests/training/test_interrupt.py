@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import pytest
 
@@ -35,9 +34,9 @@ sys.exit(128 + stop.signal)
 class Started:
     """The program, which waits for signals; ended at the end whatever happened."""
 
-    def __init__(self, begun, hangs, **how):
-        command = [sys.executable, "-c", PROGRAM, str(begun), str(hangs)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+    def __init__(self, begun, hangs, *, under=()):
+        command = [*under, sys.executable, "-c", PROGRAM, str(begun), str(hangs)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 
@@ -103,8 +102,7 @@ def test_before_a_step_was_made_the_first_leaves(hangs):
 @pytest.mark.slow
 def test_what_the_process_was_started_to_ignore_it_ignores():
     """As by `nohup`."""
-    ignoring = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
-    with Started(begun=True, hangs=False, preexec_fn=ignoring) as program:
+    with Started(begun=True, hangs=False, under=("nohup",)) as program:
         program.send(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             program.process.wait(0.5)
