@@ -1,4 +1,4 @@
-"""``python -m resnet_jax`` and the program ``resnet-jax``: the command line, which Ctrl-C can stop while it is loaded."""
+"""``python -m resnet_jax`` and the program ``resnet-jax``: the command line, which Ctrl-C stops while it is loaded."""
 
 from resnet_jax.runtime.ending import stop_quietly
 

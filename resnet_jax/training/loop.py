@@ -58,7 +58,7 @@ def train(
         The final state, of members that stopped early the state at that step, and the progress.
 
     Raises:
-        RunError: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
+        Diverged: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
             what to look at. The update was rejected and the newest checkpoint is from before it.
         Interrupted: ``stop`` was requested; the state is saved.
     """
@@ -74,7 +74,7 @@ def train(
             state, metrics = call.run(state)
             if stop is not None:
                 stop.begun = True
-            session.sent(call.first, call.count, metrics)
+            session.sent(call.first, call.count, metrics, state)
             step = call.first + call.count
             decision = decide(step, session, stop)
             over = decision.over
