@@ -34,7 +34,7 @@ def test_figures_add_up_over_runs():
 
 def test_the_composed_images_are_read_as_cifar_10(tmp_path):
     data = load_dataset(composed_cifar(tmp_path))
-    assert [len(part) for part in (data.train, data.test or [])] == [1200, 240]
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 1200, "test": 240}
     assert data.class_names[0] == "airplane"
 
 
