@@ -15,10 +15,12 @@ from resnet_jax.report.metrics_file import MetricsFile
 from resnet_jax.report.views import View
 from resnet_jax.runs.config import config_to_dict
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.faults import explain_divergence
 from resnet_jax.runs.finetune import start_state
 from resnet_jax.runs.job import Job
 from resnet_jax.runs.position import read_position
 from resnet_jax.runs.session_log import SessionLog
+from resnet_jax.training.diverged import Diverged
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, train
@@ -134,6 +136,8 @@ def train_run(
                 stop=stop,
             )
         except BaseException as error:
+            if isinstance(error, Diverged) and log.is_there:
+                explain_divergence(job, error)
             log.ended(error)
             if isinstance(error, Interrupted | RunError) and log.is_there:
                 job.checkpoints.close()

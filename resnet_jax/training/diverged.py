@@ -30,6 +30,12 @@ class Diverged(RunError):
         self.state: Any = None
         self.made_after = 0
 
+    def add(self, sentence: str) -> None:
+        """Put a sentence of what was found out since into the message, before the advice."""
+        said, advice, rest = str(self).partition(" Look at: ")
+        sentence = sentence[:1].upper() + sentence[1:]
+        self.args = (f"{said} {sentence}.{advice}{rest}",)
+
 
 def _said(step: int, metrics: Mapping[str, float], tolerated: int, member: int | None) -> str:
     scaled = "loss_scale" in metrics
