@@ -7,6 +7,8 @@
 ``start.json``     with ``init_from``: which weights the run began with
 ``environment.json``  versions of Python and the packages, and the devices
 ``events.jsonl``   what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax events`
+``.position``      how many updates the session has done, in 16 bytes; a resumed run says which are made again
+``fault.json``     of a run that diverged: the step, its examples, and where in the network it was no longer finite
 ``metrics.jsonl``  one line per logged step and per epoch
 ``tensorboard/``   the same for TensorBoard
 ``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
@@ -120,6 +122,8 @@ class RunDirectory:
     environment = property(lambda self: self.path / "environment.json")
     corrupt = property(lambda self: self.path / "corrupt.jsonl")
     events = property(lambda self: self.path / "events.jsonl")
+    position = property(lambda self: self.path / ".position")
+    fault = property(lambda self: self.path / "fault.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")

@@ -147,6 +147,7 @@ def fit(
                 run.write_summary(summary.to_json())
             finally:
                 conclude(summary, job.say)
+            events.add("end", step=summary.steps, reason=summary.finished)
             tell(views, "on_end", summary.to_json())
     job.pictures.draw_all(result)
     job.pictures.say_where()
