@@ -103,6 +103,8 @@ def train_run(
             steps_per_epoch=per_epoch,
             batch_size=job.config.train.batch_size,
             log_every=every,
+            records=progress.records,
+            events=job.events,
         )
         tell(views, "on_start", facts)
         try:
