@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from resnet_jax.errors import RunError
 from resnet_jax.instrument.hooks import BlockNames
@@ -79,12 +80,18 @@ def train_run(
         )
 
     with contextlib.ExitStack() as stack:
-        metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
+        files: dict[str, Any] = {
+            "start_step": start,
+            "records": progress.records,
+            "warn": job.say,
+            "events": job.events,
+        }
+        metrics = MetricsFile(run.metrics, every=every, learning_rate=parts.learning_rate, **files)
         depth = None
         if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
-            depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
+            depth = DepthFile(run.depth, chart.names, chart.stages, every=depth_steps, **files)
             stack.callback(depth.close)
         live = View("progress", make_live, job.say)
         for observer in (live, metrics):
