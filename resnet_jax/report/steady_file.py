@@ -129,7 +129,7 @@ class SteadyFile:
         self._waiting_bytes = 0
         self._lost, self._lost_steps = position.lost, []
         self._failed: OSError | None = None
-        self._told, self._tried = False, -RETRY_SECONDS
+        self._told, self._tried, self._synced = False, -RETRY_SECONDS, True
         try:
             os.ftruncate(self._file, self._size)
         except OSError as error:
@@ -156,6 +156,10 @@ class SteadyFile:
     def position(self) -> dict[str, Any]:
         """Return how far it has come, for a checkpoint: what was written is on disk, or in what this returns."""
         self._try()
+        if not self._synced:  # the machine may lose its power after the checkpoint
+            with contextlib.suppress(OSError):
+                os.fsync(self._file)
+            self._synced = True
         rows = [row.decode("latin-1") for row, _ in self._waiting]
         fits = self._waiting_bytes <= MOST_IN_CHECKPOINT
         found = {"size": self._size, "sha256": self._digest.hexdigest(), "rows": self._rows}
@@ -199,6 +203,7 @@ class SteadyFile:
                 self._waiting_bytes -= len(row)
                 self._size, self._rows = self._size + len(row), self._rows + 1
                 self._digest.update(row)
+                self._synced = False
         except OSError as error:
             self._fail(error)
             return
