@@ -118,7 +118,7 @@ def fit(
         warn=sayer(console),
     )
     run = RunDirectory.open(run.path, config if change is None else run.read_config())
-    with run.locked(sayer(console)), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
+    with run.locked(sayer(console)) as held, stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
         run.write_data(images.card)
         other_kind = misfit(config, images)
         notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
@@ -129,7 +129,8 @@ def fit(
         events.add("start", process=os.getpid(), host=platform.node(), devices=parts.placement.size)
         views = [View(_name(one), lambda one=one: one, sayer(console)) for one in told]
         first, corrupt = FirstStep(began), CorruptList(run.corrupt, images.unreadable, sayer(console))
-        job = Job(config, images, parts, run, checkpoints, console, source, first, parts.make_feed(), corrupt, events)
+        feed = parts.make_feed()
+        job = Job(config, images, parts, run, checkpoints, console, source, first, feed, corrupt, events, held)
         announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)

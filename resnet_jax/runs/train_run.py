@@ -16,7 +16,7 @@ from resnet_jax.report.metrics_file import MetricsFile
 from resnet_jax.report.views import View
 from resnet_jax.runs.config import config_to_dict
 from resnet_jax.runs.finetune import start_state
-from resnet_jax.runs.job import Job
+from resnet_jax.runs.job import Job, StillHeld
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, train
@@ -123,7 +123,15 @@ def train_run(
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=[job.first_step, live, metrics, *watches, *([] if depth is None else [depth]), *views],
+                observers=[
+                    StillHeld(job.held, run),
+                    job.first_step,
+                    live,
+                    metrics,
+                    *watches,
+                    *([] if depth is None else [depth]),
+                    *views,
+                ],
                 stop=stop,
             )
         except (Interrupted, RunError):
