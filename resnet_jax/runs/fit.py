@@ -122,7 +122,7 @@ def fit(
     events = EventLog(run.events if is_main() else None)
     keep = Keep(config.train.keep_last, config.train.keep_best)
     checkpoints = Checkpoints(run.checkpoints, events=events, warn=sayer(console), keep=keep)
-    with run.locked(sayer(console)), stop_on_signals() as stop, checkpoints:
+    with run.locked(sayer(console)) as held, stop_on_signals() as stop, checkpoints:
         run.write_data(images.card)
         other_kind = misfit(config, images)
         notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
@@ -132,7 +132,8 @@ def fit(
         events.add("start", process=os.getpid(), host=platform.node(), devices=parts.placement.size)
         views = [View(_name(one), lambda one=one: one, sayer(console)) for one in told]
         first, corrupt = FirstStep(began), CorruptList(run.corrupt, images.unreadable, sayer(console))
-        job = Job(config, images, parts, run, checkpoints, console, source, first, parts.make_feed(), corrupt, events)
+        feed = parts.make_feed()
+        job = Job(config, images, parts, run, checkpoints, console, source, first, feed, corrupt, events, held)
         announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)
