@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.training.observers import Observer, Row, RunFacts, tell
+from resnet_jax.training.observers import Observer, Row, RunFacts, positions, tell
 
 Warn = Callable[[str], None]
 
@@ -96,6 +96,12 @@ class View(Observer):
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Tell it."""
         self._tell("on_end", summary)
+
+    def position(self) -> Mapping[str, Any]:
+        """Ask it."""
+        found: list[dict[str, Any]] = []
+        self._try(lambda: found.append(positions(self._observers)))
+        return found[0] if found else {}
 
     def close(self) -> None:
         """Close it if it can be closed."""

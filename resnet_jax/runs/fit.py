@@ -40,6 +40,7 @@ from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.observers import tell
 from resnet_jax.training.placement import Placement, make_mesh
+from resnet_jax.training.retention import Keep
 
 
 def fit(
@@ -118,18 +119,21 @@ def fit(
         warn=sayer(console),
     )
     run = RunDirectory.open(run.path, config if change is None else run.read_config())
-    with run.locked(sayer(console)), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
+    events = EventLog(run.events if is_main() else None)
+    keep = Keep(config.train.keep_last, config.train.keep_best)
+    checkpoints = Checkpoints(run.checkpoints, events=events, warn=sayer(console), keep=keep)
+    with run.locked(sayer(console)) as held, stop_on_signals() as stop, checkpoints:
         run.write_data(images.card)
         other_kind = misfit(config, images)
         notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
         run.write_notes(notes)
         if source is not None:
             run.write_start(source.record())
-        events = EventLog(run.events if is_main() else None)
         events.add("start", process=os.getpid(), host=platform.node(), devices=parts.placement.size)
         views = [View(_name(one), lambda one=one: one, sayer(console)) for one in told]
         first, corrupt = FirstStep(began), CorruptList(run.corrupt, images.unreadable, sayer(console))
-        job = Job(config, images, parts, run, checkpoints, console, source, first, parts.make_feed(), corrupt, events)
+        feed = parts.make_feed()
+        job = Job(config, images, parts, run, checkpoints, console, source, first, feed, corrupt, events, held)
         announce(job, settled, notes)
         if change is not None:
             adopt(run, change, config)

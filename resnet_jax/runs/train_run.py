@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from resnet_jax.errors import RunError
 from resnet_jax.instrument.hooks import BlockNames
@@ -17,7 +18,7 @@ from resnet_jax.runs.config import config_to_dict
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.faults import explain_divergence
 from resnet_jax.runs.finetune import start_state
-from resnet_jax.runs.job import Job
+from resnet_jax.runs.job import Job, StillHeld
 from resnet_jax.runs.position import read_position
 from resnet_jax.runs.session_log import SessionLog
 from resnet_jax.training.diverged import Diverged
@@ -96,12 +97,18 @@ def train_run(
         )
 
     with contextlib.ExitStack() as stack:
-        metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
+        files: dict[str, Any] = {
+            "start_step": start,
+            "records": progress.records,
+            "warn": job.say,
+            "events": job.events,
+        }
+        metrics = MetricsFile(run.metrics, every=every, learning_rate=parts.learning_rate, **files)
         depth = None
         if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
-            depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
+            depth = DepthFile(run.depth, chart.names, chart.stages, every=depth_steps, **files)
             stack.callback(depth.close)
         live = View("progress", make_live, job.say)
         log = SessionLog(run, job.events, start)
@@ -121,6 +128,8 @@ def train_run(
             steps_per_epoch=per_epoch,
             batch_size=job.config.train.batch_size,
             log_every=every,
+            records=progress.records,
+            events=job.events,
         )
         tell(views, "on_start", facts)
         try:
@@ -132,7 +141,16 @@ def train_run(
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=[log, job.first_step, live, metrics, *watches, *([] if depth is None else [depth]), *views],
+                observers=[
+                    StillHeld(job.held, run),
+                    log,
+                    job.first_step,
+                    live,
+                    metrics,
+                    *watches,
+                    *([] if depth is None else [depth]),
+                    *views,
+                ],
                 stop=stop,
             )
         except BaseException as error:

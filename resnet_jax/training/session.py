@@ -15,7 +15,7 @@ from resnet_jax.training.diverged import Diverged
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Metrics
-from resnet_jax.training.observers import Row, tell
+from resnet_jax.training.observers import Row, positions, tell
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.progress import EpochSums, MemberProgress, Progress, Reporting, task_sums
 
@@ -80,7 +80,14 @@ class Session:
     @property
     def progress(self) -> Progress:
         """Where the run stands."""
-        return Progress(tuple(self._members), self._seconds, self._timed_examples, self.elapsed, self.finished)
+        return Progress(
+            tuple(self._members),
+            self._seconds,
+            self._timed_examples,
+            self.elapsed,
+            self.finished,
+            positions(self._observers),
+        )
 
     @property
     def running(self) -> list[int]:
@@ -129,9 +136,8 @@ class Session:
             if ends_epoch:
                 row |= self._members[index].epoch_sums.means(self._task)
                 self._replace(index, epoch_sums=EpochSums())
-                rate = None if self._population else self.progress.images_per_second
-                if rate is not None:
-                    row["images_per_second"] = rate
+                if not self._population and self._seconds > 0:
+                    row["images_per_second"] = self._timed_examples / self._seconds
             if results is not None:
                 row |= _validation_row(results[index])
                 better, stops = self._judge(index, step, results[index].metrics[self._task.headline])
