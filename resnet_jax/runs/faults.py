@@ -163,8 +163,8 @@ def _of_profile(profile: Profile, error: Diverged) -> Fault:
             if bad_values:
                 where = "the stem" if block == 0 and point == "input" else f"{name} (its {point})"
                 given = profile.inputs[0] if where == "the stem" else profile.activations["input"][block, 0]
-                said = f"the first activation that is not finite is in {where}: {bad_values:,.0f} values; what it is given "
-                said += f"is at most {given:.3g}"
+                said = f"the first activation that is not finite is in {where}: {bad_values:,.0f} values"
+                said += f"; what it is given is at most {given:.3g}"
                 return Fault("activation", "stem" if where == "the stem" else name, said)
     if profile.outputs[1]:
         said = f"all blocks are finite, and {profile.outputs[1]:,.0f} of the network's outputs are not: see its head"

@@ -20,6 +20,7 @@ from resnet_jax.runs.faults import explain_divergence
 from resnet_jax.runs.finetune import start_state
 from resnet_jax.runs.job import Job, StillHeld
 from resnet_jax.runs.position import read_position
+from resnet_jax.runs.rollback import in_its_order, roll_back
 from resnet_jax.runs.session_log import SessionLog
 from resnet_jax.training.diverged import Diverged
 from resnet_jax.training.evaluation import Evaluation
@@ -29,6 +30,7 @@ from resnet_jax.training.members import restore
 from resnet_jax.training.observers import RunFacts, tell
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
+from resnet_jax.training.spikes import Spiked
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance
 
@@ -77,6 +79,21 @@ def train_run(
         RunError: as :func:`resnet_jax.training.loop.train`.
         Interrupted: likewise.
     """
+    gone_back = False
+    while True:
+        try:
+            job = in_its_order(job, progress) if progress.rollbacks else job
+            return _train(job, state, progress, stop, views, gone_back=gone_back)
+        except Spiked as spike:
+            del state
+            state, progress = roll_back(job, spike)
+            gone_back = True
+
+
+def _train(
+    job: Job, state: TrainState, progress: Progress, stop: StopRequest, views: Sequence[View], *, gone_back: bool
+) -> tuple[TrainState, Progress]:
+    """Train until the end or a loss spike; see :func:`train_run`."""
     parts, run = job.parts, job.run
     start, per_epoch = int(state.step), parts.plan.steps_per_epoch
     every = job.config.train.cadence(job.config.train.log_every, per_epoch)
@@ -131,7 +148,7 @@ def train_run(
             records=progress.records,
             events=job.events,
         )
-        tell(views, "on_start", facts)
+        tell(views, "on_rollback" if gone_back else "on_start", facts)
         try:
             return train(
                 state,
@@ -153,6 +170,8 @@ def train_run(
                 ],
                 stop=stop,
             )
+        except Spiked:
+            raise
         except BaseException as error:
             if isinstance(error, Diverged) and log.is_there:
                 explain_divergence(job, error)

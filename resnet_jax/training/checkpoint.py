@@ -29,8 +29,7 @@ from resnet_jax.models.layout import stack
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.paths import PlainAlias, is_plain, user_path
-from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry
-from resnet_jax.training.checkpoint_folder import Kind as Kind
+from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry, Kind as Kind
 from resnet_jax.training.checkpoint_writer import CheckpointWriter, Pending, not_written, reason_of
 from resnet_jax.training.manifest import FORMAT, MARK, Score, read_manifest, verify
 from resnet_jax.training.retention import Keep, ranked, superfluous_best, superfluous_last
@@ -169,7 +168,9 @@ class Checkpoints:
             self._say(f"{error}. The best state is intact, and the run goes on from that")
             return self._resumed_from_best(like)
 
-    def restore(self, kind: Kind, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self, kind: Kind, like: TrainState, *, axis: int = 0, at_most: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Load the newest ``last`` or the best ``best`` checkpoint: the state and the progress saved with it.
 
         It is compared with its manifest first. A damaged one is named, set aside if this is the run itself, and the
@@ -180,13 +181,14 @@ class Checkpoints:
             like: a state with the shapes, dtypes and shardings wanted; the checkpoint may have been written on
                 another number of devices.
             axis: as for :meth:`save`.
+            at_most: of this step or before; None for the newest.
 
         Raises:
             DamagedError: none of them is intact.
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
         wanted = {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None}
-        loaded, step = self._load(kind, wanted)
+        loaded, step = self._load(kind, wanted, at_most)
         if kind == "last":
             self._go_back_to(step)
         return _relayout(loaded["state"], partial(layout.like, example=like), axis), loaded["progress"]
@@ -230,13 +232,13 @@ class Checkpoints:
         self._go_back_to(int(loaded[0].step))
         return loaded
 
-    def _load(self, kind: Kind, wanted: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    def _load(self, kind: Kind, wanted: dict[str, Any], at_most: int | None = None) -> tuple[dict[str, Any], int]:
         """Load from the first checkpoint that is intact."""
         self._wait()
         failed: tuple[int, RunError] | None = None
         while True:
             try:
-                step, is_verified = self._agreed(lambda: self._choose(kind))
+                step, is_verified = self._agreed(lambda: self._choose(kind, at_most))
             except RunError:
                 if failed is not None:
                     raise failed[1] from None
@@ -262,11 +264,12 @@ class Checkpoints:
                 )
             return loaded, step
 
-    def _choose(self, kind: Kind) -> tuple[int, bool]:
+    def _choose(self, kind: Kind, at_most: int | None = None) -> tuple[int, bool]:
         """Return the step of the first intact checkpoint, and whether it has a manifest that says so."""
         damaged: list[tuple[int, str]] = []
         while True:
             steps = [step for step in self._preferred(kind) if (kind, step) not in self._passed_over]
+            steps = [step for step in steps if at_most is None or step <= at_most]
             if not steps:
                 raise self._none_left(kind, [text for _, text in damaged])
             step = steps[0]

@@ -66,22 +66,25 @@ def save(checkpoints: Checkpoints, kind: Kind, state: TrainState, progress: Prog
         checkpoints.save(kind, state, progress.to_json())
 
 
-def restore(checkpoints: Checkpoints, kind: Kind, like: TrainState) -> tuple[TrainState, Progress]:
+def restore(
+    checkpoints: Checkpoints, kind: Kind, like: TrainState, *, at_most: int | None = None
+) -> tuple[TrainState, Progress]:
     """Load what :func:`save` wrote.
 
     Args:
         checkpoints: of this run or population.
         kind: ``last`` or ``best``.
         like: a state, or a population of the same members, on its devices.
+        at_most: of this step or before; None for the newest.
 
     Raises:
         RunError: there is no checkpoint, or it does not fit.
     """
     if not is_population(like):
-        state, progress = checkpoints.restore(kind, like)
+        state, progress = checkpoints.restore(kind, like, at_most=at_most)
         return state, Progress.from_json(progress)
     where = like.step.sharding
     single = like.replace(step=jax.device_put(like.step[0], where))
-    states, progress = checkpoints.restore(kind, single, axis=1)
+    states, progress = checkpoints.restore(kind, single, axis=1, at_most=at_most)
     steps = jnp.broadcast_to(states.step, (members_of(like),))
     return states.replace(step=jax.device_put(steps, where)), Progress.from_json(progress)
