@@ -72,7 +72,7 @@ def in_stages(
     starts = tuple(start for start, _ in stages)
 
     def make_feed(seeds: Sequence[int] | None = None, rollbacks: Sequence[int] = ()) -> Feed:
-        return Staged(starts, tuple(maker(seeds, rollbacks) for maker in makers))
+        return Staged(starts, tuple(maker(seeds, rollbacks) if rollbacks else maker(seeds) for maker in makers))
 
     return make_feed
 
