@@ -16,6 +16,7 @@ from resnet_jax.report.views import View
 from resnet_jax.runs.config import config_to_dict
 from resnet_jax.runs.finetune import start_state
 from resnet_jax.runs.job import Job
+from resnet_jax.runtime.processes import is_main, require_same
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, train
@@ -34,6 +35,7 @@ def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
             return start_state(job.config, job.source, job.parts), Progress()
         return job.parts.new_state(), Progress()
     state, progress = restore(job.checkpoints, "last", job.parts.new_state())
+    require_same(int(state.step), "the step of the newest checkpoint")
     job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
     plan = job.parts.plan
     longer = progress.finished == "steps" and int(state.step) < plan.total_steps  # it was made longer since
@@ -79,15 +81,16 @@ def train_run(
         )
 
     with contextlib.ExitStack() as stack:
-        metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
-        depth = None
-        if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
+        metrics, depth = None, None
+        if main := is_main():
+            metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
+        if main and (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
             depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
-            stack.callback(depth.close)
         live = View("progress", make_live, job.say)
-        for observer in (live, metrics):
+        files = [observer for observer in (live, metrics, depth) if observer is not None]
+        for observer in files:
             stack.callback(observer.close)
         watches = []
         if has_chance(parts.task):
@@ -114,10 +117,11 @@ def train_run(
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=[job.first_step, live, metrics, *watches, *([] if depth is None else [depth]), *views],
+                observers=[job.first_step, *files[:2], *watches, *files[2:], *views],
                 stop=stop,
             )
         except (Interrupted, RunError):
             job.checkpoints.close()
-            job.pictures.draw_training()
+            if main:
+                job.pictures.draw_training()
             raise

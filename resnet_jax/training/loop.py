@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.runtime.processes import Agreement
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.cadence import Ticker
 from resnet_jax.training.decide import decide
@@ -29,7 +30,9 @@ if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
 
 
 class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; ``step`` updates are done."""
+    """Training was asked to stop and has saved its state; ``step`` updates are done. All processes stop alike."""
+
+    in_all_processes = True
 
     def __init__(self, step: int, request: StopRequest):
         super().__init__(f"stopped after step {step}")
@@ -76,16 +79,16 @@ def train(
         return state, progress
     meaning: Any = Classification() if task is None else task
     session = Session(plan, meaning, progress, observers, population=is_population(state))
-    kept = _Kept(plan, checkpoints, state, progress)
+    kept, agreement = _Kept(plan, checkpoints, state, progress), Agreement()
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:
             state, metrics = call.run(state)
             session.sent(call.first, call.count, metrics)
             step = call.first + call.count
-            decision = decide(step, session, stop)
+            decision = decide(step, session, stop, agreement, saves=kept.by_clock and kept.is_due(step, validates=False))
             over = decision.over
             ends_epoch, validates = over or step % plan.steps_per_epoch == 0, over or plan.validation.is_due(step)
-            saves = kept.is_due(step, validates=validates)
+            saves = decision.saves if kept.by_clock else kept.is_due(step, validates=validates)
             if ends_epoch or validates or saves:
                 session.drain()
                 results = _results(evaluate(state)) if validates and evaluate is not None else None
@@ -99,8 +102,6 @@ def train(
                 session.resume_clock()
             if session.finished:
                 break
-            if (ends_epoch or validates or saves) and not decision.stop:
-                decision = decide(step, session, stop)  # all of that may have taken long
             if decision.stop and stop is not None:
                 session.drain()
                 kept.save(state, session)
@@ -135,6 +136,11 @@ class _Kept:
                 self._stopped = copied(state)
             if self._keeps_best and checkpoints is not None and checkpoints.steps("best"):
                 self._best = restore(checkpoints, "best", state)[0]
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether the clock says when to save, which is not the same in all processes."""
+        return self._every is not None and self._every.seconds is not None
 
     def is_due(self, step: int, *, validates: bool) -> bool:
         """Return whether the state is saved after ``step``."""
