@@ -29,8 +29,7 @@ from resnet_jax.models.layout import stack
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.paths import PlainAlias, is_plain, user_path
-from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry
-from resnet_jax.training.checkpoint_folder import Kind as Kind
+from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry, Kind as Kind
 from resnet_jax.training.checkpoint_writer import CheckpointWriter, Pending, not_written, reason_of
 from resnet_jax.training.manifest import FORMAT, MARK, Score, read_manifest, verify
 from resnet_jax.training.retention import Keep, ranked, superfluous_best, superfluous_last

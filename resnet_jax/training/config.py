@@ -10,7 +10,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, Share, check_fields
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.duration import Duration, Unit, parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
