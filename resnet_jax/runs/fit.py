@@ -39,7 +39,6 @@ from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.observers import tell
-from resnet_jax.training.placement import Placement, make_mesh
 
 
 def fit(
@@ -106,7 +105,7 @@ def fit(
     images = images or _images_of(config, run)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change
-    parts = build_parts(config, images, Placement(make_mesh()))
+    parts = build_parts(config, images, config.train.placed())
     if source is not None:
         require_transfer(config, source, parts, images.card)
     require_memory(
