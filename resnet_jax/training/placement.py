@@ -68,7 +68,7 @@ class Placement:
     (1, True, P(None, 'data'))
     >>> sharded = Placement.of(jax.devices()[:8], kind="fsdp", fsdp_devices=4)
     >>> sharded.batch().spec, sharded.state(jax.ShapeDtypeStruct((512, 1000), "float32")).spec
-    (P(('data', 'fsdp')), P(None, 'fsdp'))
+    (P(('data', 'fsdp'),), P(None, 'fsdp'))
     """
 
     mesh: Mesh
@@ -137,8 +137,8 @@ class Placement:
 
     def batch(self, axis: int = 0) -> NamedSharding:
         """Return where a batch lies: its axis of examples, the leading one if nothing is said, is cut over devices."""
-        names = self.mesh.axis_names
-        return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, names if len(names) > 1 else names[0]))
+        cut = (DATA_AXIS, FSDP_AXIS) if FSDP_AXIS in self.mesh.shape else DATA_AXIS
+        return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, cut))
 
     def abstract(self, tree: Any) -> Any:
         """Return the shapes of a state, or of a part of one, placed: what :meth:`Checkpoints.restore` takes.
@@ -201,7 +201,7 @@ class Placement:
         return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
 
 
-#: The placement of what is being traced. JAX keeps it for each thread, and in the key of every cache of traced functions.
+#: The placement of what is traced. JAX keeps it for each thread, and in the key of every cache of traced functions.
 _traced_for = jax.make_user_context(default_value=None)
 
 
