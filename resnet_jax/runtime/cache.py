@@ -15,10 +15,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.runtime.trusted import distrust, make_private
+
 #: Names another cache directory; ``off`` keeps no compiled programs.
 VARIABLE = "RESNET_JAX_CACHE"
 #: Programs that compiled faster are not kept: reading them back would save nothing.
 MIN_COMPILE_SECONDS = 0.2
+
+#: Where nothing else can be written.
+_HERE = Path(".resnet_jax-cache")
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +71,19 @@ def private_directory() -> Path:
             return directory
         return _process_directory()
     except OSError:
-        return Path(".resnet_jax-cache").absolute()
+        return _HERE.absolute()
+
+
+def code_directory() -> Path:
+    """Return :func:`private_directory` for code that is loaded.
+
+    Raises:
+        OSError: others could put something there: no home, no temporary files, and a shared current directory.
+    """
+    directory = private_directory()
+    if directory == _HERE.absolute() and (reason := distrust(directory)) is not None:
+        raise OSError(f"there is no private directory: {reason}")
+    return directory
 
 
 @functools.cache
@@ -112,7 +129,7 @@ def why_not_writable(directory: Path) -> str | None:
     A file is made and removed: permissions do not tell of a disk that is full or read-only.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
         if not os.access(directory, os.W_OK):
             return "it cannot be written"
         with tempfile.TemporaryFile(dir=directory) as file:
