@@ -14,13 +14,16 @@ from typing import Any
 
 from resnet_jax.cli.imports import FLAG, import_given
 from resnet_jax.cli.options import ANYWHERE, HELP
+from resnet_jax.cli.several import several_processes
 from resnet_jax.cli.streams import READER_GONE, final_status, open_streams, steady_streams
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
+from resnet_jax.runtime.distributed import started
 from resnet_jax.runtime.ending import end_in_bounded_time, own_process
 from resnet_jax.runtime.malloc import keep_freed_memory
+from resnet_jax.runtime.together import leave
 
 #: What a message may hold of what moves a terminal's cursor.
 _LINES = "\n\t"
@@ -68,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     status = final_status(status)
     if status > 128:  # threads that hang, in a read from a disk that does not answer, must not keep it here
         end_in_bounded_time(status)
+    if status and started() is not None and status < 128:  # of several processes that fail, none waits for the others
+        leave(status)
     sys.exit(status)
 
 
@@ -82,7 +87,8 @@ def run(argv: list[str]) -> int:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
     keep_compiled_programs()
     try:
-        result = _dispatch(argv)
+        with several_processes(argv) as works:
+            result = _dispatch(argv) if works else None
     except Interrupted as stopped:
         command = shlex.join(["resnet-jax", *argv])
         print(

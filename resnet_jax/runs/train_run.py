@@ -22,6 +22,7 @@ from resnet_jax.runs.job import Job, StillHeld
 from resnet_jax.runs.position import read_position
 from resnet_jax.runs.rollback import in_its_order, roll_back
 from resnet_jax.runs.session_log import SessionLog
+from resnet_jax.runtime.processes import is_main, require_same
 from resnet_jax.training.diverged import Diverged
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
@@ -46,6 +47,7 @@ def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
         return job.parts.new_state(), Progress()
     state, progress = restore(job.checkpoints, "last", job.parts.new_state())
     step = int(state.step)
+    require_same(step, "the step of the newest checkpoint")
     again = made_again(job.run, step)
     said = f" {again:,} steps are made again." if again else ""
     job.say(f"Resuming after step {step:,} of {job.parts.plan.total_steps:,}.{said}")
@@ -114,22 +116,23 @@ def _train(
         )
 
     with contextlib.ExitStack() as stack:
-        files: dict[str, Any] = {
+        kept: dict[str, Any] = {
             "start_step": start,
             "records": progress.records,
             "warn": job.say,
             "events": job.events,
         }
-        metrics = MetricsFile(run.metrics, every=every, learning_rate=parts.learning_rate, **files)
-        depth = None
-        if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
+        metrics, depth = None, None
+        if main := is_main():
+            metrics = MetricsFile(run.metrics, every=every, learning_rate=parts.learning_rate, **kept)
+        if main and (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
-            depth = DepthFile(run.depth, chart.names, chart.stages, every=depth_steps, **files)
-            stack.callback(depth.close)
+            depth = DepthFile(run.depth, chart.names, chart.stages, every=depth_steps, **kept)
         live = View("progress", make_live, job.say)
         log = SessionLog(run, job.events, start)
-        for observer in (live, metrics, log):
+        files = [observer for observer in (live, metrics, depth) if observer is not None]
+        for observer in (*files, log):
             stack.callback(observer.close)
         watches = []
         if has_chance(parts.task):
@@ -162,10 +165,9 @@ def _train(
                     StillHeld(job.held, run),
                     log,
                     job.first_step,
-                    live,
-                    metrics,
+                    *files[:2],
                     *watches,
-                    *([] if depth is None else [depth]),
+                    *files[2:],
                     *views,
                 ],
                 stop=stop,
@@ -178,5 +180,6 @@ def _train(
             log.ended(error)
             if isinstance(error, Interrupted | RunError) and log.is_there:
                 job.checkpoints.close()
-                job.pictures.draw_training()
+                if main:
+                    job.pictures.draw_training()
             raise

@@ -43,7 +43,9 @@ class StopRequest:
 
 
 class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; ``step`` updates are done."""
+    """Training was asked to stop and has saved its state; ``step`` updates are done. All processes stop alike."""
+
+    in_all_processes = True
 
     def __init__(self, step: int, request: StopRequest):
         super().__init__(f"stopped after step {step}")

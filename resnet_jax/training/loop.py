@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.errors import UsageError
+from resnet_jax.runtime.processes import Agreement
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.cadence import Ticker
 from resnet_jax.training.decide import decide
@@ -76,7 +77,7 @@ def train(
         return state, progress
     meaning: Any = Classification() if task is None else task
     session = Session(plan, meaning, progress, observers, population=is_population(state))
-    kept = _Kept(plan, checkpoints, state, progress)
+    kept, agreement = _Kept(plan, checkpoints, state, progress), Agreement()
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:
             state, metrics = call.run(state)
@@ -84,10 +85,12 @@ def train(
                 stop.begun = True
             session.sent(call.first, call.count, metrics, state)
             step = call.first + call.count
-            decision = decide(step, session, stop)
+            decision = decide(
+                step, session, stop, agreement, saves=kept.by_clock and kept.is_due(step, validates=False)
+            )
             over = decision.over
             ends_epoch, validates = over or step % plan.steps_per_epoch == 0, over or plan.validation.is_due(step)
-            saves = kept.is_due(step, validates=validates)
+            saves = decision.saves if kept.by_clock else kept.is_due(step, validates=validates)
             if ends_epoch or validates or saves:
                 session.drain()
                 results = _results(evaluate(state)) if validates and evaluate is not None else None
@@ -135,6 +138,11 @@ class _Kept:
                 self._stopped = copied(state)
             if self._keeps_best and checkpoints is not None and checkpoints.steps("best"):
                 self._best = restore(checkpoints, "best", state)[0]
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether the clock says when to save, which is not the same in all processes."""
+        return self._every is not None and self._every.seconds is not None
 
     def is_due(self, step: int, *, validates: bool) -> bool:
         """Return whether the state is saved after ``step``."""
