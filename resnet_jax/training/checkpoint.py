@@ -72,8 +72,13 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            self.close()
+        except RunError as failed:
+            if error is None:
+                raise
+            self._say(str(failed))  # what ends the run is the other one
 
     def save(
         self,
@@ -338,6 +343,7 @@ class Checkpoints:
         is_there = step in self._listed(kind) and step not in self._stale[kind]
         if not is_there:
             try:
+                self._folder.require_home()
                 (self._folder.path / kind).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 self.events.add("save_failed", kind=kind, step=step, reason=reason_of(error))

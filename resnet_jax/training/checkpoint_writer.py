@@ -147,6 +147,9 @@ class CheckpointWriter:
             self._folder.clear(kind, step)  # of a full disk it takes the last of the space
         failure = not_written(self._folder, kind, error)
         self._failures.append(failure)
+        if not self._folder.is_home:
+            self._folder.take_back()
+            return
         self._events.add("save_failed", kind=kind, step=step, reason=reason_of(error))
 
 

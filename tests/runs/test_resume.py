@@ -243,8 +243,9 @@ def test_every_mode(mode, tmp_path):
     assert_same(*killed_and_resumed(config_of(**MODES[mode]), tmp_path, classes(), 5, 8))
 
 
+@pytest.mark.slow
 def test_two_updates_a_call_with_averages_killed_and_resumed_and_how_much_was_made_again(tmp_path):
-    """The quick one of the matrix."""
+    """And each session says what it did."""
     config = config_of(train__ema__decay=0.9, train__steps_per_dispatch=2)
     whole, broken = killed_and_resumed(config, tmp_path, classes(), 5, 8)
     assert_same(whole, broken)
@@ -328,7 +329,7 @@ def test_a_loss_spike_sends_the_run_back_and_it_recovers(bad_batch, tmp_path):
         ([(7, True), (9, False)], {}),  # before the spike, and on the way after it
         ([(6, False)], {}),  # the newest checkpoint is later than the one to go back to
         ([(6, False), (9, True)], {"train__ema__decay": 0.9, "train__accumulate": 2}),
-        ([(7, True), (9, False)], {"train__save_every": "12 steps", "train__select": "best"}),  # none but the start
+        ([(7, True), (8, False)], {"train__save_every": "12 steps", "train__select": "best"}),  # none but the start
     ],
 )
 def test_a_run_that_went_back_is_resumed_exactly(endings, more, bad_batch, tmp_path):
