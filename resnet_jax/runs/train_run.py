@@ -19,7 +19,7 @@ from resnet_jax.runs.job import Job
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, train
-from resnet_jax.training.members import restore
+from resnet_jax.training.members import resume
 from resnet_jax.training.observers import RunFacts, tell
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
@@ -29,11 +29,12 @@ from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance
 
 def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
     """Return the state and the progress of the newest checkpoint, else those that the run begins with."""
-    if not job.checkpoints.steps("last"):
+    found = resume(job.checkpoints, job.parts.new_state()) if job.checkpoints.is_begun() else None
+    if found is None:
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
         return job.parts.new_state(), Progress()
-    state, progress = restore(job.checkpoints, "last", job.parts.new_state())
+    state, progress = found
     job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
     plan = job.parts.plan
     longer = progress.finished == "steps" and int(state.step) < plan.total_steps  # it was made longer since
@@ -118,6 +119,9 @@ def train_run(
                 stop=stop,
             )
         except (Interrupted, RunError):
-            job.checkpoints.close()
+            try:
+                job.checkpoints.close()
+            except RunError as error:
+                job.say(f"warning: {error}")
             job.pictures.draw_training()
             raise

@@ -29,8 +29,7 @@ from resnet_jax.models.layout import stack
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.paths import PlainAlias, is_plain, user_path
-from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry
-from resnet_jax.training.checkpoint_folder import Kind as Kind
+from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry, Kind as Kind
 from resnet_jax.training.checkpoint_writer import CheckpointWriter, Pending, not_written, reason_of
 from resnet_jax.training.manifest import FORMAT, MARK, Score, read_manifest, verify
 from resnet_jax.training.retention import Keep, ranked, superfluous_best, superfluous_last
@@ -105,7 +104,7 @@ class Checkpoints:
             return
         score = score if score is not None and score.is_finite else None
         step = int(state.step)
-        self._flush()
+        self.flush()
         if not self._agreed(lambda: self._has_to_write(kind, step)):
             return
         try:
@@ -131,6 +130,17 @@ class Checkpoints:
         """Return why a save of before failed, once, as one sentence; None if none has failed since."""
         return None if self._writer is None else self._writer.take_failure()
 
+    def flush(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            RunError: something could not be written since the last call, in any of the processes.
+        """
+        self._wait()
+        failure = self.take_failure()
+        if processes.any_of(failure is not None):
+            raise failure or RunError(f"another process cannot write its part of a checkpoint in {self._folder.path}")
+
     def steps(self, kind: Kind) -> list[int]:
         """Return the saved steps, oldest first; empty if there is none. They are not verified."""
         self._wait()
@@ -141,6 +151,11 @@ class Checkpoints:
         self._wait()
         rows = self._agreed(lambda: [_row(entry) for entry in ranked(self._current_best())])
         return [Entry(row["step"], None if row["score"] is None else Score(**row["score"])) for row in rows]
+
+    def is_begun(self) -> bool:
+        """Return whether anything was saved so far, intact or not."""
+        self._wait()
+        return self._agreed(lambda: any(self._listed(kind) or self._folder.damaged(kind) for kind in KINDS))
 
     def resume(self, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]] | None:
         """Load what a run goes on from: the newest ``last``, or where none is left intact the newest ``best``.
@@ -372,17 +387,6 @@ class Checkpoints:
     def _wait(self) -> None:
         if self._writer is not None:
             self._writer.wait()
-
-    def _flush(self) -> None:
-        """Wait for what is being written.
-
-        Raises:
-            RunError: something could not be, in any of the processes.
-        """
-        self._wait()
-        failure = self.take_failure()
-        if processes.any_of(failure is not None):
-            raise failure or RunError(f"another process cannot write its part of a checkpoint in {self._folder.path}")
 
     def _agreed(self, decide: Callable[[], Any]) -> Any:
         """Return what the main process decides, in all of them; what it raises is raised in all of them."""
