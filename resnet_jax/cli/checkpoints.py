@@ -24,8 +24,8 @@ class CheckpointsOptions:
 
 
 ABOUT = (
-    "Lists the checkpoints of a run: kind, step, metric, size, age and state (complete, damaged, unfinished, set aside, "
-    "or of an older or later format). Nothing is changed; a run that resumes sets damaged ones aside by itself."
+    "Lists the checkpoints of a run: kind, step, metric, size, age and state (complete, damaged, unfinished, set "
+    "aside, or of an older or later format). Nothing is changed; a run that resumes sets damaged ones aside by itself."
 )
 
 

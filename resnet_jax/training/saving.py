@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from resnet_jax.errors import RunError
 from resnet_jax.runtime import processes
 from resnet_jax.training.cadence import Ticker
+from resnet_jax.training.checkpoint_writer import SaveError
 from resnet_jax.training.early_stopping import Mode
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.manifest import Score
@@ -143,22 +144,23 @@ class Kept:
         began = self._clock()
         flush = self._checkpoints.flush
         before = self._try(flush)
-        is_well = self._is_tried_again and before is None
-        failures = [] if final else [before]  # with the state of now, that of before is not missed
+        if before is not None and not final:  # with the state of now, that of before is not missed
+            self._failed(before)
+        is_well, written = self._is_tried_again and before is None, []
         if due or final:
             held, self._held = self._held, None
-            failures += [self._write("best", one) for one in (held, found if self._population else None) if one]
+            written += [self._write("best", one) for one in (held, found if self._population else None) if one]
             score = None if found is None else found.score
-            failures.append(self._write("last", _Best(self.result(state, session), session.progress, score)))
+            written.append(self._write("last", _Best(self.result(state, session), session.progress, score)))
             self._tell(self._interval.saved(updates_done(state)))
         elif found is not None and self._can_afford():
-            failures.append(self._write("best", found))
+            written.append(self._write("best", found))
         elif found is not None:
             self._hold(found)
         if final:
-            failures.append(self._try(flush))
+            written.append(self._try(flush))
         self._budget.spend(self._clock() - began)
-        for failure in failures:
+        for failure in written:
             if failure is not None and final:
                 raise failure
             if failure is not None:
@@ -166,7 +168,7 @@ class Kept:
         if is_well and self._failing:
             self._failing = ""
             self._say("Checkpoints are written again")
-        self._is_tried_again = not any(failures)
+        self._is_tried_again = bool(written) and not any(written)
 
     def result(self, state: TrainState, session: Session) -> TrainState:
         """Return the state with every member that stopped early as it was then."""
@@ -218,9 +220,10 @@ class Kept:
         if self._saving.on_failure == "stop":
             raise failure
         self._is_tried_again = False
-        if str(failure) != self._failing:
-            self._failing = str(failure)
-            self._say(f"warning: {failure}. Training goes on (train.on_save_failure), and it is tried again")
+        what = failure.what if isinstance(failure, SaveError) else str(failure)
+        if what != self._failing:
+            self._failing = what
+            self._say(f"warning: {what}. Training goes on (train.on_save_failure), and it is tried again")
 
     def _tell(self, steps: int | None) -> None:
         """Log that the interval has become longer or is as it was asked for again; say so the first time."""
