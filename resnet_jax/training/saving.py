@@ -27,9 +27,6 @@ from resnet_jax.training.state import TrainState
 if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
     from resnet_jax.training.checkpoint import Checkpoints, Kind
 
-#: With several processes a save by the clock is decided together, and only so often, as that makes the loop wait.
-_CALLS_BETWEEN_CLOCKS = 8
-
 
 @dataclasses.dataclass(frozen=True)
 class _Best:
@@ -69,7 +66,7 @@ class Kept:
         self._mode: Mode = (None if plan.early_stopping is None else plan.early_stopping.mode) or task.mode
         self._ticker = None if self._saving.every is None else Ticker(self._saving.every)
         self._clock, self._budget = clock, SaveBudget(self._saving.share, clock)
-        self._interval, self._calls = Interval(updates_done(state)), 0
+        self._interval = Interval(updates_done(state))
         self._failing, self._is_tried_again = "", False
         self._keeps_best = self._saving.best and checkpoints is not None
         self._found: _Best | None = None
@@ -85,8 +82,15 @@ class Kept:
             elif self._saving.keep_best > 1:
                 self._scores = [entry.score for entry in checkpoints.scores() if entry.score is not None]
 
+    @property
+    def by_clock(self) -> bool:
+        """Whether the clock says when to save, which is not the same in all processes."""
+        return self._saving.every is not None and self._saving.every.seconds is not None
+
     def is_due(self, step: int, *, validates: bool) -> bool:
         """Return whether the state is saved after ``step``: it is time, and saving has not cost too much.
+
+        By the clock it is this process's own answer; else the same in all of them.
 
         Raises:
             RunError: a save before has failed, and the plan says to stop then.
@@ -95,9 +99,9 @@ class Kept:
             return False
         if processes.count() == 1 and (failure := self._checkpoints.take_failure()) is not None:
             self._failed(failure)
-        if not (validates if self._ticker is None else self._is_time(self._ticker, step)):
+        if not (validates if self._ticker is None else self._ticker.is_due(step)):
             return False
-        if self._can_afford():
+        if self._can_afford(together=not self.by_clock):
             return True
         self._interval.left_out()
         return False
@@ -174,16 +178,11 @@ class Kept:
         """Return the state with every member that stopped early as it was then."""
         return state if self._stopped is None else chosen(session.stopped, self._stopped, state)
 
-    def _is_time(self, ticker: Ticker, step: int) -> bool:
-        if self._saving.every is None or self._saving.every.seconds is None or processes.count() == 1:
-            return ticker.is_due(step)
-        self._calls += 1
-        return self._calls % _CALLS_BETWEEN_CLOCKS == 0 and processes.from_main(ticker.is_due(step))
-
-    def _can_afford(self) -> bool:
-        """Return whether saving has not taken too much of the time, and would not now: in all processes alike."""
+    def _can_afford(self, *, together: bool = True) -> bool:
+        """Return whether saving has not taken too much of the time, and would not now; together: of all processes."""
         assert self._checkpoints is not None
-        return processes.from_main(self._budget.allows(self._checkpoints.seconds_left))
+        allowed = self._budget.allows(self._checkpoints.seconds_left)
+        return processes.from_main(allowed) if together else allowed
 
     def _is_among_the_best(self, score: Score) -> bool:
         """Return whether a validation that is not the best so far is among those that are kept besides."""

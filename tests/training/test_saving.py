@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from resnet_jax.runtime.events import EventLog, read_events
 from resnet_jax.training import checkpoint_writer, loop, saving
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted
 from resnet_jax.training.manifest import Score
 from resnet_jax.training.plan import Plan, Saving
@@ -26,15 +29,17 @@ from tests.training.test_checkpoint_damage import Said
 from tests.training.test_loop import accuracies, fake_step, new_state, run
 
 
-class StopAt:
-    """Asks to stop after so many steps, of calls of one step each."""
+def stopping_at(step: int) -> dict[str, Any]:
+    """Return what lets a run be asked to stop in the course of a step."""
+    stop, advance = StopRequest(), fake_step()
 
-    def __init__(self, step: int) -> None:
-        self.left, self.signal = step, None
+    def stopping(state, batch):
+        state, metrics = advance(state, batch)
+        if int(state.step) == step:
+            stop.signal = signal.SIGTERM
+        return state, metrics
 
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
+    return {"stop": stop, "step": stopping}
 
 
 EVERY_2 = Saving(Cadence(period=2))
@@ -97,7 +102,7 @@ def test_the_last_state_has_to_be_written(tmp_path, monkeypatch, how):
     with checkpoints, pytest.raises(RunError, match="cannot write a checkpoint"):
         run(
             plan=Plan(10, 10, saving=EVERY_2), checkpoints=checkpoints,
-            **({} if how == "finished" else {"stop": StopAt(at)}),
+            **({} if how == "finished" else stopping_at(at)),
         )  # fmt: skip
     with checkpoints:
         assert checkpoints.steps("last")[-1] == (8 if how == "finished" else 4)
@@ -218,7 +223,7 @@ def test_threads_and_open_files_stay_as_many(tmp_path, saves):
 def test_an_interrupted_run_saves_no_step_twice(tmp_path):
     checkpoints, _, events = opened(tmp_path / "checkpoints")
     with checkpoints, contextlib.suppress(Interrupted):
-        run(plan=Plan(10, 10, saving=EVERY_2), checkpoints=checkpoints, stop=StopAt(4))
+        run(plan=Plan(10, 10, saving=EVERY_2), checkpoints=checkpoints, **stopping_at(4))
     steps = [row["step"] for row in events() if row["event"] == "save"]
     assert steps == sorted(set(steps))
     assert steps[-1] == 4
