@@ -291,3 +291,17 @@ def test_the_task_says_what_the_metrics_mean_and_what_is_best(tmp_path):
 def test_validation_by_the_clock_is_refused():
     with pytest.raises(UsageError, match="validation goes by steps, epochs or a share of the run"):
         Plan(10, 4, validate=Cadence(seconds=60))
+
+
+def test_a_clock_that_is_set_forward_and_back_decides_nothing(tmp_path, monkeypatch):
+    """Neither a time limit nor a save goes by the time of day, which jumps by a day at every look here."""
+    looks = iter(range(10**6))
+    day = 86_400.0
+    monkeypatch.setattr("time.time", lambda: 1.7e9 + day * (-1) ** next(looks))
+    plan = Plan(total_steps=10, steps_per_epoch=4, seconds=3600.0, saving=Saving(Cadence(seconds=3600.0)))
+    with Checkpoints(tmp_path) as checkpoints:
+        state, progress, log = run(plan=plan, evaluate=accuracies(50, 70, 60), checkpoints=checkpoints)
+    assert (int(state.step), progress.finished, len(log.steps)) == (10, "steps", 10)
+    assert 0 <= progress.seconds <= progress.elapsed < 3600
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps("last") == [10]
