@@ -88,6 +88,8 @@ def fit(
     config, run, dataset = begun.config, RunDirectory(begun.run_dir), begun.dataset
     for line in begun.lines:
         say(console, line)
+    if is_main():
+        run.mend(sayer(console))
     asked, origin = config, origin or Origin.of(config)
     if config.data.moved_to is not None and not run.config.is_file():
         raise UsageError(
