@@ -81,6 +81,10 @@ class View(Observer):
         """Tell it."""
         self._tell("on_blocks", step, norms, member)
 
+    def on_reject(self, row: Row) -> None:
+        """Tell it."""
+        self._tell("on_reject", row)
+
     def on_divergence(self, row: Row) -> None:
         """Tell it."""
         self._tell("on_divergence", row)

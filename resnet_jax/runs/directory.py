@@ -9,6 +9,8 @@
 ``.written.json``  what the run wrote into config.yaml, data.json, start.json and summary.json, a second time
 ``.lock``          who is training here
 ``events.jsonl``   what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax events`
+``.position``      how many updates the session has done, in 16 bytes; a resumed run says which are made again
+``fault.json``     of a run that diverged: the step, its examples, and where in the network it was no longer finite
 ``metrics.jsonl``  one line per logged step and per epoch
 ``tensorboard/``   the same for TensorBoard
 ``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
@@ -117,6 +119,25 @@ def parse_card(text: str) -> DatasetInfo:
         raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
 
 
+def parse_summary(text: str) -> dict[str, Any]:
+    """Read the text of a summary.json.
+
+    Raises:
+        ValueError: it is none; it says why.
+    """
+    raw = read_object(text)
+    for name, kinds in (("steps", (int, float)), ("finished", (str,)), ("params_digest", (str,))):
+        if name in raw and not isinstance(raw[name], kinds):
+            raise ValueError(f"{name} is {_said(raw[name])}")
+    if "steps" not in raw:
+        raise ValueError("it does not say how many steps were made")
+    return raw
+
+
+def _said(value: Any) -> str:
+    return repr(value)[:40]
+
+
 def _card_changes(before: DatasetInfo, after: DatasetInfo) -> list[str]:
     return different_fields(dataclasses.asdict(before), dataclasses.asdict(after))
 
@@ -147,6 +168,8 @@ class RunDirectory:
     environment = property(lambda self: self.path / "environment.json")
     corrupt = property(lambda self: self.path / "corrupt.jsonl")
     events = property(lambda self: self.path / "events.jsonl")
+    position = property(lambda self: self.path / ".position")
+    fault = property(lambda self: self.path / "fault.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
@@ -231,7 +254,7 @@ class RunDirectory:
             (self.config, self._parse_config),
             (self.data, parse_card),
             (self.start, read_object),
-            (self.summary, read_object),
+            (self.summary, parse_summary),
         ):
             known = self.kept.texts(path)
             reason = why_damaged(path, known, parse) if known else None
@@ -303,7 +326,7 @@ class RunDirectory:
         Raises:
             DamagedError: it is not what the run wrote.
         """
-        return self.kept.read(self.summary, read_object, different_fields) if self.summary.is_file() else None
+        return self.kept.read(self.summary, parse_summary, different_fields) if self.summary.is_file() else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""

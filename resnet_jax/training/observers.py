@@ -70,6 +70,9 @@ class Observer:
     def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
         """Called where a step measured the norm of the gradient at every block, (blocks,)."""
 
+    def on_reject(self, row: Row) -> None:
+        """Called for every rejected update, before what follows from it: step, epoch, loss, grad_norm, and rejected."""
+
     def on_divergence(self, row: Row) -> None:
         """Called when a member of a population has diverged: step, epoch, loss and grad_norm."""
 

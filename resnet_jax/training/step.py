@@ -22,6 +22,7 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging, ema_update
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
+from resnet_jax.training.placement import gathered
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.views import Views, predict_views
 
@@ -94,6 +95,7 @@ def make_train_step(
         return model.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
 
     def loss_and_updates(trained, batch_stats, batch, dropout_key, scale):
+        trained = {**trained, "params": gathered(trained["params"])}
         with taps(probe):
             outputs, updates = apply({**trained, "batch_stats": batch_stats}, batch["image"], dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}
@@ -265,8 +267,9 @@ def make_eval_step(
 
     Returns:
         The step. Its outputs: ``loss_sum`` (float32) and ``count`` (int32), sums over unmasked examples; ``sums``, the
-        sums over them of ``task.eval_sums``; and ``rows``, ``task.eval_rows`` of all examples, (N, ...), among them, if
-        asked for, ``logits``.
+        sums over them of ``task.eval_sums``; ``rows``, ``task.eval_rows`` of all examples, (N, ...), among them, if
+        asked for, ``logits``; and ``mask`` (N,), as it was given: of several processes each gives its part of a batch
+        and reads the outputs of all of it.
     """
     task = task_of(task, loss)
     predict_step = predict_views(make_predict_step(model, preprocess=preprocess), task, views, crop)
@@ -285,6 +288,7 @@ def make_eval_step(
             "count": jnp.sum(mask, dtype=jnp.int32),
             "sums": {name: unmasked_sum(each) for name, each in task.eval_sums(outputs, batch).items()},
             "rows": {**task.eval_rows(outputs, batch), **({"logits": outputs} if logits else {})},
+            "mask": mask,
         }
 
     return eval_step

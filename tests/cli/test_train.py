@@ -51,8 +51,8 @@ def test_the_run_directory_has_everything(finished):
     run_dir, summary = finished
     names = {path.name for path in run_dir.iterdir()}
     assert names == {
-        ".lock", ".written.json", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "tensorboard",
-        "checkpoints", "curves.png", "confusion.npz", "confusion.png", "summary.json",
+        ".lock", ".position", ".written.json", "config.yaml", "data.json", "environment.json", "events.jsonl",
+        "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "confusion.npz", "confusion.png", "summary.json",
     }  # fmt: skip
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best"}
     assert json.loads((run_dir / "summary.json").read_text()) == summary
