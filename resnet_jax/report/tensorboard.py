@@ -61,6 +61,10 @@ class TensorBoard(Scalars):
 
             self._file.write(file_version())
 
+    def on_rollback(self, facts: RunFacts) -> None:
+        """Bring the file back to the step that the run goes on from."""
+        self.on_start(facts)
+
     def write(self, scalars: Mapping[str, float], step: int) -> None:
         """Write an event for each."""
         from resnet_jax.report.event_records import scalar
