@@ -131,6 +131,7 @@ def train_run(
             log_every=every,
             records=progress.records,
             events=job.events,
+            warn=job.say,
         )
         tell(views, "on_start", facts)
         try:
