@@ -17,7 +17,7 @@ import numpy as np
 
 from resnet_jax.ablation.result import CellResult, MemberResult, measured
 from resnet_jax.data.records import Records
-from resnet_jax.errors import RunError
+from resnet_jax.errors import DamagedError, RunError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
@@ -114,9 +114,20 @@ def result_file(run: RunDirectory) -> Path:
 
 
 def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
-    """Return the result with what the cell's folder has of it."""
+    """Return the result with what the cell's folder has of it.
+
+    Raises:
+        DamagedError: that is no result.
+    """
     path = result_file(run)
-    return pending.with_stored(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else pending
+    if not path.is_file():
+        return pending
+    try:
+        return pending.with_stored(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the cell is trained again"
+        ) from error
 
 
 def train_cell(job: CellJob, result: CellResult) -> CellResult:

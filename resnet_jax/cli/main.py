@@ -46,6 +46,7 @@ VERBS = {
     "bench": "speed and compile time of a network, against PyTorch and plain Flax",
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
+    "events": "what happened to a run: starts, saves, restores, damage, stops",
     "weights": "bring in another library's weights, or write ours under its names",
 }
 
