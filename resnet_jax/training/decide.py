@@ -43,9 +43,9 @@ def decide(
     agreement = agreement or Agreement(alone=True)
     if agreement.due and not agreement.alone:
         session.drain()  # so that the calls in flight are over before the next program, which only exchanges
-    asked = 0 if stop is None or stop.signal is None else int(stop.signal)
+    asked = float(stop.signal or 0.5) if stop else 0.0  # a half: asked for, and by no signal
     agreed = agreement.after_call(stop=asked, over=session.out_of_time, saves=saves)
-    if stop is not None and agreed["stop"]:
+    if stop is not None and agreed["stop"] >= 1:
         stop.signal = signal.Signals(int(agreed["stop"]))
     over = step == session.plan.total_steps or bool(agreed["over"])
     return Decision(over=over, stop=bool(agreed["stop"]), saves=bool(agreed["saves"]))
