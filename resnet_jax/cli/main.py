@@ -13,7 +13,7 @@ from typing import Any
 
 from resnet_jax.cli.imports import FLAG, import_given
 from resnet_jax.cli.options import ANYWHERE, HELP
-from resnet_jax.cli.several import several_processes
+from resnet_jax.cli.several import said_elsewhere, several_processes
 from resnet_jax.cli.streams import READER_GONE, final_status, steady_streams
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
@@ -21,7 +21,7 @@ from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
 from resnet_jax.runtime.malloc import keep_freed_memory
-from resnet_jax.runtime.together import leave
+from resnet_jax.runtime.together import has_failed, leave
 
 #: What a message may hold of what moves a terminal's cursor.
 _LINES = "\n\t"
@@ -38,6 +38,7 @@ VERBS = {
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
     "weights": "bring in another library's weights, or write ours under its names",
+    "launch": "run a verb in several processes on this machine",
 }
 
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("Stopped at once.", file=sys.stderr)
         status = 130
     status = final_status(status)
-    if status and started() is not None and status < 128:  # of several processes that fail, none waits for the others
+    if started() is not None and (0 < status < 128 or has_failed()):  # of several that fail, none waits for the others
         leave(status)
     sys.exit(status)
 
@@ -91,7 +92,8 @@ def run(argv: list[str]) -> int:
     except ResNetJaxError as error:
         if debug:
             raise
-        print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
+        if not said_elsewhere(error):
+            print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         if debug:

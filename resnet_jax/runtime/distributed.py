@@ -5,7 +5,7 @@ Kubernetes jobs (JobSet, XPK) and Cloud TPU pods. One process of them is one pro
 environment variables do, which ``resnet-jax launch`` sets too:
 
 ================================  ======================================================================================
-``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it
+``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it (default: ``on``)
 ``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` on which process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
 ``RESNET_JAX_PROCESSES``          how many processes there are
 ``RESNET_JAX_PROCESS``            which of them this is, from 0

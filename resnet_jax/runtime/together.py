@@ -37,6 +37,7 @@ _LOST = re.compile(
 )
 _blocks = itertools.count()
 _current: _Together | None = None
+_failed_alone = False
 
 
 @contextlib.contextmanager
@@ -68,12 +69,28 @@ def ending_together() -> Iterator[None]:
         together.close()
 
 
-def leave(status: int) -> None:
-    """End this process at once with a status other than 0, so that it does not wait for others that have failed too.
+def has_failed() -> bool:
+    """Return whether this process has failed alone, and has told the others."""
+    return _failed_alone
+
+
+def leave(status: int, *, wait: float = KNOWN) -> None:
+    """End this process with a status other than 0, so that it does not wait for others that have failed too.
+
+    The first process is the last to go, for JAX ends the others with pages of text when it is gone.
 
     Args:
         status: of the process.
+        wait: seconds that the first process waits for the others at most.
     """
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    with contextlib.suppress(Exception):
+        client.key_value_set(f"resnet_jax/left/{processes.index()}", "left")
+        until = time.monotonic() + (wait if processes.is_main() else 0.0)
+        while time.monotonic() < until and len(client.key_value_dir_get("resnet_jax/left/")) < processes.count():
+            time.sleep(0.05)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -105,6 +122,8 @@ class _Together:
 
     def failed(self, error: BaseException) -> Exception | None:
         """Tell the others why this process fails; return what it says of a connection that was lost, else None."""
+        global _failed_alone
+        _failed_alone = True
         self._failing.set()
         if self._client is None:
             return None
@@ -161,7 +180,7 @@ class _Together:
             if self._over.wait(0.1) or self._failing.is_set():
                 return
         print(f"error: {_as_error(self._known)}", file=sys.stderr, flush=True)
-        leave(int(self._known["status"]))
+        leave(int(self._known["status"]), wait=0.0)
 
 
 def _is_lost(error: BaseException) -> bool:
