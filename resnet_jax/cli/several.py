@@ -16,7 +16,7 @@ from resnet_jax.runtime.distributed import SWITCH, Launch, find_launch, initiali
 from resnet_jax.runtime.processes import is_agreed
 
 #: Verbs that several processes do together; the others are of one.
-SHARED = ("train", "eval", "predict", "features", "ablate")
+SHARED = ("train", "eval", "ablate")
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.observers import tell
-from resnet_jax.training.placement import Placement, make_mesh
+from resnet_jax.training.retention import Keep
 
 
 def fit(
@@ -122,7 +122,7 @@ def _fit(
     require_one_data(images.card)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change
-    parts = build_parts(config, images, Placement(make_mesh()))
+    parts = build_parts(config, images, config.train.placed())
     if source is not None:
         require_transfer(config, source, parts, images.card)
     require_memory(
@@ -135,6 +135,8 @@ def _fit(
     )
     other_kind = misfit(config, images)
     notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
+    events = EventLog(run.events if main else None)
+    keep = Keep(config.train.keep_last, config.train.keep_best)
 
     def write() -> None:
         run.write_data(images.card)
@@ -144,17 +146,17 @@ def _fit(
 
     processes.on_main(lambda: RunDirectory.open(run.path, config if change is None else run.read_config()))
     with (
-        processes.held_by_main(lambda: run.locked(sayer(console))),
+        processes.held_by_main(lambda: run.locked(sayer(console))) as held,
         stop_on_signals() as stop,
-        Checkpoints(run.checkpoints) as checkpoints,
+        Checkpoints(run.checkpoints, events=events, warn=sayer(console), keep=keep) as checkpoints,
     ):
         processes.on_main(write)
         require_shared(run)
-        events = EventLog(run.events if main else None)
         events.add("start", process=os.getpid(), host=platform.node(), devices=parts.placement.size)
         views = [View(_name(one), lambda one=one: one, sayer(console)) for one in told]
         first, corrupt = FirstStep(began), CorruptList(run.corrupt, images.unreadable, sayer(console), writes=main)
-        job = Job(config, images, parts, run, checkpoints, console, source, first, parts.make_feed(), corrupt, events)
+        feed = parts.make_feed()
+        job = Job(config, images, parts, run, checkpoints, console, source, first, feed, corrupt, events, held)
         announce(job, settled, notes)
         if change is not None:
             processes.on_main(lambda: adopt(run, change, config))
@@ -169,6 +171,7 @@ def _fit(
                 processes.on_main(lambda: run.write_summary(summary.to_json()))
             finally:
                 conclude(summary, job.say)
+            events.add("end", step=summary.steps, reason=summary.finished)
             tell(views, "on_end", summary.to_json())
     if not main:
         return Fit(summary)

@@ -130,7 +130,9 @@ def _cluster(environ: Mapping[str, str]) -> Launch | None:
     try:
         from jax._src.clusters import ClusterEnv
     except ImportError:  # JAX has them elsewhere: as it would do, and one process starts at once
-        _log.warning("this version of JAX does not say which launcher it sees: set %s, %s, %s", COORDINATOR, PROCESSES, PROCESS)
+        _log.warning(
+            "this version of JAX does not say which launcher it sees: set %s, %s, %s", COORDINATOR, PROCESSES, PROCESS
+        )
         return None
     for kind in ClusterEnv._cluster_types:
         if not kind.opt_in_only_method and kind.is_env_present():

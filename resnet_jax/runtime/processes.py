@@ -151,15 +151,17 @@ def on_main(work: Callable[[], Result]) -> Result | None:
 
 
 @contextlib.contextmanager
-def held_by_main(holds: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
+def held_by_main(holds: Callable[[], contextlib.AbstractContextManager[Result]]) -> Iterator[Result | None]:
     """Hold something in the main process for the time of the block, such as a lock; no process goes on without it.
 
     Args:
         holds: returns the context manager; what entering it raises is raised in all processes.
+
+    Yields:
+        What the context manager gives in the main process; None in the others.
     """
     with contextlib.ExitStack() as stack:
-        on_main(lambda: stack.enter_context(holds()))
-        yield
+        yield on_main(lambda: stack.enter_context(holds()))
 
 
 def agreed(error: Exception) -> Exception:

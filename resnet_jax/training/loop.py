@@ -17,7 +17,7 @@ from resnet_jax.training.cadence import Ticker
 from resnet_jax.training.decide import decide
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Feed
-from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.interrupt import Interrupted as Interrupted, StopRequest
 from resnet_jax.training.members import chosen, copied, is_population, members_of, restore, save, updates_done
 from resnet_jax.training.observers import Observer as Observer
 from resnet_jax.training.plan import Plan as Plan
@@ -27,16 +27,6 @@ from resnet_jax.training.state import TrainState
 
 if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
     from resnet_jax.training.checkpoint import Checkpoints
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; ``step`` updates are done. All processes stop alike."""
-
-    in_all_processes = True
-
-    def __init__(self, step: int, request: StopRequest):
-        super().__init__(f"stopped after step {step}")
-        self.step, self.request = step, request
 
 
 def train(
@@ -69,7 +59,7 @@ def train(
         The final state, of members that stopped early the state at that step, and the progress.
 
     Raises:
-        RunError: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
+        Diverged: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
             what to look at. The update was rejected and the newest checkpoint is from before it.
         Interrupted: ``stop`` was requested; the state is saved.
     """
@@ -83,9 +73,13 @@ def train(
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:
             state, metrics = call.run(state)
-            session.sent(call.first, call.count, metrics)
+            if stop is not None:
+                stop.begun = True
+            session.sent(call.first, call.count, metrics, state)
             step = call.first + call.count
-            decision = decide(step, session, stop, agreement, saves=kept.by_clock and kept.is_due(step, validates=False))
+            decision = decide(
+                step, session, stop, agreement, saves=kept.by_clock and kept.is_due(step, validates=False)
+            )
             over = decision.over
             ends_epoch, validates = over or step % plan.steps_per_epoch == 0, over or plan.validation.is_due(step)
             saves = decision.saves if kept.by_clock else kept.is_due(step, validates=validates)
