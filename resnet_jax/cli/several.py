@@ -13,6 +13,7 @@ from resnet_jax.cli.options import ANYWHERE, HELP
 from resnet_jax.cli.streams import Steady
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime.distributed import SWITCH, Launch, find_launch, initialize_processes, started
+from resnet_jax.runtime.launcher import end_with_launcher
 from resnet_jax.runtime.processes import is_agreed
 
 #: Verbs that several processes do together; the others are of one.
@@ -37,6 +38,7 @@ def several_processes(argv: Sequence[str]) -> Iterator[bool]:
     if launch is None:
         yield True
         return
+    end_with_launcher()
     verb = _verb(argv)
     if verb not in SHARED or any(word in HELP for word in argv):
         if launch.index:

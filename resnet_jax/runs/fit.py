@@ -57,8 +57,8 @@ def fit(
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
     alone differs is continued from where it is (:mod:`resnet_jax.runs.length`); both are said.
 
-    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes the
-    files, tells observers and prints, and what ends one process ends all.
+    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes
+    the files, tells observers and prints, and what ends one process ends all.
 
     Arrays are divided into training, validation and test as any source is; a run of them is resumed with the same ones.
 

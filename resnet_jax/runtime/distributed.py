@@ -6,7 +6,7 @@ environment variables do, which ``resnet-jax launch`` sets too:
 
 ================================  ======================================================================================
 ``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it (default: ``on``)
-``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` on which process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
+``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` where process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
 ``RESNET_JAX_PROCESSES``          how many processes there are
 ``RESNET_JAX_PROCESS``            which of them this is, from 0
 ``RESNET_JAX_CONNECT_TIMEOUT``    seconds to wait for the others at the start (300)
@@ -15,8 +15,8 @@ environment variables do, which ``resnet-jax launch`` sets too:
 ``JAX_NUM_CPU_DEVICES``           devices of this process on CPUs
 ================================  ======================================================================================
 
-With the coordinator alone named, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and ``_RANK``,
-``SLURM_NTASKS`` and ``SLURM_PROCID``): Open MPI 5 does not say where the first process is.
+With the coordinator alone named, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and
+``_RANK``, ``SLURM_NTASKS`` and ``SLURM_PROCID``): Open MPI 5 does not say where the first process is.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _named(environ: Mapping[str, str]) -> Launch | None:
                 return None
     if coordinator is None or count is None or index is None:
         raise UsageError(
-            f"{COORDINATOR} (HOST:PORT of process 0), {PROCESSES} (how many) and {PROCESS} (which, from 0) go together; "
-            f"set: {', '.join(f'{name}={value}' for name, value in given.items())}"
+            f"{COORDINATOR} (HOST:PORT of process 0), {PROCESSES} (how many) and {PROCESS} (which, from 0) go "
+            f"together; set: {', '.join(f'{name}={value}' for name, value in given.items())}"
         )
     total, which = _number(count, PROCESSES), _number(index, PROCESS)
     if not 0 <= which < total:
@@ -237,6 +237,6 @@ def _not_started(launch: Launch, connect: int, error: RuntimeError) -> Exception
         return RunError(f"process 0 cannot wait for the others{where}: the port is taken ({reason})")
     return RunError(
         f"process {launch.index} of {launch.count} (launched by {launch.by}) did not find the others{where} within "
-        f"{connect} s ({CONNECT_TIMEOUT}): look whether all of them run, and whether the host of process 0 can be reached "
-        f"there. {SWITCH}=off runs it alone. JAX says: {reason}"
+        f"{connect} s ({CONNECT_TIMEOUT}): look whether all of them run, and whether the host of process 0 can be "
+        f"reached there. {SWITCH}=off runs it alone. JAX says: {reason}"
     )

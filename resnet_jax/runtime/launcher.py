@@ -27,6 +27,9 @@ GRACE = 8.0
 #: Seconds that they have when a signal asked all of them to save and stop.
 SAVING = 120.0
 
+#: Variable with the number of the launching process.
+LAUNCHER = "RESNET_JAX_LAUNCHER"
+
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 #: Where JAX begins to say, for pages, that another process is gone.
 _ABORT = re.compile(r"^[EF]\d{4} .*(coordination_service|client\.h:)")
@@ -55,8 +58,9 @@ def launch(
         UsageError: more GPUs are asked for than there are.
     """
     address = f"127.0.0.1:{free_port()}"
+    common = {SWITCH: "on", COORDINATOR: address, PROCESSES: str(count), LAUNCHER: str(os.getpid())}
     environments = [
-        {**environ, **each, SWITCH: "on", COORDINATOR: address, PROCESSES: str(count), PROCESS: str(number)}
+        {**environ, **each, **common, PROCESS: str(number)}
         for number, each in enumerate(devices_of(count, devices, environ))
     ]
     started: list[subprocess.Popen[bytes]] = []
@@ -70,7 +74,6 @@ def launch(
                     env=variables,
                     stderr=piped,
                     start_new_session=True,
-                    preexec_fn=_end_with_parent(),
                 )
                 started.append(one)
                 if piped is not None:
@@ -84,6 +87,9 @@ def launch(
                     one.wait()
             for listener in listeners:
                 listener.join(timeout=1.0)
+            for one in started:
+                if one.stderr is not None:
+                    one.stderr.close()
 
 
 def free_port() -> int:
@@ -99,7 +105,7 @@ def devices_of(count: int, devices: int | None, environ: Mapping[str, str], root
     Args:
         count: processes.
         devices: of each.
-        environ: environment variables; ``CUDA_VISIBLE_DEVICES`` lists the GPUs to share, ``JAX_PLATFORMS`` may want none.
+        environ: environment variables; ``CUDA_VISIBLE_DEVICES`` lists the GPUs to share, ``JAX_PLATFORMS`` may say cpu.
         root: where the system lists its devices.
 
     Raises:
@@ -223,13 +229,10 @@ def _print(text: str) -> None:
             sys.stderr.flush()
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """Return what lets a child be told to stop when this process is killed; None where the system cannot."""
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        libc = ctypes.CDLL(None)
-        libc.prctl  # noqa: B018  # looked up before the fork
-    except (OSError, AttributeError):
-        return None
-    return lambda: libc.prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
+    """Let this process be told to stop, by SIGTERM, when the one that launched it is killed; on Linux."""
+    parent = environ.get(LAUNCHER, "")
+    if not sys.platform.startswith("linux") or not parent.isdecimal() or int(parent) != os.getppid():
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG

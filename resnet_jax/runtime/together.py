@@ -133,8 +133,8 @@ class _Together:
             if known is not None:
                 return _as_error(known)
             return RunError(
-                f"the connection to another process was lost ({_first_line(error)}): it has ended or was killed; what it "
-                "said last is in its own output. What was saved before stays; start all of them again with the same "
+                f"the connection to another process was lost ({_first_line(error)}): it has ended or was killed; what "
+                "it said last is in its own output. What was saved before stays; start all of them again with the same "
                 "command to go on"
             )
         said = {"process": self._index, "message": _said(error), "status": getattr(error, "exit_code", 1)}
