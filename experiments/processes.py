@@ -58,7 +58,9 @@ def train(processes: int, run: Path, steps: int, save_every: int) -> str:
 
 def kill_one(rank: int, run: Path, steps: int, save_every: int, after: int) -> tuple[float, int, str]:
     """Train in two processes and kill one after so many steps; return seconds until all ended, status, last words."""
-    with subprocess.Popen(command(2, run, steps, save_every), stderr=subprocess.PIPE, text=True) as started:
+    with subprocess.Popen(
+        command(2, run, steps, save_every), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as started:
         while started.poll() is None and not _saved(run, after):
             time.sleep(0.02)
         children = sorted(
