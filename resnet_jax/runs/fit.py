@@ -24,7 +24,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.final_test import test_once
+from resnet_jax.runs.testing import test_once
 from resnet_jax.runs.finetune import find_source, require_transfer
 from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.job import FirstStep, Job, announce, sayer
