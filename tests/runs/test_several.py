@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.runs.evaluate import load_run
+from resnet_jax.runtime.launcher import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +152,24 @@ def test_what_one_process_fails_with_all_end_with(environ, tmp_path):
     assert "[1] error: photos/3.jpg: the file is gone" in done.stderr
     assert "error: process 1 has failed, and so all end: photos/3.jpg: the file is gone" in done.stderr
     assert time.monotonic() - began < 200
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_never_come_are_said_with_the_address(environ, tmp_path, rank):
+    address = f"127.0.0.1:{free_port()}"
+    variables = {"COORDINATOR": address, "PROCESSES": "2", "PROCESS": str(rank), "CONNECT_TIMEOUT": "3"}
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet_jax", "train", "digits", "--run-dir", str(tmp_path / "run")],
+        env={**environ, **{f"RESNET_JAX_{name}": value for name, value in variables.items()}},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert (
+        f"process {rank} of 2 (launched by RESNET_JAX_COORDINATOR) did not find the others at {address}" in done.stderr
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_verbs_have_one_output(environ, whole, tmp_path):
