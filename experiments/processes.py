@@ -1,6 +1,6 @@
 """One training in 1, 2 and 4 processes, and a process killed in the middle: the same numbers, and nobody left waiting.
 
-    uv run python experiments/processes.py             # about 5 minutes on 2 cores
+    uv run python experiments/processes.py             # about 5 minutes on 2 quiet cores
     uv run python experiments/processes.py --steps 60 --quick
 
 Four devices in all, in 1, 2 or 4 processes of this machine (`resnet-jax launch`), train a small network on digits. Then

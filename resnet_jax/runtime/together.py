@@ -37,7 +37,7 @@ _LOST = re.compile(
 )
 _blocks = itertools.count()
 _current: _Together | None = None
-_failed_alone = False
+_failed_alone, _lost_others = False, False
 
 
 @contextlib.contextmanager
@@ -74,20 +74,22 @@ def has_failed() -> bool:
     return _failed_alone
 
 
-def leave(status: int, *, wait: float = KNOWN) -> None:
+def leave(status: int, *, wait: float | None = None) -> None:
     """End this process with a status other than 0, so that it does not wait for others that have failed too.
 
     The first process is the last to go, for JAX ends the others with pages of text when it is gone.
 
     Args:
         status: of the process.
-        wait: seconds that the first process waits for the others at most.
+        wait: seconds that the first process waits for the others at most (default: :data:`KNOWN`, and one where some
+            were lost).
     """
     from jax._src import distributed
 
     client: Any = distributed.global_state.client
     with contextlib.suppress(Exception):
         client.key_value_set(f"resnet_jax/left/{processes.index()}", "left")
+        wait = (LOOK if _lost_others else KNOWN) if wait is None else wait
         until = time.monotonic() + (wait if processes.is_main() else 0.0)
         while time.monotonic() < until and len(client.key_value_dir_get("resnet_jax/left/")) < processes.count():
             time.sleep(0.05)
@@ -122,13 +124,14 @@ class _Together:
 
     def failed(self, error: BaseException) -> Exception | None:
         """Tell the others why this process fails; return what it says of a connection that was lost, else None."""
-        global _failed_alone
+        global _failed_alone, _lost_others
         _failed_alone = True
         self._failing.set()
         if self._client is None:
             return None
         lost = _is_lost(error)
         if lost:
+            _lost_others = True
             known = self._known or self._wait_for_reason()
             if known is not None:
                 return _as_error(known)

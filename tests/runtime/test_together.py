@@ -43,6 +43,7 @@ def store(monkeypatch) -> Store:
     for name, seconds in (("LOOK", 0.02), ("GRACE", 0.2), ("KNOWN", 0.1)):
         monkeypatch.setattr(together, name, seconds)
     monkeypatch.setattr(together, "_failed_alone", False)
+    monkeypatch.setattr(together, "_lost_others", False)
     return store
 
 
