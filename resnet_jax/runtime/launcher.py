@@ -147,6 +147,8 @@ def how_ended(code: int) -> str:
     """
     if code >= 0:
         return f"ended with status {code}"
+    if code == -signal.SIGABRT:
+        return "was ended by SIGABRT, as JAX does where another process was not heard of; its own lines say which"
     with contextlib.suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
