@@ -140,17 +140,22 @@ class _Together:
                 "it said last is in its own output. What was saved before stays; start all of them again with the same "
                 "command to go on"
             )
-        said = {"process": self._index, "message": _said(error), "status": getattr(error, "exit_code", 1)}
+        message = _said(error)
+        said = {"process": self._index, "message": message, "status": getattr(error, "exit_code", 1)}
         with contextlib.suppress(Exception):
-            self._client.key_value_set(self._key, json.dumps(said))  # the first of several processes is the reason
+            self._client.key_value_set(f"{self._key}/{self._index}", message)
+            with contextlib.suppress(Exception):  # the first of several is the reason
+                self._client.key_value_set(self._key, json.dumps(said))
             self._wait_until_known()
+            if self._index and self._client.key_value_try_get(f"{self._key}/0") == message:
+                processes.agreed(error)
         return None
 
     def _wait_until_known(self) -> None:
-        """Wait until the others have read it: with the first process its store ends."""
+        """Wait until the others have read it, or have failed too: with the first process its store ends."""
         until = time.monotonic() + KNOWN
-        while time.monotonic() < until and len(self._client.key_value_dir_get(f"{self._key}/")) < self._count - 1:
-            time.sleep(0.1)
+        while time.monotonic() < until and len(self._client.key_value_dir_get(f"{self._key}/")) < self._count:
+            time.sleep(0.05)
 
     def _wait_for_reason(self) -> dict[str, Any] | None:
         """Wait a moment for the reason of a process whose connection is lost; killed ones have none."""

@@ -50,7 +50,8 @@ def store(monkeypatch) -> Store:
 def test_an_error_of_one_process_is_told_and_one_of_all_is_not(store):
     with pytest.raises(DataError, match="gone"), ending_together(), ending_together():
         raise DataError("3.jpg is gone")
-    (said,) = store.known.values()
+    said, mine = (value for key, value in sorted(store.known.items()))
+    assert mine == "3.jpg is gone"
     assert json.loads(said) == {"process": 0, "message": "3.jpg is gone", "status": 1}
     assert together.has_failed()
     store.known.clear()
@@ -98,7 +99,24 @@ def test_a_lost_connection_without_a_reason_says_what_to_do(store):
     assert not store.known
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID"), ending_together():  # of this process alone
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: shapes")
-    assert "INVALID_ARGUMENT" in next(iter(store.known.values()))
+    assert all("INVALID_ARGUMENT" in value for value in store.known.values())
+
+
+def test_an_error_that_all_processes_find_by_themselves_is_said_by_the_first(store, monkeypatch):
+    monkeypatch.setattr(processes, "index", lambda: 1)
+    found = []
+    for of_the_first in ("another configuration", "something else"):
+        error = RunError("another configuration")
+
+        def run(said: str = of_the_first, error: RunError = error) -> None:
+            assert together._current is not None
+            store.key_value_set(f"{together._current._key}/0", said)
+            raise error
+
+        with pytest.raises(RunError), ending_together():
+            run()
+        found.append(processes.is_agreed(error))
+    assert found == [True, False]
 
 
 def test_one_process_does_nothing_of_it(monkeypatch):
