@@ -114,6 +114,7 @@ def fit(
         batch=config.train.batch_size,
         accumulate=config.train.accumulate,
         devices=parts.placement.devices,
+        fsdp=parts.placement.fsdp,
         warn=sayer(console),
     )
     run = RunDirectory.open(run.path, config if change is None else run.read_config())
