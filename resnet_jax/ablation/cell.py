@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.ablation.result import CellResult, MemberResult, finite, measured
+from resnet_jax.ablation.result import CellResult, MemberResult, measured
 from resnet_jax.data.records import Records
 from resnet_jax.errors import RunError
 from resnet_jax.instrument.hooks import BlockNames
@@ -23,7 +23,8 @@ from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.digest import params_digest
 from resnet_jax.report.depth_file import DepthFile
-from resnet_jax.report.metrics_file import Appended, read_metrics
+from resnet_jax.report.metrics_file import check_row, read_metrics
+from resnet_jax.report.rows_file import RowsFile
 from resnet_jax.runs.build import (
     RunComponents,
     build_eval_step,
@@ -44,7 +45,7 @@ from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import train
 from resnet_jax.training.members import restore
 from resnet_jax.training.need import memory_told, require_memory
-from resnet_jax.training.observers import Observer, Row
+from resnet_jax.training.observers import Observer, Row, positions
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import (
@@ -186,9 +187,11 @@ def _train_members(
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
         start = int(states.step[0])
         with contextlib.ExitStack() as stack:
-            observers: list[Observer] = [_Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts)]
+            known = progress.records
+            rows = _Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts, records=known)
+            observers: list[Observer] = [rows]
             if job.config.train.depth_every is not None:
-                observers.append(_DepthFiles(job, parts, seeds, start_step=start))
+                observers.append(_DepthFiles(job, parts, seeds, start_step=start, records=known))
             for observer in observers:
                 stack.callback(observer.close)
             states, progress = train(
@@ -272,12 +275,27 @@ class _Rows(Observer):
     Rows of these seeds after ``start_step`` are dropped first, so that a resumed cell leaves no row twice.
     """
 
-    def __init__(self, path: Path, seeds: tuple[int, ...], *, start_step: int, say: Say, parts: RunComponents) -> None:
+    def __init__(
+        self,
+        path: Path,
+        seeds: tuple[int, ...],
+        *,
+        start_step: int,
+        say: Say,
+        parts: RunComponents,
+        records: Mapping[str, Any],
+    ) -> None:
         self._seeds, self._say, self._headline = seeds, say, parts.task.headline
         self._epochs = -(-parts.plan.total_steps // parts.plan.steps_per_epoch)
-        kept = [row for row in read_metrics(path) if row["seed"] not in seeds or row["step"] <= start_step]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = Appended(path)
+        self._name = path.name
+        self._file = RowsFile(
+            path,
+            check_row,
+            start_step=start_step,
+            position=records.get(path.name),
+            mine=lambda row: row.get("seed") in seeds,
+            warn=say,
+        )
 
     def on_epoch(self, row: Row) -> None:
         """Write the row."""
@@ -305,21 +323,32 @@ class _Rows(Observer):
         self._write("diverged", row)
         self._say(f"  seed {self._seeds[int(row['member'])]} diverged at step {int(row['step']):,}")
 
+    def position(self) -> Mapping[str, Any]:
+        """Return how far the file has come."""
+        return {self._name: self._file.position()}
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _write(self, kind: str, row: Row) -> None:
         seed = self._seeds[int(row["member"])]
-        clean = {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
-        del clean["member"]
-        self._file.write(json.dumps({"kind": kind, "seed": seed, **clean}))
+        rest = {key: value for key, value in row.items() if key != "member"}
+        self._file.write({"kind": kind, "seed": seed, **rest}, int(row["step"]))
 
 
 class _DepthFiles(Observer):
     """Writes depth-seedN.jsonl of every seed: the gradient norm at every block."""
 
-    def __init__(self, job: CellJob, parts: RunComponents, seeds: tuple[int, ...], *, start_step: int) -> None:
+    def __init__(
+        self,
+        job: CellJob,
+        parts: RunComponents,
+        seeds: tuple[int, ...],
+        *,
+        start_step: int,
+        records: Mapping[str, Any],
+    ) -> None:
         train = job.config.train
         size = train.batch_size // train.accumulate
         chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
@@ -330,6 +359,8 @@ class _DepthFiles(Observer):
                 chart.stages,
                 start_step=start_step,
                 every=train.depth_steps(parts.plan.steps_per_epoch) or 1,
+                records=records,
+                warn=job.say,
             )
             for seed in seeds
         ]
@@ -337,6 +368,10 @@ class _DepthFiles(Observer):
     def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
         """Write the row of one seed."""
         self._files[member].on_blocks(step, norms)
+
+    def position(self) -> Mapping[str, Any]:
+        """Return how far the files have come."""
+        return positions(self._files)
 
     def close(self) -> None:
         """Close the files."""

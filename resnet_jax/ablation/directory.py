@@ -25,9 +25,10 @@ from resnet_jax.ablation.grid import Axis, Cell, make_cells
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.runs.config import RunConfig, config_to_dict, without_effect
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.recipes import config_from_dict
+from resnet_jax.runs.recipes import config_from_dict, read_utf8
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.runtime.plain_yaml import load_yaml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class AblationDirectory:
         if not self.definition.is_file():
             return
         try:
-            stored = yaml.safe_load(self.definition.read_text(encoding="utf-8"))
+            stored = load_yaml(read_utf8(self.definition))
             before = dict(_flat(_significant(_as_today(stored, self.definition))))
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, UsageError) as error:
             raise RunError(f"{self.definition} is not the definition of an ablation: {error}") from error

@@ -21,6 +21,7 @@ from resnet_jax.runs.legacy import upgrade_option
 from resnet_jax.runs.legacy_augment import OLD_FIELDS
 from resnet_jax.runs.recipes import config_from_dict, read_utf8
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.runtime.plain_yaml import load_yaml_and_keys
 
 #: The parts of a configuration whose fields can be varied.
 PARTS = tuple(name for name, hint in own_options(RunConfig).items() if is_section(hint))
@@ -214,7 +215,7 @@ def load_cells(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         text = read_utf8(user_path(path))
-        raw, names = yaml.safe_load(text), _names(yaml.compose(text, yaml.SafeLoader))
+        raw, names = load_yaml_and_keys(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict) or not raw or not all(isinstance(value, dict | None) for value in raw.values()):
@@ -229,11 +230,6 @@ def load_cells(path: Path) -> dict[str, dict[str, Any]]:
     if len(set(names)) < len(names) or len(names) != len(raw):
         raise UsageError(f"{path} has a cell twice, or two that are the same to YAML (put names in quotes): {names}")
     return {name: dict(settings) for name, settings in zip(names, raw.values(), strict=True)}
-
-
-def _names(node: Any) -> list[str]:
-    """Return the keys of a YAML mapping as they are written: to YAML ``on`` is a truth value and ``010`` is 8."""
-    return [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
 
 
 def make_cells(axes: Sequence[Axis], named: Mapping[str, Mapping[str, Any]] | None = None) -> list[Cell]:

@@ -7,21 +7,32 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.cli.imports import FLAG, import_given
 from resnet_jax.cli.options import ANYWHERE, HELP
-from resnet_jax.cli.streams import READER_GONE, final_status, steady_streams
+from resnet_jax.cli.several import several_processes
+from resnet_jax.cli.streams import READER_GONE, final_status, open_streams, steady_streams
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
+from resnet_jax.runtime.distributed import started
+from resnet_jax.runtime.ending import end_in_bounded_time, own_process
 from resnet_jax.runtime.malloc import keep_freed_memory
+from resnet_jax.runtime.together import leave
 
 #: What a message may hold of what moves a terminal's cursor.
 _LINES = "\n\t"
+
+#: What the exit statuses mean.
+STATUSES = (
+    "0 done, 1 failed, 2 wrong usage; stopped by a signal 128 + its number (130 Ctrl-C, 143 SIGTERM, 129 a closed "
+    "terminal), where training saves first and the same command goes on; 141 nobody reads the output"
+)
 
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
@@ -41,9 +52,12 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``resnet-jax VERB ...`` and exit.
 
-    The status is 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 141 nobody reads the output any more.
+    The status is 0 done, 1 failed, 2 wrong usage; 128 + the signal of what a signal stopped, whether its state is saved
+    or there was none to save: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal; 141 nobody reads the output any more.
     """
+    open_streams()
     steady_streams()
+    own_process()
     if "--debug" not in (sys.argv if argv is None else argv):  # threads of Orbax that a full disk stops, at their end
         sys.unraisablehook = lambda _: None
     keep_freed_memory()
@@ -54,7 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # while JAX is imported, before anything was begun
         print("Stopped at once.", file=sys.stderr)
         status = 130
-    sys.exit(final_status(status))
+    status = final_status(status)
+    if status > 128:  # threads that hang, in a read from a disk that does not answer, must not keep it here
+        end_in_bounded_time(status)
+    if status and started() is not None and status < 128:  # of several processes that fail, none waits for the others
+        leave(status)
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
@@ -68,7 +87,8 @@ def run(argv: list[str]) -> int:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
     keep_compiled_programs()
     try:
-        result = _dispatch(argv)
+        with several_processes(argv) as works:
+            result = _dispatch(argv) if works else None
     except Interrupted as stopped:
         command = shlex.join(["resnet-jax", *argv])
         print(
@@ -86,11 +106,11 @@ def run(argv: list[str]) -> int:
             raise
         print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if debug:
             raise
         print("Stopped at once; what was saved before stays.", file=sys.stderr)
-        return 130
+        return 128 + getattr(stopped, "signal", signal.SIGINT)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
@@ -115,6 +135,7 @@ def _dispatch(argv: list[str]) -> Any:
             print(f"  {name:<8} {text}")
         print("\nresnet-jax VERB --help explains a verb; --json, --debug and --version go with each.")
         print(f"{FLAG} MODULE or FILE.py, with any verb, first imports code of your own, for what it registers.")
+        print(f"Exit status: {STATUSES}.")
         print(
             f"Compiled programs are kept in {program_directory() or 'no directory'}; {VARIABLE} names another, or off."
         )

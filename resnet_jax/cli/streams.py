@@ -77,6 +77,22 @@ class Steady:
             pass
 
 
+def open_streams() -> None:
+    """Open what was closed of descriptors 0, 1 and 2: a file opened later would get that number, and be printed into.
+
+    Python's own streams stay closed, and what is printed goes nowhere.
+    """
+    import os
+
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one, for those below are open
+            if nowhere != number:
+                os.close(nowhere)
+
+
 def steady_streams() -> None:
     """Make the process's standard output and error steady; one that was closed from the start is none, as in Python."""
     for name, text in (("stdout", "standard output"), ("stderr", "standard error")):

@@ -6,6 +6,7 @@ import struct
 
 from resnet_jax.data.formats import HEAD_BYTES, identify
 from resnet_jax.data.headers import TIFF_STARTS, jpeg2000_siz, jpeg_segments, tiff_tags
+from resnet_jax.runtime.plain_files import open_file
 
 HEADER_BYTES = 1 << 16
 """Read of a file; what describes the image comes before, but for long comments and some TIFFs."""
@@ -20,7 +21,7 @@ def stored_mode(path: str) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return mode_of(file.read(HEADER_BYTES))
 
 

@@ -7,7 +7,6 @@ they do not decide is refused.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import DataError, UsageError, nearest
+from resnet_jax.runtime.plain_files import read_text
+from resnet_jax.runtime.plain_json import load_json
 
 SHOWN = 10
 """Names listed in a message before it only counts."""
@@ -257,13 +258,13 @@ def read_class_names(file: Path, outputs: int, *, yes_or_no: bool = True) -> tup
     """
     file = Path(file).expanduser()
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise DataError(f"cannot read the class names in {file}: {why or error}") from error
     if text.lstrip()[:1] in ("[", "{"):
         try:
-            found = json.loads(text)
+            found = load_json(text)
         except ValueError as error:
             raise DataError(f"{file} is no JSON list of class names: {error}") from error
         if isinstance(found, dict):

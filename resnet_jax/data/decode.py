@@ -15,15 +15,16 @@ What is stored becomes uint8 RGB, or grey, so:
   CIELab and raw sensor data, PNM whose white is not 1, 255 or 65,535, and JPEG 2000 of 9 to 15 bits.
 - **bands that are no colours** (TIFF of two or more grey samples, or of more than four): refused, and read by
   ``data.pixels stored`` (:mod:`resnet_jax.data.tiff`).
-- **more than 178,956,970 pixels**, or more than 8 bytes for each of these: refused before memory is taken, by what the
-  header says.
+- **more than 178,956,970 pixels**, or more than 8 bytes for each of these, or more than 256 MiB from a file of less
+  than a 64th of that (``RESNET_JAX_MAX_IMAGE_MIB`` allows more): refused before memory is taken, by what the header
+  says.
 - **cut short**: refused. A JPEG that was cut and filled up with zeros is too, for it has no end; the same of WebP, BMP,
   PNM, Sun raster and JPEG 2000 cannot be told from an image, for these have neither an end nor checksums.
 """
 
 from __future__ import annotations
 
-import io
+import os
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,8 @@ from resnet_jax.data.orientation import orientation_of, upright
 from resnet_jax.data.reading import Orientation
 from resnet_jax.data.tiff import read_bands
 from resnet_jax.errors import DataError, UsageError
+from resnet_jax.runtime.limits import IMAGE
+from resnet_jax.runtime.plain_numpy import read_array
 
 GREY_WEIGHTS = (299, 587, 114)
 """Red, green and blue parts of luma in thousandths (ITU-R BT.601), as in JPEG's own grey channel."""
@@ -44,6 +47,11 @@ MAX_PIXELS = 178_956_970
 """Height x width that is still decoded: half a gigabyte of RGB, the limit at which Pillow refuses too."""
 MAX_BYTES = 8 * MAX_PIXELS
 """Bytes of all bands of an image that are still decoded: four of 16 bits at the most pixels."""
+PROPORTION = 64
+"""Bytes that one byte of a large file may decode to: photographs give 5 to 30, and drawings are seldom that large."""
+_SURE_PIXELS = 64 << 20
+"""Of 8 bits, at four channels: no more than :data:`resnet_jax.runtime.limits.IMAGE` allows of any file."""
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # for headers that OpenCV reads otherwise than we
 TWELVE_BITS = 4096
 
 _TIFF_COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
@@ -67,7 +75,7 @@ def decode_image(data: bytes, channels: int, where: str, orientation: Orientatio
     import cv2
 
     flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-    if is_plain(data, MAX_PIXELS):
+    if is_plain(data, min(MAX_PIXELS, _SURE_PIXELS)):
         image = _imdecode(data, flags)
     else:
         image = _decode_any(data, channels, flags, where)
@@ -81,7 +89,7 @@ def _decode_any(data: bytes, channels: int, flags: int, where: str) -> np.ndarra
     """Decode a file of any format that is read, after a look at its header."""
     import cv2
 
-    _check_size(data, where)
+    check_size(data, where)
     if data.startswith(TIFF_STARTS):
         image = _decode_tiff(data, where)
         if image is not None and image.ndim == 3:
@@ -107,8 +115,8 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
         DataError: cut short, of Python objects, or of a shape or dtype that could be two things.
     """
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = read_array(data)
+    except ValueError as error:
         raise DataError(f"{where}: cannot read it as .npy ({error})") from error
     return checked_images(array[None], where)[0]
 
@@ -132,7 +140,7 @@ def decode_stored(data: bytes, channels: int, where: str, orientation: Orientati
     """
     import cv2
 
-    _check_size(data, where)
+    check_size(data, where)
     tags = _tags(data) if data.startswith(TIFF_STARTS) else None
     colours = None if tags is None else _TIFF_COLOURS.get(tags.get(262, (1,))[0])
     if tags is not None and _is_bands(tags):
@@ -155,8 +163,12 @@ def decode_stored(data: bytes, channels: int, where: str, orientation: Orientati
     return on_devices(to_channels(image, channels))
 
 
-def _check_size(data: bytes, where: str) -> None:
-    """Refuse what would take more memory than any image should, before it does, and a JPEG without an end."""
+def check_size(data: bytes, where: str) -> None:
+    """Refuse what would take more memory than any image should, before it does, and a JPEG without an end.
+
+    Raises:
+        DataError: it says how much, and what is allowed.
+    """
     shape = shape_in_header(data)
     if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
         raise DataError(
@@ -165,8 +177,12 @@ def _check_size(data: bytes, where: str) -> None:
         )
     if data.startswith(b"\xff\xd8") and not jpeg_has_end(data):
         raise DataError(f"{where}: {_why_not(data)}")
-    bands, size, tile = 1, 1, 0
-    if data.startswith(TIFF_STARTS) and (tags := _tags(data)) is not None:
+    bands, size, tile = 3, 1, 0
+    if data.startswith(b"\x89PNG") and len(data) > 25:
+        bands, size = {0: 1, 4: 2, 6: 4}.get(data[25], 3), max(1, data[24] // 8)
+    elif data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        bands, size = 3 if data[1:2] in b"36" else 1, 1 + (_pnm_maximum(data) > 255)
+    elif data.startswith(TIFF_STARTS) and (tags := _tags(data)) is not None:
         bands, size = tags.get(277, (1,))[0], -(-max(tags.get(258, (1,))) // 8)
         tile = tags.get(322, (0,))[0] * tags.get(323, (0,))[0]
     elif (siz := jpeg2000_siz(data)) is not None:
@@ -175,6 +191,11 @@ def _check_size(data: bytes, where: str) -> None:
         raise DataError(
             f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels of {bands:,} bands, more than the "
             f"{MAX_BYTES >> 20:,} MiB that are decoded: it is broken, or has to be cut into pieces first"
+        )
+    decoded = 0 if shape is None else max(shape[0] * shape[1], tile) * bands * size
+    if decoded > PROPORTION * len(data) and decoded > IMAGE.value << 20:
+        raise DataError(
+            f"{where}: its {len(data):,} bytes say that they decode to {decoded:,}; of a file that small {IMAGE.how}"
         )
 
 

@@ -12,6 +12,7 @@ from resnet_jax.data.decode import NPY, decode_image, decode_npy, decode_stored
 from resnet_jax.data.reading import Orientation, Pixels
 from resnet_jax.data.records import Source, Subset
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_descriptor
 
 
 @runtime_checkable
@@ -51,9 +52,8 @@ def read_bytes(path: str) -> bytes:
         DataError: it cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        descriptor, size = open_descriptor(path)
         try:
-            size = os.fstat(descriptor).st_size
             data = os.read(descriptor, size)
             while len(data) < size and (more := os.read(descriptor, size - len(data))):
                 data += more

@@ -41,6 +41,7 @@ from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,7 @@ def _said_of_links(lister: Lister) -> list[str]:
 def _no_folder(root: Path) -> str:
     if not root.exists():
         return f"{root}: there is no such folder; {LAYOUTS}"
-    with root.open("rb") as file:
+    with open_file(root) as file:
         found = identify(file.read(HEAD_BYTES))
     if root.suffix == ".npz":
         return f"{root}: this is a file of arrays and no folder; write npz:{root}"

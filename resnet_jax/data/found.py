@@ -7,6 +7,8 @@ from pathlib import Path
 from resnet_jax.data.formats import HEAD_BYTES, SUFFIXES, identify
 from resnet_jax.data.layout import shortened
 from resnet_jax.errors import ResNetJaxError
+from resnet_jax.runtime.plain_files import open_file, read_text
+from resnet_jax.runtime.plain_json import load_json
 
 KIND_OF_SUFFIX = {
     ".csv": "a table (CSV)",
@@ -42,7 +44,7 @@ def describe_path(path: Path) -> str:
 
 def _describe_file(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             found = identify(file.read(HEAD_BYTES))
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
@@ -111,10 +113,8 @@ def prepared_sets(path: Path) -> list[tuple[str, str]]:
 
 def _is_data_dir(candidate: Path, version: Path) -> bool:
     """Return whether ``candidate`` is the folder of all sets, that is, the set in it has no configurations."""
-    import json
-
     try:
-        info = json.loads((version / "dataset_info.json").read_text())
+        info = load_json(read_text(version / "dataset_info.json"))
     except (OSError, ValueError):
         return True
     return info.get("configName", "") in ("", None) or info.get("configName") != version.parent.name

@@ -14,6 +14,7 @@ TIFF_STARTS = (b"II*\0", b"MM\0*")
 MOST_VALUES = 64
 """Values of a TIFF tag that are read where no more are asked for: bits of every sample, and the like."""
 START_OF_SCAN = 0xDA
+_START_OF_FRAME = rb"(?s)\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(....)"
 _AVIF_BRANDS = (b"avif", b"avis")
 
 
@@ -75,7 +76,9 @@ def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])
             return height, width
-    return None
+    # garbage between segments, which decoders pass over: the largest that may be a start of frame
+    sizes = [struct.unpack(">HH", found[1]) for found in re.finditer(_START_OF_FRAME, data)]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file
 
 MOST_BYTES = 1 << 30
 """Unpacked; the largest set in this format, the training images of EMNIST ByClass, has 547 MB."""
@@ -34,9 +35,9 @@ def read_idx(path: Path, sides: int) -> np.ndarray:
     """
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_file(path) as file:
             packed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+        with open_file(path) as raw, gzip.GzipFile(fileobj=raw) if packed else raw as file:
             head = file.read(4 + 4 * sides)
             expected, shape = _expected(head, sides, path)
             room = size * _MOST_PACKED if packed else size - len(head)

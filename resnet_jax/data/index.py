@@ -18,7 +18,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,9 @@ import numpy as np
 from resnet_jax.data.path_table import PathTable
 from resnet_jax.errors import DataError
 from resnet_jax.runtime.cache import VARIABLE, cache_directory
+from resnet_jax.runtime.plain_files import open_file, read_file
+from resnet_jax.runtime.plain_json import load_json
+from resnet_jax.runtime.plain_numpy import read_arrays
 from resnet_jax.tasks.facts import LabelKind
 
 VERSION = 1
@@ -103,7 +105,7 @@ class Stamps:
                 if os.stat(folder).st_mtime_ns != changed or _digest_of_names(os.listdir(folder)) != digest:
                     return False
             for path, digest in self.files.items():
-                if hashlib.sha256(Path(path).read_bytes()).hexdigest() != digest:
+                if hashlib.sha256(read_file(path)).hexdigest() != digest:
                     return False
         except OSError:
             return False
@@ -117,7 +119,7 @@ def read_table(path: Path, stamps: Stamps) -> bytes:
         DataError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
     stamps.add_file(path, content)
@@ -197,12 +199,12 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
 def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:
     """Return what is kept; None if it is not there, not whole, or of something else."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
+        with open_file(path) as file:
+            arrays = read_arrays(file)
         about, digest = arrays.pop("about").tobytes(), str(arrays.pop("digest"))
         if _digest(about, arrays) != digest:
             return None
-        found = json.loads(about)
+        found = load_json(about)
         if found["key"] != key:
             return None
         parts = {}
@@ -211,5 +213,5 @@ def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:
             parts[split] = Part(paths, arrays[f"{split}.labels"], size, arrays.get(f"{split}.groups"))
         index = Index(parts, tuple(found["class_names"]), tuple(found["notes"]), found["origins"], found["kind"])
         return index, Stamps(found["folders"], found["files"])
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -13,6 +13,7 @@ from resnet_jax.data.formats import HEAD_BYTES, SUFFIXES, Format, identify
 from resnet_jax.data.index import Stamps
 from resnet_jax.data.layout import NO_CLASSES, check_below_class, shortened
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file
 
 
 @dataclass
@@ -203,7 +204,7 @@ def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:
     if dot >= 0 and entry.name[dot:].lower() in SUFFIXES:
         return None
     try:
-        with open(entry.path, "rb") as file:
+        with open_file(entry.path) as file:
             found = identify(file.read(HEAD_BYTES))
     except OSError as error:
         raise DataError(f"{entry.path}: cannot read it ({error.strerror or error})") from error

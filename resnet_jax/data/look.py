@@ -16,6 +16,7 @@ from resnet_jax.data.manifest import begins_as_json
 from resnet_jax.data.records import Dataset, Source, in_memory
 from resnet_jax.data.source import load_dataset
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file
 from resnet_jax.tasks.facts import LabelKind
 
 SAMPLE = 64
@@ -178,7 +179,7 @@ def source_of(path: str) -> str:
     suffix = place.suffix.lower()
     if suffix == ".npz":
         return f"npz:{path}"
-    with place.open("rb") as file:
+    with open_file(place) as file:
         begins_as = identify(file.read(HEAD_BYTES))
     if begins_as is not None and begins_as.name == RECORDS:
         return f"array_record:{path}"

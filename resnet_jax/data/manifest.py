@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -35,6 +34,8 @@ from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError, nearest
+from resnet_jax.runtime.plain_files import open_file
+from resnet_jax.runtime.plain_json import load_json
 
 COLUMNS = "need the columns path, and label, labels (separated by ;) or value (value_NAME, ...), and perhaps split"
 SHOWN = 6
@@ -133,7 +134,7 @@ def _read(table: Path, stamps: Stamps) -> tuple[list[str], list[Row]]:
 
 
 def begins_as_json(table: Path) -> bool:
-    with table.open("rb") as file:
+    with open_file(table) as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
@@ -144,7 +145,7 @@ def _read_json(table: Path, lines: Iterator[str]) -> tuple[list[str], list[Row]]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = load_json(line)
         except ValueError as error:
             raise DataError(f"{table}: line {number} is no JSON ({error}); need one object a line") from error
         if not isinstance(row, dict):

@@ -24,6 +24,7 @@ from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import ArrayRecords, Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import read_text
 
 EXPECTED = "need train-images-idx3-ubyte and train-labels-idx1-ubyte (or .gz), and t10k-... for the test"
 _NAME = re.compile(r"(?:(.+)-)?(train|t10k|test)-(images|labels)[-.]idx([13])-ubyte(?:\.gz)?")
@@ -142,7 +143,11 @@ def _named(
 def _mapping(path: Path) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     """Return labels in order and what they are called: a label and the codes of its characters a line."""
     try:
-        rows = [[int(word) for word in line.split()] for line in path.read_text("ascii").splitlines() if line.strip()]
+        rows = [
+            [int(word) for word in line.split()]
+            for line in read_text(path, encoding="ascii").splitlines()
+            if line.strip()
+        ]
         pairs = sorted((row[0], chr(row[1])) for row in rows)
     except (ValueError, IndexError, OSError, OverflowError) as error:
         raise DataError(f"{path}: cannot read it as labels and codes of characters ({error})") from error

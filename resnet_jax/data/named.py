@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from resnet_jax.data.formats import HEAD_BYTES, SUFFIXES, identify
 from resnet_jax.data.listing import LeftOut
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.runtime.plain_files import open_file
 
 LIST = "-"
 """Stands for a list of files, one a line."""
@@ -87,7 +88,7 @@ class NamedImages:
         found = None
         if regular:
             try:
-                with open(entry.path, "rb") as file:
+                with open_file(entry.path) as file:
                     found = identify(file.read(HEAD_BYTES))
             except OSError:
                 return True  # whoever reads it says why it cannot be

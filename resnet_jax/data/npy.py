@@ -6,15 +6,16 @@ loaded as they are used and may be dropped again, so that a set may be larger th
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-
-import numpy as np
 
 from resnet_jax.data.npz import EXPECTED, load_arrays
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file
+from resnet_jax.runtime.plain_numpy import mapped_array, read_array
 
 LEAST_MAPPED = 1 << 20
 """Bytes of a file from which on it is mapped."""
@@ -34,9 +35,10 @@ def load_npy(location: str, reading: Reading, /) -> Dataset:
     arrays = {}
     for file in sorted(folder.glob("*.npy")):
         try:
-            mode = "r" if file.stat().st_size >= LEAST_MAPPED else None
-            arrays[file.stem] = np.load(file, mmap_mode=mode, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            with open_file(file) as handle:
+                size = os.fstat(handle.fileno()).st_size
+                arrays[file.stem] = mapped_array(file) if size >= LEAST_MAPPED else read_array(handle)
+        except (ValueError, OSError) as error:
             raise DataError(f"{file}: cannot read it as .npy ({error})") from error
     if not arrays:
         raise DataError(f"{folder}: no .npy files in it; need files called {EXPECTED}")

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,9 @@ from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import ArrayRecords, Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.limits import CLASSES
+from resnet_jax.runtime.plain_files import open_file
+from resnet_jax.runtime.plain_numpy import PickledError, read_either
 from resnet_jax.tasks.facts import LabelKind
 
 OTHER_NAMES: dict[str, LabelKind] = {"label_names": "multi-label", "target_names": "value"}
@@ -215,7 +216,13 @@ def _names(
         return _class_names(arrays["class_names"], splits, file)
     for split, records in splits.items():
         _require_integers(records, f"y{suffixes[split]} of {file}")
-    return tuple(str(c) for c in range(max(int(r.labels.max()) for r in splits.values()) + 1))
+    classes = max(int(r.labels.max()) for r in splits.values()) + 1
+    if classes > CLASSES.value:
+        raise DataError(
+            f"{file}: the largest label is {classes - 1:,}, so there would be {classes:,} classes, {CLASSES.how}; "
+            f"labels count from 0 on without gaps, as np.unique(y, return_inverse=True)[1] does; {VALUES_HINT}"
+        )
+    return tuple(str(c) for c in range(classes))
 
 
 def _further(arrays: Mapping[str, np.ndarray], suffixes: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -347,43 +354,33 @@ def _meaning(key: str) -> tuple[str | None, str | None]:
 def _read(file: Path) -> dict[str, np.ndarray]:
     if file.is_dir():
         raise DataError(f"{file}: this is a folder and no .npz file; for images in class folders write folder:{file}")
-    if not file.is_file():
+    if not file.exists():
         raise DataError(f"{file}: there is no such file; need an .npz with {EXPECTED}")
     found = None
     try:
-        with file.open("rb") as handle:
+        with open_file(file) as handle:
             found = identify(handle.read(HEAD_BYTES))
             handle.seek(0)
-            archive = np.load(handle, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            arrays = read_either(handle)
+            if isinstance(arrays, np.ndarray):
                 raise ValueError(
-                    f"it is one array without a name, .npy, {archive.dtype} {archive.shape}: put images and labels "
+                    f"it is one array without a name, .npy, {arrays.dtype} {arrays.shape}: put images and labels "
                     "into one file with np.savez('data.npz', x=..., y=...)"
                 )
-            return {key: _array(archive, key) for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            return arrays
+    except (ValueError, OSError) as error:
         raise DataError(f"{file}: cannot read it as .npz ({_reason(found, error)}); need {EXPECTED}") from error
 
 
 def _reason(found: Format | None, error: Exception) -> str:
+    if isinstance(error, PickledError):
+        kind = "np.array(y.tolist())" if error.array.startswith("y") else "np.stack(list(x)), if all have one size"
+        if error.array == "class_names":
+            kind = "np.array(class_names, dtype=str)"
+        return (
+            f"{error.array} holds Python objects, which are pickled, and a pickle may run code: save numbers instead, "
+            f"{kind}; {error}"
+        )
     if found is None or "zip" in found.name or "NumPy" in found.name:
         return str(error)
     return f"it is {found}"
-
-
-def _array(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    try:
-        array = archive[key]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        kind = "np.array(y.tolist())" if key.startswith("y") else "np.stack(list(x)), if all have one size"
-        if key == "class_names":
-            kind = "np.array(class_names, dtype=str)"
-        raise ValueError(
-            f"{key} holds Python objects, which are pickled, and a pickle may run code: save numbers instead, {kind}; "
-            f"{error}"
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{key!r} is no array, so this is an ordinary zip archive: unpack it, then folder:PATH")
-    return array

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file, read_file
 
 MOST_BYTES = 1 << 30
 """Of everything in an archive, unpacked: the largest read here, CIFAR-100 for Python, has 186 MB."""
@@ -40,7 +41,7 @@ def _in_folder(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
         if sum(file.stat().st_size for file in files) > MOST_BYTES:
             raise DataError(f"{path}: its files have more than {MOST_BYTES >> 20:,} MiB; they are no such archive")
         for file in files:
-            found[file.name] = file.read_bytes()
+            found[file.name] = read_file(file, MOST_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
     return found
@@ -77,6 +78,6 @@ def _in_archive(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
+    return cast(IO[bytes], gzip.open(path, "rb")) if packed else open_file(path)

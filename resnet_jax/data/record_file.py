@@ -17,6 +17,7 @@ from typing import Any
 
 from resnet_jax.errors import DataError
 from resnet_jax.runtime.files import replacing
+from resnet_jax.runtime.plain_files import open_file
 
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 """For access at random: nothing is read ahead, and nothing waits for another thread."""
@@ -103,7 +104,7 @@ def _library() -> Any:
 def _open(path: str) -> Any:
     library = _library()
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error

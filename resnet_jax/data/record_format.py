@@ -26,6 +26,8 @@ import numpy as np
 
 from resnet_jax.data.example import Field, Meaning
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_json import load_json
+from resnet_jax.runtime.plain_numpy import read_array
 from resnet_jax.tasks.facts import LabelKind
 
 MAGIC = b"resnet_jax data set\n"
@@ -117,7 +119,7 @@ class Header:
                 "is tfds:NAME@DATA_DIR; for other records register a source (resnet_jax.data.register_source)"
             )
         try:
-            found = json.loads(record[len(MAGIC) :])
+            found = load_json(record[len(MAGIC) :])
             if found.pop("version") != VERSION:
                 raise ValueError("written by a later version of resnet-jax: update it, or make the file again")
             splits = tuple(_split(split) for split in found.pop("splits"))
@@ -235,6 +237,6 @@ def from_npy(record: bytes, where: str) -> np.ndarray:
         DataError: it is none.
     """
     try:
-        return np.load(io.BytesIO(record), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return read_array(record)
+    except ValueError as error:
         raise DataError(f"{where}: cannot read it as an array ({error})") from error

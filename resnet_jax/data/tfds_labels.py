@@ -12,13 +12,14 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnet_jax.runtime.cache import VARIABLE, cache_directory
+from resnet_jax.runtime.plain_files import open_file, read_file
+from resnet_jax.runtime.plain_numpy import read_arrays
 
 READ_CHUNK = 1024
 """Records read at a time while the labels are collected."""
@@ -57,7 +58,7 @@ def fingerprint(builder: Any, split: str, key: str) -> str | None:
         for file in sorted(builder.info.splits[split].filepaths):
             stat = os.stat(file)
             facts.append([os.path.basename(file), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns])
-        told = [(directory / name).read_bytes() for name in ("dataset_info.json", "features.json")]
+        told = [read_file(directory / name) for name in ("dataset_info.json", "features.json")]
     except (OSError, ValueError, KeyError):  # a set in remote storage, for one
         return None
     return hashlib.sha256(b"".join([json.dumps(facts).encode(), *told])).hexdigest()
@@ -76,10 +77,11 @@ def _path(builder: Any, split: str, key: str) -> Path | None:
 
 def _load(path: Path, found: str) -> np.ndarray | None:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        with open_file(path) as file:
+            kept = read_arrays(file)
             labels = kept["labels"]
             return labels if str(kept["fingerprint"]) == found and labels.dtype == np.int32 else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or spoilt
+    except (OSError, ValueError, KeyError):  # not there, or spoilt
         return None
 
 

@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.runtime.plain_files import open_file
+from resnet_jax.runtime.plain_json import load_json
+from resnet_jax.runtime.plain_numpy import read_arrays
 
 T = TypeVar("T")
 
@@ -34,16 +37,34 @@ def load_arrays(kind: type[T], path: str | os.PathLike[str]) -> T:
 
     Raises:
         UsageError: a field is missing: the file holds something else.
+        DataError: it cannot be read, or is damaged.
     """
-    with np.load(user_path(path)) as arrays:
-        wanted = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
-        missing = [name for name in wanted if name not in arrays]
-        if missing:
-            raise UsageError(f"{path} is no {kind.__name__}: it has no {', '.join(missing)}")
-        values = {name: _plain(arrays[name]) for name in wanted}
+    arrays = open_arrays(path)
+    wanted = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    missing = [name for name in wanted if name not in arrays]
+    if missing:
+        raise UsageError(f"{path} is no {kind.__name__}: it has no {', '.join(missing)}")
+    values = {name: _plain(arrays[name]) for name in wanted}
     if _FACTS in values:
-        values[_FACTS] = json.loads(values[_FACTS])
+        try:
+            values[_FACTS] = load_json(values[_FACTS])
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}: what it says of itself is damaged ({error})") from error
     return kind(**values)
+
+
+def open_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of a NumPy archive.
+
+    Raises:
+        DataError: it cannot be read, is none or damaged.
+    """
+    try:
+        with open_file(user_path(path)) as file:
+            return read_arrays(file)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot read it as a NumPy archive ({said})") from error
 
 
 def _plain(array: np.ndarray) -> Any:

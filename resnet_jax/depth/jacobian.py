@@ -19,10 +19,11 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from resnet_jax.depth import blockwise
+from resnet_jax.depth.arrays import open_arrays
 from resnet_jax.depth.blockwise import Kind, Link
 from resnet_jax.depth.lanczos import chain_ritz, operator_ritz
 from resnet_jax.depth.spectra import Spectra, check_counts, from_bidiagonals, from_matrices
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops.annotations import Images
 from resnet_jax.runtime.paths import user_path
@@ -74,14 +75,21 @@ class JacobianSpectra:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> JacobianSpectra:
-        """Read what :meth:`save` wrote."""
-        with np.load(user_path(path)) as arrays:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: it cannot be read, or is something else.
+        """
+        arrays = open_arrays(path)
+        try:
             spectra = {
                 name: Spectra.from_arrays(arrays, name) if f"{name}_largest" in arrays else None for name in _SPECTRA
             }
             names, stages = tuple(arrays["names"].tolist()), arrays["stages"]
             rest = (bool(arrays["train"]), int(arrays["iterations"]), int(arrays["probes"]))
-            return cls(names, stages, *rest, **spectra)  # pyright: ignore[reportArgumentType]
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path} is no JacobianSpectra: {error}") from error
+        return cls(names, stages, *rest, **spectra)  # pyright: ignore[reportArgumentType]
 
 
 def jacobians(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from resnet_jax.models.layout import unstack
+from resnet_jax.runtime.processes import fetched
 
 
 def params_digest(params: Any, batch_stats: Any) -> str:
@@ -16,12 +17,12 @@ def params_digest(params: Any, batch_stats: Any) -> str:
 
     Hashed are, for each array in the order of its path (``batch_stats/...`` before ``params/...``, compared as
     strings; block by block, however the network computes them): the path, the dtype and shape as
-    ``float32[3,3,16,16]``, and the little-endian bytes in C order.
+    ``float32[3,3,16,16]``, and the little-endian bytes in C order. Of several processes all have to ask.
 
     >>> params_digest({"w": np.zeros(2, np.float32)}, {})[:8]
     'bdb9513a'
     """
-    tree = unstack(jax.device_get({"batch_stats": batch_stats, "params": params}))
+    tree = unstack(fetched({"batch_stats": batch_stats, "params": params}))
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = sorted(("/".join(str(part.key) for part in path), np.asarray(leaf)) for path, leaf in leaves)
     digest = hashlib.sha256()

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from resnet_jax.errors import UsageError
-from resnet_jax.report.metrics_file import Appended
 from resnet_jax.report.text import say, visible
+from resnet_jax.runtime.files import Appended
 
 #: Suffixes of the files that predictions can be written to.
 SUFFIXES = (".csv", ".jsonl")

@@ -11,14 +11,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from resnet_jax.errors import UsageError
+from resnet_jax.report.own_thread import OwnThread
+from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.registry import Registry
 from resnet_jax.training.cadence import Ticker
 from resnet_jax.training.observers import Observer, Row, RunFacts
@@ -88,9 +92,16 @@ def _tensorboard() -> Observer:
 
 
 class _Tracked(Scalars):
-    """A run of a tracker whose ``init`` gives an object with ``log`` and ``finish``."""
+    """A run of a tracker whose ``init`` gives an object with ``log`` and ``finish``.
+
+    It is called in a thread of its own: a tracker that hangs, on a network that has gone, does not stop the training.
+    """
 
     package: str
+
+    #: Seconds that a tracker has to start, and to finish what it was told.
+    start_seconds = 120.0
+    finish_seconds = 120.0
 
     def __init__(self) -> None:
         try:
@@ -101,15 +112,45 @@ class _Tracked(Scalars):
                 f'"resnet-jax[{self.package}]"'
             ) from error
         self._run: Any = None
+        self._thread: OwnThread | None = None
+
+    def options(self, facts: RunFacts) -> dict[str, Any]:
+        """Return what ``init`` is given."""
+        raise NotImplementedError
+
+    def on_start(self, facts: RunFacts) -> None:
+        """Start or resume its run.
+
+        Raises:
+            TimeoutError: that took too long.
+        """
+        super().on_start(facts)
+        options = self.options(facts)
+
+        def start() -> None:
+            self._run = self._tracker.init(**options)
+
+        self._thread = OwnThread(self.package)
+        self._thread.wait(start, self.start_seconds, "start")
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
         """Log them."""
-        self._run.log(dict(scalars), step=step)
+        self.call(lambda: self._run.log(dict(scalars), step=step))
+
+    def call(self, call: Callable[[], Any]) -> None:
+        """Have something done with its run."""
+        if self._thread is not None:
+            self._thread.send(call)
 
     def close(self) -> None:
-        """Finish the tracker's run."""
-        if self._run is not None:
-            self._run.finish()
+        """Finish the tracker's run.
+
+        Raises:
+            TimeoutError: that took too long.
+        """
+        if self._thread is not None and self._run is not None:
+            self.call(lambda: self._run.finish())
+            self._thread.close(self.finish_seconds)
 
 
 @register_observer("wandb")
@@ -121,20 +162,19 @@ class WeightsAndBiases(_Tracked):
 
     package = "wandb"
 
-    def on_start(self, facts: RunFacts) -> None:
-        """Start or resume its run."""
-        super().on_start(facts)
-        self._run = self._tracker.init(
-            name=facts.name,
-            id=_kept_id(facts.run_dir / "wandb-id.txt"),
-            resume="allow",
-            dir=str(facts.run_dir),
-            config=dict(facts.config),
-        )
+    def options(self, facts: RunFacts) -> dict[str, Any]:
+        """Return what ``init`` is given."""
+        return {
+            "name": facts.name,
+            "id": _kept_id(facts.run_dir / "wandb-id.txt"),
+            "resume": "allow",
+            "dir": str(facts.run_dir),
+            "config": dict(facts.config),
+        }
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Set the run's summary."""
-        self._run.summary.update(dict(summary))
+        self.call(lambda: self._run.summary.update(dict(summary)))
 
 
 @register_observer("trackio")
@@ -143,10 +183,9 @@ class Trackio(_Tracked):
 
     package = "trackio"
 
-    def on_start(self, facts: RunFacts) -> None:
-        """Start or resume its run."""
-        super().on_start(facts)
-        self._run = self._tracker.init(project="resnet-jax", name=facts.name, config=dict(facts.config), resume="allow")
+    def options(self, facts: RunFacts) -> dict[str, Any]:
+        """Return what ``init`` is given."""
+        return {"project": "resnet-jax", "name": facts.name, "config": dict(facts.config), "resume": "allow"}
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Log the numbers of the summary."""
@@ -155,7 +194,9 @@ class Trackio(_Tracked):
 
 
 def _kept_id(path: Path) -> str:
-    """Return the id in a file, made at the first time."""
-    if not path.is_file():
-        path.write_text(secrets.token_hex(8), encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+    """Return the id in a file, made at the first time or where the file holds none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch(r"[0-9a-f]{16}", kept := path.read_text(encoding="utf-8").strip()):
+            return kept
+    write_whole(path, secrets.token_hex(8))
+    return path.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.training.observers import Observer, Row, RunFacts, tell
+from resnet_jax.training.observers import Observer, Row, RunFacts, positions, tell
 
 Warn = Callable[[str], None]
 
@@ -81,6 +81,10 @@ class View(Observer):
         """Tell it."""
         self._tell("on_blocks", step, norms, member)
 
+    def on_reject(self, row: Row) -> None:
+        """Tell it."""
+        self._tell("on_reject", row)
+
     def on_divergence(self, row: Row) -> None:
         """Tell it."""
         self._tell("on_divergence", row)
@@ -92,6 +96,12 @@ class View(Observer):
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Tell it."""
         self._tell("on_end", summary)
+
+    def position(self) -> Mapping[str, Any]:
+        """Ask it."""
+        found: list[dict[str, Any]] = []
+        self._try(lambda: found.append(positions(self._observers)))
+        return found[0] if found else {}
 
     def close(self) -> None:
         """Close it if it can be closed."""

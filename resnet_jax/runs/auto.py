@@ -19,9 +19,11 @@ from resnet_jax.data.records import Dataset
 from resnet_jax.data.source import ARRAYS
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.arrays import Arrays, as_dataset, fingerprint
-from resnet_jax.runs.config import RunConfig, without_effect
+from resnet_jax.runs.config import RunConfig, config_to_yaml, without_effect
 from resnet_jax.runs.defaults import Chosen, Machine, choose, with_values
 from resnet_jax.runs.directory import RunDirectory, default_path
+from resnet_jax.runs.recipes import parse_config
+from resnet_jax.runtime import processes
 from resnet_jax.tasks.facts import SAID_OF_KIND
 
 
@@ -67,7 +69,15 @@ def begin(
         return Beginning(with_values(held, {"data.source": source, **given}), run.path, (line,), dataset)
     found = look_at(name) if dataset is None else findings_of(dataset, ARRAYS)
     chosen = choose(found, Machine.here(), given)
-    return Beginning(chosen.config, run.path, (describe(found), *lines_of(chosen)), dataset)
+    config = main_choice(chosen.config)
+    return Beginning(config, run.path, (describe(found), *lines_of(chosen)), dataset)
+
+
+def main_choice(config: RunConfig) -> RunConfig:
+    """Return what the main process has chosen for the data; another machine might choose otherwise."""
+    if processes.count() == 1:
+        return config
+    return parse_config(processes.from_main(config_to_yaml(config)), where="the choice of process 0")
 
 
 def begin_fit(

@@ -25,7 +25,7 @@ from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import in_forms
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.corrupt import said_skipped
+from resnet_jax.runs.corrupt import said_skipped, share
 from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
@@ -279,6 +279,8 @@ def build_evaluation(
         result = evaluate(
             compiled, variables, evaluation_feed(config, records, unreadable=unreadable), mesh=mesh, task=task
         )
+        if unreadable is not None:
+            share(unreadable)
         if not unreadable:
             return result
         said = said_skipped(unreadable.split, len(unreadable), unreadable.total)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resnet_jax.data.unreadable import LeftOut, Unreadable
+from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 
 
@@ -20,13 +21,22 @@ class CorruptList:
         path: of the file, which appears with the first entry.
         unreadable: split -> what counts its examples; empty where one that cannot be read stops the run.
         say: is given the lines for a person.
+        writes: whether this process writes the file: of several, the main one, which hears of the others' in
+            :func:`share`.
     """
 
-    def __init__(self, path: Path, unreadable: Mapping[str, Unreadable], say: Callable[[str], None]) -> None:
-        self._path, self._say, self._lock = path, say, threading.Lock()
+    def __init__(
+        self,
+        path: Path,
+        unreadable: Mapping[str, Unreadable],
+        say: Callable[[str], None],
+        *,
+        writes: bool = True,
+    ) -> None:
+        self._path, self._say, self._lock, self._writes = path, say, threading.Lock(), writes
         self._known = {(entry.split, entry.index): entry for entry in read_corrupt(path)}
         self._said = False
-        if path.is_file():  # without a last line that was cut off
+        if writes and path.is_file():  # without a last line that was cut off
             write_whole(path, "".join(_line(entry) for entry in self._known.values()))
         for split in unreadable.values():
             for entry in split.entries:
@@ -38,6 +48,8 @@ class CorruptList:
             if (entry.split, entry.index) in self._known:
                 return
             self._known[entry.split, entry.index] = entry
+            if not self._writes:
+                return
             with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(_line(entry))
             first, self._said = not self._said, True
@@ -52,6 +64,19 @@ class CorruptList:
     def said(self, totals: Mapping[str, int]) -> tuple[str, ...]:
         """Say how many were skipped: a sentence a split."""
         return tuple(said_skipped(split, count, totals[split]) for split, count in self.counts.items())
+
+
+def share(unreadable: Unreadable) -> None:
+    """Let every process know which examples each of them could not read; all of them come here.
+
+    Raises:
+        DataError: together there are more than may be left out.
+    """
+    if processes.count() == 1:
+        return
+    for entries in processes.gathered([[entry.index, entry.where, entry.reason] for entry in unreadable.entries]):
+        for index, where, reason in entries:
+            unreadable.add(index, where, reason)
 
 
 def _line(entry: LeftOut) -> str:

@@ -7,6 +7,8 @@
 ``start.json``     with ``init_from``: which weights the run began with
 ``environment.json``  versions of Python and the packages, and the devices
 ``events.jsonl``   what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax events`
+``.position``      how many updates the session has done, in 16 bytes; a resumed run says which are made again
+``fault.json``     of a run that diverged: the step, its examples, and where in the network it was no longer finite
 ``metrics.jsonl``  one line per logged step and per epoch
 ``tensorboard/``   the same for TensorBoard
 ``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
@@ -23,9 +25,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -33,7 +33,8 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.runs.config import RunConfig, config_to_yaml, differences, require_same
 from resnet_jax.runs.recipes import load_recipe, parse_config, read_utf8
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.lock import Held, locked
 from resnet_jax.runtime.paths import user_path
 
 _log = logging.getLogger(__name__)
@@ -120,6 +122,8 @@ class RunDirectory:
     environment = property(lambda self: self.path / "environment.json")
     corrupt = property(lambda self: self.path / "corrupt.jsonl")
     events = property(lambda self: self.path / "events.jsonl")
+    position = property(lambda self: self.path / ".position")
+    fault = property(lambda self: self.path / "fault.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
@@ -230,50 +234,16 @@ class RunDirectory:
         """Write summary.json."""
         write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
 
-    @contextlib.contextmanager
-    def locked(self, warn: Callable[[str], None] = _log.warning) -> Iterator[None]:
-        """Keep other processes from training here; the system lets go when this process ends, however it ends.
-
-        Where files cannot be locked (some network file systems, Windows) the run goes without the lock, and says so.
+    def locked(self, warn: Callable[[str], None] = _log.warning) -> AbstractContextManager[Held]:
+        """Keep other processes from training here, until the block ends or this process does, however that happens.
 
         Args:
-            warn: is given that line.
+            warn: is told where it has to be waited to see whether another process is alive.
 
         Raises:
-            RunError: another process is training here, or the directory cannot be written.
+            RunError: another process is training here, with which; or the directory cannot be written.
         """
-        try:
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise RunError(f"cannot write the run directory {self.path}: {error.strerror or error}") from error
-        with file:
-            reason = _lock(file)
-            if reason == _TAKEN:
-                raise RunError(f"another process is training in {self.path}; wait for it or stop it first")
-            if reason is not None:
-                warn(
-                    f"warning: files in {self.path} cannot be locked ({reason}): nothing keeps a second process from "
-                    "training there"
-                )
-            yield
-
-
-_TAKEN = "taken"
-
-
-def _lock(file: Any) -> str | None:
-    """Lock an open file; return why not, or None. :data:`_TAKEN`: another process has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return "this system has no flock"
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
-            return _TAKEN
-        return error.strerror or str(error)
-    return None
+        return locked(self.path, "training", warn)
 
 
 def default_path(config: RunConfig) -> Path:

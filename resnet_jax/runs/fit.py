@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console as RichConsole
 
 from resnet_jax.data.source import is_gone
@@ -25,20 +24,23 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.final_test import test_once
+from resnet_jax.runs.testing import test_once
 from resnet_jax.runs.finetune import find_source, require_transfer
 from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.job import FirstStep, Job, announce, sayer
 from resnet_jax.runs.length import Origin, adopt, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
 from resnet_jax.runs.recipe_fit import elsewhere, misfit
+from resnet_jax.runs.several import require_one_data, require_one_run, require_shared
 from resnet_jax.runs.train_run import restore_or_begin, train_run
+from resnet_jax.runtime import processes
 from resnet_jax.runtime.events import EventLog
-from resnet_jax.runtime.processes import is_main
+from resnet_jax.runtime.together import ending_together
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.observers import tell
+from resnet_jax.training.retention import Keep
 
 
 def fit(
@@ -54,6 +56,9 @@ def fit(
 
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
     alone differs is continued from where it is (:mod:`resnet_jax.runs.length`); both are said.
+
+    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes the
+    files, tells observers and prints, and what ends one process ends all.
 
     Arrays are divided into training, validation and test as any source is; a run of them is resumed with the same ones.
 
@@ -79,11 +84,22 @@ def fit(
             are not what they were.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
-    began = time.perf_counter()
-    if jax.process_count() > 1:
-        raise UsageError("fit runs in one process so far; with several, call the compiled steps from your own loop")
-    console = console or RichConsole(quiet=True)
+    with ending_together():
+        return _fit(config, run_dir, data, console, origin, observers)
+
+
+def _fit(
+    config: RunConfig | str | Path | Arrays,
+    run_dir: str | Path | None,
+    data: str | Path | Arrays | None,
+    console: RichConsole | None,
+    origin: Origin | None,
+    observers: Sequence[Any],
+) -> Fit:
+    began, main = time.perf_counter(), processes.is_main()
+    console = console if console is not None and main else RichConsole(quiet=True)
     begun = begin_fit(config, run_dir, data)
+    require_one_run(begun)
     config, run, dataset = begun.config, RunDirectory(begun.run_dir), begun.dataset
     for line in begun.lines:
         say(console, line)
@@ -100,9 +116,10 @@ def fit(
     images = None if dataset is None else images_of_arrays(config, run, dataset)
     if settled is not None and settled.change is None and (stored := run.read_summary()) is not None:
         return Fit(_finished_before(Summary.from_json(stored), run, settled.config, console))
-    told = [*make_observers(config.train.observers), *observers]
+    told = [*make_observers(config.train.observers), *observers] if main else []
 
     images = images or _images_of(config, run)
+    require_one_data(images.card)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change
     parts = build_parts(config, images, config.train.placed())
@@ -117,22 +134,33 @@ def fit(
         fsdp=parts.placement.fsdp,
         warn=sayer(console),
     )
-    run = RunDirectory.open(run.path, config if change is None else run.read_config())
-    with run.locked(sayer(console)), stop_on_signals() as stop, Checkpoints(run.checkpoints) as checkpoints:
+    other_kind = misfit(config, images)
+    notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
+    events = EventLog(run.events if main else None)
+    keep = Keep(config.train.keep_last, config.train.keep_best)
+
+    def write() -> None:
         run.write_data(images.card)
-        other_kind = misfit(config, images)
-        notes = [*images.splits.notes, *([other_kind] if other_kind else [])]
         run.write_notes(notes)
         if source is not None:
             run.write_start(source.record())
-        events = EventLog(run.events if is_main() else None)
+
+    processes.on_main(lambda: RunDirectory.open(run.path, config if change is None else run.read_config()))
+    with (
+        processes.held_by_main(lambda: run.locked(sayer(console))) as held,
+        stop_on_signals() as stop,
+        Checkpoints(run.checkpoints, events=events, warn=sayer(console), keep=keep) as checkpoints,
+    ):
+        processes.on_main(write)
+        require_shared(run)
         events.add("start", process=os.getpid(), host=platform.node(), devices=parts.placement.size)
         views = [View(_name(one), lambda one=one: one, sayer(console)) for one in told]
-        first, corrupt = FirstStep(began), CorruptList(run.corrupt, images.unreadable, sayer(console))
-        job = Job(config, images, parts, run, checkpoints, console, source, first, parts.make_feed(), corrupt, events)
+        first, corrupt = FirstStep(began), CorruptList(run.corrupt, images.unreadable, sayer(console), writes=main)
+        feed = parts.make_feed()
+        job = Job(config, images, parts, run, checkpoints, console, source, first, feed, corrupt, events, held)
         announce(job, settled, notes)
         if change is not None:
-            adopt(run, change, config)
+            processes.on_main(lambda: adopt(run, change, config))
         with contextlib.ExitStack() as stack:
             for view in views:
                 stack.callback(view.close)
@@ -141,10 +169,13 @@ def fit(
                 state, progress = train_run(job, state, progress, stop, views)
             summary, result = test_once(job, state, progress, began)
             try:  # first of all, while signals wait; what cannot be written is at least said
-                run.write_summary(summary.to_json())
+                processes.on_main(lambda: run.write_summary(summary.to_json()))
             finally:
                 conclude(summary, job.say)
+            events.add("end", step=summary.steps, reason=summary.finished)
             tell(views, "on_end", summary.to_json())
+    if not main:
+        return Fit(summary)
     job.pictures.draw_all(result)
     job.pictures.say_where()
     job.say(f"params sha256 {summary.params_digest}")
@@ -163,7 +194,8 @@ def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, con
     tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
     if config.train.depth_every is not None and not run.depth.is_file():
         tell("It kept no gradients through depth: to train again with them, give another run_dir.")
-    Pictures(run, config, tell).draw_missing()
+    if processes.is_main():
+        Pictures(run, config, tell).draw_missing()
     say_if_stuck(summary, tell)
     return summary
 

@@ -44,6 +44,12 @@ def import_named(raw: Mapping[str, Any], *, where: str, folder: Path) -> dict[st
     return {**raw, "imports": list(found)}
 
 
+def is_of_run(path: Path) -> bool:
+    """Return whether a file is the configuration of a run directory, and no recipe that somebody wrote to be run."""
+    others = ("environment.json", "data.json", "start.json", "summary.json", "checkpoints")
+    return path.name == "config.yaml" and any((path.parent / name).exists() for name in others)
+
+
 def listed(raw: Mapping[str, Any]) -> list[str] | None:
     """Return the ``imports`` of nested dictionaries; None if they are no list of texts."""
     names = raw.get("imports") or []

@@ -19,6 +19,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.sizes import describe_sizes
 from resnet_jax.runs.trained import TrainedRun, require_images
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.runtime.plain_files import read_file
 from resnet_jax.training.step import make_predict_step
 
 BUCKETS = (16,)
@@ -164,6 +165,6 @@ def _checked(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error

@@ -19,6 +19,7 @@ from resnet_jax.runs.finetune import Source, describe
 from resnet_jax.runs.length import Settled
 from resnet_jax.runs.outcome import Pictures
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
+from resnet_jax.runtime.lock import Held
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.feeds import Feed
@@ -39,6 +40,22 @@ class FirstStep(Observer):
             self.seconds = time.perf_counter() - self._began
 
 
+class StillHeld(Observer):
+    """Observer that ends the training where another process has taken the run directory over."""
+
+    def __init__(self, held: Held | None, run: RunDirectory):
+        self._held, self._run = held, run
+
+    def on_step(self, row: Row) -> None:
+        """Look.
+
+        Raises:
+            RunError: it was taken over.
+        """
+        if self._held is not None:
+            self._held.require(str(self._run.path))
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What the stages of :func:`fit` share."""
@@ -54,6 +71,7 @@ class Job:
     feed: Feed
     corrupt: CorruptList
     events: EventLog = NO_EVENTS
+    held: Held | None = None
 
     @property
     def chance_in_training(self) -> Chance:

@@ -14,6 +14,7 @@ import yaml
 
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.legacy_augment import edit_section
+from resnet_jax.runtime.plain_yaml import load_yaml
 
 
 class Nothing:
@@ -258,7 +259,7 @@ def _read(text: str) -> Any:
     if text == "None":
         return None
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError:
         return text
     return value if isinstance(value, (int, float, bool)) else text

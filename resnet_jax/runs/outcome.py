@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.classes import output_names
-from resnet_jax.errors import RunError
+from resnet_jax.depth.arrays import open_arrays
+from resnet_jax.errors import DamagedError, RunError
 from resnet_jax.report.depth_file import draw_history, read_depth
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
@@ -266,11 +267,14 @@ class Pictures:
                 return
             raise RunError(f"{source.name}, which it is drawn of, is missing")
         card = self.run.read_data()
-        with np.load(source) as stored:
-            if source == self.run.test_rows:
-                plot_test_rows(dict(stored), card.class_names, path, title=self.title)
-                return
+        stored = open_arrays(source)
+        if source == self.run.test_rows:
+            plot_test_rows(stored, card.class_names, path, title=self.title)
+            return
+        try:
             counts = Confusion(int(stored["classes"]), *(stored[name] for name in ("true", "predicted", "counts")))
+        except (KeyError, ValueError, TypeError) as error:
+            raise DamagedError(f"{source} is not what was written: {error}") from error
         title = f"{self.title}: {counts.correct_of_true().sum()} of {counts.counts.sum()} test images"
         names = card.class_names if len(card.class_names) > 1 else ("no", "yes")
         plot_confusion(counts, output_names(names, counts.classes), path, title=title)

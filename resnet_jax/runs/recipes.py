@@ -11,9 +11,11 @@ import yaml
 from resnet_jax.errors import FEW, UsageError, closest, either, nearest, unknown
 from resnet_jax.fields import check_value, is_section, options_of, own_options
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.imports import import_named, listed, missing_told
+from resnet_jax.runs.imports import import_named, is_of_run, listed, missing_told
 from resnet_jax.runs.legacy import upgrade
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.runtime.plain_files import read_text
+from resnet_jax.runtime.plain_yaml import load_yaml
 
 
 def list_recipes() -> list[str]:
@@ -29,7 +31,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name: str) -> RunConfig:
     """Read a shipped recipe by name, or any configuration by the path of its YAML file.
 
-    What the file names under ``imports`` is imported first; paths are relative to the file.
+    What the file names under ``imports`` is imported first; paths are relative to the file. The ``config.yaml`` of a
+    run directory, which somebody else may have made, is only read.
 
     Raises:
         UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
@@ -39,7 +42,9 @@ def load_recipe(name: str) -> RunConfig:
         if not path.is_file():
             raise UsageError(f"no such recipe file: {path}")
         raw = _mapping(read_utf8(path), where=str(path), recipe=path.stem)
-        return config_from_dict(import_named(raw, where=str(path), folder=path.parent), where=str(path))
+        if not is_of_run(path):
+            raw = import_named(raw, where=str(path), folder=path.parent)
+        return config_from_dict(raw, where=str(path))
     if name not in list_recipes():
         error = unknown("recipe", name, list_recipes())
         hint = "; a file of your own must end with .yaml" if Path(name).is_file() else ""
@@ -55,7 +60,7 @@ def read_utf8(path: Path) -> str:
         UsageError: it cannot be read, or is not text in UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -80,7 +85,7 @@ def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConf
 
 def _mapping(text: str, *, where: str, recipe: str | None) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(text)
+        raw = load_yaml(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{where} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from resnet_jax.errors import RunError
 from resnet_jax.instrument.hooks import BlockNames
@@ -14,8 +15,12 @@ from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import MetricsFile
 from resnet_jax.report.views import View
 from resnet_jax.runs.config import config_to_dict
+from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.finetune import start_state
-from resnet_jax.runs.job import Job
+from resnet_jax.runs.job import Job, StillHeld
+from resnet_jax.runs.position import read_position
+from resnet_jax.runs.session_log import SessionLog
+from resnet_jax.runtime.processes import is_main, require_same
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, train
@@ -30,17 +35,30 @@ from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance
 def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
     """Return the state and the progress of the newest checkpoint, else those that the run begins with."""
     if not job.checkpoints.steps("last"):
+        if again := made_again(job.run, 0):  # it was killed before its first save
+            job.say(f"Nothing was saved so far: {again:,} steps are made again.")
+            job.events.add("restore", step=0, repeated=again)
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
         return job.parts.new_state(), Progress()
     state, progress = restore(job.checkpoints, "last", job.parts.new_state())
-    job.say(f"Resuming after step {int(state.step):,} of {job.parts.plan.total_steps:,}.")
+    step = int(state.step)
+    require_same(step, "the step of the newest checkpoint")
+    again = made_again(job.run, step)
+    said = f" {again:,} steps are made again." if again else ""
+    job.say(f"Resuming after step {step:,} of {job.parts.plan.total_steps:,}.{said}")
+    job.events.add("restore", step=step, repeated=again)
     plan = job.parts.plan
     longer = progress.finished == "steps" and int(state.step) < plan.total_steps  # it was made longer since
     time_left = progress.finished == "time limit" and (plan.seconds is None or progress.elapsed < plan.seconds)
     if longer or time_left:
         progress = dataclasses.replace(progress, finished=None)
     return state, progress
+
+
+def made_again(run: RunDirectory, step: int) -> int:
+    """Return the updates that a session which goes on after ``step`` makes again; 0 if nobody knows how far it was."""
+    return max((read_position(run.position) or 0) - step, 0)
 
 
 def train_run(
@@ -79,15 +97,23 @@ def train_run(
         )
 
     with contextlib.ExitStack() as stack:
-        metrics = MetricsFile(run.metrics, start_step=start, every=every, learning_rate=parts.learning_rate)
-        depth = None
-        if (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
+        kept: dict[str, Any] = {
+            "start_step": start,
+            "records": progress.records,
+            "warn": job.say,
+            "events": job.events,
+        }
+        metrics, depth = None, None
+        if main := is_main():
+            metrics = MetricsFile(run.metrics, every=every, learning_rate=parts.learning_rate, **kept)
+        if main and (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
-            depth = DepthFile(run.depth, chart.names, chart.stages, start_step=start, every=depth_steps)
-            stack.callback(depth.close)
+            depth = DepthFile(run.depth, chart.names, chart.stages, every=depth_steps, **kept)
         live = View("progress", make_live, job.say)
-        for observer in (live, metrics):
+        log = SessionLog(run, job.events, start)
+        files = [observer for observer in (live, metrics, depth) if observer is not None]
+        for observer in (*files, log):
             stack.callback(observer.close)
         watches = []
         if has_chance(parts.task):
@@ -103,6 +129,8 @@ def train_run(
             steps_per_epoch=per_epoch,
             batch_size=job.config.train.batch_size,
             log_every=every,
+            records=progress.records,
+            events=job.events,
         )
         tell(views, "on_start", facts)
         try:
@@ -114,10 +142,21 @@ def train_run(
                 evaluate=None if validation is None else validate,
                 checkpoints=job.checkpoints,
                 progress=progress,
-                observers=[job.first_step, live, metrics, *watches, *([] if depth is None else [depth]), *views],
+                observers=[
+                    StillHeld(job.held, run),
+                    log,
+                    job.first_step,
+                    *files[:2],
+                    *watches,
+                    *files[2:],
+                    *views,
+                ],
                 stop=stop,
             )
-        except (Interrupted, RunError):
-            job.checkpoints.close()
-            job.pictures.draw_training()
+        except BaseException as error:
+            log.ended(error)
+            if isinstance(error, Interrupted | RunError) and log.is_there:
+                job.checkpoints.close()
+                if main:
+                    job.pictures.draw_training()
             raise

@@ -15,10 +15,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.runtime.programs import Programs, let_jax_use, size_limit
+from resnet_jax.runtime.trusted import distrust, make_private
+
 #: Names another cache directory; ``off`` keeps no compiled programs.
 VARIABLE = "RESNET_JAX_CACHE"
 #: Programs that compiled faster are not kept: reading them back would save nothing.
 MIN_COMPILE_SECONDS = 0.2
+
+#: Where nothing else can be written.
+_HERE = Path(".resnet_jax-cache")
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +72,19 @@ def private_directory() -> Path:
             return directory
         return _process_directory()
     except OSError:
-        return Path(".resnet_jax-cache").absolute()
+        return _HERE.absolute()
+
+
+def code_directory() -> Path:
+    """Return :func:`private_directory` for code that is loaded.
+
+    Raises:
+        OSError: others could put something there: no home, no temporary files, and a shared current directory.
+    """
+    directory = private_directory()
+    if directory == _HERE.absolute() and (reason := distrust(directory)) is not None:
+        raise OSError(f"there is no private directory: {reason}")
+    return directory
 
 
 @functools.cache
@@ -112,7 +130,7 @@ def why_not_writable(directory: Path) -> str | None:
     A file is made and removed: permissions do not tell of a disk that is full or read-only.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
         if not os.access(directory, os.W_OK):
             return "it cannot be written"
         with tempfile.TemporaryFile(dir=directory) as file:
@@ -127,26 +145,39 @@ def keep_compiled_programs() -> Path | None:
     """Let JAX keep what it compiles, so that a later process with the same program starts without compiling.
 
     A kept program is the very one that was compiled: with the same version of this package, which may bring other C++
-    for it to call, its numbers are the same to the last bit. On a GPU the choices of
-    autotuning are kept too. A directory that the user gave JAX (``JAX_COMPILATION_CACHE_DIR``) stays. Call it before
+    for it to call, its numbers are the same to the last bit. On a GPU the choices of autotuning are kept too. What is
+    believed of a kept program, and how many there are: :mod:`resnet_jax.runtime.programs`.
+
+    Where others could put programs into the directory, which are code, a private one is used. A directory that the user
+    gave JAX (``JAX_COMPILATION_CACHE_DIR``) stays, and is JAX's; it is said if others can write it. Call it before
     anything is compiled.
 
     Returns:
         The directory; None if nothing is kept, because it is switched off or the directory cannot be written (which
         is logged).
+
+    Raises:
+        UsageError: ``RESNET_JAX_CACHE_MIB`` is no number.
     """
     import jax
 
     config: Any = jax.config
     if config.jax_compilation_cache_dir is not None:
-        return Path(config.jax_compilation_cache_dir)
+        theirs = str(config.jax_compilation_cache_dir)
+        if "://" not in theirs and (reason := distrust(Path(theirs))) is not None:
+            _say_once(f"JAX takes compiled programs, which are code, from where others can put them: {reason}")
+        return Path(theirs)
     directory = program_directory()
     if directory is None:
         return None
-    reason = why_not_writable(directory)
+    if (reason := distrust(directory)) is not None:
+        _say_once(f"compiled programs are code, and not taken from the cache: {reason}")
+        directory = private_directory() / directory.relative_to(cache_directory())
+    reason = why_not_writable(directory) or distrust(directory)
     if reason is not None:
         _say_once(f"compiled programs are not kept: {directory}: {reason}")
         return None
+    let_jax_use(Programs(directory, size_limit()))
     config.update("jax_compilation_cache_dir", str(directory))
     config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")

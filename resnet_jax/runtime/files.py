@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -36,3 +37,31 @@ def write_whole(path: Path, text: str) -> None:
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+class Appended:
+    """A file of lines that are appended one by one, each at once.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be written, from here and from the methods; with its path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, line: str) -> None:
+        """Append a line."""
+        self._named(lambda: self._file.write(line + "\n"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._named(self._file.close)
+
+    def _named(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self._path)) from error

@@ -1,33 +1,41 @@
-"""Checkpoints of a run: the only file that knows Orbax.
+"""Checkpoints of a run: saved in one piece, compared with their manifest before they are read, kept or deleted.
 
 A network of many equal blocks is written as it is scanned, however it was computed (:mod:`resnet_jax.models.layout`):
 so any execution can resume any other's state.
 
-Two folders: ``last`` keeps the two newest states, to resume from; ``best`` keeps the one with the best validation
-result. Writing is asynchronous, so a state may be donated to the next step right after :meth:`Checkpoints.save`.
+Two folders (:mod:`~resnet_jax.training.checkpoint_folder`): ``last`` keeps the newest states, to resume from; ``best``
+keeps those with the best validation results. Writing is asynchronous, so a state may be donated to the next step right
+after :meth:`Checkpoints.save`.
+
+Of several processes each has to make every call, with the same arguments: the main one decides and renames, and the
+others do as it says.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-from collections.abc import Callable, Iterator
+import logging
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from resnet_jax.errors import RunError
+from resnet_jax.errors import DamagedError, RunError
 from resnet_jax.models import layout
 from resnet_jax.models.layout import stack
+from resnet_jax.runtime import processes
+from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.paths import PlainAlias, is_plain, user_path
+from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry, Kind as Kind
+from resnet_jax.training.checkpoint_writer import CheckpointWriter, Pending, not_written, reason_of
+from resnet_jax.training.manifest import FORMAT, MARK, Score, read_manifest, verify
+from resnet_jax.training.retention import Keep, ranked, superfluous_best, superfluous_last
 from resnet_jax.training.state import TrainState
 
-Kind = Literal["last", "best"]
-KEEP: dict[str, int] = {"last": 2, "best": 1}
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -35,14 +43,31 @@ class Checkpoints:
 
     Args:
         folder: where the ``last`` and ``best`` folders are; created when needed.
-        owner: whether this is the run itself, which clears what a killed process left half-written. A reader must
-            not: the half-written may be the next checkpoint of a run still going on.
+        owner: whether this is the run itself, which clears what a killed process left half-written and moves damaged
+            checkpoints out of the way. A reader must not: the half-written may be the next checkpoint of a run still
+            going on.
+        events: what happens is logged to.
+        warn: is given a line for whatever the user has to know (default: a warning of this module's logger).
+        keep: how many checkpoints of each kind.
     """
 
-    def __init__(self, folder: Path, *, owner: bool = True):
-        self._folder, self._owner = user_path(folder).absolute(), owner
-        self._open: dict[str, ocp.training.Checkpointer] = {}
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        owner: bool = True,
+        events: EventLog = NO_EVENTS,
+        warn: Callable[[str], None] | None = None,
+        keep: Keep | None = None,
+    ) -> None:
+        self.events, self.keep = events, keep or Keep()
+        self.warn: Callable[[str], None] = warn or _log.warning
+        self._folder, self._owner = CheckpointFolder(user_path(folder).absolute()), owner
+        self._is_cleared = not owner
+        self._stale: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
+        self._passed_over: set[tuple[Kind, int]] = set()
         self._alias: PlainAlias | None = None
+        self._writer: CheckpointWriter | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -50,30 +75,104 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, kind: Kind, state: TrainState, progress: dict[str, Any], *, axis: int = 0) -> None:
+    def save(
+        self,
+        kind: Kind,
+        state: TrainState,
+        progress: dict[str, Any],
+        *,
+        axis: int = 0,
+        score: Score | None = None,
+    ) -> None:
         """Start writing ``state`` and the JSON-serializable, non-empty ``progress`` under the state's step.
 
-        Saving the same step a second time into one folder does nothing: it would be the same state. ``axis`` is that of
-        stacked blocks: 1 in a population, whose members come first.
+        Saving the same step a second time into one folder does nothing: it would be the same state.
+
+        Args:
+            kind: ``last`` or ``best``.
+            state: may be donated as soon as this returns.
+            progress: of the same moment.
+            axis: that of stacked blocks: 1 in a population, whose members come first.
+            score: of ``best``: what it is kept for. Of ``last``: it is kept as ``best`` too, which costs the loop
+                nothing. A best that is not finite is not kept.
 
         Raises:
-            RunError: it cannot be written, or the one before could not be: a full disk, for example.
+            RunError: it cannot be written, or one before could not be (:meth:`take_failure`): a full disk, for example.
         """
+        began = time.monotonic()
+        if kind == "best" and score is not None and not score.is_finite:
+            return
+        score = score if score is not None and score.is_finite else None
         step = int(state.step)
-        with self._writing(kind):
-            checkpointer = self._checkpointer(kind)
-            if step not in self.steps(kind):
-                written = _relayout(state, stack, axis)
-                checkpointer.save_checkpointables_async(step, {"state": written, "progress": progress})
+        self._flush()
+        if not self._agreed(lambda: self._has_to_write(kind, step)):
+            return
+        try:
+            written = {"state": _relayout(state, stack, axis), "progress": progress}
+            path = self._plain_folder() / kind / self._folder.unfinished(kind, step).name
+            response = ocp.save_checkpointables_async(str(path), written, custom_metadata={MARK: FORMAT})
+        except jax.errors.JaxRuntimeError:  # of the device, and not of the disk
+            raise
+        except Exception as error:
+            if processes.is_main():
+                self._folder.clear(kind, step)
+            self.events.add("save_failed", kind=kind, step=step, reason=reason_of(error))
+            raise not_written(self._folder, kind, error) from error
+        self._stale[kind].discard(step)
+        self._writing().add(Pending(kind, step, response, score, time.monotonic() - began))
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the next save would wait for the one being written, about; 0 if nothing is being written."""
+        return 0.0 if self._writer is None else self._writer.seconds_left
+
+    def take_failure(self) -> RunError | None:
+        """Return why a save of before failed, once, as one sentence; None if none has failed since."""
+        return None if self._writer is None else self._writer.take_failure()
 
     def steps(self, kind: Kind) -> list[int]:
-        """Return the saved steps, oldest first; empty if there is none."""
-        if kind not in self._open and not (self._folder / kind).is_dir():
-            return []
-        return [checkpoint.step for checkpoint in self._checkpointer(kind).checkpoints]
+        """Return the saved steps, oldest first; empty if there is none. They are not verified."""
+        self._wait()
+        return self._agreed(lambda: self._listed(kind))
+
+    def scores(self) -> list[Entry]:
+        """Return the ``best`` checkpoints with what they were kept for, the best first."""
+        self._wait()
+        rows = self._agreed(lambda: [_row(entry) for entry in ranked(self._current_best())])
+        return [Entry(row["step"], None if row["score"] is None else Score(**row["score"])) for row in rows]
+
+    def resume(self, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]] | None:
+        """Load what a run goes on from: the newest ``last``, or where none is left intact the newest ``best``.
+
+        The best state of a population is put together of states of several steps, and is not one to go on from.
+
+        Args:
+            like: as for :meth:`restore`.
+            axis: likewise.
+
+        Returns:
+            The state and its progress; None if nothing was saved so far.
+
+        Raises:
+            DamagedError: there were checkpoints, and none is intact.
+            RunError: as for :meth:`restore`.
+        """
+        from_best = axis == 0 and bool(self.steps("best"))
+        if not (self.steps("last") or self._agreed(lambda: bool(self._folder.damaged("last")))):
+            return self._resumed_from_best(like) if from_best else None
+        try:
+            return self.restore("last", like, axis=axis)
+        except DamagedError as error:
+            if not from_best:
+                raise
+            self._say(f"{error}. The best state is intact, and the run goes on from that")
+            return self._resumed_from_best(like)
 
     def restore(self, kind: Kind, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]]:
-        """Load the newest checkpoint of ``kind``: the state and the progress saved with it.
+        """Load the newest ``last`` or the best ``best`` checkpoint: the state and the progress saved with it.
+
+        It is compared with its manifest first. A damaged one is named, set aside if this is the run itself, and the
+        one before is used.
 
         Args:
             kind: ``last`` or ``best``.
@@ -82,14 +181,18 @@ class Checkpoints:
             axis: as for :meth:`save`.
 
         Raises:
+            DamagedError: none of them is intact.
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
-        loaded = self._load(kind, {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None})
+        wanted = {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None}
+        loaded, step = self._load(kind, wanted)
+        if kind == "last":
+            self._go_back_to(step)
         where = jax.tree.map(lambda leaf: leaf.sharding, like)
         return _relayout(loaded["state"], partial(layout.like, example=like), axis, where), loaded["progress"]
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """Load some fields of the newest state, and the step it is from; for use without the optimizer.
+        """Load some fields of a state, and the step it is from; for use without the optimizer.
 
         Args:
             kind: ``last`` or ``best``.
@@ -101,18 +204,8 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            loaded = self._load(kind, {"state": stack(like)})
-        return _relayout(loaded["state"], partial(layout.like, example=like), 0), self.steps(kind)[-1]
-
-    def _load(self, kind: Kind, abstract: dict[str, Any]) -> dict[str, Any]:
-        steps = self.steps(kind)
-        if not steps:
-            raise RunError(f"no {kind!r} checkpoint in {self._folder}")
-        try:
-            return self._checkpointer(kind).load_checkpointables(steps[-1], abstract)
-        except Exception as error:
-            reason = error.__cause__ or error.__context__ or error
-            raise RunError(f"cannot restore {self._folder / kind} at step {steps[-1]}: {reason}") from error
+            loaded, step = self._load(kind, {"state": stack(like)})
+        return _relayout(loaded["state"], partial(layout.like, example=like), 0), step
 
     def close(self) -> None:
         """Wait until everything saved so far is on disk, and let go of the folders; they open again when needed.
@@ -120,59 +213,213 @@ class Checkpoints:
         Raises:
             RunError: something could not be written.
         """
-        failed: RunError | None = None
-        while self._open:
-            kind, checkpointer = self._open.popitem()
-            try:
-                with self._writing(kind):
-                    checkpointer.close()
-            except RunError as error:
-                failed = failed or error
+        failure = None
+        if self._writer is not None:
+            self._writer.close()
+            failure = self._writer.take_failure()
+            while self._writer.take_failure() is not None:
+                pass
         if self._alias is not None:
             self._alias.remove()
             self._alias = None
-        if failed is not None:
-            raise failed
+        if failure is not None:
+            raise failure
 
-    @contextlib.contextmanager
-    def _writing(self, kind: str) -> Iterator[None]:
-        """Tell in one sentence what cannot be written; Orbax says it once for each of its threads."""
+    def _resumed_from_best(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        loaded = self.restore("best", like)
+        self._go_back_to(int(loaded[0].step))
+        return loaded
+
+    def _load(self, kind: Kind, wanted: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Load from the first checkpoint that is intact."""
+        self._wait()
+        failed: tuple[int, RunError] | None = None
+        while True:
+            try:
+                step, is_verified = self._agreed(lambda: self._choose(kind))
+            except RunError:
+                if failed is not None:
+                    raise failed[1] from None
+                raise
+            try:
+                loaded = ocp.load_checkpointables(str(self._plain_folder() / kind / str(step)), wanted)
+            except Exception as error:
+                reason = error.__cause__ or error.__context__ or error
+                refusal = RunError(f"cannot restore {self._folder.path / kind} at step {step}: {str(reason)[:1000]}")
+                refusal.__cause__ = error
+                if is_verified:
+                    raise refusal from error
+                self._passed_over.add((kind, step))  # damaged or of another network: only the next one tells
+                failed = failed or (step, refusal)
+                continue
+            if failed is not None:
+                self._say(f"{failed[1]}. Step {step} is used instead")
+                self.events.add("fallback", kind=kind, step=step, instead_of=failed[0])
+            if not is_verified:
+                self._say(
+                    f"{self._folder.complete(kind, step)} was written before checkpoints had digests; it is not "
+                    "verified"
+                )
+            return loaded, step
+
+    def _choose(self, kind: Kind) -> tuple[int, bool]:
+        """Return the step of the first intact checkpoint, and whether it has a manifest that says so."""
+        damaged: list[tuple[int, str]] = []
+        while True:
+            steps = [step for step in self._preferred(kind) if (kind, step) not in self._passed_over]
+            if not steps:
+                raise self._none_left(kind, [text for _, text in damaged])
+            step = steps[0]
+            try:
+                manifest = verify(self._folder.complete(kind, step), step)
+            except DamagedError as error:
+                if step in self._listed(kind):  # else its run has deleted it meanwhile, as it is not kept
+                    damaged.append((step, self._damaged(kind, step, str(error))))
+                continue
+            if damaged:
+                self._say(f"{'; '.join(text for _, text in damaged)}; {kind}/{step} is used instead")
+                self.events.add("fallback", kind=kind, step=step, instead_of=damaged[0][0])
+            return step, manifest is not None
+
+    def _damaged(self, kind: Kind, step: int, reason: str) -> str:
+        """Put a damaged checkpoint out of the way; return what to say of it."""
+        place = self._folder.set_aside(kind, step) if self._owner else None
+        if place is None:
+            self._passed_over.add((kind, step))
+        said = f"the checkpoint {self._folder.complete(kind, step)} is damaged: {reason}"
+        self.events.add(
+            "damaged", what=f"{kind}/{step}", reason=reason, set_aside=None if place is None else str(place)
+        )
+        return said if place is None else f"{said}; it was set aside as {place.relative_to(self._folder.path)}"
+
+    def _none_left(self, kind: Kind, damaged: list[str]) -> RunError:
+        aside = self._folder.damaged(kind)
+        if not damaged and not aside:
+            return RunError(f"no {kind!r} checkpoint in {self._folder.path}")
+        found = "; ".join(damaged) or f"no intact {kind!r} checkpoint in {self._folder.path}: {len(aside)} set aside"
+        other: Kind = "best" if kind == "last" else "last"
+        rest = f"There is a {other!r} checkpoint too. " if self._listed(other) else ""
+        return DamagedError(
+            f"{found}. No other {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or to "
+            f"begin again delete {self._folder.path} or give another run directory"
+        )
+
+    def _preferred(self, kind: Kind) -> list[int]:
+        """Return the steps that may be loaded, the one to load first."""
+        if kind == "last":
+            return [step for step in reversed(self._listed(kind)) if step not in self._stale[kind]]
+        current = ranked(self._current_best())
+        stale = ranked(entry for entry in self._best() if entry.step in self._stale["best"])
+        return [entry.step for entry in (*current, *stale)]
+
+    def _listed(self, kind: Kind) -> list[int]:
+        self._clear()
+        return self._folder.steps(kind)
+
+    def _best(self) -> list[Entry]:
+        return [Entry(step, self._score(step)) for step in self._listed("best")]
+
+    def _current_best(self) -> list[Entry]:
+        return [entry for entry in self._best() if entry.step not in self._stale["best"]]
+
+    def _score(self, step: int) -> Score | None:
         try:
-            yield
-        except jax.errors.JaxRuntimeError:  # of the device, and not of the disk
-            raise
-        except Exception as error:
-            reason = _reason(error)
-            raise RunError(
-                f"cannot write a checkpoint in {self._folder / kind}: {reason}. What was saved before stays; "
-                "free some space or repair it, and resume with the same command"
-            ) from error
+            manifest = read_manifest(self._folder.complete("best", step))
+        except RunError:  # damaged: it is found when it is loaded
+            return None
+        return None if manifest is None else manifest.score
+
+    def _has_to_write(self, kind: Kind, step: int) -> bool:
+        """Return whether a save is one; makes the folder for it."""
+        is_there = step in self._listed(kind) and step not in self._stale[kind]
+        if not is_there:
+            try:
+                (self._folder.path / kind).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                self.events.add("save_failed", kind=kind, step=step, reason=reason_of(error))
+                raise not_written(self._folder, kind, error) from error
+        return not is_there
+
+    def _go_back_to(self, step: int) -> None:
+        """Take what was saved after ``step`` as of a future that is given up: it will be made again, or another."""
+        if self._owner:
+            for kind in KINDS:
+                self._stale[kind] |= {later for later in self._folder.steps(kind) if later > step}
+
+    def _tidy(self) -> None:
+        """Delete what is not kept."""
+        last = self._folder.steps("last")
+        going = superfluous_last(last, self.keep, self._stale["last"])
+        best = superfluous_best(
+            self._best(), [step for step in last if step not in going], self.keep, self._stale["best"]
+        )
+        self._folder.remove("last", going)
+        self._folder.remove("best", best)
+
+    def _clear(self) -> None:
+        """Delete what a killed process left, once."""
+        if not self._is_cleared and processes.is_main():
+            self._is_cleared = True
+            for kind in KINDS:
+                self._folder.clear(kind)
+
+    def _writing(self) -> CheckpointWriter:
+        if self._writer is None:
+            tidy = self._tidy if processes.is_main() else None
+            self._writer = CheckpointWriter(self._folder, self.events, tidy)
+        return self._writer
+
+    def _wait(self) -> None:
+        if self._writer is not None:
+            self._writer.wait()
+
+    def _flush(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            RunError: something could not be, in any of the processes.
+        """
+        self._wait()
+        failure = self.take_failure()
+        if processes.any_of(failure is not None):
+            raise failure or RunError(f"another process cannot write its part of a checkpoint in {self._folder.path}")
+
+    def _agreed(self, decide: Callable[[], Any]) -> Any:
+        """Return what the main process decides, in all of them; what it raises is raised in all of them."""
+        if processes.count() == 1:
+            return decide()
+        answer: dict[str, Any] = {}
+        if processes.is_main():
+            try:
+                answer = {"value": decide()}
+            except DamagedError as error:
+                answer = {"damaged": str(error)}
+            except Exception as error:
+                answer = {"error": str(error)}
+        answer = processes.from_main(answer)
+        if "damaged" in answer:
+            raise DamagedError(answer["damaged"])
+        if "error" in answer:
+            raise RunError(answer["error"])
+        return answer["value"]
+
+    def _say(self, text: str) -> None:
+        if processes.is_main():
+            self.warn(text[:1].upper() + text[1:])
 
     def _plain_folder(self) -> Path:
         """Return a path of the folder that Orbax can take: it reads ``[x]``, ``*`` and ``?`` as patterns."""
-        if self._alias is None and not is_plain(self._folder):
-            self._alias = PlainAlias(self._folder)
-        return self._folder if self._alias is None else self._alias.path
-
-    def _checkpointer(self, kind: Kind) -> ocp.training.Checkpointer:
-        if kind not in self._open:
-            policies = ocp.training.save_decision_policies, ocp.training.preservation_policies
-            self._open[kind] = ocp.training.Checkpointer(
-                str(self._plain_folder() / kind),
-                save_decision_policy=policies[0].FixedIntervalPolicy(1),
-                preservation_policy=policies[1].LatestN(KEEP[kind]),
-                cleanup_tmp_directories=self._owner,
-            )
-        return self._open[kind]
+        if self._alias is None and not is_plain(self._folder.path):
+            self._alias = PlainAlias(self._folder.path)
+        return self._folder.path if self._alias is None else self._alias.path
 
 
-def _reason(error: BaseException) -> str:
-    """Return what the system said, without the words that Orbax and TensorStore put around it."""
-    text = str(error).strip() or type(error).__name__
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
-        if getattr(error, "errno", None) == number or os.strerror(number) in text:
-            return os.strerror(number)
-    return text.splitlines()[0][:300]
+def _row(entry: Entry) -> dict[str, Any]:
+    score = entry.score
+    return {
+        "step": entry.step,
+        "score": None if score is None else {"name": score.name, "value": score.value, "mode": score.mode},
+    }
 
 
 def _relayout(tree: Any, convert: Callable[..., Any], axis: int, where: Any = None) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, Share, check_fields
 from resnet_jax.ops import FormsChoice
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.duration import Duration, Unit, parse_duration
@@ -71,6 +71,15 @@ class TrainConfig:
     """Between validations: epochs, steps or a share of the run ('5%'). The end of the run is always validated."""
     save_every: Annotated[str, SAME_RESULT] | None = None
     """Between checkpoints to resume from, also by the clock ('10 min'); None: with every validation."""
+    keep_last: Annotated[AtLeast1, SAME_RESULT] = 2
+    """Newest checkpoints to resume from that are kept: should one be damaged, the one before is used."""
+    keep_best: Annotated[AtLeast1, SAME_RESULT] = 1
+    """Checkpoints of the best validations that are kept (of each checkpoint to resume from, as it was then)."""
+    on_save_failure: Annotated[Literal["continue", "stop"], SAME_RESULT] = "continue"
+    """What a checkpoint that cannot be written (a full disk) does: training goes on and tries again at the next one, or
+    stops. Stopping would lose what going on may still save; the last state of the run has to be written in any case."""
+    save_share: Annotated[Share, SAME_RESULT] = 0.05
+    """Largest share of the time that saving may take; where it takes more, the interval becomes longer. 1: no limit."""
     early_stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     """When to stop before the end, by the validation's headline metric; off without a patience."""
     max_rejected: AtLeast0 = 0
@@ -134,7 +143,12 @@ class TrainConfig:
             self.total_steps(steps_per_epoch),
             steps_per_epoch,
             validate=self.cadence(self.validate_every, steps_per_epoch),
-            saving=Saving(None if self.save_every is None else self.cadence(self.save_every, steps_per_epoch)),
+            saving=Saving(
+                None if self.save_every is None else self.cadence(self.save_every, steps_per_epoch),
+                keep_best=self.keep_best,
+                on_failure=self.on_save_failure,
+                share=self.save_share,
+            ),
             early_stopping=self.early_stopping,
             on_reject=Reject(tolerate=self.max_rejected),
             seconds=self.time_limit,

@@ -75,13 +75,18 @@ class EvaluationSums:
         self._rows: dict[str, list[np.ndarray]] = {}
 
     def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, Any]) -> None:
-        """Add one batch: what went into the step, and what came out of it, on the host."""
+        """Add one batch: what went into the step, and what came out of it, on the host.
+
+        Of several processes, each gives its part of a batch, and the outputs are of all parts: so is their ``mask``. The
+        outputs of a step without one are masked as the batch is.
+        """
+        mask = np.asarray(out["mask"] if "mask" in out else batch["mask"])
         self._loss += float(out["loss_sum"])
         self._examples += int(out["count"])
         for name, value in out["sums"].items():
             self._sums[name] = np.asarray(self._sums.get(name, 0.0) + np.asarray(value, np.float64))
         for name, values in out["rows"].items():
-            self._rows.setdefault(name, []).append(np.asarray(values)[batch["mask"]])
+            self._rows.setdefault(name, []).append(np.asarray(values)[mask])
 
     def result(self) -> Evaluation:
         """Return the result over all batches added.

@@ -1,12 +1,29 @@
-"""Stopping on purpose: Ctrl-C and SIGTERM ask the loop to stop at the next step, so that it can save first."""
+"""Stopping on purpose: Ctrl-C, SIGTERM and a closed terminal ask the loop to stop at the next step, saving first.
+
+In a process that belongs to a command (:func:`resnet_jax.runtime.ending.own_process`) nothing can keep it from
+stopping: a second signal ends it at once, also while the main thread hangs in a compiler or in a write to a disk that
+does not answer, because a thread of its own hears of it. Before the first step of a session is made there is nothing to
+save, and the first signal ends it.
+"""
 
 from __future__ import annotations
 
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from resnet_jax.runtime.ending import ENDING, is_owned, last_words, leave
+
+#: Seconds in which a signal that comes again is the same one: a terminal or a service manager sends it to every process
+#: of a command, and those that start others (``uv run``, ``srun``) pass it on.
+SAME = 0.3
+
+#: Seconds that the main thread has to hear of the first signal where nothing is to be saved.
+GRACE = 1.0
 
 
 class StopRequest:
@@ -14,36 +31,147 @@ class StopRequest:
 
     Attributes:
         signal: the signal that asked, or None.
+        begun: whether a step was made in this session, so that there is something to save; the loop sets it.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.begun = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
 
+class Interrupted(Exception):
+    """Training was asked to stop and has saved its state; ``step`` updates are done. All processes stop alike."""
+
+    in_all_processes = True
+
+    def __init__(self, step: int, request: StopRequest):
+        super().__init__(f"stopped after step {step}")
+        self.step, self.request = step, request
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """The command was asked to stop before a step was made; there was nothing to save."""
+
+    def __init__(self, signal: signal.Signals):
+        super().__init__(f"stopped by {signal.name} before a step was made")
+        self.signal = signal
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request for the time of the block; a second one acts as it did before.
+    """Turn SIGINT, SIGTERM and SIGHUP into a request for the time of the block; a second one acts as it did before.
 
-    Outside the main thread, where Python allows no handlers, the request stays empty.
+    Those that this process was started to ignore (``nohup``, a shell's background) it goes on to ignore. Outside the
+    main thread, where Python allows no handlers, the request stays empty.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    watched = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in watched}
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    watched = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in watched if signal.getsignal(number) != signal.SIG_IGN}
+    owner = _Owner(request) if is_owned() else None
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number)
-        signal.signal(number, before[request.signal] or signal.SIG_DFL)
+        first = request.signal is None
+        if first:
+            request.signal = signal.Signals(number)
+        if owner is not None:
+            owner.handled(signal.Signals(number), first=first)
+        else:
+            signal.signal(number, before[number] or signal.SIG_DFL)
 
-    for number in watched:
+    for number in before:
         signal.signal(number, handle)
+    if owner is not None:
+        owner.start()
     try:
         yield request
     finally:
-        for number in watched:
-            signal.signal(number, before[number] or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if owner is not None:
+            owner.close()
+
+
+class _Owner:
+    """What signals do to a process of their own: a thread that hears of them whatever the main thread is doing.
+
+    Args:
+        request: set by the main thread.
+    """
+
+    def __init__(self, request: StopRequest) -> None:
+        self._request = request
+        self._first: float | None = None
+        self._raised, self._stopping = False, threading.Event()
+        self._lock = threading.Lock()
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._before = -1
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="signals")
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        signal.set_wakeup_fd(self._before)
+        self._stopping.set()
+        self._write.close()  # the thread reads the end
+        self._thread.join(timeout=GRACE)
+        self._read.close()
+
+    def handled(self, number: signal.Signals, *, first: bool) -> None:
+        """Act in the main thread, which a signal has reached.
+
+        Raises:
+            StoppedAtOnce: there is nothing to save.
+        """
+        if first and not self._request.begun:
+            self._raised = True
+            raise StoppedAtOnce(number)
+        self._arrived(number)
+
+    def _listen(self) -> None:
+        """Act in a thread of its own."""
+        while True:
+            try:
+                numbers = self._read.recv(64)
+            except OSError:
+                return
+            if not numbers:
+                return
+            for number in numbers:
+                with suppress(ValueError):
+                    self._arrived(signal.Signals(number))
+
+    def _arrived(self, number: signal.Signals) -> None:
+        """Take note of a signal, which both threads may hear of."""
+        now = time.monotonic()
+        with self._lock:
+            first = self._first is None
+            if self._first is None:
+                self._first = now
+            again = now - self._first >= SAME and number != getattr(signal, "SIGHUP", None)
+        if again:
+            leave(number, f"\n{number.name} again: left at once; what was saved before stays.\n")
+        if not first:
+            return
+        if self._request.begun:
+            last_words(f"\n{number.name}: stopping after this step, saving first; again (Ctrl-C) to leave at once.\n")
+            return
+        threading.Thread(target=self._unless_heard, args=(number,), daemon=True).start()
+
+    def _unless_heard(self, number: signal.Signals) -> None:
+        """End the process if the main thread does not hear of a signal, being busy in a compiler, or does not end."""
+        if self._stopping.wait(GRACE) or (self._raised and self._stopping.wait(ENDING)):
+            return
+        if not self._request.begun:
+            leave(number, f"\n{number.name}: stopped before a step was made; what was saved before stays.\n")

@@ -11,11 +11,13 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.runtime.processes import Agreement
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.cadence import Ticker
+from resnet_jax.training.decide import decide
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Feed
-from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.interrupt import Interrupted as Interrupted, StopRequest
 from resnet_jax.training.members import chosen, copied, is_population, members_of, restore, save, updates_done
 from resnet_jax.training.observers import Observer as Observer
 from resnet_jax.training.plan import Plan as Plan
@@ -25,14 +27,6 @@ from resnet_jax.training.state import TrainState
 
 if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
     from resnet_jax.training.checkpoint import Checkpoints
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; ``step`` updates are done."""
-
-    def __init__(self, step: int, request: StopRequest):
-        super().__init__(f"stopped after step {step}")
-        self.step, self.request = step, request
 
 
 def train(
@@ -65,7 +59,7 @@ def train(
         The final state, of members that stopped early the state at that step, and the progress.
 
     Raises:
-        RunError: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
+        Diverged: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
             what to look at. The update was rejected and the newest checkpoint is from before it.
         Interrupted: ``stop`` was requested; the state is saved.
     """
@@ -75,15 +69,20 @@ def train(
         return state, progress
     meaning: Any = Classification() if task is None else task
     session = Session(plan, meaning, progress, observers, population=is_population(state))
-    kept = _Kept(plan, checkpoints, state, progress)
+    kept, agreement = _Kept(plan, checkpoints, state, progress), Agreement()
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:
             state, metrics = call.run(state)
-            session.sent(call.first, call.count, metrics)
+            if stop is not None:
+                stop.begun = True
+            session.sent(call.first, call.count, metrics, state)
             step = call.first + call.count
-            over = step == plan.total_steps or session.out_of_time
+            decision = decide(
+                step, session, stop, agreement, saves=kept.by_clock and kept.is_due(step, validates=False)
+            )
+            over = decision.over
             ends_epoch, validates = over or step % plan.steps_per_epoch == 0, over or plan.validation.is_due(step)
-            saves = kept.is_due(step, validates=validates)
+            saves = decision.saves if kept.by_clock else kept.is_due(step, validates=validates)
             if ends_epoch or validates or saves:
                 session.drain()
                 results = _results(evaluate(state)) if validates and evaluate is not None else None
@@ -97,7 +96,7 @@ def train(
                 session.resume_clock()
             if session.finished:
                 break
-            if stop:
+            if decision.stop and stop is not None:
                 session.drain()
                 kept.save(state, session)
                 raise Interrupted(step, stop)
@@ -131,6 +130,11 @@ class _Kept:
                 self._stopped = copied(state)
             if self._keeps_best and checkpoints is not None and checkpoints.steps("best"):
                 self._best = restore(checkpoints, "best", state)[0]
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether the clock says when to save, which is not the same in all processes."""
+        return self._every is not None and self._every.seconds is not None
 
     def is_due(self, step: int, *, validates: bool) -> bool:
         """Return whether the state is saved after ``step``."""

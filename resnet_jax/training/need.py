@@ -182,11 +182,11 @@ def require_memory(
     Raises:
         RunError: it needs more than there is, with what fits.
     """
-    here = [one for one in devices if getattr(one, "process_index", 0) == jax.process_index()]
-    total, free = memory_of_device((here or devices)[0])
+    here = [device for device in devices if getattr(device, "process_index", 0) == jax.process_index()] or list(devices)
+    total, free = memory_of_device(here[0])
     if total is None:
         return
-    sharing = 1 if devices[0].platform == "cpu" else len(devices)  # devices of one CPU share its memory
+    sharing = len(devices) // (len(here) if here[0].platform == "cpu" else 1)  # devices of one CPU share its memory
     images = members * -(-batch // (accumulate * sharing))
     if at_most(model, input_shape, images) < 0.25 * min(total, free or total):
         return
@@ -236,7 +236,11 @@ def _ways_out(
 
 
 def memory_of_device(device: Any) -> tuple[int | None, int | None]:
-    """Return the bytes that a device has, and how many are free; None where it does not say."""
+    """Return the bytes that a device has, and how many are free; None where it does not say.
+
+    Args:
+        device: of this process; another's cannot be asked.
+    """
     if device.platform == "cpu":
         return host_memory()
     stats = device.memory_stats() or {}

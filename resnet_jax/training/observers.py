@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.training.cadence import Cadence
 
 Row = dict[str, float]
@@ -27,6 +28,9 @@ class RunFacts:
         steps_per_epoch: updates of a pass over the training set.
         batch_size: examples of an update.
         log_every: how often steps are logged.
+        records: what :meth:`Observer.position` said when the state that this session goes on from was saved, of all
+            observers; empty at the start of a run, and of checkpoints that were written before there was any.
+        events: takes what happens to files: ``events.add("damaged", what=..., reason=...)``.
     """
 
     name: str
@@ -37,6 +41,8 @@ class RunFacts:
     steps_per_epoch: int
     batch_size: int
     log_every: Cadence
+    records: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    events: EventLog = NO_EVENTS
 
 
 class Observer:
@@ -64,6 +70,9 @@ class Observer:
     def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
         """Called where a step measured the norm of the gradient at every block, (blocks,)."""
 
+    def on_reject(self, row: Row) -> None:
+        """Called for every rejected update, before what follows from it: step, epoch, loss, grad_norm, and rejected."""
+
     def on_divergence(self, row: Row) -> None:
         """Called when a member of a population has diverged: step, epoch, loss and grad_norm."""
 
@@ -73,8 +82,25 @@ class Observer:
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Called once the run is finished and tested; not where it is interrupted."""
 
+    def position(self) -> Mapping[str, Any]:
+        """Return how far the files have come that are written here, name -> plain values; called for every checkpoint.
+
+        What they have in it was told before; :attr:`RunFacts.records` gives it back to the session that resumes there,
+        which can so leave them as they were then, without a row lost or written twice.
+        """
+        return {}
+
     def close(self) -> None:
         """Called at the very end, however it came."""
+
+
+def positions(observers: Iterable[Any]) -> dict[str, Any]:
+    """Return the positions of all observers that have some."""
+    found: dict[str, Any] = {}
+    for observer in observers:
+        method = getattr(observer, "position", None)
+        found |= {} if method is None else method()
+    return found
 
 
 def tell(observers: Iterable[Any], what: str, *arguments: Any) -> None:

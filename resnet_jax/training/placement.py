@@ -174,6 +174,11 @@ class Placement:
         return list(self.mesh.devices.flat)
 
     @property
+    def local_devices(self) -> list[Any]:
+        """Those of this process, which alone it can ask for their memory."""
+        return [device for device in self.devices if device.process_index == self.process_index]
+
+    @property
     def size(self) -> int:
         """Number of devices."""
         return self.mesh.size

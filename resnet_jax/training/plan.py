@@ -37,10 +37,16 @@ class Saving:
         every: between two states to resume from; None: with every validation.
         best: whether the state with the best validation is kept too (of each member). In a population that takes the
             memory of one more state on the devices.
+        keep_best: of how many validations the state is kept.
+        on_failure: what a checkpoint that cannot be written does to the training. The last one ends it with an error.
+        share: of the time that saving may take; where it takes more, saves that are due are left out. 1: no limit.
     """
 
     every: Cadence | None = None
     best: bool = True
+    keep_best: int = 1
+    on_failure: Literal["continue", "stop"] = "continue"
+    share: float = 0.05
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,6 +113,8 @@ class Progress:
         elapsed: time on the clock, everything included, over all sessions.
         finished: why the run is over (``"steps"``, ``"early stopping"``, ``"time limit"`` or ``"all diverged"``), or
             None.
+        records: how far each file of rows had come, file name -> plain values that its writer understands
+            (:meth:`~resnet_jax.training.observers.Observer.position`). Empty in checkpoints of before.
     """
 
     members: tuple[MemberProgress, ...] = (MemberProgress(),)
@@ -120,6 +122,7 @@ class Progress:
     timed_examples: float = 0.0
     elapsed: float = 0.0
     finished: str | None = None
+    records: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def start(cls, members: int = 1) -> Progress:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from resnet_jax.errors import RunError
+from resnet_jax.training.diverged import Diverged
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Metrics
-from resnet_jax.training.observers import Row, tell
+from resnet_jax.training.observers import Row, positions, tell
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.progress import EpochSums, MemberProgress, Progress, Reporting, task_sums
 
@@ -62,6 +62,8 @@ class Session:
             progress.finished,
         )
         self._in_flight: deque[tuple[int, int, Metrics]] = deque()
+        self._state: Any = None
+        self._reading: tuple[int, Mapping[str, np.ndarray]] = (0, {})
         self._began = time.monotonic()
         self._clock: float | None = None  # None until the first call is done: compilation is not timed
 
@@ -78,7 +80,14 @@ class Session:
     @property
     def progress(self) -> Progress:
         """Where the run stands."""
-        return Progress(tuple(self._members), self._seconds, self._timed_examples, self.elapsed, self.finished)
+        return Progress(
+            tuple(self._members),
+            self._seconds,
+            self._timed_examples,
+            self.elapsed,
+            self.finished,
+            positions(self._observers),
+        )
 
     @property
     def running(self) -> list[int]:
@@ -90,8 +99,9 @@ class Session:
         """The members that stopped early."""
         return [index for index, member in enumerate(self._members) if member.finished == "early stopping"]
 
-    def sent(self, first: int, count: int, metrics: Metrics) -> None:
-        """Take the metrics of a call just dispatched, and read those that are due."""
+    def sent(self, first: int, count: int, metrics: Metrics, state: Any = None) -> None:
+        """Take the metrics of a call just dispatched and the state after it, and read what metrics are due."""
+        self._state = state
         self._in_flight.append((first, count, metrics))
         if self._clock is None:
             self._read_oldest()
@@ -126,9 +136,8 @@ class Session:
             if ends_epoch:
                 row |= self._members[index].epoch_sums.means(self._task)
                 self._replace(index, epoch_sums=EpochSums())
-                rate = None if self._population else self.progress.images_per_second
-                if rate is not None:
-                    row["images_per_second"] = rate
+                if not self._population and self._seconds > 0:
+                    row["images_per_second"] = self._timed_examples / self._seconds
             if results is not None:
                 row |= _validation_row(results[index])
                 better, stops = self._judge(index, step, results[index].metrics[self._task.headline])
@@ -170,12 +179,8 @@ class Session:
 
     def _read_oldest(self) -> None:
         first, count, arrays = self._in_flight.popleft()
-        arrays = jax.device_get(arrays)
-        leading = np.ndim(arrays["count"])  # axes of updates and of members, where there are any
-        columns = {
-            name: np.reshape(value, (-1, len(self._members), *np.shape(value)[leading:]))
-            for name, value in arrays.items()
-        }
+        columns = self._columns(arrays)
+        self._reading = first, columns
         now = time.perf_counter()
         timed, self._clock = self._clock, now
         for number in range(count):
@@ -191,11 +196,31 @@ class Session:
             self._seconds += now - timed
         self._finish_with_members()
 
+    def _made_after(self, step: int, index: int) -> int:
+        """Return how many updates have changed a member's state since a step just read, those in flight included."""
+        reads = [self._reading, *((first, self._columns(arrays)) for first, _, arrays in self._in_flight)]
+        made = 0
+        for first, columns in reads:
+            still = columns["rejected"] + columns.get("skipped", np.zeros_like(columns["rejected"]))
+            made += sum(not still[row, index] for row in range(max(step - first, 0), len(still)))
+        return made
+
+    def _columns(self, arrays: Metrics) -> dict[str, np.ndarray]:
+        """Return metrics as arrays (updates, members, ...)."""
+        arrays = jax.device_get(arrays)
+        leading = np.ndim(arrays["count"])  # axes of updates and of members, where there are any
+        return {
+            name: np.reshape(value, (-1, len(self._members), *np.shape(value)[leading:]))
+            for name, value in arrays.items()
+        }
+
     def _read(self, index: int, step: int, metrics: dict[str, float]) -> None:
         """Take the metrics of one step of one member into account."""
         member, rejected = self._members[index], 0
         if metrics["rejected"]:
             rejected = member.rejected + 1
+            row = {**self._row(index, step), "loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
+            tell(self._observers, "on_reject", {**row, "rejected": rejected})
             if rejected > self.plan.on_reject.tolerate:
                 self._reject(index, step, metrics)
                 return
@@ -218,11 +243,13 @@ class Session:
         """Do what the plan says where an update is rejected.
 
         Raises:
-            RunError: it says to stop.
+            Diverged: it says to stop.
         """
         match self.plan.on_reject.then:
             case "stop":
-                raise RunError(_diverged(step, metrics, self.plan.on_reject.tolerate))
+                error = Diverged(step, metrics, self.plan.on_reject.tolerate, index if self._population else None)
+                error.state, error.made_after = self._state, self._made_after(step, index)
+                raise error
             case "record":
                 self._replace(index, finished="diverged", finished_at=step)
                 row = {**self._row(index, step), "loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
@@ -231,16 +258,3 @@ class Session:
 
 def _validation_row(result: Evaluation) -> Row:
     return {"val_loss": result.loss, **{f"val_{name}": value for name, value in result.metrics.items()}}
-
-
-def _diverged(step: int, metrics: dict[str, float], tolerated: int) -> str:
-    scaled = "loss_scale" in metrics
-    return (
-        f"training diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
-        + (f", with the loss scale down at {metrics['loss_scale']:g}. " if scaled else ". ")
-        + (f"{tolerated} rejected updates in a row are tolerated (train.max_rejected). " if tolerated else "")
-        + "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
-        "optim.schedule.warmup '5 epochs'), clipping (optim.clip_norm 1), the normalization of the images "
-        "(data.mean, data.std); with batches of your own, whether every label is one of the network's classes "
-        "0..K-1" + (", the range of float16, which ends at 65,504 (model.dtype bfloat16)" if scaled else "")
-    )

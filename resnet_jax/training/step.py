@@ -267,8 +267,9 @@ def make_eval_step(
 
     Returns:
         The step. Its outputs: ``loss_sum`` (float32) and ``count`` (int32), sums over unmasked examples; ``sums``, the
-        sums over them of ``task.eval_sums``; and ``rows``, ``task.eval_rows`` of all examples, (N, ...), among them, if
-        asked for, ``logits``.
+        sums over them of ``task.eval_sums``; ``rows``, ``task.eval_rows`` of all examples, (N, ...), among them, if
+        asked for, ``logits``; and ``mask`` (N,), as it was given: of several processes each gives its part of a batch
+        and reads the outputs of all of it.
     """
     task = task_of(task, loss)
     predict_step = predict_views(make_predict_step(model, preprocess=preprocess), task, views, crop)
@@ -287,6 +288,7 @@ def make_eval_step(
             "count": jnp.sum(mask, dtype=jnp.int32),
             "sums": {name: unmasked_sum(each) for name, each in task.eval_sums(outputs, batch).items()},
             "rows": {**task.eval_rows(outputs, batch), **({"logits": outputs} if logits else {})},
+            "mask": mask,
         }
 
     return eval_step

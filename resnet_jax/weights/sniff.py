@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_jax.errors import DataError
+from resnet_jax.runtime import plain_files
+from resnet_jax.runtime.limits import WEIGHTS
 
 SAVE = "in PyTorch torch.save(model.state_dict(), 'net.pt')"
 
@@ -42,7 +44,7 @@ def read_file(path: Path) -> bytes:
     if path.is_dir():
         raise DataError(f"{path}: {_describe_directory(path)}")
     try:
-        data = path.read_bytes()
+        data = plain_files.read_file(path, WEIGHTS.value << 20, WEIGHTS.how)
     except OSError as error:
         raise DataError(f"{path}: cannot read this file: {error.strerror}") from None
     if not data:

@@ -51,7 +51,7 @@ def test_the_run_directory_has_everything(finished):
     run_dir, summary = finished
     names = {path.name for path in run_dir.iterdir()}
     assert names == {
-        ".lock", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        ".lock", ".position", "events.jsonl", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints",
         "curves.png", "confusion.npz", "confusion.png", "summary.json",
     }  # fmt: skip
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best"}

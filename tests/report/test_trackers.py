@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from resnet_jax.errors import UsageError
 from resnet_jax.report.trackers import OBSERVERS, make_observers, register_observer
+from resnet_jax.report.views import View
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.observers import Observer, RunFacts
 
@@ -75,6 +78,69 @@ def test_a_resumed_run_goes_on_under_its_own_id(tracker, tmp_path):
     first, again, other = (options["id"] for options in fake.inits)
     assert first == again != other
     assert {options["resume"] for options in fake.inits} == {"allow"}
+
+
+class Hanging(FakeRun):
+    def __init__(self):
+        super().__init__()
+        self.released = threading.Event()
+
+    def log(self, scalars, step=None):
+        self.released.wait(20)
+
+
+def test_a_tracker_that_hangs_stops_no_training_and_is_said_within_a_bounded_time(monkeypatch, tmp_path):
+    run, lines = Hanging(), []
+    module = ModuleType("wandb")
+    module.init = lambda **options: run  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setattr("resnet_jax.report.trackers._Tracked.finish_seconds", 0.1)
+    monkeypatch.setattr("resnet_jax.report.own_thread.MOST_CALLS", 50)
+    view = View("wandb", lambda: make_observers(["wandb"])[0], lines.append)
+    began = time.monotonic()
+    view.on_start(facts(tmp_path))
+    for step in range(1, 300):
+        view.on_step({"step": step, "epoch": 0.1, "loss": 2.0})
+    view.on_end({"steps": 10})
+    view.close()
+    assert time.monotonic() - began < 5
+    assert lines == [
+        "warning: wandb goes no further: TimeoutError: wandb did not finish within 0.1 seconds. Training continues"
+    ]
+    run.released.set()
+
+
+def test_a_tracker_that_hangs_or_fails_as_it_starts_is_left_out(monkeypatch, tmp_path):
+    lines, released = [], threading.Event()
+    module = ModuleType("wandb")
+    module.init = lambda **options: released.wait(20)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setattr("resnet_jax.report.trackers._Tracked.start_seconds", 0.1)
+    view = View("wandb", lambda: make_observers(["wandb"])[0], lines.append)
+    view.on_start(facts(tmp_path))
+    view.on_step({"step": 2, "epoch": 0.1, "loss": 2.0})
+    view.close()
+    released.set()
+
+    def refused(**options):
+        raise ConnectionError("no route to host")
+
+    module.init = refused  # pyright: ignore[reportAttributeAccessIssue]
+    view = View("wandb", lambda: make_observers(["wandb"])[0], lines.append)
+    view.on_start(facts(tmp_path))
+    view.close()
+    assert [line.split(": ", 2)[2] for line in lines] == [
+        "TimeoutError: wandb did not start within 0.1 seconds. Training continues",
+        "ConnectionError: no route to host. Training continues",
+    ]
+
+
+def test_an_id_that_was_cut_is_made_again(tracker, tmp_path):
+    fake = tracker("wandb")
+    (tmp_path / "wandb-id.txt").write_bytes(b"\0\0")
+    make_observers(["wandb"])[0].on_start(facts(tmp_path))
+    assert fake.inits[0]["id"] == (tmp_path / "wandb-id.txt").read_text()
+    assert len(fake.inits[0]["id"]) == 16
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.report.metrics_file import Appended
-from resnet_jax.runtime.files import replacing, write_whole
+from resnet_jax.runtime.files import Appended, replacing, write_whole
 
 
 def test_files_are_utf_8_in_any_locale_and_name_themselves_when_the_disk_is_full(tmp_path):

@@ -16,7 +16,6 @@ T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; the form
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -31,6 +30,7 @@ from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import Dataset
 from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_json import load_json
 
 MAX_BYTES = 2 << 30
 BESIDE = "_annotations.coco.json"
@@ -130,8 +130,8 @@ def _folder(path: Path) -> Path:
 
 def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        table = json.loads(read_bytes(file, MAX_BYTES))
-    except (ValueError, RecursionError) as error:
+        table = load_json(read_bytes(file, MAX_BYTES))
+    except ValueError as error:
         raise DataError(f"{file}: this is no whole JSON file ({error})") from error
     if not isinstance(table, dict):
         raise DataError(f"{file}: a JSON {type(table).__name__}; COCO's is an object with images and annotations")

@@ -9,6 +9,7 @@ from pathlib import Path
 from resnet_jax.data.kinds.class_files import FileType
 from resnet_jax.data.layout import is_annotation, split_of
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file
 
 MOST_LOOKED_AT = 2000
 """Names of files that are looked at to tell what a folder holds."""
@@ -129,11 +130,11 @@ def _holds(folder: Path, suffix: str) -> bool:
 
 
 def _begins(path: Path, pattern: bytes) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return re.match(pattern, file.read(64)) is not None
 
 
 def _has_coco_keys(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(1 << 20)
     return head.lstrip().startswith(b"{") and b'"images"' in head and (b'"annotations"' in head or len(head) == 1 << 20)

@@ -14,6 +14,7 @@ from resnet_jax.data.headers import shape_in_header
 from resnet_jax.data.index import Stamps
 from resnet_jax.data.listing import Lister
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_files import open_file
 
 HEADER_BYTES = 1 << 16
 """Read of an image to learn its size without decoding it."""
@@ -30,11 +31,11 @@ def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
         DataError: it cannot be read, is empty or larger than that.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             if most is not None and size > most:
                 raise DataError(f"{path}: {size:,} bytes; a file of this kind has at most {most:,}")
-            data = file.read()
+            data = file.read(size)
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
     if not data:
@@ -87,7 +88,7 @@ def image_sides(path: str) -> tuple[int, int]:
         DataError: it cannot be read or decoded.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             sides = shape_in_header(file.read(HEADER_BYTES))
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
@@ -150,6 +151,6 @@ def beginning_of(path: str | os.PathLike[str]) -> str:
     """Say what a file is by its first bytes, for messages."""
     from resnet_jax.data.formats import HEAD_BYTES
 
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         found = identify(file.read(HEAD_BYTES))
     return "a file of no known kind" if found is None else found.name

@@ -7,17 +7,16 @@ changes values at every edge. Colours of three equal channels are numbers.
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
 import numpy as np
 
-from resnet_jax.data.decode import MAX_PIXELS, NPY, decode_stored
+from resnet_jax.data.decode import NPY, check_size, decode_stored
 from resnet_jax.data.formats import HEAD_BYTES, identify
-from resnet_jax.data.headers import shape_in_header
 from resnet_jax.data.kinds.files import read_bytes
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.plain_numpy import read_array
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
@@ -50,9 +49,7 @@ def decode_mask(data: bytes, where: str, *, shown: bool = False) -> np.ndarray:
         raise DataError(f"{where}: a mask in JPEG, whose compression changes classes at every edge; save it as PNG")
     if data.startswith(PNG) and len(data) > 33 and data[25] in ((_GREY,) if shown else (_GREY, _PALETTE)):
         bits = data[24]
-        shape = shape_in_header(data)
-        if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
-            raise DataError(f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than {MAX_PIXELS:,}")
+        check_size(data, where)
         values = decode_stored(_as_grey(data, where), 0, where)[..., 0]
         return values // _SPREAD[bits] if bits in _SPREAD else values
     values = decode_stored(data, 0, where)
@@ -95,8 +92,8 @@ def _as_grey(data: bytes, where: str) -> bytes:
 
 def _array(data: bytes, where: str) -> np.ndarray:
     try:
-        values = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        values = read_array(data)
+    except ValueError as error:
         raise DataError(f"{where}: cannot read it as .npy ({error})") from error
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]

@@ -18,6 +18,8 @@ import numpy as np
 from resnet_jax.data.in_memory import in_threads
 from resnet_jax.runtime.cache import cache_directory
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.plain_files import read_text
+from resnet_jax.runtime.plain_json import load_json
 
 VERSION = 1
 CHUNK = 8
@@ -51,7 +53,7 @@ def count_values(paths: Sequence[str], read: Callable[[str], np.ndarray], how: s
     """
     kept = cache_directory() / "masks" / f"{_fingerprint(paths, how)}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return {int(value): ValueCount(*counts) for value, counts in json.loads(kept.read_text()).items()}
+        return {int(value): ValueCount(*counts) for value, counts in load_json(read_text(kept)).items()}
     per_mask: list[dict[int, int]] = [{} for _ in paths]
 
     def count(start: int) -> None:

@@ -8,8 +8,8 @@ volumes' voxels measure is not read; volumes of different spacing are not made a
 
 from __future__ import annotations
 
-import io
-import zipfile
+import math
+import os
 import zlib
 from typing import Any
 
@@ -18,9 +18,14 @@ import numpy as np
 from resnet_jax.data.arrays import MOST_CHANNELS, on_devices
 from resnet_jax.data.kinds.files import read_bytes
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.limits import too_much_unpacked
+from resnet_jax.runtime.plain_files import open_file
+from resnet_jax.runtime.plain_numpy import read_either
 
 NIFTI = (".nii", ".nii.gz")
 ENDINGS = (".npy", ".npz", *NIFTI)
+_FAULTS = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, zlib.error)
+"""What nibabel raises about files that are damaged."""
 
 
 def read_volume(path: str) -> np.ndarray:
@@ -33,13 +38,12 @@ def read_volume(path: str) -> np.ndarray:
         return _checked(_nifti(path), path)
     data = read_bytes(path)
     try:
-        found = np.load(io.BytesIO(data), allow_pickle=False)
+        found = read_either(data)
         if not isinstance(found, np.ndarray):
-            names = found.files
-            if len(names) != 1:
-                raise DataError(f"{path}: holds {', '.join(names) or 'nothing'}; an .npz of a volume has one array")
-            found = found[names[0]]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            if len(found) != 1:
+                raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; an .npz of a volume has one array")
+            (found,) = found.values()
+    except ValueError as error:
         raise DataError(f"{path}: cannot read it as a NumPy file ({error})") from error
     return _checked(found, path)
 
@@ -75,9 +79,15 @@ def _nifti(path: str) -> np.ndarray:
         ) from error
     library: Any = nibabel
     try:
-        image = library.as_closest_canonical(library.load(path))
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        stored = library.load(path)  # its header
+        voxels = math.prod(int(side) for side in stored.shape)
+        if reason := too_much_unpacked(voxels * max(4, stored.get_data_dtype().itemsize), size):
+            raise DataError(f"{path}: not read: {reason}")
+        image = library.as_closest_canonical(stored)
         values = np.asanyarray(image.dataobj)
-    except (library.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (library.filebasedimages.ImageFileError, library.spatialimages.HeaderDataError, *_FAULTS) as error:
         raise DataError(f"{path}: cannot read it as NIfTI ({error})") from error
     if values.ndim not in (3, 4):
         raise DataError(f"{path}: {values.ndim} axes; a volume has three, or four with channels")

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.limits import too_much_unpacked
+from resnet_jax.runtime.plain_files import open_file
 
 OTHERS = (".flac", ".ogg", ".oga", ".opus")
 """Endings of files that soundfile reads."""
@@ -55,7 +57,7 @@ def read_header(path: str) -> SoundHeader:
         found = _with_soundfile(path, lambda library: library.info(path))
         return SoundHeader(int(found.samplerate), int(found.channels), int(found.frames), 0)
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _wav_header(file, path)
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror or error})") from error
@@ -71,7 +73,7 @@ def read_samples(path: str) -> tuple[np.ndarray, SoundHeader]:
         values, rate = _with_soundfile(path, lambda library: library.read(path, dtype="float32", always_2d=True))
         return values, SoundHeader(int(rate), values.shape[1], len(values), 0)
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             header = _wav_header(file, path)
             file.seek(header.start)
             data = file.read(header.frames * header.channels * header.bits // 8)
@@ -156,6 +158,11 @@ def _with_soundfile(path: str, read: Any) -> Any:
             "pip install 'resnet-jax[audio]'; or save the sounds as WAV"
         ) from error
     try:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        found = soundfile.info(path)
+        if reason := too_much_unpacked(4 * int(found.frames) * int(found.channels), size):
+            raise DataError(f"{path}: not read: {reason}")
         return read(soundfile)
     except (RuntimeError, OSError) as error:
         raise DataError(f"{path}: cannot read this sound ({error})") from error

@@ -1,4 +1,7 @@
-"""Compile the C++ beside this file once for a machine, keep the library, and make its functions known to XLA."""
+"""Compile the C++ beside this file once for a machine, keep the library, and make its functions known to XLA.
+
+Where a library is kept and what is believed of it: :mod:`resnet_jax.ops.native.kept`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,18 @@ import hashlib
 import logging
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
 import jax
 
-from resnet_jax.runtime.cache import cache_directory, private_directory, processor, why_not_writable
+from resnet_jax.ops.native.compiler import VERSION_LIMIT, CompilerError, compiler_limit, run_compiler
+from resnet_jax.ops.native.kept import Library, find, in_turn, keep, load
+from resnet_jax.runtime.cache import cache_directory, code_directory, processor, why_not_writable
+from resnet_jax.runtime.trusted import distrust, make_private
 
 #: ``off`` keeps XLA's own forms.
 SWITCH = "RESNET_JAX_NATIVE"
@@ -60,9 +66,7 @@ def _load() -> str | None:
         library = _opened(compiler)
         for name in FUNCTIONS:
             jax.ffi.register_ffi_target(f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
-    except subprocess.CalledProcessError as error:
-        return _slower(f"{compiler} failed: {(error.stderr.strip().splitlines() or [f'exit {error.returncode}'])[-1]}")
-    except (OSError, AttributeError) as error:
+    except (CompilerError, OSError, AttributeError) as error:
         return _slower(str(error))
     return None
 
@@ -77,41 +81,47 @@ def _compilers() -> list[str]:
 
 
 def _opened(compiler: str) -> ctypes.CDLL:
-    """Load the library; one that does not load (a full disk, another C library) is compiled anew."""
+    """Load the library; one that does not load (another C library) is compiled anew."""
     library = _compiled(compiler)
     try:
-        return ctypes.CDLL(str(library))
+        return load(library)
     except OSError:
-        library.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_compiled(compiler)))
+        library.path.unlink(missing_ok=True)
+        return load(_compiled(compiler))
 
 
-def _compiled(compiler: str) -> Path:
+def _compiled(compiler: str) -> Library:
     """Return the library for these sources, compiler, jaxlib and processor; compile it if there is none."""
     here = resources.files("resnet_jax.ops.native")
     sources = {file.name: file.read_bytes() for file in here.iterdir() if file.name.endswith((".cc", ".h"))}
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    identity = repr((sorted(sources.items()), version, metadata.version("jaxlib"), processor(), FLAGS))
-    name = f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    limit = compiler_limit()
+    version = run_compiler([compiler, "--version"], min(VERSION_LIMIT, limit))
+    about = repr((sorted(sources.items()), version, metadata.version("jaxlib"), processor(), FLAGS))
+    identity = f"native-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
     folder = cache_directory() / "native"
-    if (folder / name).exists():
-        return folder / name
-    reason = why_not_writable(folder)
+    reason = distrust(folder)
+    if reason is None:
+        found = find(folder, identity)
+        if found is not None:
+            return found
+        reason = why_not_writable(folder)
+    else:
+        _log.warning("compiled operations are code, and not taken from the cache: %s", reason)
     if reason is not None:
-        folder = private_directory() / "native"
+        folder = code_directory() / "native"
         _log.info("%s: %s; the compiled operations go to %s", cache_directory(), reason, folder)
-        if (folder / name).exists():
-            return folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-    library = folder / name
-    _log.info("compiling %s for this processor, once: %s", ", ".join(sorted(sources)), library)
-    with tempfile.TemporaryDirectory(dir=folder) as work:  # renamed when whole: another process may be at it too
+        make_private(folder)
+    return in_turn(folder, identity, lambda: _compile(compiler, sources, folder, identity, limit), limit)
+
+
+def _compile(compiler: str, sources: Mapping[str, bytes], folder: Path, identity: str, limit: float) -> Library:
+    _log.info("compiling %s for this processor, once, to %s", ", ".join(sorted(sources)), folder)
+    with tempfile.TemporaryDirectory(dir=folder) as work:  # renamed when whole: this process may be killed meanwhile
         for source, text in sources.items():
             (Path(work) / source).write_bytes(text)
         units = sorted(str(Path(work) / source) for source in sources if source.endswith(".cc"))
         built = Path(work) / "native.so"
         command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", *units, "-o", str(built)]
         environment = {**os.environ, "TMPDIR": work}  # the compiler's own files too: /tmp may be full
-        subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        os.replace(built, library)
-    return library
+        run_compiler(command, limit, environment)
+        return keep(built, folder, identity)

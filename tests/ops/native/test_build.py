@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from resnet_jax.ops import native
 from resnet_jax.ops.native import build
+from resnet_jax.ops.native.compiler import LIMIT, CompilerError
 
 
 @pytest.fixture
@@ -36,37 +39,39 @@ def quick_compiler(tmp_path):
     if not native.available():
         pytest.skip(f"nothing compiled: {native.status()}")
     compiler = next(found for name in build._compilers() if (found := shutil.which(name)))
-    library, notes = build._compiled(compiler), tmp_path / "notes"
+    library, notes = build._compiled(compiler).path, tmp_path / "notes"
     copy = f'echo run >> {notes}\nfor last; do :; done\ncp {shlex.quote(str(library))} "$last"'
     return script(tmp_path / "quick", copy), lambda: notes.read_text().count("run")
 
 
 def test_compiled_once_and_kept(quick_compiler, cache):
     compiler, runs = quick_compiler
-    library = build._compiled(compiler)
-    assert library == build._compiled(compiler)
+    library = build._compiled(compiler).path
+    assert library == build._compiled(compiler).path
     assert runs() == 1
-    assert [library] == list((cache / "native").iterdir())  # nothing else is left behind
+    assert [library] == list((cache / "native").glob("[!.]*"))  # nothing else is left behind
 
 
 def test_other_flags_or_another_compiler_is_another_library(quick_compiler, cache, tmp_path, monkeypatch):
     compiler, _ = quick_compiler
     other = script(tmp_path / "other", f'exec {shlex.quote(compiler)} "$@"')
-    names = {build._compiled(compiler), build._compiled(other)}
+    names = {build._compiled(compiler).path, build._compiled(other).path}
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
-    names.add(build._compiled(compiler))
+    names.add(build._compiled(compiler).path)
     monkeypatch.setattr(build, "processor", lambda: "another processor")
-    names.add(build._compiled(compiler))
+    names.add(build._compiled(compiler).path)
     assert len(names) == 4
 
 
-def test_two_at_once_get_one_whole_library(quick_compiler, cache):
-    """Each compiles in a folder of its own and renames what is whole, as two processes would."""
-    compiler, _ = quick_compiler
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(build._opened, [compiler, compiler])
-    assert first._name == second._name
-    assert len(list((cache / "native").iterdir())) == 1
+def test_three_at_once_compile_once(quick_compiler, cache, tmp_path):
+    """The lock is one of open files, so threads take turns as processes do."""
+    compiler, runs = quick_compiler
+    slow = script(tmp_path / "slow", f'sleep 0.3; exec {shlex.quote(compiler)} "$@"')
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(build._opened, [slow] * 3))
+    assert all(library.conv_forward for library in found)
+    assert runs() == 1
+    assert len(list((cache / "native").glob("*.so"))) == 1
 
 
 def test_two_threads_load_it_once(monkeypatch):
@@ -84,9 +89,108 @@ def test_two_threads_load_it_once(monkeypatch):
 @pytest.mark.parametrize("damage", [b"", b"not a library"])
 def test_a_damaged_library_is_compiled_anew(quick_compiler, cache, damage):
     compiler, runs = quick_compiler
-    build._compiled(compiler).write_bytes(damage)
+    build._compiled(compiler).path.write_bytes(damage)
     assert build._opened(compiler).conv_forward
     assert runs() == 2
+
+
+@pytest.mark.parametrize("part", [0.03, 0.5, 0.97, 0.9999])
+def test_a_library_cut_short_is_compiled_anew_before_it_is_mapped(quick_compiler, cache, caplog, part):
+    """To load one would end the process by SIGBUS."""
+    compiler, runs = quick_compiler
+    library = build._compiled(compiler).path
+    whole = library.read_bytes()
+    library.write_bytes(whole[: int(len(whole) * part)])
+    with caplog.at_level(logging.WARNING):
+        assert build._opened(compiler).conv_forward
+    assert runs() == 2
+    assert f"{library} is not what was written there: it is not loaded but compiled anew" in caplog.text
+    assert library.read_bytes() == whole
+
+
+def test_one_flipped_bit_is_noticed(quick_compiler, cache):
+    compiler, runs = quick_compiler
+    library = build._compiled(compiler).path
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    library.write_bytes(content)
+    build._compiled(compiler)
+    assert runs() == 2
+
+
+@pytest.mark.parametrize("who", ["another user's file", "a file others can write", "a link"])
+def test_a_library_that_could_be_anothers_is_not_loaded(quick_compiler, cache, tmp_path, caplog, who):
+    compiler, runs = quick_compiler
+    library = build._compiled(compiler).path
+    if who == "another user's file":
+        if os.getuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(library, 12345, -1)
+    elif who == "a link":
+        shutil.move(library, tmp_path / "elsewhere.so")
+        library.symlink_to(tmp_path / "elsewhere.so")
+    else:
+        library.chmod(0o777)
+    with caplog.at_level(logging.WARNING):
+        found = build._compiled(compiler)
+    assert runs() == 2
+    assert str(library) in caplog.text
+    assert os.fstat(found.descriptor).st_uid == os.getuid()
+    assert not os.fstat(found.descriptor).st_mode & 0o022
+
+
+@pytest.mark.parametrize("place", ["native", ".", ".."])
+def test_a_folder_that_others_can_write_is_not_used(quick_compiler, tmp_path, monkeypatch, caplog, place):
+    compiler, runs = quick_compiler
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "team" / "cache"))
+    library = build._compiled(compiler).path
+    (library.parents[1] / place).chmod(0o777)
+    monkeypatch.setattr(build, "code_directory", lambda: tmp_path / "private")
+    with caplog.at_level(logging.WARNING):
+        assert build._compiled(compiler).path.parent == tmp_path / "private" / "native"
+    assert runs() == 2
+    assert "can be written by others (chmod go-w mends it)" in caplog.text
+
+
+def test_a_compiler_that_hangs_is_stopped_with_all_it_has_started(cache, tmp_path, monkeypatch, caplog):
+    compiler = script(tmp_path / "hanging", f"sleep 60 & echo $! > {tmp_path}/child; wait")
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv(LIMIT, "0.5")
+    began = time.monotonic()
+    reason = failing(monkeypatch, caplog)
+    assert reason == f"{compiler} did not end within 0.5 s and was stopped; {LIMIT} gives it longer"
+    assert time.monotonic() - began < 10
+    child = int((tmp_path / "child").read_text())
+    status = Path(f"/proc/{child}/stat")
+    assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z", "it is dead, if not yet reaped"
+
+
+def test_who_waited_for_a_compiler_that_failed_does_not_try_too(cache, tmp_path):
+    compiler = script(tmp_path / "broken", f"echo run >> {tmp_path}/runs; sleep 0.3; echo no >&2; exit 1")
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(build._compiled, compiler) for _ in range(3)]
+        for future in futures:
+            with pytest.raises(CompilerError, match="broken failed: no"):
+                future.result()
+    assert (tmp_path / "runs").read_text().count("run") == 1
+
+
+def test_a_lock_whose_process_hangs_is_waited_for_no_longer_than_the_limit(quick_compiler, cache, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    compiler, runs = quick_compiler
+    library = build._compiled(compiler).path
+    library.unlink()
+    monkeypatch.setenv(LIMIT, "0.3")
+    with (cache / "native" / f".{library.stem[:-65]}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert build._compiled(compiler).path == library
+    assert runs() == 2
+
+
+@pytest.mark.parametrize("limit", ["soon", "0", "nan"])
+def test_a_limit_that_is_no_time(cache, monkeypatch, caplog, limit):
+    monkeypatch.setenv(LIMIT, limit)
+    assert failing(monkeypatch, caplog) == f"{LIMIT} is {limit!r}; need a number of seconds above 0"
 
 
 def failing(monkeypatch, caplog):
@@ -115,7 +219,7 @@ def test_a_compiler_that_fails(cache, tmp_path, monkeypatch, caplog, text, reaso
     compiler = script(tmp_path / "broken", text)
     monkeypatch.setenv("CXX", compiler)
     assert failing(monkeypatch, caplog) == f"{compiler} failed: {reason}"
-    assert list((cache / "native").iterdir()) == []
+    assert list((cache / "native").glob("[!.]*")) == []
 
 
 def test_a_library_that_lacks_a_function(quick_compiler, cache, monkeypatch, caplog):
@@ -128,10 +232,10 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_one(quick_compi
     compiler, runs = quick_compiler
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(build, "private_directory", lambda: tmp_path / "private")
-    library = build._compiled(compiler)
+    monkeypatch.setattr(build, "code_directory", lambda: tmp_path / "private")
+    library = build._compiled(compiler).path
     assert library.parent == tmp_path / "private" / "native"
-    assert build._compiled(compiler) == library
+    assert build._compiled(compiler).path == library
     assert runs() == 1
 
 
@@ -139,7 +243,7 @@ def test_nowhere_to_write(quick_compiler, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CXX", quick_compiler[0])
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(build, "private_directory", lambda: tmp_path / "file")
+    monkeypatch.setattr(build, "code_directory", lambda: tmp_path / "file")
     assert str(tmp_path / "file") in failing(monkeypatch, caplog)
 
 

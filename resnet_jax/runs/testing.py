@@ -6,9 +6,11 @@ import time
 
 from resnet_jax.models.digest import params_digest
 from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.runs.corrupt import share
 from resnet_jax.runs.job import Job
 from resnet_jax.runs.length import earlier_tests
 from resnet_jax.runs.outcome import Summary, outcome_of
+from resnet_jax.runtime.processes import count, from_main
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.state import TrainState
@@ -42,6 +44,8 @@ def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> 
         train=job.chance_in_training,
     )
     outcome = outcome_of(task, result, progress.members[0].watch.best, job.images.card.class_names)
+    for unreadable in job.images.unreadable.values():
+        share(unreadable)
     others = [line for line in job.corrupt.said(job.images.card.examples) if line not in result.notes]
     summary = Summary(
         **{**outcome, "notes": (*result.notes, *others)},
@@ -57,4 +61,6 @@ def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> 
         stuck_reason=verdict.reason,
         skipped=job.corrupt.counts,
     )
+    if count() > 1:  # what was read of files, and clocks, are the main process's
+        summary = Summary.from_json(from_main(summary.to_json()))
     return summary, result

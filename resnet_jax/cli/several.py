@@ -1,0 +1,80 @@
+"""The command line in several processes: which verbs they share, and that one of them prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TextIO, cast
+
+from resnet_jax.cli.imports import take_imports
+from resnet_jax.cli.options import ANYWHERE, HELP
+from resnet_jax.cli.streams import Steady
+from resnet_jax.errors import UsageError
+from resnet_jax.runtime.distributed import SWITCH, Launch, find_launch, initialize_processes
+
+#: Verbs that several processes do together; the others are of one.
+SHARED = ("train", "eval", "predict", "features", "ablate")
+
+
+@contextlib.contextmanager
+def several_processes(argv: Sequence[str]) -> Iterator[bool]:
+    """Start the processes of a command, if a launcher started several; yields whether this one has something to do.
+
+    The first does what it would do alone, of the verbs that are not shared. The others print nothing on standard
+    output, nor do the C++ libraries of any: Gloo would, a line for every group of devices.
+
+    Args:
+        argv: the words of the command.
+
+    Raises:
+        UsageError: the launcher says too little.
+        RunError: the processes did not come together.
+    """
+    launch = find_launch()
+    if launch is None:
+        yield True
+        return
+    verb = _verb(argv)
+    if verb not in SHARED or any(word in HELP for word in argv):
+        if launch.index:
+            print(
+                f"{verb or 'this'} runs in one process: number {launch.index} of {launch.count} has nothing to do",
+                file=sys.stderr,
+            )
+        os.environ[SWITCH] = "off"  # also of what it starts
+        yield launch.index == 0
+        return
+    initialize_processes(launch)
+    _print_once(launch)
+    from resnet_jax.runtime.together import ending_together
+
+    with ending_together():
+        yield True
+
+
+def _verb(argv: Sequence[str]) -> str:
+    with contextlib.suppress(UsageError):  # said later
+        words = [word for word in take_imports(argv)[0] if word not in ANYWHERE]
+        return words[0] if words else ""
+    return ""
+
+
+def _print_once(launch: Launch) -> None:
+    """Keep standard output for what the first process prints by Python."""
+    stream = sys.stdout
+    if stream is None:
+        return
+    stream.flush()
+    with contextlib.suppress(OSError, ValueError):
+        own = os.dup(stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        if launch.index:
+            os.close(own)
+            return
+        lines = 1 if os.isatty(own) else -1
+        opened = os.fdopen(own, "w", lines, encoding=stream.encoding, errors=stream.errors)
+        sys.stdout = cast(TextIO, Steady(opened, "standard output"))

@@ -1,0 +1,188 @@
+"""A compiled library in a folder: found if it is what was written there, and made by one process while others wait.
+
+A library is code, so a kept one is loaded only where nobody else can have written it
+(:mod:`resnet_jax.runtime.trusted`) and its bytes are those that the compiler wrote: their SHA-256 is the end of its
+name, ``native-IDENTITY-DIGEST.so``. It is opened once, without following a link; what is checked through that
+descriptor is what is loaded through it. A file cut short would else end the process by SIGBUS as soon as the linker
+looks at what is no longer there.
+
+Processes that need the same library take turns by a lock that ends with its process. Who waited finds the library, or
+what made the other fail; who waited longer than a compiler may take compiles for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from resnet_jax.ops.native.compiler import CompilerError
+from resnet_jax.runtime.trusted import distrust_file, open_own
+
+_log = logging.getLogger(__name__)
+_CHUNK = 1 << 20
+_POLL_SECONDS = 0.1
+#: How a process says to those that wait why it has no library for them.
+_MOST_REASON = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """A library that was checked.
+
+    Attributes:
+        path: where it lies.
+        descriptor: it was checked through, and is loaded through.
+    """
+
+    path: Path
+    descriptor: int
+
+
+def find(folder: Path, identity: str) -> Library | None:
+    """Return the library of an identity that lies in a folder and can be believed; None if there is none.
+
+    A damaged one is removed, and one that could be another user's passed over; either is said.
+    """
+    for path in sorted(folder.glob(f"{identity}-*.so")):
+        try:
+            descriptor = open_own(path)
+        except OSError as error:
+            _log.warning("%s cannot be opened (%s) and is compiled anew", path, error.strerror)
+            continue
+        reason = distrust_file(descriptor)
+        if reason is None and _digest(descriptor) == path.stem.removeprefix(f"{identity}-"):
+            return Library(path, descriptor)
+        os.close(descriptor)
+        _log.warning("%s %s: it is not loaded but compiled anew", path, reason or "is not what was written there")
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return None
+
+
+def keep(built: Path, folder: Path, identity: str) -> Library:
+    """Move what a compiler has written to its place, in one piece.
+
+    Raises:
+        OSError: it is not there, or cannot be moved.
+    """
+    built.chmod(0o755)  # whatever the umask: one that others could write would not be loaded
+    descriptor = open_own(built)
+    try:
+        path = folder / f"{identity}-{_digest(descriptor)}.so"
+        os.replace(built, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return Library(path, descriptor)
+
+
+def load(library: Library) -> ctypes.CDLL:
+    """Load a library that was checked.
+
+    Raises:
+        OSError: it does not load: another C library, a file system from which nothing is run.
+    """
+    through = Path(f"/proc/self/fd/{library.descriptor}")
+    if not through.exists():  # no Linux: by its name, in a folder that only this user can write
+        os.close(library.descriptor)
+        return ctypes.CDLL(str(library.path))
+    try:
+        return ctypes.CDLL(str(through))  # the descriptor stays open: the linker takes a name it knows for the same
+    except OSError as error:
+        os.close(library.descriptor)
+        raise OSError(str(error).replace(str(through), str(library.path))) from error
+
+
+def _digest(descriptor: int) -> str:
+    digest, at = hashlib.sha256(), 0
+    while chunk := os.pread(descriptor, _CHUNK, at):
+        digest.update(chunk)
+        at += len(chunk)
+    return digest.hexdigest()
+
+
+def in_turn(folder: Path, identity: str, make: Callable[[], Library], limit: float) -> Library:
+    """Make a library while the other processes that want the same wait; or wait, and take theirs.
+
+    Args:
+        folder: where it is going to lie.
+        identity: of the library.
+        make: compiles it.
+        limit: seconds to wait for another process, after which it is made here too.
+
+    Raises:
+        CompilerError: it failed, here or in the process that was waited for.
+        OSError: the library cannot be written.
+    """
+    note = folder / f".{identity}.failed"
+    before = _read_note(note)
+    with _turn(folder / f".{identity}.lock", limit) as waited:
+        found = find(folder, identity)
+        if found is not None:
+            return found
+        if waited and (reason := _read_note(note)) != before and reason[1]:
+            raise CompilerError(reason[1])
+        try:
+            library = make()
+        except CompilerError as error:
+            with contextlib.suppress(OSError):
+                note.write_text(str(error)[:_MOST_REASON], encoding="utf-8", errors="replace")
+            raise
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
+        return library
+
+
+def _read_note(note: Path) -> tuple[int, str]:
+    """Return when another process failed and why; zero and nothing if none did."""
+    try:
+        descriptor = open_own(note)
+    except OSError:
+        return 0, ""
+    try:
+        if distrust_file(descriptor) is not None:
+            return 0, ""
+        text = os.read(descriptor, _MOST_REASON).decode("utf-8", errors="replace")
+        return os.fstat(descriptor).st_mtime_ns, text
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _turn(path: Path, limit: float) -> Iterator[bool]:
+    """Hold a lock, after waiting for it at most so long; give whether another process had it meanwhile."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: everybody for himself, and the last one's library stays
+        yield False
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        waited, until = False, time.monotonic() + limit
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    _log.info("another process compiles the operations; waiting for it, at most %g s", limit)
+                waited = True
+                if time.monotonic() > until:
+                    break
+                time.sleep(_POLL_SECONDS)
+            except OSError:  # a file system without locks
+                break
+        yield waited
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,66 @@
+"""Whether the run directory is still where it was: removed, moved or replaced, a run must not begin it anew."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from resnet_jax.errors import RunError
+from resnet_jax.training.observers import Observer, Row
+
+#: Seconds between two looks.
+EVERY = 1.0
+
+
+class Presence(Observer):
+    """Looks for the directory at most once a second, and stops a run whose directory has gone.
+
+    Args:
+        path: of the run directory.
+        clock: seconds, which never go back.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._found, self._looked = _identity(path), clock()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the directory is the one that the run began in."""
+        return self._found is None or _identity(self._path) == self._found
+
+    def require(self) -> None:
+        """Look now.
+
+        Raises:
+            RunError: it was removed, moved or replaced by another.
+        """
+        if self.is_there:
+            return
+        there = "another directory" if self._path.exists() else "nothing"
+        raise RunError(
+            f"the run directory {self._path} was removed or moved while training; {there} is there now, and nothing "
+            "was written to it. If it was moved, go on where it is now: run_dir=PATH"
+        )
+
+    def on_step(self, row: Row) -> None:
+        """Look, if it is time.
+
+        Raises:
+            RunError: as :meth:`require`.
+        """
+        del row
+        now = self._clock()
+        if now - self._looked >= EVERY:
+            self._looked = now
+            self.require()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,242 @@
+"""Start of several processes that train together: what a launcher says is found, and ``jax.distributed`` started.
+
+Which launcher it is, is found by JAX itself (``jax.distributed.initialize()`` without arguments): Open MPI, SLURM,
+Kubernetes jobs (JobSet, XPK) and Cloud TPU pods. One process of them is one process. What a launcher does not say,
+environment variables do, which ``resnet-jax launch`` sets too:
+
+================================  ======================================================================================
+``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it
+``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` on which process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
+``RESNET_JAX_PROCESSES``          how many processes there are
+``RESNET_JAX_PROCESS``            which of them this is, from 0
+``RESNET_JAX_CONNECT_TIMEOUT``    seconds to wait for the others at the start (300)
+``RESNET_JAX_HEARTBEAT_TIMEOUT``  seconds after which a process that is not heard of is dead, and all others end (30)
+``JAX_LOCAL_DEVICE_IDS``          GPUs of this process, ``0,1`` (SLURM and Open MPI: the one of its number on the host)
+``JAX_NUM_CPU_DEVICES``           devices of this process on CPUs
+================================  ======================================================================================
+
+With the coordinator alone named, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and ``_RANK``,
+``SLURM_NTASKS`` and ``SLURM_PROCID``): Open MPI 5 does not say where the first process is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from resnet_jax.errors import RunError, UsageError
+
+SWITCH = "RESNET_JAX_DISTRIBUTED"
+COORDINATOR = "RESNET_JAX_COORDINATOR"
+PROCESSES = "RESNET_JAX_PROCESSES"
+PROCESS = "RESNET_JAX_PROCESS"
+CONNECT_TIMEOUT = "RESNET_JAX_CONNECT_TIMEOUT"
+HEARTBEAT_TIMEOUT = "RESNET_JAX_HEARTBEAT_TIMEOUT"
+
+#: Numbers of processes and of this one, as launchers say them that may leave out where the first one is.
+_COUNTS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_NTASKS", "SLURM_PROCID"))
+#: From this number on, SLURM's steps are none that ``srun`` made: the batch script, an interactive shell.
+_SPECIAL_STEP = 4294967280
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What started this process and others with it.
+
+    Attributes:
+        by: the launcher, as messages call it.
+        count: processes.
+        index: which this is.
+        coordinator: where process 0 waits; None: JAX finds it out.
+    """
+
+    by: str
+    count: int
+    index: int
+    coordinator: str | None = None
+
+
+def find_launch(environ: Mapping[str, str] = os.environ) -> Launch | None:
+    """Return what started this process together with others; None for a process alone.
+
+    Raises:
+        UsageError: variables that do not go together, or say too little.
+    """
+    if environ.get(SWITCH, "").lower() in ("off", "0", "no"):
+        return None
+    own = _named(environ)
+    if own is not None:
+        return own if own.count > 1 else None
+    cluster = _cluster(environ)
+    if cluster is not None:
+        return cluster if cluster.count > 1 else None
+    size = int(environ.get("OMPI_COMM_WORLD_SIZE") or 1)
+    if size > 1:
+        raise UsageError(
+            f"Open MPI started {size} processes and does not say where the first one is: name it with "
+            f"mpirun -x {COORDINATOR}=HOST:PORT, where HOST is the host of rank 0 and PORT is free there, or set "
+            f"{SWITCH}=off"
+        )
+    return None
+
+
+def _named(environ: Mapping[str, str]) -> Launch | None:
+    """Return what the variables of our own say; None if they are not set."""
+    given = {name: environ[name] for name in (COORDINATOR, PROCESSES, PROCESS) if environ.get(name)}
+    coordinator = given.get(COORDINATOR) or environ.get("JAX_COORDINATOR_ADDRESS")
+    if not given and not coordinator:
+        return None
+    count, index = given.get(PROCESSES), given.get(PROCESS)
+    by = COORDINATOR
+    if count is None and index is None:
+        for names in _COUNTS:
+            if all(environ.get(name) for name in names):
+                count, index = (environ[name] for name in names)
+                by = names[0].split("_")[0]
+                break
+        else:
+            if COORDINATOR not in given:  # of another launcher, which JAX knows
+                return None
+    if coordinator is None or count is None or index is None:
+        raise UsageError(
+            f"{COORDINATOR} (HOST:PORT of process 0), {PROCESSES} (how many) and {PROCESS} (which, from 0) go together; "
+            f"set: {', '.join(f'{name}={value}' for name, value in given.items())}"
+        )
+    total, which = _number(count, PROCESSES), _number(index, PROCESS)
+    if not 0 <= which < total:
+        raise UsageError(f"{PROCESS} is from 0 to {PROCESSES} - 1, got {which} of {total}")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"{COORDINATOR} is HOST:PORT, got {coordinator!r}")
+    return Launch(by, total, which, coordinator)
+
+
+def _number(text: str, name: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"{name} is a number, got {text!r}")
+    return int(text)
+
+
+def _cluster(environ: Mapping[str, str]) -> Launch | None:
+    """Return what JAX finds; None if it finds nothing, or an allocation without a step of several tasks."""
+    if "SLURM_JOB_ID" in environ and _alone_in_slurm(environ):
+        return None
+    try:
+        from jax._src.clusters import ClusterEnv
+    except ImportError:  # JAX has them elsewhere: as it would do, and one process starts at once
+        _log.warning(
+            "this version of JAX does not say which launcher it sees: set %s, %s, %s", COORDINATOR, PROCESSES, PROCESS
+        )
+        return None
+    for kind in ClusterEnv._cluster_types:
+        if not kind.opt_in_only_method and kind.is_env_present():
+            return Launch(kind.name or kind.__name__, kind.get_process_count(), kind.get_process_id())
+    return None
+
+
+def _alone_in_slurm(environ: Mapping[str, str]) -> bool:
+    """Return whether this is no step of several tasks: a batch script, a shell in an allocation (``salloc``), one task.
+
+    There ``SLURM_NTASKS`` is of the allocation, and who waits for so many processes waits for ever.
+    """
+    step = environ.get("SLURM_STEP_ID") or environ.get("SLURM_STEPID") or ""
+    if step.isdecimal() and int(step) >= _SPECIAL_STEP:
+        return True
+    tasks = environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or "1"
+    return tasks.isdecimal() and int(tasks) <= 1
+
+
+_started: Launch | None = None
+
+
+def started() -> Launch | None:
+    """Return what this process was started with by :func:`initialize_processes`; None for a process alone."""
+    return _started
+
+
+def initialize_processes(launch: Launch | None = None) -> bool:
+    """Start ``jax.distributed`` if this process was launched together with others; once, before any use of a device.
+
+    The command line does it by itself; a program that calls :func:`~resnet_jax.fit` does it first of all. A second call
+    does nothing. The handler of SIGTERM that JAX would install is not: it keeps processes alive.
+
+    Args:
+        launch: what to start (default: :func:`find_launch`).
+
+    Returns:
+        Whether there are several processes.
+
+    Raises:
+        UsageError: the environment says too little, or a device was used before.
+        RunError: the others did not come in time.
+    """
+    global _started
+    import jax
+
+    if jax.distributed.is_initialized():
+        return jax.process_count() > 1
+    launch = launch or find_launch()
+    if launch is None:
+        return False
+    connect, heartbeat = (_seconds(CONNECT_TIMEOUT, 300), _seconds(HEARTBEAT_TIMEOUT, 30))
+    where: dict[str, Any] = {}
+    if launch.coordinator is not None:
+        where = {
+            "coordinator_address": launch.coordinator,
+            "num_processes": launch.count,
+            "process_id": launch.index,
+            "cluster_detection_method": "deactivate",
+        }
+        with _gpus_of_slurm(launch) as ids:
+            where |= ids
+    config: Any = jax.config
+    before = config.jax_enable_preemption_service
+    config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(initialization_timeout=connect, heartbeat_timeout_seconds=heartbeat, **where)
+    except RuntimeError as error:
+        raise _not_started(launch, connect, error) from error
+    finally:
+        config.update("jax_enable_preemption_service", before)
+    _started = launch
+    return True
+
+
+@contextlib.contextmanager
+def _gpus_of_slurm(launch: Launch) -> Iterator[dict[str, Any]]:
+    """Yield the GPU of a process where a launcher starts several on a host, as JAX does for the launchers it knows."""
+    local = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK" if launch.by == "OMPI" else "SLURM_LOCALID")
+    several = launch.by in ("OMPI", "SLURM") and local is not None and "JAX_LOCAL_DEVICE_IDS" not in os.environ
+    yield {"local_device_ids": [int(local or 0)]} if several else {}
+
+
+def _seconds(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{name} is a number of seconds, 1 or more, got {text!r}")
+    return int(text)
+
+
+def _not_started(launch: Launch, connect: int, error: RuntimeError) -> Exception:
+    """Return what to say of processes that do not come together."""
+    text = str(error).strip().splitlines()
+    reason = text[0][:300] if text else type(error).__name__
+    if "before any JAX calls" in str(error):
+        return UsageError(
+            "several processes are started before any use of a device: call resnet_jax.initialize_processes() first of "
+            "all in the program"
+        )
+    where = f" at {launch.coordinator}" if launch.coordinator else ""
+    if "address already in use" in str(error).lower() or "Failed to add port" in str(error):
+        return RunError(f"process 0 cannot wait for the others{where}: the port is taken ({reason})")
+    return RunError(
+        f"process {launch.index} of {launch.count} (launched by {launch.by}) did not find the others{where} within "
+        f"{connect} s ({CONNECT_TIMEOUT}): look whether all of them run, and whether the host of process 0 can be reached "
+        f"there. {SWITCH}=off runs it alone. JAX says: {reason}"
+    )

@@ -1,0 +1,82 @@
+"""How a process of a command's own ends: in bounded time, whatever its threads wait for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+
+#: Seconds that the last words may take; nobody may be reading them.
+LAST_WORDS = 0.5
+
+#: Seconds that a process may take to end once it has said that it does.
+ENDING = 10.0
+
+_owned = False
+
+
+def own_process(owned: bool = True) -> None:
+    """Say that this process is a command's own, which signals may end; not so a notebook, or a part of a program.
+
+    Args:
+        owned: whether it is.
+    """
+    global _owned
+    _owned = owned
+
+
+def is_owned() -> bool:
+    """Return whether this process is a command's own."""
+    return _owned
+
+
+def stop_quietly() -> None:
+    """Let Ctrl-C end this process at once while modules are imported, where libraries may lose a KeyboardInterrupt.
+
+    Elsewhere it raises one, as it does anyway.
+    """
+
+    def pressed(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                leave(signal.Signals(number), "Stopped at once.\n")
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one that is ignored, as in the background
+        with suppress(ValueError):  # in another thread than the main one
+            signal.signal(signal.SIGINT, pressed)
+
+
+def end_in_bounded_time(status: int, seconds: float = ENDING) -> None:
+    """End this process with ``status`` after so many seconds, if threads that hang keep it from ending before."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(status)
+
+    threading.Thread(target=end, daemon=True, name="end in bounded time").start()
+
+
+def leave(number: signal.Signals, words: str) -> None:
+    """End this process now, whatever its threads are doing, with the status of a signal."""
+    last_words(words)
+    os._exit(128 + number)
+
+
+def last_words(words: str) -> None:
+    """Print on standard error, but wait for no reader."""
+
+    def write() -> None:
+        with suppress(OSError):
+            os.write(2, words.encode())
+
+    if sys.stderr is None:
+        return
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(LAST_WORDS)

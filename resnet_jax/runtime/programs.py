@@ -1,0 +1,165 @@
+"""Compiled programs on disk: JAX's cache with what it lacks, a checksum, a check of the owner, and a bounded size.
+
+A compiled program is machine code. JAX's own cache believes whatever lies in its directory, never rewrites a damaged
+entry (so that every start compiles again), and grows without end. Here an entry is JAX's own bytes followed by a mark
+and their SHA-256, and is written in one piece. One that is damaged, could be another user's or cannot be used any more
+is a miss, and what is then compiled takes its place. Those that were used least recently go where there are too many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import UsageError
+from resnet_jax.runtime.trusted import distrust_file, open_own
+
+#: MiB that the programs of one kind of processor may take.
+LIMIT = "RESNET_JAX_CACHE_MIB"
+DEFAULT_LIMIT = 4096
+_MARK = b"\nresnet_jax sha256 "
+_SUFFIX = "-cache"  # as JAX names its entries
+_TEMPORARY = ".writing-"
+_STALE_SECONDS = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+def size_limit() -> int:
+    """Return how many bytes the kept programs may take.
+
+    Raises:
+        UsageError: the variable is no number of MiB.
+    """
+    given = os.environ.get(LIMIT, "")
+    if not given:
+        return DEFAULT_LIMIT << 20
+    if not given.isascii() or not given.isdecimal() or not 0 < int(given) < 1 << 30:
+        raise UsageError(f"{LIMIT} is {given!r}; need a number of MiB above 0, such as {DEFAULT_LIMIT}")
+    return int(given) << 20
+
+
+class Programs:
+    """The entries of a directory, by JAX's keys.
+
+    Args:
+        folder: which only this user can write.
+        most: bytes that the entries may take.
+    """
+
+    def __init__(self, folder: Path, most: int):
+        self.folder, self.most = folder, most
+        self._can_write = True
+
+    def get(self, key: str) -> bytes | None:
+        """Return an entry as it was given; None if there is none that can be believed."""
+        path = self._path(key)
+        try:
+            descriptor = open_own(path)
+        except OSError:
+            return None
+        with open(descriptor, "rb") as file:
+            reason = distrust_file(descriptor)
+            try:
+                value = _opened(file.read()) if reason is None else None
+            except OSError as error:
+                value, reason = None, f"cannot be read ({error.strerror})"
+            if value is not None:
+                with contextlib.suppress(OSError):  # when it was last used; when it was written stays
+                    os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
+                return value
+        _log.info("%s %s: it is compiled anew", path, reason or "is damaged")
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep an entry in the place of any that is there; where nothing can be written it is said once."""
+        if not self._can_write:
+            return
+        sealed = value + _MARK + hashlib.sha256(value).digest()
+        if len(sealed) > self.most:
+            return
+        try:
+            self._make_room(len(sealed))
+            handle, partial = tempfile.mkstemp(prefix=_TEMPORARY, dir=self.folder)
+            try:
+                with open(handle, "wb") as file:
+                    file.write(sealed)
+                os.replace(partial, self._path(key))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(partial)
+                raise
+        except OSError as error:
+            self._can_write = False
+            _log.warning("compiled programs are no longer kept: %s: %s", self.folder, error.strerror or error)
+
+    def _path(self, key: str) -> Path:
+        if os.sep in key or "/" in key or key.startswith("."):
+            raise ValueError(f"no key of a program: {key!r}")
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def _make_room(self, needed: int) -> None:
+        """Remove the entries that were used least recently, and what a process that was killed left half written."""
+        found, total = [], 0
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    about = entry.stat(follow_symlinks=False)
+                    if entry.name.endswith(_SUFFIX):
+                        found.append((about.st_atime_ns, about.st_size, entry.path))
+                        total += about.st_size
+                    elif entry.name.startswith(_TEMPORARY) and time.time() - about.st_mtime > _STALE_SECONDS:
+                        os.unlink(entry.path)
+        for _, size, path in sorted(found):
+            if total + needed <= self.most:
+                return
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            total -= size
+
+
+def _opened(sealed: bytes) -> bytes | None:
+    """Return what was sealed; None if it is not whole."""
+    value, mark, digest = sealed[: -len(_MARK) - 32], sealed[-len(_MARK) - 32 : -32], sealed[-32:]
+    return value if mark == _MARK and hashlib.sha256(value).digest() == digest else None
+
+
+def let_jax_use(programs: Programs) -> bool:
+    """Put the entries in the place of JAX's own cache; before anything is compiled.
+
+    Returns:
+        Whether this version of JAX lets it be done; else its own cache is used.
+    """
+    try:
+        from jax._src import compilation_cache
+        from jax._src.compilation_cache_interface import CacheInterface
+
+        class Cache(CacheInterface):
+            _path: Any = programs.folder
+
+            def get(self, key: str) -> Any:
+                return programs.get(key)
+
+            def put(self, key: str, value: bytes) -> None:
+                programs.put(key, value)
+
+        theirs: Any = compilation_cache.get_file_cache
+        theirs = getattr(theirs, "theirs", theirs)
+
+        def get_file_cache(path: str) -> Any:
+            return (Cache(), path) if str(path) == str(programs.folder) else theirs(path)
+
+        get_file_cache.theirs = theirs  # pyright: ignore[reportFunctionMemberAccess]
+        compilation_cache.get_file_cache = get_file_cache
+    except (ImportError, AttributeError, TypeError) as error:
+        _log.warning("this version of JAX keeps compiled programs by itself, without checksums (%s)", error)
+        return False
+    return True

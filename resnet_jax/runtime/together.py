@@ -1,0 +1,195 @@
+"""Processes end together: what ends one of several ends all of them, with the same words and in bounded time.
+
+A process that fails alone, because a file is missing on its host, would leave the others waiting in a collective for
+ever. It therefore writes its reason into the store of ``jax.distributed``, where a thread of every other process looks
+each second. A process that is killed writes nothing: the others find its connection closed, or JAX ends them when it
+was not heard of for so long as :mod:`resnet_jax.runtime.distributed` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from resnet_jax.errors import ResNetJaxError, RunError
+from resnet_jax.runtime import processes
+
+#: Seconds between two looks for a failure of others.
+LOOK = 1.0
+#: Seconds that a process has to end by itself once another has failed.
+GRACE = 3.0
+#: Seconds that a failed process waits until the others know.
+KNOWN = 5.0
+
+_LOST = re.compile(
+    r"gloo|connection (closed|reset)|socket closed|coordination service|heartbeat|NCCL|another task|UNAVAILABLE"
+    r"|barrier",
+    re.IGNORECASE,
+)
+_blocks = itertools.count()
+_current: _Together | None = None
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Tell the other processes of what this one fails with in the block, and end where another fails.
+
+    An error that all processes raise alike, and a stop that all agreed on, is nobody's news. In one process, and within
+    another such block, nothing is done.
+
+    Raises:
+        RunError: in place of an error that says that the connection to another process was lost.
+    """
+    global _current
+    if _current is not None or processes.count() == 1:
+        yield
+        return
+    together = _current = _Together(next(_blocks))
+    try:
+        yield
+    except BaseException as error:
+        if processes.is_agreed(error):
+            raise
+        told = together.failed(error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        _current = None
+        together.close()
+
+
+def leave(status: int) -> None:
+    """End this process at once with a status other than 0, so that it does not wait for others that have failed too.
+
+    Args:
+        status: of the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    logging.shutdown()
+    os._exit(status)
+
+
+class _Together:
+    """What a process knows of the failure of others, and tells of its own.
+
+    Args:
+        number: of the block, the same in all processes.
+    """
+
+    def __init__(self, number: int) -> None:
+        from jax._src import distributed
+
+        self._client: Any = distributed.global_state.client
+        self._key, self._index, self._count = f"resnet_jax/failed/{number}", processes.index(), processes.count()
+        self._over, self._failing = threading.Event(), threading.Event()
+        self._known: dict[str, Any] | None = None
+        self._thread = threading.Thread(target=self._look, daemon=True, name="ending together")
+        if self._client is not None:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._over.set()
+
+    def failed(self, error: BaseException) -> Exception | None:
+        """Tell the others why this process fails; return what it says of a connection that was lost, else None."""
+        self._failing.set()
+        if self._client is None:
+            return None
+        lost = _is_lost(error)
+        if lost:
+            known = self._known or self._wait_for_reason()
+            if known is not None:
+                return _as_error(known)
+            return RunError(
+                f"the connection to another process was lost ({_first_line(error)}): it has ended or was killed; what it "
+                "said last is in its own output. What was saved before stays; start all of them again with the same "
+                "command to go on"
+            )
+        said = {"process": self._index, "message": _said(error), "status": getattr(error, "exit_code", 1)}
+        with contextlib.suppress(Exception):
+            self._client.key_value_set(self._key, json.dumps(said))  # the first of several processes is the reason
+            self._wait_until_known()
+        return None
+
+    def _wait_until_known(self) -> None:
+        """Wait until the others have read it: with the first process its store ends."""
+        until = time.monotonic() + KNOWN
+        while time.monotonic() < until and len(self._client.key_value_dir_get(f"{self._key}/")) < self._count - 1:
+            time.sleep(0.1)
+
+    def _wait_for_reason(self) -> dict[str, Any] | None:
+        """Wait a moment for the reason of a process whose connection is lost; killed ones have none."""
+        until = time.monotonic() + 2 * LOOK
+        while time.monotonic() < until:
+            if (found := self._reason()) is not None:
+                return found
+            time.sleep(0.1)
+        return None
+
+    def _reason(self) -> dict[str, Any] | None:
+        with contextlib.suppress(Exception):
+            found = json.loads(self._client.key_value_try_get(self._key))
+            if found["process"] != self._index:
+                with contextlib.suppress(Exception):
+                    self._client.key_value_set(f"{self._key}/{self._index}", "known")
+                return found
+        return None
+
+    def _look(self) -> None:
+        """Look for a failure of others; end this process if it does not end by itself."""
+        while not self._over.wait(LOOK):
+            self._known = self._reason()
+            if self._known is not None:
+                break
+        else:
+            return
+        until = time.monotonic() + GRACE
+        while time.monotonic() < until:
+            if self._over.wait(0.1) or self._failing.is_set():
+                return
+        print(f"error: {_as_error(self._known)}", file=sys.stderr, flush=True)
+        leave(int(self._known["status"]))
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Return whether an error says that another process cannot be reached."""
+    import jax
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (jax.errors.JaxRuntimeError, RuntimeError)) and _LOST.search(str(seen)):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, ResNetJaxError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "it was stopped at once"
+    return f"{type(error).__name__}: {error}"
+
+
+def _as_error(known: dict[str, Any]) -> RunError:
+    error = RunError(f"process {known['process']} has failed, and so all end: {known['message']}")
+    error.exit_code = int(known["status"])
+    return error

@@ -1,0 +1,144 @@
+"""The folder of a run's checkpoints: its names, and the renames by which a checkpoint appears and goes.
+
+==========================  ===========================================================================
+``last/STEP``               complete, to resume from
+``best/STEP``               complete, of the best validations
+``KIND/STEP.partial...``    being written, or left by a process that was killed meanwhile
+``KIND/STEP.trash...``      being deleted, likewise
+``KIND/STEP.orbax-...``     half-written by a version before manifests
+``damaged/KIND-STEP``       set aside: it was not what was written
+==========================  ===========================================================================
+
+Every one of them appears and goes by one rename, so a process may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, get_args
+
+from resnet_jax.training.manifest import Score, sync_folder
+
+Kind = Literal["last", "best"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_UNFINISHED = ".partial"
+_GOING = ".trash"
+_LEFT = (_UNFINISHED, _GOING, ".orbax-checkpoint-tmp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A checkpoint by what decides which are kept.
+
+    Attributes:
+        step: updates done.
+        score: of the validation that it was kept for; None if it has none.
+    """
+
+    step: int
+    score: Score | None = None
+
+
+class CheckpointFolder:
+    """Names and renames below ``path``; it knows nothing of what is in a checkpoint.
+
+    Args:
+        path: ``checkpoints`` of a run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def complete(self, kind: Kind, step: int) -> Path:
+        """Return where a complete checkpoint is."""
+        return self.path / kind / str(step)
+
+    def unfinished(self, kind: Kind, step: int) -> Path:
+        """Return where it is while it is written."""
+        return self.path / kind / f"{step}{_UNFINISHED}"
+
+    @property
+    def aside(self) -> Path:
+        """Where damaged ones are."""
+        return self.path / "damaged"
+
+    def steps(self, kind: Kind) -> list[int]:
+        """Return the steps of the complete checkpoints, oldest first."""
+        return sorted(int(name) for name in _names(self.path / kind) if name.isdecimal() and name == str(int(name)))
+
+    def left_over(self, kind: Kind) -> list[Path]:
+        """Return what is half-written or half-deleted."""
+        found = (self.path / kind / name for name in _names(self.path / kind))
+        return sorted(path for path in found if any(part in path.name for part in _LEFT))
+
+    def damaged(self, kind: Kind | None = None) -> list[Path]:
+        """Return what was set aside, of one kind or of all."""
+        begins = "" if kind is None else f"{kind}-"
+        return sorted(self.aside / name for name in _names(self.aside) if name.startswith(begins))
+
+    def commit(self, kind: Kind, step: int) -> None:
+        """Make the unfinished checkpoint a complete one, in place of one of the same step.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        place = self.complete(kind, step)
+        if place.exists():
+            self.remove(kind, [step])
+        os.replace(self.unfinished(kind, step), place)
+        sync_folder(place.parent)
+
+    def remove(self, kind: Kind, steps: Iterable[int]) -> None:
+        """Delete complete checkpoints; one that cannot be deleted stays."""
+        for step in steps:
+            with contextlib.suppress(OSError):
+                going = _unused(self.path / kind / f"{step}{_GOING}")
+                os.replace(self.complete(kind, step), going)
+                _delete(going)
+
+    def clear(self, kind: Kind, step: int | None = None) -> None:
+        """Delete what is half-written or half-deleted; of one step or of all."""
+        for path in self.left_over(kind):
+            if step is None or path.name.split(".")[0] == str(step):
+                _delete(path)
+
+    def set_aside(self, kind: Kind, step: int) -> Path | None:
+        """Move a damaged checkpoint out of the way; return where to, or None if that cannot be done."""
+        place = _unused(self.aside / f"{kind}-{step}")
+        try:
+            self.aside.mkdir(exist_ok=True)
+            os.replace(self.complete(kind, step), place)
+        except OSError:
+            return None
+        sync_folder(self.aside)
+        return place
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _unused(path: Path) -> Path:
+    """Return ``path``, or the first of ``path-2``, ``path-3``, ... that is not there."""
+    found, number = path, 1
+    while os.path.lexists(found):
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,169 @@
+"""The thread that makes a saved state a checkpoint: waits for Orbax, digests what it wrote, and gives it its name.
+
+The loop only waits for the copy from the devices to the host. The rest is done here, one save after the other, at low
+priority: until the last rename there is no checkpoint, after it there is one with its manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from resnet_jax.errors import RunError
+from resnet_jax.runtime.events import EventLog
+from resnet_jax.training.checkpoint_folder import CheckpointFolder, Kind
+from resnet_jax.training.manifest import Score, copy_verified, digest_files, stamped, write_manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A state that Orbax has copied and is writing.
+
+    Attributes:
+        kind: ``last`` or ``best``.
+        step: updates done.
+        response: Orbax's; ``.result()`` waits, and ends its thread.
+        score: of a ``best`` one; of a ``last`` one: it is to be kept as ``best`` too.
+        blocked: seconds that the loop waited.
+    """
+
+    kind: Kind
+    step: int
+    response: Any
+    score: Score | None
+    blocked: float
+
+
+class CheckpointWriter:
+    """Finishes saves in the order in which they come.
+
+    Args:
+        folder: of the checkpoints.
+        events: logged to.
+        tidy: called after each; deletes what is not kept. None in processes other than the main one, which only wait
+            for Orbax.
+    """
+
+    def __init__(self, folder: CheckpointFolder, events: EventLog, tidy: Callable[[], None] | None) -> None:
+        self._folder, self._events, self._tidy = folder, events, tidy
+        self._queue: queue.Queue[Pending | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._failures: list[RunError] = []
+        self._began: float | None = None
+        self._took: float | None = None
+
+    def add(self, pending: Pending) -> None:
+        """Finish a save, from here on without the loop."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+            self._thread.start()
+        self._began = time.monotonic()
+        self._queue.put(pending)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long what is being written still takes, by the one before; 0 if nothing is, or none is known."""
+        began = self._began
+        if began is None or self._took is None:
+            return 0.0
+        return max(began + self._took - time.monotonic(), 0.0)
+
+    def wait(self) -> None:
+        """Wait until nothing is being written."""
+        self._queue.join()
+
+    def take_failure(self) -> RunError | None:
+        """Return why a save failed, once; None if none has."""
+        return self._failures.pop(0) if self._failures else None
+
+    def close(self) -> None:
+        """Wait, and end the thread; it begins again when it is needed."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # one thread's own on Linux; elsewhere it is left as it is
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        while True:
+            pending = self._queue.get()
+            try:
+                if pending is None:
+                    return
+                self._finish(pending)
+            finally:
+                self._queue.task_done()
+
+    def _finish(self, pending: Pending) -> None:
+        began = time.monotonic()
+        try:
+            pending.response.result()
+            if self._tidy is not None:
+                self._complete(pending, began)
+        except Exception as error:  # whatever it is: the training goes on, and hears of it
+            self._fail(pending.kind, pending.step, error)
+        finally:
+            self._took, self._began = time.monotonic() - began, None
+
+    def _complete(self, pending: Pending, began: float) -> None:
+        folder, kind, step = self._folder, pending.kind, pending.step
+        staged = folder.unfinished(kind, step)
+        files = digest_files(staged)
+        score = pending.score if kind == "best" else None
+        write_manifest(staged, stamped(kind, step, files, score))
+        if kind == "last" and pending.score is not None:  # before it: what resumes from this one has its best state
+            self._copy_as_best(step, files, pending.score, began)
+        folder.commit(kind, step)
+        self._saved(kind, step, files, began, pending.blocked)
+        assert self._tidy is not None
+        self._tidy()
+
+    def _copy_as_best(self, step: int, files: dict[str, tuple[int, str]], score: Score, began: float) -> None:
+        """Keep the state as ``best`` too: a copy of its own, so that damage to one of them leaves the other."""
+        try:
+            staged = self._folder.unfinished("best", step)
+            copy_verified(self._folder.unfinished("last", step), staged, files)
+            write_manifest(staged, stamped("best", step, files, score))
+            self._folder.commit("best", step)
+        except Exception as error:
+            self._fail("best", step, error)
+        else:
+            self._saved("best", step, files, began, 0.0)
+
+    def _saved(self, kind: Kind, step: int, files: dict[str, tuple[int, str]], began: float, blocked: float) -> None:
+        size, seconds = sum(size for size, _ in files.values()), time.monotonic() - began
+        self._events.add("save", kind=kind, step=step, bytes=size, seconds=round(seconds, 4), blocked=round(blocked, 4))
+
+    def _fail(self, kind: Kind, step: int, error: Exception) -> None:
+        if self._tidy is not None:
+            self._folder.clear(kind, step)  # of a full disk it takes the last of the space
+        failure = not_written(self._folder, kind, error)
+        self._failures.append(failure)
+        self._events.add("save_failed", kind=kind, step=step, reason=reason_of(error))
+
+
+def not_written(folder: CheckpointFolder, kind: Kind, error: BaseException) -> RunError:
+    """Return what to say of a save that failed: one sentence, of which Orbax says one for each of its threads."""
+    failure = RunError(
+        f"cannot write a checkpoint in {folder.path / kind}: {reason_of(error)}. What was saved before stays; free "
+        "some space or repair it, and resume with the same command"
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what the system said, without the words that Orbax and TensorStore put around it."""
+    text = str(error).strip() or type(error).__name__
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO, errno.EMFILE):
+        if getattr(error, "errno", None) == number or os.strerror(number) in text:
+            return os.strerror(number)
+    return text.splitlines()[0][:300]

@@ -1,0 +1,51 @@
+"""What the loop does at the end of a call: go on, end the run, or stop the session. The only place that decides it.
+
+Over several processes all of them have to decide alike, for the next program is run by all of them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+
+from resnet_jax.runtime.processes import Agreement
+from resnet_jax.training.interrupt import StopRequest
+from resnet_jax.training.session import Session
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What follows from the steps so far, and from what happened meanwhile.
+
+    Attributes:
+        over: the run ends here: all its steps are made, or its time is up.
+        stop: somebody asked for the session to stop, in whichever process.
+        saves: a save by the clock is due.
+    """
+
+    over: bool
+    stop: bool
+    saves: bool = False
+
+
+def decide(
+    step: int, session: Session, stop: StopRequest | None, agreement: Agreement | None = None, *, saves: bool = False
+) -> Decision:
+    """Decide after a call, once a call.
+
+    Args:
+        step: updates done.
+        session: knows the plan and the clock.
+        stop: whether somebody asked. In every process it has the signal afterwards.
+        agreement: of the processes; None for one alone.
+        saves: whether this process finds that a save by the clock is due.
+    """
+    agreement = agreement or Agreement(alone=True)
+    if agreement.due and not agreement.alone:
+        session.drain()  # so that the calls in flight are over before the next program, which only exchanges
+    asked = 0 if stop is None or stop.signal is None else int(stop.signal)
+    agreed = agreement.after_call(stop=asked, over=session.out_of_time, saves=saves)
+    if stop is not None and agreed["stop"]:
+        stop.signal = signal.Signals(int(agreed["stop"]))
+    over = step == session.plan.total_steps or bool(agreed["over"])
+    return Decision(over=over, stop=bool(agreed["stop"]), saves=bool(agreed["saves"]))

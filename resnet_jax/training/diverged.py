@@ -1,0 +1,45 @@
+"""The end of a training whose updates are rejected: what happened, where, and the state at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resnet_jax.errors import RunError
+
+
+class Diverged(RunError):
+    """Something in an update was not finite, once more often in a row than is tolerated.
+
+    Args:
+        step: the update that was rejected, from 1.
+        metrics: of that step.
+        tolerated: rejected updates in a row that only are reported.
+        member: number of the member of a population; None for a run alone.
+
+    Attributes:
+        state: as it is now, set by the loop; the updates in flight were made meanwhile. None elsewhere.
+        made_after: updates that have changed it since that step, 0 for none: the rejected one did not.
+    """
+
+    def __init__(self, step: int, metrics: Mapping[str, float], tolerated: int, member: int | None = None) -> None:
+        super().__init__(_said(step, metrics, tolerated, member))
+        self.step, self.member, self.tolerated = step, member, tolerated
+        self.loss, self.grad_norm = metrics["loss"], metrics["grad_norm"]
+        self.loss_scale = metrics.get("loss_scale")
+        self.state: Any = None
+        self.made_after = 0
+
+
+def _said(step: int, metrics: Mapping[str, float], tolerated: int, member: int | None) -> str:
+    scaled = "loss_scale" in metrics
+    who = "training" if member is None else f"member {member}"
+    return (
+        f"{who} diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
+        + (f", with the loss scale down at {metrics['loss_scale']:g}. " if scaled else ". ")
+        + (f"{tolerated} rejected updates in a row are tolerated (train.max_rejected). " if tolerated else "")
+        + "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
+        "optim.schedule.warmup '5 epochs'), clipping (optim.clip_norm 1), the normalization of the images "
+        "(data.mean, data.std); with batches of your own, whether every label is one of the network's classes "
+        "0..K-1" + (", the range of float16, which ends at 65,504 (model.dtype bfloat16)" if scaled else "")
+    )
