@@ -164,6 +164,7 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
                 accumulate=job.config.train.accumulate,
                 members=len(seeds),
                 devices=job.placement.devices,
+                fsdp=job.placement.fsdp,
                 warn=job.say,
             )
         except RunError as error:

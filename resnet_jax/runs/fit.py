@@ -132,6 +132,7 @@ def _fit(
         batch=config.train.batch_size,
         accumulate=config.train.accumulate,
         devices=parts.placement.devices,
+        fsdp=parts.placement.fsdp,
         warn=sayer(console),
     )
     other_kind = misfit(config, images)
