@@ -17,7 +17,7 @@ import numpy as np
 
 from resnet_jax.ablation.result import CellResult, MemberResult, measured
 from resnet_jax.data.records import Records
-from resnet_jax.errors import RunError
+from resnet_jax.errors import DamagedError, RunError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
@@ -37,6 +37,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.stored import read_object
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.checkpoint import Checkpoints
@@ -116,7 +117,12 @@ def result_file(run: RunDirectory) -> Path:
 def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
     """Return the result with what the cell's folder has of it."""
     path = result_file(run)
-    return pending.with_stored(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else pending
+    if not path.is_file():
+        return pending
+    try:
+        return pending.with_stored(read_object(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged ({type(error).__name__}: {error}); restore or remove it") from error
 
 
 def train_cell(job: CellJob, result: CellResult) -> CellResult:

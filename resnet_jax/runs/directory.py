@@ -40,9 +40,10 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.errors import RunError, UsageError
+from resnet_jax.errors import DamagedError, RunError, UsageError
 from resnet_jax.runs.config import RunConfig, config_to_yaml, differences, require_same
 from resnet_jax.runs.recipes import load_recipe, parse_config, read_utf8
+from resnet_jax.runs.stored import MOST_SIDE, read_object, typed
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.lock import Held, locked
 from resnet_jax.runtime.paths import user_path
@@ -193,12 +194,14 @@ class RunDirectory:
 
         Raises:
             RunError: it is missing: the run stopped before it had read its data.
+            DamagedError: it is not what was written.
         """
         if not self.data.is_file():
             raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
-        raw: dict[str, Any] = json.loads(self.data.read_text(encoding="utf-8"))
-        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
-        return DatasetInfo(**fields)
+        card = typed(DatasetInfo, read_object(self.data), self.data)
+        if not card.image_shape or not all(0 < side <= MOST_SIDE for side in card.image_shape):
+            raise DamagedError(f"{self.data} is damaged: image_shape is {card.image_shape}")
+        return card
 
     def write_data(self, card: DatasetInfo) -> None:
         """Write data.json.
@@ -220,7 +223,7 @@ class RunDirectory:
 
     def read_start(self) -> dict[str, Any] | None:
         """Return what the run began with, or None if it began from scratch or not at all."""
-        return json.loads(self.start.read_text(encoding="utf-8")) if self.start.is_file() else None
+        return read_object(self.start) if self.start.is_file() else None
 
     def write_start(self, record: dict[str, Any]) -> None:
         """Write start.json."""
@@ -228,7 +231,7 @@ class RunDirectory:
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the result, or None if the run is not finished."""
-        return json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.is_file() else None
+        return read_object(self.summary) if self.summary.is_file() else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
