@@ -33,7 +33,15 @@ import numpy as np
 
 from resnet_jax.data.arrays import checked_images, on_devices
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify
-from resnet_jax.data.headers import TIFF_STARTS, is_plain, jpeg2000_siz, jpeg_has_end, shape_in_header, tiff_tags
+from resnet_jax.data.headers import (
+    TIFF_STARTS,
+    is_plain,
+    jpeg2000_siz,
+    jpeg_has_end,
+    png_fits,
+    shape_in_header,
+    tiff_tags,
+)
 from resnet_jax.data.orientation import orientation_of, upright
 from resnet_jax.data.reading import Orientation
 from resnet_jax.data.tiff import read_bands
@@ -175,7 +183,9 @@ def check_size(data: bytes, where: str) -> None:
             f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than the {MAX_PIXELS:,} that are "
             "decoded: it is broken, or has to be shrunk or cut into pieces first"
         )
-    if data.startswith(b"\xff\xd8") and not jpeg_has_end(data):
+    if (data.startswith(b"\xff\xd8") and not jpeg_has_end(data)) or (
+        data.startswith(b"\x89PNG") and not png_fits(data)
+    ):
         raise DataError(f"{where}: {_why_not(data)}")
     bands, size, tile = 3, 1, 0
     if data.startswith(b"\x89PNG") and len(data) > 25:

@@ -104,13 +104,28 @@ def jpeg_has_end(data: bytes) -> bool:
     return scan is not None and data.rfind(b"\xff\xd9", scan) >= 0
 
 
+def png_fits(data: bytes) -> bool:
+    """Return whether every chunk of a PNG (ISO 15948, 5.3) is as long as it says.
+
+    OpenCV takes memory for a chunk by what it says, up to 4 GiB.
+    """
+    at, last = 8, len(data) - 12
+    while at <= last:
+        length = data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + length
+    return at <= len(data)
+
+
 def is_plain(data: bytes, most: int) -> bool:
     """Return whether this is a JPEG with an end, or a PNG of at most 8 bits a channel, of at most so many pixels.
 
     Nearly all files are, and need no further look before they are decoded; so it is one pass over the segments.
     """
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 24:
-        return data[24] <= 8 and int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") <= most
+        pixels = int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+        return data[24] <= 8 and pixels <= most and png_fits(data)
     if not data.startswith(b"\xff\xd8\xff"):
         return False
     at, last, pixels = 2, len(data) - 9, most + 1

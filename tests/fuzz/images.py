@@ -56,6 +56,10 @@ def images() -> list[Reader]:
         "pam": encoded(".pam"),
         "ras": encoded(".ras"),
     }
+    frames = cv2.Animation()
+    frames.frames, frames.durations = [IMAGE, IMAGE[::-1].copy()], [100, 100]
+    for suffix in (".png", ".gif", ".webp"):
+        files[f"animated {suffix[1:]}"] = cv2.imencodeanimation(suffix, frames)[1].tobytes()
     inner = {name: {name: png_part(files[name])} for name in ("png", "png16")}
     return [Reader(f"image {name}", {name: data}, _decode, inner=inner.get(name, {})) for name, data in files.items()]
 
