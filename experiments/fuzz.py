@@ -5,7 +5,8 @@ uv run python experiments/fuzz.py --inputs 2000 --json        (one core: about 2
 Each input is a valid file changed by chance (bits, bytes, cuts, parts doubled or exchanged, extreme numbers, tokens
 that YAML, JSON, XML and paths are hurt by), or bytes of chance; half of those of sealed formats are changed inside and
 sealed again. An input fails if anything else than a value or an error of this package comes out, if code is run, a
-process started, or a file written outside of the folder of the trial, or if it takes more than the limits below.
+process started, or a file written outside of the folder of the trial, if the process ends, or if it takes more than
+the limits below. Every reader has a process of its own.
 The same seed gives the same inputs.
 """
 
@@ -16,6 +17,7 @@ import collections
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -39,7 +41,7 @@ SECONDS, MEBIBYTES = 10.0, 512
 _NONE: dict[str, Any] = {"inputs": 0, "read": 0, "refused": 0, "worst_seconds": 0.0, "worst_mib": 0.0}
 
 
-def fuzz(reader: Reader, inputs: int, seed: int, keep: Path | None) -> dict[str, Any]:
+def fuzz(reader: Reader, inputs: int, seed: int, keep: Path | None, last: Path | None = None) -> dict[str, Any]:
     """Return what came of so many inputs for a reader."""
     results: collections.Counter[str] = collections.Counter()
     failures: dict[str, dict[str, Any]] = {}
@@ -58,6 +60,8 @@ def fuzz(reader: Reader, inputs: int, seed: int, keep: Path | None) -> dict[str,
             }
         for number in range(inputs):
             name, content = reader.input(rng)
+            if last is not None:
+                last.write_bytes(content)
             problem = None
             with watching(root, limit=4 * SECONDS) as watched:
                 try:
@@ -68,8 +72,8 @@ def fuzz(reader: Reader, inputs: int, seed: int, keep: Path | None) -> dict[str,
                 except TookTooLong:
                     problem = "took too long"
                 except BaseException as error:
-                    last = traceback.extract_tb(error.__traceback__)
-                    ours = [frame for frame in last if "resnet_jax" in frame.filename] or last
+                    frames = traceback.extract_tb(error.__traceback__)
+                    ours = [frame for frame in frames if "resnet_jax" in frame.filename] or frames
                     where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
                     problem = f"{type(error).__name__} at {where}: {str(error)[:100]}"
             slowest, largest = max(slowest, watched.seconds), max(largest, watched.bytes)
@@ -97,6 +101,22 @@ def fuzz(reader: Reader, inputs: int, seed: int, keep: Path | None) -> dict[str,
     }
 
 
+def in_process(name: str, inputs: int, seed: int, keep: Path | None) -> dict[str, Any]:
+    """Return what came of a reader in a process of its own, which a fault in a library may end."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        last = Path(folder) / "last"
+        command = [sys.executable, __file__, "--inputs", str(inputs), "--seed", str(seed), "--reader", name]
+        command += ["--last", str(last), *(["--keep", str(keep)] if keep else [])]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        if done.returncode == 0:
+            return json.loads(done.stdout.splitlines()[-1])
+        if keep is not None and last.is_file():
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"{name.replace(' ', '-')}-ended").write_bytes(last.read_bytes())
+        failure = {"input": -1, "times": 1, "problem": f"the process ended with status {done.returncode}"}
+        return {**_NONE, "inputs": inputs, "failed": 1, "failures": [failure]}
+
+
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,26 +125,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the first input of each kind of failure")
     parser.add_argument("--json", action="store_true", help="the last line is JSON")
+    parser.add_argument("--reader", help=argparse.SUPPRESS)
+    parser.add_argument("--last", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
+    if chosen.reader:
+        print(json.dumps(fuzz(readers()[chosen.reader], chosen.inputs, chosen.seed, chosen.keep, chosen.last)))
+        return 0
     found: dict[str, Any] = {}
-    for name, reader in readers().items():
-        if chosen.only in name:
-            found[name] = fuzz(reader, chosen.inputs, chosen.seed, chosen.keep)
-            row = found[name]
-            print(
-                f"{name:20} {row['inputs']:6,} inputs  {row['read']:6,} read  {row['refused']:6,} refused  "
-                f"{row['failed']:4,} failed  worst {row['worst_seconds']:6.3f} s {row['worst_mib']:7.1f} MiB",
-                flush=True,
-            )
-            for failure in row["failures"]:
-                print(f"    {failure['times']} x {failure['problem']} (input {failure['input']})", flush=True)
+    for name in readers():
+        if chosen.only not in name:
+            continue
+        row = found[name] = in_process(name, chosen.inputs, chosen.seed, chosen.keep)
+        print(
+            f"{name:20} {row['inputs']:6,} inputs  {row['read']:6,} read  {row['refused']:6,} refused  "
+            f"{row['failed']:4,} failed  worst {row['worst_seconds']:6.3f} s {row['worst_mib']:7.1f} MiB",
+            flush=True,
+        )
+        for failure in row["failures"]:
+            print(f"    {failure['times']} x {failure['problem']} (input {failure['input']})", flush=True)
     total = {key: sum(row[key] for row in found.values()) for key in ("inputs", "read", "refused", "failed")}
     total |= {key: max((row[key] for row in found.values()), default=0) for key in ("worst_seconds", "worst_mib")}
-    if chosen.json:
-        print(json.dumps({**total, "seed": chosen.seed, "readers": found}))
-    else:
-        print(total)
+    print(json.dumps({**total, "seed": chosen.seed, "readers": found}) if chosen.json else total)
     return 1 if total["failed"] else 0
 
 

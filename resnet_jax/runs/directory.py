@@ -42,7 +42,8 @@ import numpy as np
 
 from resnet_jax.errors import DamagedError, RunError, UsageError
 from resnet_jax.runs.config import RunConfig, config_to_yaml, differences, require_same
-from resnet_jax.runs.recipes import load_recipe, parse_config, read_utf8
+from resnet_jax.runs.links import check_links
+from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config, read_utf8
 from resnet_jax.runs.stored import MOST_SIDE, read_object, typed
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.lock import Held, locked
@@ -149,6 +150,7 @@ class RunDirectory:
         path = run.path
         try:
             path.mkdir(parents=True, exist_ok=True)
+            check_links(path)
             if run.config.is_file():
                 require_same(run.read_config(), config, where=path)
             else:
@@ -254,10 +256,8 @@ def default_path(config: RunConfig) -> Path:
 
     The same command always gets the same directory, so running it again resumes; another one gets another.
     """
-    try:
-        changed = differences(load_recipe(config.recipe), config)
-    except UsageError:  # a recipe file of the user's own
-        changed = [config_to_yaml(config)]
+    shipped = config.recipe in list_recipes()  # else a file of the user's own, which is not looked for
+    changed = differences(load_recipe(config.recipe), config) if shipped else [config_to_yaml(config)]
     if not changed:
         return Path("runs") / config.recipe
     digest = hashlib.sha256("\n".join(changed).encode()).hexdigest()[:8]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import zipfile
 from typing import Any, BinaryIO
 
@@ -152,4 +153,6 @@ def _array(file: Any, size: int, name: str, *, is_member: bool = False) -> np.nd
         at += got
     while is_member and file.read(_CHUNK):  # at its end an entry's checksum is compared
         pass
+    if dtype.kind == "U" and values.nbytes and values.view(dtype.byteorder + "u4").max() > sys.maxunicode:
+        raise ValueError(f"{name} holds texts of characters that there are not")
     return values.reshape(shape[::-1]).T if in_fortran_order else values.reshape(shape)

@@ -62,7 +62,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "exec":
         code = arguments[0]
         if not isinstance(code, CodeType) or not (code.co_filename.startswith(_INSTALLED) or _is_ours(code)):
-            watched.acts.append(f"exec of {getattr(code, 'co_filename', code)!r:.200}")
+            caller = sys._getframe(1).f_code.co_filename
+            watched.acts.append(f"exec of {getattr(code, 'co_filename', code)!r:.200} by {caller}")
     elif event == "open":
         path, mode, flags = arguments
         writes = isinstance(flags, int) and flags & _WRITING
@@ -75,15 +76,13 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _is_ours(code: CodeType) -> bool:
-    """Return whether code without a file was made by the library: dataclasses and named tuples are written so."""
+    """Return whether code without a file was made by a library of what we wrote ourselves, such as an annotation."""
     frame: FrameType | None = sys._getframe(2)
-    return (
-        code.co_filename.startswith(("<frozen", "<string>"))
-        and frame is not None
-        and frame.f_code.co_filename.endswith(
-            ("dataclasses.py", "collections/__init__.py", "functools.py", "typing.py")
-        )
-    )
+    if not code.co_filename.startswith(("<frozen", "<string>", "<@beartype")) or frame is None:
+        return False
+    makers = ("dataclasses.py", "collections/__init__.py", "functools.py", "typing.py")
+    caller = frame.f_code.co_filename
+    return caller.endswith(makers) or any(f"/{name}/" in caller for name in ("beartype", "jaxtyping"))  # of tests
 
 
 def _is_allowed(path: Any) -> bool:
