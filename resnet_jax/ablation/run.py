@@ -30,7 +30,6 @@ from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import Interrupted
-from resnet_jax.training.placement import Placement, make_mesh
 
 
 def ablate(
@@ -77,8 +76,8 @@ def ablate(
             "data.moved_to says where the images of an ablation under way lie now, and there is none in "
             f"{directory.path}: name the images of a new one with data.source, or the directory with out=PATH"
         )
-    placement, load = Placement(make_mesh()), _ImagesOnce(lambda text: say(console, text))
-    checked = _check(definition, load, placement, origin or Origin.of(definition.base))
+    load = _ImagesOnce(lambda text: say(console, text))
+    checked = _check(definition, load, origin or Origin.of(definition.base))
     _refuse(checked, skip_incompatible)
     directory.open(definition)
     job = _Job(definition, directory, checked, console)
@@ -98,7 +97,7 @@ def ablate(
                     config=entry.config,
                     images=load(entry.config),
                     run=directory.cell(result.cell),
-                    placement=placement,
+                    placement=entry.config.train.placed(),
                     say=job.say,
                     stop=stop,
                     members_at_once=members_at_once,
@@ -151,7 +150,7 @@ class _ImagesOnce:
         return images
 
 
-def _check(definition: Definition, load: _ImagesOnce, placement: Placement, origin: Origin) -> list[_Checked]:
+def _check(definition: Definition, load: _ImagesOnce, origin: Origin) -> list[_Checked]:
     """Check every cell; a refusal is a result here."""
     checked = []
     for cell in definition.cells():
@@ -164,7 +163,7 @@ def _check(definition: Definition, load: _ImagesOnce, placement: Placement, orig
                 dataclasses.replace(origin, chosen=origin.chosen | _schedule_fields(cell)),
                 len(images.splits.train) // config.train.batch_size,
             )
-            params, steps = check_cell(config, images, placement)
+            params, steps = check_cell(config, images, config.train.placed())
         except UsageError as error:
             checked.append(_Checked(None, dataclasses.replace(result, refused=str(error))))
         else:

@@ -72,8 +72,7 @@ def compile_plan(workload: Workload) -> dict[str, Any]:
     mesh = make_mesh()
     check_batch_size(workload.batch, mesh, accumulate=workload.accumulate)
     model = workload.network()
-    if model.config.norm_scope == "device":
-        model = type(model)(dataclasses.replace(model.config, norm_devices=mesh.size))
+    model = type(model)(model.config.on_devices(mesh.size))
     tx = optimizer(workload, model)
     state, batch = abstract_arguments(workload, mesh)
     step: Any = compile_train_step(train_step(workload, model, tx), mesh, batch_axis=batch_axis(workload))

@@ -71,7 +71,17 @@ SHARED = ("stage_sizes", "widths", "block", "stem", "shortcut", "stride_in", "nu
 #: Choices that change neither the arithmetic nor the number of parameters of such a network.
 FREE = (
     *("init", "head_init", "norm_momentum", "norm_running_variance", "norm_eps", "dtype", "execution", "remat"),
-    *("norm_groups", "ghost_size", "norm_devices", "alpha", "ws_eps", "se_ratio", "se_divisor", "axis_name"),
+    *(
+        "norm_groups",
+        "ghost_size",
+        "norm_group_devices",
+        "norm_devices",
+        "alpha",
+        "ws_eps",
+        "se_ratio",
+        "se_divisor",
+        "axis_name",
+    ),
 )
 
 

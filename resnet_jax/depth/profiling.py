@@ -215,7 +215,11 @@ def describe_normalization(model: nn.Module, variables: Mapping[str, Any], train
     norm = getattr(config, "norm", None)
     if jax.tree.leaves(variables.get("batch_stats", {})):
         frozen = getattr(config, "norm_scope", None) == "frozen"
-        scope = {"ghost": f"ghost batches of {getattr(config, 'ghost_size', None)}", "device": "each device's part"}
+        scope = {
+            "ghost": f"ghost batches of {getattr(config, 'ghost_size', None)}",
+            "device_group": "each group of devices' part",
+            "device": "each device's part",
+        }
         of = scope.get(getattr(config, "norm_scope", ""), "this batch")
         return f"batch norm, statistics of {of}" if train and not frozen else "batch norm, running averages"
     if norm is None:

@@ -317,8 +317,8 @@ def _line_statistics(model: nn.Module, variables: Mapping[str, Any], images: np.
     if "batch_stats" not in variables:
         return dict(variables)
     config = dataclasses.replace(
-        model.config, norm_momentum=0.0, norm_scope="global", ghost_size=None, dropout=0.0, head_dropout=0.0,
-        drop_path=0.0,
+        model.config, norm_momentum=0.0, norm_scope="global", ghost_size=None, norm_group_devices=None,
+        dropout=0.0, head_dropout=0.0, drop_path=0.0,
     )  # fmt: skip
     return {**variables, **_updated(config)(variables, images)}
 

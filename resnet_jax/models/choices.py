@@ -14,7 +14,7 @@ ShortcutChoice: TypeAlias = Literal["A", "A_end", "B", "C", "D", "none"]
 StrideInChoice: TypeAlias = Literal["3x3", "1x1"]
 NormChoice: TypeAlias = Literal["batch", "group", "layer", "instance", "none", "folded"]
 RunningVarianceChoice: TypeAlias = Literal["biased", "unbiased"]
-NormScopeChoice: TypeAlias = Literal["global", "device", "ghost", "frozen"]
+NormScopeChoice: TypeAlias = Literal["global", "device_group", "device", "ghost", "frozen"]
 ResidualChoice: TypeAlias = Literal["plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"]
 StandardizationChoice: TypeAlias = Literal["none", "standard", "scaled"]
 AttentionChoice: TypeAlias = Literal["none", "se", "eca"]
@@ -63,6 +63,7 @@ class ModelChoices(TypedDict, total=False):
     norm_groups: int
     norm_scope: NormScopeChoice
     ghost_size: int | None
+    norm_group_devices: int | None
     norm_devices: int
     residual: ResidualChoice
     alpha: float

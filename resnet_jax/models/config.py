@@ -90,15 +90,19 @@ class ResNetConfig:
     norm_groups: AtLeast1 = 32
     """Groups of norm group; must divide every width."""
     norm_scope: choices.NormScopeChoice = "global"
-    """Whose statistics batch norm trains with: global, device, ghost or frozen.
+    """Whose statistics batch norm trains with: global, device_group, device, ghost or frozen.
 
-    ``global``: all examples of the batch, on all devices; ``device``: those of one device; ``ghost``: groups of
+    ``global``: all examples of the batch, on all devices; ``device_group``: those of ``norm_group_devices`` consecutive
+    devices, which alone exchange them, the usual choice on pods; ``device``: those of one device; ``ghost``: groups of
     ``ghost_size`` (arXiv 1705.08741); ``frozen``: the running averages, which then never move.
     """
     ghost_size: AtLeast1 | None = None
     """Examples per ghost batch."""
+    norm_group_devices: AtLeast1 | None = None
+    """Devices per group of norm_scope device_group; must divide the devices that train."""
     norm_devices: Annotated[AtLeast1, NOT_AN_OPTION] = 1
-    """Devices the batch is sharded over under jit, for the scope device. Under pmap or shard_map axis_name tells."""
+    """Devices the batch is sharded over under jit, for the scopes device and device_group. Under pmap or shard_map
+    axis_name tells."""
     residual: choices.ResidualChoice = "plain"
     """How the branch meets the skip: plain sum, zero_gamma, skipinit, rezero, fixup, nf or nf_gain.
 
@@ -195,6 +199,23 @@ class ResNetConfig:
             )
         check_stages(self)
         check_combination(self)
+
+    def on_devices(self, devices: int) -> ResNetConfig:
+        """Return the network as it trains on so many devices: batch norm of devices, or groups of them, knows them.
+
+        Raises:
+            UsageError: they cannot be cut into groups of ``norm_group_devices``.
+        """
+        if self.norm_scope not in ("device", "device_group"):
+            return self
+        size = self.norm_group_devices
+        if size is not None and devices % size:
+            raise UsageError(
+                f"norm_scope device_group with norm_group_devices {size} needs groups of {size} devices, and there are "
+                f"{devices}: use a divisor of {devices}, or norm_scope ghost, whose groups of ghost_size examples are "
+                "the same on any devices"
+            )
+        return dataclasses.replace(self, norm_devices=devices)
 
     @property
     def expansion(self) -> int:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_jax.models.choices import ExecutionChoice
 from resnet_jax.models.paths import STACK, block_index, block_name, parse, stage_index
@@ -154,12 +155,25 @@ def _join(leaves: Sequence[Any], axis: int) -> Any:
     first = leaves[0]
     if isinstance(first, jax.ShapeDtypeStruct):
         shape = (*first.shape[:axis], len(leaves), *first.shape[axis:])
-        return jax.ShapeDtypeStruct(shape, first.dtype, sharding=first.sharding)
+        return jax.ShapeDtypeStruct(shape, first.dtype, sharding=_resharded(first, axis, joined=True))
     return np.stack(leaves, axis) if isinstance(first, np.ndarray) else jnp.stack(leaves, axis)
 
 
 def _take(leaf: Any, index: int, axis: int) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         shape = (*leaf.shape[:axis], *leaf.shape[axis + 1 :])
-        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=_resharded(leaf, axis, joined=False))
     return leaf[(slice(None),) * axis + (index,)]
+
+
+def _resharded(leaf: jax.ShapeDtypeStruct, axis: int, *, joined: bool) -> Any:
+    """Return how a shape lies with an axis of blocks more, which is not cut, or without the one it has."""
+    where = leaf.sharding
+    if not isinstance(where, NamedSharding) or not any(where.spec):
+        return where
+    spec = [*where.spec, *(None,) * (len(leaf.shape) - len(where.spec))]
+    if joined:
+        spec.insert(axis, None)
+    else:
+        del spec[axis]
+    return NamedSharding(where.mesh, PartitionSpec(*spec))

@@ -36,6 +36,7 @@ class BatchNorm(nn.Module):
     * ``global``: the whole array the module sees. Under ``jit`` with a sharded batch this is the global batch ("sync
       BN" for free). Inside ``pmap`` or ``shard_map`` name the mapped axis in ``axis_name`` to get the same.
     * ``ghost``: ``ghost_size`` consecutive examples (Hoffer et al. 2017, arXiv 1705.08741).
+    * ``device_group``: the examples of ``group_devices`` consecutive devices, which communicate with each other alone.
     * ``device``: the examples of one device, with no communication in the forward pass. Inside ``pmap`` or
       ``shard_map`` that is what the module sees; under ``jit`` ``devices`` tells how many equal, consecutive parts.
     * ``frozen``: the running averages, in training too; they do not move.
@@ -50,9 +51,10 @@ class BatchNorm(nn.Module):
         param_dtype: of scale and bias.
         scale_init: initializer of gamma; zeros for "zero-init of the last gamma" (Goyal et al. 2017, section 5.1).
         axis_name: mapped axis to average the statistics over, if any.
-        statistics: the scope: ``global``, ``ghost``, ``device`` or ``frozen``.
+        statistics: the scope: ``global``, ``ghost``, ``device_group``, ``device`` or ``frozen``.
         ghost_size: examples of a ghost batch.
-        devices: parts the batch is sharded in, for the scope ``device`` under jit.
+        group_devices: devices of a group. On one device alone the whole batch is the group.
+        devices: parts the batch is sharded in, for the scopes ``device_group`` and ``device`` under jit.
         relu: put a ReLU on top, in the same pass over memory.
         running_variance: ``biased``, or ``unbiased`` as PyTorch's.
     """
@@ -65,6 +67,7 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     statistics: NormScopeChoice = "global"
     ghost_size: int | None = None
+    group_devices: int | None = None
     devices: int = 1
     relu: bool = False
     running_variance: RunningVarianceChoice = "biased"
@@ -75,8 +78,8 @@ class BatchNorm(nn.Module):
 
         Raises:
             ValueError: ``train`` without ``mutable=['batch_stats']``: the new statistics would have nowhere to go.
-            UsageError: the batch cannot be cut into ghost batches or device parts, or has one value a channel, and so
-                no unbiased variance.
+            UsageError: the batch cannot be cut into ghost batches or device parts, the devices not into groups, or the
+                batch has one value a channel, and so no unbiased variance.
         """
         channels = (x.shape[-1],)
         stat_dtype = at_least_float32(x.dtype)
@@ -96,6 +99,8 @@ class BatchNorm(nn.Module):
         mean, var = moments(wide)
         if spread is not None:
             mean, var = _union(mean, var, lambda x: lax.pmean(x, spread))
+        if self.axis_name is not None and self.statistics == "device_group":
+            mean, var = self._over_group(mean, var)
         if not self.is_initializing():
             if not self.is_mutable_collection("batch_stats"):
                 raise ValueError(
@@ -128,6 +133,29 @@ class BatchNorm(nn.Module):
             return 1.0
         return bessel(count, "/".join(self.path))
 
+    def _over_group(self, mean: Array, var: Array) -> tuple[Array, Array]:
+        """Return mean and variance of a group of devices along the mapped axis, from those of each."""
+        assert self.axis_name is not None
+        devices = lax.axis_size(self.axis_name)
+        count = devices // self._groups(devices)
+        groups = [list(range(first, first + count)) for first in range(0, devices, count)]
+        try:
+            return _union(mean, var, lambda x: lax.pmean(x, self.axis_name, axis_index_groups=groups))
+        except NotImplementedError as error:
+            raise UsageError(
+                f"{'/'.join(self.path)}: norm_scope device_group runs under jit with a sharded batch (axis_name None), "
+                "under pmap, and under shard_map with check_vma=False; JAX has no groups under shard_map with check_vma"
+            ) from error
+
+    def _groups(self, devices: int) -> int:
+        """Return how many groups so many devices are."""
+        size = self.group_devices
+        if devices == 1:
+            return 1
+        if size is None or devices % size:
+            raise UsageError(f"{'/'.join(self.path)}: {devices} devices are not groups of {size}: norm_group_devices")
+        return devices // size
+
     def _parts(self, examples: int) -> int:
         """Return into how many parts of their own statistics the examples are cut."""
         match self.statistics:
@@ -144,7 +172,14 @@ class BatchNorm(nn.Module):
                         f"{'/'.join(self.path)}: {examples} examples do not divide over {self.devices} devices"
                     )
                 return self.devices
-            case "global" | "device" | "frozen":
+            case "device_group" if self.axis_name is None:
+                groups = self._groups(self.devices)
+                if examples % groups:
+                    raise UsageError(
+                        f"{'/'.join(self.path)}: {examples} examples do not divide over {groups} groups of devices"
+                    )
+                return groups
+            case "global" | "device_group" | "device" | "frozen":
                 return 1
             case _:
                 assert_never(self.statistics)

@@ -69,6 +69,7 @@ def batch_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
         axis_name=config.axis_name,
         statistics=config.norm_scope,
         ghost_size=config.ghost_size,
+        group_devices=config.norm_group_devices,
         devices=config.norm_devices,
         relu=place.relu,
         name=place.name,

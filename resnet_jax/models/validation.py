@@ -115,5 +115,10 @@ def conflicts(c: ResNetConfig) -> list[str]:
             (c.norm_scope == "ghost") != (c.ghost_size is not None),
             f"norm_scope ghost and ghost_size belong together, got {c.norm_scope} and {c.ghost_size}",
         ),
+        (
+            (c.norm_scope == "device_group") != (c.norm_group_devices is not None),
+            "norm_scope device_group and norm_group_devices belong together, got "
+            f"{c.norm_scope} and {c.norm_group_devices}",
+        ),
     ]
     return [reason for wrong, reason in rules if wrong]

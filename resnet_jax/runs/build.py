@@ -47,16 +47,17 @@ from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step
 from resnet_jax.training.views import Views
 
 
-def build_model(config: RunConfig, card: DatasetInfo, *, devices: int = 1) -> ResNet:
+def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet:
     """Build the network for the data: its classes and channels, unless the configuration says otherwise.
 
     Args:
         config: the run.
         card: its data.
-        devices: over how many a training batch is sharded; only batch norm of scope ``device`` looks at it.
+        devices: over how many a training batch is sharded, at which only batch norm of devices or groups of them looks;
+            None: it is not trained.
 
     Raises:
-        UsageError: the network has fewer outputs than the data has classes, or other choices do not fit.
+        UsageError: the network has fewer outputs than the data has classes, or other choices or the devices do not fit.
     """
     outputs, dims = build_task(config, card).num_outputs, len(card.image_shape) - 1
     network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims)
@@ -70,9 +71,7 @@ def build_model(config: RunConfig, card: DatasetInfo, *, devices: int = 1) -> Re
             f"model.spatial_dims {network.spatial_dims} does not go with inputs of {dims} spatial dimensions: leave it "
             "out, and it is that of the data"
         )
-    if network.norm_scope == "device":
-        network = dataclasses.replace(network, norm_devices=devices)
-    return ResNet(network)
+    return ResNet(network if devices is None else network.on_devices(devices))
 
 
 @dataclasses.dataclass(frozen=True)

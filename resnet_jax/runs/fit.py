@@ -24,7 +24,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.final_test import test_once
+from resnet_jax.runs.testing import test_once
 from resnet_jax.runs.finetune import find_source, require_transfer
 from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.job import FirstStep, Job, announce, sayer
@@ -40,7 +40,6 @@ from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.observers import tell
-from resnet_jax.training.placement import Placement, make_mesh
 from resnet_jax.training.retention import Keep
 
 
@@ -123,7 +122,7 @@ def _fit(
     require_one_data(images.card)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change
-    parts = build_parts(config, images, Placement(make_mesh()))
+    parts = build_parts(config, images, config.train.placed())
     if source is not None:
         require_transfer(config, source, parts, images.card)
     require_memory(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 CROPS = ("none", "random_resized")
 #: Choices of a network that leave its function alone: an exported file does not hand them on.
-_HOW_COMPUTED = ("execution", "remat", "norm_scope", "ghost_size")
+_HOW_COMPUTED = ("execution", "remat", "norm_scope", "ghost_size", "norm_group_devices")
 
 
 @dataclasses.dataclass(frozen=True)

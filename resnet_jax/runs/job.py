@@ -105,7 +105,6 @@ def _outputs(task: Task, names: Sequence[str]) -> str:
 
 def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     config, plan = job.config, job.parts.plan
-    devices = job.parts.placement.devices
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
     shape = "x".join(str(side) for side in job.images.card.image_shape)
     per_call = job.feed.steps_per_call
@@ -116,7 +115,7 @@ def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
         "images": f"{config.data.place}: {sizes} ({shape})",
         "fed": job.parts.fed,
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "devices": job.parts.placement.described,
         "run": str(job.run.path),
     }
     start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)

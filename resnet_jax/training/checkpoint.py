@@ -188,7 +188,8 @@ class Checkpoints:
         loaded, step = self._load(kind, wanted)
         if kind == "last":
             self._go_back_to(step)
-        return _relayout(loaded["state"], partial(layout.like, example=like), axis), loaded["progress"]
+        where = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return _relayout(loaded["state"], partial(layout.like, example=like), axis, where), loaded["progress"]
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Load some fields of a state, and the step it is from; for use without the optimizer.
@@ -421,10 +422,17 @@ def _row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _relayout(tree: Any, convert: Callable[..., Any], axis: int) -> Any:
-    """Return ``convert(tree, axis=axis)``, compiled if there is anything to convert (once for each ``convert``)."""
+def _relayout(tree: Any, convert: Callable[..., Any], axis: int, where: Any = None) -> Any:
+    """Return ``convert(tree, axis=axis)``, compiled if there is anything to convert (once for each ``convert``).
+
+    Args:
+        tree: a state or a part of one.
+        convert: changes its layout.
+        axis: of stacked blocks.
+        where: shardings of the result; None leaves them to the compiler.
+    """
     same = jax.tree.structure(jax.eval_shape(partial(convert, axis=axis), tree)) == jax.tree.structure(tree)
-    return tree if same else jax.jit(convert, static_argnames="axis")(tree, axis=axis)
+    return tree if same else jax.jit(convert, static_argnames="axis", out_shardings=where)(tree, axis=axis)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

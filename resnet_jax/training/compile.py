@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 
 from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.placement import Devices, as_placement
+from resnet_jax.training.placement import Devices, as_placement, traced_for
 from resnet_jax.training.state import TrainState, init_state
 
 #: Initialization runs once. On the CPU, XLA spends seconds on optimizing each random draw (132 s for an 18-block
@@ -63,8 +63,14 @@ def compile_train_step(
     """
     placement = as_placement(mesh)
     state = placement.state()
+
+    def placed_step(state: Any, batch: Any) -> Any:
+        with traced_for(placement):
+            new, metrics = step(state, batch)
+        return placement.kept(new), metrics
+
     return jax.jit(
-        step,
+        step if placement.fsdp == 1 else placed_step,
         in_shardings=(state, placement.batch(batch_axis)),
         out_shardings=(state, placement.outputs),
         donate_argnums=(0,) if donate else (),
@@ -75,8 +81,12 @@ def compile_train_step(
 def compile_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
     """Jit ``step(variables, batch) -> outputs``; outputs are replicated, so that every process can read them."""
     placement = as_placement(mesh)
+
+    def whole_step(variables: Any, batch: Any) -> Any:
+        return step(jax.lax.with_sharding_constraint(variables, placement.outputs), batch)
+
     return jax.jit(
-        step,
+        step if placement.fsdp == 1 else whole_step,
         in_shardings=(placement.state(), placement.batch()),
         out_shardings=placement.outputs,
         compiler_options=options_for(STEP_OPTIONS, mesh),

@@ -7,7 +7,8 @@ epochs``, ``500 steps``, ``5%`` of the whole run, and where the clock may decide
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, Share, check_fields
@@ -16,6 +17,7 @@ from resnet_jax.training.duration import Duration, Unit, parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.placement import Placement, PlacementChoice
 from resnet_jax.training.plan import Plan, Reject, Saving
 
 _STEPS: tuple[Unit, ...] = ("epochs", "steps")
@@ -50,6 +52,11 @@ class TrainConfig:
     """Examples per update, over all devices."""
     accumulate: AtLeast1 = 1
     """Micro-batches an update is made of, to fit a large batch in memory."""
+    placement: Annotated[PlacementChoice, SAME_RESULT] = "replicated"
+    """How parameters, optimizer state and moving averages lie: replicated on every device, or fsdp, cut over them."""
+    fsdp_devices: Annotated[AtLeast1, SAME_RESULT] | None = None
+    """With placement fsdp: over how many consecutive devices each copy of the state is cut, a divisor of all; None:
+    over all."""
     steps_per_dispatch: Annotated[AtLeast1, SAME_RESULT] | None = None
     """Updates made in one call, from examples resident on the devices; None: 1 on CPUs, more where it pays."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)
@@ -86,6 +93,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
+        if self.fsdp_devices is not None and self.placement != "fsdp":
+            raise UsageError(f"train.fsdp_devices {self.fsdp_devices} goes with train.placement fsdp")
         for name, (units, said) in _LENGTHS.items():
             if (text := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(_checked(name, text, units, said)))
@@ -93,6 +102,14 @@ class TrainConfig:
     def averaging(self) -> Averaging | None:
         """Return how moving averages are taken, None for none."""
         return None if self.ema.decay is None else self.ema
+
+    def placed(self, devices: Sequence[Any] | None = None) -> Placement:
+        """Return the placement on ``devices`` (JAX devices; default: all of them, of all processes).
+
+        Raises:
+            UsageError: ``fsdp_devices`` does not divide them.
+        """
+        return Placement.of(devices, kind=self.placement, fsdp_devices=self.fsdp_devices)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the updates of the whole run; at least one."""

@@ -28,13 +28,13 @@ from jax import lax
 from jax.sharding import NamedSharding
 
 from resnet_jax.training.compile import STEP_OPTIONS, options_for
-from resnet_jax.training.placement import Devices, as_placement
+from resnet_jax.training.placement import Devices, as_placement, traced_for
 
 Arrays = Mapping[str, jax.Array]
 
 
 def make_multi_step(
-    step: Callable[..., Any], sharding: NamedSharding | None = None
+    step: Callable[..., Any], sharding: NamedSharding | None = None, kept: Callable[[Any], Any] = lambda state: state
 ) -> Callable[[Any, Arrays, Arrays], Any]:
     """Build ``multi_step(state, data, chunk) -> (state, metrics)``; the metrics have a leading axis of K updates.
 
@@ -45,6 +45,8 @@ def make_multi_step(
     Args:
         step: ``(state, batch) -> (state, metrics)``, pure, from :func:`resnet_jax.training.step.make_train_step`.
         sharding: of each array of a batch; None leaves it to the compiler.
+        kept: says of the state after each update where it lies; see
+            :meth:`~resnet_jax.training.placement.Placement.kept`.
 
     Returns:
         The function, not compiled. Metrics of updates that were not made are 0.
@@ -67,12 +69,13 @@ def make_multi_step(
         def body(number: jax.Array, carry: Any) -> Any:
             state, metrics = carry
             state, row = update(state, number)
-            return state, jax.tree.map(lambda rows, one: rows.at[number].set(one), metrics, row)
+            return kept(state), jax.tree.map(lambda rows, one: rows.at[number].set(one), metrics, row)
 
         first = jnp.zeros((), jnp.int32)
         shapes = jax.eval_shape(update, state, first)[1]
         metrics = jax.tree.map(lambda one: jnp.zeros((chunk["index"].shape[0], *one.shape), one.dtype), shapes)
-        return lax.fori_loop(first, chunk["count"], body, (state, metrics))
+        state, metrics = lax.fori_loop(first, chunk["count"], body, (state, metrics))
+        return kept(state), metrics
 
     return multi_step
 
@@ -90,8 +93,14 @@ def compile_multi_step(
     """
     placement = as_placement(mesh)
     state, whole, rows = placement.state(), placement.outputs, placement.batch(batch_axis + 1)
+    many = make_multi_step(step, placement.batch(batch_axis), placement.kept)
+
+    def multi_step(state: Any, data: Arrays, chunk: Arrays) -> Any:
+        with traced_for(placement):
+            return many(state, data, chunk)
+
     return jax.jit(
-        make_multi_step(step, placement.batch(batch_axis)),
+        multi_step,
         in_shardings=(state, whole, {"index": rows, "epoch": rows, "count": whole}),
         out_shardings=(state, whole),
         donate_argnums=(0,) if donate else (),

@@ -22,6 +22,7 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging, ema_update
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
+from resnet_jax.training.placement import gathered
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.views import Views, predict_views
 
@@ -94,6 +95,7 @@ def make_train_step(
         return model.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
 
     def loss_and_updates(trained, batch_stats, batch, dropout_key, scale):
+        trained = {**trained, "params": gathered(trained["params"])}
         with taps(probe):
             outputs, updates = apply({**trained, "batch_stats": batch_stats}, batch["image"], dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}

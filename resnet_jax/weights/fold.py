@@ -79,6 +79,7 @@ def folded_config(config: ResNetConfig) -> ResNetConfig:
         norm_scope="global",
         norm_running_variance="biased",
         ghost_size=None,
+        norm_group_devices=None,
         residual="plain" if config.residual == "zero_gamma" else config.residual,
         weight_standardization="none",
     )

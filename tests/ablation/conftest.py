@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import pytest
 
 from resnet_jax.ablation.directory import Definition
@@ -12,8 +11,8 @@ from resnet_jax.models import ResNetConfig
 from resnet_jax.models.rows import MODELS, NamedModel
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.recipes import load_recipe
-from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.schedules import ScheduleConfig
+from tests.tools import few_devices
 
 STEPS = 18
 SEEDS = (0, 3)
@@ -22,9 +21,7 @@ SEEDS = (0, 3)
 @pytest.fixture(scope="module", autouse=True)  # not the session: other tests count the devices
 def tiny_network():
     """Add a network of one block, named by ``model.name tiny``; train on one device: eight take long to compile for."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("resnet_jax.ablation.run", "resnet_jax.runs.fit"):
-            patch.setattr(f"{module}.make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    with few_devices(1), pytest.MonkeyPatch.context() as patch:
         patch.setitem(
             MODELS, "tiny", NamedModel(ResNetConfig((1,), (8,), stem="cifar", norm_groups=4), 8, "these tests")
         )

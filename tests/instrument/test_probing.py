@@ -31,7 +31,7 @@ from resnet_jax.training.pmap import pmap_train_step, replicate, split_batch
 from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import make_train_step
-from tests.tools import random_variables
+from tests.tools import few_devices, random_variables
 
 SHAPE, BATCH = (8, 8, 3), 16
 TX = optax.sgd(0.05, momentum=0.9)
@@ -183,9 +183,10 @@ def test_chart_names_the_blocks_in_any_execution():
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch):
+def one_device():
     """Train on one device: what several do is above."""
-    monkeypatch.setattr("resnet_jax.runs.fit.make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    with few_devices(1):
+        yield
 
 
 def digits(**train):

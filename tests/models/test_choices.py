@@ -67,6 +67,8 @@ def out(tree, *path):
         ({"norm": "group", "norm_scope": "ghost", "ghost_size": 2}, "statistics of norm batch, and norm is group"),
         ({"norm_scope": "ghost"}, "belong together"),
         ({"ghost_size": 2}, "belong together"),
+        ({"norm_scope": "device_group"}, "device_group and norm_group_devices belong together"),
+        ({"norm_group_devices": 2}, "device_group and norm_group_devices belong together, got global and 2"),
         ({"spatial_dims": 4}, "spatial_dims must be 1, 2 or 3"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"groups": 0}, "groups must be 1 or more"),

@@ -29,6 +29,7 @@ NETS = {
     "instance": {"norm": "instance"},
     "ghost": {"norm_scope": "ghost", "ghost_size": 2},
     "device": {"norm_scope": "device", "norm_devices": 2},
+    "device group": {"norm_scope": "device_group", "norm_group_devices": 2, "norm_devices": 4},
     "frozen": {"norm_scope": "frozen"},
     "no norm": {"norm": "none"},
     "folded": {"norm": "folded"},
