@@ -23,6 +23,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.ops import in_forms
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import said_skipped, share
 from resnet_jax.runs.data import RunData, geometry_of
@@ -136,13 +137,13 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         ema_decay=train.averaging(),
         loss_scaling=scaling,
     )
-    step = make_step()
+    step = in_forms(train.forms, make_step())
 
     def make(part: RunData) -> Callable[..., Feed]:
         per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
         return _feed_maker(config, part, placement, step, probed, per_call)
 
-    probed = None if train.depth_every is None else make_step(probe=BlockNames())
+    probed = None if train.depth_every is None else in_forms(train.forms, make_step(probe=BlockNames()))
     return RunComponents(
         model=model,
         task=task,
@@ -303,7 +304,7 @@ def build_eval_step(
     config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False, views: Views = "none"
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return the eval step of a run as a pure function; of views a crop has the size of the card's images."""
-    return make_eval_step(
+    step = make_eval_step(
         model,
         task=build_task(config, card),
         preprocess=eval_preprocess(model, card),
@@ -311,6 +312,7 @@ def build_eval_step(
         views=views,
         crop=card.image_shape[0],
     )
+    return in_forms(config.train.forms, step)
 
 
 def build_task(config: RunConfig, card: DatasetInfo) -> Task:

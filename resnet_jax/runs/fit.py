@@ -57,8 +57,8 @@ def fit(
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
     alone differs is continued from where it is (:mod:`resnet_jax.runs.length`); both are said.
 
-    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes the
-    files, tells observers and prints, and what ends one process ends all.
+    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes
+    the files, tells observers and prints, and what ends one process ends all.
 
     Arrays are divided into training, validation and test as any source is; a run of them is resumed with the same ones.
 
@@ -103,6 +103,7 @@ def _fit(
     config, run, dataset = begun.config, RunDirectory(begun.run_dir), begun.dataset
     for line in begun.lines:
         say(console, line)
+    processes.on_main(lambda: run.mend(sayer(console)))
     asked, origin = config, origin or Origin.of(config)
     if config.data.moved_to is not None and not run.config.is_file():
         raise UsageError(
@@ -131,6 +132,7 @@ def _fit(
         batch=config.train.batch_size,
         accumulate=config.train.accumulate,
         devices=parts.placement.devices,
+        fsdp=parts.placement.fsdp,
         warn=sayer(console),
     )
     other_kind = misfit(config, images)

@@ -151,6 +151,7 @@ def _train(
             log_every=every,
             records=progress.records,
             events=job.events,
+            warn=job.say,
         )
         tell(views, "on_rollback" if gone_back else "on_start", facts)
         try:

@@ -14,6 +14,7 @@ from annotated_types import Interval
 
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, check_fields
+from resnet_jax.ops import FormsChoice
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.duration import Duration, Unit, parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -60,6 +61,9 @@ class TrainConfig:
     fsdp_devices: Annotated[AtLeast1, SAME_RESULT] | None = None
     """With placement fsdp: over how many consecutive devices each copy of the state is cut, a divisor of all; None:
     over all."""
+    forms: Annotated[FormsChoice, SAME_RESULT] = "auto"
+    """How operations are computed: auto, the fastest form where the run is, which on one CPU device is another one than
+    on several; or plain, one form everywhere, so that moving a run changes nothing but the order of sums."""
     steps_per_dispatch: Annotated[AtLeast1, SAME_RESULT] | None = None
     """Updates made in one call, from examples resident on the devices; None: 1 on CPUs, more where it pays."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)

@@ -94,8 +94,8 @@ def restore(
     Raises:
         RunError: there is no checkpoint, or it does not fit.
     """
-    axis = int(is_population(like))
-    return _as_given(*checkpoints.restore(kind, _with_one_step(like), axis=axis, at_most=at_most), like)
+    found = checkpoints.restore(kind, _with_one_step(like), axis=int(is_population(like)), at_most=at_most)
+    return _as_given(*found, like)
 
 
 def resume(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, Progress] | None:
