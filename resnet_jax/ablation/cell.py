@@ -74,8 +74,8 @@ def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tupl
     """
     if config.train.spikes.factor is not None:
         raise UsageError(
-            "train.spikes goes with a run alone: the seeds of a cell move in lockstep, and none can go back without the "
-            "others; leave out train.spikes.factor"
+            "train.spikes goes with a run alone: the seeds of a cell move in lockstep, and none can go back "
+            "without the others; leave out train.spikes.factor"
         )
     parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
