@@ -225,7 +225,7 @@ MODES: dict[str, dict[str, Any]] = {
     "best": {"train__select": "best"},
     "balance": {"data__balance": "classes", "data__repeats": 2},
     "stages": {"data__sizes": ("4@0%", "8@50%"), "data__augment": ("random_crop(1)",)},
-    "threads": {"data__augment": ("random_crop(1)", "random_resized_crop"), "data__threads": 2, "data__image_size": 8},
+    "threads": {"data__augment": ("random_resized_crop", "random_crop(1)"), "data__threads": 2, "data__image_size": 8},
     "workers": {"data__augment": ("random_resized_crop",), "data__workers": 1, "data__image_size": 8},
     "dropout": {"model__drop_path": 0.3, "data__mixup": 0.4},
 }
