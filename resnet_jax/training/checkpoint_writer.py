@@ -68,6 +68,11 @@ class CheckpointWriter:
         self._queue.put(pending)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether something is being written."""
+        return self._began is not None
+
+    @property
     def seconds_left(self) -> float:
         """How long what is being written still takes, by the one before; 0 if nothing is, or none is known."""
         began = self._began
