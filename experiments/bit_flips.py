@@ -238,7 +238,7 @@ def cut(trial: Trial, rng: np.random.Generator, number: int) -> Damage:
     while not (file := trial.draw_file(rng)).stat().st_size:
         pass
     length = int(rng.integers(file.stat().st_size))
-    return file, lambda path: path.write_bytes(path.read_bytes()[:length]) and None
+    return file, lambda path: os.truncate(path, length)
 
 
 def remove(trial: Trial, rng: np.random.Generator, number: int) -> Damage:

@@ -150,9 +150,9 @@ def test_saves_that_take_too_long_become_fewer_and_again_as_many(tmp_path, monke
     assert len([step for step in steps if 14 < step < 40]) <= 2
     assert steps[-5:] == [72, 74, 76, 78, 80]
     intervals = [row["steps"] for row in events() if row["event"] == "interval"]
-    assert intervals[0] > 2
-    assert intervals[1] == 2
-    assert len(intervals) == 2
+    assert min(intervals[::2]) > 2
+    assert set(intervals[1::2]) == {2}
+    assert len(intervals) % 2 == 0
     assert [text for text in said if "train.save_share" in text] == said
     assert len(said) == 1
 
