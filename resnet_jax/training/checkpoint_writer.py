@@ -162,9 +162,11 @@ class SaveError(RunError):
 
     Attributes:
         what: happened, without what to do.
+        reason: in the system's words.
     """
 
     def __init__(self, folder: CheckpointFolder, kind: Kind, reason: str) -> None:
+        self.reason = reason
         self.what = f"cannot write a checkpoint in {folder.path / kind}: {reason}. What was saved before stays"
         super().__init__(f"{self.what}; free some space or repair it, and resume with the same command")
 
