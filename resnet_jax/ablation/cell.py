@@ -17,7 +17,7 @@ import numpy as np
 
 from resnet_jax.ablation.result import CellResult, MemberResult, measured
 from resnet_jax.data.records import Records
-from resnet_jax.errors import DamagedError, RunError
+from resnet_jax.errors import DamagedError, RunError, UsageError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
@@ -73,6 +73,11 @@ def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tupl
     Raises:
         UsageError: choices that do not go together.
     """
+    if config.train.spikes.factor is not None:
+        raise UsageError(
+            "train.spikes goes with a run alone: the seeds of a cell move in lockstep, and none can go back "
+            "without the others; leave out train.spikes.factor"
+        )
     parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)

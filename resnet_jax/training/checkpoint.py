@@ -73,8 +73,13 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            self.close()
+        except RunError as failed:
+            if error is None:
+                raise
+            self._say(str(failed))  # what ends the run is the other one
 
     def save(
         self,
@@ -379,6 +384,7 @@ class Checkpoints:
         if not is_there:
             self._clear(again=True)  # of a save that failed: Orbax may go on writing for a moment after it has said so
             try:
+                self._folder.require_home()
                 (self._folder.path / kind).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise self._save_failed(kind, step, error) from error

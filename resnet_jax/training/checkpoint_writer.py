@@ -154,6 +154,9 @@ class CheckpointWriter:
         failure = SaveError(self._folder, kind, reason)
         failure.__cause__ = error
         self._failures.append(failure)
+        if not self._folder.is_home:
+            self._folder.take_back()
+            return
         self._events.add("save_failed", kind=kind, step=step, reason=reason)
 
 
