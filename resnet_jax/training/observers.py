@@ -59,6 +59,9 @@ class Observer:
     def on_start(self, facts: RunFacts) -> None:
         """Called once, before the first step."""
 
+    def on_rollback(self, facts: RunFacts) -> None:
+        """Called after a loss spike, when the run goes on from an earlier step, ``facts.start_step``."""
+
     def on_step(self, row: Row) -> None:
         """Called for every step: step, epoch (fractional), loss, the task's metrics in training (accuracy), grad_norm.
 
