@@ -40,7 +40,7 @@ def test_an_edited_network_is_not_evaluated_as_the_one_that_was_trained(place):
             with pytest.raises(DamagedError, match=rf"config.yaml is not what this run wrote:\n  {says}"):
                 read(place)
     path.write_text(whole)
-    assert load_run(place).config.model.norm_eps == 1e-3
+    assert load_run(place).model.config.norm_eps == 1e-3
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "data.json"])
