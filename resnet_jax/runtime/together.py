@@ -8,6 +8,7 @@ was not heard of for so long as :mod:`resnet_jax.runtime.distributed` says.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -111,6 +112,11 @@ def leave(status: int, *, wait: float | None = None) -> None:
     os._exit(status)
 
 
+def _leave_at_exit() -> None:
+    if _failed_alone:
+        leave(1)
+
+
 class _Together:
     """What a process knows of the failure of others, and tells of its own.
 
@@ -138,6 +144,7 @@ class _Together:
         global _failed_alone, _lost_others
         _failed_alone = True
         self._failing.set()
+        atexit.register(_leave_at_exit)  # of a program of somebody's own; before JAX waits for the others, who are gone
         if self._client is None:
             return None
         lost = _is_lost(error)
