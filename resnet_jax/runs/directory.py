@@ -46,7 +46,8 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.steady_file import set_aside
 from resnet_jax.runs.config import RunConfig, config_to_yaml, differences, require_same
 from resnet_jax.runs.kept import MISSING, Kept, different_fields, read_object, why_damaged
-from resnet_jax.runs.recipes import load_recipe, parse_config
+from resnet_jax.runs.links import check_links
+from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
 from resnet_jax.runtime.events import EventLog
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.lock import Held, locked
@@ -55,6 +56,10 @@ from resnet_jax.runtime.paths import user_path
 _log = logging.getLogger(__name__)
 
 PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+#: Pixels, samples or voxels along one side of an input.
+MOST_SIDE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +118,13 @@ def parse_card(text: str) -> DatasetInfo:
     if strange := set(raw) - {field.name for field in dataclasses.fields(DatasetInfo)}:
         raise ValueError(f"unknown field {min(strange)!r}")
     try:
-        return TypeAdapter(DatasetInfo).validate_python(raw)
+        card = TypeAdapter(DatasetInfo).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+    if not card.image_shape or not all(0 < side <= MOST_SIDE for side in card.image_shape):
+        raise ValueError(f"image_shape is {card.image_shape}")
+    return card
 
 
 def parse_summary(text: str) -> dict[str, Any]:
@@ -194,6 +202,7 @@ class RunDirectory:
         path = run.path
         try:
             path.mkdir(parents=True, exist_ok=True)
+            check_links(path)
             if run.config.is_file():
                 require_same(run.read_config(), config, where=path)
                 if not run.kept.texts(run.config):
@@ -349,10 +358,8 @@ def default_path(config: RunConfig) -> Path:
 
     The same command always gets the same directory, so running it again resumes; another one gets another.
     """
-    try:
-        changed = differences(load_recipe(config.recipe), config)
-    except UsageError:  # a recipe file of the user's own
-        changed = [config_to_yaml(config)]
+    shipped = config.recipe in list_recipes()  # else a file of the user's own, which is not looked for
+    changed = differences(load_recipe(config.recipe), config) if shipped else [config_to_yaml(config)]
     if not changed:
         return Path("runs") / config.recipe
     digest = hashlib.sha256("\n".join(changed).encode()).hexdigest()[:8]

@@ -18,6 +18,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(path.name + ".tmp")
     try:
+        if partial.is_symlink():  # somebody else's: it would be written through
+            partial.unlink()
         yield partial
         os.replace(partial, path)
     except OSError as error:
