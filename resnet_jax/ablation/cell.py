@@ -43,7 +43,7 @@ from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import train
-from resnet_jax.training.members import restore
+from resnet_jax.training.members import restore, resume
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.observers import Observer, Row, positions
 from resnet_jax.training.placement import Placement
@@ -182,8 +182,8 @@ def _train_members(
     )
     progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
     with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
-        if checkpoints.steps("last"):
-            states, progress = restore(checkpoints, "last", states)
+        if (found := resume(checkpoints, states)) is not None:
+            states, progress = found
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
         start = int(states.step[0])
         with contextlib.ExitStack() as stack:

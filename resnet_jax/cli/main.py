@@ -39,6 +39,7 @@ VERBS = {
     "ablate": "train combinations of choices with several seeds; a table with error bars",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
+    "checkpoints": "list the checkpoints of a run, and compare them with their digests",
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",
     "models": "list the networks with their exact sizes",
@@ -132,7 +133,7 @@ def _dispatch(argv: list[str]) -> Any:
     if not argv or argv[0] in HELP or argv[0] in ANYWHERE:
         print("usage: resnet-jax VERB ...\n")
         for name, text in VERBS.items():
-            print(f"  {name:<8} {text}")
+            print(f"  {name:<11} {text}")
         print("\nresnet-jax VERB --help explains a verb; --json, --debug and --version go with each.")
         print(f"{FLAG} MODULE or FILE.py, with any verb, first imports code of your own, for what it registers.")
         print(f"Exit status: {STATUSES}.")

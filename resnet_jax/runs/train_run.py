@@ -24,7 +24,7 @@ from resnet_jax.runtime.processes import is_main, require_same
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, train
-from resnet_jax.training.members import restore
+from resnet_jax.training.members import resume
 from resnet_jax.training.observers import RunFacts, tell
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
@@ -34,14 +34,15 @@ from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance
 
 def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
     """Return the state and the progress of the newest checkpoint, else those that the run begins with."""
-    if not job.checkpoints.steps("last"):
+    found = resume(job.checkpoints, job.parts.new_state()) if job.checkpoints.is_begun() else None
+    if found is None:
         if again := made_again(job.run, 0):  # it was killed before its first save
             job.say(f"Nothing was saved so far: {again:,} steps are made again.")
             job.events.add("restore", step=0, repeated=again)
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
         return job.parts.new_state(), Progress()
-    state, progress = restore(job.checkpoints, "last", job.parts.new_state())
+    state, progress = found
     step = int(state.step)
     require_same(step, "the step of the newest checkpoint")
     again = made_again(job.run, step)
@@ -156,7 +157,10 @@ def train_run(
         except BaseException as error:
             log.ended(error)
             if isinstance(error, Interrupted | RunError) and log.is_there:
-                job.checkpoints.close()
+                try:
+                    job.checkpoints.close()
+                except RunError as failure:  # and the error is what ends the run
+                    job.say(f"warning: {failure}")
                 if main:
                     job.pictures.draw_training()
             raise

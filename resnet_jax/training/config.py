@@ -10,8 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, Share, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, check_fields
 from resnet_jax.ops import FormsChoice
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.duration import Duration, Unit, parse_duration
@@ -78,7 +80,7 @@ class TrainConfig:
     on_save_failure: Annotated[Literal["continue", "stop"], SAME_RESULT] = "continue"
     """What a checkpoint that cannot be written (a full disk) does: training goes on and tries again at the next one, or
     stops. Stopping would lose what going on may still save; the last state of the run has to be written in any case."""
-    save_share: Annotated[Share, SAME_RESULT] = 0.05
+    save_share: Annotated[float, Interval(gt=0.0, le=1.0), SAME_RESULT] = 0.05
     """Largest share of the time that saving may take; where it takes more, the interval becomes longer. 1: no limit."""
     early_stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     """When to stop before the end, by the validation's headline metric; off without a patience."""
