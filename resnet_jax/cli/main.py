@@ -14,16 +14,16 @@ from typing import Any
 
 from resnet_jax.cli.imports import FLAG, import_given
 from resnet_jax.cli.options import ANYWHERE, HELP
-from resnet_jax.cli.several import several_processes
+from resnet_jax.cli.several import said_elsewhere, several_processes
 from resnet_jax.cli.streams import READER_GONE, final_status, open_streams, steady_streams
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
-from resnet_jax.runtime.ending import end_in_bounded_time, own_process
+from resnet_jax.runtime.ending import ENDING, end_in_bounded_time, own_process
 from resnet_jax.runtime.malloc import keep_freed_memory
-from resnet_jax.runtime.together import leave
+from resnet_jax.runtime.together import has_failed, leave
 
 #: What a message may hold of what moves a terminal's cursor.
 _LINES = "\n\t"
@@ -46,7 +46,9 @@ VERBS = {
     "bench": "speed and compile time of a network, against PyTorch and plain Flax",
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
+    "events": "what happened to a run: starts, saves, restores, damage, stops",
     "weights": "bring in another library's weights, or write ours under its names",
+    "launch": "run a verb in several processes on this machine",
 }
 
 
@@ -70,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("Stopped at once.", file=sys.stderr)
         status = 130
     status = final_status(status)
-    if status > 128:  # threads that hang, in a read from a disk that does not answer, must not keep it here
-        end_in_bounded_time(status)
-    if status and started() is not None and status < 128:  # of several processes that fail, none waits for the others
+    several = started() is not None
+    if several and (0 < status < 128 or has_failed()):  # of several that fail, none waits for the others
         leave(status)
+    if status > 128:  # threads that hang, in a read from a disk that does not answer, must not keep it here
+        end_in_bounded_time(status, 60.0 if several else ENDING)  # the first of several may be drawing pictures
     sys.exit(status)
 
 
@@ -105,7 +108,8 @@ def run(argv: list[str]) -> int:
     except ResNetJaxError as error:
         if debug:
             raise
-        print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
+        if not said_elsewhere(error):
+            print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stopped:
         if debug:

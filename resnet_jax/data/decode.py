@@ -10,7 +10,7 @@ What is stored becomes uint8 RGB, or grey, so:
 - **palette** and **1, 2 or 4 bits**: the colours they stand for. **CMYK**: converted without a profile.
 - **alpha**: dropped, so that the colours under transparent pixels are seen; a TIFF with transparent pixels is refused,
   for the decoder mixes them with black.
-- **several images in one file** (animated GIF, PNG and WebP, TIFF pages): the first.
+- **several images in one file** (animated GIF and WebP, TIFF pages): the first; of an animated PNG its still image.
 - **floating-point, signed and 32-bit** pixels (TIFF, HDR, PFM, EXR) have no stated range: refused, and so are TIFFs in
   CIELab and raw sensor data, PNM whose white is not 1, 255 or 65,535, and JPEG 2000 of 9 to 15 bits.
 - **bands that are no colours** (TIFF of two or more grey samples, or of more than four): refused, and read by
@@ -33,7 +33,16 @@ import numpy as np
 
 from resnet_jax.data.arrays import checked_images, on_devices
 from resnet_jax.data.formats import HEAD_BYTES, READABLE, Format, identify
-from resnet_jax.data.headers import TIFF_STARTS, is_plain, jpeg2000_siz, jpeg_has_end, shape_in_header, tiff_tags
+from resnet_jax.data.headers import (
+    TIFF_STARTS,
+    is_plain,
+    jpeg2000_siz,
+    jpeg_has_end,
+    png_layout,
+    png_still,
+    shape_in_header,
+    tiff_tags,
+)
 from resnet_jax.data.orientation import orientation_of, upright
 from resnet_jax.data.reading import Orientation
 from resnet_jax.data.tiff import read_bands
@@ -76,7 +85,7 @@ def decode_image(data: bytes, channels: int, where: str, orientation: Orientatio
 
     flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
     if is_plain(data, min(MAX_PIXELS, _SURE_PIXELS)):
-        image = _imdecode(data, flags)
+        image = _imdecode(data, flags, is_still=True)
     else:
         image = _decode_any(data, channels, flags, where)
     if image is None:
@@ -175,7 +184,8 @@ def check_size(data: bytes, where: str) -> None:
             f"{where}: its header says {shape[0]:,} x {shape[1]:,} pixels, more than the {MAX_PIXELS:,} that are "
             "decoded: it is broken, or has to be shrunk or cut into pieces first"
         )
-    if data.startswith(b"\xff\xd8") and not jpeg_has_end(data):
+    broken_png = data.startswith(b"\x89PNG") and png_layout(data) == "broken"
+    if broken_png or (data.startswith(b"\xff\xd8") and not jpeg_has_end(data)):
         raise DataError(f"{where}: {_why_not(data)}")
     bands, size, tile = 3, 1, 0
     if data.startswith(b"\x89PNG") and len(data) > 25:
@@ -214,9 +224,11 @@ def _is_bands(tags: Mapping[int, tuple[int, ...]]) -> bool:
     return samples > 1 and colours in (0, 1, 2) and (colours != 2 or samples > 4 or planes_of_16_bits)
 
 
-def _imdecode(data: bytes, flags: int) -> np.ndarray | None:
+def _imdecode(data: bytes, flags: int, *, is_still: bool = False) -> np.ndarray | None:
     import cv2
 
+    if not is_still and data.startswith(b"\x89PNG") and png_layout(data) == "animated":
+        data = png_still(data)
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:  # no bytes at all, or a size in the header that no image has

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from typing import Literal
 
 TIFF_STARTS = (b"II*\0", b"MM\0*")
 MOST_VALUES = 64
@@ -104,13 +105,49 @@ def jpeg_has_end(data: bytes) -> bool:
     return scan is not None and data.rfind(b"\xff\xd9", scan) >= 0
 
 
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+
+
+def png_layout(data: bytes) -> Literal["still", "animated", "broken"]:
+    """Return what the chunks of a PNG (ISO 15948, 5.3) say: broken if one is longer than the file.
+
+    OpenCV takes memory for a chunk by what it says, up to 4 GiB; and where the first frame of an animation is damaged,
+    it returns to a place that is no more (opencv/opencv#27744), which may do anything.
+    """
+    at, last, found = 8, len(data) - 12, "still"
+    while at <= last:
+        name = data[at + 4 : at + 8]
+        if name == b"IEND":
+            return found
+        if name in _ANIMATION:
+            found = "animated"
+        at += 12 + (data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3])
+    return found if at <= len(data) else "broken"
+
+
+def png_still(data: bytes) -> bytes:
+    """Return an animated PNG without its animation: the still image that every PNG has."""
+    parts, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        name = data[at + 4 : at + 8]
+        if name not in _ANIMATION:
+            parts.append(data[at:end])
+        if name == b"IEND":
+            break
+        at = end
+    return b"".join(parts)
+
+
 def is_plain(data: bytes, most: int) -> bool:
     """Return whether this is a JPEG with an end, or a PNG of at most 8 bits a channel, of at most so many pixels.
 
     Nearly all files are, and need no further look before they are decoded; so it is one pass over the segments.
     """
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 24:
-        return data[24] <= 8 and int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") <= most
+    if data.startswith(_PNG_START) and len(data) > 24:
+        pixels = int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+        return data[24] <= 8 and pixels <= most and png_layout(data) == "still"
     if not data.startswith(b"\xff\xd8\xff"):
         return False
     at, last, pixels = 2, len(data) - 9, most + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,14 @@ def find_builder(name: str, data_dir: str | None) -> Any:
     """
     import tensorflow_datasets as tfds
 
+    if re.match(r"[^/:]+:[A-Za-z_]", name):  # not NAME:1.0.0
+        raise DataError(
+            f"tfds:{name}: a set of another namespace, {name.partition(':')[0]!r}, whose code TFDS would fetch and "
+            "run; prepare it with TFDS itself, and name the set and the folder it is in: tfds:NAME@DATA_DIR"
+        )
     where = data_dir or "the default folder of TFDS (TFDS_DATA_DIR)"
     try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()), _known_features():
             return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         close = nearest(name, tfds.list_builders(with_community_datasets=False))
@@ -38,8 +44,35 @@ def find_builder(name: str, data_dir: str | None) -> Any:
         raise DataError(
             f"tfds:{name}: the code of this set needs {missing_module(error)}, which is not installed; {INSTALL}"
         ) from error
-    except (ValueError, AssertionError, OSError) as error:  # not a name, or no such configuration or version
+    except (ValueError, AssertionError, OSError, *_FAULTS) as error:  # no name, configuration or version, or damaged
         raise DataError(f"tfds:{name}: {str(error).strip()}") from error
+
+
+#: What TFDS raises about files of its own that are damaged.
+_FAULTS = (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError)
+
+
+@contextlib.contextmanager
+def _known_features() -> Iterator[None]:
+    """Let the ``features.json`` of a prepared set name TFDS's own kinds of features and no module to import.
+
+    TFDS imports whatever module stands there, which runs its code.
+    """
+    from tensorflow_datasets.core.features import feature
+
+    base: Any = feature.FeatureConnector
+    theirs = base.__dict__["cls_from_name"]
+
+    def cls_from_name(cls: Any, name: str) -> Any:
+        if name not in cls._registered_features and not str(name).startswith("tensorflow_datasets."):
+            raise ValueError(f"features.json names a kind of feature that is none of TFDS's: {name!r}")
+        return theirs.__func__(cls, name)
+
+    base.cls_from_name = classmethod(cls_from_name)
+    try:
+        yield
+    finally:
+        base.cls_from_name = theirs
 
 
 def missing_module(error: ImportError) -> str:

@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resnet_jax.data.unreadable import LeftOut, Unreadable
+from resnet_jax.errors import DamagedError
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.plain_files import read_text
+from resnet_jax.runtime.plain_json import load_json
 
 
 class CorruptList:
@@ -98,8 +101,24 @@ def said_skipped(split: str, count: int, total: int) -> str:
 
 
 def read_corrupt(path: Path) -> list[LeftOut]:
-    """Return the entries of a file; none if there is no file. A last line that was cut short is left out."""
+    """Return the entries of a file; none if there is no file. A last line that was cut short is left out.
+
+    Raises:
+        DamagedError: another line is not what was written.
+    """
     if not path.is_file():
         return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return [LeftOut(**json.loads(line)) for line in whole]
+    number = 0  # of the line
+    try:
+        *whole, _ = read_text(path).split("\n")
+        found = []
+        for line in whole:
+            number += 1
+            entry = LeftOut(**load_json(line))
+            if not isinstance(entry.split, str) or type(entry.index) is not int or not isinstance(entry.where, str):
+                raise ValueError("it names no example")
+            found.append(entry)
+        return found
+    except (OSError, ValueError, TypeError) as error:
+        said = f"line {number:,}" if number else "it"
+        raise DamagedError(f"{path} is damaged: {said} cannot be read ({error}); restore or remove the file") from error

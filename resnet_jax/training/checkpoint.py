@@ -185,7 +185,9 @@ class Checkpoints:
             self._say(f"{found}. No 'last' checkpoint is left; the run goes on from the newest 'best' one")
             return self._restored("best", like, to_go_on=True)
 
-    def restore(self, kind: Kind, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self, kind: Kind, like: TrainState, *, axis: int = 0, at_most: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Load the newest ``last`` or the best ``best`` checkpoint: the state and the progress saved with it.
 
         It is compared with its manifest first. A damaged one is named, set aside if this is the run itself, and the
@@ -196,12 +198,13 @@ class Checkpoints:
             like: a state with the shapes, dtypes and shardings wanted; the checkpoint may have been written on
                 another number of devices.
             axis: as for :meth:`save`.
+            at_most: of this step or before; None for the newest.
 
         Raises:
             DamagedError: none of them is intact.
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
-        return self._restored(kind, like, axis)
+        return self._restored(kind, like, axis, at_most=at_most)
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Load some fields of a state, and the step it is from; for use without the optimizer.
@@ -238,22 +241,24 @@ class Checkpoints:
             raise failure
 
     def _restored(
-        self, kind: Kind, like: TrainState, axis: int = 0, *, to_go_on: bool = False
+        self, kind: Kind, like: TrainState, axis: int = 0, *, to_go_on: bool = False, at_most: int | None = None
     ) -> tuple[TrainState, dict[str, Any]]:
         wanted = {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None}
-        loaded, step = self._load(kind, wanted, newest_first=to_go_on)
+        loaded, step = self._load(kind, wanted, newest_first=to_go_on, at_most=at_most)
         if kind == "last" or to_go_on:
             self._go_back_to(step)
         where = jax.tree.map(lambda leaf: leaf.sharding, like)
         return _relayout(loaded["state"], partial(layout.like, example=like), axis, where), loaded["progress"]
 
-    def _load(self, kind: Kind, wanted: dict[str, Any], *, newest_first: bool = False) -> tuple[dict[str, Any], int]:
+    def _load(
+        self, kind: Kind, wanted: dict[str, Any], *, newest_first: bool = False, at_most: int | None = None
+    ) -> tuple[dict[str, Any], int]:
         """Load from the first checkpoint that is intact."""
         self._wait()
         failed: tuple[int, RunError] | None = None
         while True:
             try:
-                step, is_verified = self._agreed(lambda: self._choose(kind, newest_first))
+                step, is_verified = self._agreed(lambda: self._choose(kind, newest_first, at_most))
             except RunError:
                 if failed is not None:
                     raise failed[1] from None
@@ -279,11 +284,12 @@ class Checkpoints:
                 )
             return loaded, step
 
-    def _choose(self, kind: Kind, newest_first: bool) -> tuple[int, bool]:
+    def _choose(self, kind: Kind, newest_first: bool, at_most: int | None) -> tuple[int, bool]:
         """Return the step of the first intact checkpoint, and whether it has a manifest that says so."""
         damaged: list[tuple[int, str]] = []
         while True:
             steps = [step for step in self._preferred(kind, newest_first) if (kind, step) not in self._passed_over]
+            steps = [step for step in steps if at_most is None or step <= at_most]
             if not steps:
                 raise self._none_left(kind, [text for _, text in damaged])
             step = steps[0]

@@ -22,6 +22,7 @@ from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.placement import Placement, PlacementChoice
 from resnet_jax.training.plan import Plan, Reject, Saving
+from resnet_jax.training.spikes import Spikes
 
 _STEPS: tuple[Unit, ...] = ("epochs", "steps")
 _CLOCK: tuple[Unit, ...] = ("seconds", "minutes", "hours")
@@ -87,6 +88,8 @@ class TrainConfig:
     max_rejected: AtLeast0 = 0
     """Updates in a row that may be rejected, something in them being not finite, before the run stops: each leaves the
     network as it was."""
+    spikes: Spikes = dataclasses.field(default_factory=Spikes)
+    """When the loss has risen so far that the run goes back to its last checkpoint; off without a factor."""
     select: Literal["last", "best"] = "last"
     """Which state is tested at the end: last, or best (on validation)."""
     log_every: Annotated[str, SAME_RESULT] = "50 steps"
@@ -153,6 +156,7 @@ class TrainConfig:
             ),
             early_stopping=self.early_stopping,
             on_reject=Reject(tolerate=self.max_rejected),
+            spikes=self.spikes,
             seconds=self.time_limit,
         )
 

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.errors import UsageError
 from resnet_jax.runtime.processes import Agreement
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.decide import decide
@@ -61,8 +62,15 @@ def train(
     Raises:
         Diverged: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
             what to look at. The update was rejected and the newest checkpoint is from before it.
+        Spiked: the loss rose as ``plan.spikes`` says; the caller goes back, to an earlier checkpoint.
         Interrupted: ``stop`` was requested; the state is saved.
+        UsageError: spikes are looked for in a population, whose members cannot go back one by one.
     """
+    if plan.spikes.factor is not None and is_population(state):
+        raise UsageError(
+            "train.spikes goes with a run alone: the members of a population move in lockstep, and none can go back "
+            "without the others; leave out train.spikes.factor"
+        )
     progress = progress or Progress.start(members_of(state))
     start = updates_done(state)
     if start >= plan.total_steps or progress.finished:

@@ -80,18 +80,22 @@ def save(
         checkpoints.save(kind, state, progress.to_json(), score=score)
 
 
-def restore(checkpoints: Checkpoints, kind: Kind, like: TrainState) -> tuple[TrainState, Progress]:
+def restore(
+    checkpoints: Checkpoints, kind: Kind, like: TrainState, *, at_most: int | None = None
+) -> tuple[TrainState, Progress]:
     """Load what :func:`save` wrote.
 
     Args:
         checkpoints: of this run or population.
         kind: ``last`` or ``best``.
         like: a state, or a population of the same members, on its devices.
+        at_most: of this step or before; None for the newest.
 
     Raises:
         RunError: there is no checkpoint, or it does not fit.
     """
-    return _as_given(*checkpoints.restore(kind, _with_one_step(like), axis=int(is_population(like))), like)
+    found = checkpoints.restore(kind, _with_one_step(like), axis=int(is_population(like)), at_most=at_most)
+    return _as_given(*found, like)
 
 
 def resume(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, Progress] | None:

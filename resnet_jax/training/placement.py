@@ -176,7 +176,7 @@ class Placement:
     @property
     def local_devices(self) -> list[Any]:
         """Those of this process, which alone it can ask for their memory."""
-        return [device for device in self.devices if device.process_index == self.process_index]
+        return [device for device in self.devices if getattr(device, "process_index", 0) == self.process_index]
 
     @property
     def size(self) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnet_jax.data.in_memory import in_threads
-from resnet_jax.runtime.cache import cache_directory
+from resnet_jax.runtime.cache import VARIABLE, cache_directory
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.plain_files import read_text
 from resnet_jax.runtime.plain_json import load_json
@@ -51,6 +51,7 @@ def count_values(paths: Sequence[str], read: Callable[[str], np.ndarray], how: s
     Raises:
         DataError: as ``read``.
     """
+    keeps = os.environ.get(VARIABLE, "").lower() != "off"
     kept = cache_directory() / "masks" / f"{_fingerprint(paths, how)}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return {int(value): ValueCount(*counts) for value, counts in load_json(read_text(kept)).items()}
@@ -69,6 +70,8 @@ def count_values(paths: Sequence[str], read: Callable[[str], np.ndarray], how: s
             found[value] = ValueCount(old.pixels + pixels, old.masks + 1, old.first)
     found = dict(sorted(found.items()))
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        if not keeps:
+            return found
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps({value: [c.pixels, c.masks, c.first] for value, c in found.items()}))
     return found

@@ -177,7 +177,7 @@ def _ts_rows(text: str, cases: Cases) -> Iterator[tuple[int, list[str], str]]:
             in_data = True
             _check_readable_header(cases, where)
         elif key in ("classlabel", "targetlabel"):
-            flag, *listed = rest.split()
+            flag, *listed = rest.split() or ("",)
             if flag.lower() == "true" and key == "classlabel":
                 cases.classes = tuple(listed) or None
             cases.values |= flag.lower() == "true" and key == "targetlabel"

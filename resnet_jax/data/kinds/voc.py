@@ -161,7 +161,7 @@ def _with_lists(root: Path) -> dict[str, list[tuple[str, str]]]:
         found[split] = []
         for stem in stems:
             annotation = root / "Annotations" / f"{stem}.xml"
-            if not annotation.is_file():
+            if not os.path.isfile(annotation):
                 raise DataError(f"{lists[split]}: {stem} has no annotation {annotation}")
             found[split].append((str(annotation), _image_of(stem, images, root / "JPEGImages", lists[split])))
     return found if len(found) > 1 else {"all": found["train"]}

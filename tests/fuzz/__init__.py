@@ -1,0 +1,1 @@
+"""Files that were damaged by chance or made to harm, given to every reader."""

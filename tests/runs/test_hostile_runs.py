@@ -1,0 +1,124 @@
+"""A run directory that somebody else made: read, and nothing of it run or written through."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from resnet_jax.errors import DamagedError, RunError, UsageError
+from resnet_jax.runs.config import RunConfig, config_to_yaml
+from resnet_jax.runs.corrupt import read_corrupt
+from resnet_jax.runs.directory import DatasetInfo, RunDirectory, default_path
+from resnet_jax.runs.links import VARIABLE
+from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runtime.files import write_whole
+
+CARD = DatasetInfo(("a", "b"), (8, 8, 1), (0.5,), (0.25,), {"train": 3}, label_counts=(1, 2))
+
+
+@pytest.fixture
+def run(tmp_path):
+    found = RunDirectory.open(tmp_path / "run", RunConfig())
+    found.write_data(CARD)
+    return found
+
+
+def test_a_run_directorys_configuration_imports_nothing_also_as_a_recipe(run, tmp_path):
+    harm = tmp_path / "harm.py"
+    harm.write_text(f"import os\nos.mkdir({str(tmp_path / 'harmed')!r})\n")
+    text = config_to_yaml(RunConfig()).replace("imports: []", f"imports: [{harm}]")
+    run.config.write_text(text)
+    assert run.read_config().imports == (str(harm),)
+    assert load_recipe(str(run.config)).imports == (str(harm),)
+    run.config.write_text(text.replace("norm: batch", "norm: theirs") + "model: {norm: theirs}\n")
+    with pytest.raises(UsageError):
+        load_recipe(str(run.config))
+    assert not (tmp_path / "harmed").exists()
+    alone = tmp_path / "config.yaml"  # a recipe of the user's own may be called so
+    alone.write_text(text)
+    load_recipe(str(alone))
+    assert (tmp_path / "harmed").exists()
+
+
+def test_a_recipe_that_a_configuration_names_is_not_looked_for(tmp_path):
+    harm = tmp_path / "harm.py"
+    harm.write_text(f"import os\nos.mkdir({str(tmp_path / 'harmed')!r})\n")
+    (tmp_path / "r.yaml").write_text(f"imports: [{harm}]\n")
+    path = default_path(RunConfig(recipe=str(tmp_path / "r.yaml")))
+    assert (path.parent.name, path.name[:2], len(path.parts)) == ("runs", "r-", 2)
+    assert not (tmp_path / "harmed").exists()
+    for name in ("../../x", "/", "..", "a/b", ""):
+        path = default_path(RunConfig(recipe=name))
+        assert (path.parts[0], len(path.parts)) == ("runs", 2)
+    assert str(default_path(load_recipe("digits"))) == os.path.join("runs", "digits")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "tensorboard", "a/b/c"])
+def test_nothing_is_written_through_a_link_that_leads_out(run, tmp_path, name, monkeypatch):
+    outside = tmp_path / "photos"
+    outside.mkdir()
+    link = run.path / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside)
+    with pytest.raises(UsageError, match=rf"{name} is a link to {outside}, outside of the run directory"):
+        RunDirectory.open(run.path, RunConfig())
+    RunDirectory.existing(run.path).read_config()  # reading harms nobody
+    monkeypatch.setenv(VARIABLE, "follow")
+    RunDirectory.open(run.path, RunConfig())
+
+
+def test_links_within_and_to_the_directory_itself_are_the_users_own(run, tmp_path):
+    (run.path / "newest").symlink_to("config.yaml")
+    (tmp_path / "link").symlink_to(run.path)
+    RunDirectory.open(tmp_path / "link", RunConfig())
+
+
+def test_a_partial_file_that_is_a_link_is_not_written_through(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "a.tmp").symlink_to(victim)
+    write_whole(tmp_path / "a", "new")
+    assert ((tmp_path / "a").read_text(), victim.read_text()) == ("new", "mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:50], "it is no whole JSON"),
+        (lambda text: "[1]", "holds a list and no object"),
+        (lambda text: "[" * 100_000, "too deep"),
+        (lambda text: text.replace('"class_names": ["a", "b"]', '"class_names": 3'), "class_names: .*tuple"),
+        (lambda text: text.replace("[8, 8, 1]", '["x"]'), "image_shape.0: .*integer"),
+        (lambda text: text.replace("[8, 8, 1]", "[8, 99999999999, 1]"), "image_shape is"),
+        (lambda text: text.replace('"labels"', '"lables"'), "'lables' is none of its fields"),
+        (lambda text: text.replace('"std": [0.25], ', ""), "std: .*required"),
+    ],
+)
+def test_data_json_is_believed_whole_or_not_at_all(run, change, message):
+    text = json.dumps(json.loads(run.data.read_text()))
+    assert run.read_data() == CARD
+    run.data.write_text(change(text))
+    with pytest.raises(DamagedError, match=f"{run.data} is damaged.*{message}"):
+        run.read_data()
+
+
+def test_other_small_files(run):
+    for path, read in ((run.summary, run.read_summary), (run.start, run.read_start)):
+        assert read() is None
+        path.write_bytes(b"\xff")
+        with pytest.raises(DamagedError, match=f"{path} is damaged"):
+            read()
+        path.write_text('{"a": 1}')
+        assert read() == {"a": 1}
+        path.chmod(0)
+        if os.getuid():
+            with pytest.raises(RunError, match="cannot read"):
+                read()
+    run.corrupt.write_text('{"split": "train", "index": 1, "where": "a", "reason": "b"}\n{"split": "train"')
+    assert [entry.index for entry in read_corrupt(run.corrupt)] == [1], "a last line that was cut off is left out"
+    for wrong in ("3", '{"split": "train"}', "[]", "nothing", '{"split": 1, "index": 1, "where": "a", "reason": "b"}'):
+        run.corrupt.write_text(f"{wrong}\n")
+        with pytest.raises(DamagedError, match="line 1 cannot be read"):
+            read_corrupt(run.corrupt)
