@@ -57,6 +57,7 @@ from resnet_jax.training.population import (
     member,
 )
 from resnet_jax.training.progress import Progress
+from resnet_jax.training.retention import Keep
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, judge
 
@@ -201,7 +202,9 @@ def _train_members(
         parts.model, parts.tx, keys, card.image_shape, mesh=job.placement, ema=averaged, loss_scaling=scaling
     )
     progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
-    with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
+    folder = job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}"
+    keep = Keep(job.config.train.keep_last, job.config.train.keep_best)
+    with Checkpoints(folder, warn=job.say, keep=keep) as checkpoints:
         if (found := resume(checkpoints, states)) is not None:
             states, progress = found
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
