@@ -8,8 +8,8 @@
 ``interval``   saving took too large a share of the time, or no longer does: ``steps`` between saves from now on
 ``damaged``    a file or checkpoint is not what was written: ``what``, ``reason``, ``set_aside``
 ``fallback``   an older checkpoint is used in its place: ``kind``, ``step``, ``instead_of``
-``reject``     an update was rejected: ``step``, ``loss``, ``grad_norm``
-``rollback``   a loss spike sent the run back: ``step``, ``to``, ``loss``
+``reject``     an update was rejected: ``step``, ``loss``, ``grad_norm``, ``in_a_row``
+``rollback``   a loss spike sent the run back: ``step``, ``to``, ``order_from``, ``loss``, ``median``, ``number``
 ``write_failed``   rows of a file cannot be written: ``what``, ``reason``; at the end ``lost``, how many are missing
 ``write_resumed``  they can again: ``what``
 ``left_out``   the log had grown too long: ``count`` events of its middle are no longer there

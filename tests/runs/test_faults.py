@@ -44,7 +44,7 @@ class Named(ArrayRecords):
         return f"image-{index}.png"
 
 
-def job_of(**train: Any) -> Any:
+def job_of(devices: int = 1, **train: Any) -> Any:
     """What a fault needs of a job: regression on 8x8 floats by a network of two blocks without norms."""
     rng = np.random.default_rng(0)
     images, targets = rng.normal(size=(48, 8, 8, 1)).astype(np.float32), rng.normal(size=48).astype(np.float32)
@@ -61,7 +61,7 @@ def job_of(**train: Any) -> Any:
     )
     records = Named(images, targets)
     data = RunData(Splits(records, None, records), Geometry(None), card)
-    parts = build_parts(config, data, make_mesh(jax.devices()[:1]))
+    parts = build_parts(config, data, make_mesh(jax.local_devices()[:devices]))
     return SimpleNamespace(parts=parts, config=config, images=data, feed=parts.make_feed())
 
 
@@ -142,7 +142,7 @@ def test_an_update_too_large_is_told_from_its_gradients(job):
 @pytest.mark.slow
 def test_a_batch_in_parts_and_on_two_devices_is_profiled_as_the_step_computes_it():
     """The profile's gradients are those of the train step: their norm is its grad_norm."""
-    job = job_of(accumulate=2)
+    job = job_of(devices=2, accumulate=2)
     batch, state = host_batch(job.feed, 0), job.parts.new_state()
     _, metrics = jax.jit(job.parts.step)(state, batch)
     fault, profile = find_fault(job, diverged(step=1, grad_norm=1.0), batch, state)
