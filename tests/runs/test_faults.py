@@ -131,7 +131,7 @@ def test_the_first_thing_that_is_not_finite_is_found(job, change, kind, where, s
 @pytest.mark.slow
 def test_an_update_too_large_is_told_from_its_gradients(job):
     parts = job.parts.__class__(**{**vars(job.parts), "tx": optax.sgd(HUGE)})
-    other = SimpleNamespace(**{**vars(job), "parts": parts})
+    other: Any = SimpleNamespace(**{**vars(job), "parts": parts})
     state = parts.new_state()
     state = scaled(state.replace(opt_state=parts.tx.init(state.params)), "head/kernel", 1e3)
     fault, _ = find_fault(other, diverged(grad_norm=1.0), host_batch(job.feed, 1), state)
@@ -147,6 +147,7 @@ def test_a_batch_in_parts_and_on_two_devices_is_profiled_as_the_step_computes_it
     _, metrics = jax.jit(job.parts.step)(state, batch)
     fault, profile = find_fault(job, diverged(step=1, grad_norm=1.0), batch, state)
     assert fault.kind == "none"
+    assert profile is not None
     np.testing.assert_allclose(profile.losses.mean(), float(metrics["loss"]), rtol=1e-5)
     largest = max(float(pair[0]) for pair in profile.parameters.values())
     assert largest <= float(metrics["grad_norm"])

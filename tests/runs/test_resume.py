@@ -170,7 +170,7 @@ def saved(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def _bits(leaf: Any) -> np.ndarray:
-    leaf = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     return np.asarray(leaf)
 
 
@@ -353,6 +353,7 @@ def test_no_more_often_than_is_allowed_and_not_in_a_population():
     with pytest.raises(Spiked, match=r"rose to 9 at step 9, from a median of 1") as caught:
         session._look_for_spike(9, 9.0)
     assert (caught.value.to, caught.value.rollbacks) == (8, (8,))
+    step_alone: Any = None  # not called
     states = TrainState(jnp.zeros(2, jnp.int32), {}, {}, {}, jax.random.split(jax.random.key(0)))
     with pytest.raises(UsageError, match=r"train\.spikes goes with a run alone"):
-        train(states, plan=plan, feed=SingleSteps(lambda *_: None, lambda *_: iter(())))
+        train(states, plan=plan, feed=SingleSteps(step_alone, lambda *_: iter(())))
