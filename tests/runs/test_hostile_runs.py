@@ -8,12 +8,16 @@ import os
 import pytest
 
 from resnet_jax.errors import DamagedError, RunError, UsageError
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.config import RunConfig, config_to_yaml
 from resnet_jax.runs.corrupt import read_corrupt
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory, default_path
 from resnet_jax.runs.links import VARIABLE
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runs.trained import load_run
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.limits import UNPACKED
+from tests.tools import write_run
 
 CARD = DatasetInfo(("a", "b"), (8, 8, 1), (0.5,), (0.25,), {"train": 3}, label_counts=(1, 2))
 
@@ -122,3 +126,21 @@ def test_other_small_files(run):
         run.corrupt.write_text(f"{wrong}\n")
         with pytest.raises(DamagedError, match="line 1 cannot be read"):
             read_corrupt(run.corrupt)
+
+
+def test_a_network_far_larger_than_its_checkpoint_is_not_loaded(tmp_path, monkeypatch):
+    """What a checkpoint says is there and is not would be made of zeros."""
+    config = RunConfig(model=ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,)))
+    path = tmp_path / "small"
+    write_run(path, config)
+    load_run(path)
+    monkeypatch.setenv(UNPACKED.variable, "1")
+    text = (path / "config.yaml").read_text()
+    wide = text.replace("widths:\n  - 4", "widths:\n  - 3000")
+    assert wide != text
+    (path / "config.yaml").write_text(wide)
+    with pytest.raises(RunError, match=r"its checkpoint \w+ is too small for its network: its .* bytes unpack to"):
+        load_run(path)
+    (path / "config.yaml").write_text(text.replace("stage_sizes:\n  - 1", "stage_sizes:\n  - 100000"))
+    with pytest.raises(RunError, match="a network of 100,000 blocks; at most 20,000 are read"):
+        load_run(path)
