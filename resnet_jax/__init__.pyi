@@ -18,6 +18,7 @@ from .runs.evaluate import evaluate_run as evaluate_run, load_run as load_run, p
 from .runs.fit import fit as fit
 from .runs.fitted import Fit as Fit
 from .runs.recipes import list_recipes as list_recipes, load_recipe as load_recipe
+from .runtime.distributed import initialize_processes as initialize_processes
 from .training.compile import (
     compile_eval_step as compile_eval_step,
     compile_train_step as compile_train_step,

@@ -34,17 +34,17 @@ from resnet_jax.runs.build import (
     loss_scaling,
 )
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.corrupt import CorruptList
+from resnet_jax.runs.corrupt import CorruptList, share
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.stored import read_object
+from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import train
-from resnet_jax.training.members import restore
+from resnet_jax.training.members import restore, resume
 from resnet_jax.training.need import memory_told, require_memory
 from resnet_jax.training.observers import Observer, Row, positions
 from resnet_jax.training.placement import Placement
@@ -115,14 +115,20 @@ def result_file(run: RunDirectory) -> Path:
 
 
 def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
-    """Return the result with what the cell's folder has of it."""
+    """Return the result with what the cell's folder has of it.
+
+    Raises:
+        DamagedError: that is no result.
+    """
     path = result_file(run)
     if not path.is_file():
         return pending
     try:
-        return pending.with_stored(read_object(path))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged ({type(error).__name__}: {error}); restore or remove it") from error
+        return pending.with_stored(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the cell is trained again"
+        ) from error
 
 
 def train_cell(job: CellJob, result: CellResult) -> CellResult:
@@ -134,9 +140,9 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
         RunError: the folder cannot be written, the data is not what it was, or the population is too large.
         Interrupted: Ctrl-C or SIGTERM; the population is saved.
     """
-    run = RunDirectory.open(job.run.path, job.config)
-    run.write_data(job.images.card)
-    corrupt = CorruptList(run.corrupt, job.images.unreadable, job.say)
+    run = job.run
+    processes.on_main(lambda: RunDirectory.open(run.path, job.config).write_data(job.images.card))
+    corrupt = CorruptList(run.corrupt, job.images.unreadable, job.say, writes=processes.is_main())
     done = {one.seed for one in result.members}
     left = [seed for seed in result.seeds if seed not in done]
     size = job.members_at_once or len(left)
@@ -158,17 +164,20 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
                 accumulate=job.config.train.accumulate,
                 members=len(seeds),
                 devices=job.placement.devices,
+                fsdp=job.placement.fsdp,
                 warn=job.say,
             )
         except RunError as error:
             raise RunError(f"{told}{error}") from error
         with memory_told(lambda told=told: told):
             members, seconds = _train_members(job, parts, evaluate, seeds)
-        result = result.add(members, seconds)
-        write_whole(result_file(run), json.dumps(result.to_json(), indent=2) + "\n")
+        result = added = result.add(members, seconds)
+        processes.on_main(
+            lambda added=added: write_whole(result_file(run), json.dumps(added.to_json(), indent=2) + "\n")
+        )
     for line in corrupt.said(job.images.card.examples):
         job.say(f"  {line}")
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    processes.on_main(lambda: shutil.rmtree(run.checkpoints, ignore_errors=True))
     return result
 
 
@@ -187,15 +196,18 @@ def _train_members(
     )
     progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
     with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
-        if checkpoints.steps("last"):
-            states, progress = restore(checkpoints, "last", states)
+        if (found := resume(checkpoints, states)) is not None:
+            states, progress = found
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")
         start = int(states.step[0])
         with contextlib.ExitStack() as stack:
             known = progress.records
-            rows = _Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts, records=known)
-            observers: list[Observer] = [rows]
-            if job.config.train.depth_every is not None:
+            observers: list[Observer] = []
+            if main := processes.is_main():
+                observers.append(
+                    _Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts, records=known)
+                )
+            if main and job.config.train.depth_every is not None:
                 observers.append(_DepthFiles(job, parts, seeds, start_step=start, records=known))
             for observer in observers:
                 stack.callback(observer.close)
@@ -268,8 +280,12 @@ def _evaluation(job: CellJob, parts: RunComponents) -> Callable[[TrainState, Rec
     task = build_task(job.config, job.images.card)
 
     def evaluation(states: TrainState, records: Records) -> list[Evaluation]:
-        feed = evaluation_feed(job.config, records, unreadable=job.images.unreadable_of(records))
-        return evaluate_population(step, states.eval_variables, feed, mesh=job.placement, task=task)
+        unreadable = job.images.unreadable_of(records)
+        feed = evaluation_feed(job.config, records, unreadable=unreadable)
+        found = evaluate_population(step, states.eval_variables, feed, mesh=job.placement, task=task)
+        if unreadable is not None:
+            share(unreadable)
+        return found
 
     return evaluation
 

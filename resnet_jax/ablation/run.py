@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
+import yaml
 from rich.console import Console as RichConsole
 
 from resnet_jax.ablation.cell import CellJob, check_cell, load_result, result_file, train_cell
@@ -26,7 +26,10 @@ from resnet_jax.runs.data import Pixels, PixelsWanted, RunData, describe_images,
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.length import Origin, fit_length
 from resnet_jax.runs.recipe_fit import misfit
+from resnet_jax.runs.several import require_shared
+from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.together import ending_together
 from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import Interrupted
@@ -61,14 +64,27 @@ def ablate(
         DataError: the images are not as they should be.
         RunError: the directory holds another ablation, is in use, or cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
+
+    In several processes all of them call it alike, and train every cell together.
     """
-    if jax.process_count() > 1:
-        raise UsageError("ablate runs in one process so far; run one ablation per process, each in its own directory")
+    with ending_together():
+        return _ablate(definition, out, skip_incompatible, members_at_once, console, origin)
+
+
+def _ablate(
+    definition: Definition,
+    out: str | Path | None,
+    skip_incompatible: bool,
+    members_at_once: int | None,
+    console: RichConsole | None,
+    origin: Origin | None,
+) -> dict[str, Any]:
     if definition.base.init_from is not None:
         raise UsageError("the cells of an ablation start from scratch: leave out init_from")
     if members_at_once is not None and members_at_once < 1:
         raise UsageError(f"members_at_once must be 1 or more, got {members_at_once}")
-    console = console or RichConsole(quiet=True)
+    console = console if console is not None and processes.is_main() else RichConsole(quiet=True)
+    processes.require_same(yaml.safe_dump(definition.to_dict()), "the definition of the ablation")
     directory = AblationDirectory(Path(out) if out is not None else definition.default_path())
     directory.require(definition)
     if definition.base.data.moved_to is not None and not directory.definition.is_file():
@@ -79,9 +95,11 @@ def ablate(
     load = _ImagesOnce(lambda text: say(console, text))
     checked = _check(definition, load, origin or Origin.of(definition.base))
     _refuse(checked, skip_incompatible)
-    directory.open(definition)
+    processes.on_main(lambda: directory.open(definition))
     job = _Job(definition, directory, checked, console)
-    with RunDirectory(directory.path).locked(job.say), stop_on_signals() as stop:
+    held = RunDirectory(directory.path)
+    with processes.held_by_main(lambda: held.locked(job.say)), stop_on_signals() as stop:
+        require_shared(held)
         job.announce()
         job.write()
         trained = 0  # updates of the cell that was trained last
@@ -90,7 +108,7 @@ def ablate(
                 result = job.results[index]
                 if entry.config is None or result.status == "done":
                     continue
-                if stop:
+                if processes.any_of(bool(stop)):
                     raise Interrupted(trained, stop)
                 job.say(f"cell {index + 1} of {len(checked)}: {result.cell.label}")
                 cell_job = CellJob(
@@ -252,7 +270,9 @@ class _Job:
         self.write()
 
     def write(self) -> None:
-        """Write the tables of what there is, then the figure."""
+        """Write the tables of what there is, then the figure; of several processes the main one does."""
+        if not processes.is_main():
+            return
         write_whole(self._directory.table_markdown, markdown(self.results, title=self.title))
         write_whole(self._directory.table_csv, comma_separated(self.results))
         attempt(self._directory.curves.name, self._draw, self.say)

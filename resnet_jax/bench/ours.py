@@ -21,7 +21,7 @@ from resnet_jax.bench.workload import Workload
 from resnet_jax.models.count import abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.ops import native
+from resnet_jax.ops import in_forms, native
 from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, create_state, options_for
 from resnet_jax.training.mesh import make_mesh, shard_batch
@@ -67,6 +67,7 @@ def optimizer(workload: Workload, model: ResNet) -> optax.GradientTransformation
 def train_step(workload: Workload, model: ResNet, tx: optax.GradientTransformation) -> Callable[..., Any]:
     """Return the pure train step; with several steps per dispatch, a scan of it over as many batches."""
     step = make_train_step(model, tx, accumulate=workload.accumulate, norm_momentum=model.config.norm_momentum)
+    step = in_forms(workload.forms, step)
     if workload.steps_per_dispatch == 1:
         return step
     return lambda state, batches: lax.scan(step, state, batches)

@@ -7,8 +7,10 @@ orders and pads differently.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
+import re
 import time
 from typing import Any
 
@@ -22,7 +24,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models.count import count
 from resnet_jax.ops import native
 from resnet_jax.training.compile import compile_train_step
-from resnet_jax.training.mesh import batch_sharding, check_batch_size, make_mesh, replicated
+from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size, fsdp_size
 from resnet_jax.training.state import TrainState, init_state
 
 NOTE = (
@@ -45,7 +47,8 @@ def plan(workload: Workload, devices: int = 1) -> dict[str, Any]:
     """
     if devices < 1:
         raise UsageError(f"devices must be 1 or more, got {devices}")
-    workload.network()
+    workload.network().config.on_devices(devices)
+    fsdp = fsdp_size(devices, workload.placement, workload.fsdp_devices)
     parts = devices * workload.accumulate
     if workload.batch % parts:
         raise UsageError(
@@ -62,6 +65,9 @@ def plan(workload: Workload, devices: int = 1) -> dict[str, Any]:
         "batch": workload.batch,
         "image_size": workload.input_shape[0],
         "devices": devices,
+        "placement": workload.placement,
+        "fsdp_devices": fsdp,
+        "forms": workload.forms,
         **run_child("plan", workload.to_dict(), environment),
         "note": NOTE,
     }
@@ -69,7 +75,7 @@ def plan(workload: Workload, devices: int = 1) -> dict[str, Any]:
 
 def compile_plan(workload: Workload) -> dict[str, Any]:
     """Compile the train step for all devices of this process and read its memory; see :func:`plan`."""
-    mesh = make_mesh()
+    mesh = Placement.of(kind=workload.placement, fsdp_devices=workload.fsdp_devices)
     check_batch_size(workload.batch, mesh, accumulate=workload.accumulate)
     model = workload.network()
     model = type(model)(model.config.on_devices(mesh.size))
@@ -89,20 +95,21 @@ def compile_plan(workload: Workload) -> dict[str, Any]:
         "flops_per_step": 6 * sizes.macs * workload.batch * workload.steps_per_dispatch,
         "dtype": model.config.dtype,
         "memory": memory,
-        "split": split_of(state, batch, memory["temporaries"], mesh.size),
+        "split": split_of(state, batch, memory["temporaries"]),
+        "collectives": collectives_of(compiled),
         "trace_seconds": traced - began,
         "compile_seconds": took,
     }
 
 
-def abstract_arguments(workload: Workload, mesh: jax.sharding.Mesh) -> tuple[TrainState, dict[str, Any]]:
+def abstract_arguments(workload: Workload, mesh: Devices) -> tuple[TrainState, dict[str, Any]]:
     """Return the state and the batch as shapes with shardings."""
     model = workload.network()
     tx, axis = optimizer(workload, model), batch_axis(workload)
     shapes = jax.eval_shape(lambda key: init_state(model, tx, key, workload.input_shape), jax.random.key(0))
     leading = (workload.batch,) if axis == 0 else (workload.steps_per_dispatch, workload.batch)
-    whole, cut = replicated(mesh), batch_sharding(mesh, axis)
-    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+    placement = as_placement(mesh)
+    state, cut = placement.abstract(shapes), placement.batch(axis)
     batch = {
         "image": jax.ShapeDtypeStruct((*leading, *workload.input_shape), jnp.float32, sharding=cut),
         "label": jax.ShapeDtypeStruct(leading, jnp.int32, sharding=cut),
@@ -126,7 +133,13 @@ def memory_of(compiled: Any) -> dict[str, int]:
     return {**memory, "peak": sum(memory.values()) - 2 * memory["aliased"]}
 
 
-def split_of(state: TrainState, batch: dict[str, Any], temporaries: int, devices: int) -> dict[str, int]:
+def collectives_of(compiled: Any) -> dict[str, int]:
+    """Return how many collectives of each kind the text of a program has."""
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    return dict(collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text())))
+
+
+def split_of(state: TrainState, batch: dict[str, Any], temporaries: int) -> dict[str, int]:
     """Return the bytes on one device by what they hold.
 
     The gradients are estimated: as large as the parameters, and among the temporaries. What is left of those are
@@ -137,16 +150,21 @@ def split_of(state: TrainState, batch: dict[str, Any], temporaries: int, devices
         "statistics": bytes_of(state.batch_stats),
         "optimizer": bytes_of(state.opt_state),
     }
-    gradients = min(named["parameters"], temporaries)
+    gradients = min(bytes_of(jax.tree.map(lambda leaf: leaf.update(sharding=None), state.params)), temporaries)
     return {
         **named,
         "other_state": bytes_of(state) - sum(named.values()),
-        "batch": bytes_of(batch) // devices,
+        "batch": bytes_of(batch),
         "gradients_estimate": gradients,
         "activations": temporaries - gradients,
     }
 
 
 def bytes_of(tree: Any) -> int:
-    """Return the bytes of all arrays, or shapes, of a tree."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Return the bytes of all arrays, or shapes, of a tree; of those that lie cut over devices the part of one."""
+    return sum(math.prod(_part(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _part(leaf: Any) -> tuple[int, ...]:
+    where = getattr(leaf, "sharding", None)
+    return leaf.shape if where is None else where.shard_shape(leaf.shape)

@@ -52,7 +52,7 @@ def plan_table(result: dict[str, Any]) -> str:
     memory, split = result["memory"], result["split"]
     lines = [
         f"{result['model']}, batch {result['batch']} on {result['devices']} devices, {result['image_size']} px, "
-        f"{result['dtype']}",
+        f"{result['dtype']}{_placed(result)}",
         f"{result['params']:,} parameters, {result['batch_stats']:,} statistics, "
         f"{result['flops_per_step'] / 1e12:,.4g} TFLOP per train step",
         "",
@@ -61,8 +61,14 @@ def plan_table(result: dict[str, Any]) -> str:
         "of which",
         *(f"  {name.replace('_', ' '):<20}{size / MIB:>12,.1f}" for name, size in split.items()),
         "",
+        f"collectives: {', '.join(f'{n} {name}' for name, n in result['collectives'].items()) or 'none'}",
         f"compiled in {result['compile_seconds']:.1f} s after {result['trace_seconds']:.1f} s of tracing, for fake "
         "CPU devices; nothing ran",
         result["note"],
     ]
     return "\n".join(lines)
+
+
+def _placed(result: dict[str, Any]) -> str:
+    cut = f", the state cut over {result['fsdp_devices']} devices" if result["placement"] == "fsdp" else ""
+    return cut + (", plain forms" if result["forms"] == "plain" else "")

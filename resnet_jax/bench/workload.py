@@ -12,6 +12,8 @@ from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelSpec
+from resnet_jax.ops import FormsChoice
+from resnet_jax.training.placement import PlacementChoice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Workload:
         image_size: side in pixels; None takes the network's own.
         steps_per_dispatch: train steps inside one compiled call.
         accumulate: micro-batches of a train step.
+        placement: how the state lies on several devices, as ``train.placement``.
+        fsdp_devices: over how many it is cut, as ``train.fsdp_devices``.
+        forms: how operations are computed, as ``train.forms``.
     """
 
     model: ModelSpec
@@ -33,6 +38,9 @@ class Workload:
     image_size: AtLeast1 | None = None
     steps_per_dispatch: AtLeast1 = 1
     accumulate: AtLeast1 = 1
+    placement: PlacementChoice = "replicated"
+    fsdp_devices: AtLeast1 | None = None
+    forms: FormsChoice = "auto"
 
     def __post_init__(self):
         """Check the numbers; raises UsageError."""

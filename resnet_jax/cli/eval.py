@@ -45,6 +45,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.runs.chosen import describe_moved, own_or_other
     from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
     from resnet_jax.runs.outcome import finite, said_metric
+    from resnet_jax.runtime.processes import is_main
 
     data = options.data
     trained, source, moved = load_run(options.run_dir, options.checkpoint), data.source, ()
@@ -71,7 +72,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}",
     ):
         say(console, line)
-    if result.logits is not None:  # after the result, which a full disk must not take along
+    if result.logits is not None and is_main():  # after the result, which a full disk must not take along
         save_array(options.logits, result.logits)
     return {
         task.headline: finite(result.metrics[task.headline]),

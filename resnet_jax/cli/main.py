@@ -14,16 +14,16 @@ from typing import Any
 
 from resnet_jax.cli.imports import FLAG, import_given
 from resnet_jax.cli.options import ANYWHERE, HELP
-from resnet_jax.cli.several import several_processes
+from resnet_jax.cli.several import said_elsewhere, several_processes
 from resnet_jax.cli.streams import READER_GONE, final_status, open_streams, steady_streams
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
-from resnet_jax.runtime.ending import end_in_bounded_time, own_process
+from resnet_jax.runtime.ending import ENDING, end_in_bounded_time, own_process
 from resnet_jax.runtime.malloc import keep_freed_memory
-from resnet_jax.runtime.together import leave
+from resnet_jax.runtime.together import has_failed, leave
 
 #: What a message may hold of what moves a terminal's cursor.
 _LINES = "\n\t"
@@ -39,13 +39,16 @@ VERBS = {
     "ablate": "train combinations of choices with several seeds; a table with error bars",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
+    "checkpoints": "list the checkpoints of a run, and compare them with their digests",
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",
     "models": "list the networks with their exact sizes",
     "bench": "speed and compile time of a network, against PyTorch and plain Flax",
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
+    "events": "what happened to a run: starts, saves, restores, damage, stops",
     "weights": "bring in another library's weights, or write ours under its names",
+    "launch": "run a verb in several processes on this machine",
 }
 
 
@@ -69,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("Stopped at once.", file=sys.stderr)
         status = 130
     status = final_status(status)
-    if status > 128:  # threads that hang, in a read from a disk that does not answer, must not keep it here
-        end_in_bounded_time(status)
-    if status and started() is not None and status < 128:  # of several processes that fail, none waits for the others
+    several = started() is not None
+    if several and (0 < status < 128 or has_failed()):  # of several that fail, none waits for the others
         leave(status)
+    if status > 128:  # threads that hang, in a read from a disk that does not answer, must not keep it here
+        end_in_bounded_time(status, 60.0 if several else ENDING)  # the first of several may be drawing pictures
     sys.exit(status)
 
 
@@ -104,7 +108,8 @@ def run(argv: list[str]) -> int:
     except ResNetJaxError as error:
         if debug:
             raise
-        print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
+        if not said_elsewhere(error):
+            print(f"error: {visible(with_flags(str(error)), keep=_LINES)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stopped:
         if debug:
@@ -132,7 +137,7 @@ def _dispatch(argv: list[str]) -> Any:
     if not argv or argv[0] in HELP or argv[0] in ANYWHERE:
         print("usage: resnet-jax VERB ...\n")
         for name, text in VERBS.items():
-            print(f"  {name:<8} {text}")
+            print(f"  {name:<11} {text}")
         print("\nresnet-jax VERB --help explains a verb; --json, --debug and --version go with each.")
         print(f"{FLAG} MODULE or FILE.py, with any verb, first imports code of your own, for what it registers.")
         print(f"Exit status: {STATUSES}.")

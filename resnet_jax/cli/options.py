@@ -14,6 +14,7 @@ from resnet_jax.errors import UsageError, closest, either, unknown
 from resnet_jax.fields import choices_of, field_docs, field_hints, is_section, listed, own_options, range_of
 from resnet_jax.report.text import PlainConsole
 from resnet_jax.runs.legacy import translate
+from resnet_jax.runtime.distributed import started
 from resnet_jax.runtime.paths import expand_paths
 
 T = TypeVar("T")
@@ -221,8 +222,12 @@ def list_verbs(verb: str, verbs: Mapping[str, str], more: str) -> str:
 
 
 def console_for(common: Common) -> Console:
-    """Return where people read: standard output, or standard error when a program reads standard output."""
-    return PlainConsole(stderr=common.json)
+    """Return where people read: standard output, or standard error when a program reads standard output.
+
+    Of several processes the first one is read.
+    """
+    launch = started()
+    return PlainConsole(stderr=common.json, quiet=launch is not None and launch.index > 0)
 
 
 def typed_fields(argv: Sequence[str], of: str) -> frozenset[str]:

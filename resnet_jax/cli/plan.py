@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -29,6 +29,12 @@ class PlanOptions:
     dtype: float32)."""
     accumulate: int = 1
     """Micro-batches of a step."""
+    placement: Literal["replicated", "fsdp"] = "replicated"
+    """How parameters and optimizer state lie: replicated on every device, or fsdp, cut over them."""
+    fsdp_devices: int | None = None
+    """With placement fsdp: over how many devices (default: all)."""
+    forms: Literal["auto", "plain"] = "auto"
+    """How operations are computed: see train.forms."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -41,7 +47,15 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.bench.workload import Workload
 
     model = options.model.replace(options.network)
-    workload = Workload(model, options.batch, image_size=options.image_size, accumulate=options.accumulate)
+    workload = Workload(
+        model,
+        options.batch,
+        image_size=options.image_size,
+        accumulate=options.accumulate,
+        placement=options.placement,
+        fsdp_devices=options.fsdp_devices,
+        forms=options.forms,
+    )
     console = console_for(options.common)
     with working(console, f"{options.network}: compiling for {options.devices} devices"):
         result = plan(workload, options.devices)

@@ -12,10 +12,12 @@ from resnet_jax.cli.imports import take_imports
 from resnet_jax.cli.options import ANYWHERE, HELP
 from resnet_jax.cli.streams import Steady
 from resnet_jax.errors import UsageError
-from resnet_jax.runtime.distributed import SWITCH, Launch, find_launch, initialize_processes
+from resnet_jax.runtime.distributed import SWITCH, Launch, find_launch, initialize_processes, started
+from resnet_jax.runtime.launcher import end_with_launcher
+from resnet_jax.runtime.processes import is_agreed
 
 #: Verbs that several processes do together; the others are of one.
-SHARED = ("train", "eval", "predict", "features", "ablate")
+SHARED = ("train", "eval", "ablate")
 
 
 @contextlib.contextmanager
@@ -36,6 +38,7 @@ def several_processes(argv: Sequence[str]) -> Iterator[bool]:
     if launch is None:
         yield True
         return
+    end_with_launcher()
     verb = _verb(argv)
     if verb not in SHARED or any(word in HELP for word in argv):
         if launch.index:
@@ -52,6 +55,12 @@ def several_processes(argv: Sequence[str]) -> Iterator[bool]:
 
     with ending_together():
         yield True
+
+
+def said_elsewhere(error: BaseException) -> bool:
+    """Return whether the first of several processes says this error, which all of them raise."""
+    launch = started()
+    return launch is not None and launch.index > 0 and is_agreed(error)
 
 
 def _verb(argv: Sequence[str]) -> str:

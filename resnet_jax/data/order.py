@@ -16,7 +16,7 @@ from typing import Literal, assert_never
 
 import numpy as np
 
-from resnet_jax.data.rng import CLASS_EXAMPLES, CLASS_ORDER, SHUFFLE, permutation
+from resnet_jax.data.rng import CLASS_EXAMPLES, CLASS_ORDER, SHUFFLE, permutation, salted
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.fields import AtLeast1, check_fields
 
@@ -59,6 +59,7 @@ class Order:
         batch_size: examples of the global batch, B.
         seed: which order.
         sampling: how they are drawn.
+        salt: another order of the same seed for each; 0 for the first.
 
     Raises:
         UsageError: a batch that the examples cannot fill, or that is not made of so many repeats.
@@ -73,7 +74,10 @@ class Order:
     (2, [0, 1], 2)
     """
 
-    def __init__(self, labels: np.ndarray, batch_size: int, *, seed: int, sampling: Sampling = SHUFFLED) -> None:
+    def __init__(
+        self, labels: np.ndarray, batch_size: int, *, seed: int, sampling: Sampling = SHUFFLED, salt: int = 0
+    ) -> None:
+        seed = salted(seed, salt)
         count, repeats = len(labels), sampling.repeats
         if batch_size > count:
             raise UsageError(

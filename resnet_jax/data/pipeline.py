@@ -42,6 +42,7 @@ class TrainBatches:
             ranks the parts are the batch of one process.
         num_classes: K, to check the labels of records that are not of a `Dataset`, which has checked its own.
         sampling: whether classes are drawn equally often, and how often an image is in a batch.
+        salt: another order of the same seed for each, of the same crops.
         unreadable: counts examples that cannot be read, for which the next of the order stand in; None: they stop.
 
     Raises:
@@ -67,6 +68,7 @@ class TrainBatches:
         shard: tuple[int, int] = (0, 1),
         num_classes: int | None = None,
         sampling: Sampling = SHUFFLED,
+        salt: int = 0,
         unreadable: Unreadable | None = None,
     ) -> None:
         if num_classes is not None:
@@ -74,8 +76,8 @@ class TrainBatches:
         self.records, self.batch_size, self.seed = records, batch_size, seed
         self.geometry, self.shard, self.unreadable = geometry, shard, unreadable
         self._rows = _shard_rows(batch_size, shard)
-        self._sampling = sampling
-        self._order = Order(records.labels, batch_size, seed=seed, sampling=sampling)
+        self._sampling, self._salt = sampling, salt
+        self._order = Order(records.labels, batch_size, seed=seed, sampling=sampling, salt=salt)
         self._lost = set(unreadable_in(records)) if unreadable is not None else set()
         self._view = View(records, geometry, training=True, seed=seed, unreadable=unreadable)
         self._labels = records.labels
@@ -86,7 +88,9 @@ class TrainBatches:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._order = Order(self.records.labels, self.batch_size, seed=self.seed, sampling=self._sampling)
+        self._order = Order(
+            self.records.labels, self.batch_size, seed=self.seed, sampling=self._sampling, salt=self._salt
+        )
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

@@ -19,7 +19,7 @@ SPLIT, SHUFFLE, CROP, HOST = range(4)
 """Streams: one a purpose, so that equal seeds for two purposes share nothing. HOST + n is that of the n-th
 host transform of a list."""
 
-CLASS_ORDER, CLASS_EXAMPLES, FOLDS, SUBSETS = range(2**32, 2**32 + 4)
+CLASS_ORDER, CLASS_EXAMPLES, FOLDS, SUBSETS, SALT = range(2**32, 2**32 + 5)
 """Further streams, above those of host transforms."""
 
 
@@ -52,6 +52,11 @@ def permutation(count: int, seed: int, stream: int, epoch: int = 0, index: int =
     [4, 2, 0, 1, 3]
     """
     return np.argsort(philox(seed, stream, epoch, index).random_raw(count), kind="stable")
+
+
+def salted(seed: int, salt: int) -> int:
+    """Return another seed, of a salt; with 0 the seed itself."""
+    return seed if salt == 0 else int(philox(seed, SALT, salt).random_raw(1)[0])
 
 
 def generator(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:

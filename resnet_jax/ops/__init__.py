@@ -7,17 +7,19 @@ from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.labels import in_range, one_hot
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
 from resnet_jax.ops.probe import gate, squared_norm, tap
-from resnet_jax.ops.reference import reference_forms
+from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
 
 __all__ = [
+    "FormsChoice",
     "at_least_float32",
     "conv",
     "drop_path",
     "gate",
     "global_max_pool",
     "global_mean_pool",
+    "in_forms",
     "in_range",
     "max_pool",
     "mean_pool_2",

@@ -41,6 +41,42 @@ def _tap_backward(probe: Array, g: Array) -> tuple[Array, Array]:
 tap.defvjp(lambda x, probe: (x, jnp.asarray(probe)), _tap_backward)
 
 
+def extremes(x: Array) -> Float[Array, " pair"]:
+    """Return the largest absolute value that is finite, and how many values are not finite, float32.
+
+    >>> extremes(jnp.array([1.0, -3.0, jnp.inf])).tolist()
+    [3.0, 1.0]
+    """
+    wide = x.astype(at_least_float32(x.dtype))
+    finite = jnp.isfinite(wide)
+    largest = jnp.max(jnp.where(finite, jnp.abs(wide), jnp.zeros((), wide.dtype)), initial=0.0)
+    return jnp.stack([largest, jnp.sum(~finite, dtype=wide.dtype)]).astype(jnp.float32)
+
+
+@jax.custom_vjp
+def tap_extremes(x: Float[Array, "*shape"], probe: Float[Array, " pair"]) -> Float[Array, "*shape"]:
+    """Return ``x``; the gradient with respect to ``probe`` is :func:`extremes` of the gradient with respect to ``x``.
+
+    Args:
+        x: any array.
+        probe: any two numbers; their values mean nothing.
+
+    >>> def loss(x, probe):
+    ...     return jnp.sum(jnp.array([3.0, jnp.inf]) * tap_extremes(x, probe))
+    >>> jax.grad(loss, 1)(jnp.ones(2), jnp.zeros(2)).tolist()
+    [3.0, 1.0]
+    """
+    del probe
+    return x
+
+
+def _tap_extremes_backward(probe: Array, g: Array) -> tuple[Array, Array]:
+    return g, extremes(g).astype(probe.dtype)
+
+
+tap_extremes.defvjp(lambda x, probe: (x, jnp.asarray(probe)), _tap_extremes_backward)
+
+
 @jax.custom_vjp
 def gate(x: Float[Array, "*shape"], factor: Float[Array, ""]) -> Float[Array, "*shape"]:
     """Return ``x``; the gradient with respect to it is multiplied by ``factor``.

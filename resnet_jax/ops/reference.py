@@ -10,9 +10,17 @@ what they are defined as, and JAX differentiates that.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 import jax
+
+#: Which forms a program has: ``auto``, the fastest where it runs, or ``plain``, the same ones everywhere.
+FormsChoice: TypeAlias = Literal["auto", "plain"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: JAX keeps this value for each thread, and it is part of the key of every cache of traced and compiled functions.
 _reference = jax.make_user_context(default_value=False)
@@ -45,6 +53,19 @@ def reference_forms() -> Iterator[None]:
     """
     with _reference(True):
         yield
+
+
+def in_forms(forms: FormsChoice, function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function as it is traced in these forms: itself, or under :func:`reference_forms`."""
+    if forms == "auto":
+        return function
+
+    @functools.wraps(function)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        with reference_forms():
+            return function(*args, **kwargs)
+
+    return plain
 
 
 def plain_lax_wanted() -> bool:

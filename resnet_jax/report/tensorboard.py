@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
@@ -11,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.report.steady_file import Position, SteadyFile, Warn, digest_of
+from resnet_jax.report.steady_file import Position, SteadyFile, digest_of
 from resnet_jax.report.trackers import Scalars
 from resnet_jax.training.observers import RunFacts
-
-_log = logging.getLogger(__name__)
 
 #: The names that this observer gives its files; others in the folder are left alone.
 _OURS = re.compile(r"events\.out\.tfevents\.\d+\..*\.\d+")
@@ -28,17 +25,11 @@ class TensorBoard(Scalars):
     off, so that every scalar is there once. Where the file cannot be written, training goes on and the events wait
     (:mod:`resnet_jax.report.steady_file`).
 
-    Args:
-        warn: is told, in a line, what is wrong with the file.
-
     Raises:
         OSError: the file cannot be made; from ``on_start``.
     """
 
     _file: SteadyFile | None = None
-
-    def __init__(self, warn: Warn = _log.warning) -> None:
-        self._warn = warn
 
     def on_start(self, facts: RunFacts) -> None:
         """Bring the file to the step that this session starts at, and open it."""
@@ -55,11 +46,15 @@ class TensorBoard(Scalars):
             known, digest = self._merge(written, start, known, facts), None
         path = written[0] if written else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.0"
         self._name, self._path = folder.name, path
-        self._file = SteadyFile(path, known, digest=digest, warn=self._warn, events=facts.events)
+        self._file = SteadyFile(path, known, digest=digest, warn=facts.warn, events=facts.events)
         if not known.size:
             from resnet_jax.report.event_records import file_version
 
             self._file.write(file_version())
+
+    def on_rollback(self, facts: RunFacts) -> None:
+        """Bring the file back to the step that the run goes on from."""
+        self.on_start(facts)
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
         """Write an event for each."""
@@ -120,7 +115,7 @@ class TensorBoard(Scalars):
         return Position(size, "", rows, waiting)
 
     def _damaged(self, facts: RunFacts, reason: str, lost: int) -> None:
-        self._warn(
+        facts.warn(
             f"warning: tensorboard/ is not what this run wrote: {reason}; {lost:,} scalars up to step "
             f"{facts.start_step:,} are lost there. metrics.jsonl has the same numbers"
         )

@@ -65,6 +65,10 @@ class View(Observer):
         """Tell it."""
         self._tell("on_start", facts)
 
+    def on_rollback(self, facts: RunFacts) -> None:
+        """Tell it."""
+        self._tell("on_rollback", facts)
+
     def on_step(self, row: Row) -> None:
         """Tell it."""
         self._tell("on_step", row)

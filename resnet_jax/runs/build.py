@@ -23,6 +23,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.ops import in_forms
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import said_skipped, share
 from resnet_jax.runs.data import RunData, geometry_of
@@ -36,12 +37,13 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import compile_multi_step
 from resnet_jax.training.evaluation import Evaluation, evaluate
-from resnet_jax.training.feeds import Feed, ProbedSteps, ResidentSteps, SingleSteps
+from resnet_jax.training.feeds import Feed, ProbedSteps, ResidentSteps, SingleSteps, Staged
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
+from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
 from resnet_jax.training.views import Views
@@ -87,7 +89,8 @@ class RunComponents:
         step: the train step as a pure function.
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
-        make_feed: of the run; given seeds, of a population with a member of each.
+        make_feed: of the run; given seeds, of a population with a member of each; given rollbacks, with the examples in
+            another order after each.
         fed: where the training images are meanwhile, in words.
     """
 
@@ -115,6 +118,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     feed = training_feed(config, images)
     total_steps = length_of(config, feed.steps_per_epoch).steps
     plan = train.plan(feed.steps_per_epoch)
+    warmup = warmup_steps(config.optim.schedule, feed.steps_per_epoch, total_steps)
+    plan = dataclasses.replace(plan, warmup=warmup)
 
     model, task = build_model(config, card, devices=placement.size), build_task(config, card)
     key = jax.random.key(config.seed)
@@ -132,13 +137,13 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         ema_decay=train.averaging(),
         loss_scaling=scaling,
     )
-    step = make_step()
+    step = in_forms(train.forms, make_step())
 
     def make(part: RunData) -> Callable[..., Feed]:
         per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
         return _feed_maker(config, part, placement, step, probed, per_call)
 
-    probed = None if train.depth_every is None else make_step(probe=BlockNames())
+    probed = None if train.depth_every is None else in_forms(train.forms, make_step(probe=BlockNames()))
     return RunComponents(
         model=model,
         task=task,
@@ -173,7 +178,9 @@ def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
 def _feed_maker(
     config: RunConfig, images: RunData, placement: Placement, step: Any, probed: Any, per_call: int
 ) -> Callable[..., Feed]:
-    """Return ``make_feed(seeds=None)``: the calls of the run, or of a population with a member of each seed.
+    """Return ``make_feed(seeds=None, rollbacks=())``: the calls of the run, or of a population with a member a seed.
+
+    After each update in ``rollbacks`` the examples come in another order.
 
     Args:
         config: the run.
@@ -191,9 +198,13 @@ def _feed_maker(
         compiler = compile_multi_step if kind == "multi" else compile_train_step
         return compiler(pure, placement, batch_axis=BATCH_AXIS if population else 0)
 
-    def make_feed(seeds: Sequence[int] | None = None) -> Feed:
+    def make_feed(seeds: Sequence[int] | None = None, rollbacks: Sequence[int] = ()) -> Feed:
+        orders = tuple(make_order(seeds, salt) for salt in range(len(rollbacks) + 1))
+        return Staged((0, *rollbacks), orders) if rollbacks else orders[0]
+
+    def make_order(seeds: Sequence[int] | None, salt: int) -> Feed:
         configs = [config] if seeds is None else [dataclasses.replace(config, seed=seed) for seed in seeds]
-        feeds = [training_feed(one, images) for one in configs]
+        feeds = [training_feed(one, images, salt=salt) for one in configs]
         population, axis = seeds is not None, 0 if seeds is None else BATCH_AXIS
         if per_call > 1:
             return ResidentSteps(
@@ -227,8 +238,8 @@ def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray
     return order
 
 
-def training_feed(config: RunConfig, images: RunData) -> TrainBatches:
-    """Return the batches of the run, in the order that its seed gives.
+def training_feed(config: RunConfig, images: RunData, *, salt: int = 0) -> TrainBatches:
+    """Return the batches of the run, in the order that its seed gives, or with a salt in another.
 
     Raises:
         UsageError: a batch size that the images cannot fill.
@@ -241,6 +252,7 @@ def training_feed(config: RunConfig, images: RunData) -> TrainBatches:
         shard=(jax.process_index(), jax.process_count()),
         unreadable=images.unreadable_of(images.splits.train),
         sampling=config.data.sampling,
+        salt=salt,
     )
 
 
@@ -292,7 +304,7 @@ def build_eval_step(
     config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False, views: Views = "none"
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return the eval step of a run as a pure function; of views a crop has the size of the card's images."""
-    return make_eval_step(
+    step = make_eval_step(
         model,
         task=build_task(config, card),
         preprocess=eval_preprocess(model, card),
@@ -300,6 +312,7 @@ def build_eval_step(
         views=views,
         crop=card.image_shape[0],
     )
+    return in_forms(config.train.forms, step)
 
 
 def build_task(config: RunConfig, card: DatasetInfo) -> Task:

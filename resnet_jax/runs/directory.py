@@ -6,6 +6,8 @@
 ``notes.txt``      what was said of the data at the start, if anything: what was left out, which folder is which split
 ``start.json``     with ``init_from``: which weights the run began with
 ``environment.json``  versions of Python and the packages, and the devices
+``.written.json``  what the run wrote into config.yaml, data.json, start.json and summary.json, a second time
+``.lock``          who is training here
 ``events.jsonl``   what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax events`
 ``.position``      how many updates the session has done, in 16 bytes; a resumed run says which are made again
 ``fault.json``     of a run that diverged: the step, its examples, and where in the network it was no longer finite
@@ -40,11 +42,13 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.errors import DamagedError, RunError, UsageError
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.report.steady_file import set_aside
 from resnet_jax.runs.config import RunConfig, config_to_yaml, differences, require_same
+from resnet_jax.runs.kept import MISSING, Kept, different_fields, read_object, why_damaged
 from resnet_jax.runs.links import check_links
-from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config, read_utf8
-from resnet_jax.runs.stored import MOST_SIDE, read_object, typed
+from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
+from resnet_jax.runtime.events import EventLog
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.lock import Held, locked
 from resnet_jax.runtime.paths import user_path
@@ -96,6 +100,54 @@ class DatasetInfo:
         return dataclasses.replace(self, **unknown) == dataclasses.replace(other, **unknown) and (
             not known or self.labels == other.labels
         )
+
+
+MOST_SIDE = 1 << 20
+"""Pixels, samples or voxels along one side of an input."""
+
+
+def parse_card(text: str) -> DatasetInfo:
+    """Read the text of a data.json.
+
+    Raises:
+        ValueError: it is none; it says which field.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    raw = read_object(text)
+    if strange := set(raw) - {field.name for field in dataclasses.fields(DatasetInfo)}:
+        raise ValueError(f"unknown field {min(strange)!r}")
+    try:
+        card = TypeAdapter(DatasetInfo).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+    if not card.image_shape or not all(0 < side <= MOST_SIDE for side in card.image_shape):
+        raise ValueError(f"image_shape is {_said(card.image_shape)}")
+    return card
+
+
+def parse_summary(text: str) -> dict[str, Any]:
+    """Read the text of a summary.json.
+
+    Raises:
+        ValueError: it is none; it says why.
+    """
+    raw = read_object(text)
+    for name, kinds in (("steps", (int, float)), ("finished", (str,)), ("params_digest", (str,))):
+        if name in raw and not isinstance(raw[name], kinds):
+            raise ValueError(f"{name} is {_said(raw[name])}")
+    if "steps" not in raw:
+        raise ValueError("it does not say how many steps were made")
+    return raw
+
+
+def _said(value: Any) -> str:
+    return repr(value)[:40]
+
+
+def _card_changes(before: DatasetInfo, after: DatasetInfo) -> list[str]:
+    return different_fields(dataclasses.asdict(before), dataclasses.asdict(after))
 
 
 def labels_digest(labels: Iterable[np.ndarray]) -> str:
@@ -153,8 +205,11 @@ class RunDirectory:
             check_links(path)
             if run.config.is_file():
                 require_same(run.read_config(), config, where=path)
+                if not run.kept.texts(run.config):
+                    run.kept.adopt(run.config, run.data, run.start, run.summary)
             else:
-                write_whole(run.config, config_to_yaml(config))
+                run.kept.forget()
+                run.write_config(config)
             write_whole(run.environment, json.dumps(describe_environment(), indent=2) + "\n")
         except OSError as error:
             raise RunError(f"cannot write the run directory {path}: {error.strerror or error}") from error
@@ -168,17 +223,59 @@ class RunDirectory:
             UsageError: there is none.
         """
         run = cls(path)
-        if not run.config.is_file():
+        if not (run.config.is_file() or (run.kept.texts(run.config) and run.saved_step())):
             raise UsageError(f"{path} is not a run directory: it has no {run.config.name}")
         return run
 
+    @property
+    def kept(self) -> Kept:
+        """What the run wrote into its small files."""
+        return Kept(self.path)
+
     def read_config(self) -> RunConfig:
-        """Read config.yaml."""
-        return parse_config(read_utf8(self.config), where=str(self.config))
+        """Read config.yaml.
+
+        Raises:
+            DamagedError: it is not what the run wrote.
+            UsageError: it is of a run of before, and cannot be read.
+        """
+        return self.kept.read(self.config, self._parse_config, differences)
+
+    def _parse_config(self, text: str) -> RunConfig:
+        return parse_config(text, where=str(self.config))
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml."""
-        write_whole(self.config, config_to_yaml(config))
+        self.kept.write(self.config, config_to_yaml(config))
+
+    def mend(self, say: Callable[[str], None]) -> None:
+        """Write again what cannot be read of config.yaml, data.json, start.json and summary.json, as the run wrote it.
+
+        What was there is set aside. A summary that is missing is none: the test is made again.
+
+        Args:
+            say: is given a line for each.
+
+        Raises:
+            OSError: that cannot be written.
+        """
+        for path, parse in (
+            (self.config, self._parse_config),
+            (self.data, parse_card),
+            (self.start, read_object),
+            (self.summary, parse_summary),
+        ):
+            known = self.kept.texts(path)
+            reason = why_damaged(path, known, parse) if known else None
+            if reason is None or (path == self.summary and not path.is_file()):
+                continue
+            if reason == MISSING and not self.saved_step():
+                continue
+            aside = set_aside(path) if os.path.lexists(path) else None
+            write_whole(path, known[-1])
+            was = "" if aside is None else f"; as it was found it is {aside.name}"
+            say(f"warning: {path} is damaged ({reason}): written again as this run wrote it{was}")
+            EventLog(self.events).add("damaged", what=path.name, reason=reason, set_aside=aside and aside.name)
 
     def saved_step(self) -> int:
         """Return the updates of the newest checkpoint to resume from; 0 if there is none."""
@@ -196,14 +293,15 @@ class RunDirectory:
 
         Raises:
             RunError: it is missing: the run stopped before it had read its data.
-            DamagedError: it is not what was written.
+            DamagedError: it is not what the run wrote.
         """
-        if not self.data.is_file():
+        if not self._has(self.data):
             raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
-        card = typed(DatasetInfo, read_object(self.data), self.data)
-        if not card.image_shape or not all(0 < side <= MOST_SIDE for side in card.image_shape):
-            raise DamagedError(f"{self.data} is damaged: image_shape is {card.image_shape}")
-        return card
+        return self.kept.read(self.data, parse_card, _card_changes)
+
+    def _has(self, path: Path) -> bool:
+        """Return whether a small file is there, or should be."""
+        return path.is_file() or (self.config.is_file() and bool(self.kept.texts(path)))
 
     def write_data(self, card: DatasetInfo) -> None:
         """Write data.json.
@@ -215,7 +313,7 @@ class RunDirectory:
             raise RunError(
                 f"the data is not what it was when {self.path} began (see {self.data.name}); use another run_dir"
             )
-        write_whole(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+        self.kept.write(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 
     def write_notes(self, notes: Sequence[str]) -> None:
         """Write notes.txt, one note a line; nothing if there are none."""
@@ -225,19 +323,23 @@ class RunDirectory:
 
     def read_start(self) -> dict[str, Any] | None:
         """Return what the run began with, or None if it began from scratch or not at all."""
-        return read_object(self.start) if self.start.is_file() else None
+        return self.kept.read(self.start, read_object, different_fields) if self._has(self.start) else None
 
     def write_start(self, record: dict[str, Any]) -> None:
         """Write start.json."""
-        write_whole(self.start, json.dumps(record, indent=2) + "\n")
+        self.kept.write(self.start, json.dumps(record, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Return the result, or None if the run is not finished."""
-        return read_object(self.summary) if self.summary.is_file() else None
+        """Return the result, or None if the run is not finished.
+
+        Raises:
+            DamagedError: it is not what the run wrote.
+        """
+        return self.kept.read(self.summary, parse_summary, different_fields) if self.summary.is_file() else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
-        write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
+        self.kept.write(self.summary, json.dumps(summary, indent=2) + "\n", earlier=4)
 
     def locked(self, warn: Callable[[str], None] = _log.warning) -> AbstractContextManager[Held]:
         """Keep other processes from training here, until the block ends or this process does, however that happens.

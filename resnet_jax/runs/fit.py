@@ -24,7 +24,6 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.testing import test_once
 from resnet_jax.runs.finetune import find_source, require_transfer
 from resnet_jax.runs.fitted import Fit
 from resnet_jax.runs.job import FirstStep, Job, announce, sayer
@@ -32,6 +31,7 @@ from resnet_jax.runs.length import Origin, adopt, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
 from resnet_jax.runs.recipe_fit import elsewhere, misfit
 from resnet_jax.runs.several import require_one_data, require_one_run, require_shared
+from resnet_jax.runs.testing import test_once
 from resnet_jax.runs.train_run import restore_or_begin, train_run
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.events import EventLog
@@ -57,8 +57,8 @@ def fit(
     A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
     alone differs is continued from where it is (:mod:`resnet_jax.runs.length`); both are said.
 
-    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes the
-    files, tells observers and prints, and what ends one process ends all.
+    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes
+    the files, tells observers and prints, and what ends one process ends all.
 
     Arrays are divided into training, validation and test as any source is; a run of them is resumed with the same ones.
 
@@ -103,6 +103,7 @@ def _fit(
     config, run, dataset = begun.config, RunDirectory(begun.run_dir), begun.dataset
     for line in begun.lines:
         say(console, line)
+    processes.on_main(lambda: run.mend(sayer(console)))
     asked, origin = config, origin or Origin.of(config)
     if config.data.moved_to is not None and not run.config.is_file():
         raise UsageError(
@@ -131,6 +132,7 @@ def _fit(
         batch=config.train.batch_size,
         accumulate=config.train.accumulate,
         devices=parts.placement.devices,
+        fsdp=parts.placement.fsdp,
         warn=sayer(console),
     )
     other_kind = misfit(config, images)

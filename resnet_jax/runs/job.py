@@ -115,7 +115,7 @@ def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
         "images": f"{config.data.place}: {sizes} ({shape})",
         "fed": job.parts.fed,
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
-        "devices": job.parts.placement.described,
+        "devices": job.parts.placement.described + (", plain forms" if config.train.forms == "plain" else ""),
         "run": str(job.run.path),
     }
     start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)

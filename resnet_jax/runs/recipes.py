@@ -10,8 +10,9 @@ import yaml
 
 from resnet_jax.errors import FEW, UsageError, closest, either, nearest, unknown
 from resnet_jax.fields import check_value, is_section, options_of, own_options
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.config import RunConfig, differences
 from resnet_jax.runs.imports import import_named, is_of_run, listed, missing_told
+from resnet_jax.runs.kept import Kept
 from resnet_jax.runs.legacy import upgrade
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.runtime.plain_files import read_text
@@ -41,10 +42,12 @@ def load_recipe(name: str) -> RunConfig:
         path = user_path(name)
         if not path.is_file():
             raise UsageError(f"no such recipe file: {path}")
+        if is_of_run(path):  # of a run that may be damaged, and which knows what it was
+            return Kept(path.parent).read(
+                path, lambda text: parse_config(text, where=str(path), recipe=path.stem), differences
+            )
         raw = _mapping(read_utf8(path), where=str(path), recipe=path.stem)
-        if not is_of_run(path):
-            raw = import_named(raw, where=str(path), folder=path.parent)
-        return config_from_dict(raw, where=str(path))
+        return config_from_dict(import_named(raw, where=str(path), folder=path.parent), where=str(path))
     if name not in list_recipes():
         error = unknown("recipe", name, list_recipes())
         hint = "; a file of your own must end with .yaml" if Path(name).is_file() else ""

@@ -56,7 +56,7 @@ class SessionLog(Observer):
             step = error.step
             reason = error.request.signal.name if error.request.signal else "asked to"
         elif isinstance(error, RunError):
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition(". ")[0].splitlines()[0]
         self._events.add("stop", step=step, reason=reason)
 
     def close(self) -> None:

@@ -80,8 +80,8 @@ def require_shared(run: RunDirectory) -> None:
             raise processes.agreed(
                 RunError(
                     f"{run.path} is not the same directory in all processes: process {number} on {host} does not see "
-                    f"what process 0 on {found[0][1]} has written there. Give a run_dir on a file system that all hosts "
-                    "share"
+                    f"what process 0 on {found[0][1]} has written there. Give a run_dir on a file system that all "
+                    "hosts share"
                 )
             )
 

@@ -71,8 +71,8 @@ def in_stages(
     makers = [make(_brought_to(images, size)) for _, size in stages]
     starts = tuple(start for start, _ in stages)
 
-    def make_feed(seeds: Sequence[int] | None = None) -> Feed:
-        return Staged(starts, tuple(maker(seeds) for maker in makers))
+    def make_feed(seeds: Sequence[int] | None = None, rollbacks: Sequence[int] = ()) -> Feed:
+        return Staged(starts, tuple(maker(seeds, rollbacks) if rollbacks else maker(seeds) for maker in makers))
 
     return make_feed
 

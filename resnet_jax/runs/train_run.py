@@ -16,32 +16,37 @@ from resnet_jax.report.metrics_file import MetricsFile
 from resnet_jax.report.views import View
 from resnet_jax.runs.config import config_to_dict
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.faults import explain_divergence
 from resnet_jax.runs.finetune import start_state
 from resnet_jax.runs.job import Job, StillHeld
 from resnet_jax.runs.position import read_position
+from resnet_jax.runs.rollback import in_its_order, roll_back
 from resnet_jax.runs.session_log import SessionLog
 from resnet_jax.runtime.processes import is_main, require_same
+from resnet_jax.training.diverged import Diverged
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import Interrupted, train
-from resnet_jax.training.members import restore
+from resnet_jax.training.members import resume
 from resnet_jax.training.observers import RunFacts, tell
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import warmup_steps
+from resnet_jax.training.spikes import Spiked
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance
 
 
 def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
     """Return the state and the progress of the newest checkpoint, else those that the run begins with."""
-    if not job.checkpoints.steps("last"):
+    found = resume(job.checkpoints, job.parts.new_state()) if job.checkpoints.is_begun() else None
+    if found is None:
         if again := made_again(job.run, 0):  # it was killed before its first save
             job.say(f"Nothing was saved so far: {again:,} steps are made again.")
             job.events.add("restore", step=0, repeated=again)
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
         return job.parts.new_state(), Progress()
-    state, progress = restore(job.checkpoints, "last", job.parts.new_state())
+    state, progress = found
     step = int(state.step)
     require_same(step, "the step of the newest checkpoint")
     again = made_again(job.run, step)
@@ -77,6 +82,21 @@ def train_run(
         RunError: as :func:`resnet_jax.training.loop.train`.
         Interrupted: likewise.
     """
+    gone_back = False
+    while True:
+        try:
+            job = in_its_order(job, progress) if progress.rollbacks else job
+            return _train(job, state, progress, stop, views, gone_back=gone_back)
+        except Spiked as spike:
+            del state
+            state, progress = roll_back(job, spike)
+            gone_back = True
+
+
+def _train(
+    job: Job, state: TrainState, progress: Progress, stop: StopRequest, views: Sequence[View], *, gone_back: bool
+) -> tuple[TrainState, Progress]:
+    """Train until the end or a loss spike; see :func:`train_run`."""
     parts, run = job.parts, job.run
     start, per_epoch = int(state.step), parts.plan.steps_per_epoch
     every = job.config.train.cadence(job.config.train.log_every, per_epoch)
@@ -131,8 +151,9 @@ def train_run(
             log_every=every,
             records=progress.records,
             events=job.events,
+            warn=job.say,
         )
-        tell(views, "on_start", facts)
+        tell(views, "on_rollback" if gone_back else "on_start", facts)
         try:
             return train(
                 state,
@@ -153,10 +174,17 @@ def train_run(
                 ],
                 stop=stop,
             )
+        except Spiked:
+            raise
         except BaseException as error:
+            if isinstance(error, Diverged) and log.is_there:
+                explain_divergence(job, error)
             log.ended(error)
             if isinstance(error, Interrupted | RunError) and log.is_there:
-                job.checkpoints.close()
+                try:
+                    job.checkpoints.close()
+                except RunError as failure:  # and the error is what ends the run
+                    job.say(f"warning: {failure}")
                 if main:
                     job.pictures.draw_training()
             raise

@@ -5,8 +5,8 @@ Kubernetes jobs (JobSet, XPK) and Cloud TPU pods. One process of them is one pro
 environment variables do, which ``resnet-jax launch`` sets too:
 
 ================================  ======================================================================================
-``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it
-``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` on which process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
+``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it (default: ``on``)
+``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` where process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
 ``RESNET_JAX_PROCESSES``          how many processes there are
 ``RESNET_JAX_PROCESS``            which of them this is, from 0
 ``RESNET_JAX_CONNECT_TIMEOUT``    seconds to wait for the others at the start (300)
@@ -15,8 +15,8 @@ environment variables do, which ``resnet-jax launch`` sets too:
 ``JAX_NUM_CPU_DEVICES``           devices of this process on CPUs
 ================================  ======================================================================================
 
-With the coordinator alone named, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and ``_RANK``,
-``SLURM_NTASKS`` and ``SLURM_PROCID``): Open MPI 5 does not say where the first process is.
+With the coordinator alone named, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and
+``_RANK``, ``SLURM_NTASKS`` and ``SLURM_PROCID``): Open MPI 5 does not say where the first process is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -105,8 +107,8 @@ def _named(environ: Mapping[str, str]) -> Launch | None:
                 return None
     if coordinator is None or count is None or index is None:
         raise UsageError(
-            f"{COORDINATOR} (HOST:PORT of process 0), {PROCESSES} (how many) and {PROCESS} (which, from 0) go together; "
-            f"set: {', '.join(f'{name}={value}' for name, value in given.items())}"
+            f"{COORDINATOR} (HOST:PORT of process 0), {PROCESSES} (how many) and {PROCESS} (which, from 0) go "
+            f"together; set: {', '.join(f'{name}={value}' for name, value in given.items())}"
         )
     total, which = _number(count, PROCESSES), _number(index, PROCESS)
     if not 0 <= which < total:
@@ -135,8 +137,16 @@ def _cluster(environ: Mapping[str, str]) -> Launch | None:
         )
         return None
     for kind in ClusterEnv._cluster_types:
-        if not kind.opt_in_only_method and kind.is_env_present():
-            return Launch(kind.name or kind.__name__, kind.get_process_count(), kind.get_process_id())
+        if kind.opt_in_only_method or (kind.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in environ):
+            continue  # a pod that is no part of an indexed job is alone, and JAX would warn of what it does not need
+        try:
+            if kind.is_env_present():
+                return Launch(kind.name or kind.__name__, kind.get_process_count(), kind.get_process_id())
+        except Exception as error:  # of the network, of a variable that is none of its own
+            raise UsageError(
+                f"JAX sees {kind.__name__} and cannot tell how many processes there are ({error}): name them with "
+                f"{COORDINATOR}, {PROCESSES} and {PROCESS}, or set {SWITCH}=off"
+            ) from error
     return None
 
 
@@ -199,13 +209,33 @@ def initialize_processes(launch: Launch | None = None) -> bool:
     before = config.jax_enable_preemption_service
     config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(initialization_timeout=connect, heartbeat_timeout_seconds=heartbeat, **where)
+        with _bounded(launch, connect):  # JAX itself would end the process with a page of text, and so comes later
+            jax.distributed.initialize(
+                initialization_timeout=connect + 30, heartbeat_timeout_seconds=heartbeat, **where
+            )
     except RuntimeError as error:
         raise _not_started(launch, connect, error) from error
     finally:
         config.update("jax_enable_preemption_service", before)
     _started = launch
     return True
+
+
+@contextlib.contextmanager
+def _bounded(launch: Launch, seconds: int) -> Iterator[None]:
+    """End this process with a sentence if the block takes longer: it waits within JAX, where nothing can be raised."""
+
+    def end() -> None:
+        print(f"error: {_not_found(launch, seconds)}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
@@ -233,10 +263,15 @@ def _not_started(launch: Launch, connect: int, error: RuntimeError) -> Exception
             "all in the program"
         )
     where = f" at {launch.coordinator}" if launch.coordinator else ""
-    if "address already in use" in str(error).lower() or "Failed to add port" in str(error):
+    if "address already in use" in str(error).lower() or "Failed to start RPC server" in str(error):
         return RunError(f"process 0 cannot wait for the others{where}: the port is taken ({reason})")
-    return RunError(
+    return RunError(f"{_not_found(launch, connect)}. JAX says: {reason}")
+
+
+def _not_found(launch: Launch, seconds: int) -> str:
+    where = f" at {launch.coordinator}" if launch.coordinator else ""
+    return (
         f"process {launch.index} of {launch.count} (launched by {launch.by}) did not find the others{where} within "
-        f"{connect} s ({CONNECT_TIMEOUT}): look whether all of them run, and whether the host of process 0 can be reached "
-        f"there. {SWITCH}=off runs it alone. JAX says: {reason}"
+        f"{seconds} s ({CONNECT_TIMEOUT}): look whether all of them run, and whether the host of process 0 can be "
+        f"reached there. {SWITCH}=off runs it alone"
     )

@@ -10,11 +10,15 @@
 ``fallback``   an older checkpoint is used in its place: ``kind``, ``step``, ``instead_of``
 ``reject``     an update was rejected: ``step``, ``loss``, ``grad_norm``
 ``rollback``   a loss spike sent the run back: ``step``, ``to``, ``loss``
+``write_failed``   rows of a file cannot be written: ``what``, ``reason``; at the end ``lost``, how many are missing
+``write_resumed``  they can again: ``what``
+``left_out``   the log had grown too long: ``count`` events of its middle are no longer there
 ``stop``       the session ends before the run does: ``step``, ``reason``
 ``end``        the run is finished: ``step``, ``reason``
 =============  ===========================================================================================
 
 Every line has ``time`` (UTC, ISO 8601) and ``event``. What cannot be written is lost: a log never ends a training.
+A log that grows past :data:`MOST_BYTES`, of a run that rejects a million updates, keeps its beginning and its end.
 """
 
 from __future__ import annotations
@@ -26,6 +30,11 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+
+from resnet_jax.runtime.files import replacing
+
+#: Bytes of a log; one that grows past them keeps the first eighth and the last three.
+MOST_BYTES = 8 * 2**20
 
 
 class EventLog:
@@ -46,12 +55,31 @@ class EventLog:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, **{name: _plain(value) for name, value in facts.items()}})
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 os.write(descriptor, f"{line}\n".encode())  # in one piece: another process may be appending too
+                size = os.fstat(descriptor).st_size
             finally:
                 os.close(descriptor)
+            if size > MOST_BYTES:
+                self._shorten(now)
+
+    def _shorten(self, now: str) -> None:
+        """Leave out the middle."""
+        assert self._path is not None
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        eighth, size, first, last = MOST_BYTES // 8, 0, 0, len(lines)
+        while size < eighth:
+            size, first = size + len(lines[first]), first + 1
+        size = 0
+        while size < 3 * eighth and last > first:
+            last, size = last - 1, size + len(lines[last - 1])
+        before = [json.loads(line)["count"] for line in lines[first:last] if b'"event": "left_out"' in line]
+        count = last - first + sum(before) - len(before)
+        note = json.dumps({"time": now, "event": "left_out", "count": count}).encode() + b"\n"
+        with replacing(self._path) as partial:
+            partial.write_bytes(b"".join([*lines[:first], note, *lines[last:]]))
 
 
 #: Logs nothing.
@@ -63,8 +91,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict) and "event" in row:
                 found.append(row)

@@ -32,13 +32,23 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     """Write a text in one piece, as UTF-8, whatever the locale.
 
-    What UTF-8 cannot hold (half a surrogate pair) becomes its escape.
+    What UTF-8 cannot hold (half a surrogate pair) becomes its escape. It is on disk when this returns: a machine that
+    loses its power has the old file or the new one.
 
     Raises:
         OSError: it cannot be written; with its path.
     """
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    how: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with replacing(path) as partial, partial.open("w", **how) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(OSError):  # a file system that cannot do this for a directory
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 class Appended:

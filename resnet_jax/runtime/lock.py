@@ -136,9 +136,11 @@ def locked(folder: Path, what: str, warn: Callable[[str], None] = _log.warning) 
             with contextlib.suppress(OSError):  # only for people; the lock holds without
                 os.ftruncate(file, 0)
                 os.pwrite(file, me.line(), 0)
-            yield Held()
-            with contextlib.suppress(OSError):
-                os.ftruncate(file, 0)
+            try:
+                yield Held()
+            finally:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file, 0)
             return
     finally:
         os.close(file)

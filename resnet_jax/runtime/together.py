@@ -37,6 +37,7 @@ _LOST = re.compile(
 )
 _blocks = itertools.count()
 _current: _Together | None = None
+_failed_alone, _lost_others = False, False
 
 
 @contextlib.contextmanager
@@ -68,12 +69,30 @@ def ending_together() -> Iterator[None]:
         together.close()
 
 
-def leave(status: int) -> None:
-    """End this process at once with a status other than 0, so that it does not wait for others that have failed too.
+def has_failed() -> bool:
+    """Return whether this process has failed alone, and has told the others."""
+    return _failed_alone
+
+
+def leave(status: int, *, wait: float | None = None) -> None:
+    """End this process with a status other than 0, so that it does not wait for others that have failed too.
+
+    The first process is the last to go, for JAX ends the others with pages of text when it is gone.
 
     Args:
         status: of the process.
+        wait: seconds that the first process waits for the others at most (default: :data:`KNOWN`, and one where some
+            were lost).
     """
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    with contextlib.suppress(Exception):
+        client.key_value_set(f"resnet_jax/left/{processes.index()}", "left")
+        wait = (LOOK if _lost_others else KNOWN) if wait is None else wait
+        until = time.monotonic() + (wait if processes.is_main() else 0.0)
+        while time.monotonic() < until and len(client.key_value_dir_get("resnet_jax/left/")) < processes.count():
+            time.sleep(0.05)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -105,30 +124,38 @@ class _Together:
 
     def failed(self, error: BaseException) -> Exception | None:
         """Tell the others why this process fails; return what it says of a connection that was lost, else None."""
+        global _failed_alone, _lost_others
+        _failed_alone = True
         self._failing.set()
         if self._client is None:
             return None
         lost = _is_lost(error)
         if lost:
+            _lost_others = True
             known = self._known or self._wait_for_reason()
             if known is not None:
                 return _as_error(known)
             return RunError(
-                f"the connection to another process was lost ({_first_line(error)}): it has ended or was killed; what it "
-                "said last is in its own output. What was saved before stays; start all of them again with the same "
+                f"the connection to another process was lost ({_first_line(error)}): it has ended or was killed; what "
+                "it said last is in its own output. What was saved before stays; start all of them again with the same "
                 "command to go on"
             )
-        said = {"process": self._index, "message": _said(error), "status": getattr(error, "exit_code", 1)}
+        message = _said(error)
+        said = {"process": self._index, "message": message, "status": getattr(error, "exit_code", 1)}
         with contextlib.suppress(Exception):
-            self._client.key_value_set(self._key, json.dumps(said))  # the first of several processes is the reason
+            self._client.key_value_set(f"{self._key}/{self._index}", message)
+            with contextlib.suppress(Exception):  # the first of several is the reason
+                self._client.key_value_set(self._key, json.dumps(said))
             self._wait_until_known()
+            if self._index and self._client.key_value_try_get(f"{self._key}/0") == message:
+                processes.agreed(error)
         return None
 
     def _wait_until_known(self) -> None:
-        """Wait until the others have read it: with the first process its store ends."""
+        """Wait until the others have read it, or have failed too: with the first process its store ends."""
         until = time.monotonic() + KNOWN
-        while time.monotonic() < until and len(self._client.key_value_dir_get(f"{self._key}/")) < self._count - 1:
-            time.sleep(0.1)
+        while time.monotonic() < until and len(self._client.key_value_dir_get(f"{self._key}/")) < self._count:
+            time.sleep(0.05)
 
     def _wait_for_reason(self) -> dict[str, Any] | None:
         """Wait a moment for the reason of a process whose connection is lost; killed ones have none."""
@@ -161,7 +188,7 @@ class _Together:
             if self._over.wait(0.1) or self._failing.is_set():
                 return
         print(f"error: {_as_error(self._known)}", file=sys.stderr, flush=True)
-        leave(int(self._known["status"]))
+        leave(int(self._known["status"]), wait=0.0)
 
 
 def _is_lost(error: BaseException) -> bool:

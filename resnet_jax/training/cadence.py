@@ -65,6 +65,19 @@ class Cadence:
             number += 1
         return due
 
+    def before(self, step: int) -> int:
+        """Return the last step before ``step`` at which it is due; 0 if there is none, and by the clock.
+
+        >>> [Cadence(period=2.5).before(step) for step in (1, 3, 4, 6)]
+        [0, 0, 3, 5]
+        """
+        if self.period is None:
+            return 0
+        number = math.floor(step / self.period) + 1
+        while number > 0 and self._at(number) >= step:
+            number -= 1
+        return self._at(number) if number > 0 else 0
+
     def _at(self, number: int) -> int:
         assert self.period is not None
         return math.floor(number * self.period + 0.5)

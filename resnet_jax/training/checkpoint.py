@@ -30,12 +30,13 @@ from resnet_jax.runtime import processes
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.paths import PlainAlias, is_plain, user_path
 from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry, Kind as Kind
-from resnet_jax.training.checkpoint_writer import CheckpointWriter, Pending, not_written, reason_of
+from resnet_jax.training.checkpoint_writer import CheckpointWriter, Pending, SaveError, reason_of
 from resnet_jax.training.manifest import FORMAT, MARK, Score, read_manifest, verify
 from resnet_jax.training.retention import Keep, ranked, superfluous_best, superfluous_last
 from resnet_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
+_NO_OTHER = ". No other"
 
 
 class Checkpoints:
@@ -61,7 +62,7 @@ class Checkpoints:
         keep: Keep | None = None,
     ) -> None:
         self.events, self.keep = events, keep or Keep()
-        self.warn: Callable[[str], None] = warn or _log.warning
+        self.warn: Callable[[str], None] = _log.warning if warn is None else warn
         self._folder, self._owner = CheckpointFolder(user_path(folder).absolute()), owner
         self._is_cleared = not owner
         self._stale: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
@@ -104,7 +105,7 @@ class Checkpoints:
             return
         score = score if score is not None and score.is_finite else None
         step = int(state.step)
-        self._flush()
+        self.flush()
         if not self._agreed(lambda: self._has_to_write(kind, step)):
             return
         try:
@@ -116,8 +117,7 @@ class Checkpoints:
         except Exception as error:
             if processes.is_main():
                 self._folder.clear(kind, step)
-            self.events.add("save_failed", kind=kind, step=step, reason=reason_of(error))
-            raise not_written(self._folder, kind, error) from error
+            raise self._save_failed(kind, step, error) from error
         self._stale[kind].discard(step)
         self._writing().add(Pending(kind, step, response, score, time.monotonic() - began))
 
@@ -130,6 +130,17 @@ class Checkpoints:
         """Return why a save of before failed, once, as one sentence; None if none has failed since."""
         return None if self._writer is None else self._writer.take_failure()
 
+    def flush(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            RunError: something could not be written since the last call, in any of the processes.
+        """
+        self._wait()
+        failure = self.take_failure()
+        if processes.any_of(failure is not None):
+            raise failure or SaveError(self._folder, "last", "another process cannot write its part")
+
     def steps(self, kind: Kind) -> list[int]:
         """Return the saved steps, oldest first; empty if there is none. They are not verified."""
         self._wait()
@@ -140,6 +151,11 @@ class Checkpoints:
         self._wait()
         rows = self._agreed(lambda: [_row(entry) for entry in ranked(self._current_best())])
         return [Entry(row["step"], None if row["score"] is None else Score(**row["score"])) for row in rows]
+
+    def is_begun(self) -> bool:
+        """Return whether anything was saved so far, intact or not."""
+        self._wait()
+        return self._agreed(lambda: any(self._listed(kind) or self._folder.damaged(kind) for kind in KINDS))
 
     def resume(self, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]] | None:
         """Load what a run goes on from: the newest ``last``, or where none is left intact the newest ``best``.
@@ -159,16 +175,19 @@ class Checkpoints:
         """
         from_best = axis == 0 and bool(self.steps("best"))
         if not (self.steps("last") or self._agreed(lambda: bool(self._folder.damaged("last")))):
-            return self._resumed_from_best(like) if from_best else None
+            return self._restored("best", like, to_go_on=True) if from_best else None
         try:
-            return self.restore("last", like, axis=axis)
+            return self._restored("last", like, axis)
         except DamagedError as error:
             if not from_best:
                 raise
-            self._say(f"{error}. The best state is intact, and the run goes on from that")
-            return self._resumed_from_best(like)
+            found = str(error).partition(_NO_OTHER)[0]
+            self._say(f"{found}. No 'last' checkpoint is left; the run goes on from the newest 'best' one")
+            return self._restored("best", like, to_go_on=True)
 
-    def restore(self, kind: Kind, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self, kind: Kind, like: TrainState, *, axis: int = 0, at_most: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Load the newest ``last`` or the best ``best`` checkpoint: the state and the progress saved with it.
 
         It is compared with its manifest first. A damaged one is named, set aside if this is the run itself, and the
@@ -179,17 +198,13 @@ class Checkpoints:
             like: a state with the shapes, dtypes and shardings wanted; the checkpoint may have been written on
                 another number of devices.
             axis: as for :meth:`save`.
+            at_most: of this step or before; None for the newest.
 
         Raises:
             DamagedError: none of them is intact.
             RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
         """
-        wanted = {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None}
-        loaded, step = self._load(kind, wanted)
-        if kind == "last":
-            self._go_back_to(step)
-        where = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return _relayout(loaded["state"], partial(layout.like, example=like), axis, where), loaded["progress"]
+        return self._restored(kind, like, axis, at_most=at_most)
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Load some fields of a state, and the step it is from; for use without the optimizer.
@@ -225,18 +240,25 @@ class Checkpoints:
         if failure is not None:
             raise failure
 
-    def _resumed_from_best(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        loaded = self.restore("best", like)
-        self._go_back_to(int(loaded[0].step))
-        return loaded
+    def _restored(
+        self, kind: Kind, like: TrainState, axis: int = 0, *, to_go_on: bool = False, at_most: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        wanted = {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None}
+        loaded, step = self._load(kind, wanted, newest_first=to_go_on, at_most=at_most)
+        if kind == "last" or to_go_on:
+            self._go_back_to(step)
+        where = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return _relayout(loaded["state"], partial(layout.like, example=like), axis, where), loaded["progress"]
 
-    def _load(self, kind: Kind, wanted: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    def _load(
+        self, kind: Kind, wanted: dict[str, Any], *, newest_first: bool = False, at_most: int | None = None
+    ) -> tuple[dict[str, Any], int]:
         """Load from the first checkpoint that is intact."""
         self._wait()
         failed: tuple[int, RunError] | None = None
         while True:
             try:
-                step, is_verified = self._agreed(lambda: self._choose(kind))
+                step, is_verified = self._agreed(lambda: self._choose(kind, newest_first, at_most))
             except RunError:
                 if failed is not None:
                     raise failed[1] from None
@@ -262,11 +284,12 @@ class Checkpoints:
                 )
             return loaded, step
 
-    def _choose(self, kind: Kind) -> tuple[int, bool]:
+    def _choose(self, kind: Kind, newest_first: bool, at_most: int | None) -> tuple[int, bool]:
         """Return the step of the first intact checkpoint, and whether it has a manifest that says so."""
         damaged: list[tuple[int, str]] = []
         while True:
-            steps = [step for step in self._preferred(kind) if (kind, step) not in self._passed_over]
+            steps = [step for step in self._preferred(kind, newest_first) if (kind, step) not in self._passed_over]
+            steps = [step for step in steps if at_most is None or step <= at_most]
             if not steps:
                 raise self._none_left(kind, [text for _, text in damaged])
             step = steps[0]
@@ -300,13 +323,13 @@ class Checkpoints:
         other: Kind = "best" if kind == "last" else "last"
         rest = f"There is a {other!r} checkpoint too. " if self._listed(other) else ""
         return DamagedError(
-            f"{found}. No other {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or to "
+            f"{found}{_NO_OTHER} {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or to "
             f"begin again delete {self._folder.path} or give another run directory"
         )
 
-    def _preferred(self, kind: Kind) -> list[int]:
+    def _preferred(self, kind: Kind, newest_first: bool) -> list[int]:
         """Return the steps that may be loaded, the one to load first."""
-        if kind == "last":
+        if kind == "last" or newest_first:
             return [step for step in reversed(self._listed(kind)) if step not in self._stale[kind]]
         current = ranked(self._current_best())
         stale = ranked(entry for entry in self._best() if entry.step in self._stale["best"])
@@ -336,9 +359,13 @@ class Checkpoints:
             try:
                 (self._folder.path / kind).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                self.events.add("save_failed", kind=kind, step=step, reason=reason_of(error))
-                raise not_written(self._folder, kind, error) from error
+                raise self._save_failed(kind, step, error) from error
         return not is_there
+
+    def _save_failed(self, kind: Kind, step: int, error: BaseException) -> SaveError:
+        reason = reason_of(error)
+        self.events.add("save_failed", kind=kind, step=step, reason=reason)
+        return SaveError(self._folder, kind, reason)
 
     def _go_back_to(self, step: int) -> None:
         """Take what was saved after ``step`` as of a future that is given up: it will be made again, or another."""
@@ -372,17 +399,6 @@ class Checkpoints:
     def _wait(self) -> None:
         if self._writer is not None:
             self._writer.wait()
-
-    def _flush(self) -> None:
-        """Wait for what is being written.
-
-        Raises:
-            RunError: something could not be, in any of the processes.
-        """
-        self._wait()
-        failure = self.take_failure()
-        if processes.any_of(failure is not None):
-            raise failure or RunError(f"another process cannot write its part of a checkpoint in {self._folder.path}")
 
     def _agreed(self, decide: Callable[[], Any]) -> Any:
         """Return what the main process decides, in all of them; what it raises is raised in all of them."""

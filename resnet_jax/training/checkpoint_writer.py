@@ -145,19 +145,23 @@ class CheckpointWriter:
     def _fail(self, kind: Kind, step: int, error: Exception) -> None:
         if self._tidy is not None:
             self._folder.clear(kind, step)  # of a full disk it takes the last of the space
-        failure = not_written(self._folder, kind, error)
+        reason = reason_of(error)
+        failure = SaveError(self._folder, kind, reason)
+        failure.__cause__ = error
         self._failures.append(failure)
-        self._events.add("save_failed", kind=kind, step=step, reason=reason_of(error))
+        self._events.add("save_failed", kind=kind, step=step, reason=reason)
 
 
-def not_written(folder: CheckpointFolder, kind: Kind, error: BaseException) -> RunError:
-    """Return what to say of a save that failed: one sentence, of which Orbax says one for each of its threads."""
-    failure = RunError(
-        f"cannot write a checkpoint in {folder.path / kind}: {reason_of(error)}. What was saved before stays; free "
-        "some space or repair it, and resume with the same command"
-    )
-    failure.__cause__ = error
-    return failure
+class SaveError(RunError):
+    """A checkpoint could not be written: one sentence, of which Orbax says one for each of its threads.
+
+    Attributes:
+        what: happened, without what to do.
+    """
+
+    def __init__(self, folder: CheckpointFolder, kind: Kind, reason: str) -> None:
+        self.what = f"cannot write a checkpoint in {folder.path / kind}: {reason}. What was saved before stays"
+        super().__init__(f"{self.what}; free some space or repair it, and resume with the same command")
 
 
 def reason_of(error: BaseException) -> str:

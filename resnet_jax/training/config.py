@@ -10,8 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, Share, check_fields
+from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, check_fields
+from resnet_jax.ops import FormsChoice
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.duration import Duration, Unit, parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
@@ -19,6 +22,7 @@ from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.placement import Placement, PlacementChoice
 from resnet_jax.training.plan import Plan, Reject, Saving
+from resnet_jax.training.spikes import Spikes
 
 _STEPS: tuple[Unit, ...] = ("epochs", "steps")
 _CLOCK: tuple[Unit, ...] = ("seconds", "minutes", "hours")
@@ -57,6 +61,9 @@ class TrainConfig:
     fsdp_devices: Annotated[AtLeast1, SAME_RESULT] | None = None
     """With placement fsdp: over how many consecutive devices each copy of the state is cut, a divisor of all; None:
     over all."""
+    forms: Annotated[FormsChoice, SAME_RESULT] = "auto"
+    """How operations are computed: auto, the fastest form where the run is, which on one CPU device is another one than
+    on several; or plain, one form everywhere, so that moving a run changes nothing but the order of sums."""
     steps_per_dispatch: Annotated[AtLeast1, SAME_RESULT] | None = None
     """Updates made in one call, from examples resident on the devices; None: 1 on CPUs, more where it pays."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)
@@ -74,13 +81,15 @@ class TrainConfig:
     on_save_failure: Annotated[Literal["continue", "stop"], SAME_RESULT] = "continue"
     """What a checkpoint that cannot be written (a full disk) does: training goes on and tries again at the next one, or
     stops. Stopping would lose what going on may still save; the last state of the run has to be written in any case."""
-    save_share: Annotated[Share, SAME_RESULT] = 0.05
+    save_share: Annotated[float, Interval(gt=0.0, le=1.0), SAME_RESULT] = 0.05
     """Largest share of the time that saving may take; where it takes more, the interval becomes longer. 1: no limit."""
     early_stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     """When to stop before the end, by the validation's headline metric; off without a patience."""
     max_rejected: AtLeast0 = 0
     """Updates in a row that may be rejected, something in them being not finite, before the run stops: each leaves the
     network as it was."""
+    spikes: Spikes = dataclasses.field(default_factory=Spikes)
+    """When the loss has risen so far that the run goes back to its last checkpoint; off without a factor."""
     select: Literal["last", "best"] = "last"
     """Which state is tested at the end: last, or best (on validation)."""
     log_every: Annotated[str, SAME_RESULT] = "50 steps"
@@ -147,6 +156,7 @@ class TrainConfig:
             ),
             early_stopping=self.early_stopping,
             on_reject=Reject(tolerate=self.max_rejected),
+            spikes=self.spikes,
             seconds=self.time_limit,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 
-from resnet_jax.runtime.processes import Agreement
+from resnet_jax.runtime.processes import Agreement, is_main
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.session import Session
 
@@ -43,9 +43,10 @@ def decide(
     agreement = agreement or Agreement(alone=True)
     if agreement.due and not agreement.alone:
         session.drain()  # so that the calls in flight are over before the next program, which only exchanges
-    asked = 0 if stop is None or stop.signal is None else int(stop.signal)
+    asked = float(stop.signal or 0.5) if stop else 0.0  # a half: asked for, and by no signal
+    saves = saves and (agreement.alone or is_main())  # one clock, or each of them would have a save of its own
     agreed = agreement.after_call(stop=asked, over=session.out_of_time, saves=saves)
-    if stop is not None and agreed["stop"]:
+    if stop is not None and agreed["stop"] >= 1:
         stop.signal = signal.Signals(int(agreed["stop"]))
     over = step == session.plan.total_steps or bool(agreed["over"])
     return Decision(over=over, stop=bool(agreed["stop"]), saves=bool(agreed["saves"]))

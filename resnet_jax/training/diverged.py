@@ -22,6 +22,8 @@ class Diverged(RunError):
         made_after: updates that have changed it since that step, 0 for none: the rejected one did not.
     """
 
+    in_all_processes = True  # the metrics are the same in all of them
+
     def __init__(self, step: int, metrics: Mapping[str, float], tolerated: int, member: int | None = None) -> None:
         super().__init__(_said(step, metrics, tolerated, member))
         self.step, self.member, self.tolerated = step, member, tolerated
@@ -29,6 +31,12 @@ class Diverged(RunError):
         self.loss_scale = metrics.get("loss_scale")
         self.state: Any = None
         self.made_after = 0
+
+    def add(self, sentence: str) -> None:
+        """Put a sentence of what was found out since into the message, before the advice."""
+        said, advice, rest = str(self).partition(" Look at: ")
+        sentence = sentence[:1].upper() + sentence[1:]
+        self.args = (f"{said} {sentence}.{advice}{rest}",)
 
 
 def _said(step: int, metrics: Mapping[str, float], tolerated: int, member: int | None) -> str:

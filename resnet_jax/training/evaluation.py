@@ -77,8 +77,8 @@ class EvaluationSums:
     def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, Any]) -> None:
         """Add one batch: what went into the step, and what came out of it, on the host.
 
-        Of several processes, each gives its part of a batch, and the outputs are of all parts: so is their ``mask``. The
-        outputs of a step without one are masked as the batch is.
+        Of several processes, each gives its part of a batch, and the outputs are of all parts: so is their ``mask``.
+        The outputs of a step without one are masked as the batch is.
         """
         mask = np.asarray(out["mask"] if "mask" in out else batch["mask"])
         self._loss += float(out["loss_sum"])

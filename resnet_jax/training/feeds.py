@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import jax
 import numpy as np
 
+from resnet_jax.errors import UsageError
 from resnet_jax.instrument.probing import is_due
 from resnet_jax.runtime.ahead import in_threads
 from resnet_jax.training.dispatch import chunks, put_resident
@@ -176,6 +177,35 @@ class Staged:
             low, high = max(start, first), min(stop, after)
             if low < high:
                 yield from feed.calls(low, high, boundary)
+
+
+def host_batch(feed: Feed, step: int) -> dict[str, np.ndarray]:
+    """Return the batch of the update that ``step`` others precede, this process's part, as the feed gives it.
+
+    Args:
+        feed: of a run, or of a population, whose batches have the members first.
+        step: 0-based.
+
+    Raises:
+        UsageError: a feed of another kind, which only it can open.
+    """
+    match feed:
+        case Staged():
+            stage = max(number for number, start in enumerate(feed.starts) if start <= step)
+            return host_batch(feed.feeds[stage], step)
+        case ResidentSteps():
+            index, epoch = feed.order(step)
+            rows = {name: np.asarray(array)[index] for name, array in feed.data().items()}
+            return {**rows, "mask": np.ones(index.shape, bool), "index": index.astype(np.int32),
+                    "epoch": epoch.astype(np.int32)}  # fmt: skip
+        case SingleSteps() | ProbedSteps():
+            stream = feed.batches(step, step + 1)
+            try:
+                return dict(next(stream))
+            finally:
+                getattr(stream, "close", lambda: None)()
+        case _:
+            raise UsageError(f"the batches of {type(feed).__name__} cannot be looked at")
 
 
 def _sharded(feed: SingleSteps | ProbedSteps, start: int, stop: int) -> Iterator[tuple[int, Any]]:

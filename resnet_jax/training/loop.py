@@ -11,18 +11,19 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.errors import UsageError
 from resnet_jax.runtime.processes import Agreement
 from resnet_jax.tasks.classification import Classification
-from resnet_jax.training.cadence import Ticker
 from resnet_jax.training.decide import decide
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.feeds import Feed
 from resnet_jax.training.interrupt import Interrupted as Interrupted, StopRequest
-from resnet_jax.training.members import chosen, copied, is_population, members_of, restore, save, updates_done
+from resnet_jax.training.members import is_population, members_of, updates_done
 from resnet_jax.training.observers import Observer as Observer
 from resnet_jax.training.plan import Plan as Plan
 from resnet_jax.training.progress import Progress, Reporting
-from resnet_jax.training.session import Ending, Session
+from resnet_jax.training.saving import Kept
+from resnet_jax.training.session import Session
 from resnet_jax.training.state import TrainState
 
 if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
@@ -61,15 +62,22 @@ def train(
     Raises:
         Diverged: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
             what to look at. The update was rejected and the newest checkpoint is from before it.
+        Spiked: the loss rose as ``plan.spikes`` says; the caller goes back, to an earlier checkpoint.
         Interrupted: ``stop`` was requested; the state is saved.
+        UsageError: spikes are looked for in a population, whose members cannot go back one by one.
     """
+    if plan.spikes.factor is not None and is_population(state):
+        raise UsageError(
+            "train.spikes goes with a run alone: the members of a population move in lockstep, and none can go back "
+            "without the others; leave out train.spikes.factor"
+        )
     progress = progress or Progress.start(members_of(state))
     start = updates_done(state)
     if start >= plan.total_steps or progress.finished:
         return state, progress
     meaning: Any = Classification() if task is None else task
     session = Session(plan, meaning, progress, observers, population=is_population(state))
-    kept, agreement = _Kept(plan, checkpoints, state, progress), Agreement()
+    kept, agreement = Kept(plan, checkpoints, state, progress, meaning), Agreement()
     with contextlib.closing(feed.calls(start, plan.total_steps, plan.boundary)) as calls:
         for call in calls:
             state, metrics = call.run(state)
@@ -87,18 +95,19 @@ def train(
                 session.drain()
                 results = _results(evaluate(state)) if validates and evaluate is not None else None
                 if ends_epoch or results is not None:
-                    kept.update(session.boundary(step, ends_epoch=ends_epoch, results=results), state, session)
+                    ending = session.boundary(step, ends_epoch=ends_epoch, results=results)
+                    kept.update(ending, state, session, results)
                 if over:
                     session.finish("time limit")
-            if saves or session.finished:
-                kept.save(state, session)
+            if ends_epoch or validates or saves or session.finished:
+                kept.save(state, session, due=saves, final=session.finished is not None)
             if ends_epoch or validates or saves:
                 session.resume_clock()
             if session.finished:
                 break
             if decision.stop and stop is not None:
                 session.drain()
-                kept.save(state, session)
+                kept.save(state, session, due=True, final=True)
                 raise Interrupted(step, stop)
     session.drain()
     return kept.result(state, session), session.progress
@@ -106,59 +115,3 @@ def train(
 
 def _results(found: Evaluation | Sequence[Evaluation]) -> Sequence[Evaluation]:
     return [found] if isinstance(found, Evaluation) else found
-
-
-class _Kept:
-    """States that are kept: checkpoints, of a population the members that have stopped and the best of each.
-
-    Args:
-        plan: of the run.
-        checkpoints: where to; None for nowhere.
-        state: as the session finds it.
-        progress: likewise.
-    """
-
-    def __init__(self, plan: Plan, checkpoints: Checkpoints | None, state: TrainState, progress: Progress) -> None:
-        self._checkpoints, self._population = checkpoints, is_population(state)
-        self._every = plan.saving.every
-        self._ticker = None if self._every is None else Ticker(self._every)
-        self._keeps_best = plan.saving.best and checkpoints is not None
-        self._best: TrainState | None = None
-        self._stopped: TrainState | None = None
-        if self._population:
-            if any(member.finished == "early stopping" for member in progress.members):
-                self._stopped = copied(state)
-            if self._keeps_best and checkpoints is not None and checkpoints.steps("best"):
-                self._best = restore(checkpoints, "best", state)[0]
-
-    @property
-    def by_clock(self) -> bool:
-        """Whether the clock says when to save, which is not the same in all processes."""
-        return self._every is not None and self._every.seconds is not None
-
-    def is_due(self, step: int, *, validates: bool) -> bool:
-        """Return whether the state is saved after ``step``."""
-        if self._checkpoints is None:
-            return False
-        return validates if self._ticker is None else self._ticker.is_due(step)
-
-    def update(self, ending: Ending, state: TrainState, session: Session) -> None:
-        """Keep the members that stop here, and save the best."""
-        if self._population and ending.stopped:
-            self._stopped = copied(state) if self._stopped is None else chosen(ending.stopped, state, self._stopped)
-        if not (self._keeps_best and ending.improved) or self._checkpoints is None:
-            return
-        best = state
-        if self._population:
-            best = copied(state) if self._best is None else chosen(ending.improved, state, self._best)
-            best = self._best = best.replace(step=copied(state.step))
-        save(self._checkpoints, "best", best, session.progress)
-
-    def save(self, state: TrainState, session: Session) -> None:
-        """Save the state to resume from."""
-        if self._checkpoints is not None:
-            save(self._checkpoints, "last", self.result(state, session), session.progress)
-
-    def result(self, state: TrainState, session: Session) -> TrainState:
-        """Return the state with every member that stopped early as it was then."""
-        return state if self._stopped is None else chosen(session.stopped, self._stopped, state)

@@ -134,8 +134,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         file.write(_text(manifest.to_json()))
         file.flush()
         os.fsync(file.fileno())
-    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
-        sync_folder(path)
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

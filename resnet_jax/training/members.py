@@ -14,6 +14,7 @@ from resnet_jax.training.state import TrainState
 
 if TYPE_CHECKING:  # Orbax is slow to import
     from resnet_jax.training.checkpoint import Checkpoints, Kind
+    from resnet_jax.training.manifest import Score
 
 
 def is_population(state: TrainState) -> bool:
@@ -58,30 +59,67 @@ def _chosen(mask: jax.Array, those: TrainState, others: TrainState) -> TrainStat
     return jax.tree.map(one, those, others).replace(step=others.step)
 
 
-def save(checkpoints: Checkpoints, kind: Kind, state: TrainState, progress: Progress) -> None:
-    """Start writing a state, or a population under the step that its members share."""
+def save(
+    checkpoints: Checkpoints, kind: Kind, state: TrainState, progress: Progress, score: Score | None = None
+) -> None:
+    """Start writing a state, or a population under the step that its members share.
+
+    Args:
+        checkpoints: of this run or population.
+        kind: ``last`` or ``best``.
+        state: or a population.
+        progress: of the same moment.
+        score: see :meth:`~resnet_jax.training.checkpoint.Checkpoints.save`; of a population there is none.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     if is_population(state):
         checkpoints.save(kind, state.replace(step=state.step[0]), progress.to_json(), axis=1)
     else:
-        checkpoints.save(kind, state, progress.to_json())
+        checkpoints.save(kind, state, progress.to_json(), score=score)
 
 
-def restore(checkpoints: Checkpoints, kind: Kind, like: TrainState) -> tuple[TrainState, Progress]:
+def restore(
+    checkpoints: Checkpoints, kind: Kind, like: TrainState, *, at_most: int | None = None
+) -> tuple[TrainState, Progress]:
     """Load what :func:`save` wrote.
 
     Args:
         checkpoints: of this run or population.
         kind: ``last`` or ``best``.
         like: a state, or a population of the same members, on its devices.
+        at_most: of this step or before; None for the newest.
 
     Raises:
         RunError: there is no checkpoint, or it does not fit.
     """
-    if not is_population(like):
-        state, progress = checkpoints.restore(kind, like)
-        return state, Progress.from_json(progress)
-    where = like.step.sharding
-    single = like.replace(step=jax.device_put(like.step[0], where))
-    states, progress = checkpoints.restore(kind, single, axis=1)
-    steps = jnp.broadcast_to(states.step, (members_of(like),))
-    return states.replace(step=jax.device_put(steps, where)), Progress.from_json(progress)
+    found = checkpoints.restore(kind, _with_one_step(like), axis=int(is_population(like)), at_most=at_most)
+    return _as_given(*found, like)
+
+
+def resume(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, Progress] | None:
+    """Load what training goes on from; None if nothing was saved so far.
+
+    Args:
+        checkpoints: of this run or population.
+        like: as for :func:`restore`.
+
+    Raises:
+        DamagedError: there were checkpoints, and none is intact.
+        RunError: the checkpoint does not fit.
+    """
+    found = checkpoints.resume(_with_one_step(like), axis=int(is_population(like)))
+    return None if found is None else _as_given(*found, like)
+
+
+def _with_one_step(like: TrainState) -> TrainState:
+    """Return a population with the step that its members share, which is how it is written."""
+    return like.replace(step=jax.device_put(like.step[0], like.step.sharding)) if is_population(like) else like
+
+
+def _as_given(state: TrainState, progress: dict[str, Any], like: TrainState) -> tuple[TrainState, Progress]:
+    if is_population(like):
+        steps = jnp.broadcast_to(state.step, (members_of(like),))
+        state = state.replace(step=jax.device_put(steps, like.step.sharding))
+    return state, Progress.from_json(progress)

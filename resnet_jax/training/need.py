@@ -8,7 +8,8 @@ into all convolutions, out of them, and of the residual sums (:func:`resnet_jax.
 * conv: b Y, and all of one block; block: b R, and all of one block. These are lower bounds: the CPU's compiler may keep
   much more (ResNet-20 on 128 images 0.29 and 0.23 GB).
 
-To that come parameters, gradients and the optimizer's arrays. A run is refused only where four fifths of it are more
+To that come parameters, gradients and the optimizer's arrays; where the state is cut over devices, the device's part of
+it, and parameters and gradients whole for the time of a step. A run is refused only where four fifths of it are more
 than the device or the machine has at all; where it is more than is free at the moment, that is a warning.
 """
 
@@ -56,10 +57,11 @@ class Options:
     batch: str = "train.batch_size"
     accumulate: str | None = "train.accumulate"
     remat: str = "model.remat"
+    placement: str | None = "train.placement"
 
 
 #: Those of analyses and measurements, which do not train.
-ANALYSIS = Options("batch", None, "model.remat")
+ANALYSIS = Options("batch", None, "model.remat", None)
 
 
 def _set(name: str, value: object) -> str:
@@ -92,7 +94,13 @@ class Need:
 
 
 def estimate(
-    model: ResNet, input_shape: tuple[int, ...], images: int, *, remat: str | None = None, backward: bool = True
+    model: ResNet,
+    input_shape: tuple[int, ...],
+    images: int,
+    *,
+    remat: str | None = None,
+    backward: bool = True,
+    fsdp: int = 1,
 ) -> Need:
     """Estimate the memory of a train step; or, from below, of a forward pass: the images and one convolution of three
     in a block.
@@ -103,6 +111,7 @@ def estimate(
         images: of a micro-batch, on one device.
         remat: in place of the network's own.
         backward: whether there is a backward pass, for which the forward pass keeps what it made.
+        fsdp: devices that the state is cut over.
 
     >>> from resnet_jax.models import create_model
     >>> round(estimate(create_model("resnet50"), (224, 224, 3), 16).total / 1e9, 1)  # measured: 1.4 and 0.4
@@ -120,7 +129,16 @@ def estimate(
     params = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     if not backward:
         return Need(params, width * (math.prod(input_shape) + whole // (3 * c.num_blocks)), images)
-    return Need(COPIES * params, width * kept, images)
+    return Need(fixed_bytes(params, fsdp), width * kept, images)
+
+
+def fixed_bytes(params: int, fsdp: int = 1) -> int:
+    """Return the bytes on one device of parameters, gradients and optimizer, from those of all parameters.
+
+    >>> fixed_bytes(100), fixed_bytes(100, 2), fixed_bytes(100, 100)
+    (400, 350, 203)
+    """
+    return COPIES * params if fsdp == 1 else 2 * params + (COPIES - 1) * params // fsdp
 
 
 def at_most(model: ResNet, input_shape: tuple[int, ...], images: int) -> int:
@@ -142,6 +160,7 @@ def require_memory(
     accumulate: int = 1,
     members: int = 1,
     devices: Sequence[Any],
+    fsdp: int = 1,
     warn: Callable[[str], None],
     backward: bool = True,
     options: Options = Options(),
@@ -155,6 +174,7 @@ def require_memory(
         accumulate: micro-batches.
         members: networks trained in one program.
         devices: that share the batch.
+        fsdp: of them, how many the state is cut over.
         warn: is given a line.
         backward: whether there is a backward pass.
         options: what to name in the way out.
@@ -170,7 +190,7 @@ def require_memory(
     images = members * -(-batch // (accumulate * sharing))
     if at_most(model, input_shape, images) < 0.25 * min(total, free or total):
         return
-    need = estimate(model, input_shape, images, backward=backward)
+    need = estimate(model, input_shape, images, backward=backward, fsdp=fsdp)
     need = dataclasses.replace(need, fixed=members * need.fixed)
     if CERTAIN * need.total <= min(total, free or total):
         return
@@ -182,11 +202,21 @@ def require_memory(
         warn(f"warning: {fact}, and {gib(free or 0)} of the {gib(total)} of {where} are free")
         return
     raise RunError(
-        f"{fact}, and {where} has {gib(total)}. " + _ways_out(model, need, total, batch, members, backward, options)
+        f"{fact}, and {where} has {gib(total)}. "
+        + _ways_out(model, need, total, batch, members, backward, options, sharing if fsdp == 1 else 1)
     )
 
 
-def _ways_out(model: ResNet, need: Need, limit: int, batch: int, members: int, backward: bool, options: Options) -> str:
+def _ways_out(
+    model: ResNet,
+    need: Need,
+    limit: int,
+    batch: int,
+    members: int,
+    backward: bool,
+    options: Options,
+    devices: int,
+) -> str:
     fits = need.images_that_fit(limit) // members
     ways = []
     if fits >= 1:
@@ -197,6 +227,8 @@ def _ways_out(model: ResNet, need: Need, limit: int, batch: int, members: int, b
             ways.append(f"{_set(options.accumulate, cut)} makes the same update of {cut} parts")
     if backward and model.config.remat == "none":
         ways.append(f"{_set(options.remat, 'block')} keeps less for the backward pass, most of all in deep networks")
+    if devices > 1 and options.placement is not None and need.fixed > limit / 4:
+        ways.append(f"{_set(options.placement, 'fsdp')} cuts parameters and optimizer state over {devices} devices")
     if not fits:
         ways.insert(0, "not even one image fits: take smaller images or a smaller network")
     text = "; ".join(ways)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.training.cadence import Cadence
 
 Row = dict[str, float]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class RunFacts:
         records: what :meth:`Observer.position` said when the state that this session goes on from was saved, of all
             observers; empty at the start of a run, and of checkpoints that were written before there was any.
         events: takes what happens to files: ``events.add("damaged", what=..., reason=...)``.
+        warn: shows a line to whoever watches the run.
     """
 
     name: str
@@ -43,6 +47,7 @@ class RunFacts:
     log_every: Cadence
     records: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     events: EventLog = NO_EVENTS
+    warn: Callable[[str], None] = _log.warning
 
 
 class Observer:
@@ -53,6 +58,9 @@ class Observer:
 
     def on_start(self, facts: RunFacts) -> None:
         """Called once, before the first step."""
+
+    def on_rollback(self, facts: RunFacts) -> None:
+        """Called after a loss spike, when the run goes on from an earlier step, ``facts.start_step``."""
 
     def on_step(self, row: Row) -> None:
         """Called for every step: step, epoch (fractional), loss, the task's metrics in training (accuracy), grad_norm.

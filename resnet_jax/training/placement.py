@@ -55,6 +55,25 @@ def cut_axis(shape: Sequence[int], parts: int, smallest: int = SMALLEST) -> int 
     return max(able, key=lambda axis: (shape[axis], axis))
 
 
+def fsdp_size(devices: int, kind: PlacementChoice, fsdp_devices: int | None) -> int | None:
+    """Return over how many of so many devices a state is cut; None where it lies whole on each.
+
+    Raises:
+        UsageError: ``fsdp_devices`` without ``fsdp``, or no divisor of the devices.
+    """
+    if kind == "replicated":
+        if fsdp_devices is not None:
+            raise UsageError(f"train.fsdp_devices {fsdp_devices} goes with train.placement fsdp")
+        return None
+    size = fsdp_devices or devices
+    if size < 1 or devices % size:
+        able = ", ".join(str(k) for k in range(1, devices + 1) if devices % k == 0)
+        raise UsageError(
+            f"train.fsdp_devices {size} must divide the {devices} devices: it may be {able}, or none for all"
+        )
+    return size
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """Data-parallel placement: batches cut over the devices, outputs replicated, the state as the mesh says.
@@ -94,13 +113,8 @@ class Placement:
         Raises:
             UsageError: ``fsdp_devices`` without ``fsdp``, or more than there are devices, or none of their divisors.
         """
-        if kind == "replicated":
-            if fsdp_devices is not None:
-                raise UsageError(f"train.fsdp_devices {fsdp_devices} goes with train.placement fsdp")
-            return cls(make_mesh(devices), smallest)
-        return cls(
-            make_mesh(devices, fsdp=fsdp_devices or len(jax.devices() if devices is None else devices)), smallest
-        )
+        devices = jax.devices() if devices is None else devices
+        return cls(make_mesh(devices, fsdp=fsdp_size(len(devices), kind, fsdp_devices)), smallest)
 
     @property
     def fsdp(self) -> int:
@@ -162,7 +176,7 @@ class Placement:
     @property
     def local_devices(self) -> list[Any]:
         """Those of this process, which alone it can ask for their memory."""
-        return [device for device in self.devices if device.process_index == self.process_index]
+        return [device for device in self.devices if getattr(device, "process_index", 0) == self.process_index]
 
     @property
     def size(self) -> int:
@@ -259,19 +273,12 @@ def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int | None = None) 
 
     Args:
         devices: in the order in which they share a batch.
-        fsdp: makes it two-dimensional, (data, fsdp): groups of so many consecutive devices share a state.
-
-    Raises:
-        UsageError: the devices cannot be cut into such groups.
+        fsdp: makes it two-dimensional, (data, fsdp): groups of so many consecutive devices, a divisor of all, share a
+            state.
     """
     devices = jax.devices() if devices is None else devices
     if fsdp is None:
         return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-    if fsdp < 1 or len(devices) % fsdp:
-        able = ", ".join(str(k) for k in range(1, len(devices) + 1) if len(devices) % k == 0)
-        raise UsageError(
-            f"train.fsdp_devices {fsdp} must divide the {len(devices)} devices: it may be {able}, or none for all"
-        )
     axes = (AxisType.Auto, AxisType.Auto)
     return Mesh(np.asarray(devices).reshape(-1, fsdp), (DATA_AXIS, FSDP_AXIS), axis_types=axes)
 

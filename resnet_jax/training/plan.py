@@ -9,6 +9,7 @@ from typing import Literal
 from resnet_jax.errors import UsageError
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.early_stopping import EarlyStopping
+from resnet_jax.training.spikes import Spikes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Plan:
         saving: checkpoints.
         early_stopping: rule on the validation's headline metric; None only records the best.
         on_reject: what a rejected update does.
+        spikes: what a loss spike does.
+        warmup: updates in which the rate first rises, whose losses say nothing about spikes.
         seconds: the run ends after so many seconds on the clock, over all its sessions; None for no limit.
     """
 
@@ -69,6 +72,8 @@ class Plan:
     saving: Saving = Saving()
     early_stopping: EarlyStopping | None = None
     on_reject: Reject = Reject()
+    spikes: Spikes = dataclasses.field(default_factory=Spikes)
+    warmup: int = 0
     seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +100,17 @@ class Plan:
             after = None if cadence is None else cadence.after(step)
             due += [] if after is None else [after]
         return min(due)
+
+    def back_from(self, step: int) -> int:
+        """Return the last update before ``step`` after which it was validated or saved by steps; 0 if there is none.
+
+        So it is the same however the run was interrupted, and no later than the best validation.
+
+        >>> Plan(total_steps=10, steps_per_epoch=4).back_from(4), Plan(total_steps=10, steps_per_epoch=4).back_from(10)
+        (0, 8)
+        """
+        cadences = [one for one in (self.validation, self.saving.every) if one is not None]
+        return max(cadence.before(step) for cadence in cadences)
 
     def calls(self, start: int, most: int) -> Iterator[tuple[int, int]]:
         """Yield (updates done before, updates made) of every call from update ``start`` on, of at most so many updates.

@@ -115,6 +115,8 @@ class Progress:
             None.
         records: how far each file of rows had come, file name -> plain values that its writer understands
             (:meth:`~resnet_jax.training.observers.Observer.position`). Empty in checkpoints of before.
+        losses: the last ones, where spikes are looked for (:mod:`resnet_jax.training.spikes`).
+        rollbacks: the updates after which the order of the examples changed, after a spike each.
     """
 
     members: tuple[MemberProgress, ...] = (MemberProgress(),)
@@ -123,6 +125,8 @@ class Progress:
     elapsed: float = 0.0
     finished: str | None = None
     records: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    rollbacks: tuple[int, ...] = ()
 
     @classmethod
     def start(cls, members: int = 1) -> Progress:
@@ -152,7 +156,8 @@ class Progress:
     def from_json(cls, data: Mapping[str, Any]) -> Progress:
         """Invert :meth:`to_json`; also reads what runs and populations wrote before they were one."""
         if "members" in data:
-            return cls(**{**data, "members": tuple(MemberProgress.from_json(member) for member in data["members"])})
+            own = {name: tuple(data.get(name, ())) for name in ("losses", "rollbacks")}
+            return cls(**{**data, **own, "members": tuple(MemberProgress.from_json(one) for one in data["members"])})
         rest = {"seconds": data.get("seconds", 0.0), "finished": data.get("finished")}
         if isinstance(data["epoch_sums"], list):
             members = tuple(

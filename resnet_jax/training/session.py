@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from resnet_jax.training.feeds import Metrics
 from resnet_jax.training.observers import Row, positions, tell
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.progress import EpochSums, MemberProgress, Progress, Reporting, task_sums
+from resnet_jax.training.spikes import Spiked
 
 #: Calls of the step that may be on their way to the device before the loop waits for the oldest. Metrics are read this
 #: late, so the device always has work while the host reads.
@@ -64,6 +66,7 @@ class Session:
         self._in_flight: deque[tuple[int, int, Metrics]] = deque()
         self._state: Any = None
         self._reading: tuple[int, Mapping[str, np.ndarray]] = (0, {})
+        self._losses = deque(progress.losses, maxlen=plan.spikes.window)
         self._began = time.monotonic()
         self._clock: float | None = None  # None until the first call is done: compilation is not timed
 
@@ -87,6 +90,8 @@ class Session:
             self.elapsed,
             self.finished,
             positions(self._observers),
+            tuple(self._losses),
+            self._before.rollbacks,
         )
 
     @property
@@ -225,6 +230,8 @@ class Session:
                 self._reject(index, step, metrics)
                 return
         skipped = bool(metrics.get("skipped"))
+        if self.plan.spikes.factor is not None and not (skipped or rejected):
+            self._look_for_spike(step, metrics["loss"])
         sums = member.epoch_sums.skip(metrics) if skipped or rejected else member.epoch_sums.add(metrics)
         member = self._replace(index, epoch_sums=sums, skipped=member.skipped + skipped, rejected=rejected)
         row = {
@@ -238,6 +245,22 @@ class Session:
         if rejected:
             row["rejected"] = rejected
         tell(self._observers, "on_step", row)
+
+    def _look_for_spike(self, step: int, loss: float) -> None:
+        """Take a loss into account.
+
+        Raises:
+            Spiked: it is far above those before, and the run may go back once more.
+        """
+        rule, gone_back = self.plan.spikes, self._before.rollbacks
+        if step <= self.plan.warmup or len(gone_back) >= rule.rollbacks:
+            return
+        if rule.is_spike(loss, self._losses):
+            spiked = Spiked(step, self.plan.back_from(step), loss, statistics.median(self._losses))
+            spiked.rollbacks = (*gone_back, spiked.to)
+            spiked.seconds, spiked.timed_examples, spiked.elapsed = self._seconds, self._timed_examples, self.elapsed
+            raise spiked
+        self._losses.append(loss)
 
     def _reject(self, index: int, step: int, metrics: dict[str, float]) -> None:
         """Do what the plan says where an update is rejected.

@@ -76,7 +76,8 @@ _CAUTIONS = {
 #: Choices that leave the function of a trained network alone, or that a library's own epsilon may change.
 _FREE = {
     "ws_eps", "norm_momentum", "norm_scope", "ghost_size", "norm_group_devices", "norm_devices", "dropout",
-    "head_dropout", "drop_path", "init", "head_init", "execution", "remat", "dtype", "param_dtype", "axis_name", "num_classes",
+    "head_dropout", "drop_path", "init", "head_init", "execution", "remat", "dtype", "param_dtype", "axis_name",
+    "num_classes",
 }  # fmt: skip
 
 

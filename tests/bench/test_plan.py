@@ -88,3 +88,16 @@ def test_the_peak_of_a_real_step_is_the_planned_one():
     command = [sys.executable, "-c", MEASURE, json.dumps(workload.to_dict())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) == pytest.approx(planned["peak"] - planned["arguments"], abs=24 * 2**20)
+
+
+def test_a_state_cut_over_devices(tiny):
+    """What is planned of a placement is what it does: a part of the state on each device, and the gathers it costs."""
+    cut = dataclasses.replace(tiny, model=tiny.model.replace(widths=(32,)), placement="fsdp", fsdp_devices=4)
+    whole, parts = compile_plan(dataclasses.replace(cut, placement="replicated", fsdp_devices=None)), compile_plan(cut)
+    assert parts["split"]["optimizer"] < whole["split"]["optimizer"]
+    assert parts["memory"]["arguments"] < whole["memory"]["arguments"]
+    assert "all-gather" not in whole["collectives"]
+    assert parts["collectives"]["all-gather"] >= 1
+    for wrong, message in (({"fsdp_devices": 3}, "must divide the 8"), ({"placement": "replicated"}, "goes with")):
+        with pytest.raises(UsageError, match=message):
+            plan(dataclasses.replace(cut, **wrong), 8)

@@ -22,7 +22,7 @@ from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run
 from resnet_jax.runs.images import OtherImages
 from tests.cli.conftest import last_json
-from tests.tools import random_variables, write_network, write_run
+from tests.tools import random_variables, write_by_hand, write_network, write_run
 
 NAMES = ("cat", "dog", "owl")
 TINY = ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,))
@@ -63,7 +63,7 @@ def place(tmp_path_factory):
     shutil.copytree(folder / "run", folder / "net")
     card = RunDirectory(folder / "net").read_data()
     card = dataclasses.replace(card, examples={}, labels="")
-    (folder / "net" / "data.json").write_text(json.dumps(dataclasses.asdict(card)))
+    write_by_hand(folder / "net" / "data.json", json.dumps(dataclasses.asdict(card)))
     return folder
 
 
@@ -151,7 +151,7 @@ def lost(place, tmp_path):
     """The run with its data gone, and where that is now."""
     shutil.copytree(place / "run", tmp_path / "lost")
     config = tmp_path / "lost" / "config.yaml"
-    config.write_text(config.read_text().replace(str(place / "own.npz"), str(tmp_path / "gone.npz")))
+    write_by_hand(config, config.read_text().replace(str(place / "own.npz"), str(tmp_path / "gone.npz")))
     return tmp_path / "lost", save(tmp_path / "here.npz")
 
 
@@ -279,7 +279,7 @@ def test_one_output_is_evaluated_as_yes_or_no(one_output, tmp_path, command):
     # names kept by the import do as well
     shutil.copytree(one_output, tmp_path / "named")
     card = json.loads((one_output / "data.json").read_text()) | {"class_names": ["healthy", "ill"]}
-    (tmp_path / "named" / "data.json").write_text(json.dumps(card))
+    write_by_hand(tmp_path / "named" / "data.json", json.dumps(card))
     again = last_json_of(command, "eval", tmp_path / "named", *argv[2:])
     assert again["correct"] == found["correct"]
 

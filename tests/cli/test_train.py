@@ -17,7 +17,7 @@ import pytest
 from resnet_jax.errors import UsageError
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from tests.cli.conftest import DEVICES, OPTIONS, last_json
-from tests.tools import TINY
+from tests.tools import TINY, write_by_hand
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,8 +51,8 @@ def test_the_run_directory_has_everything(finished):
     run_dir, summary = finished
     names = {path.name for path in run_dir.iterdir()}
     assert names == {
-        ".lock", ".position", "events.jsonl", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints",
-        "curves.png", "confusion.npz", "confusion.png", "summary.json",
+        ".lock", ".position", ".written.json", "config.yaml", "data.json", "environment.json", "events.jsonl",
+        "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "confusion.npz", "confusion.png", "summary.json",
     }  # fmt: skip
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best"}
     assert json.loads((run_dir / "summary.json").read_text()) == summary
@@ -360,7 +360,7 @@ def test_data_that_changed_since_training_is_not_evaluated(finished, stripes, tm
     with np.load(stripes) as data:
         np.savez(other, x=data["x"][:100], y=data["y"][:100], class_names=data["class_names"])
         np.savez(tmp_path / "renamed.npz", x=data["x"], y=data["y"], class_names=np.array(["row", "column"]))
-    (moved / "config.yaml").write_text((moved / "config.yaml").read_text().replace(str(stripes), str(other)))
+    write_by_hand(moved / "config.yaml", (moved / "config.yaml").read_text().replace(str(stripes), str(other)))
     status, _, err = command("eval", moved)
     assert status == 1
     assert "is not what it was" in err

@@ -17,8 +17,8 @@ ROW = {"epoch": 0.5, "loss": 0.25, "accuracy": 0.5, "grad_norm": 3.0}
 
 
 def board(path, start=0, records=None, said=None) -> TensorBoard:
-    observer = TensorBoard((said if said is not None else []).append)
-    observer.on_start(RunFacts("run", path, {}, start, 100, 10, 8, Cadence(period=1), records or {}))
+    observer, warn = TensorBoard(), ([] if said is None else said).append
+    observer.on_start(RunFacts("run", path, {}, start, 100, 10, 8, Cadence(period=1), records or {}, warn=warn))
     return observer
 
 
@@ -57,6 +57,24 @@ def test_killed_and_resumed_every_scalar_is_there_once(tmp_path, whole, killed, 
     trained(run, 30, start=saved, records=records if knows else None, said=said)
     assert read_scalars(run / "tensorboard") == whole
     assert (files(run), said) == ([file], [])
+
+
+def test_a_run_that_goes_back_leaves_no_scalar_twice(tmp_path, whole):
+    """A loss spike sends it to a checkpoint, within one session."""
+    run, warn = tmp_path / "run", pytest.fail
+    observer, records = board(run), {}
+    for start, steps in ((0, 27), (20, 30)):
+        if start:
+            observer.on_rollback(
+                RunFacts("run", run, {}, start, 100, 10, 8, Cadence(period=1), records, warn=warn)
+            )  # fmt: skip
+        for step in range(start + 1, steps + 1):
+            observer.on_step({**ROW, "step": step, "loss": 1 / step})
+            if step % 10 == 0:
+                observer.on_epoch({**ROW, "step": step, "val_loss": 1 / step})
+                records = dict(observer.position())
+    observer.close()
+    assert read_scalars(run / "tensorboard") == whole
 
 
 def test_what_earlier_versions_left_doubled_becomes_one_file(tmp_path, whole):

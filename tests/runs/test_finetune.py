@@ -32,7 +32,7 @@ from resnet_jax.training.ema import Averaging
 from resnet_jax.training.optimizers import OptimConfig
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
-from tests.tools import random_variables, write_run
+from tests.tools import random_variables, write_by_hand, write_run
 
 #: Blocks to freeze and one to move.
 NETWORK = ModelSpec("resnet20_cifar", stage_sizes=(1, 2), widths=(4, 8))
@@ -162,7 +162,7 @@ def test_it_resumes_without_its_source_and_notices_another_one(place, tuned, tmp
     config = _tuning(moved)
     run_dir = tmp_path / "run"
     shutil.copytree(tuned[0], run_dir)
-    (run_dir / "config.yaml").write_text(config_to_yaml(config))
+    write_by_hand(run_dir / "config.yaml", config_to_yaml(config))
     (run_dir / "summary.json").unlink()
     shutil.rmtree(moved / "source")
     assert find_source(config, RunDirectory(run_dir)) is None
