@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.limits import CLASSES
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def choose_features(builder: Any, spec: str) -> Chosen:
     label = target or _only(items, label_kind, "ClassLabel", spec, listed)
     if str(getattr(items[image], "np_dtype", "")).find("float") >= 0:
         raise DataError(f"{spec}: {image!r} holds floating-point pixels in TFDS's own encoding, which is not read")
+    if (classes := int(items[label].num_classes or 0)) > CLASSES.value:
+        raise DataError(f"{spec}: {label!r} has {classes:,} classes; {CLASSES.how}")
     others = tuple(f"{key} ({_kind(items[key])})" for key in sorted(items) if key not in (image, label))
     return Chosen(image, label, items[image].shape[-1], tuple(items[label].names), others)
 

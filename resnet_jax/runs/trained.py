@@ -7,14 +7,18 @@ normalized as its card says, and its outputs are called by :func:`class_names_of
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from resnet_jax.data.classes import output_names
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.transform import Geometry
-from resnet_jax.errors import UsageError, unknown
+from resnet_jax.errors import RunError, UsageError, unknown
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.build import build_model, build_task
@@ -23,11 +27,15 @@ from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.imports import missing_told
 from resnet_jax.runs.legacy_augment import with_old_fields
+from resnet_jax.runtime.limits import too_much_unpacked
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.placement import Placement
+
+MOST_BLOCKS = 20_000
+"""Of a network that is loaded; ResNet-1202 has 600."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +99,28 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
         raise unknown("checkpoint", checkpoint, ("last", "best"))
     with missing_told(config.imports, where=str(run.path)):
         model = build_model(config, card)
+    if model.config.num_blocks > MOST_BLOCKS:
+        raise RunError(f"{run.path}: a network of {model.config.num_blocks:,} blocks; at most {MOST_BLOCKS:,} are read")
     variables = Placement.of().abstract(abstract_variables(model, card.image_shape))
+    _check_size(run, checkpoint, variables)
     averaged = config.train.averaging() is not None
     with Checkpoints(run.checkpoints, owner=False) as checkpoints:
         loaded, step = checkpoints.restore_part(checkpoint, {"ema": variables} if averaged else variables)
     return TrainedRun(config, card, model, loaded["ema"] if averaged else loaded, step, run.path)
+
+
+def _check_size(run: RunDirectory, checkpoint: str, variables: Any) -> None:
+    """Refuse a network far larger than the files that should hold its weights: what is missing is made of zeros.
+
+    Raises:
+        RunError: it says how much, and how it is allowed.
+    """
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
+    there = 0
+    for folder, _, files in os.walk(run.checkpoints / checkpoint):
+        there += sum(os.lstat(os.path.join(folder, name)).st_size for name in files)
+    if there and (reason := too_much_unpacked(needed, there)) is not None:
+        raise RunError(f"{run.path}: its checkpoint {checkpoint} is too small for its network: {reason}")
 
 
 def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence[float]) -> TrainedRun:

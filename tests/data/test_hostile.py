@@ -17,6 +17,7 @@ import pytest
 from resnet_jax.data import decode
 from resnet_jax.data.decode import decode_image, decode_stored
 from resnet_jax.data.kinds.mask_file import decode_mask
+from resnet_jax.data.kinds.mask_index import count_values
 from resnet_jax.data.kinds.volume_file import read_volume
 from resnet_jax.data.kinds.wave_file import read_samples
 from resnet_jax.data.source import load_dataset
@@ -98,6 +99,15 @@ def test_labels_are_no_number_of_classes_without_end(tmp_path, monkeypatch):
     np.savez(tmp_path / "b.npz", x=np.zeros((2, 4, 4), np.uint8), y=np.array([0, 3]))
     with pytest.raises(DataError, match="at most 3 "):
         load_dataset(f"npz:{tmp_path}/b.npz")
+
+
+def test_masks_of_values_that_are_no_classes(tmp_path):
+    for number, value in enumerate((2**31 - 2, -5)):
+        path = tmp_path / f"{number}.tiff"
+        cv2.imwrite(str(path), np.full((4, 4), value, np.int32))
+        with watching(tmp_path) as watched, pytest.raises(DataError):
+            count_values([str(path)], lambda name: decode_mask(Path(name).read_bytes(), name), "x")
+        assert watched.bytes < 64 << 20
 
 
 def chunk(name: bytes, body: bytes, length: int | None = None) -> bytes:

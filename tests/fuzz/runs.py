@@ -91,7 +91,7 @@ def run_files() -> list[Reader]:
         Reader("data.json", kept, run(lambda found: found.read_data()), ("data.json",), text=True),
         Reader(
             "summary.json",
-            {**kept, "summary.json": b'{"test": {"accuracy": 0.5}, "step": 3}'},
+            {**kept, "summary.json": b'{"test": {"accuracy": 0.5}, "steps": 3, "finished": "now"}'},
             run(lambda found: found.read_summary()),
             ("summary.json",),
             text=True,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnet_jax.data.in_memory import in_threads
+from resnet_jax.errors import DataError
 from resnet_jax.runtime.cache import VARIABLE, cache_directory
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.plain_files import read_text
@@ -23,6 +24,8 @@ from resnet_jax.runtime.plain_json import load_json
 
 VERSION = 1
 CHUNK = 8
+LARGEST = (1 << 16) - 1
+"""Value of a mask that is counted: a count has room for all up to it."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,23 @@ def count_values(paths: Sequence[str], read: Callable[[str], np.ndarray], how: s
         how: what else decides what ``read`` returns, such as a table of colours.
 
     Raises:
-        DataError: as ``read``.
+        DataError: as ``read``, or of values that are no classes.
     """
     keeps = os.environ.get(VARIABLE, "").lower() != "off"
     kept = cache_directory() / "masks" / f"{_fingerprint(paths, how)}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         return {int(value): ValueCount(*counts) for value, counts in load_json(read_text(kept)).items()}
     per_mask: list[dict[int, int]] = [{} for _ in paths]
 
     def count(start: int) -> None:
         for index in range(start, min(start + CHUNK, len(paths))):
-            counts = np.bincount(read(paths[index]).ravel())
+            values = read(paths[index])
+            if values.min() < 0 or values.max() > LARGEST:
+                raise DataError(
+                    f"{paths[index]}: values {values.min():,} to {values.max():,}; masks hold classes from 0 on, "
+                    f"at most {LARGEST:,}"
+                )
+            counts = np.bincount(values.ravel())
             per_mask[index] = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
     in_threads(count, range(0, len(paths), CHUNK))

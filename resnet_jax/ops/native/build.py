@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 
 from resnet_jax.ops.native.compiler import VERSION_LIMIT, CompilerError, compiler_limit, run_compiler
-from resnet_jax.ops.native.kept import Library, find, in_turn, keep, load
+from resnet_jax.ops.native.kept import WORK, Library, find, in_turn, keep, load
 from resnet_jax.runtime.cache import cache_directory, code_directory, processor, why_not_writable
 from resnet_jax.runtime.trusted import distrust, make_private
 
@@ -116,7 +116,9 @@ def _compiled(compiler: str) -> Library:
 
 def _compile(compiler: str, sources: Mapping[str, bytes], folder: Path, identity: str, limit: float) -> Library:
     _log.info("compiling %s for this processor, once, to %s", ", ".join(sorted(sources)), folder)
-    with tempfile.TemporaryDirectory(dir=folder) as work:  # renamed when whole: this process may be killed meanwhile
+    with tempfile.TemporaryDirectory(
+        prefix=WORK, dir=folder
+    ) as work:  # renamed when whole: this process may be killed meanwhile
         for source, text in sources.items():
             (Path(work) / source).write_bytes(text)
         units = sorted(str(Path(work) / source) for source in sources if source.endswith(".cc"))

@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +29,11 @@ from resnet_jax.runtime.trusted import distrust_file, open_own
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.1
-#: How a process says to those that wait why it has no library for them.
+#: Characters with which a process says to those that wait why it has no library for them.
 _MOST_REASON = 4096
+#: Where a library is made, until it is whole.
+WORK = "building-"
+_ABANDONED_SECONDS = 86400.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +105,10 @@ def load(library: Library) -> ctypes.CDLL:
 
 
 def _digest(descriptor: int) -> str:
-    digest, at = hashlib.sha256(), 0
-    while chunk := os.pread(descriptor, _CHUNK, at):
+    digest = hashlib.sha256()
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    while chunk := os.read(descriptor, _CHUNK):
         digest.update(chunk)
-        at += len(chunk)
     return digest.hexdigest()
 
 
@@ -121,6 +125,7 @@ def in_turn(folder: Path, identity: str, make: Callable[[], Library], limit: flo
         CompilerError: it failed, here or in the process that was waited for.
         OSError: the library cannot be written.
     """
+    remove_abandoned(folder)
     note = folder / f".{identity}.failed"
     before = _read_note(note)
     with _turn(folder / f".{identity}.lock", limit) as waited:
@@ -138,6 +143,14 @@ def in_turn(folder: Path, identity: str, make: Callable[[], Library], limit: flo
         with contextlib.suppress(OSError):
             note.unlink(missing_ok=True)
         return library
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed while they compiled have left, a day ago or longer."""
+    for path in folder.glob(f"{WORK}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _read_note(note: Path) -> tuple[int, str]:

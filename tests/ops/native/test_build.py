@@ -7,6 +7,8 @@ import logging
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,6 +165,38 @@ def test_a_compiler_that_hangs_is_stopped_with_all_it_has_started(cache, tmp_pat
     child = int((tmp_path / "child").read_text())
     status = Path(f"/proc/{child}/stat")
     assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z", "it is dead, if not yet reaped"
+
+
+CHILD = "import sys; from resnet_jax.ops.native import build; print(build._compiled(sys.argv[1]).path)"
+
+
+@pytest.mark.slow
+def test_of_three_processes_one_compiles_and_one_that_is_killed_holds_nobody_up(quick_compiler, cache, tmp_path):
+    compiler, runs = quick_compiler
+    began = tmp_path / "began"
+    slow = script(tmp_path / "slow", f'[ -e {began} ] || {{ touch {began}; sleep 30; }}\nexec {compiler} "$@"')
+
+    def start():
+        return subprocess.Popen([sys.executable, "-c", CHILD, slow], stdout=subprocess.PIPE, text=True)
+
+    killed = start()
+    while not began.exists():
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    others = [start() for _ in range(3)]
+    found = {process.communicate(timeout=120)[0] for process in others}
+    assert len(found) == 1
+    assert runs() == 1
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(quick_compiler, cache):
+    compiler, _ = quick_compiler
+    for name, age in (("building-old", 100_000), ("building-new", 10)):
+        (cache / "native" / name).mkdir(parents=True)
+        os.utime(cache / "native" / name, (time.time() - age,) * 2)
+    build._compiled(compiler)
+    assert [path.name for path in (cache / "native").glob("building-*")] == ["building-new"]
 
 
 def test_who_waited_for_a_compiler_that_failed_does_not_try_too(cache, tmp_path):
