@@ -67,6 +67,7 @@ ROWS: tuple[tuple[FormsChoice, tuple[Where, ...]], ...] = (
 
 def train(config: RunConfig, images: RunData, way: tuple[Where, ...], steps: int) -> tuple[np.ndarray, Any]:
     """Return the losses of a run that moves through ``way``, and its last parameters."""
+    state: Any = None
     losses, ends = [], [steps * (index + 1) // len(way) for index in range(len(way))]
     with tempfile.TemporaryDirectory() as folder:
         for index, (where, stop) in enumerate(zip(way, ends, strict=True)):

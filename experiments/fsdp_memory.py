@@ -72,7 +72,8 @@ def measure(placement: Placement, options: argparse.Namespace) -> dict[str, Any]
     }
     step = make_train_step(model, tx, norm_momentum=model.config.norm_momentum, ema_decay=0.999)
     began = time.perf_counter()
-    program = compile_train_step(step, placement).trace(state, batch)
+    jitted: Any = compile_train_step(step, placement)
+    program = jitted.trace(state, batch)
     lowered = program.lower(lowering_platforms=(placement.platform,))
     effort = {"exec_time_optimization_effort": -1.0} if placement.platform == "tpu" else {}
     compiled = lowered.compile(compiler_options=effort) if effort else lowered.compile()
