@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,13 @@ def batches_digest(processes: int, batches: int = 20) -> str:
     return digest.hexdigest()[:16]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=120, help="of every run")
     parser.add_argument("--quick", action="store_true", help="2 processes only, one of them killed")
     parser.add_argument("--out", type=Path, help="where the runs go (default: a temporary directory)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     out, steps = options.out or Path(tempfile.mkdtemp(prefix="processes-")), options.steps
     save_every, after = max(steps // 12, 1), max(steps // 3, 1)

@@ -17,7 +17,7 @@ import numpy as np
 
 from resnet_jax.ablation.result import CellResult, MemberResult, measured
 from resnet_jax.data.records import Records
-from resnet_jax.errors import DamagedError, RunError
+from resnet_jax.errors import DamagedError, RunError, UsageError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
@@ -37,6 +37,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList, share
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.stored import read_object
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import SHARES
@@ -56,6 +57,7 @@ from resnet_jax.training.population import (
     member,
 )
 from resnet_jax.training.progress import Progress
+from resnet_jax.training.retention import Keep
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, judge
 
@@ -71,6 +73,11 @@ def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tupl
     Raises:
         UsageError: choices that do not go together.
     """
+    if config.train.spikes.factor is not None:
+        raise UsageError(
+            "train.spikes goes with a run alone: the seeds of a cell move in lockstep, and none can go back "
+            "without the others; leave out train.spikes.factor"
+        )
     parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)
@@ -124,7 +131,7 @@ def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
     if not path.is_file():
         return pending
     try:
-        return pending.with_stored(json.loads(path.read_text(encoding="utf-8")))
+        return pending.with_stored(read_object(path))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(
             f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the cell is trained again"
@@ -195,7 +202,9 @@ def _train_members(
         parts.model, parts.tx, keys, card.image_shape, mesh=job.placement, ema=averaged, loss_scaling=scaling
     )
     progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
-    with Checkpoints(job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}") as checkpoints:
+    folder = job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}"
+    keep = Keep(job.config.train.keep_last, job.config.train.keep_best)
+    with Checkpoints(folder, warn=job.say, keep=keep) as checkpoints:
         if (found := resume(checkpoints, states)) is not None:
             states, progress = found
             job.say(f"  resuming after step {int(states.step[0]):,} of {parts.plan.total_steps:,}")

@@ -21,7 +21,7 @@ from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
-from resnet_jax.runtime.ending import ENDING, end_in_bounded_time, own_process
+from resnet_jax.runtime.ending import ENDING, end_in_bounded_time, exit_now, own_process
 from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.runtime.together import has_failed, leave
 
@@ -115,7 +115,9 @@ def run(argv: list[str]) -> int:
         if debug:
             raise
         print("Stopped at once; what was saved before stays.", file=sys.stderr)
-        return 128 + getattr(stopped, "signal", signal.SIGINT)
+        status = 128 + getattr(stopped, "signal", signal.SIGINT)
+        exit_now(status)
+        return status
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE

@@ -40,8 +40,9 @@ def several_processes(argv: Sequence[str]) -> Iterator[bool]:
         return
     end_with_launcher()
     verb = _verb(argv)
-    if verb not in SHARED or any(word in HELP for word in argv):
-        if launch.index:
+    asks = any(word in HELP for word in argv)
+    if verb not in SHARED or asks:
+        if launch.index and not asks:
             print(
                 f"{verb or 'this'} runs in one process: number {launch.index} of {launch.count} has nothing to do",
                 file=sys.stderr,

@@ -121,6 +121,11 @@ def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
                 f" If the same images only lie elsewhere now: set data.source to {old.data.source} and data.moved_to "
                 f"to {new.data.source}"
             )
+        if any(line.startswith(("model.dtype:", "model.param_dtype:")) for line in changed):
+            hint += (
+                f" A run keeps its precision. To go on from its weights in another, with a new optimizer: init_from "
+                f"{where} in another run directory"
+            )
         raise RunError(
             f"{where} holds a run of another configuration:\n  "
             + "\n  ".join(changed)

@@ -19,6 +19,7 @@ from resnet_jax.instrument.extremes import BACKWARD, FORWARD, extreme_values
 from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.ops.probe import extremes
+from resnet_jax.runtime.processes import fetched
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import TrainPreprocess, prepared
 
@@ -107,7 +108,7 @@ def profile_step(
             "update": _by_name(optax.apply_updates(state.params, updates)),
         }
 
-    found: dict[str, Any] = jax.device_get(jax.jit(run)(state, batch))
+    found: dict[str, Any] = fetched(jax.jit(run)(state, batch))
     return Profile(names=chart.names, stages=tuple(int(stage) for stage in chart.stages), **found)
 
 

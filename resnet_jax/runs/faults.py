@@ -175,6 +175,11 @@ def _of_profile(profile: Profile, error: Diverged) -> Fault:
         largest = f"the largest output is {profile.outputs[0]:.3g}"
         return Fault("loss", "loss", f"all activations are finite, the loss of {len(rows)} examples is not ({largest})",
                      rows)  # fmt: skip
+    with np.errstate(over="ignore"):
+        mean = np.sum(profile.losses, dtype=profile.losses.dtype)
+    if not np.isfinite(mean):
+        said = f"the loss of every example is finite, up to {profile.losses.max():.3g}, and their sum is not"
+        return Fault("loss", "loss", said)
     for block, name in reversed(list(enumerate(profile.names))):
         for point in BACKWARD:
             if profile.gradients[point][block][1]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from resnet_jax.errors import DamagedError, ResNetJaxError
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.plain_json import load_json
 
 T = TypeVar("T")
 
@@ -137,9 +138,7 @@ def read_object(text: str) -> dict[str, Any]:
         ValueError: it is none.
     """
     try:
-        raw = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raw = load_json(text)
     except ValueError as error:
         raise ValueError(f"it is no JSON: {error}" if text.strip() else "it is empty") from error
     if not isinstance(raw, dict):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from resnet_jax.errors import RunError
+from resnet_jax.runtime.paths import identity
 from resnet_jax.training.observers import Observer, Row
 
 #: Seconds between two looks.
@@ -24,12 +24,15 @@ class Presence(Observer):
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._found, self._looked = _identity(path), clock()
+        self._found, self._looked = identity(path), clock()
+        self._config = path / "config.yaml"
+        self._has_config = self._config.is_file()
 
     @property
     def is_there(self) -> bool:
-        """Whether the directory is the one that the run began in."""
-        return self._found is None or _identity(self._path) == self._found
+        """Whether the directory is the one that the run began in, with its configuration."""
+        same = self._found is None or identity(self._path) == self._found
+        return same and (not self._has_config or self._config.is_file())
 
     def require(self) -> None:
         """Look now.
@@ -40,6 +43,7 @@ class Presence(Observer):
         if self.is_there:
             return
         there = "another directory" if self._path.exists() else "nothing"
+        there = "only a part of it" if identity(self._path) == self._found else there
         raise RunError(
             f"the run directory {self._path} was removed or moved while training; {there} is there now, and nothing "
             "was written to it. If it was moved, go on where it is now: run_dir=PATH"
@@ -56,11 +60,3 @@ class Presence(Observer):
         if now - self._looked >= EVERY:
             self._looked = now
             self.require()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

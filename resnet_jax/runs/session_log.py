@@ -35,6 +35,14 @@ class SessionLog(Observer):
         """Whether the run directory is."""
         return self._presence.is_there
 
+    def require(self) -> None:
+        """See whether the run directory is there.
+
+        Raises:
+            RunError: it is not.
+        """
+        self._presence.require()
+
     def on_step(self, row: Row) -> None:
         """Note how far it got."""
         self._step = int(row["step"])

@@ -179,6 +179,13 @@ def _train(
         except BaseException as error:
             if isinstance(error, Diverged) and log.is_there:
                 explain_divergence(job, error)
+            if isinstance(error, RunError | OSError) and not log.is_there:
+                with contextlib.suppress(RunError):
+                    job.checkpoints.close()  # what is being written is taken back
+                try:
+                    log.require()
+                except RunError as gone:
+                    raise gone from error
             log.ended(error)
             if isinstance(error, Interrupted | RunError) and log.is_there:
                 try:

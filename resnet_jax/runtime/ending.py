@@ -62,6 +62,22 @@ def end_in_bounded_time(status: int, seconds: float = ENDING) -> None:
     threading.Thread(target=end, daemon=True, name="end in bounded time").start()
 
 
+def exit_now(status: int) -> None:
+    """End a process of a command's own here: libraries that are torn down in the middle of a compilation may crash."""
+    if not _owned:
+        return
+
+    def flush() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+
+    thread = threading.Thread(target=flush, daemon=True)
+    thread.start()
+    thread.join(LAST_WORDS)
+    os._exit(status)
+
+
 def leave(number: signal.Signals, words: str) -> None:
     """End this process now, whatever its threads are doing, with the status of a signal."""
     last_words(words)

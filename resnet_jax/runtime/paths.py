@@ -35,6 +35,19 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file or directory from another one at the same path later; None if there is none.
+
+    >>> identity(Path("nowhere")) is None
+    True
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def is_plain(path: Path) -> bool:
     r"""Return whether every library takes the path as a path: it is UTF-8 and holds no pattern.
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from resnet_jax import errors
 
 Result = TypeVar("Result")
+Failure = TypeVar("Failure", bound=BaseException)
 
 #: Seconds between two exchanges of what the processes wish, about.
 EVERY = 1.0
@@ -164,7 +165,7 @@ def held_by_main(holds: Callable[[], contextlib.AbstractContextManager[Result]])
         yield on_main(lambda: stack.enter_context(holds()))
 
 
-def agreed(error: Exception) -> Exception:
+def agreed(error: Failure) -> Failure:
     """Mark an error as one that every process raises here, so that none of them has to be told of it."""
     error.in_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
     return error

@@ -8,6 +8,7 @@ was not heard of for so long as :mod:`resnet_jax.runtime.distributed` says.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -29,12 +30,18 @@ LOOK = 1.0
 GRACE = 3.0
 #: Seconds that a failed process waits until the others know.
 KNOWN = 5.0
+#: Seconds that the others wait for the first where all fail alike.
+LAST = 30.0
 
 _LOST = re.compile(
     r"gloo|connection (closed|reset)|socket closed|coordination service|heartbeat|NCCL|another task|UNAVAILABLE"
     r"|barrier",
     re.IGNORECASE,
 )
+#: What a process writes that was told of a failure.
+_TOLD = "told"
+#: Where processes that fail alike write that they leave.
+_LEFT = "resnet_jax/left"
 _blocks = itertools.count()
 _current: _Together | None = None
 _failed_alone, _lost_others = False, False
@@ -87,17 +94,27 @@ def leave(status: int, *, wait: float | None = None) -> None:
     from jax._src import distributed
 
     client: Any = distributed.global_state.client
+    alike = not _failed_alone and wait is None
+    wait = (LOOK if _lost_others else KNOWN) if wait is None else wait
     with contextlib.suppress(Exception):
-        client.key_value_set(f"resnet_jax/left/{processes.index()}", "left")
-        wait = (LOOK if _lost_others else KNOWN) if wait is None else wait
+        if alike and not processes.is_main():  # the first may be drawing pictures of what there is
+            until = time.monotonic() + LAST
+            while time.monotonic() < until and not client.key_value_dir_get(f"{_LEFT}/first/"):
+                time.sleep(0.05)
+        client.key_value_set(f"{_LEFT}/{'first' if processes.is_main() else 'others'}/{processes.index()}", "left")
         until = time.monotonic() + (wait if processes.is_main() else 0.0)
-        while time.monotonic() < until and len(client.key_value_dir_get("resnet_jax/left/")) < processes.count():
+        while time.monotonic() < until and len(client.key_value_dir_get(f"{_LEFT}/")) < processes.count():
             time.sleep(0.05)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
     logging.shutdown()
     os._exit(status)
+
+
+def _leave_at_exit() -> None:
+    if _failed_alone:
+        leave(1)
 
 
 class _Together:
@@ -127,6 +144,7 @@ class _Together:
         global _failed_alone, _lost_others
         _failed_alone = True
         self._failing.set()
+        atexit.register(_leave_at_exit)  # of a program of somebody's own; before JAX waits for the others, who are gone
         if self._client is None:
             return None
         lost = _is_lost(error)
@@ -147,7 +165,8 @@ class _Together:
             with contextlib.suppress(Exception):  # the first of several is the reason
                 self._client.key_value_set(self._key, json.dumps(said))
             self._wait_until_known()
-            if self._index and self._client.key_value_try_get(f"{self._key}/0") == message:
+            if self._client.key_value_try_get(f"{self._key}/0") == message and self._all_failed():
+                _failed_alone = False
                 processes.agreed(error)
         return None
 
@@ -156,6 +175,11 @@ class _Together:
         until = time.monotonic() + KNOWN
         while time.monotonic() < until and len(self._client.key_value_dir_get(f"{self._key}/")) < self._count:
             time.sleep(0.05)
+
+    def _all_failed(self) -> bool:
+        """Return whether every process has failed by itself."""
+        known = self._client.key_value_dir_get(f"{self._key}/")
+        return len(known) >= self._count and all(value != _TOLD for _, value in known)
 
     def _wait_for_reason(self) -> dict[str, Any] | None:
         """Wait a moment for the reason of a process whose connection is lost; killed ones have none."""
@@ -171,7 +195,7 @@ class _Together:
             found = json.loads(self._client.key_value_try_get(self._key))
             if found["process"] != self._index:
                 with contextlib.suppress(Exception):
-                    self._client.key_value_set(f"{self._key}/{self._index}", "known")
+                    self._client.key_value_set(f"{self._key}/{self._index}", _TOLD)
                 return found
         return None
 

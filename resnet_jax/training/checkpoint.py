@@ -73,8 +73,13 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            self.close()
+        except RunError as failed:
+            if error is None:
+                raise
+            self._say(str(failed))  # what ends the run is the other one
 
     def save(
         self,
@@ -120,6 +125,11 @@ class Checkpoints:
             raise self._save_failed(kind, step, error) from error
         self._stale[kind].discard(step)
         self._writing().add(Pending(kind, step, response, score, time.monotonic() - began))
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something saved is not on disk yet."""
+        return self._writer is not None and self._writer.is_busy
 
     @property
     def seconds_left(self) -> float:
@@ -234,6 +244,8 @@ class Checkpoints:
             failure = self._writer.take_failure()
             while self._writer.take_failure() is not None:
                 pass
+            if self._owner:
+                self._clear(again=True)
         if self._alias is not None:
             self._alias.remove()
             self._alias = None
@@ -248,7 +260,8 @@ class Checkpoints:
         if kind == "last" or to_go_on:
             self._go_back_to(step)
         where = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return _relayout(loaded["state"], partial(layout.like, example=like), axis, where), loaded["progress"]
+        state = _relayout(loaded["state"], partial(layout.like, example=like), axis, where)
+        return jax.tree.map(_placed, state, where), loaded["progress"]
 
     def _load(
         self, kind: Kind, wanted: dict[str, Any], *, newest_first: bool = False, at_most: int | None = None
@@ -333,7 +346,8 @@ class Checkpoints:
             return [step for step in reversed(self._listed(kind)) if step not in self._stale[kind]]
         current = ranked(self._current_best())
         stale = ranked(entry for entry in self._best() if entry.step in self._stale["best"])
-        return [entry.step for entry in (*current, *stale)]
+        broken = self._broken_best()  # nobody knows what they were: they are named before another is taken for the best
+        return [*broken, *(entry.step for entry in (*current, *stale) if entry.step not in broken)]
 
     def _listed(self, kind: Kind) -> list[int]:
         self._clear()
@@ -352,11 +366,25 @@ class Checkpoints:
             return None
         return None if manifest is None else manifest.score
 
+    def _broken_best(self) -> list[int]:
+        """Return the steps of ``best`` whose manifest is damaged."""
+        found = []
+        for step in self._listed("best"):
+            try:
+                read_manifest(self._folder.complete("best", step))
+            except DamagedError:
+                found.append(step)
+            except RunError:  # of a later format
+                continue
+        return found
+
     def _has_to_write(self, kind: Kind, step: int) -> bool:
         """Return whether a save is one; makes the folder for it."""
         is_there = step in self._listed(kind) and step not in self._stale[kind]
         if not is_there:
+            self._clear(again=True)  # of a save that failed: Orbax may go on writing for a moment after it has said so
             try:
+                self._folder.require_home()
                 (self._folder.path / kind).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise self._save_failed(kind, step, error) from error
@@ -377,15 +405,14 @@ class Checkpoints:
         """Delete what is not kept."""
         last = self._folder.steps("last")
         going = superfluous_last(last, self.keep, self._stale["last"])
-        best = superfluous_best(
-            self._best(), [step for step in last if step not in going], self.keep, self._stale["best"]
-        )
+        staying = [step for step in last if step not in going]
+        best = superfluous_best(self._best(), staying, self.keep, self._stale["best"])
         self._folder.remove("last", going)
-        self._folder.remove("best", best)
+        self._folder.remove("best", set(best) - set(self._broken_best()))
 
-    def _clear(self) -> None:
-        """Delete what a killed process left, once."""
-        if not self._is_cleared and processes.is_main():
+    def _clear(self, *, again: bool = False) -> None:
+        """Delete what a killed process left, once, or again."""
+        if (again or not self._is_cleared) and processes.is_main():
             self._is_cleared = True
             for kind in KINDS:
                 self._folder.clear(kind)
@@ -449,6 +476,11 @@ def _relayout(tree: Any, convert: Callable[..., Any], axis: int, where: Any = No
     """
     same = jax.tree.structure(jax.eval_shape(partial(convert, axis=axis), tree)) == jax.tree.structure(tree)
     return tree if same else jax.jit(convert, static_argnames="axis", out_shardings=where)(tree, axis=axis)
+
+
+def _placed(leaf: jax.Array, where: Any) -> jax.Array:
+    """Return a leaf with the very sharding: of a key Orbax gives an equal one, for which a step is compiled again."""
+    return leaf if leaf.sharding == where else jax.device_put(leaf, where)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
+from resnet_jax.runtime.paths import identity
 from resnet_jax.training.manifest import Score, sync_folder
 
 Kind = Literal["last", "best"]
@@ -53,7 +55,32 @@ class CheckpointFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._home = path, identity(path.parent)
+
+    @property
+    def is_home(self) -> bool:
+        """Whether the directory that it is in is the one that it was, if there was one."""
+        return self._home is None or identity(self.path.parent) == self._home
+
+    def require_home(self) -> None:
+        """Refuse to make a directory again that was removed or moved while it was in use, with nothing else in it.
+
+        Raises:
+            OSError: it was.
+        """
+        if not self.is_home:
+            raise FileNotFoundError(errno.ENOENT, "the directory was removed or moved", str(self.path.parent))
+        if self._home is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._home = identity(self.path.parent)
+
+    def take_back(self) -> None:
+        """Delete what was being written where the directory has gone: TensorStore makes it again, with all above."""
+        for kind in KINDS:
+            self.clear(kind)
+        for folder in (*(self.path / kind for kind in KINDS), self.path, self.path.parent):
+            with contextlib.suppress(OSError):  # there is something in it, and not from here
+                folder.rmdir()
 
     def complete(self, kind: Kind, step: int) -> Path:
         """Return where a complete checkpoint is."""
@@ -88,6 +115,7 @@ class CheckpointFolder:
         Raises:
             OSError: it cannot be renamed.
         """
+        self.require_home()
         place = self.complete(kind, step)
         if place.exists():
             self.remove(kind, [step])

@@ -68,6 +68,11 @@ class CheckpointWriter:
         self._queue.put(pending)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether something is being written."""
+        return self._began is not None
+
+    @property
     def seconds_left(self) -> float:
         """How long what is being written still takes, by the one before; 0 if nothing is, or none is known."""
         began = self._began
@@ -149,6 +154,9 @@ class CheckpointWriter:
         failure = SaveError(self._folder, kind, reason)
         failure.__cause__ = error
         self._failures.append(failure)
+        if not self._folder.is_home:
+            self._folder.take_back()
+            return
         self._events.add("save_failed", kind=kind, step=step, reason=reason)
 
 
@@ -157,9 +165,11 @@ class SaveError(RunError):
 
     Attributes:
         what: happened, without what to do.
+        reason: in the system's words.
     """
 
     def __init__(self, folder: CheckpointFolder, kind: Kind, reason: str) -> None:
+        self.reason = reason
         self.what = f"cannot write a checkpoint in {folder.path / kind}: {reason}. What was saved before stays"
         super().__init__(f"{self.what}; free some space or repair it, and resume with the same command")
 

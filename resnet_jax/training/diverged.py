@@ -22,6 +22,8 @@ class Diverged(RunError):
         made_after: updates that have changed it since that step, 0 for none: the rejected one did not.
     """
 
+    in_all_processes = True  # all of them read the same metrics
+
     in_all_processes = True  # the metrics are the same in all of them
 
     def __init__(self, step: int, metrics: Mapping[str, float], tolerated: int, member: int | None = None) -> None:

@@ -220,8 +220,9 @@ class Kept:
             raise failure
         self._is_tried_again = False
         what = failure.what if isinstance(failure, SaveError) else str(failure)
-        if what != self._failing:
-            self._failing = what
+        reason = failure.reason if isinstance(failure, SaveError) else what
+        if reason != self._failing:
+            self._failing = reason
             self._say(f"warning: {what}. Training goes on (train.on_save_failure), and it is tried again")
 
     def _tell(self, steps: int | None) -> None:

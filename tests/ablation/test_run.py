@@ -63,7 +63,7 @@ def test_the_directory_has_everything_and_no_checkpoint_of_a_finished_cell(whole
         ".lock", "ablation.yaml", "cells", "table.md", "table.csv", "curves.png"
     }  # fmt: skip
     assert {path.name for path in (out / "cells").iterdir()} == {"learns", "diverges"}
-    files = {"config.yaml", "data.json", "environment.json", "metrics.jsonl", "result.json"}
+    files = {".written.json", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "result.json"}
     assert {path.name for path in (out / "cells" / "learns").iterdir()} == files
     assert json.loads((out / "cells" / "learns" / "result.json").read_text()) == result["cells"][0]
     assert yaml.safe_load((out / "ablation.yaml").read_text())["cells"]["diverges"] == {"optim.learning_rate": 1e30}

@@ -43,7 +43,7 @@ def test_a_stream_that_fails_is_left_alone(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
-def test_the_command_line_in_a_bare_environment():
+def test_the_command_line_in_a_bare_environment(tmp_path):
     """ASCII only, no home, no entry of the user, standard output on a full disk; and a platform that is not there."""
     program = (
         "import os, pwd\n"
@@ -63,6 +63,12 @@ def test_the_command_line_in_a_bare_environment():
     assert "269,722" in done.stdout
     assert done.stderr.count("there is no home directory") == 1
     assert "Traceback" not in done.stderr
+    run = str(tmp_path / "run")
+    quick = ("--model.stage-sizes", "1", "--model.widths", "4", "--train.limit", "3 steps", "--run-dir", run)
+    for argv in (("train", "digits", *quick), ("eval", run), ("depth", "profile", run), ("events", run)):
+        done = call(*argv, stdout=subprocess.PIPE, env={**bare, "TERM": "dumb", "LANG": "C"}, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
     with open("/dev/full", "w") as full:
         done = call("models", "resnet20_cifar", stdout=full, env=bare)
     assert done.returncode == 1

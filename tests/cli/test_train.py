@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
+from resnet_jax.report.event_records import read_scalars
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from tests.cli.conftest import DEVICES, OPTIONS, last_json
 from tests.tools import TINY, write_by_hand
@@ -136,6 +137,11 @@ def logged(run_dir):
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
 
 
+def scalars(run_dir):
+    """Return (tag, step, value) of all its TensorBoard files, without what depends on the clock."""
+    return [one for one in read_scalars(run_dir / "tensorboard") if one[0] != "epoch/images_per_second"]
+
+
 def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(
     finished, stripes, tmp_path, command, programs, monkeypatch
 ):
@@ -169,6 +175,8 @@ def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(
     assert f"Resuming after step {stopped[1]} of 10" in err
     assert last_json(out)["params_digest"] == finished[1]["params_digest"]
     assert logged(run_dir) == logged(finished[0])
+    assert scalars(run_dir) == scalars(finished[0])
+    assert len(list((run_dir / "tensorboard").iterdir())) == 1
 
 
 def test_data_without_a_recipe_is_looked_at_once_chosen_for_and_gone_on_with(

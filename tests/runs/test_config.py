@@ -228,3 +228,14 @@ def test_options_without_effect_on_the_result_are_marked_where_they_are_defined(
         *("model.execution", "model.remat", "data.moved_to", "data.threads", "train.steps_per_dispatch"),
         *("train.save_every", "train.log_every", "train.depth_every", "train.observers"),
     }
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"param_dtype": "float64"}])
+def test_a_run_that_is_to_go_on_in_another_precision_is_told_how(changes):
+    old = RunConfig()
+    new = dataclasses.replace(old, model=old.model.replace(**changes))
+    name = next(iter(changes))
+    with pytest.raises(RunError, match=rf"model\.{name}: .* -> .*\n.*keeps its precision.*: init_from run in another"):
+        require_same(old, new, where=Path("run"))
+    placed = dataclasses.replace(old, train=dataclasses.replace(old.train, placement="fsdp", forms="plain"))
+    require_same(old, placed, where=Path("run"))  # where and how it is computed may change

@@ -6,7 +6,9 @@ import dataclasses
 import gc
 import itertools
 import json
+from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -297,3 +299,30 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     ):
         checkpoints.save("last", new_state(1), NOTE)
     checkpoints.close()
+
+
+def test_a_restored_state_is_donated_whole_and_compiles_nothing_again(tmp_path):
+    """The very shardings, of keys too: an equal one of another spelling would be another program."""
+
+    @jax.jit
+    def made(step):
+        return new_state_of(step)
+
+    def new_state_of(step):
+        return TrainState(step, {"w": jnp.full(3, step, jnp.float32)}, {}, {"m": jnp.ones(3)}, jax.random.key(1))
+
+    @partial(jax.jit, donate_argnums=0)
+    @chex.assert_max_traces(n=1)
+    def advance(state):
+        return jax.tree.map(lambda leaf: leaf * 2, state.replace(rng=None)).replace(rng=state.rng, step=state.step + 1)
+
+    where = replicated(make_mesh(jax.devices()[:2]))
+    like, state = (jax.device_put(made(jnp.int32(step)), where) for step in (0, 4))
+    state = advance(advance(state))
+    programs = advance._cache_size()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", state, NOTE)
+        restored, _ = checkpoints.restore("last", like)
+    jax.block_until_ready(advance(restored))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(restored))
+    assert advance._cache_size() == programs

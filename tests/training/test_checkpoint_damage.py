@@ -138,6 +138,16 @@ def test_the_best_is_that_with_the_best_score_and_else_the_next(folder):
     assert (folder / "damaged" / "best-2").is_dir()
 
 
+def test_another_state_is_not_taken_for_the_best_because_the_manifest_of_the_best_is_damaged(folder):
+    """Its score is in the manifest: without it, it would only seem not to be the best."""
+    flip(folder / "best" / "2" / MANIFEST)
+    said = Said()
+    with Checkpoints(folder, owner=False, warn=said) as checkpoints:
+        assert_same(checkpoints.restore("best", new_state(0))[0], new_state(1))
+    assert len(said) == 1
+    assert said[0].endswith("best/2 is damaged: manifest.json is not what was written; best/1 is used instead")
+
+
 def test_without_an_intact_last_the_run_goes_on_from_the_best_state(folder):
     for step in (2, 3):
         flip(next((folder / "last" / str(step) / "state").rglob("d/*")))

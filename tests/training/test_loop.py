@@ -291,3 +291,23 @@ def test_the_task_says_what_the_metrics_mean_and_what_is_best(tmp_path):
 def test_validation_by_the_clock_is_refused():
     with pytest.raises(UsageError, match="validation goes by steps, epochs or a share of the run"):
         Plan(10, 4, validate=Cadence(seconds=60))
+
+
+def test_a_clock_that_is_set_forward_and_back_decides_nothing(tmp_path, monkeypatch):
+    """Neither a time limit nor a save goes by the time of day, which is set between steps here."""
+    real, ahead = time.time, [0.0]
+    monkeypatch.setattr("time.time", lambda: real() + ahead[0])
+
+    def setting(start, stop):
+        for step, batch in zip(range(start, stop), batches(start, stop), strict=True):
+            ahead[0] = {3: 86_400.0, 6: -86_400.0}.get(step, ahead[0])
+            yield batch
+
+    plan = Plan(total_steps=10, steps_per_epoch=4, seconds=3600.0, saving=Saving(Cadence(seconds=3600.0)))
+    with Checkpoints(tmp_path) as checkpoints:
+        state, progress = train(
+            new_state(), plan=plan, feed=SingleSteps(fake_step(), setting), checkpoints=checkpoints
+        )  # fmt: skip
+        assert checkpoints.steps("last") == [10]
+    assert (int(state.step), progress.finished) == (10, "steps")
+    assert 0 <= progress.seconds <= progress.elapsed < 3600

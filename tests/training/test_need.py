@@ -94,3 +94,24 @@ def test_a_device_that_runs_out_says_what_to_lower():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
     disk = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
     assert not need.is_memory(disk)
+
+
+def test_a_state_cut_over_devices_needs_less_and_is_named_as_a_way_out():
+    """ResNet-50: parameters, gradients, optimizer; where it is cut, the first two are whole for a moment."""
+    model = create_model("resnet50")
+    whole, cut = (need.estimate(model, (224, 224, 3), 1, fsdp=fsdp).fixed for fsdp in (1, 8))
+    assert whole == pytest.approx(4 * 4 * 25.56e6, rel=0.01)
+    assert cut == pytest.approx((2 + 3 / 8) / 4 * whole, rel=0.01)
+    eight = [device(limit=int(1.2 * cut)) for _ in range(8)]
+    lines = []
+
+    def ask(fsdp):
+        need.require_memory(model, (32, 32, 3), batch=8, devices=eight, fsdp=fsdp, warn=lines.append)
+
+    ask(8)
+    limited = [device(limit=int(0.7 * cut)) for _ in range(8)]
+    with pytest.raises(RunError, match=r"train\.placement fsdp cuts parameters and optimizer state over 8 devices"):
+        need.require_memory(model, (32, 32, 3), batch=8, devices=limited, warn=lines.append)
+    with pytest.raises(RunError) as caught:
+        need.require_memory(model, (32, 32, 3), batch=8, devices=limited, fsdp=8, warn=lines.append)
+    assert "train.placement" not in str(caught.value)
