@@ -100,9 +100,7 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     with missing_told(config.imports, where=str(run.path)):
         model = build_model(config, card)
     if model.config.num_blocks > MOST_BLOCKS:
-        raise RunError(
-            f"{run.path}: a network of {model.config.num_blocks:,} blocks; at most {MOST_BLOCKS:,} are read"
-        )
+        raise RunError(f"{run.path}: a network of {model.config.num_blocks:,} blocks; at most {MOST_BLOCKS:,} are read")
     variables = Placement.of().abstract(abstract_variables(model, card.image_shape))
     _check_size(run, checkpoint, variables)
     averaged = config.train.averaging() is not None
