@@ -65,8 +65,8 @@ class Setting:
     def command(self, run_dir: Path) -> list[str]:
         """Return the words that train it, the same at every start."""
         common = [
-            "--run-dir", str(run_dir), "--train.save-every", f"{SAVE_EVERY} steps", "--train.log-every", "1 steps",
-            "--train.limit", f"{STEPS[self.data]} steps", *SMALL,
+            "--run-dir", str(run_dir), "--train.save-every", f"{SAVE_EVERY} steps", "--train.save-share", "1",
+            "--train.log-every", "1 steps", "--train.limit", f"{STEPS[self.data]} steps", *SMALL,
         ]  # fmt: skip
         match self.data:
             case "digits":
