@@ -25,6 +25,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import platform
 import random
@@ -146,15 +147,19 @@ def scalars_of(run_dir: Path) -> list[tuple[str, int, float]]:
 
 
 def state_digest(run_dir: Path) -> str:
-    """Return the SHA-256 of every array of the newest saved state, read by Orbax alone."""
+    """Return the SHA-256 of every array of the newest saved state, read by Orbax alone, on one device."""
+    import jax
+    from jax.sharding import SingleDeviceSharding
     from orbax.checkpoint import v1 as ocp
 
     folder = run_dir / "checkpoints" / "last"
-    step = max(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
-    import jax
-
-    state = ocp.load_checkpointables(str(folder / str(step)), {"state": None})["state"]
-    digest = hashlib.sha256(str(step).encode())
+    newest = str(folder / max((path.name for path in folder.iterdir() if path.name.isdecimal()), key=int))
+    here = SingleDeviceSharding(jax.devices()[0])
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it tells that the progress beside the state has no arrays
+    saved: Any = ocp.checkpointables_metadata(newest).metadata["state"]
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved)
+    state = ocp.load_checkpointables(newest, {"state": like})["state"]
+    digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
         is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)

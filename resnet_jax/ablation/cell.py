@@ -37,7 +37,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList, share
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.stored import read_object
+from resnet_jax.runs.kept import read_object
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import SHARES
@@ -131,7 +131,7 @@ def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
     if not path.is_file():
         return pending
     try:
-        return pending.with_stored(read_object(path))
+        return pending.with_stored(read_object(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(
             f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the cell is trained again"

@@ -106,6 +106,10 @@ class DatasetInfo:
         )
 
 
+MOST_SIDE = 1 << 20
+"""Pixels, samples or voxels along one side of an input."""
+
+
 def parse_card(text: str) -> DatasetInfo:
     """Read the text of a data.json.
 
@@ -123,7 +127,7 @@ def parse_card(text: str) -> DatasetInfo:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
     if not card.image_shape or not all(0 < side <= MOST_SIDE for side in card.image_shape):
-        raise ValueError(f"image_shape is {card.image_shape}")
+        raise ValueError(f"image_shape is {_said(card.image_shape)}")
     return card
 
 
