@@ -106,10 +106,6 @@ class DatasetInfo:
         )
 
 
-MOST_SIDE = 1 << 20
-"""Pixels, samples or voxels along one side of an input."""
-
-
 def parse_card(text: str) -> DatasetInfo:
     """Read the text of a data.json.
 
