@@ -207,16 +207,21 @@ class Session:
         return self.process.poll() is not None
 
     def kill(self, rng: random.Random, processes: int) -> str:
-        """Kill the whole group, or one of several processes, whose death has to end the others; wait for the end."""
+        """Kill all processes, or one of several, whose death has to end the others; wait until none is left."""
         members = workers_of(self.process.pid) if processes > 1 else []
         if members and rng.random() < 0.5:
-            victim = rng.choice(members)
-            os.kill(victim, signal.SIGKILL)
-            what = "one process"
+            killed, what = [rng.choice(members)], "one process"
         else:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            what = "all"
+            killed, what = [*members, self.process.pid], "all"
+        for number in killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         self.wait()
+        until = time.monotonic() + PATIENCE
+        while any(is_alive(number) for number in members):
+            if time.monotonic() > until:
+                sys.exit(f"of the processes {members} one was killed, and another lives on")
+            time.sleep(0.05)
         return what
 
     def wait(self) -> int:
@@ -233,6 +238,14 @@ def workers_of(parent: int) -> list[int]:
     """Return the children of a process that train (Linux)."""
     children = Path(f"/proc/{parent}/task/{parent}/children")
     return [int(number) for number in children.read_text().split()] if children.is_file() else []
+
+
+def is_alive(number: int) -> bool:
+    """Return whether there is a process of that number (Linux)."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def with_group_gone(group: int) -> None:
