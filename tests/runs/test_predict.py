@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_named_and_the_others_stay(files, tmp_path):
     good = predict_images(network(), paths[:2])
     found = predict_images(network(), [paths[0], tmp_path / "bad.png", tmp_path / "none.png", tmp_path, paths[1]])
     assert [found[0], found[4]] == good
-    for prediction, message in zip(found[1:4], ("bad.png", "none.png", "s a directory"), strict=True):
+    for prediction, message in zip(found[1:4], ("bad.png", "none.png", "this is a folder and no file"), strict=True):
         assert message in str(prediction.error)
         assert prediction.classes == prediction.probabilities == ()
     assert [p.error for p in predict_images(network(), [tmp_path / "none.png"])] != [None]
