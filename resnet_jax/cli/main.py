@@ -15,7 +15,7 @@ from typing import Any
 from resnet_jax.cli.imports import FLAG, import_given
 from resnet_jax.cli.options import ANYWHERE, HELP
 from resnet_jax.cli.several import said_elsewhere, several_processes
-from resnet_jax.cli.streams import READER_GONE, final_status, open_streams, steady_streams
+from resnet_jax.cli.streams import READER_GONE, final_status, open_streams, plain_log_lines, steady_streams
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     open_streams()
     steady_streams()
     own_process()
+    plain_log_lines()
     if "--debug" not in (sys.argv if argv is None else argv):  # threads of Orbax that a full disk stops, at their end
         sys.unraisablehook = lambda _: None
     keep_freed_memory()

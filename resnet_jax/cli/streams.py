@@ -7,7 +7,9 @@ that the stream failed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import sys
 from typing import Any, TextIO, cast
 
@@ -118,3 +120,18 @@ def final_status(status: int) -> int:
     reason = getattr(out.failed, "strerror", None) or out.failed
     print(f"error: {out.name_of_stream} could not be written: {reason}. The command itself is done.", file=sys.stderr)
     return 1
+
+
+class _Plain(logging.Handler):
+    """Prints the message of a log record alone, to whatever standard error is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        with contextlib.suppress(Exception):
+            print(self.format(record), file=sys.stderr)
+
+
+def plain_log_lines() -> None:
+    """Let warnings of the log be lines as they are; a library that logs first would put its name before ours."""
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(_Plain())
