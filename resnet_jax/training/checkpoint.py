@@ -29,14 +29,14 @@ from resnet_jax.models.layout import stack
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.paths import PlainAlias, is_plain, user_path
+from resnet_jax.training.checkpoint_choice import NO_OTHER, Choice
 from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry, Kind as Kind
 from resnet_jax.training.checkpoint_writer import CheckpointWriter, Pending, SaveError, reason_of
-from resnet_jax.training.manifest import FORMAT, MARK, Score, read_manifest, verify
-from resnet_jax.training.retention import Keep, ranked, superfluous_best, superfluous_last
+from resnet_jax.training.manifest import FORMAT, MARK, Score
+from resnet_jax.training.retention import Keep, ranked
 from resnet_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
-_NO_OTHER = ". No other"
 
 
 class Checkpoints:
@@ -64,9 +64,7 @@ class Checkpoints:
         self.events, self.keep = events, keep or Keep()
         self.warn: Callable[[str], None] = _log.warning if warn is None else warn
         self._folder, self._owner = CheckpointFolder(user_path(folder).absolute()), owner
-        self._is_cleared = not owner
-        self._stale: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
-        self._passed_over: set[tuple[Kind, int]] = set()
+        self._choice = Choice(self._folder, owner=owner, events=events, warn=self.warn, keep=self.keep)
         self._alias: PlainAlias | None = None
         self._writer: CheckpointWriter | None = None
 
@@ -79,7 +77,7 @@ class Checkpoints:
         except RunError as failed:
             if error is None:
                 raise
-            self._say(str(failed))  # what ends the run is the other one
+            self._choice.say(str(failed))  # what ends the run is the other one
 
     def save(
         self,
@@ -123,7 +121,7 @@ class Checkpoints:
             if processes.is_main():
                 self._folder.clear(kind, step)
             raise self._save_failed(kind, step, error) from error
-        self._stale[kind].discard(step)
+        self._choice.stale[kind].discard(step)
         self._writing().add(Pending(kind, step, response, score, time.monotonic() - began))
 
     @property
@@ -154,18 +152,18 @@ class Checkpoints:
     def steps(self, kind: Kind) -> list[int]:
         """Return the saved steps, oldest first; empty if there is none. They are not verified."""
         self._wait()
-        return self._agreed(lambda: self._listed(kind))
+        return self._agreed(lambda: self._choice.listed(kind))
 
     def scores(self) -> list[Entry]:
         """Return the ``best`` checkpoints with what they were kept for, the best first."""
         self._wait()
-        rows = self._agreed(lambda: [_row(entry) for entry in ranked(self._current_best())])
+        rows = self._agreed(lambda: [_row(entry) for entry in ranked(self._choice.current_best())])
         return [Entry(row["step"], None if row["score"] is None else Score(**row["score"])) for row in rows]
 
     def is_begun(self) -> bool:
         """Return whether anything was saved so far, intact or not."""
         self._wait()
-        return self._agreed(lambda: any(self._listed(kind) or self._folder.damaged(kind) for kind in KINDS))
+        return self._agreed(lambda: any(self._choice.listed(kind) or self._folder.damaged(kind) for kind in KINDS))
 
     def resume(self, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]] | None:
         """Load what a run goes on from: the newest ``last``, or where none is left intact the newest ``best``.
@@ -191,8 +189,8 @@ class Checkpoints:
         except DamagedError as error:
             if not from_best:
                 raise
-            found = str(error).partition(_NO_OTHER)[0]
-            self._say(f"{found}. No 'last' checkpoint is left; the run goes on from the newest 'best' one")
+            found = str(error).partition(NO_OTHER)[0]
+            self._choice.say(f"{found}. No 'last' checkpoint is left; the run goes on from the newest 'best' one")
             return self._restored("best", like, to_go_on=True)
 
     def restore(
@@ -245,7 +243,7 @@ class Checkpoints:
             while self._writer.take_failure() is not None:
                 pass
             if self._owner:
-                self._clear(again=True)
+                self._choice.clear(again=True)
         if self._alias is not None:
             self._alias.remove()
             self._alias = None
@@ -258,7 +256,7 @@ class Checkpoints:
         wanted = {"state": stack(jax.tree.map(_abstract, like), axis=axis), "progress": None}
         loaded, step = self._load(kind, wanted, newest_first=to_go_on, at_most=at_most)
         if kind == "last" or to_go_on:
-            self._go_back_to(step)
+            self._choice.go_back_to(step)
         where = jax.tree.map(lambda leaf: leaf.sharding, like)
         state = _relayout(loaded["state"], partial(layout.like, example=like), axis, where)
         return jax.tree.map(_placed, state, where), loaded["progress"]
@@ -271,7 +269,7 @@ class Checkpoints:
         failed: tuple[int, RunError] | None = None
         while True:
             try:
-                step, is_verified = self._agreed(lambda: self._choose(kind, newest_first, at_most))
+                step, is_verified = self._agreed(lambda: self._choice.choose(kind, newest_first, at_most))
             except RunError:
                 if failed is not None:
                     raise failed[1] from None
@@ -284,105 +282,26 @@ class Checkpoints:
                 refusal.__cause__ = error
                 if is_verified:
                     raise refusal from error
-                self._passed_over.add((kind, step))  # damaged or of another network: only the next one tells
+                self._choice.passed_over.add((kind, step))  # damaged or of another network: only the next one tells
                 failed = failed or (step, refusal)
                 continue
             if failed is not None:
-                self._say(f"{failed[1]}. Step {step} is used instead")
+                self._choice.say(f"{failed[1]}. Step {step} is used instead")
                 self.events.add("fallback", kind=kind, step=step, instead_of=failed[0])
             if not is_verified:
-                self._say(
+                self._choice.say(
                     f"{self._folder.complete(kind, step)} was written before checkpoints had digests; it is not "
                     "verified"
                 )
             return loaded, step
 
-    def _choose(self, kind: Kind, newest_first: bool, at_most: int | None) -> tuple[int, bool]:
-        """Return the step of the first intact checkpoint, and whether it has a manifest that says so."""
-        damaged: list[tuple[int, str]] = []
-        while True:
-            steps = [step for step in self._preferred(kind, newest_first) if (kind, step) not in self._passed_over]
-            steps = [step for step in steps if at_most is None or step <= at_most]
-            if not steps:
-                raise self._none_left(kind, [text for _, text in damaged])
-            step = steps[0]
-            try:
-                manifest = verify(self._folder.complete(kind, step), step)
-            except DamagedError as error:
-                if step in self._listed(kind):  # else its run has deleted it meanwhile, as it is not kept
-                    damaged.append((step, self._damaged(kind, step, str(error))))
-                continue
-            if damaged:
-                self._say(f"{'; '.join(text for _, text in damaged)}; {kind}/{step} is used instead")
-                self.events.add("fallback", kind=kind, step=step, instead_of=damaged[0][0])
-            return step, manifest is not None
-
-    def _damaged(self, kind: Kind, step: int, reason: str) -> str:
-        """Put a damaged checkpoint out of the way; return what to say of it."""
-        place = self._folder.set_aside(kind, step) if self._owner else None
-        if place is None:
-            self._passed_over.add((kind, step))
-        said = f"the checkpoint {self._folder.complete(kind, step)} is damaged: {reason}"
-        self.events.add(
-            "damaged", what=f"{kind}/{step}", reason=reason, set_aside=None if place is None else str(place)
-        )
-        return said if place is None else f"{said}; it was set aside as {place.relative_to(self._folder.path)}"
-
-    def _none_left(self, kind: Kind, damaged: list[str]) -> RunError:
-        aside = self._folder.damaged(kind)
-        if not damaged and not aside:
-            return RunError(f"no {kind!r} checkpoint in {self._folder.path}")
-        found = "; ".join(damaged) or f"no intact {kind!r} checkpoint in {self._folder.path}: {len(aside)} set aside"
-        other: Kind = "best" if kind == "last" else "last"
-        rest = f"There is a {other!r} checkpoint too. " if self._listed(other) else ""
-        return DamagedError(
-            f"{found}{_NO_OTHER} {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or to "
-            f"begin again delete {self._folder.path} or give another run directory"
-        )
-
-    def _preferred(self, kind: Kind, newest_first: bool) -> list[int]:
-        """Return the steps that may be loaded, the one to load first."""
-        if kind == "last" or newest_first:
-            return [step for step in reversed(self._listed(kind)) if step not in self._stale[kind]]
-        current = ranked(self._current_best())
-        stale = ranked(entry for entry in self._best() if entry.step in self._stale["best"])
-        broken = self._broken_best()  # nobody knows what they were: they are named before another is taken for the best
-        return [*broken, *(entry.step for entry in (*current, *stale) if entry.step not in broken)]
-
-    def _listed(self, kind: Kind) -> list[int]:
-        self._clear()
-        return self._folder.steps(kind)
-
-    def _best(self) -> list[Entry]:
-        return [Entry(step, self._score(step)) for step in self._listed("best")]
-
-    def _current_best(self) -> list[Entry]:
-        return [entry for entry in self._best() if entry.step not in self._stale["best"]]
-
-    def _score(self, step: int) -> Score | None:
-        try:
-            manifest = read_manifest(self._folder.complete("best", step))
-        except RunError:  # damaged: it is found when it is loaded
-            return None
-        return None if manifest is None else manifest.score
-
-    def _broken_best(self) -> list[int]:
-        """Return the steps of ``best`` whose manifest is damaged."""
-        found = []
-        for step in self._listed("best"):
-            try:
-                read_manifest(self._folder.complete("best", step))
-            except DamagedError:
-                found.append(step)
-            except RunError:  # of a later format
-                continue
-        return found
-
     def _has_to_write(self, kind: Kind, step: int) -> bool:
         """Return whether a save is one; makes the folder for it."""
-        is_there = step in self._listed(kind) and step not in self._stale[kind]
+        is_there = step in self._choice.listed(kind) and step not in self._choice.stale[kind]
         if not is_there:
-            self._clear(again=True)  # of a save that failed: Orbax may go on writing for a moment after it has said so
+            self._choice.clear(
+                again=True
+            )  # of a save that failed: Orbax may go on writing for a moment after it has said so
             try:
                 self._folder.require_home()
                 (self._folder.path / kind).mkdir(parents=True, exist_ok=True)
@@ -395,31 +314,9 @@ class Checkpoints:
         self.events.add("save_failed", kind=kind, step=step, reason=reason)
         return SaveError(self._folder, kind, reason)
 
-    def _go_back_to(self, step: int) -> None:
-        """Take what was saved after ``step`` as of a future that is given up: it will be made again, or another."""
-        if self._owner:
-            for kind in KINDS:
-                self._stale[kind] |= {later for later in self._folder.steps(kind) if later > step}
-
-    def _tidy(self) -> None:
-        """Delete what is not kept."""
-        last = self._folder.steps("last")
-        going = superfluous_last(last, self.keep, self._stale["last"])
-        staying = [step for step in last if step not in going]
-        best = superfluous_best(self._best(), staying, self.keep, self._stale["best"])
-        self._folder.remove("last", going)
-        self._folder.remove("best", set(best) - set(self._broken_best()))
-
-    def _clear(self, *, again: bool = False) -> None:
-        """Delete what a killed process left, once, or again."""
-        if (again or not self._is_cleared) and processes.is_main():
-            self._is_cleared = True
-            for kind in KINDS:
-                self._folder.clear(kind)
-
     def _writing(self) -> CheckpointWriter:
         if self._writer is None:
-            tidy = self._tidy if processes.is_main() else None
+            tidy = self._choice.tidy if processes.is_main() else None
             self._writer = CheckpointWriter(self._folder, self.events, tidy)
         return self._writer
 
@@ -445,10 +342,6 @@ class Checkpoints:
         if "error" in answer:
             raise RunError(answer["error"])
         return answer["value"]
-
-    def _say(self, text: str) -> None:
-        if processes.is_main():
-            self.warn(text[:1].upper() + text[1:])
 
     def _plain_folder(self) -> Path:
         """Return a path of the folder that Orbax can take: it reads ``[x]``, ``*`` and ``?`` as patterns."""
