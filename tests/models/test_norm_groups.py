@@ -72,6 +72,9 @@ def groups_in(line: str) -> list[list[int]]:
     """Return the devices that communicate with each other in a line of a program."""
     if found := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
         assert "device_ids=(" not in line
+        if part := re.fullmatch(r"'data':\((\d+)\)(\d+)", found[2]):  # a part of the axis: so many times so many
+            before, size = int(part[1]), int(part[2])
+            return np.moveaxis(np.arange(8).reshape(before, size, -1), 1, -1).reshape(-1, size).tolist()
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
         used = re.findall(r"'(\w+)'", found[2])
         order = [list(axes).index(name) for name in axes if name not in used]
