@@ -52,7 +52,7 @@ def test_files_links_and_limits(tmp_path):
         read_file(tmp_path / "a", 5)
     with pytest.raises(OSError, match="No such file"):
         read_file(tmp_path / "b")
-    with pytest.raises(OSError, match="null (byte|character)"):
+    with pytest.raises(OSError, match=r"null (byte|character)"):
         read_file("a\0b")
 
 
