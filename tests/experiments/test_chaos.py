@@ -53,7 +53,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(setting, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert figures["identical"] == figures["kills"] >= 3
     assert figures["lost_steps"] == figures["doubled_steps"] == 0
-    assert figures["most_repeated"] <= figures["save_interval"] + 5
+    assert figures["most_repeated"] <= 2 * figures["save_interval"]  # one, and what was made while the last was written
 
 
 @pytest.mark.slow
