@@ -218,7 +218,7 @@ MODES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation": {"train__accumulate": 2},
     "dispatch": {"train__steps_per_dispatch": 4},
-    "ema": {"train__ema__decay": 0.9, "optim__name": "adamw"},
+    "ema": {"train__ema__decay": 0.9, "optim__name": "adamw", "optim__momentum": None, "optim__nesterov": None},
     "float16": {"model__dtype": "float16", "train__loss_scale__initial": 2.0**22, "train__loss_scale__growth_every": 3},
     "probes": {"train__depth_every": "2 steps", "train__accumulate": 2},
     "early stopping": {"train__early_stopping__patience": 2, "train__validate_every": "2 steps"},
