@@ -15,6 +15,7 @@ from resnet_jax.runs.directory import DatasetInfo, RunDirectory, default_path
 from resnet_jax.runs.links import VARIABLE
 from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.runs.trained import load_run
+from resnet_jax.runtime import imports
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.limits import UNPACKED
 from tests.tools import write_run
@@ -41,6 +42,7 @@ def test_a_run_directorys_configuration_imports_nothing_also_as_a_recipe(run, tm
     alone.write_text(text)
     load_recipe(str(alone))
     assert (tmp_path / "harmed").exists()
+    imports._imported.pop(str(harm.resolve()))  # else worker processes of later tests import it too
 
 
 def test_a_recipe_that_a_configuration_names_is_not_looked_for(tmp_path):
