@@ -21,7 +21,7 @@ from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
-from resnet_jax.runtime.ending import ENDING, end_in_bounded_time, exit_now, own_process
+from resnet_jax.runtime.ending import ENDING, end_in_bounded_time, exit_now, own_process, say_no_more
 from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.runtime.together import has_failed, leave
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own_process()
     plain_log_lines()
     if "--debug" not in (sys.argv if argv is None else argv):  # threads of Orbax that a full disk stops, at their end
-        sys.unraisablehook = lambda _: None
+        sys.unraisablehook = say_no_more
     keep_freed_memory()
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))

@@ -37,19 +37,34 @@ def is_owned() -> bool:
 def stop_quietly() -> None:
     """Let Ctrl-C end this process at once while modules are imported, where libraries may lose a KeyboardInterrupt.
 
-    Elsewhere it raises one, as it does anyway.
+    Elsewhere it raises one, as it does anyway. That too may be lost, in a destructor or a library that catches
+    everything: a process that has not ended some seconds later, or in which it is pressed again, is ended.
     """
+    pressed_before = False
 
     def pressed(number: int, frame: FrameType | None) -> None:
-        while frame is not None:
-            if frame.f_code.co_filename.startswith("<frozen importlib"):
-                leave(signal.Signals(number), "Stopped at once.\n")
+        nonlocal pressed_before
+        while not pressed_before and frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
             frame = frame.f_back
+        if frame is not None:
+            leave(signal.Signals(number), "Stopped at once.\n")
+        pressed_before = True
+        threading.Thread(target=wait, args=[signal.Signals(number)], daemon=True, name="Ctrl-C").start()
         raise KeyboardInterrupt
+
+    def wait(number: signal.Signals) -> None:
+        time.sleep(ENDING)
+        leave(number, "Stopped at once.\n")
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one that is ignored, as in the background
         with suppress(ValueError):  # in another thread than the main one
             signal.signal(signal.SIGINT, pressed)
+
+
+def say_no_more(lost: sys.UnraisableHookArgs) -> None:
+    """Be the ``sys.unraisablehook`` of a command: silent, but a Ctrl-C that a destructor loses ends the process."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        leave(signal.SIGINT, "Stopped at once.\n")
 
 
 def end_in_bounded_time(status: int, seconds: float = ENDING) -> None:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_ctrl_c_at_many_moments_of_the_imports_is_one_line(tmp_path):
-    """From when Python itself has started; nothing has begun then, and nothing is left."""
+def test_ctrl_c_at_many_moments_of_the_start_is_one_line(tmp_path):
+    """From when Python itself has started, through the imports, to where the network is compiled."""
     for moment in range(20):
         process = subprocess.Popen(
             [sys.executable, "-m", "resnet_jax", "train", "digits", "--run-dir", str(tmp_path / "run")],
@@ -25,8 +25,28 @@ def test_ctrl_c_at_many_moments_of_the_imports_is_one_line(tmp_path):
         time.sleep(0.3 + 0.1 * moment)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, "Traceback" in err) == (130, "", False), (moment, err)
+        assert (process.returncode, "Traceback" in err) == (130, False), (moment, out, err)
         assert "topped" in err
+        assert "test accuracy" not in out
+
+
+LOST = {
+    "destructor": "class A:\n    def __del__(self): press()\nA()",
+    "catcher": "try:\n    press()\nexcept BaseException: pass",
+    "second": "ending.ENDING = 60\nfor _ in range(2):\n    try:\n        press()\n    except BaseException: pass",
+}
+
+
+@pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
+def test_a_ctrl_c_that_a_library_loses_ends_the_process_all_the_same(lost):
+    code = (
+        "import os, signal, sys, time\nfrom resnet_jax.runtime import ending\nending.ENDING = 0.2\n"
+        "sys.unraisablehook = ending.say_no_more\nending.stop_quietly()\n"
+        "def press():\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.01)\n"
+    )
+    command = [sys.executable, "-c", f"{code}{lost}\ntime.sleep(30)"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=25)
+    assert (process.returncode, process.stderr) == (130, "Stopped at once.\n")
 
 
 @pytest.mark.slow

@@ -89,6 +89,8 @@ def _is_allowed(path: Any) -> bool:
     if isinstance(path, int):  # a descriptor: it was opened by a name, or is a pipe
         return True
     name = os.path.abspath(os.fsdecode(path))
+    if sys.pycache_prefix and name.startswith(sys.pycache_prefix):  # a module of the library that is imported late
+        return True
     return name.startswith(_allowed) or name == os.devnull or name.startswith("/proc/self/")
 
 
