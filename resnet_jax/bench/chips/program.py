@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from resnet_jax.bench.chips.arithmetic import operations
@@ -83,12 +83,28 @@ class Moved:
 
 
 @dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What one kernel needs.
+
+    Attributes:
+        bytes: that it moves.
+        operations: of its convolutions and products by dtype.
+        times: how often it runs.
+    """
+
+    bytes: int
+    operations: dict[str, int]
+    times: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """A compiled program in figures, for one device and one run of it.
 
     Attributes:
         platform: what it is for, as its text shows.
         kernels: instructions that start work on the device, those of a loop's body as often as it runs.
+        profile: the kernels one by one, without collectives.
         by_op: the same by operation, fusions by their kind: ``fusion:kLoop``.
         bytes_moved: between the device's main memory and its cores: operands and results of all kernels, with padding.
             What a cache saves, and what a kernel reads twice, is not in the text.
@@ -104,6 +120,7 @@ class Program:
 
     platform: Platform
     kernels: int
+    profile: tuple[Kernel, ...]
     by_op: dict[str, int]
     bytes_moved: int
     collectives: tuple[Collective, ...]
@@ -177,36 +194,48 @@ def read_program(text: str, *, platform: Platform | None = None, smallest: int =
         if each.op == "while"
     }
     by_op: collections.Counter[str] = collections.Counter()
-    moved, collected, convolutions, arithmetic = 0, [], [], collections.Counter()
-    copies, cycles, kernels_of = [], 0, _kernels_of(module)
+    profile: list[Kernel] = []
+    collected: list[Collective] = []
+    convolutions: list[Convolution] = []
+    copies: list[Moved] = []
+    moved, cycles, kernels_of = 0, 0, _kernels_of(module)
     for computation, each, times in scheduled(module, module.entry, by_body):
+        size = bytes_moved(module, computation, each)
+        moved += times * size
         if each.op in NOT_KERNELS or each.op.endswith("-done"):
-            moved += times * bytes_moved(module, computation, each)
             continue
         by_op[f"fusion:{each.kind}" if each.op == "fusion" else each.op] += times
-        moved += times * bytes_moved(module, computation, each)
-        if collective := read(module, computation, each, times):
-            collected.append(collective)
+        collective = read(module, computation, each, times)
         found = _convolutions(module, computation, each, platform, times)
         convolutions += found
-        for one in found:
-            arithmetic[one.dtype] += one.times * one.operations
+        if collective is None or found:
+            profile.append(Kernel(size, _by_dtype(found), times))
+        if collective is not None:
+            collected.append(collective)
         copies += _copies(module, computation, each, kernels_of, smallest, times, alone=not found)
         estimate = re.search(r'"estimated_cycles":"(\d+)"', each.attributes)
         cycles += times * int(estimate[1]) if estimate else 0
     return Program(
-        platform,
-        sum(by_op.values()),
-        dict(sorted(by_op.items(), key=lambda item: -item[1])),
-        moved,
-        tuple(collected),
-        longest_chain(module, module.entry, by_body),
-        tuple(convolutions),
-        tuple(copies),
-        dict(arithmetic),
-        loops,
-        cycles or None,
+        platform=platform,
+        kernels=sum(by_op.values()),
+        profile=tuple(profile),
+        by_op=dict(by_op.most_common()),
+        bytes_moved=moved,
+        collectives=tuple(collected),
+        serial_collectives=longest_chain(module, module.entry, by_body),
+        convolutions=tuple(convolutions),
+        moved=tuple(copies),
+        operations=_by_dtype(convolutions, runs=True),
+        loops=loops,
+        estimated_cycles=cycles or None,
     )
+
+
+def _by_dtype(convolutions: Sequence[Convolution], *, runs: bool = False) -> dict[str, int]:
+    total: collections.Counter[str] = collections.Counter()
+    for each in convolutions:
+        total[each.dtype] += each.operations * (each.times if runs else 1)
+    return dict(total)
 
 
 def scheduled(
