@@ -17,6 +17,7 @@ from resnet_jax.bench.chips.table import Chips, parse_chips
 from resnet_jax.bench.ours import OPTIMIZER
 from resnet_jax.bench.plan import bytes_of, memory_of
 from resnet_jax.bench.workload import Workload
+from resnet_jax.errors import RunError
 from resnet_jax.models.count import abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
@@ -108,7 +109,7 @@ def compile_for_chips(raw: Mapping[str, Any]) -> dict[str, Any]:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if not any(words in str(error) for words in TOO_LARGE):
-            raise
+            raise RunError(f"the compiler for {request.chips} refused the program: {_reason(str(error))}") from None
         took = time.perf_counter() - traced
         return {**result, "fits": False, "refused": _reason(str(error)), "compile_seconds": took}
     took = time.perf_counter() - traced

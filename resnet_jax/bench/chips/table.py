@@ -30,6 +30,7 @@ class Chip:
         axes: dimensions of the network that a TPU's links make.
         between_hosts: bytes a second in one direction from a chip to those of other hosts; None: by the same links.
         of_host: chips of one host.
+        most: chips that one job can have, connected by these links.
         hop_seconds: what a message takes at least from chip to chip.
         collective_seconds: what a collective takes at least beside its hops.
         launch_seconds: between the end of a kernel and the beginning of the next.
@@ -48,6 +49,7 @@ class Chip:
     axes: int
     between_hosts: float | None
     of_host: int
+    most: int
     hop_seconds: float
     collective_seconds: float
     launch_seconds: float
@@ -75,15 +77,31 @@ _GPU_ASSUMED = (
 
 
 def _tpu(
-    name: str, memory: int, bandwidth: float, peak: float, int8: float, link: float, axes: int, clock: float | None,
-    source: str,
+    name: str, memory: int, bandwidth: float, peak: float, int8: float, link: float, axes: int, most: int,
+    clock: float | None, source: str,
 ) -> Chip:  # fmt: skip
     peaks = {"bf16": peak, "f16": peak, "f32": peak, "s8": int8, "u8": int8}
     sources = (source, "link: bidirectional ICI bandwidth per chip / links / 2 directions")
     if clock:
         sources = (*sources, "clock: peak / (cores x MXUs x 128 x 128 x 2)")
     return Chip(
-        name, "tpu", memory, bandwidth, peaks, link, axes, None, 4, 1e-6, 0.0, 0.0, clock, "", sources, _TPU_ASSUMED
+        name,
+        "tpu",
+        memory,
+        bandwidth,
+        peaks,
+        link,
+        axes,
+        None,
+        4,
+        most,
+        1e-6,
+        0.0,
+        0.0,
+        clock,
+        "",
+        sources,
+        _TPU_ASSUMED,
     )
 
 
@@ -103,7 +121,7 @@ def _gpu(
     )
     sources = (source, "between hosts: a 400 Gb/s (A100: 200 Gb/s) network port for each GPU, as in NVIDIA's DGX")
     return Chip(
-        name, "gpu", memory, bandwidth, peaks, link, 1, between_hosts, 8, 0.6e-6, 6.8e-6, 0.5e-6, None, target,
+        name, "gpu", memory, bandwidth, peaks, link, 1, between_hosts, 8, 2**14, 0.6e-6, 6.8e-6, 0.5e-6, None, target,
         sources, _GPU_ASSUMED,
     )  # fmt: skip
 
@@ -115,12 +133,15 @@ CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
         _tpu(
-            "v4", 32 * GIB, 1200e9, 275e12, 275e12, 50e9, 3, 1.05e9,
+            "v4", 32 * GIB, 1200e9, 275e12, 275e12, 50e9, 3, 4096, 1.05e9,
             "docs.cloud.google.com/tpu/docs/v4; links: 6 of 50 GB/s, arXiv 2304.01433, table 4",
         ),
-        _tpu("v5e", 16 * GIB, 819e9, 197e12, 393e12, 50e9, 2, 1.5e9, "docs.cloud.google.com/tpu/docs/v5e"),
-        _tpu("v5p", 95 * GIB, 2765e9, 459e12, 918e12, 100e9, 3, 1.75e9, "docs.cloud.google.com/tpu/docs/v5p-training"),
-        _tpu("v6e", 32 * GIB, 1638e9, 918e12, 1836e12, 100e9, 2, None, "docs.cloud.google.com/tpu/docs/v6e"),
+        _tpu("v5e", 16 * GIB, 819e9, 197e12, 393e12, 50e9, 2, 256, 1.5e9, "docs.cloud.google.com/tpu/docs/v5e"),
+        _tpu(
+            "v5p", 95 * GIB, 2765e9, 459e12, 918e12, 100e9, 3, 6144, 1.75e9,
+            "docs.cloud.google.com/tpu/docs/v5p-training",
+        ),
+        _tpu("v6e", 32 * GIB, 1638e9, 918e12, 1836e12, 100e9, 2, 256, None, "docs.cloud.google.com/tpu/docs/v6e"),
         _gpu(
             "a100", 84_987_740_160, 2039e9, _AMPERE, 300e9, 25e9, 108, 64, 167_936, 166_912, 41_943_040, 1.41, 8,
             "NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB SXM datasheet; NVLink 600 GB/s in both directions together",
@@ -176,9 +197,7 @@ class Chips:
             return 0
         if self.chip.platform == "gpu":
             return 2 * math.ceil(math.log2(group))  # up a tree and down again
-        if group <= 2 * self.chip.axes + 1:
-            return 1
-        if group < self.count:
+        if group < self.count:  # as near to one another as chips can lie
             return math.ceil((group - 1) / (2 * self.chip.axes))
         closed = 16 if self.chip.axes == 2 else 4
         return sum(side // 2 if side % closed == 0 else side - 1 for side in self.shape)
@@ -212,4 +231,6 @@ def parse_chips(text: str) -> Chips:
         raise UsageError(f"--chips {text}: write the slice with {chip.axes} sides, such as {name}:{example}")
     if len(sides) > 1 and math.prod(sides) > 1 and (sides[0] % 2 or sides[1] % 2):
         raise UsageError(f"--chips {text}: a slice has a first and second side that 2 divides, or is one chip")
+    if math.prod(sides) > chip.most:
+        raise UsageError(f"--chips {text}: a slice of {name} has at most {chip.most:,} chips")
     return Chips(chip, sides)
