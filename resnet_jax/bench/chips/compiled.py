@@ -113,7 +113,7 @@ def compile_for_chips(raw: Mapping[str, Any]) -> dict[str, Any]:
         took = time.perf_counter() - traced
         return {**result, "fits": False, "refused": _reason(str(error)), "compile_seconds": took}
     took = time.perf_counter() - traced
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     if path := raw.get("text"):
         with open(path, "w") as file:
             file.write(text)
