@@ -2,6 +2,7 @@
 // groups.
 
 #include "conv.h"
+#include "xla/ffi/api/ffi.h"
 
 namespace resnet_jax {
 namespace {

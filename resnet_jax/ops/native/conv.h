@@ -4,10 +4,8 @@
 // fixed order that depends on the shapes alone: results do not depend on the number of threads.
 #pragma once
 
-#include "correlate.h"
-#include "weight_gradient.h"
+#include "convolution.h"
 #include "winograd.h"
-#include "winograd_gradient.h"
 
 namespace resnet_jax {
 
@@ -43,14 +41,6 @@ inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const f
     }
 }
 
-inline void weight_gradient(ffi::ThreadPool& pool, Convolution op, const float* x, const float* g, float* dw) {
-  if (takes_winograd(op)) return winograd_gradient(pool, op, x, g, dw);
-  if (op.rows * op.columns == 1 && op.stride == 1 && op.pad_y == 0 && op.pad_x == 0) {  // pixels are all alike
-    op.n *= op.h * op.w;
-    op.h = op.w = op.out_h = op.out_w = 1;
-  }
-  if (op.k <= LANES) return weight_gradient_in_tiles<1>(pool, op, x, g, dw);
-  return weight_gradient_in_tiles<2>(pool, op, x, g, dw);
-}
+void weight_gradient(ffi::ThreadPool& pool, Convolution op, const float* x, const float* g, float* dw);
 
 }  // namespace resnet_jax

@@ -208,6 +208,13 @@ void correlate_any_stride(ffi::ThreadPool& pool, const Correlation& op, const fl
   return correlate_any_width<BLOCK, 2>(pool, op, in, out);
 }
 
+// Each compiled in a unit of its own: correlate_narrow.cc, correlate_32.cc, correlate_64.cc.
+extern template void correlate_any_stride<3>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<4>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<16>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<32>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<64>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+
 // To a single tap without stride or padding the pixels of all images are one long row: cut it into full tiles.
 inline void flatten(Correlation& op) {
   const Index pixels = op.n * op.h * op.w;

@@ -138,6 +138,9 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
   });
 }
 
+extern template void winograd_in_blocks<32>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void winograd_in_blocks<64>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+
 inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
   op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, out) : winograd_in_blocks<64>(pool, op, in, out);
 }
