@@ -1,9 +1,9 @@
-"""The gradient that reaches every block, measured inside the train step by taps (:func:`resnet_jax.ops.tap`)."""
+"""The gradient that reaches every block, measured inside the train step by taps (:mod:`resnet_jax.ops.probe`)."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,10 +12,34 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from resnet_jax import ops
 from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented, probe
+from resnet_jax.models.collections import PROBES
 from resnet_jax.models.count import abstract_variables
 
-_HOOK = probe("input")
+_CHART = probe("input")
+
+
+class _Forks:
+    """A hook that measures the gradient at the input of every block, where those of its skip and branch meet.
+
+    The branch is given the second of two copies of the input, so that both gradients come to one place. In
+    pre-activation order it has no input that is the block's; there the whole gradient is measured once it is added.
+    """
+
+    def __init__(self) -> None:
+        self._branches: dict[int, tuple[Array, Array]] = {}
+
+    def __call__(self, block: nn.Module, point: str, x: Array) -> Array:
+        if point == "input" and block.has_variable(PROBES, point):
+            source = ops.relu_operand(x)  # of the block before: its mask belongs to the same pass
+            number = block.get_variable(PROBES, point)
+            skip, branch = ops.fork(x, number) if source is None else ops.fork(source, number, True)
+            self._branches[id(skip)] = (skip, branch)
+            return skip
+        if point == "branch_in" and id(x) in self._branches:
+            return self._branches.pop(id(x))[1]
+        return _CHART(block, point, x)
 
 
 def is_due(step: int, every: int) -> bool:
@@ -27,14 +51,19 @@ def is_due(step: int, every: int) -> bool:
     return step % every == 0
 
 
-def taps(anatomy: BlockNames | None) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which networks are applied with a tap at every block's input; without anatomy, with none."""
-    return contextlib.nullcontext() if anatomy is None else instrumented(anatomy, _HOOK)
+@contextlib.contextmanager
+def taps(anatomy: BlockNames | None) -> Iterator[None]:
+    """Within this context networks are applied with a tap at every block's input; without anatomy, with none."""
+    if anatomy is None:
+        yield
+        return
+    with ops.remembered_relus(), instrumented(anatomy, _Forks()):
+        yield
 
 
 def chart_taps(apply: Callable[[list[str]], Any], anatomy: BlockNames) -> BlockIndex:
     """Return where a network's taps are; see :func:`resnet_jax.instrument.hooks.index_blocks`."""
-    return index_blocks(apply, anatomy, _HOOK)
+    return index_blocks(apply, anatomy, _CHART)
 
 
 def block_grad_norm(
