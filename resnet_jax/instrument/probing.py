@@ -13,33 +13,35 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnet_jax import ops
-from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented, probe
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented
 from resnet_jax.models.collections import PROBES
 from resnet_jax.models.count import abstract_variables
-
-_CHART = probe("input")
 
 
 class _Forks:
     """A hook that measures the gradient at the input of every block, where those of its skip and branch meet.
 
-    The branch is given the second of two copies of the input, so that both gradients come to one place. In
-    pre-activation order it has no input that is the block's; there the whole gradient is measured once it is added.
+    A block has a squared norm for each example: they are added up for all blocks at once. The branch is given the
+    second of two copies of the block's input, so that both gradients come to one place. In pre-activation order its
+    input is not the block's; there the gradient is measured when the two have been added.
     """
 
     def __init__(self) -> None:
         self._branches: dict[int, tuple[Array, Array]] = {}
 
     def __call__(self, block: nn.Module, point: str, x: Array) -> Array:
-        if point == "input" and block.has_variable(PROBES, point):
+        if point == "input" and not block.has_variable(PROBES, point):
+            if block.is_mutable_collection(PROBES) and not block.is_initializing():
+                block.put_variable(PROBES, point, jnp.zeros(x.shape[0], jnp.float32))
+        elif point == "input":
             source = ops.relu_operand(x)  # of the block before: its mask belongs to the same pass
             number = block.get_variable(PROBES, point)
             skip, branch = ops.fork(x, number) if source is None else ops.fork(source, number, True)
             self._branches[id(skip)] = (skip, branch)
             return skip
-        if point == "branch_in" and id(x) in self._branches:
+        elif point == "branch_in" and id(x) in self._branches:
             return self._branches.pop(id(x))[1]
-        return _CHART(block, point, x)
+        return x
 
 
 def is_due(step: int, every: int) -> bool:
@@ -63,7 +65,7 @@ def taps(anatomy: BlockNames | None) -> Iterator[None]:
 
 def chart_taps(apply: Callable[[list[str]], Any], anatomy: BlockNames) -> BlockIndex:
     """Return where a network's taps are; see :func:`resnet_jax.instrument.hooks.index_blocks`."""
-    return index_blocks(apply, anatomy, _CHART)
+    return index_blocks(apply, anatomy, _Forks())
 
 
 def block_grad_norm(
@@ -76,15 +78,17 @@ def block_grad_norm(
 
     Args:
         chart: of the taps.
-        squares: the gradient with respect to the probes, combined over the parts as gradients of parameters are: their
-            mean.
+        squares: the gradient with respect to the probes, a number for each example, combined over the parts as
+            gradients of parameters are: their mean.
         accumulate: micro-batches.
         scale: the loss scale, by which ``squares`` have been divided once as well.
         axis_name: mapped axis over which the batch is cut.
     """
     parts = jnp.asarray(accumulate * (1 if axis_name is None else lax.psum(1, axis_name)), jnp.float32)
     factor = parts if scale is None else parts * scale.astype(jnp.float32)
-    return jnp.sqrt(chart.rows(squares, "input") / factor)
+    if len({leaf.shape[-1] for leaf in jax.tree.leaves(squares)}) > 1:  # not the same number of rows in all blocks
+        squares = jax.tree.map(lambda leaf: jnp.sum(leaf, -1, keepdims=True), squares)
+    return jnp.sqrt(jnp.sum(chart.rows(squares, "input"), -1) / factor)
 
 
 def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: BlockNames) -> BlockIndex:

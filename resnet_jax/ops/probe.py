@@ -37,7 +37,7 @@ def _plain_squares(g: Array) -> tuple[Array]:
 
 
 def _plain_join(a: Array, b: Array, *mask: Array) -> tuple[Array, Array]:
-    """Return the sum of two gradients, zero where the mask is not positive, and the sums of squares without the mask."""
+    """Return the sum of two gradients, zero where the mask is not positive, and the squared norm before of each row."""
     g = a + b
     (squares,) = _plain_squares(g)
     for z in mask:
@@ -73,9 +73,14 @@ def tap(x: Float[Array, "*shape"], probe: Float[Array, ""]) -> Float[Array, "*sh
 
 def _squares(g: Array, probe: Array) -> Array:
     """Return the squared norm of ``g`` as the gradient of ``probe``."""
-    if plain_lax_wanted() or g.ndim == 0:
-        return squared_norm(g).astype(probe.dtype)
-    return jnp.sum(squares_p.bind(g)[0]).astype(probe.dtype)
+    if g.ndim == 0:
+        return jnp.square(g).astype(probe.dtype)
+    (rows,) = _plain_squares(g) if plain_lax_wanted() else squares_p.bind(g)
+    return _in_shape(rows, probe)
+
+
+def _in_shape(rows: Array, probe: Array) -> Array:
+    return (rows if probe.ndim else jnp.sum(rows)).astype(probe.dtype)
 
 
 def _tap_backward(probe: Array, g: Array) -> tuple[Array, Array]:
@@ -86,14 +91,16 @@ tap.defvjp(lambda x, probe: (x, jnp.asarray(probe)), _tap_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def fork(x: Float[Array, "*shape"], probe: Float[Array, ""], relu: bool = False) -> tuple[Array, Array]:
+def fork(x: Float[Array, "*shape"], probe: Float[Array, "*rows"], relu: bool = False) -> tuple[Array, Array]:
     """Return ``x``, or its positive part, twice; a :func:`tap` on both together.
 
-    The gradient with respect to ``probe`` is the squared norm of the sum of the gradients with respect to the two.
+    The gradient with respect to ``probe`` is the squared norm of the sum of the gradients with respect to the two, or
+    where ``probe`` has a number for each row of the leading axis, that of each row: who adds them up for many places
+    does it in one operation.
 
     Args:
         x: any array.
-        probe: any number; its value means nothing.
+        probe: any number, or one for each row of ``x``; the values mean nothing.
         relu: take the positive part. Its mask does not touch what is measured.
 
     >>> def loss(x, probe):
@@ -117,7 +124,7 @@ def _fork_backward(relu, kept, cotangents):
     skip, branch = (None if isinstance(g, SymbolicZero) else g for g in cotangents)
     if skip is not None and branch is not None and not plain_lax_wanted() and branch.ndim > 0:
         g, squares = join_p.bind(*vary_alike(branch, skip, *((y,) if relu else ())))  # the branch's is a new array
-        return g, jnp.sum(squares).astype(probe.dtype)
+        return g, _in_shape(squares, probe)
     if skip is None and branch is None:
         return None, jnp.zeros_like(probe)
     g = skip if branch is None else branch if skip is None else skip + branch
