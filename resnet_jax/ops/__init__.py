@@ -6,7 +6,7 @@ from resnet_jax.ops.drop_path import drop_path
 from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.labels import in_range, one_hot
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
-from resnet_jax.ops.probe import gate, squared_norm, tap
+from resnet_jax.ops.probe import fork, gate, relu, relu_operand, remembered_relus, squared_norm, tap
 from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
@@ -16,6 +16,7 @@ __all__ = [
     "at_least_float32",
     "conv",
     "drop_path",
+    "fork",
     "gate",
     "global_max_pool",
     "global_mean_pool",
@@ -27,6 +28,9 @@ __all__ = [
     "normalize",
     "one_hot",
     "reference_forms",
+    "relu",
+    "relu_operand",
+    "remembered_relus",
     "scaled_standardize",
     "squared_norm",
     "standardize",

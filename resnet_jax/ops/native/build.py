@@ -32,6 +32,7 @@ FUNCTIONS = (
     "conv_forward", "conv_input_gradient", "conv_weight_gradient",
     "channel_moments", "channel_collect", "channel_collect_masked",
     "max_pool", "max_pool_gather", "max_pool_scatter",
+    "probe_squares", "probe_join", "probe_join_masked",
 )  # fmt: skip
 
 #: The units that take longest to compile begin first; the others follow by name.
