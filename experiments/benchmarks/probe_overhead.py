@@ -80,7 +80,8 @@ def measure(name: str, batch: int, choices: dict[str, Any], turns: int) -> dict[
         "network": name, "batch": batch, **choices, "blocks": blocks, "turns": turns,
         "plain_ms": 1e3 * plain, "probed_ms": 1e3 * probed, "ratio": float(np.median(ratios)),
         "ratio_quartiles": np.quantile(ratios, [0.25, 0.75]).tolist(),
-        "ratio_of_shortest": min(seconds[1]) / min(seconds[0]), "ratio_of_fewest_cpu_seconds": min(cpu[1]) / min(cpu[0]),
+        "ratio_of_shortest": min(seconds[1]) / min(seconds[0]),
+        "ratio_of_fewest_cpu_seconds": min(cpu[1]) / min(cpu[0]),
         "every_10_ratio": float(np.median(tens)), "every_10_ratio_quartiles": np.quantile(tens, [0.25, 0.75]).tolist(),
         "temporaries_plain": memory[0], "temporaries_probed": memory[1], "same_parameters_to_the_bit": same,
     }  # fmt: skip
