@@ -16,9 +16,10 @@ from resnet_jax.runtime.cxx.library import SWITCH
 
 #: Names in the library; XLA knows them as ``resnet_jax_<name>``.
 FUNCTIONS = (
-    "conv_forward", "conv_input_gradient", "conv_weight_gradient",
+    "conv_forward", "conv_finished", "conv_input_gradient", "conv_weight_gradient",
     "channel_moments", "channel_collect", "channel_collect_masked",
     "max_pool", "max_pool_gather", "max_pool_scatter",
+    "probe_squares", "probe_join", "probe_join_masked",
 )  # fmt: skip
 
 _log = logging.getLogger(__name__)

@@ -9,6 +9,8 @@
 
 namespace resnet_jax {
 
+constexpr Index PRODUCT_CHANNELS = 64;  // fewer do not repay the copy of each window
+
 // One of the forms of a correlation.
 inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in, float* out) {
   if (op.taps.size() == 1 && op.out_stride == 1 && op.in_stride == 1 && op.taps[0].dy == 0 && op.taps[0].dx == 0 &&
@@ -17,13 +19,28 @@ inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in,
   takes_winograd(op) ? winograd(pool, op, in, out) : correlate_any(pool, op, in, out);
 }
 
-inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y) {
+inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y,
+                    const Finish& finish = {}) {
   Correlation sum{op.n,     op.h,     op.w,      op.c, op.out_h, op.out_w, op.k,
                   op.out_h, op.out_w, op.stride, 1,    0,        0,        op.k, 1, {}};
+  sum.finish = finish;
   for (Index i = 0; i < op.rows; ++i)
     for (Index j = 0; j < op.columns; ++j)
       sum.taps.push_back({i - op.pad_y, j - op.pad_x, kernel + (i * op.columns + j) * op.c * op.k});
   correlation(pool, sum, x, y);
+}
+
+// The forward convolution of inference, with what follows it. It may take another form, and so round otherwise, than the
+// convolution of training does.
+inline void finished_forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel,
+                             const Finish& finish, float* y) {
+  const Index taps = op.rows * op.columns;
+  const bool tiles = op.rows == 3 && op.columns == 3 && op.stride == 1 && std::min(op.c, op.k) >= WINOGRAD_CHANNELS;
+  // A kernel of many channels for a single small image is not transformed in the time that the products would save.
+  const bool transforms = tiles && op.n * op.out_h * op.out_w * 4 >= op.c;
+  if (!transforms && op.k > LANES && (taps == 1 || op.k >= PRODUCT_CHANNELS))
+    return product(pool, op, x, kernel, finish, y);
+  forward(pool, op, x, kernel, y, finish);
 }
 
 inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const float* g, const float* kernel,
