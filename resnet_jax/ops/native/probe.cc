@@ -6,7 +6,7 @@
 // number of threads.
 
 #include "common.h"
-#include "xla/ffi/api/ffi.h"
+#include "ffi.h"
 
 namespace resnet_jax {
 namespace {

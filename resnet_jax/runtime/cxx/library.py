@@ -35,7 +35,7 @@ from resnet_jax.runtime.trusted import distrust, make_private
 SWITCH = "RESNET_JAX_NATIVE"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-w")
 #: The units that take longest to compile begin first; the others follow by name.
-LONG = ("correlate_narrow.cc", "norm.cc", "pool.cc", "conv.cc", "correlate_32.cc", "correlate_64.cc")
+LONG = ("correlate_narrow.cc", "correlate_64.cc", "correlate_32.cc", "conv.cc", "weight_gradient.cc")
 
 _log = logging.getLogger(__name__)
 
