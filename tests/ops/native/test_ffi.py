@@ -17,7 +17,7 @@ SIZE = {"window": np.int64(2), "stride": np.int64(2), "padding": np.int64(0)}
 
 def call(name, operands, results, **attributes):
     out = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
-    jax.block_until_ready(jax.ffi.ffi_call(f"resnet_jax_{name}", out)(*operands, **attributes))
+    jax.block_until_ready(jax.jit(lambda *a: jax.ffi.ffi_call(f"resnet_jax_{name}", out)(*a, **attributes))(*operands))
 
 
 FLOATS = [(SUM, jnp.float32)] * 2
