@@ -1,4 +1,5 @@
-"""Our step against PyTorch's and plain Flax's, and inference against ONNX Runtime's and OpenVINO's, in alternation: one figure a round from each, then the next round.
+"""Our step against PyTorch's and plain Flax's, and inference against ONNX Runtime's and OpenVINO's, in alternation:
+one figure a round from each, then the next round.
 
 Only one side computes at a time, so a machine that changes its pace changes it for all.
 """

@@ -12,9 +12,7 @@ from jaxtyping import Array
 from resnet_jax.ops.native.build import available
 
 
-def takes_finished(
-    dims: int, *, strides: Sequence[int], dilation: Sequence[int], groups: int, **_: object
-) -> bool:
+def takes_finished(dims: int, *, strides: Sequence[int], dilation: Sequence[int], groups: int, **_: object) -> bool:
     """Return whether there is a compiled form, for float32: images, one stride of 1 or 2, no dilation, no groups."""
     plain = dims == 2 and tuple(strides) in ((1, 1), (2, 2)) and tuple(dilation) == (1, 1) and groups == 1
     return plain and available()
