@@ -154,9 +154,8 @@ def _spread_jvp(primals, tangents):
 
 
 def _activate_jvp(primals, tangents):
-    bias, gain, x, mean = primals
-    masked = (*primals, bias, gain)  # what a mask adds to the tangents is nothing
-    _, tangent = _spread_jvp(masked, (*tangents, None, None))
+    bias, gain, *_ = primals
+    _, tangent = _spread_jvp((*primals, bias, gain), tangents)
     return activate_p.bind(*primals), tangent
 
 

@@ -88,4 +88,3 @@ def _cut(x: Array, devices: int) -> Array:
     rows = math.prod(positions)
     size = positions_of_a_piece(parts, positions[0], rows, channels, whole_examples=devices > 1)
     return x.reshape(parts, rows // size, size, channels)
-

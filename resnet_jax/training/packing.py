@@ -71,8 +71,8 @@ class Packing:
 
         Args:
             tree: arrays or their shapes.
-            labels: the same tree with a label each, which is a leaf itself, such as a text; leaves of one label and dtype go together, up to
-                :data:`MEMBERS` of them, those of None stay as they are.
+            labels: the same tree with a label each, which is a leaf itself, such as a text. Leaves of one label and
+                dtype go together, up to :data:`MEMBERS` of them; those of None stay as they are.
         """
         alike: dict[Hashable, list[Path]] = {}
         shapes: dict[Path, tuple[int, ...]] = {}
