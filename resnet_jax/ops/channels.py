@@ -89,17 +89,23 @@ def _plain_activate(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[Ar
     return _plain_spread(bias, gain, x, mean, bias, gain)
 
 
-def _activate_on_gpu(bias: Array, gain: Array, x: Array, mean: Array, *, devices: int) -> tuple[Array]:
+def _activate_on_gpu(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[Array]:
     """Compare nothing: XLA would keep what the comparison gave, a byte each, for the gradient that makes the same."""
-    del devices
     (value,) = _plain_spread(bias, gain, x, mean)
     return (jnp.maximum(value, jnp.zeros((), value.dtype)),)
 
 
-def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array, devices: int) -> tuple[Array, Array]:
+def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, bias: Array, gain: Array) -> tuple[Array]:
+    """Say "not positive" in other words than ``_masked``: what is used there and here XLA would keep, a byte each."""
+    value = (x - _over(mean, x)) * _over(gain, x) + _over(bias, x)
+    off = jnp.minimum(value, jnp.zeros((), value.dtype)) == value
+    return (jnp.where(off, jnp.zeros_like(g), g) * _over(scale, x),)
+
+
+def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
     distance = x - _over(mean, x)
     g = _masked(g, distance, mask)
-    return channels_gpu.pair_of_sums(g, g * distance, devices=devices)
+    return channels_gpu.pair_of_sums(g, g * distance)
 
 
 def _plain_gate(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
@@ -127,7 +133,7 @@ moments_p = leading_axis_primitive("channel_moments", _plain_moments, native.mom
 spread_p = leading_axis_primitive("channel_spread", _plain_spread)
 activate_p = leading_axis_primitive("channel_activate", _plain_activate, on_gpu=_activate_on_gpu)
 collect_p = leading_axis_primitive("channel_collect", _plain_collect, native.collect, _collect_on_gpu)
-gate_p = leading_axis_primitive("channel_gate", _plain_gate)
+gate_p = leading_axis_primitive("channel_gate", _plain_gate, on_gpu=_gate_on_gpu)
 
 
 def _moments_jvp(primals, tangents):

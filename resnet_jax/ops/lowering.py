@@ -70,8 +70,7 @@ def leading_axis_primitive(
         name: of the primitive.
         plain: what it does, ``(*operands, **parameters)``, in JAX.
         compiled: how it runs on the CPU, in float32 and where no compiler splits the arrays.
-        on_gpu: how it runs on a GPU, for arrays of known shape; it is also given ``devices``, over how many the
-            compiler splits the arrays.
+        on_gpu: how it runs on a GPU, for arrays of known shape that no compiler splits.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -95,9 +94,9 @@ def leading_axis_primitive(
         return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
 
     def lower_on_gpu(ctx, *operands, **parameters):
-        form = plain
-        if on_gpu is not None and all(has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
-            form = partial(on_gpu, devices=devices_of_the_compiler(ctx.module_context.axis_context))
+        own = devices_of_the_compiler(ctx.module_context.axis_context) == 1
+        own = own and all(has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out))
+        form = on_gpu if own and on_gpu is not None else plain
         return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
 
     def batch(operands, axes, **parameters):
