@@ -231,6 +231,11 @@ def traced_for(placement: Placement) -> Iterator[None]:
         yield
 
 
+def is_cut() -> bool:
+    """Return whether the state of the step that is traced is cut over devices."""
+    return _traced_for.value is not None
+
+
 def gathered(params: Any) -> Any:
     """Return parameters as a loss takes them: whole on every device, wherever the state is cut.
 

@@ -20,10 +20,11 @@ from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.losses import Loss
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.accumulate import accumulate_gradients
-from resnet_jax.training.ema import Averaging, ema_update
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
 from resnet_jax.training.placement import gathered
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.update import advance
 from resnet_jax.training.views import Views, predict_views
 
 Batch = Mapping[str, jax.Array]
@@ -134,12 +135,7 @@ def make_train_step(
             value, grads = jax.tree.map(lambda x: x / scale.astype(x.dtype), (value, grads))
 
         grads, squares = grads["params"], grads.get(PROBES)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        new = _updated(tx, state, grads, stats, finite, ema_decay)
-        # of the result too: a finite gradient times a huge rate overflows, and must not reach a checkpoint
-        finite &= _all_finite(new.params) & _all_finite(new.batch_stats)
-        new = _unless_rejected(new, state, finite)
+        new, finite, grad_norm = advance(tx, state, grads, stats, value, ema_decay)
         rejected = 1.0 - finite.astype(jnp.float32)
         metrics = {"loss": value, "count": count, "grad_norm": grad_norm, "rejected": rejected}
         if chart is not None:
@@ -176,40 +172,6 @@ def prepared(preprocess: TrainPreprocess | Preprocess | None, key: jax.Array, ba
         return {**batch, **made}
     images, labels = made if isinstance(made, tuple) else (made, None)
     return {**batch, "image": images} if labels is None else {**batch, "image": images, "label": labels}
-
-
-def _updated(
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    grads: Any,
-    stats: Any,
-    finite: jax.Array,
-    ema_decay: float | Averaging | None,
-) -> TrainState:
-    """Return the state after the optimizer's update, whatever came out of it.
-
-    Args:
-        tx: the optimizer.
-        state: before.
-        grads: of the parameters.
-        stats: running statistics after the step.
-        finite: whether loss and gradient are; if not, the gradient is taken as 0.
-        ema_decay: of the moving averages.
-    """
-    # The update thereby waits for the whole gradient. Else what the optimizer makes of the last stages lies
-    # there while the activations of the first are still needed: 28 MiB more for ResNet-1202 with remat.
-    grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros((), g.dtype)), grads)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema_decay is not None:
-        ema = ema_update(ema, {"params": params, "batch_stats": stats}, ema_decay, _updates_made(state))
-    return state.replace(params=params, batch_stats=stats, opt_state=opt_state, ema=ema)
-
-
-def _unless_rejected(new: TrainState, old: TrainState, finite: jax.Array) -> TrainState:
-    """Return the new state if everything is finite, else the old one; in both cases one step further."""
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old).replace(step=old.step + 1)
 
 
 def _scaled_metrics(loss_scale: LossScale, rejected: jax.Array, rules: LossScaling) -> Metrics:
@@ -292,22 +254,3 @@ def make_eval_step(
         }
 
     return eval_step
-
-
-def _updates_made(state: TrainState) -> jax.Array:
-    """Return the updates made so far by the optimizer's count, if it has one (ours have), else the steps tried."""
-    counts = [count for _, count in optax.tree.get_all_with_path(state.opt_state, "count")]
-    return counts[0] if counts else state.step
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    """Return whether every value of a tree is finite.
-
-    What is not is counted, by a product. XLA on a CPU makes a chain of ANDs of a conjunction, one for each leaf, and
-    puts all of it into every fusion that waits for it: 8 of the 13 CPU seconds in which resnet20_cifar's step compiled.
-    """
-    wrong = [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-    if not wrong:
-        return jnp.asarray(True)
-    counted = jnp.stack(wrong).astype(jnp.float32)
-    return jnp.dot(counted, counted) == 0
