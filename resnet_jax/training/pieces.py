@@ -35,10 +35,13 @@ def summed(grads: Mapping[str, Any], with_them: Any, axis_name: str) -> Any:
     pieces = cut([leaves[index].size * leaves[index].dtype.itemsize for index in order], PIECES)
     early, early_shape = jax.tree.flatten(with_them)
     out: list[Any] = [None] * len(leaves)
+    crossed = None
     for number, (start, stop) in enumerate(pieces):
         chosen = order[start:stop]
         crossing = [leaves[index] for index in chosen] + (early if number == 0 else [])
-        got = _sum_of(crossing, axis_name)
+        if crossed is not None:  # else the compiler may join the pieces to one, for which all wait
+            crossing, _ = lax.optimization_barrier((crossing, crossed))
+        got, crossed = _sum_of(crossing, axis_name)
         for index, leaf in zip(chosen, got, strict=False):
             out[index] = leaf
         early = got[len(chosen) :] if number == 0 else early
@@ -80,9 +83,10 @@ def cut(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     return pieces if pieces and start == len(sizes) else [*pieces, (start, len(sizes))]
 
 
-def _sum_of(arrays: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
-    """Return arrays summed over devices, all of a dtype at once."""
+def _sum_of(arrays: Sequence[jax.Array], axis_name: str) -> tuple[list[jax.Array], jax.Array]:
+    """Return arrays summed over devices, all of a dtype at once, and something that is known when they are."""
     out: list[Any] = [None] * len(arrays)
+    row = jnp.zeros(1)
     for dtype in sorted({array.dtype for array in arrays}, key=str):
         chosen = [index for index, array in enumerate(arrays) if array.dtype == dtype]
         row = lax.psum(jnp.concatenate([arrays[index].reshape(-1) for index in chosen]), axis_name)
@@ -91,7 +95,7 @@ def _sum_of(arrays: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
             shape = arrays[index].shape
             out[index] = lax.slice_in_dim(row, start, start + math.prod(shape)).reshape(shape)
             start += math.prod(shape)
-    return out
+    return out, row[:1]
 
 
 def _flat(tree: Any) -> tuple[list[str], list[jax.Array], Any]:
