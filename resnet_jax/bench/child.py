@@ -57,11 +57,18 @@ def plan(spec: dict[str, Any]) -> dict[str, Any]:
     return compile_plan(Workload.from_dict(spec))
 
 
+def chips(spec: dict[str, Any]) -> dict[str, Any]:
+    """Compile for described chips; nothing runs."""
+    from resnet_jax.bench.chips.compiled import compile_for_chips
+
+    return compile_for_chips(spec)
+
+
 def main() -> None:
     """Run the measurement that the command line names."""
     name, spec = sys.argv[1:]
     try:
-        result = {"first_step": first_step, "plan": plan}[name](json.loads(spec))
+        result = {"first_step": first_step, "plan": plan, "chips": chips}[name](json.loads(spec))
     except ResNetJaxError as error:
         sys.exit(str(error))
     print(json.dumps(result))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for, parse
+from resnet_jax.errors import UsageError
 from resnet_jax.models.spec import ModelChanges
 from resnet_jax.report.text import say, working
+from resnet_jax.tasks.config import TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +21,34 @@ class PlanOptions:
 
     network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
     """The network, as `resnet-jax models` names it."""
-    batch: int
+    batch: int | None = None
     """Images of a step, on all devices together."""
     devices: int = 1
     """Devices to share the batch."""
+    chips: str | None = None
+    """Plan for these accelerators, which need not be there: v5e:4x4, v6e:2x2, v4:2x2x1, v5p:2x2x1 (a slice of TPUs),
+    h100, h200 or a100, with :N for several. It needs pip install 'resnet-jax[tpu]' or 'resnet-jax[cuda12]'."""
+    batch_per_chip: int | None = None
+    """With chips: images of a step on each."""
+    infer: bool = False
+    """With chips: the forward pass, batch norm folded, in place of the train step."""
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    """With chips: what the outputs mean."""
+    augment: tuple[str, ...] | None = None
+    """With chips: transforms of the training images, as data.augment; those of the device are in the step (default: a
+    crop and flip, as for images of this size)."""
+    effort: Literal["full", "low"] = "full"
+    """With chips: of the compiler for TPUs: full as in a run, or low, which takes a tenth of the time and finds a
+    program that is not the best."""
+    largest_batch: bool = False
+    """With chips: search the largest batch per chip that fits, by compiling several."""
+    text: Path | None = None
+    """With chips: write the text of the compiled program to this file."""
     image_size: int | None = None
     """Side of the images in pixels (default: the network's own)."""
     model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
     """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ... (default
-    dtype: float32)."""
+    dtype: float32, with chips bfloat16)."""
     accumulate: int = 1
     """Micro-batches of a step."""
     placement: Literal["replicated", "fsdp"] = "replicated"
@@ -38,26 +60,75 @@ class PlanOptions:
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
+#: Options that only a plan for chips has, and their values where they are not given.
+OF_CHIPS = ("batch_per_chip", "infer", "augment", "effort", "largest_batch", "text", "task")
+
+
 def run(argv: list[str]) -> dict[str, Any]:
-    """Compile for fake devices and return what it says."""
-    about = "Parameters, operations, memory of each device and compile time of the train step; nothing runs."
+    """Compile for fake devices, or for chips, and return what it says."""
+    about = (
+        "Parameters, operations, memory of each device and compile time of the train step; nothing runs. With --chips "
+        "the real step is compiled for TPUs or GPUs that need not be there."
+    )
     options = parse(PlanOptions, argv, verb="plan", about=about, short=HOW_COMPUTED)
+    return _for_fake_devices(options) if options.chips is None else _for_chips(options, options.chips)
+
+
+def _for_fake_devices(options: PlanOptions) -> dict[str, Any]:
+    defaults = {field.name: field for field in dataclasses.fields(PlanOptions)}
+    for name in OF_CHIPS:
+        default = TaskConfig() if name == "task" else defaults[name].default
+        if getattr(options, name) != default:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --chips, such as --chips v5e:4x4")
+    if options.batch is None:
+        raise UsageError("give --batch, the images of a step, or --chips with --batch-per-chip")
     from resnet_jax.bench.plan import plan
     from resnet_jax.bench.table import plan_table
+
+    console = console_for(options.common)
+    with working(console, f"{options.network}: compiling for {options.devices} devices"):
+        result = plan(_workload(options, options.batch), options.devices)
+    say(console, plan_table(result))
+    return result
+
+
+def _for_chips(options: PlanOptions, chips: str) -> dict[str, Any]:
+    from resnet_jax.bench.chips.compiled import Request
+    from resnet_jax.bench.chips.plan import largest_batch, plan_chips, usual_augment
+    from resnet_jax.bench.chips.report import chips_table
+    from resnet_jax.bench.chips.table import parse_chips
+
+    if options.batch is not None or options.devices != 1:
+        raise UsageError("with --chips the batch is --batch-per-chip, and the devices are those of the chips")
+    if options.batch_per_chip is None or options.batch_per_chip < 1:
+        raise UsageError("--chips needs --batch-per-chip, the images of a step on each chip, 1 or more")
+    described = parse_chips(chips)
+    workload = _workload(options, options.batch_per_chip * described.count)
+    shape = workload.input_shape
+    augment = usual_augment(shape[0], len(shape) - 1) if options.augment is None else options.augment
+    request = Request(workload, chips, () if options.infer else augment, options.task, options.effort)
+    console = console_for(options.common)
+    with working(console, f"{options.network}: compiling for {described.text}"):
+        result = plan_chips(request, text=None if options.text is None else str(options.text))
+        if options.largest_batch:
+            result["largest_batch"] = largest_batch(request, result, lambda line: say(console, line))
+    say(console, chips_table(result))
+    return result
+
+
+def _workload(options: PlanOptions, batch: int) -> Any:
     from resnet_jax.bench.workload import Workload
 
     model = options.model.replace(options.network)
-    workload = Workload(
+    if options.chips is not None and "dtype" not in model.changes:
+        model = model.replace(dtype="bfloat16")
+    return Workload(
         model,
-        options.batch,
+        batch,
+        mode="infer" if options.infer else "train",
         image_size=options.image_size,
         accumulate=options.accumulate,
         placement=options.placement,
         fsdp_devices=options.fsdp_devices,
         forms=options.forms,
     )
-    console = console_for(options.common)
-    with working(console, f"{options.network}: compiling for {options.devices} devices"):
-        result = plan(workload, options.devices)
-    say(console, plan_table(result))
-    return result

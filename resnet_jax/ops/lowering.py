@@ -15,6 +15,7 @@ from jax.interpreters import batching, mlir
 from jaxtyping import Array
 
 from resnet_jax.ops import native
+from resnet_jax.ops.exported import keeps_own_forms
 
 
 def has_own_forms(aval: Any) -> bool:
@@ -31,6 +32,18 @@ def devices_of_the_compiler(context: Any) -> int:
         sizes = dict(context.mesh.shape)
         return math.prod(size for axis, size in sizes.items() if axis not in context.manual_axes)
     return 1
+
+
+def own_forms_wanted(ctx: Any) -> bool:
+    """Whether compiled forms may take what is lowered: float32, not split, and not for another machine."""
+    context = ctx.module_context
+    here = keeps_own_forms() or not context.lowering_parameters.for_export
+    arrays = (*ctx.avals_in, *ctx.avals_out)
+    return (
+        here
+        and devices_of_the_compiler(context.axis_context) == 1
+        and all(has_own_forms(aval) and aval.dtype == jnp.float32 for aval in arrays)
+    )
 
 
 def vary_alike(*operands: Array) -> tuple[Array, ...]:
@@ -73,11 +86,7 @@ def leading_axis_primitive(
         return jax.make_jaxpr(partial(plain, **parameters))(*operands).out_avals
 
     def lower_on_cpu(ctx, *operands, **parameters):
-        context = ctx.module_context
-        own = not context.lowering_parameters.for_export and devices_of_the_compiler(context.axis_context) == 1
-        arrays = (*ctx.avals_in, *ctx.avals_out)
-        own = own and all(has_own_forms(aval) and aval.dtype == jnp.float32 for aval in arrays)
-        form = compiled if own and compiled is not None and native.available() else plain
+        form = compiled if compiled is not None and own_forms_wanted(ctx) and native.available() else plain
         return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
 
     def batch(operands, axes, **parameters):

@@ -19,20 +19,24 @@ from pathlib import Path
 
 import jax
 
-from resnet_jax.ops.native.compiler import VERSION_LIMIT, CompilerError, compiler_limit, run_compiler
+from resnet_jax.ops.native.compiler import VERSION_LIMIT, CompilerError, compiler_limit, run_compiler, run_compilers
 from resnet_jax.ops.native.kept import WORK, Library, find, in_turn, keep, load
 from resnet_jax.runtime.cache import cache_directory, code_directory, processor, why_not_writable
 from resnet_jax.runtime.trusted import distrust, make_private
 
 #: ``off`` keeps XLA's own forms.
 SWITCH = "RESNET_JAX_NATIVE"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-w")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-w")
 #: Names in the library; XLA knows them as ``resnet_jax_<name>``.
 FUNCTIONS = (
-    "conv_forward", "conv_input_gradient", "conv_weight_gradient",
+    "conv_forward", "conv_finished", "conv_input_gradient", "conv_weight_gradient",
     "channel_moments", "channel_collect", "channel_collect_masked",
     "max_pool", "max_pool_gather", "max_pool_scatter",
+    "probe_squares", "probe_join", "probe_join_masked",
 )  # fmt: skip
+
+#: The units that take longest to compile begin first; the others follow by name.
+LONG = ("correlate_narrow.cc", "norm.cc", "pool.cc", "conv.cc", "correlate_32.cc", "correlate_64.cc")
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -121,9 +125,16 @@ def _compile(compiler: str, sources: Mapping[str, bytes], folder: Path, identity
     ) as work:  # renamed when whole: this process may be killed meanwhile
         for source, text in sources.items():
             (Path(work) / source).write_bytes(text)
-        units = sorted(str(Path(work) / source) for source in sources if source.endswith(".cc"))
-        built = Path(work) / "native.so"
-        command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", *units, "-o", str(built)]
+        units = sorted((source for source in sources if source.endswith(".cc")), key=_first)
+        compile_one = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", "-c"]
+        commands = [[*compile_one, str(Path(work) / unit), "-o", str(Path(work) / f"{unit}.o")] for unit in units]
         environment = {**os.environ, "TMPDIR": work}  # the compiler's own files too: /tmp may be full
-        run_compiler(command, limit, environment)
+        run_compilers(commands, limit, environment, Path(work))
+        built, parts = Path(work) / "native.so", [command[-1] for command in commands]
+        run_compiler([compiler, *FLAGS, "-shared", *parts, "-o", str(built)], limit, environment)
         return keep(built, folder, identity)
+
+
+def _first(unit: str) -> tuple[int, str]:
+    """Order the units: those that take longest begin first."""
+    return LONG.index(unit) if unit in LONG else len(LONG), unit

@@ -1,4 +1,4 @@
-"""A compiler run that ends: in bounded time, with all that it has started, and with one line if it fails."""
+"""Compiler runs that end: in bounded time, with all that they have started, and with one line if one fails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import math
 import os
 import signal
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
 
 #: Seconds that the compiler may take.
 LIMIT = "RESNET_JAX_COMPILER_SECONDS"
@@ -15,6 +19,7 @@ LIMIT = "RESNET_JAX_COMPILER_SECONDS"
 DEFAULT_LIMIT = 300.0
 #: To say what version it is.
 VERSION_LIMIT = 30.0
+_POLL_SECONDS = 0.02
 
 
 class CompilerError(Exception):
@@ -51,26 +56,82 @@ def run_compiler(command: Sequence[str], limit: float, environment: Mapping[str,
         CompilerError: it failed, or did not end within the limit.
         OSError: it cannot be started.
     """
-    group = hasattr(os, "killpg")
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-        start_new_session=group,
-    )  # fmt: skip
+    process = _start(command, environment, subprocess.PIPE, subprocess.PIPE)
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        raise CompilerError(
-            f"{command[0]} did not end within {limit:g} s and was stopped; {LIMIT} gives it longer"
-        ) from None
+        raise _too_long(command, limit) from None
     finally:
-        if process.returncode is None:  # also where this process is interrupted
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL) if group else process.kill()
-            process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        _stop(process)
+    _require_done(process, command, err)
+    return out.decode(errors="replace")
+
+
+def run_compilers(
+    commands: Sequence[Sequence[str]], limit: float, environment: Mapping[str, str], folder: Path
+) -> None:
+    """Run several compilers to their end, as many at once as there are processors; where one fails, all are stopped.
+
+    Args:
+        commands: what to run, in the order in which they begin.
+        limit: seconds after which all are killed, with every process that they have started.
+        environment: of the compilers.
+        folder: for what they print.
+
+    Raises:
+        CompilerError: one failed, or they did not end within the limit.
+        OSError: one cannot be started.
+    """
+    at_once = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    until, waiting = time.monotonic() + limit, list(commands)
+    running: list[tuple[subprocess.Popen[bytes], Sequence[str], IO[bytes]]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                said = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed where its compiler ends
+                command = waiting.pop(0)
+                running.append((_start(command, environment, subprocess.DEVNULL, said), command, said))
+            for process, command, said in running.copy():
+                if process.poll() is None:
+                    continue
+                said.seek(0)
+                _require_done(process, command, said.read())
+                running.remove((process, command, said))
+                said.close()
+            if time.monotonic() > until:
+                raise _too_long(commands[0], limit)
+            time.sleep(_POLL_SECONDS)
+    finally:  # also where this process is interrupted
+        for process, _, said in running:
+            _stop(process)
+            said.close()
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str] | None, out: int, err: int | IO[bytes]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment,
+        start_new_session=hasattr(os, "killpg"),
+    )  # fmt: skip
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill a compiler that runs, with what it has started."""
+    if process.returncode is None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+        process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _too_long(command: Sequence[str], limit: float) -> CompilerError:
+    return CompilerError(f"{command[0]} did not end within {limit:g} s and was stopped; {LIMIT} gives it longer")
+
+
+def _require_done(process: subprocess.Popen[bytes], command: Sequence[str], err: bytes) -> None:
     if process.returncode:
         said = err.decode(errors="replace").strip().splitlines() or [f"exit {process.returncode}"]
         raise CompilerError(f"{command[0]} failed: {said[-1]}")
-    return out.decode(errors="replace")

@@ -42,7 +42,8 @@ def quick_compiler(tmp_path):
         pytest.skip(f"nothing compiled: {native.status()}")
     compiler = next(found for name in build._compilers() if (found := shutil.which(name)))
     library, notes = build._compiled(compiler).path, tmp_path / "notes"
-    copy = f'echo run >> {notes}\nfor last; do :; done\ncp {shlex.quote(str(library))} "$last"'
+    unit = 'for last; do :; done\ncase " $* " in *" -c "*) : > "$last"; exit;; esac'
+    copy = f'{unit}\necho run >> {notes}\ncp {shlex.quote(str(library))} "$last"'
     return script(tmp_path / "quick", copy), lambda: notes.read_text().count("run")
 
 
@@ -155,16 +156,20 @@ def test_a_folder_that_others_can_write_is_not_used(quick_compiler, tmp_path, mo
 
 
 def test_a_compiler_that_hangs_is_stopped_with_all_it_has_started(cache, tmp_path, monkeypatch, caplog):
-    compiler = script(tmp_path / "hanging", f"sleep 60 & echo $! > {tmp_path}/child; wait")
+    compiler = script(tmp_path / "hanging", f"sleep 60 & echo $! >> {tmp_path}/children; wait")
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv(LIMIT, "0.5")
     began = time.monotonic()
     reason = failing(monkeypatch, caplog)
     assert reason == f"{compiler} did not end within 0.5 s and was stopped; {LIMIT} gives it longer"
     assert time.monotonic() - began < 10
-    child = int((tmp_path / "child").read_text())
-    status = Path(f"/proc/{child}/stat")
-    assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z", "it is dead, if not yet reaped"
+    children = (tmp_path / "children").read_text().split()
+    assert len(children) == min(len(os.sched_getaffinity(0)), len(list(Path(build.__file__).parent.glob("*.cc"))))
+    for child in children:
+        status = Path(f"/proc/{child}/stat")
+        assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z", (
+            "it is dead, if not yet reaped"
+        )
 
 
 CHILD = "import sys; from resnet_jax.ops.native import build; print(build._compiled(sys.argv[1]).path)"
@@ -200,7 +205,8 @@ def test_what_a_killed_process_left_is_removed_after_a_day(quick_compiler, cache
 
 
 def test_who_waited_for_a_compiler_that_failed_does_not_try_too(cache, tmp_path):
-    compiler = script(tmp_path / "broken", f"echo run >> {tmp_path}/runs; sleep 0.3; echo no >&2; exit 1")
+    count = f'case "$*" in *{build.LONG[0]}*) echo run >> {tmp_path}/runs; esac'
+    compiler = script(tmp_path / "broken", f"{count}; sleep 0.3; echo no >&2; exit 1")
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(build._compiled, compiler) for _ in range(3)]
         for future in futures:
@@ -279,6 +285,21 @@ def test_nowhere_to_write(quick_compiler, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(build, "code_directory", lambda: tmp_path / "file")
     assert str(tmp_path / "file") in failing(monkeypatch, caplog)
+
+
+def test_one_unit_that_fails_stops_the_others(cache, tmp_path, monkeypatch, caplog):
+    first, second = build.LONG[:2]
+    text = f'case "$*" in *{first}*) sleep 60;; *{second}*) sleep 0.2; echo no such type >&2; exit 1;; esac'
+    compiler = script(tmp_path / "broken", text)
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    began = time.monotonic()
+    assert failing(monkeypatch, caplog) == f"{compiler} failed: no such type"
+    assert time.monotonic() - began < 10
+
+
+def test_every_unit_that_is_said_to_take_long_exists():
+    assert {Path(build.__file__).parent / unit for unit in build.LONG} <= set(Path(build.__file__).parent.glob("*.cc"))
 
 
 @pytest.mark.parametrize("word", ["off", "0", "False"])

@@ -1,0 +1,157 @@
+"""Plans for chips that one does not have: the step compiled for them in a process of its own, and what follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from resnet_jax.bench.child import run_child
+from resnet_jax.bench.chips.compiled import Request
+from resnet_jax.bench.chips.described import ENVIRONMENT, require_compiler
+from resnet_jax.bench.chips.table import GIB, parse_chips
+from resnet_jax.training.placement import fsdp_size
+
+NOTE = (
+    "a bound and no forecast: no step of this program is faster on these chips; units that are not filled, bytes read "
+    "again, slow chips and the host come on top"
+)
+#: Sides up to which images are cut from padded ones; larger ones are resized on the host.
+SMALL = 64
+#: Compilations that a search for the largest batch makes at most.
+MOST = 12
+
+
+def usual_augment(side: int, dims: int) -> tuple[str, ...]:
+    """Return the transforms that a recipe of images of this size has.
+
+    >>> usual_augment(32, 2), usual_augment(224, 2), usual_augment(64, 3)
+    (('random_crop(4)', 'flip'), ('random_resized_crop', 'flip'), ())
+    """
+    if dims != 2:
+        return ()
+    return (f"random_crop({max(side // 8, 1)})" if side <= SMALL else "random_resized_crop", "flip")
+
+
+def plan_chips(request: Request, *, text: str | None = None) -> dict[str, Any]:
+    """Compile the step of a request for its chips.
+
+    Args:
+        request: what, and for what.
+        text: a file for the text of the compiled program.
+
+    Returns:
+        ``fits``; ``memory`` of one device in bytes (arguments, outputs, aliased, temporaries, code, peak) and what the
+        ``arguments`` hold; ``program``, the figures of :meth:`resnet_jax.bench.chips.program.Program.summary`;
+        ``bound``, seconds as :func:`resnet_jax.bench.chips.bound.bound` has them; ``compiler``, what it says itself;
+        ``versions``. Of a program that the compiler refuses because it does not fit, ``refused`` says why.
+
+    Raises:
+        UsageError: choices that do not go together, or the compiler for these chips is not installed.
+        RunError: it cannot be compiled.
+    """
+    chips = parse_chips(request.chips)
+    require_compiler(chips.chip.platform)
+    workload = request.workload
+    workload.network()
+    fsdp_size(chips.count, workload.placement, workload.fsdp_devices)
+    found = run_child("chips", {**request.to_dict(), "text": text}, ENVIRONMENT)
+    return {
+        "model": workload.model.name,
+        "mode": workload.mode,
+        "chips": chips.text,
+        "count": chips.count,
+        "batch": workload.batch,
+        "batch_per_chip": workload.batch // chips.count,
+        "image_size": workload.input_shape[0],
+        "placement": workload.placement,
+        "fsdp_devices": workload.fsdp_devices,
+        "accumulate": workload.accumulate,
+        "augment": list(request.augment),
+        "memory_of_chip": chips.chip.memory,
+        "sources": list(chips.chip.sources),
+        "assumptions": list(chips.chip.assumptions),
+        **found,
+        "note": NOTE,
+    }
+
+
+def largest_batch(
+    request: Request, first: dict[str, Any], said: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Search the largest batch per chip that fits, by compiling.
+
+    The first guesses go along the line through the memory of two batches; then the distance between what fits and what
+    does not is halved, down to a multiple of 8 or a sixteenth.
+
+    Args:
+        request: with any batch.
+        first: the plan of it.
+        said: told of each compilation.
+
+    Returns:
+        ``batch_per_chip`` (0: not even the smallest), ``tried``, the fit and the peak memory of each batch, and
+        ``exact``: whether the next multiple of the step was seen not to fit.
+    """
+    chips = parse_chips(request.chips)
+    unit = max(request.workload.accumulate, 1)
+    tried: dict[int, dict[str, Any]] = {}
+
+    def attempt(batch: int, plan: dict[str, Any] | None = None) -> bool:
+        if batch not in tried:
+            workload = dataclasses.replace(request.workload, batch=batch * chips.count)
+            found = plan or plan_chips(dataclasses.replace(request, workload=workload))
+            peak = found["memory"]["peak"] if "memory" in found else None
+            tried[batch] = {"batch_per_chip": batch, "fits": found["fits"], "peak": peak}
+            size = f"{peak / GIB:.2f} GiB" if peak else found.get("refused", "")
+            said(f"batch {batch} per chip: {'fits' if found['fits'] else 'does not fit'}, {size}")
+        return tried[batch]["fits"]
+
+    def done() -> dict[str, Any]:
+        fits = [batch for batch, found in tried.items() if found["fits"]]
+        best = max(fits, default=0)
+        over = min((batch for batch, found in tried.items() if not found["fits"] and batch > best), default=None)
+        exact = over is not None and over - best <= _step(best, unit)
+        return {"batch_per_chip": best, "exact": exact, "tried": [tried[batch] for batch in sorted(tried)]}
+
+    start = request.workload.batch // chips.count
+    attempt(start, first)
+    while len(tried) < MOST:
+        fits = sorted(batch for batch, found in tried.items() if found["fits"])
+        over = min((batch for batch, found in tried.items() if not found["fits"]), default=None)
+        guess = _guess([tried[batch] for batch in fits], over, chips.chip.memory, unit)
+        if guess is None or guess in tried or guess < unit:
+            break
+        attempt(guess)
+    return done()
+
+
+def _step(batch: int, unit: int) -> int:
+    """Return the distance of batches that are worth telling apart: 8, or a power of 2 near a sixteenth.
+
+    >>> _step(20, 1), _step(100, 1), _step(500, 1), _step(500, 3)
+    (8, 8, 16, 48)
+    """
+    step = 8
+    while step * 32 <= batch:
+        step *= 2
+    return step * unit
+
+
+def _guess(fitting: list[dict[str, Any]], over: int | None, memory: int, unit: int) -> int | None:
+    """Return the batch to try next: None when the largest is known."""
+    if not fitting:
+        return None if over is None or over <= unit else max(over // 2 // unit * unit, unit)
+    last = fitting[-1]["batch_per_chip"]
+    step = _step(last, unit)
+    if over is not None and over - last <= step:
+        return None
+    if len(fitting) == 1 or (over is not None and fitting[-1]["peak"] > 0.9 * memory):
+        guess = 2 * last if over is None else (last + over) // 2
+    else:
+        one, two = fitting[-2], fitting[-1]
+        slope = (two["peak"] - one["peak"]) / (two["batch_per_chip"] - one["batch_per_chip"])
+        guess = int(last + (0.99 * memory - two["peak"]) / slope) if slope > 0 else 2 * last
+        guess = min(guess, 4 * last)
+    guess = max(guess // step * step, last + step)
+    return guess if over is None or guess < over else last + max((over - last) // 2 // step * step, step)

@@ -1,0 +1,86 @@
+"""Bytes that a compiled program's instructions move between the device's main memory and its cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from resnet_jax.bench.chips.hlo import Array, Computation, Instruction, Module
+
+#: These read of their first operand only what they give.
+PARTS = ("dynamic-slice", "gather", "slice")
+#: These hold other computations, or are names for what is there.
+NOTHING = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "add-dependency"),
+    *("while", "conditional", "call"),
+)
+
+
+def bytes_moved(module: Module, computation: Computation, instruction: Instruction) -> int:
+    """Return the bytes that one run of an instruction reads from and writes to main memory, with padding.
+
+    An operand of which only a part is sliced counts as that part, and a result that replaces a part of an operand in
+    its place as the part. The first half of an asynchronous pair reads, the second writes.
+    """
+    if instruction.op in NOTHING:
+        return 0
+    if instruction.op.endswith("-done"):
+        return _total(instruction.results)
+    operands = [
+        computation.by_name[name] for name in dict.fromkeys(instruction.operands) if name in computation.by_name
+    ]
+    if instruction.op.endswith("-start"):
+        return sum(_total(operand.results) for operand in operands)
+    if instruction.op in PARTS:
+        return 2 * _total(instruction.results)
+    if instruction.op == "dynamic-update-slice":
+        return 2 * _total(computation.by_name[instruction.operands[1]].results)
+    if instruction.op != "fusion":
+        return _total(instruction.results) + sum(_total(operand.results) for operand in operands)
+    inner = module.computations[instruction.calls("calls")[0]]
+    read = sum(
+        _read(module, inner, number, _total(computation.by_name[name].results))
+        for number, name in enumerate(instruction.operands)
+        if name in computation.by_name and name not in instruction.operands[:number]
+    )
+    return read + _written(inner, instruction.results)
+
+
+def _total(arrays: Sequence[Array]) -> int:
+    return sum(array.bytes for array in arrays if array.space == 0)
+
+
+def _read(module: Module, computation: Computation, number: int, whole: int) -> int:
+    """Return the bytes that a fused computation reads of a parameter of ``whole`` bytes."""
+    parameter = computation.parameters.get(number)
+    if parameter is None or not whole:
+        return whole
+    total = 0
+    for user in computation.users[parameter.name]:
+        first = user.operands[0] == parameter.name
+        if user.op in PARTS and first:
+            total += sum(array.bytes for array in user.results)
+        elif user.op == "dynamic-update-slice" and first:
+            continue
+        elif user.op == "fusion":
+            inner = module.computations[user.calls("calls")[0]]
+            total += sum(
+                _read(module, inner, i, whole) for i, name in enumerate(user.operands) if name == parameter.name
+            )
+        else:
+            return whole
+    return min(total, whole)
+
+
+def _written(computation: Computation, results: Sequence[Array]) -> int:
+    """Return the bytes that a fusion writes: of a part replaced in its place only those of the part."""
+    root = computation.root
+    roots = [computation.by_name[name] for name in root.operands] if root.op == "tuple" else [root]
+    if len(roots) != len(results):
+        return _total(results)
+    total = 0
+    for one, array in zip(roots, results, strict=True):
+        if one.op == "dynamic-update-slice" and array.space == 0:
+            total += sum(part.bytes for part in computation.by_name[one.operands[1]].results)
+        else:
+            total += _total([array])
+    return total

@@ -1,0 +1,89 @@
+"""Programs in small: what is read from their text, against what was counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from resnet_jax.bench.chips.hlo import arrays_of, parse
+from resnet_jax.bench.chips.program import read_program
+from resnet_jax.errors import UsageError
+
+#: As XLA writes it for four v5e chips: a convolution with the sum of its outputs, the sum over chips, what waits for
+#: it, and an all-gather that runs beside a second convolution.
+TPU = Path(__file__).with_name("tpu.hlo").read_text()
+
+#: As XLA writes it for an H100: a convolution by cuDNN in a loop of five, another that is not, and a gradient.
+GPU = Path(__file__).with_name("gpu.hlo").read_text()
+#: Pairs of positions of a 3x3 convolution of an 8x8 image with padding of 1, each way.
+PAIRS = (3 * 8 - 2) ** 2
+
+
+def test_a_tpu_program():
+    program = read_program(TPU)
+    assert program.platform == "tpu"
+    assert program.by_op == {
+        "all-reduce": 2,
+        "fusion:kOutput": 1,
+        "all-gather-start": 1,
+        "fusion:kLoop": 1,
+        "copy": 1,
+    }
+    assert program.kernels == 6
+    first, second, gathered = program.collectives
+    assert (first.kind, first.bytes, first.group, first.source) == ("all-reduce", 64, 4, "jit(step)/norm/mean")
+    assert (second.group, second.overlapped) == (4, False)
+    assert (gathered.kind, gathered.bytes, gathered.group, gathered.overlapped) == ("all-gather", 64 * 64 * 4, 4, True)
+    assert program.serial_collectives == 2
+    assert program.blocking == 2
+    [convolution] = program.convolutions
+    assert (convolution.target, convolution.on_unit) == ("EmitInputBatchInLanes", True)
+    assert program.operations == {"bf16": 2 * 128 * PAIRS * 16 * 16}
+    assert [(each.what, each.name, each.alone) for each in program.moved] == [("transposed", "fusion.2", True)]
+    assert program.estimated_cycles == 1020
+    channels, kernel, image = 128 * 4, 9 * 16 * 128 * 2, 8 * 8 * 16 * 128 * 2
+    turned = 128 * 8 * 8 * 128 * 2  # its 16 channels are padded to 128
+    gather = (16 + 64) * 128 * 4
+    expected = (kernel + image + channels + image) + 4 * channels + (image + turned) + gather
+    expected += channels  # copied into the core's own memory, where it does not count
+    assert program.bytes_moved == expected
+
+
+def test_a_gpu_program_with_a_loop():
+    program = read_program(GPU)
+    assert program.platform == "gpu"
+    assert program.loops == {"while.5": 5}
+    assert program.by_op == {"fusion:kLoop": 5, "custom-call": 6, "convolution": 1, "fusion:kInput": 1}
+    one = 2 * 32 * PAIRS * 4 * 4
+    assert program.operations == {"bf16": (5 + 1 + 1) * one}, "a gradient of a kernel costs what the convolution does"
+    assert [(each.target, each.times) for each in program.off_unit] == [("convolution in convolution", 1)]
+    assert [(each.what, each.dims) for each in program.moved] == []
+    assert [each.dims for each in read_program(GPU, smallest=1).moved] == [(32, 4, 8, 8)]
+    kernel, image = 9 * 4 * 4 * 2, 32 * 8 * 8 * 4 * 2
+    loop = 5 * ((2 * kernel + 4) + (2 * image + kernel))
+    assert program.bytes_moved == loop + 3 * (2 * image + kernel) - kernel, "of stacked kernels one a turn is read"
+
+
+def test_what_the_cpu_compiles():
+    def f(x, k):
+        return lax.scan(lambda carry, one: (jnp.tanh(carry @ one), None), x, k)[0]
+
+    text = jax.jit(f).lower(jnp.ones((8, 16)), jnp.ones((3, 16, 16))).compile().as_text() or ""
+    program = read_program(text)
+    assert program.platform == "cpu"
+    assert set(program.loops.values()) == {3}
+    assert program.operations == {"f32": 3 * 2 * 8 * 16 * 16}
+    assert program.summary()["collectives"] == {}
+
+
+def test_types_with_tiles_tuples_and_spaces():
+    arrays = arrays_of("(f32[16]{0:T(128)}, bf16[128,8,8,3]{0,3,2,1:T(4,128)(2,1)S(1)}, pred[], token[])")
+    assert [array.dims for array in arrays] == [(16,), (128, 8, 8, 3), (), ()]
+    assert [array.bytes for array in arrays] == [512, 128 * 8 * 8 * 4 * 2, 1, 0]
+    assert [array.space for array in arrays] == [0, 1, 0, 0]
+    with pytest.raises(UsageError, match="no ENTRY computation"):
+        parse("HloModule nothing")
