@@ -32,6 +32,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from resnet_jax.models import ResNet
+from resnet_jax.models.collections import PROBES
 from resnet_jax.models.norm import leave_biased
 from resnet_jax.models.union import leave_apart
 from resnet_jax.ops import batch_cut_over
@@ -127,6 +128,8 @@ def mapped_gradients(
     network = model.clone(config=dataclasses.replace(config, axis_name=DATA_AXIS))
     apart = config.norm == "batch" and config.norm_scope in _APART
 
+    whole, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
     def part(trained: Any, batch_stats: Any, batch: Any, dropout_key: jax.Array, scale: Any) -> Any:
         with batch_cut_over(DATA_AXIS):
             if apart:
@@ -136,15 +139,21 @@ def mapped_gradients(
                 stats = unbias(stats, counts, jax.tree.map(lambda x: config.norm_momentum * x, batch_stats))
             else:
                 (value, (stats, sums)), grads = gradients(network, trained, batch_stats, batch, dropout_key, scale)
+        if PROBES in grads:  # a number for each example: what is added up of them crosses, not they
+            grads = {**grads, PROBES: jax.tree.map(lambda x: jnp.sum(x, -1, keepdims=True), grads[PROBES])}
         grads, (value, sums) = summed(grads, (value, sums), DATA_AXIS)
         value, grads = jax.tree.map(lambda x: x / jnp.asarray(placement.size, x.dtype), (value, grads))
         return (value, (stats, sums)), grads
 
-    whole, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    # Without check_vma, which sums the gradient of every array at once where it is made, one by one.
-    return jax.shard_map(
-        part, mesh=placement.mesh, in_specs=(whole, whole, rows, whole, whole), out_specs=whole, check_vma=False
-    )
+    def mapped(trained: Any, batch_stats: Any, batch: Any, dropout_key: jax.Array, scale: Any) -> Any:
+        probes = jax.tree.map(lambda x: PartitionSpec(*(None,) * (x.ndim - 1), DATA_AXIS), trained.get(PROBES, {}))
+        cut = {name: probes if name == PROBES else whole for name in trained}
+        # Without check_vma, which sums the gradient of every array at once where it is made, one by one.
+        return jax.shard_map(
+            part, mesh=placement.mesh, in_specs=(cut, whole, rows, whole, whole), out_specs=whole, check_vma=False
+        )(trained, batch_stats, batch, dropout_key, scale)
+
+    return mapped
 
 
 def mapped_outputs(model: ResNet, placement: Placement) -> Callable[[Any, jax.Array], jax.Array]:

@@ -2,8 +2,9 @@
 
 A sum over devices of each of a network's 161 arrays would be 161 waits; one of all could only begin when everything
 else is done. Here the arrays are laid behind each other in a few pieces of about the same bytes. The first piece, the
-classifier and the last blocks, is complete when the backward pass has most of its work still before it, and crosses
-meanwhile.
+classifier and the last blocks, is complete when the backward pass has most of its work still before it, and can cross
+meanwhile. Compilers join sums that could go together, and then all wait for the last; so each piece but the first
+carries a number that only the one before it knows.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ def summed(grads: Mapping[str, Any], with_them: Any, axis_name: str) -> Any:
     pieces = cut([leaves[index].size * leaves[index].dtype.itemsize for index in order], PIECES)
     early, early_shape = jax.tree.flatten(with_them)
     out: list[Any] = [None] * len(leaves)
-    crossed = None
+    ticket: list[jax.Array] = []
     for number, (start, stop) in enumerate(pieces):
         chosen = order[start:stop]
-        crossing = [leaves[index] for index in chosen] + (early if number == 0 else [])
-        if crossed is not None:  # else the compiler may join the pieces to one, for which all wait
-            crossing, _ = lax.optimization_barrier((crossing, crossed))
-        got, crossed = _sum_of(crossing, axis_name)
+        crossing = [*(leaves[index] for index in chosen), *(early if number == 0 else ticket)]
+        got = _sum_of(crossing, axis_name)
         for index, leaf in zip(chosen, got, strict=False):
             out[index] = leaf
         early = got[len(chosen) :] if number == 0 else early
+        if stop < len(order):  # a number of this piece crosses with the next: no compiler can join the two
+            ticket = [got[0].reshape(-1)[:1].astype(leaves[order[stop]].dtype)]
     return jax.tree.unflatten(shape, out), jax.tree.unflatten(early_shape, early)
 
 
@@ -83,10 +84,9 @@ def cut(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     return pieces if pieces and start == len(sizes) else [*pieces, (start, len(sizes))]
 
 
-def _sum_of(arrays: Sequence[jax.Array], axis_name: str) -> tuple[list[jax.Array], jax.Array]:
-    """Return arrays summed over devices, all of a dtype at once, and something that is known when they are."""
+def _sum_of(arrays: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
+    """Return arrays summed over devices, all of a dtype at once."""
     out: list[Any] = [None] * len(arrays)
-    row = jnp.zeros(1)
     for dtype in sorted({array.dtype for array in arrays}, key=str):
         chosen = [index for index, array in enumerate(arrays) if array.dtype == dtype]
         row = lax.psum(jnp.concatenate([arrays[index].reshape(-1) for index in chosen]), axis_name)
@@ -95,7 +95,7 @@ def _sum_of(arrays: Sequence[jax.Array], axis_name: str) -> tuple[list[jax.Array
             shape = arrays[index].shape
             out[index] = lax.slice_in_dim(row, start, start + math.prod(shape)).reshape(shape)
             start += math.prod(shape)
-    return out, row[:1]
+    return out
 
 
 def _flat(tree: Any) -> tuple[list[str], list[jax.Array], Any]:

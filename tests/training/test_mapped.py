@@ -20,6 +20,7 @@ from resnet_jax.training.compile import compile_eval_step, compile_train_step, c
 from resnet_jax.training.mapped import uncut, unmapped
 from resnet_jax.training.pieces import PIECES
 from resnet_jax.training.placement import Placement, make_mesh, shard_batch
+from resnet_jax.training.state import init_state
 from resnet_jax.training.step import make_eval_step, make_train_step
 from tests.tools import TinyNet
 
@@ -80,9 +81,7 @@ def test_the_numbers_are_those_of_the_compilers_cut(case):
 
 
 def waits(step, placement, model=None) -> dict[str, int]:
-    state = jax.eval_shape(lambda: create_state(model or network(), TX, jax.random.key(0), SHAPE, mesh=placement))
-    rows = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.batch()) for name, x in batch().items()}
-    text = step.trace(placement.abstract(state), rows).lower().as_text()
+    text = step.lower(*abstract(placement, model or network())).as_text()
     return {kind: len(re.findall(rf'"stablehlo.{kind}"', text)) for kind in ("all_gather", "all_reduce")}
 
 
@@ -101,12 +100,12 @@ def test_norms_of_a_device_wait_only_for_the_running_averages_of_all_at_once():
 def test_one_device_has_the_program_of_before():
     placement = Placement.of(jax.devices()[:1])
     steps = [compile_train_step(make_train_step(network(), TX), placement, mapped=mapped) for mapped in (True, False)]
-    texts = [step.lower(*abstract(placement)).as_text() for step in steps]
+    texts = [step.lower(*abstract(placement, network())).as_text() for step in steps]
     assert texts[0] == texts[1] and "manual" not in texts[0] and "all_reduce" not in texts[0]
 
 
-def abstract(placement):
-    state = jax.eval_shape(lambda: create_state(network(), TX, jax.random.key(0), SHAPE, mesh=placement))
+def abstract(placement, model):
+    state = jax.eval_shape(lambda key: init_state(model, TX, key, SHAPE), jax.random.key(0))
     rows = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.batch()) for name, x in batch().items()}
     return placement.abstract(state), rows
 
