@@ -18,6 +18,7 @@ from resnet_jax.models import layers
 from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.dropout import Dropout
 from resnet_jax.models.plan import BlockInputs, BlockSpec, projects
 
 
@@ -119,7 +120,7 @@ class Branch(nn.Module):
             if fixup and not first:
                 x = x + layers.scalar(self, config, f"bias{number}a", nn.initializers.zeros)
             if last and config.dropout > 0:
-                x = nn.Dropout(config.dropout, deterministic=not train, name="dropout")(
+                x = Dropout(config.dropout, deterministic=not train, name="dropout")(
                     x, rng=None if keys is None else keys[0]
                 )
             x = layers.conv(

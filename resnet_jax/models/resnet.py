@@ -15,6 +15,7 @@ from resnet_jax.models import layers, layout, paths
 from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.dropout import Dropout
 from resnet_jax.models.init import initializer
 from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages, stem_widths
 
@@ -162,7 +163,7 @@ class ResNet(nn.Module):
                 dtype=config.head_dtype,
                 param_dtype=config.param_dtype,
             )
-            self.head_dropout = nn.Dropout(config.head_dropout)
+            self.head_dropout = Dropout(config.head_dropout)
 
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "rows k"]:
         """Return logits ``(N, num_classes)``, or pooled features ``(N, C)`` if ``num_classes`` is 0.
