@@ -1,4 +1,4 @@
-"""Our step against PyTorch's and plain Flax's, in alternation: one figure a round from each, then the next round.
+"""Our step against PyTorch's, plain Flax's, ONNX Runtime's and OpenVINO's, a figure a round from each in turns.
 
 Only one side computes at a time, so a machine that changes its pace changes it for all.
 """
@@ -10,22 +10,24 @@ import dataclasses
 import datetime
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import resnet_jax
 from resnet_jax.bench.limits import rate_limits
+from resnet_jax.bench.processor import describe_processor
 from resnet_jax.bench.worker import START_SECONDS, Worker, WorkerError
 from resnet_jax.bench.workload import Workload, peer_network
-from resnet_jax.errors import RunError, UsageError
+from resnet_jax.errors import RunError, UsageError, unknown
 from resnet_jax.fields import AtLeast1, Positive, check_fields
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.training.need import explain_end
 
 OURS = Path(__file__).with_name("ours.py")
-#: The sides in the order of their turns.
+#: The other sides in the order of their turns; those of inference alone come after.
 PEERS = ("torch", "torch_compile", "flax")
+INFERENCE_PEERS = ("torch_frozen", "onnxruntime", "openvino")
 #: Compilation is measured, so nothing compiled is kept; several JAX processes share an accelerator's memory.
 JAX_ENVIRONMENT = {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -37,9 +39,11 @@ class Comparison:
     Attributes:
         rounds: turns of every side.
         seconds: length of a turn, about.
-        python: an interpreter that has torch; None measures only ours.
+        python: an interpreter that has torch, and for inference onnx, onnxruntime and openvino; None measures only
+            ours.
         compile_mode: mode of ``torch.compile``.
         start_seconds: how long a side may take to compile and warm up.
+        against: the other sides that take part; None for all that there are.
     """
 
     rounds: AtLeast1 = 9
@@ -47,10 +51,27 @@ class Comparison:
     python: Path | None = None
     compile_mode: str = "default"
     start_seconds: Positive = START_SECONDS
+    against: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        """Check the numbers; raises UsageError."""
+        """Check the numbers and names; raises UsageError."""
         check_fields(self)
+        for name in self.against or ():
+            if name not in (*PEERS, *INFERENCE_PEERS):
+                raise unknown("side", name, (*PEERS, *INFERENCE_PEERS))
+
+
+def peers_of(mode: Literal["train", "infer"], how: Comparison) -> tuple[str, ...]:
+    """Return the other sides of a comparison, in the order of their turns.
+
+    Raises:
+        UsageError: a side was asked for that only infers.
+    """
+    there_are = (*PEERS, *INFERENCE_PEERS) if mode == "infer" else PEERS
+    for name in how.against or ():
+        if name not in there_are:
+            raise UsageError(f"{name} is a side of inference alone: ask bench infer for it")
+    return tuple(name for name in there_are if how.against is None or name in how.against)
 
 
 def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -67,7 +88,7 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         UsageError: a workload that cannot be built or compared.
         RunError: our side cannot run, or the networks have different numbers of parameters.
     """
-    model = workload.network()
+    model, names = workload.network(), peers_of(workload.mode, how)
     peers = None if how.python is None else _peers(workload, model, how)
     with contextlib.ExitStack() as stack:
         say(f"{workload.model.name}: compiling ours")
@@ -77,20 +98,21 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         except WorkerError as error:
             raise RunError(f"{workload.model.name} cannot be measured: {explain_end(str(error))}") from error
         sides, not_run = {"ours": ours}, {}
-        for name in PEERS if peers is None else ():
+        for name in names if peers is None else ():
             not_run[name] = "no other interpreter was named"
-        for name, start in (peers or {}).items():
+        for name, start in ((name, peers[name]) for name in names if peers is not None):
             say(f"{workload.model.name}: compiling {name}")
             try:
                 sides[name] = stack.enter_context(start(facts["ours"]))
                 facts[name] = sides[name].start(how.start_seconds)
             except WorkerError as error:
-                not_run[name] = str(error)
+                lacks = f": {how.python} lacks it" if "No module named" in str(error) else ""
+                not_run[name] = f"{error}{lacks}"
                 if name in sides:
                     sides.pop(name).close()
         _require_same_size(facts)
         rounds, machine = _run(sides, not_run, how, say)
-    return _result(workload, model, how, facts, rounds, machine, not_run)
+    return _result(workload, model, how, names, facts, rounds, machine, not_run)
 
 
 def peers_folder() -> Path:
@@ -112,7 +134,7 @@ def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Call
     """Return what starts each other side, given the facts of ours."""
     assert how.python is not None
     if not how.python.is_file():
-        raise UsageError(f"{how.python} is no interpreter: PyTorch's side needs one that has torch")
+        raise UsageError(f"{how.python} is no interpreter: the other sides need one that has torch")
     if workload.accumulate > 1:
         raise UsageError("a comparison is of whole steps: leave accumulation out")
     network, folder = peer_network(model.config), peers_folder()
@@ -123,14 +145,20 @@ def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Call
         common = {"mode": workload.mode, "batch": workload.batch, "image_size": side, "network": network}
         return {**common, "dtype": facts["dtype"], "device": device, **more}
 
-    def torch(compiled: bool) -> Callable[[dict[str, Any]], Worker]:
-        more = {"compile": compiled, "compile_mode": how.compile_mode}
+    def torch(compiled: bool, freezing: bool = False) -> Callable[[dict[str, Any]], Worker]:
+        more = {"compile": compiled, "compile_mode": how.compile_mode, "freezing": freezing}
         return lambda facts: Worker(str(how.python), folder / "torch_peer.py", spec(facts, **more))
+
+    def onnx(runtime: str) -> Callable[[dict[str, Any]], Worker]:
+        return lambda facts: Worker(str(how.python), folder / "onnx_peer.py", spec(facts, runtime=runtime))
 
     return {
         "torch": torch(False),
         "torch_compile": torch(True),
         "flax": lambda facts: Worker(sys.executable, folder / "flax_peer.py", spec(facts), JAX_ENVIRONMENT),
+        "torch_frozen": torch(True, freezing=True),
+        "onnxruntime": onnx("onnxruntime"),
+        "openvino": onnx("openvino"),
     }
 
 
@@ -169,6 +197,7 @@ def _result(
     workload: Workload,
     model: ResNet,
     how: Comparison,
+    names: Sequence[str],
     facts: dict[str, dict[str, Any]],
     rounds: dict[str, list[dict[str, float]]],
     machine: list[dict[str, float]],
@@ -176,12 +205,15 @@ def _result(
 ) -> dict[str, Any]:
     ours = facts["ours"]
     samples = {name: [answer["images"] / answer["seconds"] for answer in answers] for name, answers in rounds.items()}
-    rates = {name: statistics.median(samples[name]) if name in samples else None for name in ("ours", *PEERS)}
+    listed = ("ours", *dict.fromkeys((*PEERS, *names)))
+    rates = {name: statistics.median(samples[name]) if name in samples else None for name in listed}
     best = {key: max(limits[key] for limits in machine) for key in ("flops", "bytes")}
     limits = rate_limits(ours["costs"], best)
 
-    def over(name: str) -> float | None:
-        rate = rates[name]
+    fastest = max((name for name in names if name in samples), key=lambda name: rates[name] or 0.0, default=None)
+
+    def over(name: str | None) -> float | None:
+        rate = rates.get(name or "")
         return None if rate is None else rates["ours"] / rate  # pyright: ignore[reportOptionalOperand]
 
     versions: dict[str, str] = {}
@@ -201,6 +233,9 @@ def _result(
         "over_torch_eager": over("torch"),
         "over_torch_compile": over("torch_compile"),
         "over_flax": over("flax"),
+        **{f"over_{name}": over(name) for name in INFERENCE_PEERS if name in names},
+        "fastest_other": fastest,
+        "over_fastest_other": over(fastest),
         "not_run": not_run,
         "compile_seconds": ours["compile_seconds"],
         "trace_seconds": ours["trace_seconds"],
@@ -220,6 +255,7 @@ def _result(
         "platform": ours["platform"],
         "device": ours["device"],
         "cores": ours["cores"],
+        "processor": describe_processor(),
         "convolutions": ours["convolutions"],
         "versions": versions,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

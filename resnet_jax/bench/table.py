@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from resnet_jax.bench.processor import processor_line
+
 MIB = 2**20
-NAMES = {"ours": "resnet_jax", "torch": "torch", "torch_compile": "torch.compile", "flax": "plain flax"}
+NAMES = {
+    "ours": "resnet_jax",
+    "torch": "torch",
+    "torch_compile": "torch.compile",
+    "flax": "plain flax",
+    "torch_frozen": "torch, frozen",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+}
 
 
 def comparison_table(result: dict[str, Any]) -> str:
@@ -14,9 +24,12 @@ def comparison_table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']} {result['mode']}, batch {result['batch']}, {side} px, {result['dtype']}, "
         f"{result['device']} ({result['cores']} cores), convolutions {result['convolutions']}",
+        *([processor_line(result["processor"])] if result["platform"] == "cpu" else []),
         f"{'':<15}{'images/s':>12}{'slowest':>12}{'fastest':>12}{'ours over':>12}",
     ]
     for key, name in NAMES.items():
+        if key not in ("ours", *result["rounds"], *result["not_run"]):
+            continue
         if result[key] is None:
             lines.append(f"{name:<15}{'-':>12}  not run: {result['not_run'][key]}")
             continue

@@ -31,7 +31,11 @@ class SpeedOptions:
     steps_per_dispatch: int = 1
     """Train steps inside one compiled call: a scan over as many batches of float images that lie on the device."""
     against_python: Path | None = None
-    """An interpreter that has torch: also measure PyTorch (eager, torch.compile) and plain Flax, in alternation."""
+    """An interpreter that has torch: also measure PyTorch (eager, torch.compile) and plain Flax, in alternation; for
+    inference torch.compile with freezing too, and ONNX Runtime and OpenVINO where it has onnx and those."""
+    against: tuple[str, ...] = ()
+    """Which others take part (default: all): torch, torch_compile, flax, and for inference torch_frozen, onnxruntime,
+    openvino."""
     torch_compile_mode: str = "default"
     """Mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune."""
     rounds: int = 9
@@ -111,8 +115,9 @@ def _speed(mode: Literal["train", "infer"], argv: list[str]) -> dict[str, Any]:
         steps_per_dispatch=options.steps_per_dispatch,
     )
     how = Comparison(
-        options.rounds, options.seconds, options.against_python, options.torch_compile_mode, options.start_seconds
-    )
+        options.rounds, options.seconds, options.against_python, options.torch_compile_mode, options.start_seconds,
+        options.against or None,
+    )  # fmt: skip
     console = console_for(options.common)
     with platform_told(), working(console, "") as status:
         result = compare(workload, how, status.update)

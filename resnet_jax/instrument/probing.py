@@ -1,9 +1,9 @@
-"""The gradient that reaches every block, measured inside the train step by taps (:func:`resnet_jax.ops.tap`)."""
+"""The gradient that reaches every block, measured inside the train step by taps (:mod:`resnet_jax.ops.probe`)."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,10 +12,36 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented, probe
+from resnet_jax import ops
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented
+from resnet_jax.models.collections import PROBES
 from resnet_jax.models.count import abstract_variables
 
-_HOOK = probe("input")
+
+class _Forks:
+    """A hook that measures the gradient at the input of every block, where those of its skip and branch meet.
+
+    A block has a squared norm for each example: they are added up for all blocks at once. The branch is given the
+    second of two copies of the block's input, so that both gradients come to one place. In pre-activation order its
+    input is not the block's; there the gradient is measured when the two have been added.
+    """
+
+    def __init__(self) -> None:
+        self._branches: dict[int, tuple[Array, Array]] = {}
+
+    def __call__(self, block: nn.Module, point: str, x: Array) -> Array:
+        if point == "input" and not block.has_variable(PROBES, point):
+            if block.is_mutable_collection(PROBES) and not block.is_initializing():
+                block.put_variable(PROBES, point, jnp.zeros(x.shape[0], jnp.float32))
+        elif point == "input":
+            source = ops.relu_operand(x)  # of the block before: its mask belongs to the same pass
+            number = block.get_variable(PROBES, point)
+            skip, branch = ops.fork(x, number) if source is None else ops.fork(source, number, True)
+            self._branches[id(skip)] = (skip, branch)
+            return skip
+        elif point == "branch_in" and id(x) in self._branches:
+            return self._branches.pop(id(x))[1]
+        return x
 
 
 def is_due(step: int, every: int) -> bool:
@@ -27,14 +53,19 @@ def is_due(step: int, every: int) -> bool:
     return step % every == 0
 
 
-def taps(anatomy: BlockNames | None) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which networks are applied with a tap at every block's input; without anatomy, with none."""
-    return contextlib.nullcontext() if anatomy is None else instrumented(anatomy, _HOOK)
+@contextlib.contextmanager
+def taps(anatomy: BlockNames | None) -> Iterator[None]:
+    """Within this context networks are applied with a tap at every block's input; without anatomy, with none."""
+    if anatomy is None:
+        yield
+        return
+    with ops.remembered_relus(), instrumented(anatomy, _Forks()):
+        yield
 
 
 def chart_taps(apply: Callable[[list[str]], Any], anatomy: BlockNames) -> BlockIndex:
     """Return where a network's taps are; see :func:`resnet_jax.instrument.hooks.index_blocks`."""
-    return index_blocks(apply, anatomy, _HOOK)
+    return index_blocks(apply, anatomy, _Forks())
 
 
 def block_grad_norm(
@@ -47,15 +78,17 @@ def block_grad_norm(
 
     Args:
         chart: of the taps.
-        squares: the gradient with respect to the probes, combined over the parts as gradients of parameters are: their
-            mean.
+        squares: the gradient with respect to the probes, a number for each example, combined over the parts as
+            gradients of parameters are: their mean.
         accumulate: micro-batches.
         scale: the loss scale, by which ``squares`` have been divided once as well.
         axis_name: mapped axis over which the batch is cut.
     """
     parts = jnp.asarray(accumulate * (1 if axis_name is None else lax.psum(1, axis_name)), jnp.float32)
     factor = parts if scale is None else parts * scale.astype(jnp.float32)
-    return jnp.sqrt(chart.rows(squares, "input") / factor)
+    if len({leaf.shape[-1] for leaf in jax.tree.leaves(squares)}) > 1:  # not the same number of rows in all blocks
+        squares = jax.tree.map(lambda leaf: jnp.sum(leaf, -1, keepdims=True), squares)
+    return jnp.sqrt(jnp.sum(chart.rows(squares, "input"), -1) / factor)
 
 
 def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: BlockNames) -> BlockIndex:

@@ -13,10 +13,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from resnet_jax import ops
 from resnet_jax.models.choices import ActivationChoice
 
 ACTIVATIONS: dict[ActivationChoice, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
+    "relu": ops.relu,
     "leaky_relu": jax.nn.leaky_relu,
     "elu": jax.nn.elu,
     "gelu": jax.nn.gelu,

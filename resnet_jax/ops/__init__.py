@@ -2,20 +2,28 @@
 
 from resnet_jax.ops.channels import moments, normalize
 from resnet_jax.ops.conv import conv
+from resnet_jax.ops.conv_finished import finished_conv
 from resnet_jax.ops.drop_path import drop_path
 from resnet_jax.ops.dtypes import at_least_float32
+from resnet_jax.ops.exported import exported_for_this_machine, native_calls
 from resnet_jax.ops.labels import in_range, one_hot
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
-from resnet_jax.ops.probe import gate, squared_norm, tap
+from resnet_jax.ops.probe import fork, gate, relu, relu_operand, remembered_relus, squared_norm, tap
 from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
+from resnet_jax.ops.whole_batch import batch_cut_over, draw_rows
 
 __all__ = [
     "FormsChoice",
     "at_least_float32",
+    "batch_cut_over",
     "conv",
+    "draw_rows",
     "drop_path",
+    "exported_for_this_machine",
+    "finished_conv",
+    "fork",
     "gate",
     "global_max_pool",
     "global_mean_pool",
@@ -24,9 +32,13 @@ __all__ = [
     "max_pool",
     "mean_pool_2",
     "moments",
+    "native_calls",
     "normalize",
     "one_hot",
     "reference_forms",
+    "relu",
+    "relu_operand",
+    "remembered_relus",
     "scaled_standardize",
     "squared_norm",
     "standardize",

@@ -24,6 +24,7 @@ from jaxtyping import Array
 
 from resnet_jax.ops import conv_cpu, conv_spec
 from resnet_jax.ops.conv_spec import ConvSpec
+from resnet_jax.ops.exported import keeps_own_forms
 from resnet_jax.ops.lowering import devices_of_the_compiler, has_own_forms
 
 Form = Callable[[Array, Array, ConvSpec], Array]
@@ -67,6 +68,7 @@ def _primitive(name: str, form: Form, cpu_form: Callable[..., Array]) -> Primiti
 
     def lower_on_cpu(ctx, a, b, *, spec, members):
         exported = ctx.module_context.lowering_parameters.for_export  # to run elsewhere: no forms of this machine
+        exported = exported and not keeps_own_forms()
         if exported or not all(has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
             return lower(ctx, a, b, spec=spec, members=members)
         devices = devices_of_the_compiler(ctx.module_context.axis_context)

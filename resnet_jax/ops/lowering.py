@@ -15,6 +15,7 @@ from jax.interpreters import batching, mlir
 from jaxtyping import Array
 
 from resnet_jax.ops import native
+from resnet_jax.ops.exported import keeps_own_forms
 
 
 def has_own_forms(aval: Any) -> bool:
@@ -33,6 +34,18 @@ def devices_of_the_compiler(context: Any) -> int:
     return 1
 
 
+def own_forms_wanted(ctx: Any) -> bool:
+    """Whether compiled forms may take what is lowered: float32, not split, and not for another machine."""
+    context = ctx.module_context
+    here = keeps_own_forms() or not context.lowering_parameters.for_export
+    arrays = (*ctx.avals_in, *ctx.avals_out)
+    return (
+        here
+        and devices_of_the_compiler(context.axis_context) == 1
+        and all(has_own_forms(aval) and aval.dtype == jnp.float32 for aval in arrays)
+    )
+
+
 def vary_alike(*operands: Array) -> tuple[Array, ...]:
     """Inside ``shard_map``, mark a replicated operand as varying where another does, as ``lax`` functions do."""
     varying = [jax.typeof(a).mat.varying for a in operands]
@@ -44,7 +57,10 @@ def vary_alike(*operands: Array) -> tuple[Array, ...]:
 
 
 def leading_axis_primitive(
-    name: str, plain: Callable[..., Sequence[Array]], compiled: Callable[..., Sequence[Array]] | None = None
+    name: str,
+    plain: Callable[..., Sequence[Array]],
+    compiled: Callable[..., Sequence[Array]] | None = None,
+    on_gpu: Callable[..., Sequence[Array]] | None = None,
 ) -> Primitive:
     """Make a primitive over arrays that all have the same leading axis and do nothing across it.
 
@@ -54,6 +70,7 @@ def leading_axis_primitive(
         name: of the primitive.
         plain: what it does, ``(*operands, **parameters)``, in JAX.
         compiled: how it runs on the CPU, in float32 and where no compiler splits the arrays.
+        on_gpu: how it runs on a GPU, for arrays of known shape that no compiler splits.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -73,11 +90,13 @@ def leading_axis_primitive(
         return jax.make_jaxpr(partial(plain, **parameters))(*operands).out_avals
 
     def lower_on_cpu(ctx, *operands, **parameters):
-        context = ctx.module_context
-        own = not context.lowering_parameters.for_export and devices_of_the_compiler(context.axis_context) == 1
-        arrays = (*ctx.avals_in, *ctx.avals_out)
-        own = own and all(has_own_forms(aval) and aval.dtype == jnp.float32 for aval in arrays)
-        form = compiled if own and compiled is not None and native.available() else plain
+        form = compiled if compiled is not None and own_forms_wanted(ctx) and native.available() else plain
+        return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
+
+    def lower_on_gpu(ctx, *operands, **parameters):
+        own = devices_of_the_compiler(ctx.module_context.axis_context) == 1
+        own = own and all(has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out))
+        form = on_gpu if own and on_gpu is not None else plain
         return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
 
     def batch(operands, axes, **parameters):
@@ -92,5 +111,7 @@ def leading_axis_primitive(
 
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=True))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    for platform in ("cuda", "rocm"):
+        mlir.register_lowering(primitive, lower_on_gpu, platform=platform)
     batching.primitive_batchers[primitive] = batch
     return primitive

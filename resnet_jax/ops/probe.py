@@ -1,17 +1,54 @@
-"""Identities that act on the backward pass only: one measures the cotangent, one scales it."""
+"""Identities that act on the backward pass only: some measure the cotangent, one scales it.
+
+A gradient is measured where two of them meet: at the input of a residual block what comes through the skip is added to
+what comes through the branch. :func:`fork` is that place: on the CPU one compiled pass (``native/probe.cc``) adds,
+masks by the ReLU before the block and sums the squares, in float32 and where no compiler splits the batch; everywhere
+else these are operations that a compiler may fuse.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.interpreters import ad
 from jaxtyping import Array, Float
 
+from resnet_jax.ops import native
 from resnet_jax.ops.dtypes import at_least_float32
+from resnet_jax.ops.lowering import leading_axis_primitive, vary_alike
+from resnet_jax.ops.reference import plain_lax_wanted
 
 
 def squared_norm(x: Array) -> Float[Array, ""]:
     """Return the sum of squares of all elements, in float32 or wider."""
     return jnp.sum(jnp.square(x.astype(at_least_float32(x.dtype))))
+
+
+def _plain_squares(g: Array) -> tuple[Array]:
+    """Return the sum of squares of each row of the leading axis."""
+    wide = g.astype(at_least_float32(g.dtype))
+    return (jnp.sum(jnp.square(wide), tuple(range(1, g.ndim))),)
+
+
+def _plain_join(a: Array, b: Array, *mask: Array) -> tuple[Array, Array]:
+    """Return the sum of two gradients, zero where the mask is not positive, and the squared norm before of each row."""
+    g = a + b
+    (squares,) = _plain_squares(g)
+    for z in mask:
+        g = jnp.where(z > 0, g, jnp.zeros_like(g))
+    return g, squares
+
+
+squares_p = leading_axis_primitive("probe_squares", _plain_squares, native.squares)
+join_p = leading_axis_primitive("probe_join", _plain_join, native.join)
+ad.primitive_jvps[squares_p] = partial(jax.jvp, _plain_squares)
+ad.primitive_jvps[join_p] = partial(jax.jvp, _plain_join)
 
 
 @jax.custom_vjp
@@ -34,11 +71,111 @@ def tap(x: Float[Array, "*shape"], probe: Float[Array, ""]) -> Float[Array, "*sh
     return x
 
 
+def _squares(g: Array, probe: Array) -> Array:
+    """Return the squared norm of ``g`` as the gradient of ``probe``."""
+    if g.ndim == 0:
+        return jnp.square(g).astype(probe.dtype)
+    (rows,) = _plain_squares(g) if plain_lax_wanted() else squares_p.bind(g)
+    return _in_shape(rows, probe)
+
+
+def _in_shape(rows: Array, probe: Array) -> Array:
+    return (rows if probe.ndim else jnp.sum(rows)).astype(probe.dtype)
+
+
 def _tap_backward(probe: Array, g: Array) -> tuple[Array, Array]:
-    return g, squared_norm(g).astype(probe.dtype)
+    return g, _squares(g, probe)
 
 
 tap.defvjp(lambda x, probe: (x, jnp.asarray(probe)), _tap_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def fork(x: Float[Array, "*shape"], probe: Float[Array, "*rows"], relu: bool = False) -> tuple[Array, Array]:
+    """Return ``x``, or its positive part, twice; a :func:`tap` on both together.
+
+    The gradient with respect to ``probe`` is the squared norm of the sum of the gradients with respect to the two, or
+    where ``probe`` has a number for each row of the leading axis, that of each row: who adds them up for many places
+    does it in one operation.
+
+    Args:
+        x: any array.
+        probe: any number, or one for each row of ``x``; the values mean nothing.
+        relu: take the positive part. Its mask does not touch what is measured.
+
+    >>> def loss(x, probe):
+    ...     skip, branch = fork(x, probe, True)
+    ...     return jnp.sum(skip + jnp.array([2.0, 3.0]) * branch)
+    >>> [g.tolist() for g in jax.grad(loss, (0, 1))(jnp.array([1.0, -1.0]), 0.0)]
+    [[3.0, 0.0], 25.0]
+    """
+    del probe
+    y = jax.nn.relu(x) if relu else x
+    return y, y
+
+
+def _fork_forward(x, probe, relu):
+    y = jax.nn.relu(x.value) if relu else x.value
+    return (y, y), (y if relu else None, jnp.asarray(probe.value))
+
+
+def _fork_backward(relu, kept, cotangents):
+    y, probe = kept
+    skip, branch = (None if isinstance(g, SymbolicZero) else g for g in cotangents)
+    if skip is not None and branch is not None and not plain_lax_wanted() and branch.ndim > 0:
+        g, squares = join_p.bind(*vary_alike(branch, skip, *((y,) if relu else ())))  # the branch's is a new array
+        return g, _in_shape(squares, probe)
+    if skip is None and branch is None:
+        return None, jnp.zeros_like(probe)
+    g = skip if branch is None else branch if skip is None else skip + branch
+    squares = _squares(g, probe)
+    return jnp.where(y > 0, g, jnp.zeros_like(g)) if relu else g, squares
+
+
+fork.defvjp(_fork_forward, _fork_backward, symbolic_zeros=True)
+
+_RELUS: ContextVar[dict[int, tuple[Array, Array]] | None] = ContextVar("relus", default=None)
+
+
+@jax.custom_jvp
+def _positive_part(x: Array) -> Array:
+    """Return ``jax.nn.relu(x)``; whose gradient looks at what came out, which is kept, and not at what went in."""
+    return jnp.maximum(x, jnp.zeros((), x.dtype))
+
+
+@_positive_part.defjvp
+def _positive_part_jvp(primals, tangents):
+    y, (dx,) = _positive_part(*primals), tangents
+    return y, jnp.where(y > 0, dx, jnp.zeros_like(dx))
+
+
+@contextmanager
+def remembered_relus() -> Iterator[None]:
+    """Within this context :func:`relu_operand` knows of what :func:`relu` was taken."""
+    token = _RELUS.set({})
+    try:
+        yield
+    finally:
+        _RELUS.reset(token)
+
+
+def relu(x: Array) -> Array:
+    """Return the positive part of ``x``.
+
+    >>> relu(jnp.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    y = _positive_part(x)
+    known = _RELUS.get()
+    if known is not None:
+        known[id(y)] = (y, x)  # with y kept, nothing else gets its id
+    return y
+
+
+def relu_operand(y: Array) -> Array | None:
+    """Return ``x`` where ``y`` is the very array that ``relu(x)`` gave within :func:`remembered_relus`, or None."""
+    known = (_RELUS.get() or {}).get(id(y))
+    return None if known is None else known[1]
 
 
 def extremes(x: Array) -> Float[Array, " pair"]:

@@ -36,7 +36,8 @@ def reference_forms() -> Iterator[None]:
     those of the usual forms up to rounding; on the CPU, where the usual forms are faster, they take longer.
 
     A function given to :func:`jax.export.export` needs no ``with``: a program for another machine always has the plain
-    forms, because an exported module may not call code that was compiled for this one.
+    forms, because an exported module may not call code that was compiled for this one (the exception:
+    :func:`~resnet_jax.ops.exported_for_this_machine`).
 
     >>> import jax.numpy as jnp
     >>> from resnet_jax.ops import conv

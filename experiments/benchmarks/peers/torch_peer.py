@@ -3,8 +3,9 @@
 It imports nothing of this project; ``resnet_jax/bench/serve.py`` loads and times it in an interpreter that has torch.
 Training: ``SGD(momentum=0.9, weight_decay=1e-4)``, ``cross_entropy``, batch norm in train mode; with bfloat16 the
 forward pass and the loss under autocast. Inference: evaluation mode, batch norm folded by
-``fuse_conv_bn_eval``, with bfloat16 the whole network in it, under ``inference_mode``. float32 keeps PyTorch's defaults
-(on a GPU: TF32 in convolutions, as in XLA).
+``fuse_conv_bn_eval``, with bfloat16 the whole network in it, under ``inference_mode``; with ``freezing`` Inductor may
+take the parameters for constants, and so lay the kernels out once and join what follows a convolution to it. float32
+keeps PyTorch's defaults (on a GPU: TF32 in convolutions, as in XLA).
 """
 # pyright: reportMissingImports=false
 
@@ -129,6 +130,10 @@ class Peer:
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
         run = self._train if spec["mode"] == "train" else self._infer
         self._apply = self.model
+        if spec.get("freezing"):
+            from torch._inductor import config
+
+            config.freezing = True
         if spec["compile"]:
             self._apply = torch.compile(self.model, mode=spec.get("compile_mode") or "default")
         began = time.perf_counter()

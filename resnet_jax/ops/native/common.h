@@ -1,17 +1,20 @@
 // What the compiled operations have in common: vectors of the processor, memory of a thread, and a loop over threads.
+//
+// Every .cc file here is compiled by itself, beside the others (build.py). The headers of XLA are large: only those that
+// have functions XLA calls include them.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
-#include <thread>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
+namespace xla::ffi {
+class ThreadPool;
+}
 
 namespace resnet_jax {
 
@@ -77,27 +80,14 @@ inline float* scratch(Purpose purpose, Index floats) {
   return memory[purpose].get();
 }
 
-// Runs task(0) .. task(count - 1) on the caller and on whatever threads of XLA's pool come free in time. The caller
-// never waits for a thread that has not begun, so any number of these may run in one pool at once.
+// Runs task(context, 0) .. task(context, count - 1) on the caller and on whatever threads of XLA's pool come free in
+// time. The caller never waits for a thread that has not begun, so any number of these may run in one pool at once.
+void run_tasks(ffi::ThreadPool& pool, Index count, void (*task)(const void*, Index), const void* context);
+
+// The same for task(0) .. task(count - 1).
 template <typename Task>
 void parallel_for(ffi::ThreadPool& pool, Index count, const Task& task) {
-  struct Shared {
-    std::atomic<Index> next{0}, done{0};
-    Index count;
-    const Task* task;
-  };
-  auto shared = std::make_shared<Shared>();
-  shared->count = count;
-  shared->task = &task;
-  auto work = [shared] {
-    Index finished = 0;
-    for (Index i; (i = shared->next.fetch_add(1)) < shared->count; ++finished) (*shared->task)(i);
-    shared->done.fetch_add(finished);
-  };
-  Index helpers = std::min<Index>(pool.num_threads(), count) - 1;
-  for (Index i = 0; i < helpers; ++i) pool.Schedule([work]() mutable { work(); });
-  work();
-  while (shared->done.load() < count) std::this_thread::yield();
+  run_tasks(pool, count, [](const void* each, Index i) { (*static_cast<const Task*>(each))(i); }, &task);
 }
 
 }  // namespace resnet_jax

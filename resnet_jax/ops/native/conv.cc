@@ -2,6 +2,7 @@
 // groups.
 
 #include "conv.h"
+#include "ffi.h"
 
 namespace resnet_jax {
 namespace {
@@ -16,6 +17,21 @@ Convolution of(const Array& x, const Array& kernel, const Array& y, Index stride
 
 ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Index stride, Index pad_y, Index pad_x, Result y) {
   forward(pool, of(x, kernel, *y, stride, pad_y, pad_x), x.typed_data(), kernel.typed_data(), y->typed_data());
+  return ffi::Error::Success();
+}
+
+// `more`: the bias where there is one, and then what is added.
+ffi::Error Finished(ffi::ThreadPool pool, Array x, Array kernel, ffi::RemainingArgs more, Index stride, Index pad_y,
+                    Index pad_x, bool bias, bool relu, Result y) {
+  Finish finish;
+  finish.relu = relu;
+  for (size_t i = 0; i < more.size(); ++i) {
+    auto operand = more.get<Array>(i);
+    if (!operand.has_value()) return operand.error();
+    (i == 0 && bias ? finish.bias : finish.skip) = operand->typed_data();
+  }
+  finished_forward(pool, of(x, kernel, *y, stride, pad_y, pad_x), x.typed_data(), kernel.typed_data(), finish,
+                   y->typed_data());
   return ffi::Error::Success();
 }
 
@@ -46,3 +62,16 @@ ffi::Error WeightGradient(ffi::ThreadPool pool, Array x, Array g, Index stride, 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(conv_forward, resnet_jax::Forward, CONVOLUTION);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(conv_input_gradient, resnet_jax::InputGradient, CONVOLUTION);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(conv_weight_gradient, resnet_jax::WeightGradient, CONVOLUTION);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(conv_finished, resnet_jax::Finished,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<resnet_jax::Array>()
+                                  .Arg<resnet_jax::Array>()
+                                  .RemainingArgs()
+                                  .Attr<resnet_jax::Index>("stride")
+                                  .Attr<resnet_jax::Index>("pad_y")
+                                  .Attr<resnet_jax::Index>("pad_x")
+                                  .Attr<bool>("bias")
+                                  .Attr<bool>("relu")
+                                  .Ret<resnet_jax::Array>());

@@ -4,12 +4,12 @@
 // fixed order that depends on the shapes alone: results do not depend on the number of threads.
 #pragma once
 
-#include "correlate.h"
-#include "weight_gradient.h"
+#include "convolution.h"
 #include "winograd.h"
-#include "winograd_gradient.h"
 
 namespace resnet_jax {
+
+constexpr Index PRODUCT_CHANNELS = 64;  // fewer do not repay the copy of each window
 
 // One of the forms of a correlation.
 inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in, float* out) {
@@ -19,13 +19,30 @@ inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in,
   takes_winograd(op) ? winograd(pool, op, in, out) : correlate_any(pool, op, in, out);
 }
 
-inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y) {
+inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y,
+                    const Finish& finish = {}) {
   Correlation sum{op.n,     op.h,     op.w,      op.c, op.out_h, op.out_w, op.k,
                   op.out_h, op.out_w, op.stride, 1,    0,        0,        op.k, 1, {}};
+  sum.finish = finish;
   for (Index i = 0; i < op.rows; ++i)
     for (Index j = 0; j < op.columns; ++j)
       sum.taps.push_back({i - op.pad_y, j - op.pad_x, kernel + (i * op.columns + j) * op.c * op.k});
   correlation(pool, sum, x, y);
+}
+
+// The forward convolution of inference, with what follows it. It may take another form, and so round otherwise, than the
+// convolution of training does.
+inline void finished_forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel,
+                             const Finish& finish, float* y) {
+  const Index taps = op.rows * op.columns;
+  const bool tiles = op.rows == 3 && op.columns == 3 && op.stride == 1 && std::min(op.c, op.k) >= WINOGRAD_CHANNELS;
+  // A kernel of many channels for a single small image is not transformed in the time that the products would save.
+  const bool transforms = tiles && op.n * op.out_h * op.out_w * 4 >= op.c;
+  // The windows of several taps are many copies: they pay where the tiles of a row would be narrow.
+  const bool copies = taps == 1 || (op.k >= PRODUCT_CHANNELS && op.c >= PRODUCT_CHANNELS &&
+                                    (gemm::few(op) || op.out_w < 4 * gemm::PIXELS % 56));
+  if (!transforms && op.k > LANES && copies) return product(pool, op, x, kernel, finish, y);
+  forward(pool, op, x, kernel, y, finish);
 }
 
 inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const float* g, const float* kernel,
@@ -43,14 +60,6 @@ inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const f
     }
 }
 
-inline void weight_gradient(ffi::ThreadPool& pool, Convolution op, const float* x, const float* g, float* dw) {
-  if (takes_winograd(op)) return winograd_gradient(pool, op, x, g, dw);
-  if (op.rows * op.columns == 1 && op.stride == 1 && op.pad_y == 0 && op.pad_x == 0) {  // pixels are all alike
-    op.n *= op.h * op.w;
-    op.h = op.w = op.out_h = op.out_w = 1;
-  }
-  if (op.k <= LANES) return weight_gradient_in_tiles<1>(pool, op, x, g, dw);
-  return weight_gradient_in_tiles<2>(pool, op, x, g, dw);
-}
+void weight_gradient(ffi::ThreadPool& pool, Convolution op, const float* x, const float* g, float* dw);
 
 }  // namespace resnet_jax

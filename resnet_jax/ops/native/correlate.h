@@ -10,6 +10,7 @@
 
 #include "common.h"
 #include "convolution.h"
+#include "gemm.h"
 
 namespace resnet_jax {
 
@@ -32,7 +33,21 @@ struct Correlation {
   Index matrix_c, matrix_k;        // distance of consecutive input and output channels in a tap's matrix
   std::vector<Tap> taps;
   Index step = 1;  // of a single tap with a stride only those pixels are copied that it reads
+  Finish finish = {};  // of the whole output
 };
+
+// What is done to sums that are complete: `pixels` of them, `channels` of `step`, from y + at on.
+inline void finish_sums(const Finish& finish, float* y, Index at, Index channel, Index pixels, Index step,
+                        Index channels) {
+  for (Index p = 0; p < pixels; ++p, at += step)
+    for (Index i = 0; i < channels; i += LANES) {
+      const Index left = channels - i;
+      Vec v = load_some(y + at + i, left);
+      if (finish.bias) v += load_some(finish.bias + channel + i, left);
+      if (finish.skip) v += load_some(finish.skip + at + i, left);
+      store_some(y + at + i, finish.relu ? positive_part(v) : v, left);
+    }
+}
 
 // Copies rows y, y + step, ... and columns x, x + step, ... of channels [c, c + BLOCK) of one image; zeros lie outside.
 template <int BLOCK>
@@ -189,6 +204,9 @@ void correlate(ffi::ThreadPool& pool, const Correlation& op, const float* in, fl
             const Index pixel = (image * op.full_h + y * op.out_stride + op.first_y) * op.full_w + op.first_x;
             correlate_row<BLOCK, IN_STRIDE, V, V == 1 && TILE_PIXELS < 8 ? 8 : TILE_PIXELS>(
                 copy + (y - y0) * IN_STRIDE * columns * BLOCK, row, out + pixel * op.k + kb * width, op.out_w);
+            if (cb + group >= c_blocks && op.finish.any())
+              finish_sums(op.finish, out, pixel * op.k + kb * width, kb * width, op.out_w, op.k,
+                          std::min(width, op.k - kb * width));
           }
         }
       }
@@ -207,6 +225,13 @@ void correlate_any_stride(ffi::ThreadPool& pool, const Correlation& op, const fl
   if (op.in_stride == 1) return correlate_any_width<BLOCK, 1>(pool, op, in, out);
   return correlate_any_width<BLOCK, 2>(pool, op, in, out);
 }
+
+// Each compiled in a unit of its own: correlate_narrow.cc, correlate_32.cc, correlate_64.cc.
+extern template void correlate_any_stride<3>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<4>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<16>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<32>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void correlate_any_stride<64>(ffi::ThreadPool&, const Correlation&, const float*, float*);
 
 // To a single tap without stride or padding the pixels of all images are one long row: cut it into full tiles.
 inline void flatten(Correlation& op) {

@@ -129,6 +129,14 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) output_axis(d + i, 4);
         output_axis(d, 1), output_axis(d + 4, 1);
+        if (op.finish.any())
+          for (int i = 0; i < 4; ++i) {
+            if ((i % 2 && !right) || (i / 2 && !below)) continue;
+            Vec& sum = d[i / 2 * 4 + i % 2];
+            if (op.finish.bias) sum += load_some(op.finish.bias + k, op.k - k);
+            if (op.finish.skip) sum += load_some(op.finish.skip + (to - out) + (i / 2 * op.full_w + i % 2) * op.k + k, op.k - k);
+            if (op.finish.relu) sum = positive_part(sum);
+          }
         store_some(to + k, d[0], op.k - k);
         if (right) store_some(to + op.k + k, d[1], op.k - k);
         if (below) store_some(to + op.full_w * op.k + k, d[4], op.k - k);
@@ -137,6 +145,9 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
     }
   });
 }
+
+extern template void winograd_in_blocks<32>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void winograd_in_blocks<64>(ffi::ThreadPool&, const Correlation&, const float*, float*);
 
 inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
   op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, out) : winograd_in_blocks<64>(pool, op, in, out);
