@@ -77,10 +77,11 @@ def table(record: dict[str, Any], assumed: Assumptions) -> str:
     ]
     for count in COUNTS:
         point = scale(record, count, assumed)
+        shares = f"{point.efficiency:>8.1%}{point.decode_share:>8.1%}{point.network_share:>9.1%}"
         lines.append(
             f"{point.chips:>6,}{point.batch:>9,}{1e3 * point.step:>9.2f}{1e3 * point.waits:>8.2f}"
-            f"{1e3 * point.links:>8.2f}{point.images_a_second:>12,.0f}{point.efficiency:>8.1%}"
-            f"{point.decode_share:>8.1%}{point.network_share:>9.1%}{point.hours:>8.2f}{point.dollars:>9,.2f}  {point.recipe or 'none known'}"
+            f"{1e3 * point.links:>8.2f}{point.images_a_second:>12,.0f}{shares}{point.hours:>8.2f}"
+            f"{point.dollars:>9,.2f}  {point.recipe or 'none known'}"
         )
     lines += [f"{recipe.name}: up to {most_chips(record, recipe)} chips ({recipe.source})" for recipe in RECIPES]
     return "\n".join(lines)

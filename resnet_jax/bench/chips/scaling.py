@@ -49,11 +49,11 @@ class Assumptions:
     Attributes:
         examples: of a pass: ImageNet-1k's training images (arXiv 1409.0575).
         epochs: of a run (arXiv 1706.02677: 90).
-        image_bytes: of a stored image: 138 GB of ImageNet-1k's training archive / 1,281,167.
+        image_bytes: of a stored image: the 147,897,477,120 bytes of ImageNet-1k's training archive / 1,281,167.
         chips_of_host: chips that one host feeds.
-        decoded_a_second: images that a core decodes and resizes in a second: 8 ms of OpenCV each, the order of
-            anchors measured for this project's own reader; yours may differ by a factor of 2.
-        cores_of_host: cores of a host (docs.cloud.google.com/tpu/docs/v5e: ct5lp-hightpu-4t has 112 vCPUs, two a core).
+        decoded_a_second: images that a virtual core decodes and cuts in a second (FFCV, arXiv 2306.12517: 31,278 on
+            96 of them, JPEGs of 512 pixels and quality 90).
+        cores_of_host: virtual cores of a host (docs.cloud.google.com/tpu/docs/v5e: ct5lp-hightpu-4t has 112).
         network: bytes a second into a host (the same page: 100 Gb/s).
         storage: bytes a second that a host writes to an object store; 1 GB/s is a tenth of its network.
         checkpoints: of a run, one an epoch.
@@ -64,10 +64,10 @@ class Assumptions:
 
     examples: int = 1_281_167
     epochs: float = 90
-    image_bytes: float = 138e9 / 1_281_167
+    image_bytes: float = 147_897_477_120 / 1_281_167
     chips_of_host: int = 4
-    decoded_a_second: float = 125
-    cores_of_host: int = 56
+    decoded_a_second: float = 31_278 / 96
+    cores_of_host: int = 112
     network: float = 12.5e9
     storage: float = 1e9
     checkpoints: float = 90
@@ -89,7 +89,7 @@ class Point:
         step: seconds of one.
         images_a_second: on all chips.
         efficiency: the rate over that of as many chips by themselves.
-        decode_share: cores' time needed over what there is; above 1 the hosts are too slow for the step.
+        decode_share: cores' time that decoding needs over what there is; above 1 the hosts are too slow for the bound.
         network_share: the same of the network that brings stored images.
         checkpoint_share: of the run, spent writing where writing stops the training.
         recipe: the plainest way of training that keeps its accuracy at this batch; empty if none is known.

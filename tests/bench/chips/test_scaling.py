@@ -37,7 +37,7 @@ def test_sixteen_chips_by_hand():
     assert point.links == pytest.approx(2 * 15 / 16 * (100e6 + 2000) / 200e9)
     assert point.step == pytest.approx(0.010 + point.waits + point.links)
     assert point.efficiency == pytest.approx(0.010 / point.step)
-    assert point.decode_share == pytest.approx(point.images_a_second / (4 * 56 * 125))
+    assert point.decode_share == pytest.approx(point.images_a_second / (4 * 112 * 31_278 / 96))
     assert point.recipe.startswith("Goyal")
 
 
