@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 from jaxtyping import Array, Float
 
-from resnet_jax.ops import native
+from resnet_jax.ops import channels_gpu, native
 from resnet_jax.ops.lowering import leading_axis_primitive, vary_alike
 from resnet_jax.ops.reference import plain_lax_wanted
 
@@ -63,8 +63,7 @@ def normalize(
     if plain_lax_wanted():
         (y,) = _plain_spread(bias, gain, x, mean)
         return jax.nn.relu(y) if relu else y
-    mask = (bias, gain) if relu else ()
-    (y,) = spread_p.bind(*vary_alike(bias, gain, x, mean, *mask))
+    (y,) = (activate_p if relu else spread_p).bind(*vary_alike(bias, gain, x, mean))
     return y
 
 
@@ -86,6 +85,33 @@ def _plain_collect(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array
     return jnp.sum(g, _positions(x)), jnp.sum(g * distance, _positions(x))
 
 
+def _plain_activate(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[Array]:
+    return _plain_spread(bias, gain, x, mean, bias, gain)
+
+
+def _activate_on_gpu(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[Array]:
+    """Compare nothing: XLA would keep what the comparison gave, a byte each, for the gradient that makes the same."""
+    (value,) = _plain_spread(bias, gain, x, mean)
+    return (jnp.maximum(value, jnp.zeros((), value.dtype)),)
+
+
+def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, bias: Array, gain: Array) -> tuple[Array]:
+    """Say "not positive" in other words than ``_masked``: what is used there and here XLA would keep, a byte each."""
+    value = (x - _over(mean, x)) * _over(gain, x) + _over(bias, x)
+    off = jnp.minimum(value, jnp.zeros((), value.dtype)) == value
+    return (jnp.where(off, jnp.zeros_like(g), g) * _over(scale, x),)
+
+
+def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
+    distance = x - _over(mean, x)
+    g = _masked(g, distance, mask)
+    return channels_gpu.pair_of_sums(g, g * distance)
+
+
+def _plain_gate(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
+    return (_masked(g, x - _over(mean, x), mask) * _over(scale, x),)
+
+
 def _masked(value: Array, distance: Array, mask: Sequence[Array]) -> Array:
     """Keep ``value`` where the mask is positive, or not a number: it must be seen."""
     if not mask:
@@ -103,9 +129,11 @@ def _over(channel: Array, x: Array) -> Array:
     return channel.reshape(channel.shape[0], *(1,) * (x.ndim - 2), channel.shape[1])
 
 
-moments_p = leading_axis_primitive("channel_moments", _plain_moments, native.moments)
+moments_p = leading_axis_primitive("channel_moments", _plain_moments, native.moments, channels_gpu.moments)
 spread_p = leading_axis_primitive("channel_spread", _plain_spread)
-collect_p = leading_axis_primitive("channel_collect", _plain_collect, native.collect)
+activate_p = leading_axis_primitive("channel_activate", _plain_activate, on_gpu=_activate_on_gpu)
+collect_p = leading_axis_primitive("channel_collect", _plain_collect, native.collect, _collect_on_gpu)
+gate_p = leading_axis_primitive("channel_gate", _plain_gate, on_gpu=_gate_on_gpu)
 
 
 def _moments_jvp(primals, tangents):
@@ -126,9 +154,15 @@ def _spread_jvp(primals, tangents):
         dbias, dgain, dmean = map(ad.instantiate_zeros, (dbias, dgain, dmean))
         terms += spread_p.bind(dbias - gain * dmean, dgain, x, mean, *mask)
     if not isinstance(dx, ad.Zero):
-        terms.append(_masked(dx * _over(gain, x), x - _over(mean, x), mask))
+        terms.append(*(gate_p.bind(dx, gain, x, mean, *mask) if mask else [dx * _over(gain, x)]))
     out = spread_p.bind(*primals)
     return out, [sum(terms[1:], terms[0])] if terms else [ad.Zero(jax.typeof(out[0]))]
+
+
+def _activate_jvp(primals, tangents):
+    bias, gain, *_ = primals
+    _, tangent = _spread_jvp((*primals, bias, gain), tangents)
+    return activate_p.bind(*primals), tangent
 
 
 def _collect_jvp(primals, tangents):
@@ -145,6 +179,27 @@ def _collect_jvp(primals, tangents):
     return outs, (total, product)
 
 
+def _gate_jvp(primals, tangents):
+    g, scale, *fixed = primals
+    dg, dscale, *_ = tangents
+    out = gate_p.bind(*primals)
+    terms = []
+    if not isinstance(dg, ad.Zero):
+        terms += gate_p.bind(dg, scale, *fixed)
+    if not isinstance(dscale, ad.Zero):
+        terms += gate_p.bind(g, dscale, *fixed)
+    return out, [sum(terms[1:], terms[0])] if terms else [ad.Zero(jax.typeof(out[0]))]
+
+
+def _gate_transpose(cotangents, g, scale, *fixed):
+    c = ad.instantiate_zeros(cotangents[0])
+    if ad.is_undefined_primal(g):
+        return *gate_p.bind(c, scale, *fixed), *(None for _ in (scale, *fixed))
+    x, mean, *mask = fixed
+    seen = _masked(c * g, x - _over(mean, x), mask)
+    return None, jnp.sum(seen, _positions(x)), *(None for _ in fixed)
+
+
 def _spread_transpose(cotangents, bias, gain, *fixed):
     total, product = collect_p.bind(ad.instantiate_zeros(cotangents[0]), *fixed)
     linear = (total if ad.is_undefined_primal(bias) else None, product if ad.is_undefined_primal(gain) else None)
@@ -158,6 +213,9 @@ def _collect_transpose(cotangents, g, *fixed):
 
 ad.primitive_jvps[moments_p] = _moments_jvp
 ad.primitive_jvps[spread_p] = _spread_jvp
+ad.primitive_jvps[activate_p] = _activate_jvp
 ad.primitive_jvps[collect_p] = _collect_jvp
+ad.primitive_jvps[gate_p] = _gate_jvp
 ad.primitive_transposes[spread_p] = _spread_transpose
 ad.primitive_transposes[collect_p] = _collect_transpose
+ad.primitive_transposes[gate_p] = _gate_transpose

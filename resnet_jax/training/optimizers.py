@@ -61,6 +61,7 @@ from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
 from resnet_jax.training.freeze import frozen as find_frozen, update_only_the_rest, without
 from resnet_jax.training.lr_multipliers import rate_factors, scale_rates
+from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
 
 PyTree = Any
@@ -169,7 +170,15 @@ def make_optimizer(
     if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
     tx = optax.chain(*chain)
-    return update_only_the_rest(tx, frozen) if cfg.freeze else tx, lr
+    tx = update_only_the_rest(tx, frozen) if cfg.freeze else tx
+    if spec.elementwise and cfg.agc is None:
+        tx = ElementwiseTransformation.of(tx, jax.tree.map(_label, decayed, frozen, factors))
+    return tx, lr
+
+
+def _label(decayed: bool, frozen: bool, factor: float | np.ndarray) -> str | None:
+    """Return what a parameter's update depends on beside its elements; None: on what no other's does."""
+    return None if frozen or isinstance(factor, np.ndarray) else f"decayed {decayed}, rate {factor}"
 
 
 def _chain(
@@ -220,11 +229,13 @@ class OptimizerSpec(NamedTuple):
         defaults: the optional fields it accepts, with their defaults.
         coupled: whether weight decay goes through the gradient (L2) or is left to ``build``.
         build: (settings, schedule, decoupled decay, mask of what adapts) -> transformation with the rate in it.
+        elementwise: whether the update of an element depends on no other element.
     """
 
     defaults: Mapping[str, float]
     coupled: bool
     build: Callable[[_Settings, optax.Schedule, _Decay, PyTree], optax.GradientTransformation]
+    elementwise: bool = True
 
 
 #: Whose LARS and LAMB.
@@ -341,8 +352,8 @@ OPTIMIZERS: Mapping[OptimizerName, OptimizerSpec] = MappingProxyType(
         "adam": OptimizerSpec(_MOMENTS, True, _adam),
         "adamw": OptimizerSpec(_MOMENTS, False, _adam),
         "rmsprop": OptimizerSpec({"momentum": 0.0, "decay": 0.99, "eps": 1e-8}, True, _rmsprop),
-        "lars": OptimizerSpec({"momentum": 0.9, "nesterov": False, "trust_coefficient": 1e-3}, False, _lars),
-        "lamb": OptimizerSpec({**_MOMENTS, "eps": 1e-6}, False, _lamb),
+        "lars": OptimizerSpec({"momentum": 0.9, "nesterov": False, "trust_coefficient": 1e-3}, False, _lars, False),
+        "lamb": OptimizerSpec({**_MOMENTS, "eps": 1e-6}, False, _lamb, False),
     }
 )
 """The optimizers by name."""

@@ -39,6 +39,7 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
 from resnet_jax.training.evaluation import Evaluation, EvaluationSums, evaluated_task
 from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.placement import Devices, as_placement, shard_batch
 from resnet_jax.training.state import TrainState, init_state
 
@@ -74,7 +75,8 @@ def with_rate_scale(tx: optax.GradientTransformation) -> optax.GradientTransform
         updates = jax.tree.map(lambda u: u * state.scale.astype(u.dtype), updates)
         return updates, RateScaleState(state.scale, inner)
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    scaled = optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return ElementwiseTransformation.of(scaled, tx.labels) if isinstance(tx, ElementwiseTransformation) else scaled
 
 
 def create_population(
@@ -174,7 +176,7 @@ def compile_population_step(step: Callable[..., Any], mesh: Devices, *, donate: 
 
 def compile_population_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
     """Compile the eval step of one run for the variables of a population and one batch, the same for all members."""
-    return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh)
+    return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh, mapped=False)
 
 
 def stack_batches(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

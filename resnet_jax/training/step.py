@@ -20,10 +20,12 @@ from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.losses import Loss
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.accumulate import accumulate_gradients
-from resnet_jax.training.ema import Averaging, ema_update
+from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
+from resnet_jax.training.mapped import mapped_gradients, mapped_outputs, mapped_over
 from resnet_jax.training.placement import gathered
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.update import advance
 from resnet_jax.training.views import Views, predict_views
 
 Batch = Mapping[str, jax.Array]
@@ -91,16 +93,26 @@ def make_train_step(
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
     task = task_of(task, loss)
 
-    def apply(variables, images, dropout_key, mutable):
-        return model.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
+    def apply(network, variables, images, dropout_key, mutable):
+        return network.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
 
-    def loss_and_updates(trained, batch_stats, batch, dropout_key, scale):
+    def loss_and_updates(trained, batch_stats, batch, dropout_key, *, network, scale):
         trained = {**trained, "params": gathered(trained["params"])}
         with taps(probe):
-            outputs, updates = apply({**trained, "batch_stats": batch_stats}, batch["image"], dropout_key, _STATS)
+            variables = {**trained, "batch_stats": batch_stats}
+            outputs, updates = apply(network, variables, batch["image"], dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}
         value = jnp.mean(task.loss(outputs, batch))
         return value if scale is None else value * scale, (updates.get("batch_stats", {}), sums)
+
+    def gradients(network, trained, batch_stats, batch, dropout_key, scale):
+        function = functools.partial(loss_and_updates, network=network, scale=scale)
+        value_and_grad = jax.value_and_grad(function, has_aux=True)
+        if accumulate == 1:
+            return value_and_grad(trained, batch_stats, batch, dropout_key)
+        return accumulate_gradients(
+            value_and_grad, trained, batch_stats, batch, dropout_key, steps=accumulate, norm_momentum=norm_momentum
+        )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.loss_scale is None) != (loss_scaling is None):
@@ -109,7 +121,6 @@ def make_train_step(
                 "to init_state or create_state"
             )
         scale = None if state.loss_scale is None else state.loss_scale.scale
-        value_and_grad = jax.value_and_grad(functools.partial(loss_and_updates, scale=scale), has_aux=True)
         batch = prepared(preprocess, state.rng, batch)
         dropout_key = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
@@ -117,15 +128,13 @@ def make_train_step(
         trained, chart = {"params": state.params}, None
         if probe is not None:
             variables, images = {**trained, "batch_stats": state.batch_stats}, batch["image"][::accumulate]
-            chart = chart_taps(lambda mutable: apply(variables, images, dropout_key, mutable), probe)
+            chart = chart_taps(lambda mutable: apply(model, variables, images, dropout_key, mutable), probe)
             trained |= {PROBES: chart.zeros}
-        if accumulate == 1:
-            (value, (stats, sums)), grads = value_and_grad(trained, state.batch_stats, batch, dropout_key)
-        else:
-            (value, (stats, sums)), grads = accumulate_gradients(
-                value_and_grad, trained, state.batch_stats, batch, dropout_key,
-                steps=accumulate, norm_momentum=norm_momentum,
-            )  # fmt: skip
+        devices = None if axis_name is not None else mapped_over(model, task, batch["image"].shape[0], accumulate)
+        compute = (
+            functools.partial(gradients, model) if devices is None else mapped_gradients(gradients, model, devices)
+        )
+        (value, (stats, sums)), grads = compute(trained, state.batch_stats, batch, dropout_key, scale)
         count = jnp.asarray(batch["image"].shape[0], jnp.float32)
         if axis_name is not None:
             grads, value = lax.pmean((grads, value), axis_name)
@@ -134,17 +143,16 @@ def make_train_step(
             value, grads = jax.tree.map(lambda x: x / scale.astype(x.dtype), (value, grads))
 
         grads, squares = grads["params"], grads.get(PROBES)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        new = _updated(tx, state, grads, stats, finite, ema_decay)
-        # of the result too: a finite gradient times a huge rate overflows, and must not reach a checkpoint
-        finite &= _all_finite(new.params) & _all_finite(new.batch_stats)
-        new = _unless_rejected(new, state, finite)
+        new, finite, grad_norm = advance(tx, state, grads, stats, value, ema_decay)
         rejected = 1.0 - finite.astype(jnp.float32)
         metrics = {"loss": value, "count": count, "grad_norm": grad_norm, "rejected": rejected}
         if chart is not None:
             metrics["block_grad_norm"] = block_grad_norm(
-                chart, squares, accumulate=accumulate, scale=scale, axis_name=axis_name
+                chart,
+                squares,
+                accumulate=accumulate * (1 if devices is None else devices.size),
+                scale=scale,
+                axis_name=axis_name,
             )
         if loss_scaling is not None and state.loss_scale is not None:
             new = new.replace(loss_scale=next_loss_scale(state.loss_scale, finite, loss_scaling))
@@ -178,40 +186,6 @@ def prepared(preprocess: TrainPreprocess | Preprocess | None, key: jax.Array, ba
     return {**batch, "image": images} if labels is None else {**batch, "image": images, "label": labels}
 
 
-def _updated(
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    grads: Any,
-    stats: Any,
-    finite: jax.Array,
-    ema_decay: float | Averaging | None,
-) -> TrainState:
-    """Return the state after the optimizer's update, whatever came out of it.
-
-    Args:
-        tx: the optimizer.
-        state: before.
-        grads: of the parameters.
-        stats: running statistics after the step.
-        finite: whether loss and gradient are; if not, the gradient is taken as 0.
-        ema_decay: of the moving averages.
-    """
-    # The update thereby waits for the whole gradient. Else what the optimizer makes of the last stages lies
-    # there while the activations of the first are still needed: 28 MiB more for ResNet-1202 with remat.
-    grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros((), g.dtype)), grads)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema_decay is not None:
-        ema = ema_update(ema, {"params": params, "batch_stats": stats}, ema_decay, _updates_made(state))
-    return state.replace(params=params, batch_stats=stats, opt_state=opt_state, ema=ema)
-
-
-def _unless_rejected(new: TrainState, old: TrainState, finite: jax.Array) -> TrainState:
-    """Return the new state if everything is finite, else the old one; in both cases one step further."""
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old).replace(step=old.step + 1)
-
-
 def _scaled_metrics(loss_scale: LossScale, rejected: jax.Array, rules: LossScaling) -> Metrics:
     """Return the metrics of a step with a loss scale: what does not go is skipped, rejected only with the least one."""
     least = (loss_scale.scale <= rules.minimum).astype(jnp.float32)
@@ -236,6 +210,9 @@ def make_predict_step(
 
     def predict_step(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
         images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
+        devices = mapped_over(model, None, images.shape[0])
+        if devices is not None:
+            return mapped_outputs(model, devices)(variables, images)
         logits: Any = model.apply(variables, images, train=False)
         return logits
 
@@ -292,22 +269,3 @@ def make_eval_step(
         }
 
     return eval_step
-
-
-def _updates_made(state: TrainState) -> jax.Array:
-    """Return the updates made so far by the optimizer's count, if it has one (ours have), else the steps tried."""
-    counts = [count for _, count in optax.tree.get_all_with_path(state.opt_state, "count")]
-    return counts[0] if counts else state.step
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    """Return whether every value of a tree is finite.
-
-    What is not is counted, by a product. XLA on a CPU makes a chain of ANDs of a conjunction, one for each leaf, and
-    puts all of it into every fusion that waits for it: 8 of the 13 CPU seconds in which resnet20_cifar's step compiled.
-    """
-    wrong = [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-    if not wrong:
-        return jnp.asarray(True)
-    counted = jnp.stack(wrong).astype(jnp.float32)
-    return jnp.dot(counted, counted) == 0

@@ -1,0 +1,74 @@
+"""How the sums of :mod:`~resnet_jax.ops.channels` are taken on a GPU: in one pass over the array, and few kernels.
+
+A sum over positions is two kernels there: blocks of threads add up pieces of the array, and a second, small kernel adds
+what they found. XLA cuts as it likes, and would read the array once for the mean and again for the variance. Here the
+pieces are said, and all distances are from one value of each channel, the *shift*, so that one pass will do:
+
+    s1 = sum(x - shift),  s2 = sum((x - shift)^2)
+    mean = shift + s1 / n,  variance = s2 / n - (s1 / n)^2
+
+The shift is what stands in the middle of the array, far from the padding of a convolution. It does not cancel for
+|mean| >> std, as E[x^2] - E[x]^2 does: rounding in float32 is about eps (1 + D^2) of the variance, with D standard
+deviations between that value and the mean. For a D of 4 that is 1e-6; for a value far from all others it is less than n
+eps, as it has its own part in the variance, D^2 >= n.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+#: Positions of a piece and pieces, at most: of more than 4096 (32 threads of 128 each) XLA makes a third kernel.
+LONGEST = 4096
+#: Pieces times groups of 32 channels, if the array has them: four blocks of threads a processor of an H100.
+BLOCKS = 528
+#: Positions of a piece, at least, if there are: what a piece leaves behind is then a tenth of it or less.
+SHORTEST = 64
+
+
+def positions_of_a_piece(parts: int, rows: int, channels: int) -> int:
+    """Return into how many positions each part is cut; ``rows`` where nothing fits.
+
+    Args:
+        parts: arrays with sums of their own.
+        rows: positions of a part.
+        channels: of the array.
+
+    >>> positions_of_a_piece(1, 128 * 32 * 32, 16), positions_of_a_piece(1, 256 * 56 * 56, 256)
+    (128, 3584)
+    """
+    able = [
+        size
+        for size in range(1, min(LONGEST, rows) + 1)
+        if rows % size == 0 and rows // size <= LONGEST and (size >= SHORTEST or size == rows)
+    ]
+    full = [size for size in able if parts * (rows // size) * math.ceil(channels / 32) >= BLOCKS]
+    return max(full, default=min(able, default=rows))
+
+
+def moments(x: Array) -> tuple[Array, Array]:
+    """Return mean and variance of ``x`` (parts, ..., channels) over all positions; see the module."""
+    shift = x[(slice(None), *(size // 2 for size in x.shape[1:-1]))]
+    distance = x - shift.reshape(x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+    count = math.prod(x.shape[1:-1])
+    s1, s2 = pair_of_sums(distance, jnp.square(distance))
+    ahead = s1 * (1 / count)
+    # rounding may leave less than nothing; what is not a number stays so
+    return shift + ahead, jnp.maximum(s2 * (1 / count) - jnp.square(ahead), 0)
+
+
+def pair_of_sums(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the sums over all positions of two arrays of one shape (parts, ..., channels), in two kernels."""
+    sums = jnp.stack([jnp.sum(_cut(each), 2) for each in (a, b)])
+    total = jnp.sum(sums, 2)
+    return total[0], total[1]
+
+
+def _cut(x: Array) -> Array:
+    """Return ``x`` as (parts, pieces, positions, channels)."""
+    parts, *positions, channels = x.shape
+    rows = math.prod(positions)
+    size = positions_of_a_piece(parts, rows, channels)
+    return x.reshape(parts, rows // size, size, channels)

@@ -1,0 +1,148 @@
+"""Leaves of a state that are treated alike, packed into a few long vectors: fewer, larger operations on a GPU.
+
+An optimizer goes over its parameters one by one, and a GPU starts several kernels for each: one for the update, one for
+the norm, one that looks for what is not finite. A ResNet-50 has 161 parameters. Most optimizers treat all elements of
+all parameters by one formula, with constants that only a few groups of parameters differ in (whether they decay, the
+factor of their rate). :class:`Packing` puts the leaves of a group into one vector, in the tree that they were in: the
+vector stands where the first of them stood, and an empty array where each of the others was. So whatever goes over a
+tree leaf by leaf, an optimizer with its masks by path among them, goes over the packed one without knowing.
+
+>>> params = {"a": jnp.ones((2, 2)), "b": jnp.zeros(3), "c": jnp.ones(1)}
+>>> packing = Packing.of(params, {"a": "kernel", "b": "kernel", "c": None})
+>>> packed = packing.pack(params)
+>>> jax.tree.map(jnp.shape, packed)
+{'a': (7,), 'b': (0,), 'c': (1,)}
+>>> jax.tree.map(jnp.shape, packing.unpack(packed, params))
+{'a': (2, 2), 'b': (3,), 'c': (1,)}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+Path = tuple[str, ...]
+
+#: Leaves of a vector: with a momentum and a gradient three arrays a leaf are read, and XLA makes no kernel of more than
+#: 96 operands and results.
+MEMBERS = 30
+
+
+class ElementwiseTransformation(optax.GradientTransformation):
+    """A transformation whose update of an element depends on that element alone, on numbers, and on its leaf's label.
+
+    Attributes:
+        labels: tree of the parameters with a label each: leaves of one label have the same constants. None for leaves
+            that are like no other.
+    """
+
+    labels: PyTree
+
+    @classmethod
+    def of(cls, tx: optax.GradientTransformation, labels: PyTree) -> ElementwiseTransformation:
+        """Return ``tx`` with its labels."""
+        self = cls(tx.init, tx.update)
+        self.labels = labels
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Which leaves are packed together.
+
+    Attributes:
+        groups: paths of the leaves of each group.
+        shapes: of the leaves, by path.
+    """
+
+    groups: tuple[tuple[Path, ...], ...]
+    shapes: dict[Path, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, tree: PyTree, labels: PyTree) -> Packing:
+        """Return the packing of a tree.
+
+        Args:
+            tree: arrays or their shapes.
+            labels: the same tree with a label each, which is a leaf itself, such as a text. Leaves of one label and
+                dtype go together, up to :data:`MEMBERS` of them; those of None stay as they are.
+        """
+        alike: dict[Hashable, list[Path]] = {}
+        shapes: dict[Path, tuple[int, ...]] = {}
+        of_path = {_names(path): label for path, label in _leaves(labels)}
+        for path, leaf in _leaves(tree):
+            names = _names(path)
+            shapes[names] = tuple(leaf.shape)
+            label = of_path.get(names)
+            if label is not None:
+                alike.setdefault((label, jnp.dtype(leaf.dtype)), []).append(names)
+        groups = []
+        for paths in alike.values():
+            count = math.ceil(len(paths) / MEMBERS)
+            size = math.ceil(len(paths) / count)
+            groups += [tuple(paths[at : at + size]) for at in range(0, len(paths), size)]
+        return cls(tuple(group for group in groups if len(group) > 1), shapes)
+
+    def pack(self, tree: PyTree) -> PyTree:
+        """Return a tree packed. Any tree that holds trees of the same paths is, such as an optimizer's state.
+
+        What stands under other paths, has another shape, or of which not the whole group is there, stays as it is.
+        """
+        leaves, treedef = jax.tree.flatten(tree)
+        for members in self._found(tree):
+            vector = jnp.concatenate([leaves[i].ravel() for i in members])
+            for i in members:
+                leaves[i] = jnp.zeros((0,), leaves[i].dtype)
+            leaves[members[0]] = vector
+        return jax.tree.unflatten(treedef, leaves)
+
+    def unpack(self, packed: PyTree, like: PyTree) -> PyTree:
+        """Return what was packed, as it was before.
+
+        Args:
+            packed: of the structure of ``like``.
+            like: what was packed, or its shapes.
+        """
+        leaves, treedef = jax.tree.flatten(packed)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
+        for members in self._found(like):
+            vector, at = leaves[members[0]], 0
+            for i in members:
+                size = math.prod(shapes[i])
+                leaves[i] = vector[at : at + size].reshape(shapes[i])
+                at += size
+        return jax.tree.unflatten(treedef, leaves)
+
+    def _found(self, tree: PyTree) -> list[list[int]]:
+        """Return for each group, and each place in the tree that has it, the numbers of its leaves."""
+        group_of = {path: number for number, group in enumerate(self.groups) for path in group}
+        lengths = sorted({len(path) for path in group_of}, reverse=True)
+        found: dict[tuple[int, Path, Any], dict[Path, int]] = {}
+        for index, (path, leaf) in enumerate(_leaves(tree)):
+            names = _names(path)
+            for length in lengths:
+                end = names[len(names) - length :]
+                if end in group_of and tuple(leaf.shape) == self.shapes[end]:
+                    where = group_of[end], names[: len(names) - length], leaf.dtype
+                    found.setdefault(where, {})[end] = index
+                    break
+        return [
+            [by_path[path] for path in self.groups[number]]
+            for (number, *_), by_path in found.items()
+            if len(by_path) == len(self.groups[number])
+        ]
+
+
+def _leaves(tree: PyTree) -> Sequence[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: node is None)
+
+
+def _names(path: Sequence[Any]) -> Path:
+    return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
