@@ -47,7 +47,6 @@ def told_of_compilations(tell: Callable[[str], None]) -> Iterator[None]:
         _told.remove(tell)
 
 
-
 def size_limit() -> int:
     """Return how many bytes the kept programs may take.
 
