@@ -42,6 +42,7 @@ def measure(recipe: str, network: str, folder: Path) -> dict[str, Any]:
 
     import jax
     from jax.experimental import serialize_executable
+    from jax.experimental.compilation_cache import compilation_cache
 
     from resnet_jax.models.spec import ModelSpec
     from resnet_jax.ops import native
@@ -53,6 +54,7 @@ def measure(recipe: str, network: str, folder: Path) -> dict[str, Any]:
     native.available()
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()
     let_jax_use(Programs(folder, 1 << 30))
     config = dataclasses.replace(load_recipe(recipe), model=ModelSpec(network))
     images = load_images(config)
