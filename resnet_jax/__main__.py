@@ -1,11 +1,21 @@
 """``python -m resnet_jax`` and the program ``resnet-jax``: the command line, which Ctrl-C stops while it is loaded."""
 
+import sys
+
+from resnet_jax.runtime.cxx.library import begin
 from resnet_jax.runtime.ending import stop_quietly
+
+#: Verbs that run a network: the C++ for the processor is compiled while the modules are loaded, if it is not there.
+COMPUTING = ("train", "ablate", "eval", "predict", "features", "bench", "depth")
+#: Words with which they do not.
+NEVER = {"-h", "--help", "--version"}
 
 
 def main() -> None:
     """Run the command line and exit."""
     stop_quietly()
+    if len(sys.argv) > 1 and sys.argv[1] in COMPUTING and not NEVER & set(sys.argv):
+        begin()
     from resnet_jax.cli.main import main as program
 
     program()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.ops.native.compiler import DEFAULT_LIMIT, LIMIT
 from resnet_jax.runs.links import VARIABLE
 from resnet_jax.runtime import limits, plain_yaml, programs
+from resnet_jax.runtime.cxx.compiler import DEFAULT_LIMIT, LIMIT
 
 ROOT = Path(__file__).parents[1]
 

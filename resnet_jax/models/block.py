@@ -18,6 +18,7 @@ from resnet_jax.models import layers
 from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_jax.models.branches import branch_convs
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.dropout import Dropout
 from resnet_jax.models.plan import BlockInputs, BlockSpec, projects
 
 
@@ -76,7 +77,8 @@ class Shortcut(nn.Module):
             elif config.shortcut == "D" and block.undone == 2:
                 seen = dilated_mean_2(seen, block.dilation_in)
             normed = not config.is_pre  # pre-activation projections have no norm of their own
-            y = layers.conv(config, block.features, 1, strides, name="conv", before_norm=normed)(seen)
+            finish = layers.Finish() if layers.finishes(self, config, train=train) else None
+            y = layers.conv(config, block.features, 1, strides, name="conv", before_norm=normed)(seen, finish)
             return layers.norm(config, name="norm")(y, train=train) if normed else y
         if block.changes_shape:
             # Fixup's code shifts the input of a shortcut that changes shape too
@@ -95,9 +97,16 @@ class Branch(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n *spatial c"], *, train: bool, varying: BlockInputs
+        self, x: Float[Array, "n *spatial c"], *, train: bool, varying: BlockInputs, finish: layers.Finish | None = None
     ) -> Float[Array, "n *out f"]:
-        """Return F(x) as it is added to the skip. In pre-activation order ``x`` is normalized and activated."""
+        """Return F(x) as it is added to the skip. In pre-activation order ``x`` is normalized and activated.
+
+        Args:
+            x: the input.
+            train: the mode of norm and dropout.
+            varying: what the block has for itself.
+            finish: of a network for inference, what the last convolution does to F(x): then this is the whole block.
+        """
         config = self.config
         keys = self._keys(varying) if train and (config.dropout > 0 or self.block.drop_rate > 0) else None
         convs = branch_convs(config, self.block)
@@ -106,19 +115,21 @@ class Branch(nn.Module):
         shrink = config.num_blocks ** (-1.0 / (2 * count - 2)) if fixup else 1.0
         for number, spec in enumerate(convs, start=1):
             first, last = number == 1, number == count
-            if config.is_pre and not first:
+            if config.is_pre and not first and finish is None:
                 x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
             if fixup and not first:
                 x = x + layers.scalar(self, config, f"bias{number}a", nn.initializers.zeros)
             if last and config.dropout > 0:
-                x = nn.Dropout(config.dropout, deterministic=not train, name="dropout")(
+                x = Dropout(config.dropout, deterministic=not train, name="dropout")(
                     x, rng=None if keys is None else keys[0]
                 )
             x = layers.conv(
                 config, spec.features, spec.kernel_size, spec.strides, name=f"conv{number}", groups=spec.groups,
                 dilation=spec.dilation, before_norm=not (config.is_pre and last),
                 init_scale=0.0 if fixup and last else shrink,
-            )(x)  # fmt: skip
+            )(x, finish if finish is None or last else layers.Finish(relu=True))  # fmt: skip
+            if finish is not None:
+                continue
             if fixup:
                 if last:
                     x = x * layers.scalar(self, config, "scale", nn.initializers.ones)
@@ -181,7 +192,13 @@ class Block(nn.Module):
             seen = PreActivation(config, name="preact")(x, train=train, beta=varying.beta)
         elif config.residual == "fixup":
             seen = x + layers.scalar(self, config, "bias1a", nn.initializers.zeros)
-        y = Branch(config, self.block, name="branch")(seen, train=train, varying=varying)
+        branch = Branch(config, self.block, name="branch")
+        if layers.finishes(self, config, train=train):
+            skip = None
+            if config.shortcut != "none":
+                skip = Shortcut(config, self.block, name="shortcut")(x, seen, train=train)
+            return branch(seen, train=train, varying=varying, finish=layers.Finish(skip, relu=not config.is_pre))
+        y = branch(seen, train=train, varying=varying)
         if config.shortcut != "none":
             y = Shortcut(config, self.block, name="shortcut")(x, seen, train=train) + y
         return y if config.is_pre else layers.activate(config, y)

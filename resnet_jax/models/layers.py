@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import assert_never
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import module as linen_module
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
@@ -20,6 +22,44 @@ from resnet_jax.models.norms import NORMS, NormPlace
 
 #: What rematerialization calls the output of a convolution.
 CONV_OUTPUT = "conv_output"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finish:
+    """What follows a convolution, and its bias, in a network for inference, and is computed with it.
+
+    Attributes:
+        skip: what is added.
+        relu: whether a ReLU comes last.
+    """
+
+    skip: Array | None = None
+    relu: bool = False
+
+
+def finishes(module: nn.Module, config: ResNetConfig, *, train: bool) -> bool:
+    """Return whether the convolutions of ``module`` compute what follows them: bias, addition, ReLU.
+
+    They do where a folded network is evaluated and nobody asks for what lies between, by an interceptor or as
+    intermediates: ``Branch`` gives the sum with the skip then, and not what is added to it.
+    """
+    return (
+        config.norm == "folded"
+        and config.activation == "relu"
+        and config.residual == "plain"
+        and config.attention == "none"
+        and not config.is_nf
+        and not train
+        and not module.is_initializing()
+        and not module.is_mutable_collection("intermediates")
+        and not _intercepted()
+    )
+
+
+def _intercepted() -> bool:
+    """Return whether somebody looks into the calls of modules; Flax does not say, other than in private."""
+    stack = getattr(linen_module, "_global_interceptor_stack", None)
+    return stack is None or len(stack) > 0
 
 
 class Conv(nn.Module):
@@ -52,8 +92,8 @@ class Conv(nn.Module):
     dilation: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *spatial c"]) -> Float[Array, "n *out f"]:
-        """Return the convolution, of dtype ``dtype``."""
+    def __call__(self, x: Float[Array, "n *spatial c"], finish: Finish | None = None) -> Float[Array, "n *out f"]:
+        """Return the convolution, of dtype ``dtype``; for inference with what follows it."""
         dims = x.ndim - 2
         shape = (self.kernel_size,) * dims + (x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
@@ -67,19 +107,20 @@ class Conv(nn.Module):
                 kernel = ops.scaled_standardize(kernel, gain, self.ws_eps)
             case _:
                 assert_never(self.standardize)
-        y = ops.conv(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            strides=(self.strides,) * dims,
-            padding=(self.dilation * ((self.kernel_size - 1) // 2),) * dims,
-            dilation=(self.dilation,) * dims,
-            groups=self.groups,
-        )
-        y = checkpoint_name(y, CONV_OUTPUT)
+        operands = x.astype(self.dtype), kernel.astype(self.dtype)
+        window = {
+            "strides": (self.strides,) * dims,
+            "padding": (self.dilation * ((self.kernel_size - 1) // 2),) * dims,
+            "dilation": (self.dilation,) * dims,
+            "groups": self.groups,
+        }
+        y = None if finish else checkpoint_name(ops.conv(*operands, **window), CONV_OUTPUT)
+        bias = None
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-            y = y + bias.astype(self.dtype).reshape((1,) * (dims + 1) + (self.features,))
-        return y
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        if finish:
+            return ops.finished_conv(*operands, bias, finish.skip, relu=finish.relu, **window)
+        return y if bias is None else y + bias.reshape((1,) * (dims + 1) + (self.features,))
 
 
 class Head(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.errors import UsageError
 from resnet_jax.models.choices import NormScopeChoice, RunningVarianceChoice
+from resnet_jax.models.union import left_apart, union, union_over
 from resnet_jax.ops import at_least_float32, moments, normalize
 
 
@@ -98,7 +99,7 @@ class BatchNorm(nn.Module):
         spread = self.axis_name if self.statistics == "global" else None
         mean, var = moments(wide)
         if spread is not None:
-            mean, var = _union(mean, var, lambda x: lax.pmean(x, spread))
+            mean, var = union_over(mean, var, spread)
         if self.axis_name is not None and self.statistics == "device_group":
             mean, var = self._over_group(mean, var)
         if not self.is_initializing():
@@ -107,9 +108,9 @@ class BatchNorm(nn.Module):
                     f"{'/'.join(self.path)}: train=True moves the running statistics; "
                     "call model.apply(..., train=True, mutable=['batch_stats'])"
                 )
-            union_mean, union_var = _union(mean, var, partial(jnp.mean, axis=0, keepdims=True))
-            if self.axis_name is not None and spread is None:
-                union_mean, union_var = _union(union_mean, union_var, lambda x: lax.pmean(x, self.axis_name))
+            union_mean, union_var = union(mean, var, partial(jnp.mean, axis=0, keepdims=True))
+            if self.axis_name is not None and spread is None and not left_apart():
+                union_mean, union_var = union(union_mean, union_var, lambda x: lax.pmean(x, self.axis_name))
             union_mean, union_var = union_mean[0], union_var[0] * self._correction(x)
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * union_mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * union_var
@@ -140,7 +141,7 @@ class BatchNorm(nn.Module):
         count = devices // self._groups(devices)
         groups = [list(range(first, first + count)) for first in range(0, devices, count)]
         try:
-            return _union(mean, var, lambda x: lax.pmean(x, self.axis_name, axis_index_groups=groups))
+            return union_over(mean, var, self.axis_name, groups)
         except NotImplementedError as error:
             raise UsageError(
                 f"{'/'.join(self.path)}: norm_scope device_group runs under jit with a sharded batch (axis_name None), "
@@ -226,7 +227,7 @@ class GroupNorm(nn.Module):
             grouped = jnp.mean(channel.reshape(-1, groups, channels // groups), axis=-1, keepdims=True)
             return jnp.broadcast_to(grouped, (*grouped.shape[:2], channels // groups)).reshape(-1, channels)
 
-        mean, var = _union(*moments(wide), over_group)  # each example is a part, each channel a part of its group
+        mean, var = union(*moments(wide), over_group)  # each example is a part, each channel a part of its group
         y = normalize(wide, mean, lax.rsqrt(var + self.eps) * _rows(scale, var), _rows(bias, var))
         return y.astype(self.dtype or x.dtype)
 
@@ -276,6 +277,11 @@ def leave_biased() -> Iterator[dict[tuple[str, ...], int]]:
         _COUNTS.reset(token)
 
 
+def counted() -> dict[tuple[str, ...], int] | None:
+    """Return the counts that :func:`leave_biased` collects here; None if it is not in effect."""
+    return _COUNTS.get()
+
+
 def bessel(count: int, where: str) -> float:
     """Return n / (n - 1), which makes a variance over n values unbiased.
 
@@ -290,12 +296,6 @@ def bessel(count: int, where: str) -> float:
             f"{where}: one value a channel has no unbiased variance; use more examples, or norm_running_variance biased"
         )
     return count / (count - 1)
-
-
-def _union(mean: Array, var: Array, average: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Mean and variance of the union of equal parts from theirs; ``average`` takes the mean over the parts."""
-    union = average(mean)
-    return union, average(var + jnp.square(mean - union))
 
 
 def _rows(channel: Array, rows: Array) -> Array:

@@ -15,6 +15,7 @@ from resnet_jax.models import layers, layout, paths
 from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.dropout import Dropout
 from resnet_jax.models.init import initializer
 from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages, stem_widths
 
@@ -31,16 +32,17 @@ class Stem(nn.Module):
         """Return the first feature map: the full side with ``cifar``, a quarter of the side with the others."""
         config = self.config
         widths = stem_widths(config)
-        single = len(widths) == 1
+        single, finishes = len(widths) == 1, layers.finishes(self, config, train=train)
         for index, width in enumerate(widths):
             number = "" if single else str(index + 1)
             kernel_size = 7 if config.stem == "imagenet" else 3
             strides = 2 if index == 0 and config.stem != "cifar" else 1
             bare = config.is_pre and index == len(widths) - 1
-            x = layers.conv(config, width, kernel_size, strides, name=f"conv{number}", before_norm=not bare)(x)
+            finish = layers.Finish(relu=not bare) if finishes else None
+            x = layers.conv(config, width, kernel_size, strides, name=f"conv{number}", before_norm=not bare)(x, finish)
             if config.residual == "fixup" and single:
                 x = x + layers.scalar(self, config, "bias1", nn.initializers.zeros)
-            if not bare:
+            if not bare and not finishes:
                 x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
         return self._pool(x, train)
 
@@ -161,7 +163,7 @@ class ResNet(nn.Module):
                 dtype=config.head_dtype,
                 param_dtype=config.param_dtype,
             )
-            self.head_dropout = nn.Dropout(config.head_dropout)
+            self.head_dropout = Dropout(config.head_dropout)
 
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "rows k"]:
         """Return logits ``(N, num_classes)``, or pooled features ``(N, C)`` if ``num_classes`` is 0.

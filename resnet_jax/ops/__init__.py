@@ -12,11 +12,14 @@ from resnet_jax.ops.probe import fork, gate, relu, relu_operand, remembered_relu
 from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
+from resnet_jax.ops.whole_batch import batch_cut_over, draw_rows
 
 __all__ = [
     "FormsChoice",
     "at_least_float32",
+    "batch_cut_over",
     "conv",
+    "draw_rows",
     "drop_path",
     "exported_for_this_machine",
     "finished_conv",

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from resnet_jax.ops.whole_batch import draw_rows
+
 
 def drop_path(key: Array, x: Float[Array, "n ..."], rate: float | Float[Array, ""]) -> Float[Array, "n ..."]:
     """Set each example of ``x`` to zero with probability ``rate``; divide the others by ``1 - rate``.
@@ -21,5 +23,5 @@ def drop_path(key: Array, x: Float[Array, "n ..."], rate: float | Float[Array, "
     ([0.0, 2.0], True)
     """
     share = 1.0 - rate
-    keep = jax.random.bernoulli(key, share, (x.shape[0],) + (1,) * (x.ndim - 1))
+    keep = draw_rows(lambda rows: jax.random.bernoulli(key, share, (rows,) + (1,) * (x.ndim - 1)), x.shape[0])
     return jnp.where(keep, x / jnp.asarray(share, x.dtype), jnp.zeros((), x.dtype))

@@ -150,7 +150,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         placement=placement,
         plan=plan,
         tx=tx,
-        learning_rate=schedule,
+        learning_rate=jax.jit(schedule),  # one small program, not one an operation
         step=step,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
         new_state=lambda: create_state(

@@ -23,6 +23,7 @@ from resnet_jax.runtime.lock import Held
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.feeds import Feed
+from resnet_jax.training.mapped import uncut, unmapped
 from resnet_jax.training.observers import Observer, Row
 from resnet_jax.training.stuck import Chance
 
@@ -103,6 +104,20 @@ def _outputs(task: Task, names: Sequence[str]) -> str:
     return f"{task.kind} of {listed or task.num_outputs}"
 
 
+def _devices(job: Job) -> str:
+    """Say on what is trained, and why a step on several devices is not mapped over them where it is not."""
+    parts, config = job.parts, job.config
+    forms = ", plain forms" if config.train.forms == "plain" else ""
+    if parts.placement.size == 1 or parts.placement.fsdp > 1:
+        return parts.placement.described + forms
+    share = config.train.batch_size // parts.placement.size
+    why = unmapped(parts.model, parts.placement, parts.task) or uncut(
+        parts.model, config.train.batch_size, parts.placement.size * config.train.accumulate
+    )
+    how = f"each step mapped over them, {share} images each" if why is None else f"cut by the compiler: {why}"
+    return f"{parts.placement.described}{forms}, {how}"
+
+
 def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     config, plan = job.config, job.parts.plan
     sizes = ", ".join(f"{count:,} {name}" for name, count in job.images.card.examples.items())
@@ -115,7 +130,7 @@ def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
         "images": f"{config.data.place}: {sizes} ({shape})",
         "fed": job.parts.fed,
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",
-        "devices": job.parts.placement.described + (", plain forms" if config.train.forms == "plain" else ""),
+        "devices": _devices(job),
         "run": str(job.run.path),
     }
     start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -17,6 +19,7 @@ LAST_WORDS = 0.5
 ENDING = 10.0
 
 _owned = False
+_before: list[Callable[[], None]] = []
 
 
 def own_process(owned: bool = True) -> None:
@@ -32,6 +35,23 @@ def own_process(owned: bool = True) -> None:
 def is_owned() -> bool:
     """Return whether this process is a command's own."""
     return _owned
+
+
+def before_the_end(call: Callable[[], None]) -> None:
+    """Call something when this process ends, also where it ends at once; only a signal that kills it prevents that.
+
+    Args:
+        call: waits for nothing.
+    """
+    _before.append(call)
+    atexit.register(call)
+
+
+def _end(status: int) -> None:
+    for call in _before:
+        with suppress(Exception):
+            call()
+    os._exit(status)
 
 
 def stop_quietly() -> None:
@@ -72,7 +92,7 @@ def end_in_bounded_time(status: int, seconds: float = ENDING) -> None:
 
     def end() -> None:
         time.sleep(seconds)
-        os._exit(status)
+        _end(status)
 
     threading.Thread(target=end, daemon=True, name="end in bounded time").start()
 
@@ -90,13 +110,13 @@ def exit_now(status: int) -> None:
     thread = threading.Thread(target=flush, daemon=True)
     thread.start()
     thread.join(LAST_WORDS)
-    os._exit(status)
+    _end(status)
 
 
 def leave(number: signal.Signals, words: str) -> None:
     """End this process now, whatever its threads are doing, with the status of a signal."""
     last_words(words)
-    os._exit(128 + number)
+    _end(128 + number)
 
 
 def last_words(words: str) -> None:

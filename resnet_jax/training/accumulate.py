@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.models.norm import bessel, leave_biased
+from resnet_jax.models.norm import bessel, counted, leave_biased
 
 
 def accumulate_gradients(
@@ -72,13 +72,17 @@ def accumulate_gradients(
     # In a loop XLA:CPU makes the gradients of lax's convolutions (Flax's layers, not ours) 10 to 27 times slower, and
     # the step takes any network: unroll there.
     unroll = steps if jax.default_backend() == "cpu" else 1
+    outer = counted()
     with leave_biased() as counts:
         (value, grads), (stats, sums) = lax.scan(body, zeros, parts, unroll=unroll)
     if jax.tree.leaves(batch_stats):
         assert norm_momentum is not None  # refused above
         stats = pool_statistics(stats, norm_momentum)
         whole = {path: count * steps for path, count in counts.items()}
-        stats = unbias(stats, whole, jax.tree.map(lambda x: norm_momentum * x, batch_stats))
+        if outer is None:
+            stats = unbias(stats, whole, jax.tree.map(lambda x: norm_momentum * x, batch_stats))
+        else:
+            outer.update(whole)  # this batch is itself a part: who asked corrects the whole
     mean_grads = jax.tree.map(lambda g: g / steps, grads)
     return (value / steps, (stats, jax.tree.map(lambda x: x.sum(axis=0), sums))), mean_grads
 

@@ -51,26 +51,30 @@ def create_state(
 
 
 def compile_train_step(
-    step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0
+    step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0, mapped: bool = True
 ) -> Callable[..., Any]:
     """Jit ``step(state, batch) -> (state, metrics)`` with a donated state and a sharded batch.
+
+    On several devices a step of :func:`~resnet_jax.training.step.make_train_step` is mapped over them where it can be
+    (:mod:`resnet_jax.training.mapped`).
 
     Args:
         step: a pure function.
         mesh: the devices, as a mesh or a :class:`~resnet_jax.training.placement.Placement`.
         donate: whether the state's memory may be used again.
         batch_axis: the batch's axis of examples, which is cut over the devices; 1 for a population.
+        mapped: False leaves it to the compiler how the step is cut over several devices.
     """
     placement = as_placement(mesh)
     state = placement.state()
 
     def placed_step(state: Any, batch: Any) -> Any:
-        with traced_for(placement):
+        with traced_for(placement, mapped=mapped and batch_axis == 0):
             new, metrics = step(state, batch)
         return placement.kept(new), metrics
 
     return jax.jit(
-        step if placement.fsdp == 1 else placed_step,
+        step if placement.size == 1 else placed_step,
         in_shardings=(state, placement.batch(batch_axis)),
         out_shardings=(state, placement.outputs),
         donate_argnums=(0,) if donate else (),
@@ -78,15 +82,24 @@ def compile_train_step(
     )
 
 
-def compile_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
-    """Jit ``step(variables, batch) -> outputs``; outputs are replicated, so that every process can read them."""
+def compile_eval_step(step: Callable[..., Any], mesh: Devices, *, mapped: bool = True) -> Callable[..., Any]:
+    """Jit ``step(variables, batch) -> outputs``; outputs are replicated, so that every process can read them.
+
+    Args:
+        step: a pure function.
+        mesh: the devices.
+        mapped: as for :func:`compile_train_step`.
+    """
     placement = as_placement(mesh)
 
-    def whole_step(variables: Any, batch: Any) -> Any:
-        return step(jax.lax.with_sharding_constraint(variables, placement.outputs), batch)
+    def placed_step(variables: Any, batch: Any) -> Any:
+        if placement.fsdp > 1:
+            variables = jax.lax.with_sharding_constraint(variables, placement.outputs)
+        with traced_for(placement, mapped=mapped):
+            return step(variables, batch)
 
     return jax.jit(
-        step if placement.fsdp == 1 else whole_step,
+        step if placement.size == 1 else placed_step,
         in_shardings=(placement.state(), placement.batch()),
         out_shardings=placement.outputs,
         compiler_options=options_for(STEP_OPTIONS, mesh),

@@ -96,7 +96,7 @@ def compile_multi_step(
     many = make_multi_step(step, placement.batch(batch_axis), placement.kept)
 
     def multi_step(state: Any, data: Arrays, chunk: Arrays) -> Any:
-        with traced_for(placement):
+        with traced_for(placement, mapped=batch_axis == 0):
             return many(state, data, chunk)
 
     return jax.jit(

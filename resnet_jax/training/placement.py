@@ -220,20 +220,33 @@ class Placement:
         return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
 
 
-#: The placement of what is traced. JAX keeps it for each thread, and in the key of every cache of traced functions.
+#: The placement of what is traced, of several devices, and whether it may be mapped over them. JAX keeps it for each
+#: thread, and in the key of every cache of traced functions.
 _traced_for = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
-def traced_for(placement: Placement) -> Iterator[None]:
-    """Let :func:`gathered` know, while a function is traced, for which devices it will be compiled."""
-    with _traced_for(placement if placement.fsdp > 1 else None):
+def traced_for(placement: Placement, *, mapped: bool = True) -> Iterator[None]:
+    """Let a step know, while it is traced, for which devices it will be compiled.
+
+    Args:
+        placement: the devices.
+        mapped: whether it may be mapped over them; not a population's, whose members are mapped already.
+    """
+    with _traced_for((placement, mapped) if placement.size > 1 else None):
         yield
 
 
 def is_cut() -> bool:
     """Return whether the state of the step that is traced is cut over devices."""
-    return _traced_for.value is not None
+    traced = _traced_for.value
+    return traced is not None and traced[0].fsdp > 1
+
+
+def mapped_devices() -> Placement | None:
+    """Return the devices over which what is traced now may be mapped; None for none, or one."""
+    traced = _traced_for.value
+    return traced[0] if traced is not None and traced[1] else None
 
 
 def gathered(params: Any) -> Any:
@@ -242,8 +255,8 @@ def gathered(params: Any) -> Any:
     So what is computed from them is divided by examples alone, and their gradient is summed into the parts. Without
     being told, the compiler may divide a layer by its channels and send activations.
     """
-    placement = _traced_for.value
-    return params if placement is None else _gathered(placement, params)
+    traced = _traced_for.value
+    return params if traced is None or traced[0].fsdp == 1 else _gathered(traced[0], params)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

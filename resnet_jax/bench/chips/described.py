@@ -7,13 +7,14 @@ import importlib.util
 from typing import Any
 
 from resnet_jax.bench.chips.table import Chips
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import RunError, UsageError
 
 #: What keeps libtpu from looking for the machine it is on, and the CUDA plugin from asking for a driver.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened, so several processes may compile
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -66,6 +67,7 @@ def described_devices(chips: Chips) -> list[Any]:
 
     Raises:
         UsageError: the compiler knows no such arrangement.
+        RunError: the compiler could not be started.
     """
     import jax
     from jax.experimental import topologies
@@ -80,5 +82,7 @@ def described_devices(chips: Chips) -> list[Any]:
             one = {"chips_per_host_bounds": (1, 1, 1)} if chips.count == 1 else {}
             found = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip.name}:{sides}", **one)
     except jax.errors.JaxRuntimeError as error:
+        if "INVALID_ARGUMENT" not in str(error):
+            raise RunError(f"--chips {chips.text}: the compiler could not be started: {error}") from None
         raise UsageError(f"--chips {chips.text}: the compiler has no such slice: {error}") from None
     return list(found.devices)

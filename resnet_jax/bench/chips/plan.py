@@ -79,51 +79,64 @@ def plan_chips(request: Request, *, text: str | None = None) -> dict[str, Any]:
 def largest_batch(
     request: Request, first: dict[str, Any], said: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Search the largest batch per chip that fits, by compiling.
-
-    The first guesses go along the line through the memory of two batches; then the distance between what fits and what
-    does not is halved, down to a multiple of 8 or a sixteenth.
+    """Search the largest batch per chip that fits; see :func:`search`.
 
     Args:
         request: with any batch.
         first: the plan of it.
         said: told of each compilation.
-
-    Returns:
-        ``batch_per_chip`` (0: not even the smallest), ``tried``, the fit and the peak memory of each batch, and
-        ``exact``: whether the next multiple of the step was seen not to fit.
     """
     chips = parse_chips(request.chips)
-    unit = max(request.workload.accumulate, 1)
-    tried: dict[int, dict[str, Any]] = {}
 
-    def attempt(batch: int, plan: dict[str, Any] | None = None) -> bool:
-        if batch not in tried:
-            workload = dataclasses.replace(request.workload, batch=batch * chips.count)
-            found = plan or plan_chips(dataclasses.replace(request, workload=workload))
-            peak = found["memory"]["peak"] if "memory" in found else None
-            tried[batch] = {"batch_per_chip": batch, "fits": found["fits"], "peak": peak}
-            size = f"{peak / GIB:.2f} GiB" if peak else found.get("refused", "")
-            said(f"batch {batch} per chip: {'fits' if found['fits'] else 'does not fit'}, {size}")
-        return tried[batch]["fits"]
-
-    def done() -> dict[str, Any]:
-        fits = [batch for batch, found in tried.items() if found["fits"]]
-        best = max(fits, default=0)
-        over = min((batch for batch, found in tried.items() if not found["fits"] and batch > best), default=None)
-        exact = over is not None and over - best <= _step(best, unit)
-        return {"batch_per_chip": best, "exact": exact, "tried": [tried[batch] for batch in sorted(tried)]}
+    def plan_of(batch: int) -> dict[str, Any]:
+        if batch * chips.count == request.workload.batch:
+            return first
+        workload = dataclasses.replace(request.workload, batch=batch * chips.count)
+        return plan_chips(dataclasses.replace(request, workload=workload))
 
     start = request.workload.batch // chips.count
-    attempt(start, first)
-    while len(tried) < MOST:
-        fits = sorted(batch for batch, found in tried.items() if found["fits"])
-        over = min((batch for batch, found in tried.items() if not found["fits"]), default=None)
-        guess = _guess([tried[batch] for batch in fits], over, chips.chip.memory, unit)
-        if guess is None or guess in tried or guess < unit:
-            break
-        attempt(guess)
-    return done()
+    return search(plan_of, start, chips.chip.memory, unit=request.workload.accumulate, said=said)
+
+
+def search(
+    plan_of: Callable[[int], dict[str, Any]],
+    start: int,
+    memory: int,
+    *,
+    unit: int = 1,
+    said: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Search the largest batch per chip that fits, by compiling.
+
+    The first guesses go along the line through the memory of two batches; then the distance between what fits and what
+    does not is halved, down to a multiple of 8 or about a sixteenth.
+
+    Args:
+        plan_of: batch -> ``fits``, and ``memory`` or ``refused``.
+        start: the first batch.
+        memory: bytes of a chip.
+        unit: of which batches are multiples.
+        said: told of each compilation.
+
+    Returns:
+        ``batch_per_chip`` (0: not even the smallest), ``exact``: whether a batch a step larger was seen not to fit, and
+        ``tried``: fit and peak memory of each batch.
+    """
+    tried: dict[int, dict[str, Any]] = {}
+    batch: int | None = start
+    while batch is not None and batch >= unit and batch not in tried and len(tried) < MOST:
+        found = plan_of(batch)
+        peak = found["memory"]["peak"] if "memory" in found else None
+        tried[batch] = {"batch_per_chip": batch, "fits": found["fits"], "peak": peak}
+        size = f"{peak / GIB:.2f} GiB" if peak else found.get("refused", "")
+        said(f"batch {batch} per chip: {'fits' if found['fits'] else 'does not fit'}, {size}")
+        fitting = [tried[each] for each in sorted(tried) if tried[each]["fits"]]
+        over = min((each for each, result in tried.items() if not result["fits"]), default=None)
+        batch = _guess(fitting, over, memory, unit)
+    best = max((each for each, result in tried.items() if result["fits"]), default=0)
+    over = min((each for each, result in tried.items() if not result["fits"]), default=None)
+    exact = over is not None and over - best <= _step(best, unit)
+    return {"batch_per_chip": best, "exact": exact, "tried": [tried[each] for each in sorted(tried)]}
 
 
 def _step(batch: int, unit: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias
@@ -318,9 +319,9 @@ def _computed_by(holder: Instruction, each: Instruction, platform: Platform) -> 
 
 
 def _kernels_of(module: Module) -> set[tuple[int, ...]]:
-    """Return the shapes of all arrays that the program takes and gives and that are no examples, in no order."""
+    """Return the shapes of all arrays of three dimensions and more that the program takes and that are no examples."""
     return {
-        _unordered(array)
+        array.dims
         for parameter in module.entry.parameters.values()
         if not re.match(r"(batch|data|images?|x)\b", _source(parameter))
         for array in parameter.results
@@ -328,25 +329,26 @@ def _kernels_of(module: Module) -> set[tuple[int, ...]]:
     }
 
 
-def _unordered(array: Array) -> tuple[int, ...]:
-    return tuple(sorted(size for size in array.dims if size != 1))
-
-
 def _is_kernel(array: Array, kernels: set[tuple[int, ...]]) -> bool:
-    """Whether an array is a convolution's kernel: it has the shape of a parameter, or of one part of many of it."""
-    dims = _unordered(array)
-    return any(_same_but_one(dims, kernel) for kernel in kernels)
+    """Whether an array is a convolution's kernel: in another order, cut, one of a stack, or with its groups apart."""
+    dims = tuple(sorted(size for size in array.dims if size != 1))
+    return any(_same_but_one(dims, kernel) or _regrouped(dims, kernel) for kernel in kernels)
+
+
+@functools.cache
+def _regrouped(dims: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Whether an array has the window and the elements of a kernel, its channels shaped otherwise."""
+    window = collections.Counter(size for size in kernel[:-2] if size != 1)
+    return bool(window) and math.prod(dims) == math.prod(kernel) and not window - collections.Counter(dims)
 
 
 @functools.cache
 def _same_but_one(dims: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    if dims == kernel:
-        return True
-    left, right = collections.Counter(dims), collections.Counter(kernel)
+    left, right = collections.Counter(dims), collections.Counter(size for size in kernel if size != 1)
     mine, others = list((left - right).elements()), list((right - left).elements())
     if len(mine) == 1 and len(others) == 1:
         return max(mine[0], others[0]) % min(mine[0], others[0]) == 0
-    return not mine and len(others) == 1  # one block's of the stacked kernels of a scanned stage
+    return not mine and len(others) <= 1  # the same, or one block's of the stacked kernels of a scanned stage
 
 
 def _copies(

@@ -14,7 +14,7 @@ and kept in the user's cache directory. Without a compiler everything works, in 
 which, and why.
 """
 
-from resnet_jax.ops.native.build import available, status
+from resnet_jax.ops.native.build import FUNCTIONS, available, status
 from resnet_jax.ops.native.call import forward, input_gradient, takes, weight_gradient
 from resnet_jax.ops.native.channels import collect, moments
 from resnet_jax.ops.native.finished import finished, takes_finished
@@ -22,6 +22,6 @@ from resnet_jax.ops.native.max_pool import max_pool, max_pool_gather, max_pool_s
 from resnet_jax.ops.native.probe import join, squares
 
 __all__ = [
-    "available", "collect", "finished", "forward", "input_gradient", "join", "max_pool", "max_pool_gather",
+    "FUNCTIONS", "available", "collect", "finished", "forward", "input_gradient", "join", "max_pool", "max_pool_gather",
     "max_pool_scatter", "moments", "squares", "status", "takes", "takes_finished", "weight_gradient",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 // groups.
 
 #include "conv.h"
-#include "xla/ffi/api/ffi.h"
+#include "ffi.h"
 
 namespace resnet_jax {
 namespace {

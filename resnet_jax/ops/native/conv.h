@@ -38,8 +38,10 @@ inline void finished_forward(ffi::ThreadPool& pool, const Convolution& op, const
   const bool tiles = op.rows == 3 && op.columns == 3 && op.stride == 1 && std::min(op.c, op.k) >= WINOGRAD_CHANNELS;
   // A kernel of many channels for a single small image is not transformed in the time that the products would save.
   const bool transforms = tiles && op.n * op.out_h * op.out_w * 4 >= op.c;
-  if (!transforms && op.k > LANES && (taps == 1 || op.k >= PRODUCT_CHANNELS))
-    return product(pool, op, x, kernel, finish, y);
+  // The windows of several taps are many copies: they pay where the tiles of a row would be narrow.
+  const bool copies = taps == 1 || (op.k >= PRODUCT_CHANNELS && op.c >= PRODUCT_CHANNELS &&
+                                    (gemm::few(op) || op.out_w < 4 * gemm::PIXELS % 56));
+  if (!transforms && op.k > LANES && copies) return product(pool, op, x, kernel, finish, y);
   forward(pool, op, x, kernel, y, finish);
 }
 

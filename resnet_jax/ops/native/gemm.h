@@ -30,7 +30,14 @@ constexpr int BLOCK = 64, V = 2, WIDTH = V * LANES;
 constexpr int PIXELS = LANES == 16 ? 14 : 6;          // of the largest tile
 constexpr Index CHUNK = 18 * BLOCK;                   // of the sum: a panel of the kernel and a tile's windows
 constexpr Index BAND_FLOATS = 64 << 10;               // of copied windows
-constexpr Index FEW_PIXELS = 784, FEWEST_PIXELS = 48; // that decide by what the work is cut
+// What decides that the work is cut by channels: pixels, and floats of their windows. Then chunks are small, so that
+// the next one can be fetched from memory meanwhile.
+constexpr Index FEW_PIXELS = 400, FEW_FLOATS = 512 << 10, FEWEST_PIXELS = 48, FETCHED_CHUNK = 4 * BLOCK;
+
+inline bool few(const Convolution& op) {
+  const Index pixels = op.n * op.out_h * op.out_w;
+  return pixels <= FEW_PIXELS && pixels * op.rows * op.columns * op.c <= FEW_FLOATS;
+}
 
 // What the tiles of a panel (WIDTH output channels) have in common.
 struct Panel {
@@ -41,19 +48,41 @@ struct Panel {
   const float* bias;
   const float *out_base, *skip_base;
   bool relu;
+  Ahead* ahead = nullptr;       // what is fetched meanwhile, so much with each block
+  Index fetch = 0;
 };
+
+// Some channels of `pixels` pixels, between an array and one whose rows are WIDTH wide.
+__attribute__((noinline)) inline void to_edge(const float* from, Index step, Index channels, Index pixels, float* edge) {
+  for (Index r = 0; r < pixels; ++r, from += step, edge += WIDTH)
+    for (Index k = 0; k < channels; ++k) edge[k] = from[k];
+}
+__attribute__((noinline)) inline void from_edge(const float* edge, float* to, Index step, Index channels, Index pixels) {
+  for (Index r = 0; r < pixels; ++r, to += step, edge += WIDTH)
+    for (Index k = 0; k < channels; ++k) to[k] = edge[k];
+}
 
 template <int R>
 __attribute__((noinline)) void tile(const float* in, const Panel& panel, float* out) {
-  const Index step = panel.out_step, channels = panel.channels;
+  float edge[R * WIDTH];  // in the place of the output, where its channels do not fill the panel
+  const bool full = panel.channels >= WIDTH;
+  const Index step = full ? panel.out_step : WIDTH;
+  float* const to = full ? out : edge;
   const float* kernel = panel.kernel;
   Vec sums[R][V];
+  if (!panel.begin && !full) to_edge(out, panel.out_step, panel.channels, R, edge);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v)
-      sums[r][v] = panel.begin ? Vec{} : load_some(out + r * step + v * LANES, channels - v * LANES);
+    for (int v = 0; v < V; ++v) sums[r][v] = panel.begin ? Vec{} : load(to + r * step + v * LANES);
+  const float* skip = panel.end && panel.skip_base ? panel.skip_base + (out - panel.out_base) : nullptr;
+  for (int r = 0; r < R; ++r)
+    for (int i = 0; i < WIDTH; i += 16) {
+      if (panel.begin) __builtin_prefetch(out + r * panel.out_step + i, 1);
+      if (skip) __builtin_prefetch(skip + r * panel.out_step + i);
+    }
   for (Index left = panel.sums; left > 0; left -= BLOCK, in += panel.block_step) {
+    if (panel.ahead) panel.ahead->fetch(panel.fetch);
     const Index count = std::min<Index>(left, BLOCK);
     for (Index c = 0; c < count; ++c, kernel += WIDTH) {
       Vec weights[V];
@@ -65,30 +94,29 @@ __attribute__((noinline)) void tile(const float* in, const Panel& panel, float* 
         for (int v = 0; v < V; ++v) sums[r][v] += weights[v] * in[r * BLOCK + c];
     }
   }
-  if (panel.end) {
-    if (panel.bias)
-      for (int v = 0; v < V; ++v) {
-        const Vec bias = load_some(panel.bias + v * LANES, channels - v * LANES);
+  if (panel.end && panel.bias)
+    for (int v = 0; v < V; ++v) {
+      const Vec bias = load_some(panel.bias + v * LANES, panel.channels - v * LANES);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) sums[r][v] += bias;
-      }
-    if (panel.skip_base) {
-      const float* const skip = panel.skip_base + (out - panel.out_base);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sums[r][v] += load_some(skip + r * step + v * LANES, channels - v * LANES);
+      for (int r = 0; r < R; ++r) sums[r][v] += bias;
     }
-    if (panel.relu)
+  if (skip) {
+    if (!full) to_edge(skip, panel.out_step, panel.channels, R, edge), skip = edge;
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sums[r][v] = positive_part(sums[r][v]);
+      for (int v = 0; v < V; ++v) sums[r][v] += load(skip + r * step + v * LANES);
   }
+  if (panel.end && panel.relu)
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[r][v] = positive_part(sums[r][v]);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store_some(out + r * step + v * LANES, sums[r][v], channels - v * LANES);
+    for (int v = 0; v < V; ++v) store(to + r * step + v * LANES, sums[r][v]);
+  if (!full) from_edge(edge, out, panel.out_step, panel.channels, R);
 }
 
 // Tiles of R pixels and, for what is left over, smaller ones.
@@ -126,24 +154,36 @@ inline void copy(float* to, const float* from, Index count) {
 inline void copy_windows(const Convolution& op, const float* x, Index begin, Index pixels, Index first, Index sums,
                          float* out, Index block_step) {
   const Index line = op.columns * op.c;  // of a window, contiguous in the image
+  const bool pointwise = op.rows * op.columns == 1 && op.pad_y == 0 && op.pad_x == 0;
   Index column = begin % op.out_w, row = begin / op.out_w % op.out_h, image = begin / op.out_w / op.out_h;
   for (Index p = 0; p < pixels; ++p, out += BLOCK) {
     const Index x0 = column * op.stride - op.pad_x, y0 = row * op.stride - op.pad_y;
-    const Index low = std::clamp<Index>(-x0, 0, op.columns) * op.c;
-    const Index high = std::clamp<Index>(op.w - x0, 0, op.columns) * op.c;
-    for (Index at = first; at < first + sums;) {
-      const Index i = at / line, j = at % line, y = y0 + i, in_block = (at - first) % BLOCK;
-      float* const to = out + (at - first) / BLOCK * block_step + in_block;
-      Index count = std::min({line - j, BLOCK - in_block, first + sums - at});
-      const bool inside = y >= 0 && y < op.h && j >= low && j < high;
-      if (inside) {
-        count = std::min(count, high - j);
-        copy(to, x + ((image * op.h + y) * op.w + x0) * op.c + j, count);
-      } else {
-        if (y >= 0 && y < op.h && j < low) count = std::min(count, low - j);
-        for (Index n = 0; n < count; ++n) to[n] = 0;
+    if (pointwise) {
+      const float* from = x + ((image * op.h + y0) * op.w + x0) * op.c + first;
+      float* to = out;
+      Index left = sums;
+      for (; left >= BLOCK; left -= BLOCK, from += BLOCK, to += block_step)
+        std::memcpy(to, from, BLOCK * sizeof(float));
+      if (left > 0) copy(to, from, left);
+    } else {
+      const Index low = std::clamp<Index>(-x0, 0, op.columns) * op.c;
+      const Index high = std::clamp<Index>(op.w - x0, 0, op.columns) * op.c;
+      Index i = first / line, j = first % line, in_block = 0;
+      float* to = out;
+      for (Index left = sums; left > 0;) {
+        const Index y = y0 + i;
+        Index count = std::min({line - j, BLOCK - in_block, left});
+        if (y >= 0 && y < op.h && j >= low && j < high) {
+          count = std::min(count, high - j);
+          copy(to + in_block, x + ((image * op.h + y) * op.w + x0) * op.c + j, count);
+        } else {
+          if (y >= 0 && y < op.h && j < low) count = std::min(count, low - j);
+          for (Index n = 0; n < count; ++n) to[in_block + n] = 0;
+        }
+        left -= count, j += count, in_block += count;
+        if (j == line) j = 0, ++i;
+        if (in_block == BLOCK) in_block = 0, to += block_step;
       }
-      at += count;
     }
     if (++column == op.out_w) {
       column = 0;
@@ -155,8 +195,8 @@ inline void copy_windows(const Convolution& op, const float* x, Index begin, Ind
 inline void pack(const float* kernel, Index k, Index channels, Index sums, float* out) {
   if (channels >= WIDTH) {
     for (Index c = 0; c < sums; ++c, kernel += k, out += WIDTH) {
-      __builtin_prefetch(kernel + 16 * k);
-      if (WIDTH > 16) __builtin_prefetch(kernel + 16 * k + 16);
+      __builtin_prefetch(kernel + 48 * k);
+      if (WIDTH > 16) __builtin_prefetch(kernel + 48 * k + 16);
       for (int v = 0; v < V; ++v) store(out + v * LANES, load(kernel + v * LANES));
     }
   } else {
@@ -171,31 +211,38 @@ inline void product(ffi::ThreadPool& pool, const Convolution& op, const float* x
                     const Finish& finish, float* y) {
   using namespace gemm;
   const Index pixels = op.n * op.out_h * op.out_w, all = op.rows * op.columns * op.c;
-  const Index panels = ceil_div(op.k, WIDTH), chunk = std::min(CHUNK, all);
+  const Index panels = ceil_div(op.k, WIDTH), chunk = few(op) ? FETCHED_CHUNK : CHUNK;
   auto panel_of = [&](Index p, Index first, Index block_step, const float* packed) {
     const Index sums = std::min(chunk, all - first), k0 = p * WIDTH;
     return Panel{sums, block_step, packed, op.k, op.k - k0, first == 0, first + sums == all,
                  finish.bias ? finish.bias + k0 : nullptr, y, finish.skip, finish.relu};
   };
 
-  if (pixels <= FEW_PIXELS) {
-    const Index blocks = ceil_div(all, BLOCK), block_step = pixels * BLOCK, chunk_blocks = ceil_div(chunk, BLOCK);
+  if (few(op)) {
+    const Index blocks = ceil_div(all, BLOCK), block_step = pixels * BLOCK, copies = std::min(blocks, TASKS);
     float* const copied = scratch(SHARED, blocks * block_step);
-    parallel_for(pool, std::min(blocks, TASKS), [&](Index task) {
-      const Index count = std::min(blocks, TASKS), begin = blocks * task / count, end = blocks * (task + 1) / count;
+    parallel_for(pool, copies, [&](Index task) {
+      const Index begin = blocks * task / copies, end = blocks * (task + 1) / copies;
       copy_windows(op, x, 0, pixels, begin * BLOCK, std::min(all, end * BLOCK) - begin * BLOCK,
                    copied + begin * block_step, block_step);
     });
     const Index parts = std::clamp<Index>(TASKS / panels, 1, std::max<Index>(1, pixels / FEWEST_PIXELS));
-    parallel_for(pool, panels * parts, [&](Index task) {
-      const Index p = task / parts, part = task % parts, begin = pixels * part / parts;
-      const Index count = pixels * (part + 1) / parts - begin;
+    const Index runs = std::min(panels, 2 * TASKS);
+    parallel_for(pool, runs * parts, [&](Index task) {
+      const Index run = task / parts, part = task % parts, begin = pixels * part / parts;
+      const Index count = pixels * (part + 1) / parts - begin, last = panels * (run + 1) / runs;
       float* const packed = scratch(LOCAL, chunk * WIDTH);
-      for (Index first = 0; first < all; first += chunk_blocks * BLOCK) {
-        const Panel panel = panel_of(p, first, block_step, packed);
-        pack(kernel + first * op.k + p * WIDTH, op.k, panel.channels, panel.sums, packed);
-        all_tiles(copied + first / BLOCK * block_step + begin * BLOCK, panel, y + begin * op.k + p * WIDTH, count);
-      }
+      for (Index p = panels * run / runs; p < last; ++p)
+        for (Index first = 0; first < all; first += chunk) {
+          Panel panel = panel_of(p, first, block_step, packed);
+          pack(kernel + first * op.k + p * WIDTH, op.k, panel.channels, panel.sums, packed);
+          const Index next_p = panel.end ? p + 1 : p, next = panel.end ? 0 : first + chunk;
+          const Index rows = next_p < last ? std::min(chunk, all - next) : 0;
+          Ahead ahead{kernel + next * op.k + next_p * WIDTH, rows, op.k, std::min<Index>(WIDTH, op.k - next_p * WIDTH)};
+          panel.ahead = &ahead;
+          panel.fetch = ceil_div(rows, std::max<Index>(1, count / PIXELS) * ceil_div(panel.sums, BLOCK));
+          all_tiles(copied + first / BLOCK * block_step + begin * BLOCK, panel, y + begin * op.k + p * WIDTH, count);
+        }
     });
     return;
   }
@@ -204,7 +251,7 @@ inline void product(ffi::ThreadPool& pool, const Convolution& op, const float* x
   parallel_for(pool, panels, [&](Index p) {
     pack(kernel + p * WIDTH, op.k, op.k - p * WIDTH, all, packed + p * all * WIDTH);
   });
-  const Index padded = ceil_div(chunk, BLOCK) * BLOCK;
+  const Index padded = ceil_div(std::min(chunk, all), BLOCK) * BLOCK;
   const Index most = std::max<Index>(PIXELS, BAND_FLOATS / padded / PIXELS * PIXELS);
   const Index band = std::min(most, ceil_div(ceil_div(pixels, TASKS), PIXELS) * PIXELS), bands = ceil_div(pixels, band);
   parallel_for(pool, bands, [&](Index task) {

@@ -5,7 +5,7 @@
 // depend on the shapes alone, so that results do not depend on the number of threads.
 
 #include "common.h"
-#include "xla/ffi/api/ffi.h"
+#include "ffi.h"
 
 namespace resnet_jax {
 namespace {

@@ -2,7 +2,7 @@
 // channel the place of the first maximum, found again from the input. The padding is narrower than a window.
 
 #include "common.h"
-#include "xla/ffi/api/ffi.h"
+#include "ffi.h"
 
 namespace resnet_jax {
 namespace {

@@ -6,6 +6,7 @@
 // number of threads.
 
 #include "common.h"
+#include "ffi.h"
 
 namespace resnet_jax {
 namespace {

@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "common.h"
-#include "xla/ffi/api/ffi.h"
+#include "ffi.h"
 
 namespace resnet_jax {
 

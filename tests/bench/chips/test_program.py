@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from resnet_jax.bench.chips.hlo import arrays_of, parse
-from resnet_jax.bench.chips.program import read_program
+from resnet_jax.bench.chips.hlo import Array, arrays_of, parse
+from resnet_jax.bench.chips.program import _is_kernel, read_program
 from resnet_jax.errors import UsageError
 
 #: As XLA writes it for four v5e chips: a convolution with the sum of its outputs, the sum over chips, what waits for
@@ -87,3 +87,22 @@ def test_types_with_tiles_tuples_and_spaces():
     assert [array.space for array in arrays] == [0, 1, 0, 0]
     with pytest.raises(UsageError, match="no ENTRY computation"):
         parse("HloModule nothing")
+
+
+@pytest.mark.parametrize(
+    ("dims", "kernel"),
+    [
+        ((64, 3, 3, 32), True),
+        ((3, 3, 32, 16), True),
+        ((2, 3, 3, 32, 64), True),
+        ((3, 3, 8, 16, 4, 8), False),
+        ((3, 3, 8, 4, 8, 8), True),
+        ((1, 64, 128), True),
+        ((128, 8, 8, 64), False),
+        ((32, 7, 7, 64), False),
+    ],
+)
+def test_kernels_are_told_from_activations(dims, kernel):
+    """In another order, cut over devices, stacked, with the groups of their channels apart; and activations."""
+    known = {(3, 3, 32, 64), (6, 3, 3, 32, 64), (1, 1, 64, 128)}
+    assert _is_kernel(Array("bf16", dims), known) == kernel

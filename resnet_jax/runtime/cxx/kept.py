@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from resnet_jax.ops.native.compiler import CompilerError
+from resnet_jax.runtime.cxx.compiler import CompilerError
 from resnet_jax.runtime.trusted import distrust_file, open_own
 
 _log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ DEFAULT_LIMIT = 300.0
 #: To say what version it is.
 VERSION_LIMIT = 30.0
 _POLL_SECONDS = 0.02
+#: Those that run, in any thread.
+_running: set[subprocess.Popen[bytes]] = set()
+_ending = threading.Event()
 
 
 class CompilerError(Exception):
@@ -97,6 +101,7 @@ def run_compilers(
                 said.seek(0)
                 _require_done(process, command, said.read())
                 running.remove((process, command, said))
+                _stop(process)
                 said.close()
             if time.monotonic() > until:
                 raise _too_long(commands[0], limit)
@@ -107,24 +112,40 @@ def run_compilers(
             said.close()
 
 
+def stop_compilers() -> None:
+    """Kill every compiler that runs: this process ends, and whoever waits for one in a thread does not get to it."""
+    _ending.set()
+    for process in list(_running):
+        _kill(process)
+
+
 def _start(
     command: Sequence[str], environment: Mapping[str, str] | None, out: int, err: int | IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment,
         start_new_session=hasattr(os, "killpg"),
     )  # fmt: skip
+    _running.add(process)
+    if _ending.is_set():
+        _kill(process)
+    return process
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Kill a compiler that runs, with what it has started."""
     if process.returncode is None:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+        _kill(process)
         process.wait()
+    _running.discard(process)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
 
 
 def _too_long(command: Sequence[str], limit: float) -> CompilerError:
