@@ -7,7 +7,8 @@ against ten without, are the second measurement.
     uv run python experiments/benchmarks/probe_overhead.py --out experiments/results/bench/probe_overhead.json
 
 Both programs are compiled first and run in turns, the order changing; figures are medians over the turns, and for a
-machine with other work the ratios of the shortest times and of the fewest CPU seconds. Two CPU cores, about 8 minutes. Expected: experiments/results/bench/README.md.
+machine with other work the ratios of the shortest times and of the fewest CPU seconds. Two CPU cores, about 8 minutes.
+Expected: experiments/results/bench/README.md.
 """
 
 from __future__ import annotations
