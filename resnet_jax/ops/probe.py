@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +92,7 @@ def _tap_backward(probe: Array, g: Array) -> tuple[Array, Array]:
 tap.defvjp(lambda x, probe: (x, jnp.asarray(probe)), _tap_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def fork(x: Float[Array, "*shape"], probe: Float[Array, "*rows"], relu: bool = False) -> tuple[Array, Array]:
+def fork(x: Float[Array, "*shape"], probe: Float[Array, "*rows"], *, relu: bool = False) -> tuple[Array, Array]:
     """Return ``x``, or its positive part, twice; a :func:`tap` on both together.
 
     The gradient with respect to ``probe`` is the squared norm of the sum of the gradients with respect to the two, or
@@ -105,11 +105,17 @@ def fork(x: Float[Array, "*shape"], probe: Float[Array, "*rows"], relu: bool = F
         relu: take the positive part. Its mask does not touch what is measured.
 
     >>> def loss(x, probe):
-    ...     skip, branch = fork(x, probe, True)
+    ...     skip, branch = fork(x, probe, relu=True)
     ...     return jnp.sum(skip + jnp.array([2.0, 3.0]) * branch)
     >>> [g.tolist() for g in jax.grad(loss, (0, 1))(jnp.array([1.0, -1.0]), 0.0)]
     [[3.0, 0.0], 25.0]
     """
+    pair: Any = _fork(x, probe, relu)
+    return pair
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _fork(x, probe, relu):
     del probe
     y = jax.nn.relu(x) if relu else x
     return y, y
@@ -126,14 +132,15 @@ def _fork_backward(relu, kept, cotangents):
     if skip is not None and branch is not None and not plain_lax_wanted() and branch.ndim > 0:
         g, squares = join_p.bind(*vary_alike(branch, skip, *((y,) if relu else ())))  # the branch's is a new array
         return g, _in_shape(squares, probe)
-    if skip is None and branch is None:
+    there = [g for g in (skip, branch) if g is not None]
+    if not there:
         return None, jnp.zeros_like(probe)
-    g = skip if branch is None else branch if skip is None else skip + branch
+    g = sum(there[1:], there[0])
     squares = _squares(g, probe)
     return jnp.where(y > 0, g, jnp.zeros_like(g)) if relu else g, squares
 
 
-fork.defvjp(_fork_forward, _fork_backward, symbolic_zeros=True)
+_fork.defvjp(_fork_forward, _fork_backward, symbolic_zeros=True)
 
 _RELUS: ContextVar[dict[int, tuple[Array, Array]] | None] = ContextVar("relus", default=None)
 

@@ -90,7 +90,7 @@ class SingleSteps:
 class ProbedSteps:
     """An update a call, some of which also measure the gradient at every block.
 
-    Two programs, for on a CPU the sums of a probed step add 5 to 11 % to it. Their other numbers are the same. Both are
+    Two programs, for what is measured must be fetched only where it is due. Their other numbers are the same. Both are
     compiled at the first call, which is not timed.
 
     Attributes:
