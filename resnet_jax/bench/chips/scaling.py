@@ -1,7 +1,8 @@
 """From the program of a few chips to bounds for many: what limits a training on 1 to 1,024 chips.
 
-A data-parallel program does the same on each chip however many there are: its kernels and the bytes of its collectives
-come from one compilation, and with more chips only hops, shares and what feeds them change. The formula is
+A data-parallel program does the same on each chip however many there are: its kernels and its collectives come from one
+compilation. With more chips the hops change, the shares, what feeds them, and the bytes of what every chip gathers from
+all others. The formula is
 :func:`scale`; what it assumes are the fields of :class:`Assumptions`, each with its source.
 """
 
@@ -130,9 +131,9 @@ def scale(record: Mapping[str, Any], chips: int, assumed: Assumptions | None = N
     """Return the bound of a training on some chips, from the plan of a slice of at least four.
 
     Args:
-        record: what :func:`resnet_jax.bench.chips.plan.plan_chips` found, or ``--measure`` of experiments/scaling.py
-            kept of it: ``chips``, ``batch_per_chip``, ``bound.kernels``, ``collectives`` (kind, bytes, times,
-            overlapped) and ``state_bytes``.
+        record: of a plan with the state whole on each chip, as ``--measure`` of experiments/scaling.py keeps it:
+            ``chips``, ``batch_per_chip``, ``bound.kernels``, ``collectives`` (kind, bytes, group, times, overlapped)
+            and ``state_bytes``.
         chips: how many.
         assumed: what the program does not say.
     """
@@ -142,11 +143,14 @@ def scale(record: Mapping[str, Any], chips: int, assumed: Assumptions | None = N
     count, kernels = found.count * pods, record["bound"]["kernels"]
     waits = links = 0.0
     for each in record["collectives"] if count > 1 else ():
-        seconds = SENT.get(each["kind"], lambda n: 1.0)(count) * each["bytes"] / found.bandwidth(found.count)
+        size = each["bytes"]
+        if each["kind"] == "all-gather":  # the state is not cut: what is gathered is a part of each chip's own
+            size *= count / (each["group"] or parse_chips(record["chips"]).count)
+        seconds = SENT.get(each["kind"], lambda n: 1.0)(count) * size / found.bandwidth(found.count)
         late = found.chip.collective_seconds + found.hops(found.count) * found.chip.hop_seconds
         if pods > 1:
             late += assumed.between_pods
-            seconds += SENT.get(each["kind"], lambda n: 1.0)(pods) * each["bytes"] / found.count / assumed.pod_network
+            seconds += SENT.get(each["kind"], lambda n: 1.0)(pods) * size / found.count / assumed.pod_network
         if not each["overlapped"]:
             waits += each["times"] * late
             links += each["times"] * seconds

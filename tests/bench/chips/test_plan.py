@@ -121,7 +121,7 @@ def test_resnet20_on_four_tpus():
     assert sum(program["operations"].values()) == pytest.approx(6 * found["macs"] * 128, rel=0.1), "less the padding"
     assert found["compiler"]["flops"] > sum(program["operations"].values())
     assert program["bytes_moved"] < 1.4 * found["compiler"]["bytes_accessed"]
-    assert program["serial_collectives"] <= 3 * 19 + 3
+    assert program["serial_collectives"] <= 2 * 19 + 8, "one a batch norm each way, and pieces of the gradient"
     assert memory["arguments"] >= sum(found["arguments"].values())
     assert 0 < found["bound"]["step"] < found["compiler"]["estimated_seconds"]
     assert "on v5e:2x2 (4 x TPU v5 lite)" in chips_table(found)
@@ -135,7 +135,7 @@ def test_resnet20_on_a_gpu():
     assert (found["fits"], found["devices"], program["platform"]) == (True, 1, "gpu")
     assert program["convolutions_off_unit"] == [], "all by cuDNN"
     assert program["activations_moved"] == []
-    assert program["kernels"] <= 600
+    assert program["kernels"] <= 300
     assert sum(program["operations"].values()) == pytest.approx(6 * found["macs"] * 128, rel=0.1)
     assert found["bound"]["launches"] > 0
     assert "cuDNN" in chips_table(found)

@@ -16,9 +16,9 @@ RECORD = {
     "bound": {"kernels": 0.010},
     "state_bytes": 200e6,
     "collectives": [
-        {"kind": "all-reduce", "bytes": 1000, "times": 2, "overlapped": False},
-        {"kind": "all-reduce", "bytes": 100e6, "times": 1, "overlapped": False},
-        {"kind": "all-reduce", "bytes": 100e6, "times": 1, "overlapped": True},
+        {"kind": "all-reduce", "bytes": 1000, "times": 2, "group": 4, "overlapped": False},
+        {"kind": "all-reduce", "bytes": 100e6, "times": 1, "group": 4, "overlapped": False},
+        {"kind": "all-reduce", "bytes": 100e6, "times": 1, "group": 4, "overlapped": True},
     ],
 }
 
@@ -68,3 +68,10 @@ def test_the_batch_beyond_which_recipes_stop():
     assert [most_chips(RECORD, recipe) for recipe in RECIPES] == [2, 64, 256]
     half = dataclasses.replace(RECIPES[0], batch=64)
     assert most_chips(RECORD, half) == 0
+
+
+def test_what_all_chips_gather_grows_with_them():
+    gather = {"kind": "all-gather", "bytes": 4000, "times": 1, "group": 4, "overlapped": False}
+    record = {**RECORD, "collectives": [gather]}
+    assert scale(record, 16).links == pytest.approx(15 / 16 * 16_000 / 200e9)
+    assert scale(record, 64).links == pytest.approx(63 / 64 * 64_000 / 200e9)
