@@ -58,7 +58,7 @@ def parts(tx, params, stats, grads):
     return update._Parts(params, stats, opt_state, average)
 
 
-def both(tx, given, averaging=0.9):
+def both(tx, given, averaging: float | Averaging = 0.9):
     return [jax.jit(lambda *a, form=form: form(tx, averaging, *a))(*given) for form in FORMS]
 
 

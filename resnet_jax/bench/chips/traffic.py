@@ -72,9 +72,7 @@ def _read_of(module: Module, computation: Computation, value: Instruction, whole
             continue
         elif user.op == "fusion":
             inner = module.computations[user.calls("calls")[0]]
-            total += sum(
-                _read(module, inner, i, whole) for i, name in enumerate(user.operands) if name == value.name
-            )
+            total += sum(_read(module, inner, i, whole) for i, name in enumerate(user.operands) if name == value.name)
         else:
             return whole
     return min(total, whole)
