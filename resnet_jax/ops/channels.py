@@ -104,7 +104,8 @@ def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) ->
 
 def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
     if mask:
-        mean, *mask = _recomputed(mean, *mask)
+        mean, bias, gain = _recomputed(mean, *mask)
+        mask = bias, gain
     distance = x - _over(mean, x)
     g = _masked(g, distance, mask)
     return channels_gpu.pair_of_sums(g, g * distance)
