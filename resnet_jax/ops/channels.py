@@ -13,10 +13,13 @@ operation           of                                            gives
 ``spread`` is linear in its first two operands, ``collect`` in its first; each is the transpose of the other, and the
 tangents of ``moments`` are two sums of ``collect``. So the gradient of a batch norm takes one pass over its input and
 the cotangent for all sums, and one elementwise pass. Both may be *masked*: zero where another ``bias + gain * (x -
-mean)`` is not positive. A ``spread`` masked by itself is a ReLU after it, whose cotangent nobody has to keep or make.
+mean)`` is not positive. A ``spread`` masked by itself (``activate``) is a ReLU after it; ``gate`` passes the cotangent
+of ``x``, masked, times the gain. Masks are made again where they are used, and nobody has to keep them.
 
 On the CPU XLA sums over positions at a few percent of the speed of memory; there these sums are compiled
-(``native/norm.cc``). Everywhere else, in wider floats, and where a compiler splits the batch, they are the plain ones.
+(``native/norm.cc``). On a GPU the moments take one pass, and each pair of sums two kernels
+(:mod:`~resnet_jax.ops.channels_gpu`). Everywhere else, in wider floats on the CPU, and where a compiler splits the
+batch, they are the plain ones.
 """
 
 from __future__ import annotations
@@ -101,7 +104,8 @@ def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) ->
 
 def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
     if mask:
-        mean, *mask = _recomputed(mean, *mask)
+        mean, bias, gain = _recomputed(mean, *mask)
+        mask = bias, gain
     distance = x - _over(mean, x)
     g = _masked(g, distance, mask)
     return channels_gpu.pair_of_sums(g, g * distance)

@@ -32,7 +32,7 @@ Path = tuple[str, ...]
 
 #: Leaves of a vector: with a momentum and a gradient three arrays a leaf are read, and XLA makes no kernel of more than
 #: 96 operands and results.
-MEMBERS = 30
+MEMBERS = 44
 
 
 class ElementwiseTransformation(optax.GradientTransformation):

@@ -30,7 +30,7 @@ def test_a_shift_far_from_all_others_costs_digits_but_does_not_cancel(far):
     x = np.random.default_rng(0).normal(size=(1, 4096, 6)).astype(np.float32)
     x[:, 2048] += far
     var = channels_gpu.moments(jnp.asarray(x))[1]
-    eps = np.finfo(np.float32).eps
+    eps = float(np.finfo(np.float32).eps)
     np.testing.assert_allclose(var, x.astype(np.float64).var(1), rtol=10 * min(4096, 1 + far**2) * eps + 1e-5)
 
 

@@ -8,6 +8,8 @@ from resnet_jax.bench.chips.hlo import Array, Computation, Instruction, Module
 
 #: These read of their first operand only what they give.
 PARTS = ("dynamic-slice", "gather", "slice")
+#: These give each element of their operand, perhaps in another dtype or shape: what is sliced of it is sliced of that.
+SAME_ELEMENTS = ("convert", "bitcast")
 #: These hold other computations, or are names for what is there.
 NOTHING = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "add-dependency"),
@@ -54,18 +56,23 @@ def _read(module: Module, computation: Computation, number: int, whole: int) -> 
     parameter = computation.parameters.get(number)
     if parameter is None or not whole:
         return whole
+    return _read_of(module, computation, parameter, whole)
+
+
+def _read_of(module: Module, computation: Computation, value: Instruction, whole: int) -> int:
     total = 0
-    for user in computation.users[parameter.name]:
-        first = user.operands[0] == parameter.name
+    for user in computation.users[value.name]:
+        first = user.operands[0] == value.name
         if user.op in PARTS and first:
             total += sum(array.bytes for array in user.results)
+        elif user.op in SAME_ELEMENTS and user is not computation.root:
+            into = sum(array.bytes for array in user.results)
+            total += _read_of(module, computation, user, into) * whole // max(into, 1)
         elif user.op == "dynamic-update-slice" and first:
             continue
         elif user.op == "fusion":
             inner = module.computations[user.calls("calls")[0]]
-            total += sum(
-                _read(module, inner, i, whole) for i, name in enumerate(user.operands) if name == parameter.name
-            )
+            total += sum(_read(module, inner, i, whole) for i, name in enumerate(user.operands) if name == value.name)
         else:
             return whole
     return min(total, whole)

@@ -135,7 +135,7 @@ def test_resnet20_on_a_gpu():
     assert (found["fits"], found["devices"], program["platform"]) == (True, 1, "gpu")
     assert program["convolutions_off_unit"] == [], "all by cuDNN"
     assert program["activations_moved"] == []
-    assert program["kernels"] <= 300
+    assert program["kernels"] <= 300, "plain Flax has 396"
     assert sum(program["operations"].values()) == pytest.approx(6 * found["macs"] * 128, rel=0.1)
     assert found["bound"]["launches"] > 0
     assert "cuDNN" in chips_table(found)
