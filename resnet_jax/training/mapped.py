@@ -111,7 +111,7 @@ def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
 
 
 def mapped_gradients(
-    gradients: Callable[..., Any], model: ResNet, placement: Placement
+    gradients: Callable[..., Any], model: nn.Module, placement: Placement
 ) -> Callable[[Any, Any, Mapping[str, jax.Array], jax.Array, Any], Any]:
     """Return ``gradients`` of a batch from those of its parts on the devices.
 
@@ -124,6 +124,7 @@ def mapped_gradients(
     Returns:
         The same function of the whole batch, without ``network``.
     """
+    assert isinstance(model, ResNet)  # or it is not mapped
     config = model.config
     network = model.clone(config=dataclasses.replace(config, axis_name=DATA_AXIS))
     apart = config.norm == "batch" and config.norm_scope in _APART
@@ -156,7 +157,7 @@ def mapped_gradients(
     return mapped
 
 
-def mapped_outputs(model: ResNet, placement: Placement) -> Callable[[Any, jax.Array], jax.Array]:
+def mapped_outputs(model: nn.Module, placement: Placement) -> Callable[[Any, jax.Array], jax.Array]:
     """Return ``(variables, images) -> outputs`` in evaluation mode, every device for its own images."""
     whole, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
@@ -176,7 +177,7 @@ def united(stats: Any, momentum: float, axis_name: str) -> Any:
         momentum: weight of the old running average.
         axis_name: the mapped axis.
     """
-    flat = flatten_dict(stats)
+    flat: dict[Any, Any] = dict(flatten_dict(stats))
     paths = [path[:-1] for path in flat if path[-1] == "mean"]
     if not paths:
         return stats

@@ -52,7 +52,7 @@ def summed(grads: Mapping[str, Any], with_them: Any, axis_name: str) -> Any:
 def backward_order(paths: Sequence[str]) -> list[int]:
     """Return the indices of paths of parameters in the order in which a backward pass comes to them.
 
-    >>> backward_order(["head/bias", "stage1/block0/branch/conv1/kernel", "stage1/block1/branch/conv1/kernel", "stem/a"])
+    >>> backward_order(["head/bias", "stage1/block0/shortcut/scale", "stage1/block1/branch/scale", "stem/norm/scale"])
     [0, 2, 1, 3]
     """
 
