@@ -104,9 +104,9 @@ def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
     if examples % parts:
         return f"{examples} examples do not divide over {parts} parts"
     config: Any = getattr(model, "config", None)
-    if config is not None and config.norm == "batch" and config.norm_scope == "ghost":
-        if config.ghost_size and (examples // parts) % config.ghost_size:
-            return f"ghost batches of {config.ghost_size} would lie on more than one device"
+    ghosts = config is not None and config.norm == "batch" and config.norm_scope == "ghost"
+    if ghosts and config.ghost_size and (examples // parts) % config.ghost_size:
+        return f"ghost batches of {config.ghost_size} would lie on more than one device"
     return None
 
 
