@@ -18,6 +18,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def measure(batch: int, layer: tuple[int, int, int, int, int], seconds: float) -
     x = jnp.asarray(rng.normal(size=(batch, side, side, c_in)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(window, window, c_in, c_out)), jnp.float32)
     bias = jnp.asarray(rng.normal(size=c_out), jnp.float32)
-    sizes = {"strides": (stride,) * 2, "padding": (pad,) * 2}
+    sizes: dict[str, Any] = {"strides": (stride,) * 2, "padding": (pad,) * 2}
     forms = {
         "plain": jax.jit(lambda x, kernel, bias: jax.nn.relu(ops.conv(x, kernel, **sizes) + bias)),
         "one pass": jax.jit(lambda x, kernel, bias: ops.finished_conv(x, kernel, bias, relu=True, **sizes)),

@@ -248,6 +248,11 @@ def _result(
         },
         "params": ours["params"],
         "rounds": samples,
+        "cpu_seconds_per_image": {
+            name: min(answer["cpu_seconds"] / answer["images"] for answer in answers)
+            for name, answers in rounds.items()
+            if all("cpu_seconds" in answer for answer in answers)
+        },
         "idle_cpu_seconds": {name: max(a["idle_cpu_seconds"] for a in answers) for name, answers in rounds.items()},
         "peer_compile_seconds": {name: facts[name]["compile_seconds"] for name in facts if name != "ours"},
         "torch_compile_mode": how.compile_mode,

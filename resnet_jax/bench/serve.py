@@ -56,12 +56,16 @@ class Clock:
             steps, spent = steps + 1, spent + self._estimate
 
     def round(self, seconds: float) -> dict[str, float]:
-        """Run for about ``seconds``; the step before it, which finds cold caches, is not timed."""
+        """Run for about ``seconds``; the step before it, which finds cold caches, is not timed.
+
+        The CPU seconds are those of all threads of this process, threads that wait in a loop included.
+        """
         self._time(1)
         count = max(1, round(seconds / self._estimate))
+        cpu = time.process_time()
         took = self._time(count)
         self._estimate = took / count
-        return {"images": count * self.side.images, "seconds": took}
+        return {"images": count * self.side.images, "seconds": took, "cpu_seconds": time.process_time() - cpu}
 
     def _time(self, count: int) -> float:
         began = time.perf_counter()

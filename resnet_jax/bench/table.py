@@ -25,8 +25,9 @@ def comparison_table(result: dict[str, Any]) -> str:
         f"{result['model']} {result['mode']}, batch {result['batch']}, {side} px, {result['dtype']}, "
         f"{result['device']} ({result['cores']} cores), convolutions {result['convolutions']}",
         *([processor_line(result["processor"])] if result["platform"] == "cpu" else []),
-        f"{'':<15}{'images/s':>12}{'slowest':>12}{'fastest':>12}{'ours over':>12}",
+        f"{'':<15}{'images/s':>12}{'slowest':>12}{'fastest':>12}{'ours over':>12}{'CPU ms/image':>14}",
     ]
+    cpu = result["cpu_seconds_per_image"]
     for key, name in NAMES.items():
         if key not in ("ours", *result["rounds"], *result["not_run"]):
             continue
@@ -34,8 +35,9 @@ def comparison_table(result: dict[str, Any]) -> str:
             lines.append(f"{name:<15}{'-':>12}  not run: {result['not_run'][key]}")
             continue
         rates = result["rounds"][key]
+        spent = f"{1e3 * cpu[key]:,.1f}" if key in cpu else ""
         ratio = "" if key == "ours" else f"{result['ours'] / result[key]:.2f}"
-        lines.append(f"{name:<15}{result[key]:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}{ratio:>12}")
+        lines.append(f"{name:<15}{result[key]:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}{ratio:>12}{spent:>14}")
     limits = result["limits"]["images_per_second"]
     nearer = min(limits, key=limits.__getitem__)
     lines += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import assert_never
+from typing import Any, assert_never
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -108,18 +108,18 @@ class Conv(nn.Module):
             case _:
                 assert_never(self.standardize)
         operands = x.astype(self.dtype), kernel.astype(self.dtype)
-        window = {
+        window: dict[str, Any] = {
             "strides": (self.strides,) * dims,
             "padding": (self.dilation * ((self.kernel_size - 1) // 2),) * dims,
             "dilation": (self.dilation,) * dims,
             "groups": self.groups,
         }
-        y = None if finish else checkpoint_name(ops.conv(*operands, **window), CONV_OUTPUT)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
         if finish:
             return ops.finished_conv(*operands, bias, finish.skip, relu=finish.relu, **window)
+        y = checkpoint_name(ops.conv(*operands, **window), CONV_OUTPUT)
         return y if bias is None else y + bias.reshape((1,) * (dims + 1) + (self.features,))
 
 

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.interpreters import ad
 from jaxtyping import Array, Float
 
@@ -90,22 +91,28 @@ def _plain_activate(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[Ar
 
 
 def _activate_on_gpu(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[Array]:
-    """Compare nothing: XLA would keep what the comparison gave, a byte each, for the gradient that makes the same."""
     (value,) = _plain_spread(bias, gain, x, mean)
     return (jnp.maximum(value, jnp.zeros((), value.dtype)),)
 
 
-def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, bias: Array, gain: Array) -> tuple[Array]:
-    """Say "not positive" in other words than ``_masked``: what is used there and here XLA would keep, a byte each."""
-    value = (x - _over(mean, x)) * _over(gain, x) + _over(bias, x)
-    off = jnp.minimum(value, jnp.zeros((), value.dtype)) == value
-    return (jnp.where(off, jnp.zeros_like(g), g) * _over(scale, x),)
+def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
+    return _plain_gate(g, scale, x, *_recomputed(mean, *mask))
 
 
 def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
+    if mask:
+        mean, *mask = _recomputed(mean, *mask)
     distance = x - _over(mean, x)
     g = _masked(g, distance, mask)
     return channels_gpu.pair_of_sums(g, g * distance)
+
+
+def _recomputed(*numbers: Array) -> Sequence[Array]:
+    """Return numbers of channels so that a mask of them is computed where it is used.
+
+    XLA sees that the forward pass and the gradient, twice, compare the same, and keeps the mask, a byte an element.
+    """
+    return lax.optimization_barrier(numbers)
 
 
 def _plain_gate(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:

@@ -8,9 +8,9 @@ pieces are said, and all distances are from one value of each channel, the *shif
     mean = shift + s1 / n,  variance = s2 / n - (s1 / n)^2
 
 The shift is what stands in the middle of the array, far from the padding of a convolution. It does not cancel for
-|mean| >> std, as E[x^2] - E[x]^2 does: rounding in float32 is about eps (1 + D^2) of the variance, with D standard
-deviations between that value and the mean. For a D of 4 that is 1e-6; for a value far from all others it is less than n
-eps, as it has its own part in the variance, D^2 >= n.
+|mean| >> std, as E[x^2] - E[x]^2 does: rounding in float32 is some eps (1 + D^2) of the variance, with D standard
+deviations between that value and the mean. For a D of 4 that is 1e-5 or less; however far one value is from all others,
+it is some n eps, as that value has its own part in the variance.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ tangents of the maximum. ``max_pool_scatter(g, x)`` adds numbers of windows up t
 their first operand, each is the transpose of the other, and the places do not move with ``x``.
 
 XLA:CPU takes a hundred times longer for the gradient than to read the image; there the three are compiled for images in
-float32 (``native/pool.cc``). Everywhere else they are what JAX makes of ``reduce_window``.
+float32 (``native/pool.cc``). On a GPU XLA writes two indices of four bytes for each window, clears an image in float32
+and adds to it; there the gradient of an image is gathered, by a number of one byte for each window. Everywhere else
+they are what JAX makes of ``reduce_window``.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 from jaxtyping import Array
 
 from resnet_jax.ops import native
+from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.lowering import leading_axis_primitive
 
 
@@ -38,6 +43,41 @@ def _plain_scatter(g: Array, x: Array, **size: int) -> tuple[Array]:
     return jax.vjp(lambda x: plain_max_pool(x, **size), x)[1]((g,))
 
 
+#: Positions of a window, at most, that are written out one by one for a GPU.
+UNROLLED = 25
+
+
+def _scatter_on_gpu(g: Array, x: Array, *, window: int, stride: int, padding: int) -> tuple[Array]:
+    """Return for each position the sum, in float32 or wider, of ``g`` of the windows that it is the maximum of."""
+    if x.ndim != 4 or window**2 > UNROLLED or padding >= window:
+        return _plain_scatter(g, x, window=window, stride=stride, padding=padding)
+    sizes, outs = x.shape[1:3], g.shape[1:3]
+    low = jnp.asarray(-jnp.inf, x.dtype)
+    pads = [((out - 1) * stride + window - padding - size) for out, size in zip(outs, sizes, strict=True)]
+    framed = lax.pad(x, low, [(0, 0, 0), (padding, pads[0], 0), (padding, pads[1], 0), (0, 0, 0)])
+    places = [(i, j) for i in range(window) for j in range(window)]
+    ends = [(out - 1) * stride + 1 for out in outs]
+    best, place = None, jnp.zeros(g.shape, jnp.int8)
+    for number, (i, j) in enumerate(places):
+        seen = framed[:, i : i + ends[0] : stride, j : j + ends[1] : stride]
+        if best is None:
+            best = seen
+            continue
+        larger = (seen > best) | (seen != seen) & (best == best)
+        best, place = jnp.where(larger, seen, best), jnp.where(larger, jnp.int8(number), place)
+    place = lax.optimization_barrier(place)
+    wide = g.astype(at_least_float32(g.dtype))
+    total = jnp.zeros(x.shape, wide.dtype)
+    for number, (i, j) in enumerate(places):
+        here = jnp.where(place == number, wide, jnp.zeros((), wide.dtype))
+        edges = [
+            (first - padding, size - end - (first - padding), stride - 1)
+            for first, size, end in zip((i, j), sizes, ends, strict=True)
+        ]
+        total += lax.pad(here, jnp.zeros((), wide.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return (total.astype(g.dtype),)
+
+
 def _of_images(
     compiled: Callable[..., tuple[Array]], plain: Callable[..., tuple[Array]]
 ) -> Callable[..., tuple[Array]]:
@@ -53,7 +93,7 @@ def _of_images(
 max_pool_p = leading_axis_primitive("max_pool", plain_max_pool, _of_images(native.max_pool, plain_max_pool))
 gather_p = leading_axis_primitive("max_pool_gather", _plain_gather, _of_images(native.max_pool_gather, _plain_gather))
 scatter_p = leading_axis_primitive(
-    "max_pool_scatter", _plain_scatter, _of_images(native.max_pool_scatter, _plain_scatter)
+    "max_pool_scatter", _plain_scatter, _of_images(native.max_pool_scatter, _plain_scatter), _scatter_on_gpu
 )
 
 

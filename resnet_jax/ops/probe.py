@@ -15,6 +15,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
 from jaxtyping import Array, Float
@@ -137,16 +138,27 @@ fork.defvjp(_fork_forward, _fork_backward, symbolic_zeros=True)
 _RELUS: ContextVar[dict[int, tuple[Array, Array]] | None] = ContextVar("relus", default=None)
 
 
-@jax.custom_jvp
-def _positive_part(x: Array) -> Array:
-    """Return ``jax.nn.relu(x)``; whose gradient looks at what came out, which is kept, and not at what went in."""
-    return jnp.maximum(x, jnp.zeros((), x.dtype))
+def _plain_relu(x: Array) -> tuple[Array]:
+    return (jnp.maximum(x, jnp.zeros((), x.dtype)),)
 
 
-@_positive_part.defjvp
-def _positive_part_jvp(primals, tangents):
-    y, (dx,) = _positive_part(*primals), tangents
-    return y, jnp.where(y > 0, dx, jnp.zeros_like(dx))
+def _relu_on_gpu(x: Array) -> tuple[Array]:
+    """Say that the result is made: for its mask XLA would rather make it again, from all that it was made of."""
+    return (lax.optimization_barrier(jnp.maximum(x, jnp.zeros((), x.dtype))),)
+
+
+relu_p = leading_axis_primitive("relu", _plain_relu, on_gpu=_relu_on_gpu)
+
+
+def _relu_jvp(primals, tangents):
+    """Look at what came out, which is kept, and not at what went in."""
+    (y,), (dx,) = relu_p.bind(*primals), tangents
+    if isinstance(dx, ad.Zero):
+        return (y,), [ad.Zero(jax.typeof(y))]
+    return (y,), [jnp.where(y > 0, dx, jnp.zeros_like(dx))]
+
+
+ad.primitive_jvps[relu_p] = _relu_jvp
 
 
 @contextmanager
@@ -165,7 +177,7 @@ def relu(x: Array) -> Array:
     >>> relu(jnp.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
-    y = _positive_part(x)
+    y = jax.nn.relu(x) if plain_lax_wanted() or jnp.ndim(x) == 0 else relu_p.bind(x)[0]
     known = _RELUS.get()
     if known is not None:
         known[id(y)] = (y, x)  # with y kept, nothing else gets its id

@@ -26,7 +26,7 @@ from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.finetune import find_source, require_transfer
 from resnet_jax.runs.fitted import Fit
-from resnet_jax.runs.job import FirstStep, Job, announce, sayer
+from resnet_jax.runs.job import FirstStep, Job, announce, compilations_said, sayer
 from resnet_jax.runs.length import Origin, adopt, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
 from resnet_jax.runs.recipe_fit import elsewhere, misfit
@@ -165,6 +165,7 @@ def _fit(
         with contextlib.ExitStack() as stack:
             for view in views:
                 stack.callback(view.close)
+            stack.enter_context(compilations_said(job.say))
             with memory_told():
                 state, progress = restore_or_begin(job)
                 state, progress = train_run(job, state, progress, stop, views)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console as RichConsole
 
@@ -18,8 +19,10 @@ from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.finetune import Source, describe
 from resnet_jax.runs.length import Settled
 from resnet_jax.runs.outcome import Pictures
+from resnet_jax.runtime.cxx.library import is_compiling
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.lock import Held
+from resnet_jax.runtime.programs import told_of_compilations
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.feeds import Feed
@@ -141,3 +144,24 @@ def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
         job.say(f"{'note':>9}  {note}")
     for line in settled.change.lines(config) if settled.change is not None else ():
         job.say(line)
+
+
+@contextlib.contextmanager
+def compilations_said(say: Callable[[str], None]) -> Iterator[None]:
+    """Say once, before it takes its time, that what no cache has is compiled: the C++ for the processor and the step.
+
+    Args:
+        say: prints a line.
+    """
+    said = is_compiling()
+    if said:
+        say(f"{'once':>9}  the C++ for this processor and the step are compiled and kept: 10 to 30 s on two cores")
+
+    def missed(program: str) -> None:
+        nonlocal said
+        if program.endswith("_step") and not said:
+            said = True
+            say(f"{'once':>9}  the step is compiled and kept; the next start finds it")
+
+    with told_of_compilations(missed):
+        yield

@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ _TEMPORARY = ".writing-"
 _STALE_SECONDS = 3600.0
 
 _log = logging.getLogger(__name__)
+_told: list[Callable[[str], None]] = []
+
+
+@contextlib.contextmanager
+def told_of_compilations(tell: Callable[[str], None]) -> Iterator[None]:
+    """Meanwhile call something with the name of every program that is looked for and not found, before it is compiled.
+
+    Args:
+        tell: given a name such as ``train_step``, in the thread that compiles.
+    """
+    _told.append(tell)
+    try:
+        yield
+    finally:
+        _told.remove(tell)
 
 
 def size_limit() -> int:
@@ -146,7 +162,11 @@ def let_jax_use(programs: Programs) -> bool:
             _path: Any = programs.folder
 
             def get(self, key: str) -> Any:
-                return programs.get(key)
+                found = programs.get(key)
+                if found is None:
+                    for tell in tuple(_told):
+                        tell(key.rpartition("-")[0].removeprefix("jit_"))
+                return found
 
             def put(self, key: str, value: bytes) -> None:
                 programs.put(key, value)

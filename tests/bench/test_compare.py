@@ -66,7 +66,7 @@ class Scripted:
         self.turn += 1
         if isinstance(rate, Exception):
             raise rate
-        return {"images": 2 * rate, "seconds": 2.0, "idle_cpu_seconds": 0.001 * self.turn}
+        return {"images": 2 * rate, "seconds": 2.0, "cpu_seconds": 4.0, "idle_cpu_seconds": 0.001 * self.turn}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from resnet_jax.data.augmentations import ForExample
+from resnet_jax.data.augmentations import ForExample, crop
 from resnet_jax.data.example import Field
 from resnet_jax.data.on_device import prepare_with
 from resnet_jax.data.operations import affine
@@ -300,3 +300,18 @@ def test_worker_processes_can_be_given_them():
         transform = parse_transform(text)
         assert pickle.loads(pickle.dumps(transform)) == transform
         assert hash(transform) == hash(parse_transform(text))
+
+
+@pytest.mark.parametrize(
+    ("shape", "pad", "axes"), [((32, 32, 3), 4, 2), ((8, 6), 1, 2), ((6, 5, 4, 2), 3, 3), ((20, 2), 9, 1)]
+)
+def test_a_crop_by_shifts_is_the_crop_by_slices(shape, pad, axes):
+    """At every place, for images, masks, volumes and signals: the form that a TPU computes."""
+    places = np.stack(np.meshgrid(*[np.arange(2 * pad + 1)] * axes), -1).reshape(-1, axes)
+    frames = np.random.default_rng(0).integers(0, 255, [side + 2 * pad * (i < axes) for i, side in enumerate(shape)])
+    forms = [
+        jax.vmap(lambda place, form=form: form(jnp.asarray(frames, jnp.uint8), list(place), shape))(places)
+        for form in (crop.sliced, crop.shifted)
+    ]
+    assert forms[0].shape == forms[1].shape == (len(places), *shape)
+    np.testing.assert_array_equal(*forms)

@@ -13,7 +13,7 @@ from jax._src import compilation_cache
 
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime import cache
-from resnet_jax.runtime.programs import LIMIT, Programs, size_limit
+from resnet_jax.runtime.programs import LIMIT, Programs, size_limit, told_of_compilations
 
 OPTIONS = {
     "jax_enable_compilation_cache": True,
@@ -142,3 +142,17 @@ def test_a_limit_that_is_none(given, monkeypatch):
     monkeypatch.setenv(LIMIT, given)
     with pytest.raises(UsageError, match=f"{LIMIT} is .*; need a number of MiB"):
         size_limit()
+
+
+def test_what_is_not_found_is_told_before_it_is_compiled(kept):
+    _, start = kept
+    missed = []
+    with told_of_compilations(missed.append):
+        start()
+        assert missed == ["_lambda"]
+        start()
+    assert missed == ["_lambda"]  # it was found
+    with told_of_compilations(missed.append):
+        pass
+    start()
+    assert missed == ["_lambda"]

@@ -158,6 +158,7 @@ class Program:
             "by_op": self.by_op,
             "bytes_moved": self.bytes_moved,
             "collectives": kinds,
+            "each_collective": self._grouped(),
             "serial_collectives": self.serial_collectives,
             "blocking_collectives": self.blocking,
             "convolutions": dict(targets),
@@ -167,6 +168,14 @@ class Program:
             "loops": self.loops,
             "estimated_cycles": self.estimated_cycles,
         }
+
+    def _grouped(self) -> list[dict[str, Any]]:
+        """Return collectives of the same kind, bytes, group and overlap together, with how often."""
+        groups: collections.Counter[tuple[str, int, int, bool]] = collections.Counter()
+        for each in self.collectives:
+            groups[each.kind, each.bytes, each.group, each.overlapped] += each.times
+        names = ("kind", "bytes", "group", "overlapped")
+        return [{**dict(zip(names, key, strict=True)), "times": times} for key, times in groups.items()]
 
 
 def read_program(text: str, *, platform: Platform | None = None, smallest: int = SMALLEST_COPY) -> Program:

@@ -82,5 +82,34 @@ def _part(xp: Any, frame: Array, starts: list[Array], shape: tuple[int, ...]) ->
         return frame[tuple(slice(int(start), int(start) + side) for start, side in zip(starts, shape, strict=False))]
     import jax
 
-    zeros = [xp.zeros_like(starts[0])] * (len(shape) - len(starts))
+    return jax.lax.platform_dependent(
+        frame,
+        starts,
+        tpu=lambda frame, starts: shifted(frame, starts, shape),
+        default=lambda frame, starts: sliced(frame, starts, shape),
+    )
+
+
+def sliced(frame: Array, starts: list[Array], shape: tuple[int, ...]) -> Array:
+    """Return the part of a frame that begins at some place of its first dimensions; a TPU loops over a batch of it."""
+    import jax
+    import jax.numpy as jnp
+
+    zeros = [jnp.zeros_like(starts[0])] * (len(shape) - len(starts))
     return jax.lax.dynamic_slice(frame, [*starts, *zeros], shape)
+
+
+def shifted(frame: Array, starts: list[Array], shape: tuple[int, ...]) -> Array:
+    """Return what :func:`sliced` does, by moving the frame by each power of two that is in the place, or not."""
+    import jax
+    import jax.numpy as jnp
+
+    for axis, start in enumerate(starts):
+        bits = (frame.shape[axis] - shape[axis]).bit_length()
+        more = shape[axis] + 2**bits - 1 - frame.shape[axis]  # so that every move finds something, which is cut off
+        frame = jnp.pad(frame, [(0, more if each == axis else 0) for each in range(frame.ndim)])
+        for bit in reversed(range(bits)):
+            kept = shape[axis] + 2**bit - 1
+            there = jax.lax.slice_in_dim(frame, 2**bit, 2**bit + kept, axis=axis)
+            frame = jnp.where((start >> bit) & 1 == 1, there, jax.lax.slice_in_dim(frame, 0, kept, axis=axis))
+    return frame

@@ -124,12 +124,13 @@ __attribute__((noinline)) void correlate_tile(const float* in, const Row& row, f
 // A row of `pixels`, in the widest tiles that fit.
 template <int BLOCK, int IN_STRIDE, int V, int R>
 void correlate_row(const float* in, const Row& row, float* out, Index pixels) {
-  constexpr int NEXT = R > 8 ? 8 : R == 8 ? 7 : R == 7 || R == 6 ? 4 : R / 2;
+  constexpr int NEXT = R > 8 ? 8 : R == 8 ? 7 : R == 7 || R == 6 ? 4 : R == 4 && LANES == 8 ? 3 : R / 2;
   // Tiles of equal width are better than wide ones and a narrow rest: 16 pixels are 8 + 8, not 14 + 2.
   if constexpr (R > 8) {
     if (pixels % R != 0 && pixels % 8 == 0) return correlate_row<BLOCK, IN_STRIDE, V, 8>(in, row, out, pixels);
   }
-  for (; pixels >= R; pixels -= R, in += R * IN_STRIDE * BLOCK, out += R * row.out_step)
+  // 8 pixels as 4 + 4, not 6 + 2, and 7 as 4 + 3: one or two have too few sums to keep the multipliers busy.
+  for (; pixels >= R && (R != 6 || (pixels != 8 && pixels != 7)); pixels -= R, in += R * IN_STRIDE * BLOCK, out += R * row.out_step)
     correlate_tile<BLOCK, IN_STRIDE, R, V>(in, row, out);
   if constexpr (R > 1) {
     if (pixels > 0) correlate_row<BLOCK, IN_STRIDE, V, NEXT>(in, row, out, pixels);
@@ -236,7 +237,7 @@ extern template void correlate_any_stride<64>(ffi::ThreadPool&, const Correlatio
 // To a single tap without stride or padding the pixels of all images are one long row: cut it into full tiles.
 inline void flatten(Correlation& op) {
   const Index pixels = op.n * op.h * op.w;
-  const Index w = pixels % 14 == 0 ? 14 : pixels % 8 == 0 ? 8 : op.w;
+  const Index w = LANES == 8 && pixels % 28 == 0 ? 28 : pixels % 14 == 0 ? 14 : pixels % 8 == 0 ? 8 : op.w;
   op.n = 1, op.h = op.full_h = op.out_h = pixels / w, op.w = op.full_w = op.out_w = w;
 }
 

@@ -33,6 +33,7 @@ constexpr Index BAND_FLOATS = 64 << 10;               // of copied windows
 // What decides that the work is cut by channels: pixels, and floats of their windows. Then chunks are small, so that
 // the next one can be fetched from memory meanwhile.
 constexpr Index FEW_PIXELS = 400, FEW_FLOATS = 512 << 10, FEWEST_PIXELS = 48, FETCHED_CHUNK = 4 * BLOCK;
+constexpr Index SMALL_KERNEL = 64 << 10;              // floats
 
 inline bool few(const Convolution& op) {
   const Index pixels = op.n * op.out_h * op.out_w;
@@ -76,15 +77,25 @@ __attribute__((noinline)) void tile(const float* in, const Panel& panel, float* 
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sums[r][v] = panel.begin ? Vec{} : load(to + r * step + v * LANES);
   const float* skip = panel.end && panel.skip_base ? panel.skip_base + (out - panel.out_base) : nullptr;
-  for (int r = 0; r < R; ++r)
+  // Where the result goes is fetched meanwhile. Of long rows one at a time: all at once, the processor would wait.
+  constexpr int STEPS = LANES == 16 ? 4 : 1;
+  const float *to_write = out, *to_add = skip;
+  int rows = panel.begin || skip ? R : 0;
+  auto fetch_row = [&]() __attribute__((always_inline)) {
     for (int i = 0; i < WIDTH; i += 16) {
-      if (panel.begin) __builtin_prefetch(out + r * panel.out_step + i, 1);
-      if (skip) __builtin_prefetch(skip + r * panel.out_step + i);
+      __builtin_prefetch(to_write + i, 1);
+      if (skip) __builtin_prefetch(to_add + i);
     }
+    to_write += panel.out_step;
+    if (skip) to_add += panel.out_step;
+    --rows;
+  };
+  if constexpr (STEPS == 1)
+    while (rows > 0) fetch_row();
   for (Index left = panel.sums; left > 0; left -= BLOCK, in += panel.block_step) {
     if (panel.ahead) panel.ahead->fetch(panel.fetch);
     const Index count = std::min<Index>(left, BLOCK);
-    for (Index c = 0; c < count; ++c, kernel += WIDTH) {
+    auto product = [&](Index c) __attribute__((always_inline)) {
       Vec weights[V];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) weights[v] = load(kernel + v * LANES);
@@ -92,7 +103,16 @@ __attribute__((noinline)) void tile(const float* in, const Panel& panel, float* 
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) sums[r][v] += weights[v] * in[r * BLOCK + c];
-    }
+      kernel += WIDTH;
+    };
+    Index c = 0;
+    if constexpr (STEPS > 1)
+      for (; c + STEPS <= count; c += STEPS) {
+        if (rows > 0) fetch_row();
+#pragma GCC unroll 4
+        for (Index i = 0; i < STEPS; ++i) product(c + i);
+      }
+    for (; c < count; ++c) product(c);
   }
   if (panel.end && panel.bias)
     for (int v = 0; v < V; ++v) {
@@ -259,6 +279,15 @@ inline void product(ffi::ThreadPool& pool, const Convolution& op, const float* x
     float* const copied = scratch(LOCAL, padded * count);
     for (Index first = 0; first < all; first += padded) {
       copy_windows(op, x, begin, count, first, std::min(chunk, all - first), copied, block_step);
+      if (panels * all * WIDTH <= SMALL_KERNEL) {  // it stays in the cache: write whole pixels
+        for (Index at = 0; at < count; at += PIXELS)
+          for (Index p = 0; p < panels; ++p) {
+            const Panel panel = panel_of(p, first, block_step, packed + (p * all + first) * WIDTH);
+            tiles<PIXELS>(copied + at * BLOCK, panel, y + (begin + at) * op.k + p * WIDTH,
+                          std::min<Index>(PIXELS, count - at));
+          }
+        continue;
+      }
       for (Index p = 0; p < panels; ++p) {
         const Panel panel = panel_of(p, first, block_step, packed + (p * all + first) * WIDTH);
         all_tiles(copied, panel, y + begin * op.k + p * WIDTH, count);

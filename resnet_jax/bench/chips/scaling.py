@@ -1,0 +1,180 @@
+"""From the program of a few chips to bounds for many: what limits a training on 1 to 1,024 chips.
+
+A data-parallel program does the same on each chip however many there are: its kernels and the bytes of its collectives
+come from one compilation, and with more chips only hops, shares and what feeds them change. The formula is
+:func:`scale`; what it assumes are the fields of :class:`Assumptions`, each with its source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from resnet_jax.bench.chips.bound import SENT
+from resnet_jax.bench.chips.table import Chips, parse_chips
+
+#: Slices of 1 to 1,024 chips that are as near to squares and cubes as can be; beyond a pod several of them.
+SQUARES = {1: (1, 1), 4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}
+CUBES = {1: (1, 1, 1), 4: (2, 2, 1), 16: (2, 2, 4), 64: (4, 4, 4), 256: (4, 8, 8), 1024: (8, 8, 16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Up to which batch a way of training an ImageNet ResNet keeps its accuracy.
+
+    Attributes:
+        name: of the way.
+        batch: the largest with the accuracy of a small one.
+        source: where that is shown.
+    """
+
+    name: str
+    batch: int
+    source: str
+
+
+RECIPES = (
+    Recipe("He et al.: SGD, one rate", 256, "arXiv 1512.03385, section 3.4: batch 256, rate 0.1"),
+    Recipe("Goyal et al.: rate in proportion, warmup", 8192, "arXiv 1706.02677, figure 1: no loss up to 8,192"),
+    Recipe("LARS", 32768, "arXiv 1709.05011 (You et al.): 32,768 in 90 epochs, 75.4 % against 75.3 % at 256"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """What is put in beside the compiled program; change one to see what it matters.
+
+    Attributes:
+        examples: of a pass: ImageNet-1k's training images (arXiv 1409.0575).
+        epochs: of a run (arXiv 1706.02677: 90).
+        image_bytes: of a stored image: the 147,897,477,120 bytes of ImageNet-1k's training archive / 1,281,167.
+        chips_of_host: chips that one host feeds.
+        decoded_a_second: images that a virtual core decodes and cuts in a second (FFCV, arXiv 2306.12517: 31,278 on
+            96 of them, JPEGs of 512 pixels and quality 90).
+        cores_of_host: virtual cores of a host (docs.cloud.google.com/tpu/docs/v5e: ct5lp-hightpu-4t has 112).
+        network: bytes a second into a host (the same page: 100 Gb/s).
+        storage: bytes a second that a host writes to an object store; 1 GB/s is a tenth of its network.
+        checkpoints: of a run, one an epoch.
+        dollars: of a chip an hour (cloud.google.com/tpu/pricing, v5e on demand, us-central1: 1.20).
+        between_pods: seconds of a collective between pods, over the data centre's network; 50 us, an assumption.
+        pod_network: bytes a second of a chip between pods: 6.4 Tb/s of a v5e pod / 256.
+    """
+
+    examples: int = 1_281_167
+    epochs: float = 90
+    image_bytes: float = 147_897_477_120 / 1_281_167
+    chips_of_host: int = 4
+    decoded_a_second: float = 31_278 / 96
+    cores_of_host: int = 112
+    network: float = 12.5e9
+    storage: float = 1e9
+    checkpoints: float = 90
+    dollars: float = 1.20
+    between_pods: float = 50e-6
+    pod_network: float = 6.4e12 / 8 / 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A training on so many chips; every time is a bound from below, so every rate and cost is the best case.
+
+    Attributes:
+        chips: how many.
+        batch: images of a step.
+        kernels: seconds of a step in kernels.
+        waits: seconds of a step in which chips wait for one another's numbers.
+        links: seconds of a step in which bytes are sent and nothing else is done.
+        step: seconds of one.
+        images_a_second: on all chips.
+        efficiency: the rate over that of as many chips by themselves.
+        decode_share: cores' time that decoding needs over what there is; above 1 the hosts are too slow for the bound.
+        network_share: the same of the network that brings stored images.
+        checkpoint_share: of the run, spent writing where writing stops the training.
+        recipe: the plainest way of training that keeps its accuracy at this batch; empty if none is known.
+        hours: of a run at best.
+        dollars: of a run at best.
+    """
+
+    chips: int
+    batch: int
+    kernels: float
+    waits: float
+    links: float
+    step: float
+    images_a_second: float
+    efficiency: float
+    decode_share: float
+    network_share: float
+    checkpoint_share: float
+    recipe: str
+    hours: float
+    dollars: float
+
+
+def slice_of(name: str, chips: int) -> tuple[Chips, int]:
+    """Return the slice that so many chips make, and how many of it there are: beyond a pod several.
+
+    >>> [(found.text, pods) for found, pods in (slice_of("v5e", 64), slice_of("v5e", 1024), slice_of("v4", 1024))]
+    [('v5e:8x8', 1), ('v5e:16x16', 4), ('v4:8x8x16', 1)]
+    """
+    kinds = (
+        CUBES if parse_chips(f"{name}:1x1x1" if name in ("v4", "v5p") else f"{name}:1x1").chip.axes == 3 else SQUARES
+    )
+    largest = max(size for size in kinds if size <= chips)
+    return parse_chips(f"{name}:{'x'.join(map(str, kinds[largest]))}"), math.ceil(chips / largest)
+
+
+def scale(record: Mapping[str, Any], chips: int, assumed: Assumptions | None = None) -> Point:
+    """Return the bound of a training on some chips, from the plan of a slice of at least four.
+
+    Args:
+        record: what :func:`resnet_jax.bench.chips.plan.plan_chips` found, or ``--measure`` of experiments/scaling.py
+            kept of it: ``chips``, ``batch_per_chip``, ``bound.kernels``, ``collectives`` (kind, bytes, times,
+            overlapped) and ``state_bytes``.
+        chips: how many.
+        assumed: what the program does not say.
+    """
+    assumed = assumed or Assumptions()
+    name = record["chips"].partition(":")[0]
+    found, pods = slice_of(name, chips)
+    count, kernels = found.count * pods, record["bound"]["kernels"]
+    waits = links = 0.0
+    for each in record["collectives"] if count > 1 else ():
+        seconds = SENT.get(each["kind"], lambda n: 1.0)(count) * each["bytes"] / found.bandwidth(found.count)
+        late = found.chip.collective_seconds + found.hops(found.count) * found.chip.hop_seconds
+        if pods > 1:
+            late += assumed.between_pods
+            seconds += SENT.get(each["kind"], lambda n: 1.0)(pods) * each["bytes"] / found.count / assumed.pod_network
+        if not each["overlapped"]:
+            waits += each["times"] * late
+            links += each["times"] * seconds
+    step = kernels + waits + links
+    batch = count * record["batch_per_chip"]
+    rate, alone = batch / step, record["batch_per_chip"] / kernels
+    hosts = math.ceil(count / assumed.chips_of_host)
+    seconds = assumed.examples * assumed.epochs / rate
+    written = assumed.checkpoints * record["state_bytes"] / assumed.storage
+    hours = (seconds + written) / 3600
+    return Point(
+        chips=count,
+        batch=batch,
+        kernels=kernels,
+        waits=waits,
+        links=links,
+        step=step,
+        images_a_second=rate,
+        efficiency=rate / (count * alone),
+        decode_share=rate / (hosts * assumed.cores_of_host * assumed.decoded_a_second),
+        network_share=rate * assumed.image_bytes / (hosts * assumed.network),
+        checkpoint_share=written / (seconds + written),
+        recipe=next((recipe.name for recipe in RECIPES if batch <= recipe.batch), ""),
+        hours=hours,
+        dollars=hours * count * assumed.dollars,
+    )
+
+
+def most_chips(record: Mapping[str, Any], recipe: Recipe) -> int:
+    """Return beyond how many chips a recipe's batch is too small to give each what the record gives."""
+    return recipe.batch // record["batch_per_chip"]
