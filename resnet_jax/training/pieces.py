@@ -4,7 +4,8 @@ A sum over devices of each of a network's 161 arrays would be 161 waits; one of 
 else is done. Here the arrays are laid behind each other in a few pieces of about the same bytes. The first piece, the
 classifier and the last blocks, is complete when the backward pass has most of its work still before it, and can cross
 meanwhile. Compilers join sums that could go together, and then all wait for the last; so each piece but the first
-carries a number that only the one before it knows.
+carries a number that only the one before it knows. libtpu 0.0.42 at low effort sends each together with the sum of a
+batch norm that is due at the same time, which makes it no wait of its own, and starts none of them asynchronously.
 """
 
 from __future__ import annotations
