@@ -104,9 +104,9 @@ def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
     if examples % parts:
         return f"{examples} examples do not divide over {parts} parts"
     config: Any = getattr(model, "config", None)
-    ghosts = config is not None and config.norm == "batch" and config.norm_scope == "ghost"
-    if ghosts and config.ghost_size and (examples // parts) % config.ghost_size:
-        return f"ghost batches of {config.ghost_size} would lie on more than one device"
+    size = config.ghost_size if config is not None and config.norm_scope == "ghost" else None
+    if size and config.norm == "batch" and (examples // parts) % size:
+        return f"ghost batches of {size} would lie on more than one device"
     return None
 
 
@@ -142,7 +142,7 @@ def mapped_gradients(
                 (value, (stats, sums)), grads = gradients(network, trained, batch_stats, batch, dropout_key, scale)
         if PROBES in grads:  # a number for each example: what is added up of them crosses, not they
             grads = {**grads, PROBES: jax.tree.map(lambda x: jnp.sum(x, -1, keepdims=True), grads[PROBES])}
-        grads, (value, sums) = summed(grads, (value, sums), DATA_AXIS)
+        grads, (value, sums) = summed(grads, (value, sums), DATA_AXIS, laid=placement.platform != "tpu")
         value, grads = jax.tree.map(lambda x: x / jnp.asarray(placement.size, x.dtype), (value, grads))
         return (value, (stats, sums)), grads
 
