@@ -18,7 +18,7 @@ def test_resnet20_waits_once_each_way_for_a_norm():
     kinds = {kind: found["count"] for kind, found in program["collectives"].items()}
     assert set(kinds) == {"all-gather", "all-reduce"}, "nothing of the batch or the parameters is moved"
     assert kinds["all-gather"] <= NORMS, "forward"
-    assert kinds["all-reduce"] <= NORMS + PIECES, "backward, and the gradient"
+    assert kinds["all-reduce"] <= NORMS + PIECES, "backward, and the gradient, which the compiler joins"
     assert program["serial_collectives"] <= 2 * NORMS + 2
     # as float32: the gradient once, and 8 bytes a channel and chip forward, 8 backward
     assert program["collectives"]["all-gather"]["bytes"] == 4 * 8 * 688
