@@ -25,6 +25,8 @@ from resnet_jax.bench.chips.described import ENVIRONMENT, LOW_EFFORT, described_
 from resnet_jax.bench.chips.program import read_program
 from resnet_jax.bench.chips.table import parse_chips
 
+#: Bytes of the statistics of a batch norm at most; more is a piece of the gradient.
+SMALL = 2**16
 RESULTS = Path(__file__).parent / "results" / "chips"
 
 
@@ -61,16 +63,22 @@ def waits(text: str) -> dict[str, Any]:
     program = read_program(text, platform="tpu")
     forward = [each for each in program.collectives if _of_norm(each) and "transpose(" not in each.source]
     backward = [each for each in program.collectives if _of_norm(each) and "transpose(" in each.source]
-    rest = [each for each in program.collectives if not _of_norm(each)]
+    rest = [each for each in program.collectives if not _of_norm(each) or each.bytes > SMALL]
     return {
         "collectives": len(program.collectives),
         "serial": program.serial_collectives,
         "blocking": program.blocking,
         "norms_forward": len(forward),
         "norms_backward": len(backward),
-        "bytes_of_norms": sum(each.bytes for each in (*forward, *backward)),
+        "bytes_of_norms_forward": sum(each.bytes for each in forward),
         "gradient_pieces": [
-            {"kind": each.kind, "bytes": each.bytes, "arrays": each.arrays, "overlapped": each.overlapped}
+            {
+                "kind": each.kind,
+                "bytes": each.bytes,
+                "arrays": each.arrays,
+                "overlapped": each.overlapped,
+                "with_a_norm": _of_norm(each) or each.arrays > 1,
+            }
             for each in rest
         ],
         "kernels": program.kernels,
@@ -80,8 +88,8 @@ def waits(text: str) -> dict[str, Any]:
 
 
 def _of_norm(each: Collective) -> bool:
-    """Whether it is of one batch norm: they are small, and named after it."""
-    return "norm" in each.source.rsplit("ResNet", 1)[-1] and each.bytes < 2**20
+    """Whether it is of a batch norm, perhaps joined with a piece of the gradient: it is named after the first."""
+    return "norm" in each.source.rsplit("ResNet", 1)[-1]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

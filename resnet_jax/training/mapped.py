@@ -104,14 +104,14 @@ def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
     if examples % parts:
         return f"{examples} examples do not divide over {parts} parts"
     config: Any = getattr(model, "config", None)
-    if config is not None and config.norm == "batch" and config.norm_scope == "ghost":
-        if config.ghost_size and (examples // parts) % config.ghost_size:
-            return f"ghost batches of {config.ghost_size} would lie on more than one device"
+    size = config.ghost_size if config is not None and config.norm_scope == "ghost" else None
+    if size and config.norm == "batch" and (examples // parts) % size:
+        return f"ghost batches of {size} would lie on more than one device"
     return None
 
 
 def mapped_gradients(
-    gradients: Callable[..., Any], model: ResNet, placement: Placement
+    gradients: Callable[..., Any], model: nn.Module, placement: Placement
 ) -> Callable[[Any, Any, Mapping[str, jax.Array], jax.Array, Any], Any]:
     """Return ``gradients`` of a batch from those of its parts on the devices.
 
@@ -124,6 +124,7 @@ def mapped_gradients(
     Returns:
         The same function of the whole batch, without ``network``.
     """
+    assert isinstance(model, ResNet)  # or it is not mapped
     config = model.config
     network = model.clone(config=dataclasses.replace(config, axis_name=DATA_AXIS))
     apart = config.norm == "batch" and config.norm_scope in _APART
@@ -141,7 +142,7 @@ def mapped_gradients(
                 (value, (stats, sums)), grads = gradients(network, trained, batch_stats, batch, dropout_key, scale)
         if PROBES in grads:  # a number for each example: what is added up of them crosses, not they
             grads = {**grads, PROBES: jax.tree.map(lambda x: jnp.sum(x, -1, keepdims=True), grads[PROBES])}
-        grads, (value, sums) = summed(grads, (value, sums), DATA_AXIS)
+        grads, (value, sums) = summed(grads, (value, sums), DATA_AXIS, laid=placement.platform != "tpu")
         value, grads = jax.tree.map(lambda x: x / jnp.asarray(placement.size, x.dtype), (value, grads))
         return (value, (stats, sums)), grads
 
@@ -156,7 +157,7 @@ def mapped_gradients(
     return mapped
 
 
-def mapped_outputs(model: ResNet, placement: Placement) -> Callable[[Any, jax.Array], jax.Array]:
+def mapped_outputs(model: nn.Module, placement: Placement) -> Callable[[Any, jax.Array], jax.Array]:
     """Return ``(variables, images) -> outputs`` in evaluation mode, every device for its own images."""
     whole, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
@@ -176,7 +177,7 @@ def united(stats: Any, momentum: float, axis_name: str) -> Any:
         momentum: weight of the old running average.
         axis_name: the mapped axis.
     """
-    flat = flatten_dict(stats)
+    flat: dict[Any, Any] = dict(flatten_dict(stats))
     paths = [path[:-1] for path in flat if path[-1] == "mean"]
     if not paths:
         return stats

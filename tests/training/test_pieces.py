@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,8 +44,11 @@ def test_pieces_of_a_resnet50_are_few_large_and_in_the_order_of_the_backward_pas
     order = backward_order(paths)
     sizes = [flat[index][1].size for index in order]
     pieces = cut(sizes, PIECES)
-    assert 4 <= len(pieces) <= 8 and pieces[0][0] == 0 and pieces[-1][1] == len(paths)
-    assert all(a[1] == b[0] for a, b in zip(pieces, pieces[1:], strict=False))
+    assert 4 <= len(pieces) <= 8
+    assert pieces[0][0] == 0
+    assert pieces[-1][1] == len(paths)
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
     first, last = (order[slice(*piece)] for piece in (pieces[0], pieces[-1]))
-    assert paths[first[0]].startswith("head/") and paths[last[-1]].startswith("stem/")
+    assert paths[first[0]].startswith("head/")
+    assert paths[last[-1]].startswith("stem/")
     assert max(sum(sizes[slice(*piece)]) for piece in pieces) < 0.35 * sum(sizes)
