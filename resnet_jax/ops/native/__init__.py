@@ -9,6 +9,13 @@ and 2.08 s: to clear the pages of a result of 51 MB takes as long as to compute 
 XLA's sums over positions, of which batch norm is made, run at a few percent of the speed of memory, those of
 ``norm.cc`` at a third to all of it; max-pooling takes a third of the time, its gradient a twentieth.
 
+Inference has a form of its own, ``gemm.h``: what follows a convolution is done while its sums are in registers, 1x1 and
+strided 3x3 convolutions of few or narrow rows are one matrix product, and late layers of a single image are cut by
+output channels, each thread packing its part of the kernel as it fetches the next. A core of an AMD EPYC (Zen 4, peak
+117 GFLOP/s with AVX2 and with AVX-512 alike) reaches 80 to 107 in the 1x1 and strided layers of ResNet-50 for 16
+images, 53 to 107 for one, whose late kernels come from memory each time; with AVX2 this is 1.2 times what the form of
+training reaches for all layers together, with AVX-512 the same, with bias and ReLU included.
+
 As ``torch.compile`` does, the C++ is compiled at first use with the compiler of the machine, for its very processor,
 and kept in the user's cache directory. Without a compiler everything works, in XLA's own forms: :func:`status` says
 which, and why.
