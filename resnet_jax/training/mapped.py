@@ -104,8 +104,8 @@ def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
     if examples % parts:
         return f"{examples} examples do not divide over {parts} parts"
     config: Any = getattr(model, "config", None)
-    size = config.ghost_size if config is not None and config.norm_scope == "ghost" else None
-    if size and config.norm == "batch" and (examples // parts) % size:
+    ghosts = config is not None and config.norm == "batch" and config.norm_scope == "ghost"
+    if ghosts and config.ghost_size and (examples // parts) % config.ghost_size:
         return f"ghost batches of {size} would lie on more than one device"
     return None
 
