@@ -37,7 +37,7 @@ def positions_of_a_piece(parts: int, rows: int, channels: int) -> int:
         channels: of the array.
 
     >>> positions_of_a_piece(1, 128 * 32 * 32, 16), positions_of_a_piece(1, 256 * 56 * 56, 256)
-    (128, 3584)
+    (128, 4096)
     """
     able = [
         size

@@ -6,6 +6,7 @@ global flags, and chosen by measurement; the tables say which.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,6 +69,7 @@ def compile_train_step(
     placement = as_placement(mesh)
     state = placement.state()
 
+    @functools.wraps(step)  # programs are kept under the step's name
     def placed_step(state: Any, batch: Any) -> Any:
         with traced_for(placement, mapped=mapped and batch_axis == 0):
             new, metrics = step(state, batch)
@@ -92,6 +94,7 @@ def compile_eval_step(step: Callable[..., Any], mesh: Devices, *, mapped: bool =
     """
     placement = as_placement(mesh)
 
+    @functools.wraps(step)
     def placed_step(variables: Any, batch: Any) -> Any:
         if placement.fsdp > 1:
             variables = jax.lax.with_sharding_constraint(variables, placement.outputs)

@@ -104,9 +104,10 @@ def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
     if examples % parts:
         return f"{examples} examples do not divide over {parts} parts"
     config: Any = getattr(model, "config", None)
-    ghosts = config is not None and config.norm == "batch" and config.norm_scope == "ghost"
-    if ghosts and config.ghost_size and (examples // parts) % config.ghost_size:
-        return f"ghost batches of {size} would lie on more than one device"
+    if config is None or config.norm != "batch" or config.norm_scope != "ghost" or not config.ghost_size:
+        return None
+    if (examples // parts) % config.ghost_size:
+        return f"ghost batches of {config.ghost_size} would lie on more than one device"
     return None
 
 

@@ -111,6 +111,8 @@ def _packed(
 
 def _side_by_side(new: PyTree, old: PyTree) -> tuple[PyTree, PyTree]:
     """Return both trees, whose leaves are slices of a few vectors that have some of each."""
+    if not jax.tree.leaves(new):
+        return new, old
     pairs = jax.tree.map(lambda a, b: (a, b), new, old)
     packing = Packing.of(pairs, jax.tree.map(lambda _: "statistic", pairs))
     pairs = packing.unpack(lax.optimization_barrier(packing.pack(pairs)), pairs)
