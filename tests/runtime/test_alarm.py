@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,14 +76,15 @@ def test_without_standard_error(capfd):
 def test_around_every_compilation_of_jax(monkeypatch, capfd):
     from jax._src import compiler
 
-    theirs = compiler.backend_compile_and_load
+    theirs: Any = compiler.backend_compile_and_load
+    if getattr(theirs, "without_alarm", False):  # a command of another test has put it around them
+        theirs = theirs.__wrapped__
     monkeypatch.setattr(compiler, "backend_compile_and_load", theirs)
     assert let_jax_compile_without()
     assert let_jax_compile_without()  # once
     assert compiler.backend_compile_and_load.__wrapped__ is theirs
     under_way = []
     monkeypatch.setattr(alarm._watch, "begin", lambda begin=alarm._watch.begin: (under_way.append(1), begin()))
-    jax.clear_caches()
     assert jax.jit(lambda x: x * 3)(np.float32(2)) == 6
     assert under_way
     monkeypatch.delattr(compiler, "backend_compile_and_load")
