@@ -178,7 +178,7 @@ def _all_finite(tree: PyTree, *, joined: bool = False) -> jax.Array:
             if leaf.size:
                 kinds.setdefault(leaf.dtype, []).append(leaf.ravel())
         leaves = [jnp.concatenate(alike) for alike in kinds.values()]
-    wrong = [~jnp.isfinite(leaf).all() for leaf in leaves]
+    wrong = [(~jnp.isfinite(leaf)).any() for leaf in leaves]
     if joined or not wrong:
         return ~jnp.asarray(wrong, bool).any()
     counted = jnp.stack(wrong).astype(jnp.float32)
