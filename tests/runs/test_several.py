@@ -19,6 +19,8 @@ from resnet_jax.runtime.launcher import free_port
 pytestmark = pytest.mark.slow
 
 STEPS = 30
+#: Sums of gradients in another order differ by rounding, until that moves a number over the edge of a ReLU.
+EDGE = 1e-3
 OPTIONS = [
     "--model.stage-sizes",
     "1",
@@ -65,6 +67,11 @@ def rows(run: Path) -> list[int]:
     return [row["step"] for row in found if row["kind"] == "train"]
 
 
+def losses(run: Path) -> list[float]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in found if row["kind"] == "train"]
+
+
 @pytest.fixture(scope="module")
 def whole(environ, tmp_path_factory) -> dict[int, tuple[Path, dict]]:
     """Runs without a break in 1, 2 and 4 processes: directory and summary."""
@@ -76,7 +83,8 @@ def test_the_same_devices_in_other_processes_give_the_same_numbers(whole):
     one, two, four = (whole[count] for count in (1, 2, 4))
     assert two[1]["params_digest"] == four[1]["params_digest"]
     for a, b in zip(parameters(one[0]), parameters(two[0]), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)  # sums of gradients in another order
+        np.testing.assert_allclose(a, b, atol=EDGE)
+    np.testing.assert_allclose(losses(one[0])[:20], losses(two[0])[:20], rtol=1e-5)
     for run, summary in (one, two, four):
         assert rows(run) == list(range(1, STEPS + 1))
         assert summary["test_examples"] == 359  # in batches of 64: the padding of no process counts
@@ -123,7 +131,7 @@ def test_a_run_of_four_processes_goes_on_in_one_and_of_one_in_four(environ, whol
         assert rows(run) == list(range(1, STEPS + 1))
         assert summary["steps"] == STEPS
         for a, b in zip(parameters(whole[2][0]), parameters(run), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-4)
+            np.testing.assert_allclose(a, b, atol=EDGE)
 
 
 FAILS = """
