@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import collections
+import textwrap
 from typing import Any
 
 MIB, GIB = 2**20, 2**30
+#: Columns of a terminal that the text is made for.
+WIDTH = 100
 
 
 def chips_table(result: dict[str, Any]) -> str:
     """Return the text of a :func:`resnet_jax.bench.chips.plan.plan_chips` result."""
+    return "\n".join(part for line in _lines(result).splitlines() for part in _wrapped(line))
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a line in pieces of at most :data:`WIDTH` columns; what goes on is set in below the text of a table."""
+    below = " " * (15 if line[:1].strip() and line[:15].endswith("  ") else 2)
+    return textwrap.wrap(line, WIDTH, subsequent_indent=below, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _lines(result: dict[str, Any]) -> str:
     what = "train step" if result["mode"] == "train" else "inference, batch norm folded"
     placed = f", the state cut over {result['fsdp_devices'] or 'all'}" if result["placement"] == "fsdp" else ""
     lines = [
@@ -62,7 +75,7 @@ def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
         f"kernels        {program['kernels']:,}: {kinds}",
         f"bytes moved    {program['bytes_moved'] / GIB:,.2f} GiB between memory and cores, on each device",
         f"arithmetic     {sum(program['operations'].values()) / 1e12:,.3f} TFLOP in convolutions and products: "
-        + (", ".join(f"{count / 1e12:,.3f} {dtype}" for dtype, count in program["operations"].items()) or "none"),
+        + (", ".join(f"{_tera(count)} {dtype}" for dtype, count in program["operations"].items()) or "none"),
     ]
     unit = "the MXU" if program["platform"] == "tpu" else "cuDNN, cuBLAS or Triton"
     off = collections.Counter(each["target"] for each in program["convolutions_off_unit"])
@@ -83,6 +96,10 @@ def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
             "else runs",
         ]
     return lines
+
+
+def _tera(count: int) -> str:
+    return f"{count / 1e12:,.3f}" if count >= 5e8 else "under 0.001"
 
 
 def _moved(program: dict[str, Any]) -> str:
