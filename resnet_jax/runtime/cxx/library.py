@@ -129,8 +129,9 @@ def _runs_on_cpu() -> bool:
     if importlib.util.find_spec("libtpu"):
         return False
     plugins = importlib.util.find_spec("jax_plugins")
-    names = [path.name for folder in getattr(plugins, "submodule_search_locations", ()) for path in Path(folder).glob("*")]
-    return all(name.startswith("xla_cuda") for name in names) and (plugins is None or not has_nvidia_gpu())
+    folders = (plugins and plugins.submodule_search_locations) or ()
+    names = [path.name for folder in folders for path in Path(folder).glob("*")]
+    return all(name.startswith("xla_cuda") for name in names) and not (names and has_nvidia_gpu())
 
 
 def compiled(compiler: str, compiles: threading.Event | None = None) -> Library:

@@ -36,8 +36,14 @@ RESULTS = Path(__file__).parents[3] / "experiments" / "results" / "chips"
         (["--batch", "8", "--task.kind", "binary"], "--task goes with --chips"),
         (["--batch-per-chip", "8"], "--batch-per-chip goes with --chips"),
         ([], "give --batch"),
-        (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--augment", "flip"], "leave them out with --infer"),
-        (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--accumulate", "2"], "leave them out with --infer"),
+        (
+            ["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--augment", "flip"],
+            "leave them out with --infer",
+        ),
+        (
+            ["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--accumulate", "2"],
+            "leave them out with --infer",
+        ),
         (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--text", "no/such/file"], "a folder that is there"),
         (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--text", "."], "name a file"),
         (["--chips", "h100", "--batch-per-chip", "8", "--effort", "low"], "of the compiler for TPUs"),
@@ -49,7 +55,7 @@ def test_options_that_do_not_go_together(words, message):
 
 
 def test_what_is_a_field_of_a_run_is_named_as_the_option_it_is_here():
-    with pytest.raises(UsageError, match="^--fsdp-devices 2 goes with --placement fsdp$"):
+    with pytest.raises(UsageError, match=r"^--fsdp-devices 2 goes with --placement fsdp$"):
         run(["resnet20_cifar", "--batch", "8", "--fsdp-devices", "2"])
     with pytest.raises(UsageError, match="--fsdp-devices 3 must divide the 4 devices"):
         run(["resnet20_cifar", "--batch", "8", "--devices", "4", "--placement", "fsdp", "--fsdp-devices", "3"])
