@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.ablation.observers import CellDepthFiles, CellRows, Say
+from resnet_jax.ablation.observers import BrokenCell, CellDepthFiles, CellFault, CellRows, Say
 from resnet_jax.ablation.result import CellResult, MemberResult, measured
 from resnet_jax.data.records import Records
 from resnet_jax.errors import DamagedError, RunError, UsageError
@@ -204,7 +204,9 @@ def _train_members(
         start = int(states.step[0])
         with contextlib.ExitStack() as stack:
             known = progress.records
-            observers: list[Observer] = []
+            feed = parts.make_feed(seeds)
+            cell = BrokenCell(job.config, job.images, parts, job.run, feed, job.say)
+            observers: list[Observer] = [CellFault(cell, seeds)]
             if main := processes.is_main():
                 observers.append(
                     CellRows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts, records=known)
@@ -221,7 +223,7 @@ def _train_members(
             states, progress = train(
                 states,
                 plan=plan,
-                feed=parts.make_feed(seeds),
+                feed=feed,
                 task=parts.task,
                 evaluate=None if splits.val is None else lambda states: evaluate(states, _some(splits.val)),
                 checkpoints=checkpoints,

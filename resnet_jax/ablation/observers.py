@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,9 +16,15 @@ from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import check_row
 from resnet_jax.report.rows_file import RowsFile
 from resnet_jax.runs.build import RunComponents
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runs.faults import explain_member
+from resnet_jax.runtime import processes
 from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.config import TrainConfig
+from resnet_jax.training.diverged import Diverged
+from resnet_jax.training.feeds import Feed
 from resnet_jax.training.observers import Observer, Row, positions
 
 Say = Callable[[str], None]
@@ -132,6 +139,39 @@ class CellDepthFiles(Observer):
         """Close the files."""
         for file in self._files:
             file.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokenCell:
+    """What :mod:`resnet_jax.runs.faults` needs of a cell."""
+
+    config: RunConfig
+    images: RunData
+    parts: RunComponents
+    run: RunDirectory
+    feed: Feed
+    say: Say
+
+
+class CellFault(Observer):
+    """Writes fault.json of a cell: where the first of its seeds to diverge went wrong. One compilation, so only one.
+
+    Args:
+        cell: that is trained.
+        seeds: of the population.
+    """
+
+    def __init__(self, cell: BrokenCell, seeds: tuple[int, ...]) -> None:
+        self._cell, self._seeds = cell, seeds
+        self._known = processes.from_main(cell.run.fault.exists())  # of other seeds of the cell
+
+    def on_fault(self, error: Diverged) -> None:
+        """Look, if it is the first; what is found is said."""
+        if self._known or error.member is None:
+            return
+        self._known = True
+        if found := explain_member(self._cell, error):
+            self._cell.say(f"  seed {self._seeds[error.member]}: {found}; all about it is in {self._cell.run.fault}")
 
 
 def _spread(values: list[float], form: str) -> str:
