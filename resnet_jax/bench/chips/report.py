@@ -9,6 +9,8 @@ from typing import Any
 MIB, GIB = 2**20, 2**30
 #: Columns of a terminal that the text is made for.
 WIDTH = 100
+#: A space at which no line is broken.
+_JOINED = "\N{NO-BREAK SPACE}"
 
 
 def chips_table(result: dict[str, Any]) -> str:
@@ -19,7 +21,8 @@ def chips_table(result: dict[str, Any]) -> str:
 def _wrapped(line: str) -> list[str]:
     """Return a line in pieces of at most :data:`WIDTH` columns; what goes on is set in below the text of a table."""
     below = " " * (15 if line[:1].strip() and line[:15].endswith("  ") else 2)
-    return textwrap.wrap(line, WIDTH, subsequent_indent=below, break_long_words=False, break_on_hyphens=False) or [""]
+    parts = textwrap.wrap(line, WIDTH, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+    return [part.replace(_JOINED, " ") for part in parts] or [""]
 
 
 def _lines(result: dict[str, Any]) -> str:
@@ -70,7 +73,7 @@ def _largest(result: dict[str, Any]) -> list[str]:
 
 
 def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    kinds = ", ".join(f"{count} {name}" for name, count in list(program["by_op"].items())[:6])
+    kinds = ", ".join(f"{count}{_JOINED}{name}" for name, count in list(program["by_op"].items())[:6])
     lines = [
         f"kernels        {program['kernels']:,}: {kinds}",
         f"bytes moved    {program['bytes_moved'] / GIB:,.2f} GiB between memory and cores, on each device",

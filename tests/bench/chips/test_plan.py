@@ -128,6 +128,12 @@ def test_the_step_is_the_one_of_a_run(tiny, task, label, outputs):
     assert metrics["loss"].shape == ()
 
 
+def test_a_network_without_outputs_is_refused(tiny):
+    request = Request(dataclasses.replace(tiny, model=tiny.model.replace(num_classes=0)), "v5e:2x2")
+    with pytest.raises(UsageError, match=r"model\.num_classes must be 1 or more"):
+        inference(request, Placement.of(jax.devices()))
+
+
 def test_inference_is_folded_and_takes_pixels(tiny):
     request = Request(dataclasses.replace(tiny, mode="infer", batch=16), "v5e:2x2")
     step, (variables, batch), _ = inference(request, Placement.of(jax.devices()))
