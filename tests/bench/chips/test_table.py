@@ -66,7 +66,7 @@ def test_some_of_the_chips_are_not_said_to_be_farther_apart_than_they_can_lie(te
     chips = parse_chips(text)
     hops = [chips.hops(group) for group in range(1, chips.count)]
     assert hops == sorted(hops)
-    for side in (2, 3, 4, 5, 7):
+    for side in range(2, min(chips.shape)):
         assert 1 <= chips.hops(side**chips.chip.axes) <= (side - 1) * chips.chip.axes
 
 

@@ -43,8 +43,9 @@ def test_a_row_replaced_in_its_place_is_read_and_written_alone_whatever_the_resu
     assert moved(UPDATED, update(into, "ROOT %flat = f32[128]{0} bitcast(%written)"))["f"] == ROW + 4 + ROW
 
 
-def test_a_row_replaced_in_what_the_kernel_makes_itself_is_the_whole_result():
-    assert moved(UPDATED, update("%ones", "ROOT %flat = f32[128]{0} bitcast(%written)"))["f"] == ROW + 4 + TABLE
+@pytest.mark.parametrize("root", ["", "ROOT %flat = f32[128]{0} bitcast(%written)"])
+def test_a_row_replaced_in_what_the_kernel_makes_itself_is_the_whole_result(root):
+    assert moved(UPDATED, update("%ones", root))["f"] == ROW + 4 + TABLE
 
 
 def test_what_is_given_twice_is_read_once_and_its_parts_one_by_one():
