@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import collections
-import textwrap
 from typing import Any
 
+from resnet_jax.bench.table import JOINED, in_columns
+
 MIB, GIB = 2**20, 2**30
-#: Columns of a terminal that the text is made for.
-WIDTH = 100
-#: A space at which no line is broken.
-_JOINED = "\N{NO-BREAK SPACE}"
 
 
 def chips_table(result: dict[str, Any]) -> str:
     """Return the text of a :func:`resnet_jax.bench.chips.plan.plan_chips` result."""
-    return "\n".join(part for line in _lines(result).splitlines() for part in _wrapped(line))
-
-
-def _wrapped(line: str) -> list[str]:
-    """Return a line in pieces of at most :data:`WIDTH` columns; what goes on is set in below the text of a table."""
-    below = " " * (15 if line[:1].strip() and line[:15].endswith("  ") else 2)
-    parts = textwrap.wrap(line, WIDTH, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
-    return [part.replace(_JOINED, " ") for part in parts] or [""]
+    return in_columns(_lines(result))
 
 
 def _lines(result: dict[str, Any]) -> str:
@@ -73,7 +63,7 @@ def _largest(result: dict[str, Any]) -> list[str]:
 
 
 def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    kinds = ", ".join(f"{count}{_JOINED}{name}" for name, count in list(program["by_op"].items())[:6])
+    kinds = ", ".join(f"{count}{JOINED}{name}" for name, count in list(program["by_op"].items())[:6])
     lines = [
         f"kernels        {program['kernels']:,}: {kinds}",
         f"bytes moved    {program['bytes_moved'] / GIB:,.2f} GiB between memory and cores, on each device",
