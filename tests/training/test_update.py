@@ -142,6 +142,7 @@ def test_packing_takes_trees_that_hold_the_tree_and_leaves_others_alone():
     packing = Packing.of(tree, jax.tree.map(lambda _: "all", tree))
     assert [len(group) for group in packing.groups] == [30, 30, 29]
     state = {"trace": tree, "count": jnp.int32(3), "w000": jnp.zeros(7)}
+    state = {"a": None, **state, "z": {"nothing": None, "trace": tree}}
     packed = packing.pack(state)
-    assert sorted(leaf.size for leaf in jax.tree.leaves(packed) if leaf.size) == [1, 7, 58, 60, 60]
+    assert sorted(leaf.size for leaf in jax.tree.leaves(packed) if leaf.size) == [1, 7, 58, 58, 60, 60, 60, 60]
     jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed, state), state)

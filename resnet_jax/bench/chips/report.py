@@ -5,11 +5,17 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+from resnet_jax.bench.table import JOINED, in_columns
+
 MIB, GIB = 2**20, 2**30
 
 
 def chips_table(result: dict[str, Any]) -> str:
     """Return the text of a :func:`resnet_jax.bench.chips.plan.plan_chips` result."""
+    return in_columns(_lines(result))
+
+
+def _lines(result: dict[str, Any]) -> str:
     what = "train step" if result["mode"] == "train" else "inference, batch norm folded"
     placed = f", the state cut over {result['fsdp_devices'] or 'all'}" if result["placement"] == "fsdp" else ""
     lines = [
@@ -57,12 +63,12 @@ def _largest(result: dict[str, Any]) -> list[str]:
 
 
 def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    kinds = ", ".join(f"{count} {name}" for name, count in list(program["by_op"].items())[:6])
+    kinds = ", ".join(f"{count}{JOINED}{name}" for name, count in list(program["by_op"].items())[:6])
     lines = [
         f"kernels        {program['kernels']:,}: {kinds}",
         f"bytes moved    {program['bytes_moved'] / GIB:,.2f} GiB between memory and cores, on each device",
         f"arithmetic     {sum(program['operations'].values()) / 1e12:,.3f} TFLOP in convolutions and products: "
-        + (", ".join(f"{count / 1e12:,.3f} {dtype}" for dtype, count in program["operations"].items()) or "none"),
+        + (", ".join(f"{_tera(count)} {dtype}" for dtype, count in program["operations"].items()) or "none"),
     ]
     unit = "the MXU" if program["platform"] == "tpu" else "cuDNN, cuBLAS or Triton"
     off = collections.Counter(each["target"] for each in program["convolutions_off_unit"])
@@ -83,6 +89,10 @@ def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
             "else runs",
         ]
     return lines
+
+
+def _tera(count: int) -> str:
+    return f"{count / 1e12:,.3f}" if count >= 5e8 else "under 0.001"
 
 
 def _moved(program: dict[str, Any]) -> str:

@@ -197,8 +197,8 @@ class Chips:
             return 0
         if self.chip.platform == "gpu":
             return 2 * math.ceil(math.log2(group))  # up a tree and down again
-        if group < self.count:  # as near to one another as chips can lie
-            return math.ceil((group - 1) / (2 * self.chip.axes))
+        if group < self.count:  # as near to one as other chips can lie
+            return next(far for far in range(1, group) if _within(far, self.chip.axes) >= group)
         closed = 16 if self.chip.axes == 2 else 4
         return sum(side // 2 if side % closed == 0 else side - 1 for side in self.shape)
 
@@ -208,6 +208,17 @@ class Chips:
             inside = self.chip.between_hosts is None or group <= self.chip.of_host
             return self.chip.link if inside else self.chip.between_hosts or self.chip.link
         return self.chip.link * max(sum(min(side - 1, 2) for side in self.shape), 1)
+
+
+def _within(far: int, axes: int) -> int:
+    """Return how many chips of a grid without an end are at most so many links from one, with it.
+
+    >>> [_within(far, 2) for far in range(4)], [_within(far, 3) for far in range(4)]
+    ([1, 5, 13, 25], [1, 7, 25, 63])
+    """
+    if axes == 0:
+        return 1
+    return sum(_within(far - abs(step), axes - 1) for step in range(-far, far + 1))
 
 
 def parse_chips(text: str) -> Chips:

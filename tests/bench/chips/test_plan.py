@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,8 @@ from resnet_jax.models import ModelSpec
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.placement import Placement
 
+RESULTS = Path(__file__).parents[3] / "experiments" / "results" / "chips"
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -32,11 +36,41 @@ from resnet_jax.training.placement import Placement
         (["--batch", "8", "--task.kind", "binary"], "--task goes with --chips"),
         (["--batch-per-chip", "8"], "--batch-per-chip goes with --chips"),
         ([], "give --batch"),
+        (
+            ["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--augment", "flip"],
+            "leave them out with --infer",
+        ),
+        (
+            ["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--accumulate", "2"],
+            "leave them out with --infer",
+        ),
+        (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--text", "no/such/file"], "a folder that is there"),
+        (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--text", "."], "name a file"),
+        (["--chips", "h100", "--batch-per-chip", "8", "--effort", "low"], "of the compiler for TPUs"),
     ],
 )
 def test_options_that_do_not_go_together(words, message):
     with pytest.raises(UsageError, match=message):
         run(["resnet20_cifar", *words])
+
+
+def test_what_is_a_field_of_a_run_is_named_as_the_option_it_is_here():
+    with pytest.raises(UsageError, match=r"^--fsdp-devices 2 goes with --placement fsdp$"):
+        run(["resnet20_cifar", "--batch", "8", "--fsdp-devices", "2"])
+    with pytest.raises(UsageError, match="--fsdp-devices 3 must divide the 4 devices"):
+        run(["resnet20_cifar", "--batch", "8", "--devices", "4", "--placement", "fsdp", "--fsdp-devices", "3"])
+
+
+@pytest.mark.parametrize("name", ["plan-resnet20-v5e-2x2", "plan-resnet20-h100", "plan-resnet50-v5e-1x1"])
+def test_the_table_is_whole_and_fits_into_100_columns(name):
+    lines = chips_table(json.loads((RESULTS / f"{name}.json").read_text())).splitlines()
+    assert max(map(len, lines)) <= 100
+    text = " ".join(" ".join(lines).split())
+    for part in ("bound, ms (no forecast)", "one step at best", "the host come on top", "effort; nothing ran"):
+        assert part in text
+    refused = {**json.loads((RESULTS / f"{name}.json").read_text()), "fits": False, "refused": "Used 20 G of 16 G " * 9}
+    del refused["program"]
+    assert max(map(len, chips_table(refused).splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("chips", "extra"), [("v5e:2x2", "tpu"), ("h100", "cuda12")])
@@ -92,6 +126,12 @@ def test_the_step_is_the_one_of_a_run(tiny, task, label, outputs):
     new, metrics = step.eval_shape(state, batch)
     assert jax.tree.map(jnp.shape, new.params) == jax.tree.map(jnp.shape, state.params)
     assert metrics["loss"].shape == ()
+
+
+def test_a_network_without_outputs_is_refused(tiny):
+    request = Request(dataclasses.replace(tiny, model=tiny.model.replace(num_classes=0)), "v5e:2x2")
+    with pytest.raises(UsageError, match=r"model\.num_classes must be 1 or more"):
+        inference(request, Placement.of(jax.devices()))
 
 
 def test_inference_is_folded_and_takes_pixels(tiny):
