@@ -189,7 +189,7 @@ def test_a_float16_run_whose_loss_scale_comes_down_to_its_minimum_ends_and_says_
     assert "the range of float16, which ends at 65,504 (model.dtype bfloat16)" in said
     fault = json.loads((tmp_path / "run" / "fault.json").read_text())
     assert (fault["loss_scale"], fault["step"], fault["rejected_in_a_row"]) == (1.0, 5, 1)
-    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "step"]
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
     assert [(row["loss_scale"], row["skipped"]) for row in rows] == [(8.0, 0), (8.0, 1), (4.0, 2), (2.0, 3)]
     assert all(row["loss"] is None for row in rows[1:]), "not finite"
 

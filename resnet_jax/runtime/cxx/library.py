@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
-from resnet_jax.runtime.absent_gpu import has_nvidia_gpu
+from resnet_jax.runtime.absent_chips import has_nvidia_gpu, has_tpu
 from resnet_jax.runtime.cache import cache_directory, code_directory, processor, why_not_writable
 from resnet_jax.runtime.cxx.compiler import (
     VERSION_LIMIT,
@@ -126,7 +126,7 @@ def _runs_on_cpu() -> bool:
     platforms = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
     if platforms:
         return platforms.split(",")[0] == "cpu"
-    if importlib.util.find_spec("libtpu"):
+    if importlib.util.find_spec("libtpu") and has_tpu():
         return False
     plugins = importlib.util.find_spec("jax_plugins")
     folders = (plugins and plugins.submodule_search_locations) or ()
