@@ -7,8 +7,10 @@ r"""Every named network's train step, compiled for one chip that need not be the
 
 Each network is one line of JSON in ``--out`` (default: experiments/results/chips/<chips>.jsonl), written when it is
 done; a second run goes on with those that are missing, and compiles those again that failed with ``--again``. The batch
-is 128 images of up to 64 pixels, else 32, and halved until it fits. Smallest networks first. Two networks at a time
-need 2 to 20 GB of memory: one at a time is the rule here. A line is right if no convolution is left off the MXU (or
+is 128 images of up to 64 pixels, else 32, and halved until it fits. The smallest network of each kind comes first, then
+the others, small ones first: so what is wrong with a kind is seen early. Networks of 8 equal blocks or more are computed
+in a loop, as ``execution: auto`` has it. Each compilation needs 2 to 20 GB of memory; two processes may share the work
+(``--part 1/2`` and ``--part 2/2``, one ``--out``). A line is right if no convolution is left off the MXU (or
 cuDNN) and no activation is transposed by a kernel of its own; ``--read`` ends with 1 if any is not.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import datetime
 import json
 import sys
@@ -33,15 +36,26 @@ from resnet_jax.models.rows import MODELS
 RESULTS = Path(__file__).parent / "results" / "chips"
 
 
-def sizes() -> list[str]:
-    """Return all networks, those of the fewest parameters and layers first."""
+def ordered() -> list[str]:
+    """Return all networks: the smallest of each kind, then the others; those of fewest parameters and layers first."""
 
     def cost(name: str) -> tuple[int, int]:
         workload = Workload(ModelSpec(name), 1)
         depth = sum(workload.model.config().stage_sizes)
         return depth // 40, count(workload.network(), workload.input_shape).params
 
-    return sorted(MODELS, key=cost)
+    smallest = sorted(MODELS, key=cost)
+    firsts: dict[tuple[Any, ...], str] = {}
+    for name in smallest:
+        firsts.setdefault(kind_of(name), name)
+    return list(dict.fromkeys([*firsts.values(), *smallest]))
+
+
+def kind_of(name: str) -> tuple[Any, ...]:
+    """Return what a network has in common with those of other depths, widths and rates: its choices by word."""
+    config = ModelSpec(name).config()
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    return (*(value for value in values if isinstance(value, str | bool | None)), config.groups > 1)
 
 
 def compile_network(name: str, chips: str, effort: str, batch: int | None) -> dict[str, Any]:
@@ -128,15 +142,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images a chip (default: 128 up to 64 pixels, else 32)")
     parser.add_argument("--only", nargs="+", help="networks (default: all)")
     parser.add_argument("--again", action="store_true", help="compile those again that failed or had something wrong")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="every Nth network, from the Kth on")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--read", action="store_true", help="compile nothing, print what was found")
     options = parser.parse_args()
     path = options.out or RESULTS / f"{options.chips.replace(':', '-')}.jsonl"
-    names = options.only or sizes()
+    names = options.only or ordered()
     if not options.read:
         path.parent.mkdir(parents=True, exist_ok=True)
         done = {line["model"] for line in read(path) if not (options.again and wrong(line))}
-        for name in names:
+        part, of = map(int, options.part.split("/"))
+        for name in names[part - 1 :: of]:
             if name in done:
                 continue
             line = compile_network(name, options.chips, options.effort, options.batch)
