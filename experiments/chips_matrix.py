@@ -6,10 +6,10 @@ r"""Every named network's train step, compiled for one chip that need not be the
     uv run python experiments/chips_matrix.py --read                          # what was found, as a table
 
 Each network is one line of JSON in ``--out`` (default: experiments/results/chips/<chips>.jsonl), written when it is
-done; a second run goes on with those that are missing, and compiles those again that failed with ``--again``. The batch
-is 128 images of up to 64 pixels, else 32, and halved until it fits. The smallest network of each kind comes first, then
-the others, small ones first: so what is wrong with a kind is seen early. Networks of 8 equal blocks or more are computed
-in a loop, as ``execution: auto`` has it. Each compilation needs 2 to 20 GB of memory; two processes may share the work
+done; a second run goes on with those that are missing; ``--again`` compiles those again that failed. The batch is 128
+images of up to 64 pixels, else 32, and halved until it fits. The smallest network of each kind comes first, then the
+others, small ones first: so what is wrong with a kind is seen early. Networks of 8 equal blocks or more are computed in
+a loop, as ``execution: auto`` has it. Each compilation needs 2 to 20 GB of memory; two processes may share the work
 (``--part 1/2`` and ``--part 2/2``, one ``--out``). A line is right if no convolution is left off the MXU (or
 cuDNN) and no activation is transposed by a kernel of its own; ``--read`` ends with 1 if any is not.
 """
@@ -58,7 +58,7 @@ def kind_of(name: str) -> tuple[Any, ...]:
     return (*(value for value in values if isinstance(value, str | bool | None)), config.groups > 1)
 
 
-def compile_network(name: str, chips: str, effort: str, batch: int | None) -> dict[str, Any]:
+def compile_network(name: str, chips: str, effort: str, batch: int | None, texts: Path | None) -> dict[str, Any]:
     """Compile one network with the largest of the usual batches that fits, and return its line."""
     spec = ModelSpec(name).replace(dtype="bfloat16")
     side = Workload(spec, 1).input_shape[0]
@@ -69,7 +69,7 @@ def compile_network(name: str, chips: str, effort: str, batch: int | None) -> di
         shape = workload.input_shape
         request = Request(workload, chips, usual_augment(shape[0], len(shape) - 1), effort=effort)
         try:
-            plan = plan_chips(request)
+            plan = plan_chips(request, text=str(texts / f"{name}.txt") if texts else None)
         except ResNetJaxError as error:
             return {**line, "chips": chips, "batch_per_chip": per_chip, "failed": str(error)}
         if plan["fits"] or per_chip == 1:
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="networks (default: all)")
     parser.add_argument("--again", action="store_true", help="compile those again that failed or had something wrong")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="every Nth network, from the Kth on")
+    parser.add_argument("--texts", type=Path, metavar="FOLDER", help="keep the texts of the programs")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--read", action="store_true", help="compile nothing, print what was found")
     options = parser.parse_args()
@@ -155,7 +156,7 @@ def main() -> None:
         for name in names[part - 1 :: of]:
             if name in done:
                 continue
-            line = compile_network(name, options.chips, options.effort, options.batch)
+            line = compile_network(name, options.chips, options.effort, options.batch, options.texts)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{name}: {'; '.join(wrong(line)) or 'right'}", file=sys.stderr, flush=True)
