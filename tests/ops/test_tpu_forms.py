@@ -1,4 +1,4 @@
-"""The moments in one pass, as a TPU takes them, run as plain JAX on the CPU: against float64, and who gets them."""
+"""The forms for a TPU, run as plain JAX on the CPU: against float64, the forms that define them, and who gets them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.models.norm import BatchNorm
-from resnet_jax.ops import channels_tpu, moments
+from resnet_jax.ops import channels_tpu, conv, conv_spec, conv_tpu, moments
+from resnet_jax.ops.conv_spec import ConvSpec
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -102,3 +103,36 @@ def test_mapped_over_devices(check_vma):
     text = jax.jit(mapped).trace(x).lower(lowering_platforms=("tpu",)).as_text()
     assert "stablehlo.maximum" in text  # every device takes its own, which no compiler splits
     assert y.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "outputs", "stride", "most"),
+    [(4, 6, 3, 1, 12), (8, 4, 8, 2, 128), (16, 8, 8, 1, 8), (2, 96, 64, 1, 128), (6, 1, 2, 1, 2)],
+)
+def test_groups_side_by_side_give_the_same_bits(monkeypatch, groups, channels, outputs, stride, most):
+    """Of whole numbers, whose sums do not round: products with zeros add nothing."""
+    monkeypatch.setattr(conv_tpu, "CHANNELS", most)
+    spec = ConvSpec((8, 7), (3, 3), (stride, stride), (1, 1), (1, 1), groups)
+    rng = np.random.default_rng(0)
+
+    def whole(*shape):
+        return jnp.asarray(rng.integers(-3, 4, shape), jnp.float32)
+
+    x, w = whole(2, 8, 7, groups * channels), whole(3, 3, channels, groups * outputs)
+    g = whole(*conv_spec.forward(x, w, spec).shape)
+    for name, given in (("forward", (x, w)), ("input_gradient", (g, w)), ("weight_gradient", (x, g))):
+        np.testing.assert_array_equal(getattr(conv_tpu, name)(*given, spec), getattr(conv_spec, name)(*given, spec))
+
+
+@pytest.mark.parametrize(("platform", "groups", "left"), [("tpu", 8, 1), ("tpu", 32, 32), ("cuda", 8, 8)])
+def test_who_gets_groups_side_by_side(platform, groups, left):
+    """A TPU; but where each channel is by itself there is nothing to join for."""
+    x, w = jnp.zeros((2, 8, 8, 32), jnp.bfloat16), jnp.zeros((3, 3, 32 // groups, 32), jnp.bfloat16)
+
+    def f(x, w):
+        return conv(x, w, strides=(1, 1), padding=(1, 1), groups=groups).astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(f, (0, 1))).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+    counts = {line.split("feature_group_count = ")[1].split()[0] for line in text.splitlines() if "feature_gr" in line}
+    assert str(left) in counts
+    assert (f"{groups}" in counts) == (left == groups)
