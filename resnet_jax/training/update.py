@@ -121,19 +121,27 @@ def _vectors_packed(
     value: jax.Array,
     updates_made: jax.Array,
 ) -> tuple[_Parts, jax.Array, jax.Array]:
-    """Leaf by leaf; but whether vectors and their gradients are finite, and how long, is seen of all together."""
+    """Leaf by leaf, but vectors are looked at together, and each leaf once: by the sum of its gradient's squares.
+
+    To that sum 0 times the parameter that comes out is added, which is nothing, or not a number if the parameter is not
+    finite. So one sum tells both, and is taken where the gradient is computed: another look would read it again. If an
+    update overflows, the norm is therefore not a number either.
+    """
     labels = jax.tree.map(lambda leaf, label: label if leaf.ndim < 2 else None, old.params, tx.labels)
     packing = Packing.of(old.params, labels)
     packed = packing.pack(grads)
-    grad_norm = optax.tree.norm(packed)
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
-    def updated(old: _Parts, grads: PyTree) -> _Parts:
+    def updated(old: _Parts, grads: PyTree, finite: jax.Array) -> _Parts:
         return _updated(tx, ema_decay, old, grads, stats, finite, updates_made)
 
     as_one = _Parts(packing.pack(old.params), old.batch_stats, packing.pack(old.opt_state), packing.pack(old.ema))
-    accepted = finite & _all_finite(updated(as_one, packed).params) & _all_finite(stats)
-    return _chosen(accepted, updated(old, grads), old), accepted, grad_norm
+    # The norm is not yet known; whatever it is, what is applied is this, or nothing.
+    seen = updated(as_one, packed, jnp.bool_(True)).params
+    squares = jax.tree.map(lambda g, new: jnp.sum(jnp.square(g) + 0 * new), packed, seen)
+    grad_norm = jnp.sqrt(optax.tree.sum(squares))
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    accepted = finite & _all_finite(stats)
+    return _chosen(accepted, updated(old, grads, finite), old), accepted, grad_norm
 
 
 def _side_by_side(new: PyTree, old: PyTree) -> tuple[PyTree, PyTree]:
