@@ -33,18 +33,21 @@ from resnet_jax.bench.chips.table import parse_chips
 from resnet_jax.bench.workload import Workload
 from resnet_jax.errors import ResNetJaxError
 from resnet_jax.models import ModelSpec, count
+from resnet_jax.models.layout import LEAST
 from resnet_jax.models.rows import MODELS
 
 RESULTS = Path(__file__).parent / "results" / "chips"
 
 
 def ordered() -> list[str]:
-    """Return all networks: the smallest of each kind, then the others; those of fewest parameters and layers first."""
+    """Return all networks: the smallest of each kind, then the others; those of least program and parameters first."""
 
     def cost(name: str) -> tuple[int, int]:
         workload = Workload(ModelSpec(name), 1)
-        depth = sum(workload.model.config().stage_sizes)
-        return depth // 40, count(workload.network(), workload.input_shape).params
+        config = workload.model.config()
+        least = LEAST[config.execution] or max(config.stage_sizes)
+        blocks = sum(2 if size > least else size for size in config.stage_sizes)  # equal ones are one, in a loop
+        return blocks // 16, count(workload.network(), workload.input_shape).params
 
     smallest = sorted(MODELS, key=cost)
     firsts: dict[tuple[Any, ...], str] = {}
