@@ -28,7 +28,7 @@ def _lines(result: dict[str, Any]) -> str:
     memory, room = result["memory"], result["memory_of_chip"]
     fits = "fits" if result["fits"] else "does NOT fit"
     lines += [
-        f"{fits}: {memory['peak'] / GIB:.2f} of {room / GIB:.2f} GiB",
+        f"{fits}: {memory['peak'] / GIB:.2f} of {room / GIB:.2f} GiB{_by_default(memory['peak'], result)}",
         "",
         "memory of a device, MiB",
         *(
@@ -45,6 +45,16 @@ def _lines(result: dict[str, Any]) -> str:
         _compiled_by(result),
     ]
     return "\n".join(lines)
+
+
+def _by_default(peak: int, result: dict[str, Any]) -> str:
+    """Return whether a program fits in what JAX takes of a GPU unless it is told otherwise; nothing of a TPU."""
+    taken = result.get("memory_by_default")
+    if taken is None:
+        return ""
+    if peak <= taken:
+        return f"; and in the {taken / GIB:.2f} GiB that JAX takes by default"
+    return f"; but not in the {taken / GIB:.2f} GiB that JAX takes by default: set XLA_CLIENT_MEM_FRACTION=.95"
 
 
 def _pipeline(result: dict[str, Any]) -> str:
@@ -129,6 +139,7 @@ def _bound(result: dict[str, Any]) -> list[str]:
         f"at best {rate:,.0f} images/s, {rate / result['count']:,.0f} a chip"
         + (f"; the compiler itself reckons with {1e3 * cycles:,.2f} ms" if cycles else ""),
         result["note"],
+        "assumed: " + "; ".join(result["assumptions"]),
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from resnet_jax.bench.chips import described, plan as planned
 from resnet_jax.bench.chips.compiled import Request, inference, training
 from resnet_jax.bench.chips.plan import largest_batch, plan_chips, usual_augment
-from resnet_jax.bench.chips.report import chips_table
+from resnet_jax.bench.chips.report import _by_default, chips_table
 from resnet_jax.bench.chips.table import GIB
 from resnet_jax.bench.workload import Workload
 from resnet_jax.cli.plan import run
@@ -168,6 +168,18 @@ def test_resnet20_on_four_tpus():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(described.missing("tpu")), reason=described.missing("tpu"))
+def test_resnet20_on_one_tpu():
+    """At most plain Flax's 6.12 million cycles; its 0.527 GiB and what augmentation and the finite check read."""
+    program = _plan("v5e:1x1", 128)["program"]
+    assert program["convolutions_off_unit"] == []
+    assert not [each for each in program["activations_moved"] if each["alone"]]
+    assert program["estimated_cycles"] <= 5.7e6
+    assert program["kernels"] <= 300
+    assert program["bytes_moved"] <= 0.56 * GIB
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(bool(described.missing("gpu")), reason=described.missing("gpu"))
 def test_resnet20_on_a_gpu():
     found = _plan("h100", 128)
@@ -179,3 +191,13 @@ def test_resnet20_on_a_gpu():
     assert sum(program["operations"].values()) == pytest.approx(6 * found["macs"] * 128, rel=0.1)
     assert found["bound"]["launches"] > 0
     assert "cuDNN" in chips_table(found)
+
+
+@pytest.mark.parametrize(
+    ("peak", "taken", "said"),
+    [(50, 60, "and in the 60.00 GiB that"), (70, 60, "but not in the 60.00 GiB that"), (10, None, "")],
+)
+def test_what_jax_takes_of_a_gpu_by_default_is_told_apart(peak, taken, said):
+    line = _by_default(peak * GIB, {"memory_by_default": None if taken is None else taken * GIB})
+    assert said in line
+    assert bool(line) == bool(said)
