@@ -44,7 +44,7 @@ def positions_of_a_piece(parts: int, rows: int, channels: int, blocks: int = BLO
     >>> positions_of_a_piece(1, 128 * 32 * 32, 16), positions_of_a_piece(1, 256 * 56 * 56, 256)
     (128, 4096)
     >>> [positions_of_a_piece(1, 256 * side**2, 64, MASKED_BLOCKS) for side in (112, 56, 28)]
-    [2048, 512, 64]
+    [2048, 512, 128]
     """
     able = [
         size
