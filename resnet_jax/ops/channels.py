@@ -108,24 +108,17 @@ def _activate_on_gpu(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[A
 
 
 def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
-    return _plain_gate(g, scale, x, *_recomputed(mean, *mask))
+    """Return the same; the barrier keeps XLA from seeing that others compare the same, and from keeping the mask."""
+    numbers = lax.optimization_barrier((scale, mean, *mask)) if mask else (scale, mean)
+    return _plain_gate(g, numbers[0], x, *numbers[1:])
 
 
 def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
-    if mask:
-        mean, bias, gain = _recomputed(mean, *mask)
-        mask = bias, gain
+    blocks = channels_gpu.MASKED_BLOCKS if mask else channels_gpu.BLOCKS
+    g, x = channels_gpu.cut(g, blocks), channels_gpu.cut(x, blocks)
     distance = x - _over(mean, x)
     g = _masked(g, distance, mask)
     return channels_gpu.pair_of_sums(g, g * distance)
-
-
-def _recomputed(*numbers: Array) -> Sequence[Array]:
-    """Return numbers of channels so that a mask of them is computed where it is used.
-
-    XLA sees that the forward pass and the gradient, twice, compare the same, and keeps the mask, a byte an element.
-    """
-    return lax.optimization_barrier(numbers)
 
 
 def _plain_gate(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
