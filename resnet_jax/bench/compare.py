@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import resnet_jax
 from resnet_jax.bench.limits import rate_limits
-from resnet_jax.bench.processor import describe_processor
+from resnet_jax.bench.processor import InstructionsChoice, describe_processor, held_to
 from resnet_jax.bench.worker import START_SECONDS, Worker, WorkerError
 from resnet_jax.bench.workload import Workload, peer_network
 from resnet_jax.errors import RunError, UsageError, unknown
@@ -44,6 +45,7 @@ class Comparison:
         compile_mode: mode of ``torch.compile``.
         start_seconds: how long a side may take to compile and warm up.
         against: the other sides that take part; None for all that there are.
+        isa: what the processor may use: see :func:`resnet_jax.bench.processor.held_to`.
     """
 
     rounds: AtLeast1 = 9
@@ -52,6 +54,7 @@ class Comparison:
     compile_mode: str = "default"
     start_seconds: Positive = START_SECONDS
     against: tuple[str, ...] | None = None
+    isa: InstructionsChoice = "native"
 
     def __post_init__(self):
         """Check the numbers and names; raises UsageError."""
@@ -88,11 +91,11 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         UsageError: a workload that cannot be built or compared.
         RunError: our side cannot run, or the networks have different numbers of parameters.
     """
-    model, names = workload.network(), peers_of(workload.mode, how)
+    model, names, held = workload.network(), peers_of(workload.mode, how), held_to(how.isa)
     peers = None if how.python is None else _peers(workload, model, how)
     with contextlib.ExitStack() as stack:
         say(f"{workload.model.name}: compiling ours")
-        ours = stack.enter_context(Worker(sys.executable, OURS, workload.to_dict(), JAX_ENVIRONMENT))
+        ours = stack.enter_context(Worker(sys.executable, OURS, workload.to_dict(), JAX_ENVIRONMENT | held))
         try:
             facts = {"ours": ours.start(how.start_seconds)}
         except WorkerError as error:
@@ -137,7 +140,7 @@ def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Call
         raise UsageError(f"{how.python} is no interpreter: the other sides need one that has torch")
     if workload.accumulate > 1:
         raise UsageError("a comparison is of whole steps: leave accumulation out")
-    network, folder = peer_network(model.config), peers_folder()
+    network, folder, held = peer_network(model.config), peers_folder(), held_to(how.isa)
 
     def spec(facts: dict[str, Any], **more: Any) -> dict[str, Any]:
         device = "cpu" if facts["platform"] == "cpu" else "gpu"
@@ -147,15 +150,15 @@ def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Call
 
     def torch(compiled: bool, freezing: bool = False) -> Callable[[dict[str, Any]], Worker]:
         more = {"compile": compiled, "compile_mode": how.compile_mode, "freezing": freezing}
-        return lambda facts: Worker(str(how.python), folder / "torch_peer.py", spec(facts, **more))
+        return lambda facts: Worker(str(how.python), folder / "torch_peer.py", spec(facts, **more), held)
 
     def onnx(runtime: str) -> Callable[[dict[str, Any]], Worker]:
-        return lambda facts: Worker(str(how.python), folder / "onnx_peer.py", spec(facts, runtime=runtime))
+        return lambda facts: Worker(str(how.python), folder / "onnx_peer.py", spec(facts, runtime=runtime), held)
 
     return {
         "torch": torch(False),
         "torch_compile": torch(True),
-        "flax": lambda facts: Worker(sys.executable, folder / "flax_peer.py", spec(facts), JAX_ENVIRONMENT),
+        "flax": lambda facts: Worker(sys.executable, folder / "flax_peer.py", spec(facts), JAX_ENVIRONMENT | held),
         "torch_frozen": torch(True, freezing=True),
         "onnxruntime": onnx("onnxruntime"),
         "openvino": onnx("openvino"),
@@ -260,7 +263,7 @@ def _result(
         "platform": ours["platform"],
         "device": ours["device"],
         "cores": ours["cores"],
-        "processor": describe_processor(),
+        "processor": describe_processor({**os.environ, **held_to(how.isa)}),
         "convolutions": ours["convolutions"],
         "versions": versions,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -26,9 +26,11 @@ from resnet_jax.ops.native.call import forward, input_gradient, takes, weight_gr
 from resnet_jax.ops.native.channels import collect, moments
 from resnet_jax.ops.native.finished import finished, takes_finished
 from resnet_jax.ops.native.max_pool import max_pool, max_pool_gather, max_pool_scatter
+from resnet_jax.ops.native.packed import pack, packed, packed_floats
 from resnet_jax.ops.native.probe import join, squares
 
 __all__ = [
     "FUNCTIONS", "available", "collect", "finished", "forward", "input_gradient", "join", "max_pool", "max_pool_gather",
-    "max_pool_scatter", "moments", "squares", "status", "takes", "takes_finished", "weight_gradient",
+    "max_pool_scatter", "moments", "pack", "packed", "packed_floats", "squares", "status", "takes", "takes_finished",
+    "weight_gradient",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ inline void finished_forward(ffi::ThreadPool& pool, const Convolution& op, const
   // The windows of several taps are many copies: they pay where the tiles of a row would be narrow.
   const bool copies = taps == 1 || (op.k >= PRODUCT_CHANNELS && op.c >= PRODUCT_CHANNELS &&
                                     (gemm::few(op) || op.out_w < 4 * gemm::PIXELS % 56));
-  if (!transforms && op.k > LANES && copies) return product(pool, op, x, kernel, finish, y);
+  if (!transforms && op.k > LANES && copies) return product(pool, op, x, kernel, nullptr, finish, y);
   forward(pool, op, x, kernel, y, finish);
 }
 
