@@ -76,10 +76,10 @@ inline void multiply(const Kernel& of, const float* kernel, bool fetches, const 
 // A^T m A and what follows it, of WIDTH output channels from k0 on.
 inline void finish_tiles(const Tiles& tiles, const Finish& finish, Index begin, Index count, Index k, Index k0,
                          const float* m, Index m_size, float* out) {
-  for (Index t = 0; t < count; ++t, m += gemm::WIDTH) {
-    const Index tile = begin + t, y = tiles.y(tile), x = tiles.x(tile);
-    const bool right = x + 1 < tiles.out_w, below = y + 1 < tiles.out_h;
-    const Index at = ((tiles.image(tile) * tiles.out_h + y) * tiles.out_w + x) * k + k0, down = tiles.out_w * k;
+  Place place(tiles, begin);
+  for (Index t = 0; t < count; ++t, m += gemm::WIDTH, place.next()) {
+    const bool right = place.x + 1 < tiles.out_w, below = place.y + 1 < tiles.out_h;
+    const Index at = ((place.image * tiles.out_h + place.y) * tiles.out_w + place.x) * k + k0, down = tiles.out_w * k;
     for (Index i = 0; i < gemm::WIDTH && k0 + i < k; i += LANES) {
       const Index left = k - k0 - i;
       Vec d[16];

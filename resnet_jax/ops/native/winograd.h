@@ -47,17 +47,32 @@ struct Tiles {
   Index x(Index tile) const { return tile % across * 2; }
 };
 
+// Where a tile lies, and then the next one: without the divisions.
+struct Place {
+  const Tiles& tiles;
+  Index image, y, x;
+
+  Place(const Tiles& tiles, Index tile) : tiles(tiles), image(tiles.image(tile)), y(tiles.y(tile)), x(tiles.x(tile)) {}
+  void next() {
+    if ((x += 2) < 2 * tiles.across) return;
+    x = 0;
+    if ((y += 2) < 2 * tiles.down) return;
+    y = 0, ++image;
+  }
+};
+
 // B^T d B of tiles [begin, begin + count) and channels [c0, c0 + channels), as [position][block][tile][channel of the
 // block] with positions position_size apart. Channels from c on are zero.
 inline void transform_input(const Tiles& tiles, const float* in, Index c, Index begin, Index count, Index c0,
                             Index channels, Index block, float* v, Index position_size) {
-  for (Index t = 0; t < count; ++t) {
-    const Index tile = begin + t, y = tiles.y(tile) + tiles.low_y, x = tiles.x(tile) + tiles.low_x;
+  Place place(tiles, begin);
+  for (Index t = 0; t < count; ++t, place.next()) {
+    const Index y = place.y + tiles.low_y, x = place.x + tiles.low_x;
     const float* from[16];
     for (Index p = 0; p < 16; ++p) {
       const Index in_y = y + p / 4, in_x = x + p % 4;
       const bool inside = in_y >= 0 && in_y < tiles.h && in_x >= 0 && in_x < tiles.w;
-      from[p] = inside ? in + ((tiles.image(tile) * tiles.h + in_y) * tiles.w + in_x) * c + c0 : nullptr;
+      from[p] = inside ? in + ((place.image * tiles.h + in_y) * tiles.w + in_x) * c + c0 : nullptr;
     }
     for (Index i = 0; i < channels; i += LANES) {
       Vec d[16];
@@ -117,8 +132,9 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
         const Row row{c_blocks, count * BLOCK, &no_offset, 1, panel, width, width, true};
         correlate_row<BLOCK, 1, V, TILE_PIXELS>(v + p * v_size, row, m + p * m_size + kb * count * width, count);
       }
-    for (Index t = 0; t < count; ++t) {
-      const Index tile = begin + t, image = all.image(tile), y = all.y(tile), x = all.x(tile);
+    Place place(all, begin);
+    for (Index t = 0; t < count; ++t, place.next()) {
+      const Index image = place.image, y = place.y, x = place.x;
       const bool right = x + 1 < op.out_w, below = y + 1 < op.out_h;
       float* const to = out + ((image * op.full_h + y) * op.full_w + x) * op.k;
       for (Index k = 0; k < op.k; k += LANES) {

@@ -27,7 +27,7 @@ def packed_kernel(name):
 
 
 def convolve(name, bias, skip, relu):
-    (x, kernel, *more), _ = operands(name)
+    x, kernel, *more = map(jnp.asarray, operands(name)[0])
     more = [operand if wanted else None for operand, wanted in zip(more, (bias, skip), strict=True)]
     window, features = kernel.shape[:2], kernel.shape[-1]
     return ops.packed_conv(x, packed_kernel(name), *more, window=window, features=features, relu=relu, **SIZES[name])
