@@ -72,7 +72,8 @@ def packed_conv(
 
     Raises:
         TypeError: an operand is not float32.
-        jax.errors.JaxRuntimeError: when it is computed: ``packed`` is of another convolution or another processor.
+        ValueError: when it is computed (JAX may make it a JaxRuntimeError): ``packed`` is of another convolution, or of
+            a processor with other vectors.
     """
     more = [operand for operand in (bias, skip) if operand is not None]
     for operand in (x, packed, *more):

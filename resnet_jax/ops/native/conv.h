@@ -19,14 +19,19 @@ inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in,
   takes_winograd(op) ? winograd(pool, op, in, out) : correlate_any(pool, op, in, out);
 }
 
-inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y,
-                    const Finish& finish = {}) {
+inline Correlation forward_sum(const Convolution& op, const float* kernel, const Finish& finish) {
   Correlation sum{op.n,     op.h,     op.w,      op.c, op.out_h, op.out_w, op.k,
                   op.out_h, op.out_w, op.stride, 1,    0,        0,        op.k, 1, {}};
   sum.finish = finish;
   for (Index i = 0; i < op.rows; ++i)
     for (Index j = 0; j < op.columns; ++j)
       sum.taps.push_back({i - op.pad_y, j - op.pad_x, kernel + (i * op.columns + j) * op.c * op.k});
+  return sum;
+}
+
+inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y,
+                    const Finish& finish = {}) {
+  Correlation sum = forward_sum(op, kernel, finish);
   correlation(pool, sum, x, y);
 }
 

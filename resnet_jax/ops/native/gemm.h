@@ -96,7 +96,6 @@ __attribute__((noinline)) void tile(const float* in, const Panel& panel, float* 
   for (Index left = panel.sums; left > 0; left -= BLOCK, in += panel.block_step) {
     if (panel.ahead) panel.ahead->fetch(panel.fetch);
     const Index count = std::min<Index>(left, BLOCK);
-    const float* const next = in + R * BLOCK;  // of the tile that comes after this one
     auto product = [&](Index c) __attribute__((always_inline)) {
       Vec weights[V];
 #pragma GCC unroll 2
@@ -108,15 +107,12 @@ __attribute__((noinline)) void tile(const float* in, const Panel& panel, float* 
       kernel += WIDTH;
     };
     Index c = 0;
-    for (; c + 16 <= count; c += 16) {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * BLOCK + c);
-      for (Index j = 0; j < 16; j += 4) {
-        if (STEPS > 1 && rows > 0) fetch_row();
+    if constexpr (STEPS > 1)
+      for (; c + STEPS <= count; c += STEPS) {
+        if (rows > 0) fetch_row();
 #pragma GCC unroll 4
-        for (Index i = 0; i < 4; ++i) product(c + j + i);
+        for (Index i = 0; i < STEPS; ++i) product(c + i);
       }
-    }
     for (; c < count; ++c) product(c);
   }
   if (panel.end && panel.bias)

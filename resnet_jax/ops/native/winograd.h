@@ -89,8 +89,10 @@ inline void transform_input(const Tiles& tiles, const float* in, Index c, Index 
   }
 }
 
+// `beforehand`: the transformed kernel (packed.h), or null, and it is transformed here.
 template <int BLOCK>
-void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
+void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const float* in, const float* beforehand,
+                        float* out) {
   constexpr int V = 2, width = V * LANES;
   const Index c_blocks = ceil_div(op.c, BLOCK), k_blocks = ceil_div(op.k, width), padded_c = c_blocks * BLOCK;
   Index low_y = op.taps[0].dy, low_x = op.taps[0].dx;
@@ -98,8 +100,9 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
 
   // The kernel, transformed: [position][block of output channels][input channel][output channel].
   const Index position = k_blocks * padded_c * width;
-  float* const kernel = scratch(SHARED, 16 * position);
-  parallel_for(pool, k_blocks * c_blocks, [&](Index task) {
+  float* const here = beforehand ? nullptr : scratch(SHARED, 16 * position);
+  const float* const kernel = beforehand ? beforehand : here;
+  if (!beforehand) parallel_for(pool, k_blocks * c_blocks, [&](Index task) {
     constexpr Index panel = BLOCK * width;
     const Index k0 = task / c_blocks * width, c0 = task % c_blocks * BLOCK;
     float* const packed = scratch(LOCAL, 9 * panel);
@@ -112,7 +115,7 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
       for (int t = 0; t < 9; ++t) g[t] = load(packed + t * panel + i);
       for (int x = 0; x < 3; ++x) kernel_axis(g + x, 3, rows + x, 3);
       for (int y = 0; y < 4; ++y) kernel_axis(rows + 3 * y, 1, u + 4 * y, 1);
-      for (int p = 0; p < 16; ++p) store(kernel + p * position + task * panel + i, u[p]);
+      for (int p = 0; p < 16; ++p) store(here + p * position + task * panel + i, u[p]);
     }
   });
 
@@ -162,11 +165,13 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
   });
 }
 
-extern template void winograd_in_blocks<32>(ffi::ThreadPool&, const Correlation&, const float*, float*);
-extern template void winograd_in_blocks<64>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void winograd_in_blocks<32>(ffi::ThreadPool&, const Correlation&, const float*, const float*, float*);
+extern template void winograd_in_blocks<64>(ffi::ThreadPool&, const Correlation&, const float*, const float*, float*);
 
-inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
-  op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, out) : winograd_in_blocks<64>(pool, op, in, out);
+inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out,
+                     const float* beforehand = nullptr) {
+  op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, beforehand, out)
+             : winograd_in_blocks<64>(pool, op, in, beforehand, out);
 }
 
 }  // namespace resnet_jax
