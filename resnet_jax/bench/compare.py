@@ -92,7 +92,7 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         RunError: our side cannot run, or the networks have different numbers of parameters.
     """
     model, names, held = workload.network(), peers_of(workload.mode, how), held_to(how.isa)
-    peers = None if how.python is None else _peers(workload, model, how)
+    peers = None if how.python is None else _peers(workload, model, how, held)
     with contextlib.ExitStack() as stack:
         say(f"{workload.model.name}: compiling ours")
         ours = stack.enter_context(Worker(sys.executable, OURS, workload.to_dict(), JAX_ENVIRONMENT | held))
@@ -115,7 +115,8 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
                     sides.pop(name).close()
         _require_same_size(facts)
         rounds, machine = _run(sides, not_run, how, say)
-    return _result(workload, model, how, names, facts, rounds, machine, not_run)
+    processor = describe_processor({**os.environ, **held})
+    return _result(workload, model, how, names, facts, rounds, machine, not_run) | {"processor": processor}
 
 
 def peers_folder() -> Path:
@@ -133,14 +134,16 @@ def peers_folder() -> Path:
     return folder
 
 
-def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Callable[[dict[str, Any]], Worker]]:
+def _peers(
+    workload: Workload, model: ResNet, how: Comparison, held: dict[str, str]
+) -> dict[str, Callable[[dict[str, Any]], Worker]]:
     """Return what starts each other side, given the facts of ours."""
     assert how.python is not None
     if not how.python.is_file():
         raise UsageError(f"{how.python} is no interpreter: the other sides need one that has torch")
     if workload.accumulate > 1:
         raise UsageError("a comparison is of whole steps: leave accumulation out")
-    network, folder, held = peer_network(model.config), peers_folder(), held_to(how.isa)
+    network, folder = peer_network(model.config), peers_folder()
 
     def spec(facts: dict[str, Any], **more: Any) -> dict[str, Any]:
         device = "cpu" if facts["platform"] == "cpu" else "gpu"
@@ -263,7 +266,6 @@ def _result(
         "platform": ours["platform"],
         "device": ours["device"],
         "cores": ours["cores"],
-        "processor": describe_processor({**os.environ, **held_to(how.isa)}),
         "convolutions": ours["convolutions"],
         "versions": versions,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
