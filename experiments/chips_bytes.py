@@ -24,9 +24,9 @@ import re
 from pathlib import Path
 
 from resnet_jax.bench.chips.hlo import Computation, Instruction, Module, parse
-from resnet_jax.bench.chips.program import NOT_KERNELS, scheduled
+from resnet_jax.bench.chips.program import scheduled
 from resnet_jax.bench.chips.table import GIB
-from resnet_jax.bench.chips.traffic import bytes_moved
+from resnet_jax.bench.chips.traffic import NOTHING, bytes_moved
 from resnet_jax.bench.workload import Workload
 from resnet_jax.models import ModelSpec
 from resnet_jax.models.branches import branch_convs
@@ -72,7 +72,7 @@ def table(text: str) -> dict[str, dict[str, int]]:
     kernels: collections.Counter[str] = collections.Counter()
     moved: collections.Counter[str] = collections.Counter()
     for computation, each, times in scheduled(module, module.entry, {}):
-        if each.op not in NOT_KERNELS:
+        if each.op not in NOTHING:
             size = bytes_moved(module, computation, each)
             kind = kind_of(module, computation, each) if size >= ACTIVATION else f"kernels below {ACTIVATION >> 20} MiB"
             kernels[kind] += times

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import resnet_jax
 from resnet_jax.bench.limits import rate_limits
-from resnet_jax.bench.processor import describe_processor
+from resnet_jax.bench.processor import InstructionsChoice, describe_processor, held_to
 from resnet_jax.bench.worker import START_SECONDS, Worker, WorkerError
 from resnet_jax.bench.workload import Workload, peer_network
 from resnet_jax.errors import RunError, UsageError, unknown
@@ -44,6 +45,7 @@ class Comparison:
         compile_mode: mode of ``torch.compile``.
         start_seconds: how long a side may take to compile and warm up.
         against: the other sides that take part; None for all that there are.
+        isa: what the processor may use: see :func:`resnet_jax.bench.processor.held_to`.
     """
 
     rounds: AtLeast1 = 9
@@ -52,6 +54,7 @@ class Comparison:
     compile_mode: str = "default"
     start_seconds: Positive = START_SECONDS
     against: tuple[str, ...] | None = None
+    isa: InstructionsChoice = "native"
 
     def __post_init__(self):
         """Check the numbers and names; raises UsageError."""
@@ -90,11 +93,11 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         UsageError: a workload that cannot be built or compared.
         RunError: our side cannot run, or the networks have different numbers of parameters.
     """
-    model, names = workload.network(), peers_of(workload.mode, how)
-    peers = None if how.python is None and how.against is None else _peers(workload, model, how)
+    model, names, held = workload.network(), peers_of(workload.mode, how), held_to(how.isa)
+    peers = None if how.python is None and how.against is None else _peers(workload, model, how, held)
     with contextlib.ExitStack() as stack:
         say(f"{workload.model.name}: compiling ours")
-        ours = stack.enter_context(Worker(sys.executable, OURS, workload.to_dict(), JAX_ENVIRONMENT))
+        ours = stack.enter_context(Worker(sys.executable, OURS, workload.to_dict(), JAX_ENVIRONMENT | held))
         try:
             facts = {"ours": ours.start(how.start_seconds)}
         except WorkerError as error:
@@ -114,7 +117,8 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
                     sides.pop(name).close()
         _require_same_size(facts)
         rounds, machine = _run(sides, not_run, how, say)
-    return _result(workload, model, how, names, facts, rounds, machine, not_run)
+    processor = describe_processor({**os.environ, **held})
+    return _result(workload, model, how, names, facts, rounds, machine, not_run) | {"processor": processor}
 
 
 def peers_folder() -> Path:
@@ -132,7 +136,9 @@ def peers_folder() -> Path:
     return folder
 
 
-def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Callable[[dict[str, Any]], Worker]]:
+def _peers(
+    workload: Workload, model: ResNet, how: Comparison, held: dict[str, str]
+) -> dict[str, Callable[[dict[str, Any]], Worker]]:
     """Return what starts each other side, given the facts of ours."""
     if how.python is not None and not how.python.is_file():
         raise UsageError(f"{how.python} is no interpreter: the other sides need one that has torch")
@@ -148,15 +154,15 @@ def _peers(workload: Workload, model: ResNet, how: Comparison) -> dict[str, Call
 
     def torch(compiled: bool, freezing: bool = False) -> Callable[[dict[str, Any]], Worker]:
         more = {"compile": compiled, "compile_mode": how.compile_mode, "freezing": freezing}
-        return lambda facts: Worker(str(how.python), folder / "torch_peer.py", spec(facts, **more))
+        return lambda facts: Worker(str(how.python), folder / "torch_peer.py", spec(facts, **more), held)
 
     def onnx(runtime: str) -> Callable[[dict[str, Any]], Worker]:
-        return lambda facts: Worker(str(how.python), folder / "onnx_peer.py", spec(facts, runtime=runtime))
+        return lambda facts: Worker(str(how.python), folder / "onnx_peer.py", spec(facts, runtime=runtime), held)
 
     return {
         "torch": torch(False),
         "torch_compile": torch(True),
-        "flax": lambda facts: Worker(sys.executable, folder / "flax_peer.py", spec(facts), JAX_ENVIRONMENT),
+        "flax": lambda facts: Worker(sys.executable, folder / "flax_peer.py", spec(facts), JAX_ENVIRONMENT | held),
         "torch_frozen": torch(True, freezing=True),
         "onnxruntime": onnx("onnxruntime"),
         "openvino": onnx("openvino"),
@@ -261,7 +267,6 @@ def _result(
         "platform": ours["platform"],
         "device": ours["device"],
         "cores": ours["cores"],
-        "processor": describe_processor(),
         "convolutions": ours["convolutions"],
         "versions": versions,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -28,7 +28,7 @@ from resnet_jax.training.mesh import make_mesh, shard_batch
 from resnet_jax.training.need import ANALYSIS, require_memory
 from resnet_jax.training.optimizers import OptimConfig, make_optimizer
 from resnet_jax.training.step import make_predict_step, make_train_step
-from resnet_jax.weights.fold import fold_batch_norm, folded_config
+from resnet_jax.weights.prepare import prepare_variables, prepared_network
 
 #: The optimizer of all sides: SGD with momentum 0.9 and L2.
 OPTIMIZER = OptimConfig("sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4)
@@ -167,14 +167,11 @@ class Ours:
         return lambda: step.lower(self._state, self._data)
 
     def _inference(self, workload: Workload, model: ResNet, mesh: Mesh, host: Any) -> Callable[[], Any]:
-        folds = model.config.norm == "batch"
-
         def init(key: jax.Array) -> Any:
             variables = init_variables(model, key, workload.input_shape)
-            return fold_batch_norm(model, variables)[1] if folds else variables
+            return prepare_variables(model, variables, input_shape=workload.input_shape)
 
-        deployed = ResNet(folded_config(model.config)) if folds else model
-        step: Any = compile_eval_step(make_predict_step(deployed), mesh)
+        step: Any = compile_eval_step(make_predict_step(prepared_network(model)), mesh)
         self._donates = False
         self._state = jax.jit(init, compiler_options=options_for(INIT_OPTIONS, mesh))(jax.random.key(0))
         self._data = shard_batch({"image": host["image"]}, mesh)

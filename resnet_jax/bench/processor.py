@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from resnet_jax.errors import UsageError
+from resnet_jax.runtime.cache import cache_directory
+from resnet_jax.runtime.cxx.library import find_compiler
+from resnet_jax.runtime.files import write_whole
 
 #: Instruction sets that decide how fast a network is, by what Linux calls them; from the narrowest on.
 INSTRUCTIONS = {
@@ -24,13 +31,50 @@ INSTRUCTIONS = {
     "i8mm": "i8mm",
 }
 CPUINFO = Path("/proc/cpuinfo")
+#: What a comparison is held to: all that the processor has, or its AVX2.
+InstructionsChoice = Literal["native", "avx2"]
+#: A compiler for which the native processor is one with AVX2 and no AVX-512.
+AVX2_COMPILER = """#!{python}
+import os, sys
+words = ["-march=x86-64-v3" if word == "-march=native" else word for word in sys.argv[1:]]
+os.execv({compiler!r}, [{compiler!r}, *words])
+"""
 
 
-def describe_processor() -> dict[str, Any]:
+def held_to(instructions: InstructionsChoice) -> dict[str, str]:
+    """Return the environment of processes that use no other instructions.
+
+    It holds our C++ (which has a cache of its own then), XLA, oneDNN, PyTorch, what torch.compile generates, and
+    OpenVINO's convolutions (oneDNN's), not what it has of its own (pooling, additions). ONNX Runtime cannot be held.
+
+    Raises:
+        UsageError: the processor has no AVX2.
+    """
+    if instructions == "native":
+        return {}
+    if "avx2" not in (describe_processor()["instructions"] or ()):
+        raise UsageError("this processor does not say that it has AVX2: leave --isa out")
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip()
+    held = {"XLA_FLAGS": flags, "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    folder, compiler = cache_directory() / "avx2", find_compiler()
+    held["RESNET_JAX_CACHE"] = str(folder)
+    if compiler is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        script = folder / "compiler"
+        write_whole(script, AVX2_COMPILER.format(python=sys.executable, compiler=compiler))
+        script.chmod(0o700)
+        held["CXX"] = str(script)
+    return held
+
+
+def describe_processor(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return ``name``, ``instructions`` (a list; None where the system does not say) and ``affinity`` (core numbers).
 
     Environment variables that keep a runtime from some of them (``XLA_FLAGS``, ``ATEN_CPU_CAPABILITY``,
     ``ONEDNN_MAX_CPU_ISA``, ``CXX``) are in ``limited``.
+
+    Args:
+        environment: of the processes that are measured.
     """
     name, instructions = platform.processor() or platform.machine(), None
     if CPUINFO.exists():
@@ -41,7 +85,7 @@ def describe_processor() -> dict[str, Any]:
         instructions = [ours for theirs, ours in INSTRUCTIONS.items() if theirs in flags]
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     limits = ("XLA_FLAGS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CXX")
-    limited = {variable: os.environ[variable] for variable in limits if os.environ.get(variable)}
+    limited = {variable: environment[variable] for variable in limits if environment.get(variable)}
     return {"name": name, "instructions": instructions, "affinity": affinity, "limited": limited}
 
 

@@ -44,6 +44,9 @@ class SpeedOptions:
     """Length of a turn."""
     start_seconds: float = 1800.0
     """How long a side may take to compile before it is left out."""
+    isa: Literal["native", "avx2"] = "native"
+    """avx2 holds XLA, our C++, PyTorch and oneDNN to AVX2 on a processor that has AVX-512 too (ONNX Runtime cannot be
+    held)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -116,7 +119,7 @@ def _speed(mode: Literal["train", "infer"], argv: list[str]) -> dict[str, Any]:
     )
     how = Comparison(
         options.rounds, options.seconds, options.against_python, options.torch_compile_mode, options.start_seconds,
-        options.against or None,
+        options.against or None, options.isa,
     )  # fmt: skip
     console = console_for(options.common)
     with platform_told(), working(console, "") as status:

@@ -1,4 +1,4 @@
-"""Variable collections that hooks read and write in a block; without hooks no network has them.
+"""Variable collections that hooks read and write in a block, and packed kernels; most networks have none of them.
 
 They have the layout of the parameters, stacked where blocks run in a loop (:mod:`resnet_jax.instrument.hooks`).
 """
@@ -9,5 +9,8 @@ PROBES = "probes"
 GATES = "gates"
 #: What hooks wrote, by block.
 SIGNALS = "signals"
+#: Kernels in the order in which the compiled convolution of this processor reads them, in the place of those of
+#: ``params`` (:func:`resnet_jax.weights.prepare.prepare_for_inference`).
+PACKED = "packed"
 #: A loop over blocks must carry them along its leading axis: ``nn.scan(..., variable_axes={**BLOCK_AXES, ...})``.
-BLOCK_AXES = {PROBES: 0, GATES: 0, SIGNALS: 0}
+BLOCK_AXES = {PROBES: 0, GATES: 0, SIGNALS: 0, PACKED: 0}

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from resnet_jax import ops
 from resnet_jax.models.activation import ACTIVATIONS, GAINS
 from resnet_jax.models.choices import StandardizationChoice
+from resnet_jax.models.collections import PACKED
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer, scaled
 from resnet_jax.models.norms import NORMS, NormPlace
@@ -95,6 +96,8 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "n *spatial c"], finish: Finish | None = None) -> Float[Array, "n *out f"]:
         """Return the convolution, of dtype ``dtype``; for inference with what follows it."""
         dims = x.ndim - 2
+        if self.has_variable(PACKED, "kernel"):
+            return self._packed(x, finish or Finish())
         shape = (self.kernel_size,) * dims + (x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         match self.standardize:
@@ -108,19 +111,35 @@ class Conv(nn.Module):
             case _:
                 assert_never(self.standardize)
         operands = x.astype(self.dtype), kernel.astype(self.dtype)
-        window: dict[str, Any] = {
-            "strides": (self.strides,) * dims,
-            "padding": (self.dilation * ((self.kernel_size - 1) // 2),) * dims,
-            "dilation": (self.dilation,) * dims,
-            "groups": self.groups,
-        }
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        window: dict[str, Any] = {**self.sizes(dims), "padding": self._padding(dims)}
+        bias = self._bias()
         if finish:
             return ops.finished_conv(*operands, bias, finish.skip, relu=finish.relu, **window)
         y = checkpoint_name(ops.conv(*operands, **window), CONV_OUTPUT)
         return y if bias is None else y + bias.reshape((1,) * (dims + 1) + (self.features,))
+
+    @nn.nowrap
+    def sizes(self, dims: int) -> dict[str, Any]:
+        """Return the strides, the dilation and the groups, over so many dimensions, as :func:`.ops.conv` takes them."""
+        return {"strides": (self.strides,) * dims, "dilation": (self.dilation,) * dims, "groups": self.groups}
+
+    @nn.nowrap
+    def _padding(self, dims: int) -> tuple[int, ...]:
+        return (self.dilation * ((self.kernel_size - 1) // 2),) * dims
+
+    @nn.nowrap
+    def _bias(self) -> Array | None:
+        if not self.use_bias:
+            return None
+        return self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+
+    @nn.nowrap
+    def _packed(self, x: Array, finish: Finish) -> Array:
+        return ops.packed_conv(
+            x.astype(self.dtype), self.get_variable(PACKED, "kernel"), self._bias(), finish.skip,
+            window=(self.kernel_size,) * 2, features=self.features, strides=(self.strides,) * 2,
+            padding=self._padding(2), relu=finish.relu,
+        )  # fmt: skip
 
 
 class Head(nn.Module):

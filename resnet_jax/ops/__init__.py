@@ -3,6 +3,7 @@
 from resnet_jax.ops.channels import moments, normalize
 from resnet_jax.ops.conv import conv
 from resnet_jax.ops.conv_finished import finished_conv
+from resnet_jax.ops.conv_packed import pack_kernel, packed_conv
 from resnet_jax.ops.drop_path import drop_path
 from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.exported import exported_for_this_machine, native_calls
@@ -35,6 +36,8 @@ __all__ = [
     "native_calls",
     "normalize",
     "one_hot",
+    "pack_kernel",
+    "packed_conv",
     "reference_forms",
     "relu",
     "relu_operand",

@@ -21,6 +21,7 @@ from resnet_jax.runs.trained import TrainedRun, require_images
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.runtime.plain_files import read_file
 from resnet_jax.training.step import make_predict_step
+from resnet_jax.weights.prepare import prepare_for_inference
 
 BUCKETS = (16,)
 """Sizes of the batches that are compiled. One for any number of images; small, so that results come soon."""
@@ -65,7 +66,8 @@ class Inference:
                 f"outputs are computed of uint8 images (N, {shape}), got {images.dtype} {images.shape}; predict takes "
                 "images of any size"
             )
-        arguments = (self.trained.model, card.mean, card.std, self.part, self.trained.variables)
+        model, variables = self._prepared
+        arguments = (model, card.mean, card.std, self.part, variables)
         if not len(images):
             empty = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.uint8)
             return np.zeros((0, *jax.eval_shape(functools.partial(_outputs, *arguments), empty).shape[1:]), np.float32)
@@ -76,6 +78,14 @@ class Inference:
             batch[: len(part)] = part
             parts.append(np.asarray(_outputs(*arguments, batch))[: len(part)])
         return np.concatenate(parts)
+
+    @functools.cached_property
+    def _prepared(self) -> tuple[ResNet, dict[str, Any]]:
+        """The network and its variables: on a CPU, in float32, as :func:`.prepare_for_inference` makes them."""
+        trained = self.trained
+        if jax.default_backend() != "cpu" or trained.model.config.dtype != "float32":
+            return trained.model, trained.variables
+        return prepare_for_inference(trained.model, trained.variables, trained.card.image_shape)
 
     def each(
         self, images: Iterable[Image], compute: Callable[[np.ndarray], np.ndarray] | None = None

@@ -33,8 +33,10 @@ class Scripted:
     rates: dict[str, list] = {}  # noqa: RUF012
     params: dict[str, int] = {}  # noqa: RUF012
     platform = "cpu"
+    environments: list[dict] = []  # noqa: RUF012
 
     def __init__(self, interpreter, file, spec, environment=None):
+        self.environments.append(environment or {})
         name = {"ours": "ours", "torch_peer": "torch", "flax_peer": "flax"}[file.stem]
         self.name = "torch_compile" if spec.get("compile") else name
         self.spec, self.turn = spec, 0
@@ -112,6 +114,15 @@ def test_plain_flax_needs_no_other_interpreter(script):
     script(ours=[100], flax=[50])
     result = compare(WORKLOAD, Comparison(rounds=1, against=("flax",)))
     assert (result["ours"], result["flax"], result["over_flax"], result["not_run"]) == (100, 50, 2.0, {})
+
+
+def test_every_side_is_held_to_the_same_instructions(script, monkeypatch):
+    monkeypatch.setattr(module, "held_to", lambda isa: {"CXX": isa})
+    monkeypatch.setattr(Scripted, "environments", [])
+    script(ours=[20], torch=[5], torch_compile=[10], flax=[2])
+    result = compare(WORKLOAD, Comparison(rounds=1, python=PYTHON, isa="avx2"))
+    assert [environment["CXX"] for environment in Scripted.environments] == ["avx2"] * 4
+    assert result["processor"]["limited"]["CXX"] == "avx2"
 
 
 def test_a_side_that_cannot_run_is_null_with_its_reason(script):

@@ -16,7 +16,8 @@ from resnet_jax.runtime.cxx.library import SWITCH
 
 #: Names in the library; XLA knows them as ``resnet_jax_<name>``.
 FUNCTIONS = (
-    "conv_forward", "conv_finished", "conv_input_gradient", "conv_weight_gradient",
+    "conv_forward", "conv_finished", "conv_packed", "pack_kernel", "conv_input_gradient",
+    "conv_weight_gradient",
     "channel_moments", "channel_collect", "channel_collect_masked",
     "max_pool", "max_pool_gather", "max_pool_scatter",
     "probe_squares", "probe_join", "probe_join_masked",
@@ -24,6 +25,7 @@ FUNCTIONS = (
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
+_opened_once: list[ctypes.CDLL] = []
 
 
 def available() -> bool:
@@ -35,6 +37,19 @@ def status() -> str:
     """Return ``native``, or ``xla`` and the reason."""
     reason = _reason()
     return "native" if reason is None else f"xla ({reason})"
+
+
+def integer(name: str, *arguments: int) -> int:
+    """Return what a function of the library that takes and gives 64-bit integers says.
+
+    Raises:
+        RuntimeError: there is no library.
+    """
+    if not available():
+        raise RuntimeError(f"no compiled operations: {status()}")
+    function = getattr(_opened_once[0], name)
+    function.restype = ctypes.c_int64
+    return function(*map(ctypes.c_int64, arguments))
 
 
 def _reason() -> str | None:
@@ -54,6 +69,7 @@ def _load() -> str | None:
         opened = _opened(compiler)
         for name in FUNCTIONS:
             jax.ffi.register_ffi_target(f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(opened, name)), platform="cpu")
+        _opened_once.append(opened)
     except (CompilerError, OSError, AttributeError) as error:
         return _slower(str(error))
     return None

@@ -19,14 +19,19 @@ inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in,
   takes_winograd(op) ? winograd(pool, op, in, out) : correlate_any(pool, op, in, out);
 }
 
-inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y,
-                    const Finish& finish = {}) {
+inline Correlation forward_sum(const Convolution& op, const float* kernel, const Finish& finish) {
   Correlation sum{op.n,     op.h,     op.w,      op.c, op.out_h, op.out_w, op.k,
                   op.out_h, op.out_w, op.stride, 1,    0,        0,        op.k, 1, {}};
   sum.finish = finish;
   for (Index i = 0; i < op.rows; ++i)
     for (Index j = 0; j < op.columns; ++j)
       sum.taps.push_back({i - op.pad_y, j - op.pad_x, kernel + (i * op.columns + j) * op.c * op.k});
+  return sum;
+}
+
+inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y,
+                    const Finish& finish = {}) {
+  Correlation sum = forward_sum(op, kernel, finish);
   correlation(pool, sum, x, y);
 }
 
@@ -41,7 +46,7 @@ inline void finished_forward(ffi::ThreadPool& pool, const Convolution& op, const
   // The windows of several taps are many copies: they pay where the tiles of a row would be narrow.
   const bool copies = taps == 1 || (op.k >= PRODUCT_CHANNELS && op.c >= PRODUCT_CHANNELS &&
                                     (gemm::few(op) || op.out_w < 4 * gemm::PIXELS % 56));
-  if (!transforms && op.k > LANES && copies) return product(pool, op, x, kernel, finish, y);
+  if (!transforms && op.k > LANES && copies) return product(pool, op, x, kernel, nullptr, finish, y);
   forward(pool, op, x, kernel, y, finish);
 }
 

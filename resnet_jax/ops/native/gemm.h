@@ -5,7 +5,8 @@
 // A tile of R pixels times two vectors of channels stays in registers. A thread copies the windows of some pixels into
 // blocks of a constant number of input numbers, small enough to stay in its second-level cache, and passes the kernel
 // over them. With few pixels (one image, a late layer) it is the other way around: the windows of all pixels are copied
-// once, and each thread takes some output channels, whose part of the kernel it packs for itself.
+// once, and each thread takes some output channels, whose part of the kernel it packs for itself, if it was not packed
+// beforehand (packed.h).
 #pragma once
 
 #include "common.h"
@@ -227,8 +228,9 @@ inline void pack(const float* kernel, Index k, Index channels, Index sums, float
 
 }  // namespace gemm
 
+// `beforehand`: the kernel, packed panel after panel, each [number of the sum][channel]; or null, and it is packed here.
 inline void product(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel,
-                    const Finish& finish, float* y) {
+                    const float* beforehand, const Finish& finish, float* y) {
   using namespace gemm;
   const Index pixels = op.n * op.out_h * op.out_w, all = op.rows * op.columns * op.c;
   const Index panels = ceil_div(op.k, WIDTH), chunk = few(op) ? FETCHED_CHUNK : CHUNK;
@@ -251,14 +253,19 @@ inline void product(ffi::ThreadPool& pool, const Convolution& op, const float* x
     parallel_for(pool, runs * parts, [&](Index task) {
       const Index run = task / parts, part = task % parts, begin = pixels * part / parts;
       const Index count = pixels * (part + 1) / parts - begin, last = panels * (run + 1) / runs;
-      float* const packed = scratch(LOCAL, chunk * WIDTH);
+      float* const packed = beforehand ? nullptr : scratch(LOCAL, chunk * WIDTH);
       for (Index p = panels * run / runs; p < last; ++p)
         for (Index first = 0; first < all; first += chunk) {
-          Panel panel = panel_of(p, first, block_step, packed);
-          pack(kernel + first * op.k + p * WIDTH, op.k, panel.channels, panel.sums, packed);
+          Panel panel = panel_of(p, first, block_step, beforehand ? beforehand + (p * all + first) * WIDTH : packed);
           const Index next_p = panel.end ? p + 1 : p, next = panel.end ? 0 : first + chunk;
           const Index rows = next_p < last ? std::min(chunk, all - next) : 0;
-          Ahead ahead{kernel + next * op.k + next_p * WIDTH, rows, op.k, std::min<Index>(WIDTH, op.k - next_p * WIDTH)};
+          Ahead ahead{nullptr, rows, WIDTH, WIDTH};
+          if (beforehand) {
+            ahead.at = beforehand + (next_p * all + next) * WIDTH;
+          } else {
+            pack(kernel + first * op.k + p * WIDTH, op.k, panel.channels, panel.sums, packed);
+            ahead = {kernel + next * op.k + next_p * WIDTH, rows, op.k, std::min<Index>(WIDTH, op.k - next_p * WIDTH)};
+          }
           panel.ahead = &ahead;
           panel.fetch = ceil_div(rows, std::max<Index>(1, count / PIXELS) * ceil_div(panel.sums, BLOCK));
           all_tiles(copied + first / BLOCK * block_step + begin * BLOCK, panel, y + begin * op.k + p * WIDTH, count);
@@ -267,10 +274,14 @@ inline void product(ffi::ThreadPool& pool, const Convolution& op, const float* x
     return;
   }
 
-  float* const packed = scratch(SHARED, panels * all * WIDTH);
-  parallel_for(pool, panels, [&](Index p) {
-    pack(kernel + p * WIDTH, op.k, op.k - p * WIDTH, all, packed + p * all * WIDTH);
-  });
+  const float* packed = beforehand;
+  if (!packed) {
+    float* const here = scratch(SHARED, panels * all * WIDTH);
+    parallel_for(pool, panels, [&](Index p) {
+      pack(kernel + p * WIDTH, op.k, op.k - p * WIDTH, all, here + p * all * WIDTH);
+    });
+    packed = here;
+  }
   const Index padded = ceil_div(std::min(chunk, all), BLOCK) * BLOCK;
   const Index most = std::max<Index>(PIXELS, BAND_FLOATS / padded / PIXELS * PIXELS);
   const Index band = std::min(most, ceil_div(ceil_div(pixels, TASKS), PIXELS) * PIXELS), bands = ceil_div(pixels, band);

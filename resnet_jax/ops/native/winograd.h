@@ -47,17 +47,32 @@ struct Tiles {
   Index x(Index tile) const { return tile % across * 2; }
 };
 
+// Where a tile lies, and then the next one: without the divisions.
+struct Place {
+  const Tiles& tiles;
+  Index image, y, x;
+
+  Place(const Tiles& tiles, Index tile) : tiles(tiles), image(tiles.image(tile)), y(tiles.y(tile)), x(tiles.x(tile)) {}
+  void next() {
+    if ((x += 2) < 2 * tiles.across) return;
+    x = 0;
+    if ((y += 2) < 2 * tiles.down) return;
+    y = 0, ++image;
+  }
+};
+
 // B^T d B of tiles [begin, begin + count) and channels [c0, c0 + channels), as [position][block][tile][channel of the
 // block] with positions position_size apart. Channels from c on are zero.
 inline void transform_input(const Tiles& tiles, const float* in, Index c, Index begin, Index count, Index c0,
                             Index channels, Index block, float* v, Index position_size) {
-  for (Index t = 0; t < count; ++t) {
-    const Index tile = begin + t, y = tiles.y(tile) + tiles.low_y, x = tiles.x(tile) + tiles.low_x;
+  Place place(tiles, begin);
+  for (Index t = 0; t < count; ++t, place.next()) {
+    const Index y = place.y + tiles.low_y, x = place.x + tiles.low_x;
     const float* from[16];
     for (Index p = 0; p < 16; ++p) {
       const Index in_y = y + p / 4, in_x = x + p % 4;
       const bool inside = in_y >= 0 && in_y < tiles.h && in_x >= 0 && in_x < tiles.w;
-      from[p] = inside ? in + ((tiles.image(tile) * tiles.h + in_y) * tiles.w + in_x) * c + c0 : nullptr;
+      from[p] = inside ? in + ((place.image * tiles.h + in_y) * tiles.w + in_x) * c + c0 : nullptr;
     }
     for (Index i = 0; i < channels; i += LANES) {
       Vec d[16];
@@ -74,8 +89,10 @@ inline void transform_input(const Tiles& tiles, const float* in, Index c, Index 
   }
 }
 
+// `beforehand`: the transformed kernel (packed.h), or null, and it is transformed here.
 template <int BLOCK>
-void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
+void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const float* in, const float* beforehand,
+                        float* out) {
   constexpr int V = 2, width = V * LANES;
   const Index c_blocks = ceil_div(op.c, BLOCK), k_blocks = ceil_div(op.k, width), padded_c = c_blocks * BLOCK;
   Index low_y = op.taps[0].dy, low_x = op.taps[0].dx;
@@ -83,8 +100,9 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
 
   // The kernel, transformed: [position][block of output channels][input channel][output channel].
   const Index position = k_blocks * padded_c * width;
-  float* const kernel = scratch(SHARED, 16 * position);
-  parallel_for(pool, k_blocks * c_blocks, [&](Index task) {
+  float* const here = beforehand ? nullptr : scratch(SHARED, 16 * position);
+  const float* const kernel = beforehand ? beforehand : here;
+  if (!beforehand) parallel_for(pool, k_blocks * c_blocks, [&](Index task) {
     constexpr Index panel = BLOCK * width;
     const Index k0 = task / c_blocks * width, c0 = task % c_blocks * BLOCK;
     float* const packed = scratch(LOCAL, 9 * panel);
@@ -97,7 +115,7 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
       for (int t = 0; t < 9; ++t) g[t] = load(packed + t * panel + i);
       for (int x = 0; x < 3; ++x) kernel_axis(g + x, 3, rows + x, 3);
       for (int y = 0; y < 4; ++y) kernel_axis(rows + 3 * y, 1, u + 4 * y, 1);
-      for (int p = 0; p < 16; ++p) store(kernel + p * position + task * panel + i, u[p]);
+      for (int p = 0; p < 16; ++p) store(here + p * position + task * panel + i, u[p]);
     }
   });
 
@@ -117,8 +135,9 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
         const Row row{c_blocks, count * BLOCK, &no_offset, 1, panel, width, width, true};
         correlate_row<BLOCK, 1, V, TILE_PIXELS>(v + p * v_size, row, m + p * m_size + kb * count * width, count);
       }
-    for (Index t = 0; t < count; ++t) {
-      const Index tile = begin + t, image = all.image(tile), y = all.y(tile), x = all.x(tile);
+    Place place(all, begin);
+    for (Index t = 0; t < count; ++t, place.next()) {
+      const Index image = place.image, y = place.y, x = place.x;
       const bool right = x + 1 < op.out_w, below = y + 1 < op.out_h;
       float* const to = out + ((image * op.full_h + y) * op.full_w + x) * op.k;
       for (Index k = 0; k < op.k; k += LANES) {
@@ -146,11 +165,13 @@ void winograd_in_blocks(ffi::ThreadPool& pool, const Correlation& op, const floa
   });
 }
 
-extern template void winograd_in_blocks<32>(ffi::ThreadPool&, const Correlation&, const float*, float*);
-extern template void winograd_in_blocks<64>(ffi::ThreadPool&, const Correlation&, const float*, float*);
+extern template void winograd_in_blocks<32>(ffi::ThreadPool&, const Correlation&, const float*, const float*, float*);
+extern template void winograd_in_blocks<64>(ffi::ThreadPool&, const Correlation&, const float*, const float*, float*);
 
-inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out) {
-  op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, out) : winograd_in_blocks<64>(pool, op, in, out);
+inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out,
+                     const float* beforehand = nullptr) {
+  op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, beforehand, out)
+             : winograd_in_blocks<64>(pool, op, in, beforehand, out);
 }
 
 }  // namespace resnet_jax
