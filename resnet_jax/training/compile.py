@@ -28,8 +28,9 @@ STEP_OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 }
 
-#: Of a step that is mapped over several devices. On a TPU sums over devices stop the device unless they are asked to be
-#: asynchronous and to run inside kernels; then pieces of the gradient cross during the backward pass.
+#: Of a step that is mapped over several devices. A TPU's compiler makes no sum over devices asynchronous unless it is
+#: asked to, and lets kernels carry it on; then, at full effort, some of the gradient crosses beside kernels
+#: (``experiments/results/chips/README.md``). The names are libtpu 0.0.42's, as public trainings of its maker use them.
 MAPPED_OPTIONS: dict[str, dict[str, Any]] = {
     "tpu": {
         "xla_enable_async_all_reduce": True,

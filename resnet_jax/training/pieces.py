@@ -6,9 +6,10 @@ classifier and the last blocks, is complete when the backward pass has most of i
 meanwhile. Compilers join sums that could go together, and then all wait for the last; so each piece but the first
 carries a number that only the one before it knows.
 
-Not on a TPU: arrays lie there in tiles, and with this a step of ResNet-50 at 64 pixels moved 1.2 GB more than as the
-compiler cuts it (``experiments/results/chips/*_laid.json``; a part of that is float32 where the compiler sends
-bfloat16). There every array is summed as it is, and the compiler joins the sums.
+Not laid on a TPU: arrays lie there in tiles, and laying costs a pass over the gradient each way. There every array is
+summed as it lies, and the compiler joins those of a piece: a piece waits for the one before it, and its sums name the
+devices in another order than batch norms' do, which a piece would otherwise be joined with and stop at. Whether
+anything runs while a piece crosses is up to the compiler: ``experiments/results/chips/README.md`` has what it does.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def summed(grads: Mapping[str, Any], with_them: Any, axis_name: str, *, laid: bo
         grads: ``{"params": ..., ...}``, of this device's examples.
         with_them: any arrays that are ready before the backward pass: the loss, metrics.
         axis_name: the mapped axis.
-        laid: whether arrays are laid behind each other in pieces; else the compiler may join them.
+        laid: whether the arrays of a piece are laid behind each other; else the compiler joins them.
     """
     paths, leaves, shape = _flat(grads)
     order = backward_order(paths)
@@ -110,8 +111,8 @@ def _sum_laid(arrays: Sequence[jax.Array], before: Sequence[jax.Array], axis_nam
 def _sum_apart(arrays: Sequence[jax.Array], before: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
     """Return arrays summed over devices as they lie, for a compiler that joins sums which could go together.
 
-    It takes them for what could not begin before the last piece was there, so joins none of the one with one of the
-    other; nor with the sums of batch norms, which are waited for at once: those name the devices in another order.
+    Behind the barrier they need what the piece before gave, so none of one piece is joined with one of another. Of
+    sums over the same devices in another order, as batch norms' are, it joins none either.
     """
     if before:
         arrays, _ = lax.optimization_barrier((list(arrays), list(before)))
