@@ -77,7 +77,7 @@ def waits(text: str) -> dict[str, Any]:
                 "bytes": each.bytes,
                 "arrays": each.arrays,
                 "overlapped": each.overlapped,
-                "with_a_norm": _of_norm(each) or each.arrays > 1,
+                "with_a_norm": _of_norm(each),
             }
             for each in rest
         ],
@@ -100,17 +100,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--batch-per-chip", type=int, default=128)
     parser.add_argument("--full-effort", action="store_true")
-    parser.add_argument("--only", choices=["mapped", "compiler"], help="one side alone")
+    parser.add_argument("--only", choices=["mapped", "compiler"], help="one side alone; the other's figures stay")
+    parser.add_argument("--text", type=Path, help="a folder for the programs' text")
     args = parser.parse_args(argv)
     os.environ.update(ENVIRONMENT)
     require_compiler("tpu")
     path = RESULTS / f"pod_waits_{args.model}{'_full' if args.full_effort else ''}.json"
-    found: dict[str, Any] = {**vars(args), **versions("tpu"), "date": datetime.date.today().isoformat(), "sides": {}}
+    known = json.loads(path.read_text())["sides"] if args.only and path.exists() else {}
+    given = {key: value for key, value in vars(args).items() if key not in ("text", "only")}
+    found: dict[str, Any] = {**given, **versions("tpu"), "date": datetime.date.today().isoformat(), "sides": known}
     for name in ("compiler", "mapped") if args.only is None else (args.only,):
         text = compiled_text(
             args.model, args.chips, side=args.side, per_chip=args.batch_per_chip, mapped=name == "mapped",
             low=not args.full_effort,
         )  # fmt: skip
+        if args.text is not None:
+            (args.text / f"{args.model}_{name}.txt").write_text(text)
         found["sides"][name] = waits(text)
         pieces = found["sides"][name]["gradient_pieces"]
         print(name, {key: value for key, value in found["sides"][name].items() if key != "gradient_pieces"}, flush=True)

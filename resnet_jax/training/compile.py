@@ -28,6 +28,19 @@ STEP_OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 }
 
+#: Of a step that is mapped over several devices. A TPU's compiler makes no sum over devices asynchronous unless it is
+#: asked to, and lets kernels carry it on; then, at full effort, some of the gradient crosses beside kernels
+#: (``experiments/results/chips/README.md``). The names are libtpu 0.0.42's, as public trainings of its maker use them.
+MAPPED_OPTIONS: dict[str, dict[str, Any]] = {
+    "tpu": {
+        "xla_enable_async_all_reduce": True,
+        "xla_tpu_enable_async_collective_fusion": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+        "xla_tpu_overlap_compute_collective_tc": True,
+    }
+}
+
 
 def create_state(
     model: nn.Module,
@@ -80,7 +93,7 @@ def compile_train_step(
         in_shardings=(state, placement.batch(batch_axis)),
         out_shardings=(state, placement.outputs),
         donate_argnums=(0,) if donate else (),
-        compiler_options=options_for(STEP_OPTIONS, mesh),
+        compiler_options=step_options(mesh, mapped=mapped and batch_axis == 0),
     )
 
 
@@ -112,3 +125,14 @@ def compile_eval_step(step: Callable[..., Any], mesh: Devices, *, mapped: bool =
 def options_for(table: dict[str, dict[str, Any]], mesh: Devices) -> dict[str, Any] | None:
     """Return the compiler options of a table for these devices."""
     return table.get(as_placement(mesh).platform)
+
+
+def step_options(mesh: Devices, *, mapped: bool) -> dict[str, Any] | None:
+    """Return the compiler options of a train step: those of :data:`STEP_OPTIONS`, and what it needs if it is mapped.
+
+    Args:
+        mesh: the devices.
+        mapped: whether it may be mapped over them.
+    """
+    own, more = options_for(STEP_OPTIONS, mesh), options_for(MAPPED_OPTIONS, mesh)
+    return {**(own or {}), **more} if more and mapped and as_placement(mesh).size > 1 else own

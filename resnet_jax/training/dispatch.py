@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from resnet_jax.training.compile import STEP_OPTIONS, options_for
+from resnet_jax.training.compile import step_options
 from resnet_jax.training.placement import Devices, as_placement, traced_for
 
 Arrays = Mapping[str, jax.Array]
@@ -104,7 +104,7 @@ def compile_multi_step(
         in_shardings=(state, whole, {"index": rows, "epoch": rows, "count": whole}),
         out_shardings=(state, whole),
         donate_argnums=(0,) if donate else (),
-        compiler_options=options_for(STEP_OPTIONS, mesh),
+        compiler_options=step_options(mesh, mapped=batch_axis == 0),
     )
 
 

@@ -6,7 +6,7 @@ examples: two for the statistics of every batch norm, and gradients as it likes.
 * **batch norm**: one gather of mean and variance forward, one sum backward (:mod:`resnet_jax.models.union`); within
   scopes of a device nothing, and the running averages of all norms are united at the end of the step;
 * **gradients**, loss and metrics: a few sums, each of the layers that the backward pass is done with, so that they can
-  cross while it goes on; on a TPU one that the compiler joins (:mod:`resnet_jax.training.pieces`).
+  cross while it goes on (:mod:`resnet_jax.training.pieces`).
 
 Inside, no compiler splits arrays, so on CPU devices the compiled forms run as on one. Augmentation is not mapped: it
 may mix examples of the batch. What is dropped is drawn for the whole batch (:mod:`resnet_jax.ops.whole_batch`).

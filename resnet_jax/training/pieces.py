@@ -6,9 +6,10 @@ classifier and the last blocks, is complete when the backward pass has most of i
 meanwhile. Compilers join sums that could go together, and then all wait for the last; so each piece but the first
 carries a number that only the one before it knows.
 
-Not on a TPU: arrays lie there in tiles, and with this a step of ResNet-50 at 64 pixels moved 1.2 GB more than as the
-compiler cuts it (``experiments/results/chips/*_laid.json``; a part of that is float32 where the compiler sends
-bfloat16). There every array is summed as it is, and the compiler joins the sums.
+Not laid on a TPU: arrays lie there in tiles, and laying costs a pass over the gradient each way. There every array is
+summed as it lies, and the compiler joins those of a piece: a piece waits for the one before it, and its sums name the
+devices in another order than batch norms' do, which a piece would otherwise be joined with and stop at. Whether
+anything runs while a piece crosses is up to the compiler: ``experiments/results/chips/README.md`` has what it does.
 """
 
 from __future__ import annotations
@@ -34,25 +35,22 @@ def summed(grads: Mapping[str, Any], with_them: Any, axis_name: str, *, laid: bo
         grads: ``{"params": ..., ...}``, of this device's examples.
         with_them: any arrays that are ready before the backward pass: the loss, metrics.
         axis_name: the mapped axis.
-        laid: whether arrays are laid behind each other in pieces; else the compiler may join them.
+        laid: whether the arrays of a piece are laid behind each other; else the compiler joins them.
     """
-    if not laid:
-        return lax.psum((grads, with_them), axis_name)
     paths, leaves, shape = _flat(grads)
     order = backward_order(paths)
     pieces = cut([leaves[index].size * leaves[index].dtype.itemsize for index in order], PIECES)
     early, early_shape = jax.tree.flatten(with_them)
     out: list[Any] = [None] * len(leaves)
-    ticket: list[jax.Array] = []
+    before: list[jax.Array] = []
     for number, (start, stop) in enumerate(pieces):
         chosen = order[start:stop]
-        crossing = [*(leaves[index] for index in chosen), *(early if number == 0 else ticket)]
-        got = _sum_of(crossing, axis_name)
+        crossing = [*(leaves[index] for index in chosen), *(early if number == 0 else ())]
+        got = (_sum_laid if laid else _sum_apart)(crossing, before, axis_name)
         for index, leaf in zip(chosen, got, strict=False):
             out[index] = leaf
         early = got[len(chosen) :] if number == 0 else early
-        if stop < len(order):  # a number of this piece crosses with the next: no compiler can join the two
-            ticket = [got[0].reshape(-1)[:1].astype(leaves[order[stop]].dtype)]
+        before = got[: len(chosen)]
     return jax.tree.unflatten(shape, out), jax.tree.unflatten(early_shape, early)
 
 
@@ -91,18 +89,35 @@ def cut(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     return pieces if pieces and start == len(sizes) else [*pieces, (start, len(sizes))]
 
 
-def _sum_of(arrays: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
-    """Return arrays summed over devices, all of a dtype at once."""
+def _sum_laid(arrays: Sequence[jax.Array], before: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
+    """Return arrays summed over devices, laid behind each other, all of a dtype at once.
+
+    A number of the piece before crosses with them: no compiler can join the two.
+    """
+    ticket = [before[0].reshape(-1)[:1].astype(arrays[0].dtype)] if before else []
     out: list[Any] = [None] * len(arrays)
     for dtype in sorted({array.dtype for array in arrays}, key=str):
         chosen = [index for index, array in enumerate(arrays) if array.dtype == dtype]
-        row = lax.psum(jnp.concatenate([arrays[index].reshape(-1) for index in chosen]), axis_name)
+        rows = [*(arrays[index].reshape(-1) for index in chosen), *(ticket if dtype == arrays[0].dtype else ())]
+        row = lax.psum(jnp.concatenate(rows), axis_name)
         start = 0
         for index in chosen:
             shape = arrays[index].shape
             out[index] = lax.slice_in_dim(row, start, start + math.prod(shape)).reshape(shape)
             start += math.prod(shape)
     return out
+
+
+def _sum_apart(arrays: Sequence[jax.Array], before: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
+    """Return arrays summed over devices as they lie, for a compiler that joins sums which could go together.
+
+    Behind the barrier they need what the piece before gave, so none of one piece is joined with one of another. Of
+    sums over the same devices in another order, as batch norms' are, it joins none either.
+    """
+    if before:
+        arrays, _ = lax.optimization_barrier((list(arrays), list(before)))
+    devices = list(range(lax.axis_size(axis_name)))
+    return lax.psum(list(arrays), axis_name, axis_index_groups=[devices[::-1]])
 
 
 def _flat(tree: Any) -> tuple[list[str], list[jax.Array], Any]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.models import union as union_module
 from resnet_jax.models.union import union, union_over
 from resnet_jax.training.placement import make_mesh
 
@@ -37,8 +38,23 @@ def test_the_variance_is_that_of_float64_however_far_the_mean_is(far):
     np.testing.assert_allclose(np.asarray(var)[0], wide.var(axis=0), rtol=2e-6, atol=rounded)
 
 
-def test_it_is_the_plain_union_in_values_and_derivatives():
+@pytest.mark.parametrize("gathered", [8, 7])
+def test_one_device_that_differs_from_all_others(monkeypatch, gathered):
+    """Distances are taken from the first device's mean: whichever is far from the rest, and beyond GATHERED devices."""
+    monkeypatch.setattr(union_module, "GATHERED", gathered)
+    for odd in (0, 5):
+        x = np.random.default_rng(2).normal(size=(8, 4, 5)).astype(np.float32)
+        x[odd] += 1000
+        mean, var = over_devices(statistics)(x.reshape(32, 5))
+        wide = x.reshape(32, 5).astype(np.float64)
+        np.testing.assert_allclose(np.asarray(mean)[0], wide.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(var)[0], wide.var(axis=0), rtol=2e-6)
+
+
+@pytest.mark.parametrize("gathered", [8, 7])
+def test_it_is_the_plain_union_in_values_and_derivatives(monkeypatch, gathered):
     """The mean of the devices' gradients of what they all have, as the step takes it."""
+    monkeypatch.setattr(union_module, "GATHERED", gathered)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(16, 3)), jnp.float32) + 2
     weights = jnp.arange(6.0).reshape(2, 1, 3)
 

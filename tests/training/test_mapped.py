@@ -17,7 +17,14 @@ from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models import ResNet, ResNetConfig, register_norm
 from resnet_jax.models.norms import NORMS, batch_norm
 from resnet_jax.tasks import Classification, MultiLabel, get_loss
-from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
+from resnet_jax.training.compile import (
+    MAPPED_OPTIONS,
+    STEP_OPTIONS,
+    compile_eval_step,
+    compile_train_step,
+    create_state,
+    step_options,
+)
 from resnet_jax.training.mapped import uncut, unmapped
 from resnet_jax.training.pieces import PIECES
 from resnet_jax.training.placement import Placement, make_mesh, shard_batch
@@ -102,6 +109,15 @@ def test_norms_of_a_device_wait_only_for_the_running_averages_of_all_at_once():
     found = waits(compile_train_step(make_train_step(model, TX), placement), placement, model)
     assert found["all_gather"] == 0
     assert 2 < found["all_reduce"] <= 2 + PIECES
+
+
+def test_only_a_mapped_step_on_several_tpus_has_the_options_of_one(monkeypatch):
+    one, four = (Placement.of(jax.devices()[:devices]) for devices in (1, 4))
+    assert step_options(one, mapped=True) == step_options(four, mapped=True) == STEP_OPTIONS["cpu"]
+    monkeypatch.setattr(Placement, "platform", "tpu")
+    assert step_options(one, mapped=True) is None
+    assert step_options(four, mapped=False) is None
+    assert step_options(four, mapped=True) == MAPPED_OPTIONS["tpu"]
 
 
 def test_one_device_has_the_program_of_before():

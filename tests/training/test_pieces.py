@@ -7,6 +7,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from resnet_jax.models import create_model
 from resnet_jax.models.count import abstract_variables
@@ -14,7 +15,8 @@ from resnet_jax.training.pieces import PIECES, backward_order, cut, summed
 from resnet_jax.training.placement import make_mesh
 
 
-def test_everything_is_summed_where_it_was():
+@pytest.mark.parametrize("laid", [True, False])
+def test_everything_is_summed_where_it_was(laid):
     rng = np.random.default_rng(0)
     params = {"stem": {"conv": {"kernel": rng.normal(size=(3, 2))}}, "head": {"bias": rng.normal(size=7)}}
     params |= {f"stage{s}": {"block0": {"a": rng.normal(size=(s, 4)), "b": np.float64(s)}} for s in (1, 2, 3)}
@@ -26,7 +28,7 @@ def test_everything_is_summed_where_it_was():
     )
 
     def function(grads, early):
-        return summed(grads, early, "data")
+        return summed(grads, early, "data", laid=laid)
 
     whole = jax.P()
     mapped = jax.shard_map(

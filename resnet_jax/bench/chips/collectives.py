@@ -47,8 +47,10 @@ def collective_in(
 ) -> tuple[Computation, Instruction] | None:
     """Return (computation, instruction) of the collective that an instruction makes or starts, itself or in a fusion.
 
-    The second half of an asynchronous one makes none.
+    The second half of an asynchronous one makes none, nor does a kernel that sends a part of one while it computes.
     """
+    if _carries_on(instruction):
+        return None
     for where, each in ((computation, instruction), *module.inside(instruction)):
         if each.op.removesuffix("-start") in KINDS:
             return where, each
@@ -76,6 +78,12 @@ def read(module: Module, computation: Computation, instruction: Instruction, tim
         times,
         _overlapped(module, computation, instruction),
     )
+
+
+def _carries_on(instruction: Instruction) -> bool:
+    """Whether a fusion goes on with what a TPU's ``async-collective-start`` began, or waits for its end."""
+    names = [name for _, name in instruction.called]
+    return instruction.name.startswith("async-collective-done") or any("async_collective_fusion" in it for it in names)
 
 
 def group_size(attributes: str) -> int:
@@ -111,7 +119,7 @@ def _overlapped(module: Module, computation: Computation, instruction: Instructi
             if each.op in ("get-tuple-element", "bitcast", "tuple") or each.op.endswith("-update"):
                 started.add(each.name)
                 continue
-            return False
+            return not each.name.startswith("async-collective-done") and _carries_on(each)
         elif inside and each.op in WORK and collective_in(module, computation, each) is None:
             return True
     return False

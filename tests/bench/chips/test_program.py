@@ -53,6 +53,56 @@ def test_a_tpu_program():
     assert program.bytes_moved == expected
 
 
+#: As XLA writes it where a kernel sends a piece of a sum over chips while it computes: begun, carried on, waited for.
+CARRIED = """HloModule jit_step, is_scheduled=true, num_partitions=4
+
+%begun (p: f32[64,128]) -> (f32[64,128], u32[]) {
+  %p = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %all-reduce.1 = f32[64,128]{1,0:T(8,128)} all-reduce(%p), replica_groups={{3,2,1,0}}, to_apply=%add
+  ROOT %custom-call.1 = (f32[64,128]{1,0:T(8,128)}, u32[]{:S(2)}) custom-call(%all-reduce.1), custom_call_target="Begin"
+}
+
+%async_collective_fusion.1 (p: f32[64,128], q: f32[64,128]) -> (f32[64,128], f32[64,128]) {
+  %p = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %q = f32[64,128]{1,0:T(8,128)} parameter(1)
+  %all-reduce.2 = f32[64,128]{1,0:T(8,128)} all-reduce(%p), replica_groups={{3,2,1,0}}, to_apply=%add
+  %twice = f32[64,128]{1,0:T(8,128)} add(%q, %q)
+  ROOT %tuple.1 = (f32[64,128]{1,0:T(8,128)}, f32[64,128]{1,0:T(8,128)}) tuple(%all-reduce.2, %twice)
+}
+
+%ended (p: f32[64,128]) -> f32[64,128] {
+  %p = f32[64,128]{1,0:T(8,128)} parameter(0)
+  ROOT %all-reduce.3 = f32[64,128]{1,0:T(8,128)} all-reduce(%p), replica_groups={{3,2,1,0}}, to_apply=%add
+}
+
+ENTRY %main (p: f32[64,128], q: f32[64,128]) -> (f32[64,128], f32[64,128]) {
+  %p = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %q = f32[64,128]{1,0:T(8,128)} parameter(1)
+  %async-collective-start.1 = (f32[64,128]{1,0:T(8,128)}, u32[]{:S(2)}) fusion(%p), kind=kCustom, calls=%begun
+  %sent = f32[64,128]{1,0:T(8,128)} get-tuple-element(%async-collective-start.1), index=0
+CARRIER  %async-collective-done.1 = f32[64,128]{1,0:T(8,128)} fusion(%on), kind=kCustom, calls=%ended
+  ROOT %tuple = (f32[64,128]{1,0:T(8,128)}, f32[64,128]{1,0:T(8,128)}) tuple(%async-collective-done.1, %other)
+}
+"""
+CARRIER = """  %fusion.1 = (f32[64,128]{1,0:T(8,128)}, f32[64,128]{1,0:T(8,128)}) fusion(%sent, %q), \
+kind=kLoop, calls=%async_collective_fusion.1
+  %on = f32[64,128]{1,0:T(8,128)} get-tuple-element(%fusion.1), index=0
+  %other = f32[64,128]{1,0:T(8,128)} get-tuple-element(%fusion.1), index=1
+"""
+NOBODY = """  %on = f32[64,128]{1,0:T(8,128)} bitcast(%sent)
+  %other = f32[64,128]{1,0:T(8,128)} bitcast(%q)
+"""
+
+
+@pytest.mark.parametrize(("between", "overlapped"), [(CARRIER, True), (NOBODY, False)])
+def test_a_sum_that_kernels_carry_on_is_one(between, overlapped):
+    program = read_program(CARRIED.replace("CARRIER", between))
+    [each] = program.collectives
+    assert (each.kind, each.bytes, each.group, each.overlapped) == ("all-reduce", 64 * 128 * 4, 4, overlapped)
+    assert program.serial_collectives == 1
+    assert program.blocking == (0 if overlapped else 1)
+
+
 def test_a_gpu_program_with_a_loop():
     program = read_program(GPU)
     assert program.platform == "gpu"
