@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnet_jax import ops
-from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented
+from resnet_jax.instrument.hooks import BlockIndex, BlockNames, Hook, index_blocks, instrumented
 from resnet_jax.models.collections import PROBES
 from resnet_jax.models.count import abstract_variables
 
@@ -44,6 +44,32 @@ class _Forks:
         return x
 
 
+class _Joins:
+    """A hook that lets the gradients of a block's skip and branch be added where they meet, as :class:`_Forks` does.
+
+    In pre-activation order the branch's comes out of an elementwise operation, which takes the addition in by itself.
+    """
+
+    def __init__(self) -> None:
+        self._branches: dict[int, tuple[Array, Array]] = {}
+
+    def __call__(self, block: nn.Module, point: str, x: Array) -> Array:
+        if point == "input" and _adds_to_a_convolution(block):
+            source = ops.relu_operand(x)
+            skip, branch = ops.twice(x) if source is None else ops.twice(source, relu=True)
+            self._branches[id(skip)] = (skip, branch)
+            return skip
+        if point == "branch_in" and id(x) in self._branches:
+            return self._branches.pop(id(x))[1]
+        return x
+
+
+def _adds_to_a_convolution(block: nn.Module) -> bool:
+    """Whether the gradient of a block's branch, to which that of its skip is added, is one of a convolution."""
+    config = getattr(block, "config", None)
+    return config is not None and not config.is_pre and config.shortcut != "none"
+
+
 def is_due(step: int, every: int) -> bool:
     """Return whether the update that ``step`` others precede is one of those whose gradients are looked at.
 
@@ -55,11 +81,12 @@ def is_due(step: int, every: int) -> bool:
 
 @contextlib.contextmanager
 def taps(anatomy: BlockNames | None) -> Iterator[None]:
-    """Within this context networks are applied with a tap at every block's input; without anatomy, with none."""
-    if anatomy is None:
-        yield
-        return
-    with ops.remembered_relus(), instrumented(anatomy, _Forks()):
+    """Within this context networks are applied with a tap at every block's input; without anatomy, with none.
+
+    Either way the gradients that meet there are added in one pass, in this library's networks.
+    """
+    hook: Hook = _Joins() if anatomy is None else _Forks()
+    with ops.remembered_relus(), instrumented(anatomy or BlockNames(), hook):
         yield
 
 

@@ -13,6 +13,7 @@ from resnet_jax.ops.probe import fork, gate, relu, relu_operand, remembered_relu
 from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
+from resnet_jax.ops.twice import twice
 from resnet_jax.ops.whole_batch import batch_cut_over, draw_rows
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "standardize",
     "subsample_and_pad",
     "tap",
+    "twice",
 ]

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models import ResNet, ResNetConfig
 from resnet_jax.models.layout import stack
+from resnet_jax.ops import native
 from resnet_jax.report.depth_file import DepthFile, draw_history, read_depth
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import load_recipe
@@ -115,6 +117,19 @@ def test_nothing_else_changes_beyond_rounding(kind):
     jax.tree.map(same, dataclasses.asdict(_plain(state)), dataclasses.asdict(_plain(plain)))
     for name, value in without.items():
         same(metrics[name], value)
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+def test_plain_and_probed_steps_add_the_gradients_of_each_block_in_the_same_pass_to_the_same_bit():
+    mesh, model = make_mesh(jax.devices()[:1]), network(stages=(2, 1))
+    done = []
+    for probe in (None, BlockNames()):
+        step: Any = compile_train_step(make_train_step(model, TX, probe=probe), mesh)
+        state, data = jax.device_put(state_of(model), replicated(mesh)), shard_batch(batch(), mesh)
+        program = step.lower(state, data).compile()
+        assert program.as_text().count('custom_call_target="resnet_jax_probe_join') == model.config.num_blocks
+        done.append(jax.device_get(program(state, data)[0].params))
+    jax.tree.map(np.testing.assert_array_equal, *done)
 
 
 def _plain(state: TrainState) -> TrainState:

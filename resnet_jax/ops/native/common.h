@@ -62,8 +62,9 @@ struct Ahead {
 };
 
 // Memory of this thread that is kept from call to call, so that its pages are not given back and cleared again each
-// time. What the task of a loop writes is LOCAL; what the tasks of all threads read or fill is SHARED, of the caller.
-enum Purpose { LOCAL, SHARED, PURPOSES };
+// time. What the task of a loop writes is LOCAL; what the tasks of all threads read or fill is SHARED, of the caller, and so
+// is a TRANSPOSED kernel, which must not lie where a product packs it.
+enum Purpose { LOCAL, SHARED, TRANSPOSED, PURPOSES };
 
 inline float* scratch(Purpose purpose, Index floats) {
   struct Free {

@@ -11,6 +11,15 @@ namespace resnet_jax {
 
 constexpr Index PRODUCT_CHANNELS = 64;  // fewer do not repay the copy of each window
 
+// A single tap without padding is a product of matrices. Its sums are those of the correlation, number after number, but
+// where they go is fetched into the cache meanwhile.
+inline bool took_product(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel,
+                         const Finish& finish, float* y) {
+  const bool takes = op.rows * op.columns == 1 && op.pad_y == 0 && op.pad_x == 0 && op.k > LANES;
+  if (takes) product(pool, op, x, kernel, nullptr, finish, y);
+  return takes;
+}
+
 // One of the forms of a correlation.
 inline void correlation(ffi::ThreadPool& pool, Correlation& op, const float* in, float* out) {
   if (op.taps.size() == 1 && op.out_stride == 1 && op.in_stride == 1 && op.taps[0].dy == 0 && op.taps[0].dx == 0 &&
@@ -31,6 +40,7 @@ inline Correlation forward_sum(const Convolution& op, const float* kernel, const
 
 inline void forward(ffi::ThreadPool& pool, const Convolution& op, const float* x, const float* kernel, float* y,
                     const Finish& finish = {}) {
+  if (took_product(pool, op, x, kernel, finish, y)) return;
   Correlation sum = forward_sum(op, kernel, finish);
   correlation(pool, sum, x, y);
 }
@@ -50,8 +60,24 @@ inline void finished_forward(ffi::ThreadPool& pool, const Convolution& op, const
   forward(pool, op, x, kernel, y, finish);
 }
 
+// A matrix of c rows and k columns, transposed.
+inline const float* transposed(ffi::ThreadPool& pool, const float* matrix, Index c, Index k) {
+  constexpr Index SIDE = 16;  // of a square that is read and written while its lines are in the cache
+  float* const out = scratch(TRANSPOSED, c * k);
+  parallel_for(pool, ceil_div(c, SIDE), [&](Index task) {
+    const Index begin = task * SIDE, end = std::min(c, begin + SIDE);
+    for (Index j = 0; j < k; ++j)
+      for (Index i = begin; i < end; ++i) out[j * c + i] = matrix[i * k + j];
+  });
+  return out;
+}
+
 inline void input_gradient(ffi::ThreadPool& pool, const Convolution& op, const float* g, const float* kernel,
                            float* x) {
+  if (op.rows * op.columns == 1 && op.stride == 1) {
+    const Convolution back{op.n, op.out_h, op.out_w, op.k, op.h, op.w, op.c, 1, 1, 1, op.pad_y, op.pad_x};
+    if (took_product(pool, back, g, transposed(pool, kernel, op.c, op.k), {}, x)) return;
+  }
   for (Index py = 0; py < op.stride; ++py)
     for (Index px = 0; px < op.stride; ++px) {
       Correlation sum{op.n, op.out_h, op.out_w, op.k, op.h, op.w, op.c, ceil_div(op.h - py, op.stride),
