@@ -6,16 +6,21 @@ r"""Every named network's train step, compiled for one chip that need not be the
     uv run python experiments/chips_matrix.py --read                          # what was found, as a table
 
 Each network is one line of JSON in ``--out`` (default: experiments/results/chips/<chips>.jsonl), written when it is
-done; a second run goes on with those that are missing, and compiles those again that failed with ``--again``. The batch
-is 128 images of up to 64 pixels, else 32, and halved until it fits. Smallest networks first. Two networks at a time
-need 2 to 20 GB of memory: one at a time is the rule here. A line is right if no convolution is left off the MXU (or
-cuDNN) and no activation is transposed by a kernel of its own; ``--read`` ends with 1 if any is not.
+done; a second run goes on with those that are missing; ``--again`` compiles those again that failed. The batch is 128
+images of up to 64 pixels, else 32, and halved until it fits. The smallest network of each kind comes first, then the
+others, small ones first: so what is wrong with a kind is seen early. Networks of 8 equal blocks or more are computed in
+a loop, as ``execution: auto`` has it. Each compilation needs 2 to 20 GB of memory; two processes may share the work
+(``--part 1/2`` and ``--part 2/2``, one ``--out``). A line is right if no convolution is left off the MXU (or
+cuDNN) and no activation is transposed by a kernel of its own; ``--read`` ends with 1 if any is not. The images that
+come in are no activation: they lie as the host sends them, and with less than 128 a chip the first convolution wants
+the examples side by side, so that a kernel puts them so, once a step (``input_transposed``).
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import datetime
 import json
 import sys
@@ -28,23 +33,37 @@ from resnet_jax.bench.chips.table import parse_chips
 from resnet_jax.bench.workload import Workload
 from resnet_jax.errors import ResNetJaxError
 from resnet_jax.models import ModelSpec, count
+from resnet_jax.models.layout import LEAST
 from resnet_jax.models.rows import MODELS
 
 RESULTS = Path(__file__).parent / "results" / "chips"
 
 
-def sizes() -> list[str]:
-    """Return all networks, those of the fewest parameters and layers first."""
+def ordered() -> list[str]:
+    """Return all networks: the smallest of each kind, then the others; those of least program and parameters first."""
 
     def cost(name: str) -> tuple[int, int]:
         workload = Workload(ModelSpec(name), 1)
-        depth = sum(workload.model.config().stage_sizes)
-        return depth // 40, count(workload.network(), workload.input_shape).params
+        config = workload.model.config()
+        least = LEAST[config.execution] or max(config.stage_sizes)
+        blocks = sum(2 if size > least else size for size in config.stage_sizes)  # equal ones are one, in a loop
+        return blocks // 16, count(workload.network(), workload.input_shape).params
 
-    return sorted(MODELS, key=cost)
+    smallest = sorted(MODELS, key=cost)
+    firsts: dict[tuple[Any, ...], str] = {}
+    for name in smallest:
+        firsts.setdefault(kind_of(name), name)
+    return list(dict.fromkeys([*firsts.values(), *smallest]))
 
 
-def compile_network(name: str, chips: str, effort: str, batch: int | None) -> dict[str, Any]:
+def kind_of(name: str) -> tuple[Any, ...]:
+    """Return what a network has in common with those of other depths, widths and rates: its choices by word."""
+    config = ModelSpec(name).config()
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    return (*(value for value in values if isinstance(value, str | bool | None)), config.groups > 1)
+
+
+def compile_network(name: str, chips: str, effort: str, batch: int | None, texts: Path | None) -> dict[str, Any]:
     """Compile one network with the largest of the usual batches that fits, and return its line."""
     spec = ModelSpec(name).replace(dtype="bfloat16")
     side = Workload(spec, 1).input_shape[0]
@@ -55,7 +74,7 @@ def compile_network(name: str, chips: str, effort: str, batch: int | None) -> di
         shape = workload.input_shape
         request = Request(workload, chips, usual_augment(shape[0], len(shape) - 1), effort=effort)
         try:
-            plan = plan_chips(request)
+            plan = plan_chips(request, text=str(texts / f"{name}.txt") if texts else None)
         except ResNetJaxError as error:
             return {**line, "chips": chips, "batch_per_chip": per_chip, "failed": str(error)}
         if plan["fits"] or per_chip == 1:
@@ -72,6 +91,10 @@ def kept(plan: dict[str, Any]) -> dict[str, Any]:
     program = plan["program"]
     off = collections.Counter(each["target"] for each in program["convolutions_off_unit"])
     alone = [each for each in program["activations_moved"] if each["alone"]]
+    images = [plan["batch_per_chip"], plan["image_size"], plan["image_size"]]
+    incoming = [each for each in alone if each["what"] == "transposed" and list(each["dims"])[:-1] == images]
+    incoming = [each for each in incoming if "ResNet" not in each["source"]]
+    alone = [each for each in alone if each not in incoming]
     moved = collections.Counter(f"{each['what']} {each['dtype']}{each['dims']} {each['source']}" for each in alone)
     return {
         **line,
@@ -79,6 +102,7 @@ def kept(plan: dict[str, Any]) -> dict[str, Any]:
         "convolutions": sum(program["convolutions"].values()),
         "off_unit": dict(off),
         "transposed": sum(each["times"] for each in alone if each["what"] == "transposed"),
+        "input_transposed": sum(each["times"] for each in incoming),
         "copied": sum(each["times"] for each in alone if each["what"] == "copied"),
         "moved": dict(moved.most_common(4)),
         "bytes_moved": program["bytes_moved"],
@@ -128,18 +152,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images a chip (default: 128 up to 64 pixels, else 32)")
     parser.add_argument("--only", nargs="+", help="networks (default: all)")
     parser.add_argument("--again", action="store_true", help="compile those again that failed or had something wrong")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="every Nth network, from the Kth on")
+    parser.add_argument("--texts", type=Path, metavar="FOLDER", help="keep the texts of the programs")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--read", action="store_true", help="compile nothing, print what was found")
     options = parser.parse_args()
     path = options.out or RESULTS / f"{options.chips.replace(':', '-')}.jsonl"
-    names = options.only or sizes()
+    names = options.only or ordered()
     if not options.read:
         path.parent.mkdir(parents=True, exist_ok=True)
         done = {line["model"] for line in read(path) if not (options.again and wrong(line))}
-        for name in names:
+        part, of = map(int, options.part.split("/"))
+        for name in names[part - 1 :: of]:
             if name in done:
                 continue
-            line = compile_network(name, options.chips, options.effort, options.batch)
+            line = compile_network(name, options.chips, options.effort, options.batch, options.texts)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{name}: {'; '.join(wrong(line)) or 'right'}", file=sys.stderr, flush=True)

@@ -11,7 +11,6 @@ out. Every time is a bound: a real step is slower.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import json
 import sys
@@ -97,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     assumed = Assumptions()
     if not options.measure:
-        print(json.dumps(dataclasses.asdict(assumed)))
+        print("put in beside the compiled programs:", assumed.table(), sep="\n")
     for network in options.only:
         path = RESULTS / f"scaling-{network}.json"
         if options.measure:

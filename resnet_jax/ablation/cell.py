@@ -7,24 +7,20 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from resnet_jax.ablation.observers import BrokenCell, CellDepthFiles, CellFault, CellRows, Say
 from resnet_jax.ablation.result import CellResult, MemberResult, measured
 from resnet_jax.data.records import Records
 from resnet_jax.errors import DamagedError, RunError, UsageError
-from resnet_jax.instrument.hooks import BlockNames
-from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.digest import params_digest
-from resnet_jax.report.depth_file import DepthFile
-from resnet_jax.report.metrics_file import check_row, read_metrics
-from resnet_jax.report.rows_file import RowsFile
+from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.runs.build import (
     RunComponents,
     build_eval_step,
@@ -40,14 +36,13 @@ from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.kept import read_object
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
-from resnet_jax.tasks.task import SHARES
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import train
 from resnet_jax.training.members import restore, resume
 from resnet_jax.training.need import memory_told, require_memory
-from resnet_jax.training.observers import Observer, Row, positions
+from resnet_jax.training.observers import Observer
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import (
@@ -60,8 +55,6 @@ from resnet_jax.training.progress import Progress
 from resnet_jax.training.retention import Keep
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, judge
-
-Say = Callable[[str], None]
 
 
 def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tuple[int, int]:
@@ -211,19 +204,26 @@ def _train_members(
         start = int(states.step[0])
         with contextlib.ExitStack() as stack:
             known = progress.records
-            observers: list[Observer] = []
+            feed = parts.make_feed(seeds)
+            cell = BrokenCell(job.config, job.images, parts, job.run, feed, job.say)
+            observers: list[Observer] = [CellFault(cell, seeds)]
             if main := processes.is_main():
                 observers.append(
-                    _Rows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts, records=known)
+                    CellRows(job.run.metrics, seeds, start_step=start, say=job.say, parts=parts, records=known)
                 )
             if main and job.config.train.depth_every is not None:
-                observers.append(_DepthFiles(job, parts, seeds, start_step=start, records=known))
+                observers.append(
+                    CellDepthFiles(
+                        job.run, job.config.train, seeds, start_step=start, say=job.say, parts=parts,
+                        image_shape=card.image_shape, records=known,
+                    )
+                )  # fmt: skip
             for observer in observers:
                 stack.callback(observer.close)
             states, progress = train(
                 states,
                 plan=plan,
-                feed=parts.make_feed(seeds),
+                feed=feed,
                 task=parts.task,
                 evaluate=None if splits.val is None else lambda states: evaluate(states, _some(splits.val)),
                 checkpoints=checkpoints,
@@ -297,120 +297,3 @@ def _evaluation(job: CellJob, parts: RunComponents) -> Callable[[TrainState, Rec
         return found
 
     return evaluation
-
-
-class _Rows(Observer):
-    """Writes metrics.jsonl of a cell, a row per epoch and seed and one per divergence, and says a line per epoch.
-
-    Rows of these seeds after ``start_step`` are dropped first, so that a resumed cell leaves no row twice.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        seeds: tuple[int, ...],
-        *,
-        start_step: int,
-        say: Say,
-        parts: RunComponents,
-        records: Mapping[str, Any],
-    ) -> None:
-        self._seeds, self._say, self._headline = seeds, say, parts.task.headline
-        self._epochs = -(-parts.plan.total_steps // parts.plan.steps_per_epoch)
-        self._name = path.name
-        self._file = RowsFile(
-            path,
-            check_row,
-            start_step=start_step,
-            position=records.get(path.name),
-            mine=lambda row: row.get("seed") in seeds,
-            warn=say,
-        )
-
-    def on_epoch(self, row: Row) -> None:
-        """Write the row."""
-        self._write("epoch", row)
-
-    def on_validation(self, row: Row) -> None:
-        """Write the row."""
-        self._write("validation", row)
-
-    def on_members(self, rows: Mapping[int, Row]) -> None:
-        """Say how the members are."""
-        if rows:
-            first = next(iter(rows.values()))
-            numbers = [f"loss {_spread([row['loss'] for row in rows.values()], '.4f')}"]
-            validated = f"val_{self._headline}"
-            if validated in first and validated != "val_loss":
-                form = ".2%" if self._headline in SHARES else ".4g"
-                found = _spread([row[validated] for row in rows.values()], form)
-                numbers.append(f"val {self._headline.replace('_', ' ')} {found}")
-            epoch = math.ceil(first["epoch"])
-            self._say(f"  epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  " + "  ".join(numbers))
-
-    def on_divergence(self, row: Row) -> None:
-        """Write the row."""
-        self._write("diverged", row)
-        self._say(f"  seed {self._seeds[int(row['member'])]} diverged at step {int(row['step']):,}")
-
-    def position(self) -> Mapping[str, Any]:
-        """Return how far the file has come."""
-        return {self._name: self._file.position()}
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _write(self, kind: str, row: Row) -> None:
-        seed = self._seeds[int(row["member"])]
-        rest = {key: value for key, value in row.items() if key != "member"}
-        self._file.write({"kind": kind, "seed": seed, **rest}, int(row["step"]))
-
-
-class _DepthFiles(Observer):
-    """Writes depth-seedN.jsonl of every seed: the gradient norm at every block."""
-
-    def __init__(
-        self,
-        job: CellJob,
-        parts: RunComponents,
-        seeds: tuple[int, ...],
-        *,
-        start_step: int,
-        records: Mapping[str, Any],
-    ) -> None:
-        train = job.config.train
-        size = train.batch_size // train.accumulate
-        chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
-        self._files = [
-            DepthFile(
-                job.run.depth.with_name(f"depth-seed{seed}.jsonl"),
-                chart.names,
-                chart.stages,
-                start_step=start_step,
-                every=train.depth_steps(parts.plan.steps_per_epoch) or 1,
-                records=records,
-                warn=job.say,
-            )
-            for seed in seeds
-        ]
-
-    def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
-        """Write the row of one seed."""
-        self._files[member].on_blocks(step, norms)
-
-    def position(self) -> Mapping[str, Any]:
-        """Return how far the files have come."""
-        return positions(self._files)
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
-
-
-def _spread(values: list[float], form: str) -> str:
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:{form}}"
-    return f"{mean:{form}} ({min(values):{form}} to {max(values):{form}})"

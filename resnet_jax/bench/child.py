@@ -9,24 +9,36 @@ import sys
 import time
 from typing import Any
 
-from resnet_jax.errors import ResNetJaxError, RunError
+from resnet_jax.errors import ResNetJaxError, RunError, UsageError
+
+#: What a child answers in place of a result, with the message.
+_REFUSED = "refused by resnet_jax"
 
 
 def run_child(name: str, spec: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Run the measurement ``name`` in a new process and return its result.
 
     Raises:
-        RunError: it failed; with the last line it wrote.
+        UsageError: what it says of a request that is wrong.
+        RunError: it failed: what it says, or the last line it wrote.
     """
     command = [sys.executable, "-m", "resnet_jax.bench.child", name, json.dumps(spec)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     if done.returncode != 0:
+        if (said := _refused(done.stdout)) is not None:
+            raise (UsageError if done.returncode == UsageError.exit_code else RunError)(said)
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         from resnet_jax.training.need import explain_end
 
         end = explain_end(f"it ended with {done.returncode}: {lines[-1]}")
         raise RunError(f"{spec['model']['name']}: the process that measures {name}: {end}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _refused(out: str) -> str | None:
+    """Return the message of an error that the measurement has foreseen; None if it ended otherwise."""
+    lines = out.strip().splitlines()
+    return json.loads(lines[-1])[_REFUSED] if lines and lines[-1].startswith(f'{{"{_REFUSED}"') else None
 
 
 def first_step(spec: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +82,8 @@ def main() -> None:
     try:
         result = {"first_step": first_step, "plan": plan, "chips": chips}[name](json.loads(spec))
     except ResNetJaxError as error:
-        sys.exit(str(error))
+        print(json.dumps({_REFUSED: str(error)}))
+        sys.exit(error.exit_code)
     print(json.dumps(result))
 
 

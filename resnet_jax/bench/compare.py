@@ -68,12 +68,14 @@ def peers_of(mode: Literal["train", "infer"], how: Comparison) -> tuple[str, ...
     """Return the other sides of a comparison, in the order of their turns.
 
     Raises:
-        UsageError: a side was asked for that only infers.
+        UsageError: a side was asked for that only infers, or whose interpreter was not named.
     """
     there_are = (*PEERS, *INFERENCE_PEERS) if mode == "infer" else PEERS
     for name in how.against or ():
         if name not in there_are:
             raise UsageError(f"{name} is a side of inference alone: ask bench infer for it")
+        if how.python is None and name != "flax":
+            raise UsageError(f"{name} runs in an interpreter that has it: name that with --against-python PATH")
     return tuple(name for name in there_are if how.against is None or name in how.against)
 
 
@@ -92,7 +94,7 @@ def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = la
         RunError: our side cannot run, or the networks have different numbers of parameters.
     """
     model, names, held = workload.network(), peers_of(workload.mode, how), held_to(how.isa)
-    peers = None if how.python is None else _peers(workload, model, how, held)
+    peers = None if how.python is None and how.against is None else _peers(workload, model, how, held)
     with contextlib.ExitStack() as stack:
         say(f"{workload.model.name}: compiling ours")
         ours = stack.enter_context(Worker(sys.executable, OURS, workload.to_dict(), JAX_ENVIRONMENT | held))
@@ -138,8 +140,7 @@ def _peers(
     workload: Workload, model: ResNet, how: Comparison, held: dict[str, str]
 ) -> dict[str, Callable[[dict[str, Any]], Worker]]:
     """Return what starts each other side, given the facts of ours."""
-    assert how.python is not None
-    if not how.python.is_file():
+    if how.python is not None and not how.python.is_file():
         raise UsageError(f"{how.python} is no interpreter: the other sides need one that has torch")
     if workload.accumulate > 1:
         raise UsageError("a comparison is of whole steps: leave accumulation out")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from resnet_jax.bench.processor import processor_line
 
 MIB = 2**20
+#: Columns of a terminal that plans are made for, and a space at which no line of them is broken.
+WIDTH, JOINED = 100, "\N{NO-BREAK SPACE}"
 NAMES = {
     "ours": "resnet_jax",
     "torch": "torch",
@@ -66,7 +69,8 @@ def plan_table(result: dict[str, Any]) -> str:
     """Return the text of a :func:`resnet_jax.bench.plan.plan` result."""
     memory, split = result["memory"], result["split"]
     lines = [
-        f"{result['model']}, batch {result['batch']} on {result['devices']} devices, {result['image_size']} px, "
+        f"{result['model']}, batch {result['batch']} on {result['devices']} device{'s' * (result['devices'] > 1)}, "
+        f"{result['image_size']} px, "
         f"{result['dtype']}{_placed(result)}",
         f"{result['params']:,} parameters, {result['batch_stats']:,} statistics, "
         f"{result['flops_per_step'] / 1e12:,.4g} TFLOP per train step",
@@ -81,7 +85,18 @@ def plan_table(result: dict[str, Any]) -> str:
         "CPU devices; nothing ran",
         result["note"],
     ]
-    return "\n".join(lines)
+    return in_columns("\n".join(lines))
+
+
+def in_columns(text: str) -> str:
+    """Return a text in lines of at most :data:`WIDTH` columns; what goes on is set in, below the text of a table."""
+    lines = []
+    for line in text.splitlines():
+        below = " " * (15 if line[:1].strip() and line[:15].endswith("  ") else 2)
+        lines += textwrap.wrap(
+            line, WIDTH, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines).replace(JOINED, " ")
 
 
 def _placed(result: dict[str, Any]) -> str:

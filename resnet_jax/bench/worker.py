@@ -110,7 +110,7 @@ class Worker:
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
-            raise WorkerError(f"took more than {timeout:.0f} s {purpose}") from None
+            raise WorkerError(f"took more than {timeout:g} s {purpose}") from None
         if line is None:
             raise WorkerError(self._epitaph())
         return json.loads(line)

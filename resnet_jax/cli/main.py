@@ -19,6 +19,7 @@ from resnet_jax.cli.streams import READER_GONE, final_status, open_streams, plai
 from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
+from resnet_jax.runtime.absent_chips import say_nothing_of_absent_chips
 from resnet_jax.runtime.alarm import let_jax_compile_without
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
@@ -92,6 +93,7 @@ def run(argv: list[str]) -> int:
     ):  # Orbax tells of its own housekeeping through absl, and every one of its threads of the same full disk
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         let_jax_compile_without()
+        say_nothing_of_absent_chips()
     keep_compiled_programs()
     try:
         with several_processes(argv) as works:

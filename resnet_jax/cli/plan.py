@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,7 +72,14 @@ def run(argv: list[str]) -> dict[str, Any]:
         "the real step is compiled for TPUs or GPUs that need not be there."
     )
     options = parse(PlanOptions, argv, verb="plan", about=about, short=HOW_COMPUTED)
-    return _for_fake_devices(options) if options.chips is None else _for_chips(options, options.chips)
+    try:
+        return _for_fake_devices(options) if options.chips is None else _for_chips(options, options.chips)
+    except UsageError as error:  # what are fields of a run elsewhere are options of this verb's own
+        raise UsageError(re.sub(r"train\.(placement|fsdp_devices|accumulate)", _own_option, str(error))) from error
+
+
+def _own_option(match: re.Match[str]) -> str:
+    return f"--{match[1].replace('_', '-')}"
 
 
 def _for_fake_devices(options: PlanOptions) -> dict[str, Any]:
@@ -102,7 +110,13 @@ def _for_chips(options: PlanOptions, chips: str) -> dict[str, Any]:
         raise UsageError("with --chips the batch is --batch-per-chip, and the devices are those of the chips")
     if options.batch_per_chip is None or options.batch_per_chip < 1:
         raise UsageError("--chips needs --batch-per-chip, the images of a step on each chip, 1 or more")
+    if options.infer and (options.augment is not None or options.accumulate != 1):
+        raise UsageError("--augment and --accumulate are of the train step: leave them out with --infer")
+    if options.text is not None and (options.text.is_dir() or not options.text.absolute().parent.is_dir()):
+        raise UsageError(f"--text {options.text}: name a file in a folder that is there")
     described = parse_chips(chips)
+    if described.chip.platform == "gpu" and options.effort != "full":
+        raise UsageError(f"--effort {options.effort} is of the compiler for TPUs: leave it out with --chips {chips}")
     workload = _workload(options, options.batch_per_chip * described.count)
     shape = workload.input_shape
     augment = usual_augment(shape[0], len(shape) - 1) if options.augment is None else options.augment

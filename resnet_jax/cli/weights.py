@@ -129,7 +129,7 @@ def _import(argv: list[str]) -> dict[str, Any]:
 
 def _export(argv: list[str]) -> dict[str, Any]:
     options = parse(ExportOptions, argv, verb="weights export", about="Write weights under another library's names.")
-    from resnet_jax.runs.foreign import export_weights
+    from resnet_jax.runs.export import export_weights
 
     tensors = export_weights(options.run_dir, options.out, format=options.format)
     say(console_for(options.common), f"{tensors} tensors in {options.out}")

@@ -18,7 +18,8 @@ of ``x``, masked, times the gain. Masks are made again where they are used, and 
 
 On the CPU XLA sums over positions at a few percent of the speed of memory; there these sums are compiled
 (``native/norm.cc``). On a GPU the moments take one pass, and each pair of sums two kernels
-(:mod:`~resnet_jax.ops.channels_gpu`). Everywhere else, in wider floats on the CPU, and where a compiler splits the
+(:mod:`~resnet_jax.ops.channels_gpu`), on a TPU they take none if something near them is known
+(:mod:`~resnet_jax.ops.channels_tpu`). Everywhere else, in wider floats on the CPU, and where a compiler splits the
 batch, they are the plain ones.
 """
 
@@ -33,17 +34,23 @@ from jax import lax
 from jax.interpreters import ad
 from jaxtyping import Array, Float
 
-from resnet_jax.ops import channels_gpu, native
+from resnet_jax.ops import channels_gpu, channels_tpu, native
 from resnet_jax.ops.lowering import leading_axis_primitive, vary_alike
 from resnet_jax.ops.reference import plain_lax_wanted
 
 PerChannel = Float[Array, "parts c"]
 
 
-def moments(x: Float[Array, "parts *positions c"]) -> tuple[PerChannel, PerChannel]:
+def moments(x: Float[Array, "parts *positions c"], near: PerChannel | None = None) -> tuple[PerChannel, PerChannel]:
     """Return mean and variance over all positions.
 
     The variance is the mean squared distance from the mean: E[x^2] - E[x]^2 would cancel for |mean| >> std.
+
+    Args:
+        x: the array.
+        near: numbers that were computed before ``x``, the nearer to the mean the better. With them a TPU takes one
+            pass, with the rounding that :mod:`~resnet_jax.ops.channels_tpu` states; give them if the values of ``x``
+            have the 8 bits of bfloat16. Nothing else depends on them, derivatives neither.
 
     >>> mean, var = moments(jnp.asarray([[[1001.0], [1003.0]]]))
     >>> float(mean[0, 0]), float(var[0, 0])
@@ -51,7 +58,8 @@ def moments(x: Float[Array, "parts *positions c"]) -> tuple[PerChannel, PerChann
     """
     if plain_lax_wanted():
         return _plain_moments(x)
-    mean, var = moments_p.bind(x)
+    given = () if near is None else (lax.stop_gradient(near).astype(x.dtype),)
+    mean, var = moments_p.bind(*vary_alike(x, *given))
     return mean, var
 
 
@@ -71,7 +79,8 @@ def normalize(
     return y
 
 
-def _plain_moments(x: Array) -> tuple[Array, Array]:
+def _plain_moments(x: Array, *near: Array) -> tuple[Array, Array]:
+    del near
     axes = _positions(x)
     mean = jnp.mean(x, axes)
     return mean, jnp.mean(jnp.square(x - _over(mean, x)), axes)
@@ -99,24 +108,17 @@ def _activate_on_gpu(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[A
 
 
 def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
-    return _plain_gate(g, scale, x, *_recomputed(mean, *mask))
+    """Return the same; the barrier keeps XLA from seeing that others compare the same, and from keeping the mask."""
+    numbers = lax.optimization_barrier((scale, mean, *mask)) if mask else (scale, mean)
+    return _plain_gate(g, numbers[0], x, *numbers[1:])
 
 
 def _collect_on_gpu(g: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array, Array]:
-    if mask:
-        mean, bias, gain = _recomputed(mean, *mask)
-        mask = bias, gain
+    blocks = channels_gpu.MASKED_BLOCKS if mask else channels_gpu.BLOCKS
+    g, x = channels_gpu.cut(g, blocks), channels_gpu.cut(x, blocks)
     distance = x - _over(mean, x)
     g = _masked(g, distance, mask)
     return channels_gpu.pair_of_sums(g, g * distance)
-
-
-def _recomputed(*numbers: Array) -> Sequence[Array]:
-    """Return numbers of channels so that a mask of them is computed where it is used.
-
-    XLA sees that the forward pass and the gradient, twice, compare the same, and keeps the mask, a byte an element.
-    """
-    return lax.optimization_barrier(numbers)
 
 
 def _plain_gate(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
@@ -140,7 +142,13 @@ def _over(channel: Array, x: Array) -> Array:
     return channel.reshape(channel.shape[0], *(1,) * (x.ndim - 2), channel.shape[1])
 
 
-moments_p = leading_axis_primitive("channel_moments", _plain_moments, native.moments, channels_gpu.moments)
+moments_p = leading_axis_primitive(
+    "channel_moments",
+    _plain_moments,
+    lambda x, *near: native.moments(x),
+    lambda x, *near: channels_gpu.moments(x),
+    lambda x, *near: channels_tpu.moments(x, *near) if near else _plain_moments(x),
+)
 spread_p = leading_axis_primitive("channel_spread", _plain_spread)
 activate_p = leading_axis_primitive("channel_activate", _plain_activate, on_gpu=_activate_on_gpu)
 collect_p = leading_axis_primitive("channel_collect", _plain_collect, native.collect, _collect_on_gpu)
@@ -148,8 +156,8 @@ gate_p = leading_axis_primitive("channel_gate", _plain_gate, on_gpu=_gate_on_gpu
 
 
 def _moments_jvp(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    mean, var = moments_p.bind(x)
+    x, dx = primals[0], tangents[0]
+    mean, var = moments_p.bind(*primals)
     if isinstance(dx, ad.Zero):
         return (mean, var), tuple(ad.Zero(jax.typeof(a)) for a in (mean, var))
     total, product = collect_p.bind(dx, x, mean)

@@ -26,33 +26,40 @@ LONGEST = 4096
 BLOCKS = 528
 #: Positions of a piece, at least, if there are: what a piece leaves behind is then a tenth of it or less.
 SHORTEST = 64
+#: The same where what is added up is masked. With half of that XLA computes the masks of ResNet-50 in the forward pass,
+#: writes them, a byte an element, and reads them here, though all that they are made of is read anyway. With this it
+#: computes 31 of 33 here.
+MASKED_BLOCKS = 3072
 
 
-def positions_of_a_piece(parts: int, rows: int, channels: int) -> int:
+def positions_of_a_piece(parts: int, rows: int, channels: int, blocks: int = BLOCKS) -> int:
     """Return into how many positions each part is cut; ``rows`` where nothing fits.
 
     Args:
         parts: arrays with sums of their own.
         rows: positions of a part.
         channels: of the array.
+        blocks: pieces times groups of 32 channels, if the array has them.
 
     >>> positions_of_a_piece(1, 128 * 32 * 32, 16), positions_of_a_piece(1, 256 * 56 * 56, 256)
     (128, 4096)
+    >>> [positions_of_a_piece(1, 256 * side**2, 64, MASKED_BLOCKS) for side in (112, 56, 28)]
+    [2048, 512, 128]
     """
     able = [
         size
         for size in range(1, min(LONGEST, rows) + 1)
         if rows % size == 0 and rows // size <= LONGEST and (size >= SHORTEST or size == rows)
     ]
-    full = [size for size in able if parts * (rows // size) * math.ceil(channels / 32) >= BLOCKS]
+    full = [size for size in able if parts * (rows // size) * math.ceil(channels / 32) >= blocks]
     return max(full, default=min(able, default=rows))
 
 
 def moments(x: Array) -> tuple[Array, Array]:
     """Return mean and variance of ``x`` (parts, ..., channels) over all positions; see the module."""
     shift = x[(slice(None), *(size // 2 for size in x.shape[1:-1]))]
-    distance = x - shift.reshape(x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
     count = math.prod(x.shape[1:-1])
+    distance = cut(x) - shift[:, None, None]
     s1, s2 = pair_of_sums(distance, jnp.square(distance))
     ahead = s1 * (1 / count)
     # rounding may leave less than nothing; what is not a number stays so
@@ -60,15 +67,17 @@ def moments(x: Array) -> tuple[Array, Array]:
 
 
 def pair_of_sums(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the sums over all positions of two arrays of one shape (parts, ..., channels), in two kernels."""
-    sums = jnp.stack([jnp.sum(_cut(each), 2) for each in (a, b)])
-    total = jnp.sum(sums, 2)
-    return total[0], total[1]
+    """Return the sums over all positions of two arrays that :func:`cut` gave, (parts, channels), in two kernels."""
+    sums = jnp.sum(jnp.stack([jnp.sum(each, 2) for each in (a, b)]), 2)
+    return sums[0], sums[1]
 
 
-def _cut(x: Array) -> Array:
-    """Return ``x`` as (parts, pieces, positions, channels)."""
+def cut(x: Array, blocks: int = BLOCKS) -> Array:
+    """Return ``x`` (parts, ..., channels) as (parts, pieces, positions, channels); see :func:`positions_of_a_piece`.
+
+    What is cut first, and computed with then, has the shape of its sums: XLA joins it with them more readily.
+    """
     parts, *positions, channels = x.shape
     rows = math.prod(positions)
-    size = positions_of_a_piece(parts, rows, channels)
+    size = positions_of_a_piece(parts, rows, channels, blocks)
     return x.reshape(parts, rows // size, size, channels)

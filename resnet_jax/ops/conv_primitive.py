@@ -2,8 +2,8 @@
 
 :mod:`~resnet_jax.ops.conv_spec` defines the three operations. As primitives they differentiate into each other (so
 ``jvp``, ``vjp`` and their compositions of any order stay in the family), and each of them is lowered where it runs: on
-the CPU as :mod:`~resnet_jax.ops.conv_cpu` says, everywhere else as ``lax``'s own convolution. No transformation sees
-the difference, and nobody has to choose.
+the CPU as :mod:`~resnet_jax.ops.conv_cpu` says, on a TPU groups as :mod:`~resnet_jax.ops.conv_tpu` does, and everything
+else as ``lax``'s own convolution. No transformation sees the difference, and nobody has to choose.
 
 Two ways of batching. An axis over the input alone joins ``N``. An axis over the kernel too (a population: ``vmap`` over
 seeds) becomes a leading *member* axis of the operands that have it; ``members`` says which of the two do, and the
@@ -22,7 +22,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from resnet_jax.ops import conv_cpu, conv_spec
+from resnet_jax.ops import conv_cpu, conv_spec, conv_tpu
 from resnet_jax.ops.conv_spec import ConvSpec
 from resnet_jax.ops.exported import keeps_own_forms
 from resnet_jax.ops.lowering import devices_of_the_compiler, has_own_forms
@@ -39,11 +39,11 @@ def _as_lax(form: Form, members: Members) -> Callable[[Array, Array, ConvSpec], 
     return lambda a, b, spec: jax.vmap(lambda a, b: form(a, b, spec), axes)(a, b)
 
 
-def _primitive(name: str, form: Form, cpu_form: Callable[..., Array]) -> Primitive:
+def _primitive(name: str, form: Form, cpu_form: Callable[..., Array], tpu_form: Form) -> Primitive:
     """Make a primitive with everything but its derivatives and its batching.
 
     ``form`` defines it; ``cpu_form(a, b, spec=, devices=)`` is how it runs on the CPU, where the compiler may split the
-    batch over ``devices``.
+    batch over ``devices``; ``tpu_form`` is how it runs on a TPU if it has groups of several channels.
     """
     primitive = Primitive(name)
 
@@ -76,14 +76,25 @@ def _primitive(name: str, form: Form, cpu_form: Callable[..., Array]) -> Primiti
         lowered = mlir.lower_fun(conv_cpu.over_members(each, members), multiple_results=False)
         return lowered(ctx, a, b)
 
+    def lower_on_tpu(ctx, a, b, *, spec, members):
+        alone = ctx.avals_out[0] if primitive is input_gradient_p else ctx.avals_in[0]
+        if any(members) or spec.groups in (1, alone.shape[-1]):
+            return lower(ctx, a, b, spec=spec, members=members)
+        return mlir.lower_fun(lambda a, b: tpu_form(a, b, spec), multiple_results=False)(ctx, a, b)
+
     mlir.register_lowering(primitive, lower)
+    mlir.register_lowering(primitive, lower_on_tpu, platform="tpu")
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
     return primitive
 
 
-forward_p = _primitive("conv", conv_spec.forward, conv_cpu.forward)
-input_gradient_p = _primitive("conv_input_gradient", conv_spec.input_gradient, conv_cpu.input_gradient)
-weight_gradient_p = _primitive("conv_weight_gradient", conv_spec.weight_gradient, conv_cpu.weight_gradient)
+forward_p = _primitive("conv", conv_spec.forward, conv_cpu.forward, conv_tpu.forward)
+input_gradient_p = _primitive(
+    "conv_input_gradient", conv_spec.input_gradient, conv_cpu.input_gradient, conv_tpu.input_gradient
+)
+weight_gradient_p = _primitive(
+    "conv_weight_gradient", conv_spec.weight_gradient, conv_cpu.weight_gradient, conv_tpu.weight_gradient
+)
 
 
 def _transpose(primitive: Primitive, position: int, arguments: Callable[[Any, Any, Any], tuple[Any, Any]]):

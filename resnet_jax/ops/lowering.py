@@ -61,6 +61,7 @@ def leading_axis_primitive(
     plain: Callable[..., Sequence[Array]],
     compiled: Callable[..., Sequence[Array]] | None = None,
     on_gpu: Callable[..., Sequence[Array]] | None = None,
+    on_tpu: Callable[..., Sequence[Array]] | None = None,
 ) -> Primitive:
     """Make a primitive over arrays that all have the same leading axis and do nothing across it.
 
@@ -71,6 +72,7 @@ def leading_axis_primitive(
         plain: what it does, ``(*operands, **parameters)``, in JAX.
         compiled: how it runs on the CPU, in float32 and where no compiler splits the arrays.
         on_gpu: how it runs on a GPU, for arrays of known shape that no compiler splits.
+        on_tpu: the same on a TPU.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -93,10 +95,10 @@ def leading_axis_primitive(
         form = compiled if compiled is not None and own_forms_wanted(ctx) and native.available() else plain
         return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
 
-    def lower_on_gpu(ctx, *operands, **parameters):
+    def lower_on_accelerator(ctx, *operands, own_form, **parameters):
         own = devices_of_the_compiler(ctx.module_context.axis_context) == 1
         own = own and all(has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out))
-        form = on_gpu if own and on_gpu is not None else plain
+        form = own_form if own and own_form is not None else plain
         return mlir.lower_fun(form, multiple_results=True)(ctx, *operands, **parameters)
 
     def batch(operands, axes, **parameters):
@@ -111,7 +113,7 @@ def leading_axis_primitive(
 
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=True))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
-    for platform in ("cuda", "rocm"):
-        mlir.register_lowering(primitive, lower_on_gpu, platform=platform)
+    for platform, own_form in (("cuda", on_gpu), ("rocm", on_gpu), ("tpu", on_tpu)):
+        mlir.register_lowering(primitive, partial(lower_on_accelerator, own_form=own_form), platform=platform)
     batching.primitive_batchers[primitive] = batch
     return primitive

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, assert_never
 
@@ -21,6 +20,7 @@ from resnet_jax.models.count import count
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.config import RunConfig, config_to_dict
+from resnet_jax.runs.default_augment import SMALL, usual_augment
 from resnet_jax.runs.recipes import config_from_dict
 from resnet_jax.tasks.facts import SAID_OF_KIND
 from resnet_jax.training.duration import parse_duration
@@ -29,8 +29,6 @@ RECIPE = "auto"
 """What a configuration that was chosen here calls its recipe."""
 SIDES = (32, 64, 96, 128, 160, 224)
 """Sides in pixels that larger images are brought to."""
-SMALL = 64
-"""Shorter side in pixels up to which a network of stride 4 is taken."""
 SIDE_ON_CPU = 128
 LONG_SIGNAL = 1024
 MANY = 100_000
@@ -54,8 +52,6 @@ UPDATE_SECONDS = 0.01
 """What an update takes at least."""
 RESIZED = ("uint8", "uint16", "int16", "float32")
 """Dtypes that images of another size are resized in."""
-TURNED = re.compile(r"left|right|sign|letter|digit|number|text|arrow|clock|east|west|speed", re.IGNORECASE)
-"""Names of classes that a mirror may change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +136,7 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     settle(data__image_size=_size(found, machine))
     shape = _shape(found, values["data.image_size"])
     settle(**{name.replace(".", "__"): rule for name, rule in _network(found, shape, given).items()})
-    settle(data__augment=_augment(found, shape, values["data.image_size"] is not None))
+    settle(data__augment=usual_augment(found, shape, values["data.image_size"] is not None))
     if len(shape) == 3 and min(shape[:2]) > SMALL and found.train_examples < FEW_PHOTOGRAPHS:
         settle(init_from=(None, f"{found.train_examples:,} are few to begin from nothing: name a trained network"))
     division = _divide(found, given)
@@ -254,37 +250,6 @@ def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) 
         return chosen if "model.name" in given else {**chosen, "model.stem": stem}
     why = f"images of at most {SMALL} pixels: a stem that keeps them, stride 4"
     return {"model.name": ("resnet56_cifar" if many else "resnet20_cifar", why)}
-
-
-def _augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tuple[list[str], str]:
-    """Return the transforms of training images."""
-    if found.meaning != "image" or len(shape) != 3:
-        return [], f"nothing is known that leaves every {found.meaning} what it is"
-    side, transforms, reasons = min(shape[:2]), [], []
-    photographs = resized and side > SMALL and found.channels == 3 and not found.grey
-    if photographs:
-        transforms.append("random_resized_crop")
-        reasons.append("photographs: any part")
-    elif side >= 8:
-        transforms.append(f"random_crop({max(side // 8, 1)})")
-        reasons.append("moved by an eighth")
-    mirrored, why = _mirrored(found, side)
-    return [*transforms, *(["flip"] if mirrored else [])], "; ".join([*reasons, why])
-
-
-def _mirrored(found: Findings, side: int) -> tuple[bool, str]:
-    """Return whether a mirrored image is one of the same kind, and why (not)."""
-    if found.grey or found.channels != 3:
-        return False, "grey is not mirrored: it may be writing" if found.grey else "bands are not mirrored"
-    if side <= 16:
-        return False, "not mirrored, being tiny"
-    if found.label_kind == "value":
-        return False, "not mirrored: the values may depend on the side"
-    if any(TURNED.search(name) or len(name) == 1 for name in found.names):
-        return False, "not mirrored: the names are of digits, letters or sides"
-    if all(name.isdecimal() for name in found.names):
-        return False, "not mirrored: classes without names may be signs"
-    return True, "mirrored"
 
 
 def _divide(found: Findings, given: Mapping[str, Any]) -> _Division:

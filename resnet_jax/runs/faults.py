@@ -10,8 +10,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +20,9 @@ from resnet_jax.errors import UsageError
 from resnet_jax.instrument.extremes import BACKWARD, FORWARD
 from resnet_jax.report.views import one_line
 from resnet_jax.runs.build import RunComponents, train_preprocess
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.data import RunData
+from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.fault_profile import Profile, profile_step
 from resnet_jax.runs.finetune import start_state
 from resnet_jax.runs.job import Job
@@ -56,23 +59,48 @@ class Fault:
     rows: tuple[int, ...] = ()
 
 
+class Broken(Protocol):
+    """What is needed of a training that went wrong: a :class:`~resnet_jax.runs.job.Job`, or a cell of an ablation."""
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def images(self) -> RunData: ...
+    @property
+    def parts(self) -> RunComponents: ...
+    @property
+    def run(self) -> RunDirectory: ...
+    @property
+    def feed(self) -> Feed: ...
+    def say(self, text: str, /) -> None: ...
+
+
 def explain_divergence(job: Job, error: Diverged) -> None:
     """Find where it went wrong, write ``fault.json``, and add a sentence to the error. What fails here is only said."""
+    if said := _explain(job, error, lambda: _state_before(job, error)):
+        error.add(f"{said}. All about it is in {job.run.fault}")
+
+
+def explain_member(job: Broken, error: Diverged) -> str:
+    """Write ``fault.json`` of a member of a population, from the state at hand; return what was found, a sentence."""
+    return _explain(job, error, lambda: _state_at_hand(error))
+
+
+def _explain(job: Broken, error: Diverged, find: Callable[[], tuple[TrainState, str]]) -> str:
     try:
         job.say(f"Step {error.step:,} once more, to see where it went wrong ...")
-        state, whose = _state_before(job, error)
-        report = make_report(job, error, state, whose)
+        report = make_report(job, error, *find())
     except Exception as failed:  # a memory that is full, perhaps; the divergence is what matters
         job.say(f"where it went wrong cannot be said: {one_line(failed)}")
-        return
+        return ""
     finally:
         error.state = None
     if is_main():
         write_whole(job.run.fault, json.dumps(report, indent=1) + "\n")
-    error.add(f"{report['said']}. All about it is in {job.run.fault}")
+    return report["said"]
 
 
-def make_report(job: Job, error: Diverged, state: TrainState, whose: str) -> dict[str, Any]:
+def make_report(job: Broken, error: Diverged, state: TrainState, whose: str) -> dict[str, Any]:
     """Return what ``fault.json`` holds.
 
     Args:
@@ -106,7 +134,7 @@ def make_report(job: Job, error: Diverged, state: TrainState, whose: str) -> dic
 
 
 def find_fault(
-    job: Job, error: Diverged, batch: Mapping[str, np.ndarray], state: TrainState
+    job: Broken, error: Diverged, batch: Mapping[str, np.ndarray], state: TrainState
 ) -> tuple[Fault, Profile | None]:
     """Return the first thing that is not as it should be, and the profile if the network was looked at.
 
@@ -203,10 +231,8 @@ def _of_profile(profile: Profile, error: Diverged) -> Fault:
 def _state_before(job: Job, error: Diverged) -> tuple[TrainState, str]:
     """Return the state before the step, and which it is: made again from the newest checkpoint if it has moved on."""
     first = error.step - 1
-    now = error.state
-    if error.made_after == 0 or is_population(now):
-        later = error.made_after
-        return now, "as before the step" if not later else f"{later} updates after it"
+    if error.made_after == 0 or is_population(error.state):
+        return _state_at_hand(error)
     job.checkpoints.close()
     if job.checkpoints.steps("last"):
         state, _ = restore(job.checkpoints, "last", job.parts.new_state())
@@ -222,13 +248,18 @@ def _state_before(job: Job, error: Diverged) -> tuple[TrainState, str]:
         for call in calls if start < first else ():
             state, _ = call.run(state)
             if from_main(time.monotonic() - began > PATIENCE):
-                return now, f"{error.made_after} updates after it"
+                return _state_at_hand(error)
     finally:
         calls.close()
     return state, f"as before the step, made again from step {start}"
 
 
-def _examples(job: Job, batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def _state_at_hand(error: Diverged) -> tuple[TrainState, str]:
+    """Return the state as it is now, and which it is."""
+    return error.state, f"{error.made_after} updates after it" if error.made_after else "as before the step"
+
+
+def _examples(job: Broken, batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Return row, position, pass and name of every example of the global batch."""
     index, epoch = np.asarray(batch["index"]), np.asarray(batch["epoch"])
     if count() > 1:

@@ -1,4 +1,4 @@
-"""Foreign weight files as run directories, and run directories as foreign weight files."""
+"""Foreign weight files as run directories."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.stats import check_normalization
-from resnet_jax.errors import DataError, RunError, UsageError, unknown
+from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelSpec, model_options
@@ -29,18 +29,13 @@ from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
-from resnet_jax.weights import from_variables, save_safetensors, to_variables
+from resnet_jax.weights import to_variables
 from resnet_jax.weights.files import WeightFile, read_weights
 from resnet_jax.weights.known import Known, known_of
 from resnet_jax.weights.names import best_fit, flat_shapes
 from resnet_jax.weights.notes import Notes, read_notes
 
-if TYPE_CHECKING:
-    from resnet_jax.runs.trained import TrainedRun
-
 CROPS = ("none", "random_resized")
-#: Choices of a network that leave its function alone: an exported file does not hand them on.
-_HOW_COMPUTED = ("execution", "remat", "norm_scope", "ghost_size", "norm_group_devices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,49 +355,3 @@ def _write(
     with Checkpoints(run.checkpoints) as checkpoints:
         checkpoints.save("last", jax.device_put(state, Placement.of().state(state)), origin)
     return run
-
-
-def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
-    """Write the network of a run as a safetensors file with another library's names; return the number of tensors.
-
-    The file also keeps, as a text other libraries pass over, what import needs to give the same network back: its
-    choices, the names of its classes, size and normalization of its images (:mod:`resnet_jax.weights.notes`).
-
-    Raises:
-        UsageError: not a run directory, or an unknown format.
-        RunError: the file cannot be written.
-    """
-    from resnet_jax.runs.trained import load_run
-
-    out = user_path(out)
-    trained = load_run(run_dir)
-    state_dict = from_variables(trained.variables, trained.model, format)
-    metadata = {"model": trained.config.model.name, "step": str(trained.step), **_notes(trained).as_metadata()}
-    try:
-        save_safetensors(state_dict, out, metadata)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror or error}") from error
-    return len(state_dict)
-
-
-def _notes(trained: TrainedRun) -> Notes:
-    """Return what an exported file says of the network of a run."""
-    config, card = trained.config, trained.card
-    choices = {name: value for name, value in config.model.changes.items() if name not in _HOW_COMPUTED}
-    built = trained.model.config
-    size = config.data.image_size
-    return Notes(
-        model=config.model.name,
-        choices={**choices, "num_classes": built.num_classes, "in_channels": built.in_channels},
-        class_names=card.class_names,
-        image_shape=tuple(card.image_shape) if size is None else (size, size, card.image_shape[-1]),
-        crop=config.data.crop,
-        mean=tuple(card.mean),
-        std=tuple(card.std),
-        loss=config.task.loss or "cross_entropy",
-        task=trained.task.kind,
-        label_kind=card.label_kind,
-        threshold=config.task.threshold,
-        target_mean=card.target_mean if config.task.standardize else (),
-        target_std=card.target_std if config.task.standardize else (),
-    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.training.cadence import Cadence
+from resnet_jax.training.diverged import Diverged
 
 Row = dict[str, float]
 
@@ -83,6 +84,9 @@ class Observer:
 
     def on_divergence(self, row: Row) -> None:
         """Called when a member of a population has diverged: step, epoch, loss and grad_norm."""
+
+    def on_fault(self, error: Diverged) -> None:
+        """Called after on_divergence: the same as an error would say it, with the states that the next step takes."""
 
     def on_members(self, rows: Mapping[int, Row]) -> None:
         """Called at the end of every epoch of a population, after on_epoch: the rows of all members that still run."""

@@ -76,8 +76,9 @@ class Packing:
         """
         alike: dict[Hashable, list[Path]] = {}
         shapes: dict[Path, tuple[int, ...]] = {}
-        of_path = {_names(path): label for path, label in _leaves(labels)}
-        for path, leaf in _leaves(tree):
+        labelled = jax.tree_util.tree_leaves_with_path(labels, is_leaf=lambda node: node is None)
+        of_path = {_names(path): label for path, label in labelled}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             names = _names(path)
             shapes[names] = tuple(leaf.shape)
             label = of_path.get(names)
@@ -125,7 +126,7 @@ class Packing:
         group_of = {path: number for number, group in enumerate(self.groups) for path in group}
         lengths = sorted({len(path) for path in group_of}, reverse=True)
         found: dict[tuple[int, Path, Any], dict[Path, int]] = {}
-        for index, (path, leaf) in enumerate(_leaves(tree)):
+        for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
             names = _names(path)
             for length in lengths:
                 end = names[len(names) - length :]
@@ -138,10 +139,6 @@ class Packing:
             for (number, *_), by_path in found.items()
             if len(by_path) == len(self.groups[number])
         ]
-
-
-def _leaves(tree: PyTree) -> Sequence[tuple[Any, Any]]:
-    return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: node is None)
 
 
 def _names(path: Sequence[Any]) -> Path:

@@ -268,15 +268,16 @@ class Session:
         Raises:
             Diverged: it says to stop.
         """
+        error = Diverged(step, metrics, self.plan.on_reject.tolerate, index if self._population else None)
+        error.state, error.made_after = self._state, self._made_after(step, index)
         match self.plan.on_reject.then:
             case "stop":
-                error = Diverged(step, metrics, self.plan.on_reject.tolerate, index if self._population else None)
-                error.state, error.made_after = self._state, self._made_after(step, index)
                 raise error
             case "record":
                 self._replace(index, finished="diverged", finished_at=step)
                 row = {**self._row(index, step), "loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
                 tell(self._observers, "on_divergence", row)
+                tell(self._observers, "on_fault", error)
 
 
 def _validation_row(result: Evaluation) -> Row:

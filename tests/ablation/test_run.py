@@ -81,6 +81,18 @@ def test_the_directory_has_everything_and_no_checkpoint_of_a_finished_cell(whole
     assert [row["seed"] for row in rows if row["kind"] == "diverged"] == list(SEEDS)
 
 
+def test_a_cell_that_breaks_says_where_in_fault_json_as_a_run_does(whole):
+    out, result = whole
+    assert not (out / "cells" / "learns" / "fault.json").exists()
+    fault = json.loads((out / "cells" / "diverges" / "fault.json").read_text())
+    seed = SEEDS[fault["member"]]
+    assert fault["step"] == result["cells"][1]["diverged"][str(seed)]
+    assert fault["kind"] in ("parameters", "activation", "loss", "gradient", "statistics", "update"), fault["said"]
+    assert fault["where"]
+    assert len(fault["examples"]) == tiny_config().train.batch_size
+    assert {block["block"] for block in fault["blocks"]} == {"stage1/block0"}
+
+
 def test_every_seed_is_the_training_run_of_that_seed(whole, tmp_path):
     """The same validation in every epoch and the same test as ``train`` with that seed, within float rounding."""
     out, result = whole

@@ -43,8 +43,10 @@ def test_what_cannot_be_compiled():
         compile_models([])
     with pytest.raises(UsageError, match="unknown model"):
         compile_models([Workload(ModelSpec("resnet20_cifar"), 2), Workload(ModelSpec("resnet02"), 2)])
-    with pytest.raises(RunError, match="resnet02: the process that measures plan: it ended with 1: unknown model"):
+    with pytest.raises(UsageError, match=r"^unknown model 'resnet02'"):
         run_child("plan", Workload(ModelSpec("resnet02"), 2).to_dict(), {})
+    with pytest.raises(RunError, match="resnet20_cifar: the process that measures nothing: it ended with 1: KeyError"):
+        run_child("nothing", Workload(ModelSpec("resnet20_cifar"), 2).to_dict(), {})
 
 
 @pytest.mark.slow

@@ -119,6 +119,12 @@ def test_every_side_is_held_to_the_same_instructions(script, monkeypatch):
     assert result["processor"]["limited"]["CXX"] == "avx2"
 
 
+def test_plain_flax_needs_no_other_interpreter(script):
+    script(ours=[100], flax=[50])
+    result = compare(WORKLOAD, Comparison(rounds=1, against=("flax",)))
+    assert (result["ours"], result["flax"], result["over_flax"], result["not_run"]) == (100, 50, 2.0, {})
+
+
 def test_a_side_that_cannot_run_is_null_with_its_reason(script):
     script(
         ours=[20, 20],
@@ -156,6 +162,7 @@ def test_without_our_side_there_is_nothing_to_compare(script):
     ("workload", "how", "message"),
     [
         (WORKLOAD, Comparison(python=Path("missing")), "missing is no interpreter"),
+        (WORKLOAD, Comparison(against=("torch",)), "torch runs in an interpreter that has it"),
         (Workload(ModelSpec("resnet50d"), 4), Comparison(python=PYTHON), "shortcut D"),
         (Workload(ModelSpec("resnet20_cifar"), 4, accumulate=2), Comparison(python=PYTHON), "leave accumulation out"),
         (Workload(ModelSpec("resnet02"), 4), Comparison(), "unknown model"),

@@ -25,16 +25,16 @@ import os, signal, sys, time
 from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from resnet_jax.ablation.cell import _Rows
+from resnet_jax.ablation.observers import CellRows
 from tests.tools import few_devices
-on_members = _Rows.on_members
+on_members = CellRows.on_members
 def killing(self, rows):
     on_members(self, rows)
     if any(row["step"] == 18 for row in rows.values()):
         while not list(Path(sys.argv[-1]).glob("cells/*/checkpoints/*/last/9")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-_Rows.on_members = killing
+CellRows.on_members = killing
 from resnet_jax.cli import main
 with few_devices({DEVICES}):
     main()

@@ -46,10 +46,11 @@ def test_statistics_of_a_constant_and_of_what_is_no_number():
 
 @pytest.mark.parametrize(("parts", "rows", "width"), [(1, 131072, 16), (1, 12544, 2048), (1, 3211264, 64), (64, 49, 8)])
 def test_a_piece_fits_what_xla_sums_in_one_kernel(parts, rows, width):
-    size = channels_gpu.positions_of_a_piece(parts, rows, width)
-    assert rows % size == 0
-    assert size <= channels_gpu.LONGEST >= rows // size
-    assert parts * rows // size * -(-width // 32) >= channels_gpu.BLOCKS or size <= channels_gpu.SHORTEST
+    for blocks in (channels_gpu.BLOCKS, channels_gpu.MASKED_BLOCKS):
+        size = channels_gpu.positions_of_a_piece(parts, rows, width, blocks)
+        assert rows % size == 0
+        assert size <= channels_gpu.LONGEST >= rows // size
+        assert parts * rows // size * -(-width // 32) >= blocks or size <= channels_gpu.SHORTEST
 
 
 def operands(shape=(2, 6, 5, 4), seed=0):

@@ -19,6 +19,7 @@ from resnet_jax.data.split import Splits
 from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import RunError
 from resnet_jax.models.spec import ModelSpec
+from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.runs.build import build_parts
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import RunData
@@ -168,6 +169,29 @@ def test_a_run_that_diverges_leaves_fault_json_and_says_where(tmp_path):
     assert (fault["kind"], fault["blocks"][0]["block"]) == ("activation", "stage1/block0")
     assert len(fault["examples"]) == 16
     assert "Look at: the learning rate" in str(caught.value)
+
+
+def test_a_float16_run_whose_loss_scale_comes_down_to_its_minimum_ends_and_says_so(tmp_path):
+    """After an update that float16 cannot hold every step overflows: the scale is halved, and then it ends."""
+    config = config_of(
+        model__dtype="float16",
+        optim__learning_rate=1e30,
+        train__loss_scale__initial=8.0,
+        train__loss_scale__minimum=1.0,
+    )
+    with pytest.raises(Diverged) as caught:
+        fit(config, tmp_path / "run", data=classes())
+    error, said = caught.value, str(caught.value)
+    assert (error.step, error.loss_scale) == (5, 1.0), "one update, and overflows at 8, 4 and 2 that are only skipped"
+    assert "training diverged at step 5" in said
+    assert "with the loss scale down at 1. " in said
+    assert "The first activation that is not finite is in" in said
+    assert "the range of float16, which ends at 65,504 (model.dtype bfloat16)" in said
+    fault = json.loads((tmp_path / "run" / "fault.json").read_text())
+    assert (fault["loss_scale"], fault["step"], fault["rejected_in_a_row"]) == (1.0, 5, 1)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
+    assert [(row["loss_scale"], row["skipped"]) for row in rows] == [(8.0, 0), (8.0, 1), (4.0, 2), (2.0, 3)]
+    assert all(row["loss"] is None for row in rows[1:]), "not finite"
 
 
 def test_the_error_has_the_state_and_what_has_changed_it_since():

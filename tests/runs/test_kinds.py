@@ -14,7 +14,8 @@ from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.analysis import AnalysisConfig, run_target
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.evaluate import evaluate_run, load_run
-from resnet_jax.runs.foreign import export_weights, import_weights
+from resnet_jax.runs.export import export_weights
+from resnet_jax.runs.foreign import import_weights
 from resnet_jax.runs.images import ImagePreparation, prepared
 from resnet_jax.runs.predict import Predictor
 from resnet_jax.tasks.config import TaskConfig

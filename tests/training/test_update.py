@@ -1,6 +1,8 @@
-"""The update in its two forms: the same numbers, and the same rejection."""
+"""The update in its three forms: the same numbers, and the same rejection."""
 
 from __future__ import annotations
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -58,23 +60,24 @@ def parts(tx, params, stats, grads):
     return update._Parts(params, stats, opt_state, average)
 
 
-def both(tx, given, averaging: float | Averaging = 0.9):
+def all_forms(tx, given, averaging: float | Averaging = 0.9):
     return [jax.jit(lambda *a, form=form: form(tx, averaging, *a))(*given) for form in FORMS]
 
 
-FORMS = update._leaf_by_leaf, update._packed
+FORMS = update._leaf_by_leaf, update._packed, update._vectors_packed
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_both_forms_give_the_same(name):
+def test_all_forms_give_the_same(name):
     params, stats, grads, new = a_state()
     tx = optimizer(name, params)
     value, count = jnp.float32(1.0), jnp.int32(3)
-    one, other = both(tx, (parts(tx, params, stats, grads), grads, new, value, count), Averaging(0.9, "none"))
+    one, *others = all_forms(tx, (parts(tx, params, stats, grads), grads, new, value, count), Averaging(0.9, "none"))
     assert bool(one[1])
-    assert bool(other[1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), one, other)
-    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for other in others:
+        assert bool(other[1])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), one, other)
+        assert jax.tree.structure(one) == jax.tree.structure(other)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "huge gradient", "statistic", "update that overflows"])
@@ -95,19 +98,20 @@ def test_a_rejected_update_keeps_every_bit(what):
         tx = ElementwiseTransformation.of(optax.sgd(-1e38), tx.labels)
         old = parts(tx, params, stats, grads)
         grads["stage1"]["block1"]["branch"]["norm1"]["bias"] = jnp.full(4, 1e1)
-    for kept, finite, _ in both(tx, (old, grads, new, value, jnp.int32(3))):
+    for kept, finite, _ in all_forms(tx, (old, grads, new, value, jnp.int32(3))):
         assert not bool(finite)
         jax.tree.map(np.testing.assert_array_equal, kept, old)
 
 
-def test_members_of_a_population_are_rejected_alone():
+@pytest.mark.parametrize("form", FORMS)
+def test_members_of_a_population_are_rejected_alone(form):
     params, stats, grads, new = a_state()
     tx = with_rate_scale(optimizer("sgd", params))
     assert isinstance(tx, ElementwiseTransformation)
     old = parts(tx, params, stats, grads)
     given = jax.tree.map(lambda a: jnp.stack([a, a]), (old, grads, new, jnp.float32(1.0), jnp.int32(3)))
     given[1]["head"]["bias"] = given[1]["head"]["bias"].at[1, 0].set(jnp.nan)
-    kept, finite, _ = jax.jit(jax.vmap(lambda *a: update._packed(tx, 0.9, *a)))(*given)
+    kept, finite, _ = jax.jit(jax.vmap(lambda *a: form(tx, 0.9, *a)))(*given)
     assert finite.tolist() == [True, False]
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b), kept, old)
 
@@ -123,12 +127,21 @@ def lowered(tx, platform):
     return jax.jit(step).trace(state).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_only_a_gpu_packs_and_only_what_is_elementwise_and_whole():
+PLATFORMS = ("cpu", "tpu", "cuda")
+
+
+def test_a_gpu_packs_all_a_tpu_vectors_and_only_what_is_elementwise_and_whole():
     params = a_state()[0]
     tx = optimizer("sgd", params)
     assert "concatenate" in lowered(tx, "cuda")
     assert "optimization_barrier" not in lowered(tx, "cpu")
     assert "optimization_barrier" not in lowered(tx, "tpu")
+    packed = {
+        platform: set(re.findall(r"concatenate.*-> tensor<(\d+)xf32>", lowered(tx, platform))) for platform in PLATFORMS
+    }
+    assert packed["cpu"] == set()
+    assert packed["tpu"] == {"21"}, "four scales and biases of 4, a bias of 5"
+    assert packed["cuda"] > packed["tpu"]
     lars, _ = make_optimizer(OptimConfig("lars"), params, steps_per_epoch=1, total_steps=9)
     clipped, _ = make_optimizer(OptimConfig("sgd", agc=0.01), params, steps_per_epoch=1, total_steps=9)
     for other in (lars, clipped, optax.sgd(0.1)):
@@ -142,6 +155,7 @@ def test_packing_takes_trees_that_hold_the_tree_and_leaves_others_alone():
     packing = Packing.of(tree, jax.tree.map(lambda _: "all", tree))
     assert [len(group) for group in packing.groups] == [30, 30, 29]
     state = {"trace": tree, "count": jnp.int32(3), "w000": jnp.zeros(7)}
+    state = {"a": None, **state, "z": {"nothing": None, "trace": tree}}
     packed = packing.pack(state)
-    assert sorted(leaf.size for leaf in jax.tree.leaves(packed) if leaf.size) == [1, 7, 58, 60, 60]
+    assert sorted(leaf.size for leaf in jax.tree.leaves(packed) if leaf.size) == [1, 7, 58, 58, 60, 60, 60, 60]
     jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed, state), state)

@@ -17,7 +17,7 @@ from resnet_jax.bench.chips.table import Chips, parse_chips
 from resnet_jax.bench.ours import OPTIMIZER
 from resnet_jax.bench.plan import bytes_of, memory_of
 from resnet_jax.bench.workload import Workload
-from resnet_jax.errors import RunError
+from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.count import abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
@@ -181,6 +181,8 @@ def run_of(request: Request) -> tuple[RunConfig, DatasetInfo]:
     shape, model = request.workload.input_shape, request.workload.model
     kind = request.task.kind or "classification"
     classes = OUTPUTS.get(kind, model.config().num_classes)
+    if classes < 1:
+        raise UsageError("a plan for chips is of a network with outputs: model.num_classes must be 1 or more")
     card = DatasetInfo(
         class_names=tuple(f"class{number}" for number in range(classes)),
         image_shape=shape,

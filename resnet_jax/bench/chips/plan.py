@@ -9,7 +9,7 @@ from typing import Any
 from resnet_jax.bench.child import run_child
 from resnet_jax.bench.chips.compiled import Request
 from resnet_jax.bench.chips.described import ENVIRONMENT, require_compiler
-from resnet_jax.bench.chips.table import GIB, parse_chips
+from resnet_jax.bench.chips.table import GIB, TAKEN_OF_A_GPU, parse_chips
 from resnet_jax.training.placement import fsdp_size
 
 NOTE = (
@@ -69,6 +69,7 @@ def plan_chips(request: Request, *, text: str | None = None) -> dict[str, Any]:
         "accumulate": workload.accumulate,
         "augment": list(request.augment),
         "memory_of_chip": chips.chip.memory,
+        "memory_by_default": int(TAKEN_OF_A_GPU * chips.chip.memory) if chips.chip.platform == "gpu" else None,
         "sources": list(chips.chip.sources),
         "assumptions": list(chips.chip.assumptions),
         **found,

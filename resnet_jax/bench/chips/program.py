@@ -22,15 +22,10 @@ from typing import Any, Literal, TypeAlias
 from resnet_jax.bench.chips.arithmetic import operations
 from resnet_jax.bench.chips.collectives import Collective, longest_chain, read
 from resnet_jax.bench.chips.hlo import Array, Computation, Instruction, Module, parse
-from resnet_jax.bench.chips.traffic import bytes_moved
+from resnet_jax.bench.chips.traffic import NOTHING, bytes_moved
 
 Platform: TypeAlias = Literal["tpu", "gpu", "cpu"]
 
-#: Instructions that start nothing on the device: names for values, and what only holds other computations.
-NOT_KERNELS = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "add-dependency"),
-    *("while", "conditional", "call"),
-}
 #: Activations of fewer bytes may be copied: it costs less than starting the kernel.
 SMALLEST_COPY = 2**16
 
@@ -212,7 +207,7 @@ def read_program(text: str, *, platform: Platform | None = None, smallest: int =
     for computation, each, times in scheduled(module, module.entry, by_body):
         size = bytes_moved(module, computation, each)
         moved += times * size
-        if each.op in NOT_KERNELS or each.op.endswith("-done"):
+        if each.op in NOTHING or each.op.endswith("-done"):
             continue
         by_op[f"fusion:{each.kind}" if each.op == "fusion" else each.op] += times
         collective = read(module, computation, each, times)
@@ -272,16 +267,19 @@ def scheduled(
 
 
 def trips(module: Module, loop: Instruction) -> int | None:
-    """Return how often a loop runs: as the compiler says, or where it counts up to a constant by one, that constant."""
+    """Return how often a loop runs: as the compiler says, or where it counts from 0 below a constant, that constant."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(found[1])
     for name in loop.calls("condition"):
         condition = module.computations[name]
-        inner = [each for _, each in module.inside(condition.root)]
-        compares = [each for each in (condition.root, *inner) if each.op == "compare" and "LT" in each.attributes]
-        constants = [each for each in condition.instructions if each.op == "constant"]
-        if compares and len(constants) == 1 and constants[0].literal.isdigit():
-            return int(constants[0].literal)
+        for where, each in ((condition, condition.root), *module.inside(condition.root)):
+            if each.op != "compare" or each.attribute("direction") != "LT":
+                continue
+            below = where.by_name[each.operands[1]]
+            if below.op == "parameter" and where is not condition:
+                below = condition.by_name[condition.root.operands[int(below.literal)]]
+            if below.op == "constant" and below.literal.isdigit():
+                return int(below.literal)
     return None
 
 
@@ -322,8 +320,9 @@ def _computed_by(holder: Instruction, each: Instruction, platform: Platform) -> 
     if platform == "gpu":
         if each.target:
             return each.target, True
-        product = "gemm" in holder.attributes and each.op == "dot"
-        return ("triton gemm" if product else f"{each.op} in {holder.kind or holder.op}"), product
+        if found := re.search(r'"kind":"(__cudnn\$\w+|__triton\w*gemm\w*)"', holder.attributes):
+            return ("cuDNN fusion" if found[1].startswith("__cudnn") else "triton gemm"), True
+        return f"{each.op} in {holder.kind or holder.op}", False
     return each.target or each.op, True
 
 

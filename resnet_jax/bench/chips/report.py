@@ -5,11 +5,17 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+from resnet_jax.bench.table import JOINED, in_columns
+
 MIB, GIB = 2**20, 2**30
 
 
 def chips_table(result: dict[str, Any]) -> str:
     """Return the text of a :func:`resnet_jax.bench.chips.plan.plan_chips` result."""
+    return in_columns(_lines(result))
+
+
+def _lines(result: dict[str, Any]) -> str:
     what = "train step" if result["mode"] == "train" else "inference, batch norm folded"
     placed = f", the state cut over {result['fsdp_devices'] or 'all'}" if result["placement"] == "fsdp" else ""
     lines = [
@@ -22,7 +28,7 @@ def chips_table(result: dict[str, Any]) -> str:
     memory, room = result["memory"], result["memory_of_chip"]
     fits = "fits" if result["fits"] else "does NOT fit"
     lines += [
-        f"{fits}: {memory['peak'] / GIB:.2f} of {room / GIB:.2f} GiB",
+        f"{fits}: {memory['peak'] / GIB:.2f} of {room / GIB:.2f} GiB{_by_default(memory['peak'], result)}",
         "",
         "memory of a device, MiB",
         *(
@@ -41,6 +47,16 @@ def chips_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _by_default(peak: int, result: dict[str, Any]) -> str:
+    """Return whether a program fits in what JAX takes of a GPU unless it is told otherwise; nothing of a TPU."""
+    taken = result.get("memory_by_default")
+    if taken is None:
+        return ""
+    if peak <= taken:
+        return f"; and in the {taken / GIB:.2f} GiB that JAX takes by default"
+    return f"; but not in the {taken / GIB:.2f} GiB that JAX takes by default: set XLA_CLIENT_MEM_FRACTION=.95"
+
+
 def _pipeline(result: dict[str, Any]) -> str:
     if result["mode"] != "train":
         return "uint8 images are normalized"
@@ -57,12 +73,12 @@ def _largest(result: dict[str, Any]) -> list[str]:
 
 
 def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    kinds = ", ".join(f"{count} {name}" for name, count in list(program["by_op"].items())[:6])
+    kinds = ", ".join(f"{count}{JOINED}{name}" for name, count in list(program["by_op"].items())[:6])
     lines = [
         f"kernels        {program['kernels']:,}: {kinds}",
         f"bytes moved    {program['bytes_moved'] / GIB:,.2f} GiB between memory and cores, on each device",
         f"arithmetic     {sum(program['operations'].values()) / 1e12:,.3f} TFLOP in convolutions and products: "
-        + (", ".join(f"{count / 1e12:,.3f} {dtype}" for dtype, count in program["operations"].items()) or "none"),
+        + (", ".join(f"{_tera(count)} {dtype}" for dtype, count in program["operations"].items()) or "none"),
     ]
     unit = "the MXU" if program["platform"] == "tpu" else "cuDNN, cuBLAS or Triton"
     off = collections.Counter(each["target"] for each in program["convolutions_off_unit"])
@@ -83,6 +99,10 @@ def _program(program: dict[str, Any], result: dict[str, Any]) -> list[str]:
             "else runs",
         ]
     return lines
+
+
+def _tera(count: int) -> str:
+    return f"{count / 1e12:,.3f}" if count >= 5e8 else "under 0.001"
 
 
 def _moved(program: dict[str, Any]) -> str:
@@ -119,6 +139,7 @@ def _bound(result: dict[str, Any]) -> list[str]:
         f"at best {rate:,.0f} images/s, {rate / result['count']:,.0f} a chip"
         + (f"; the compiler itself reckons with {1e3 * cycles:,.2f} ms" if cycles else ""),
         result["note"],
+        "assumed: " + "; ".join(result["assumptions"]),
     ]
 
 

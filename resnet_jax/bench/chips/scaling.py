@@ -3,7 +3,8 @@
 A data-parallel program does the same on each chip however many there are: its kernels and its collectives come from one
 compilation. With more chips the hops change, the shares, what feeds them, and the bytes of what every chip gathers from
 all others. The formula is
-:func:`scale`; what it assumes are the fields of :class:`Assumptions`, each with its source.
+:func:`scale`; what it assumes are the fields of :class:`Assumptions`, each
+with its source or called assumed.
 """
 
 from __future__ import annotations
@@ -43,24 +44,40 @@ RECIPES = (
 )
 
 
+#: Where each of :class:`Assumptions` is from. What nobody publishes begins with "assumed".
+SOURCES = {
+    "examples": "ImageNet-1k's training images, arXiv 1409.0575",
+    "epochs": "arXiv 1706.02677, section 5.1",
+    "image_bytes": "the 147,897,477,120 bytes of ImageNet-1k's training archive / 1,281,167",
+    "chips_of_host": "docs.cloud.google.com/tpu/docs/v5e: ct5lp-hightpu-4t has 4, half of a host of 8",
+    "decoded_a_second": "FFCV, arXiv 2306.12517: 31,278 JPEGs of 512 pixels and quality 90 on 96 virtual cores",
+    "cores_of_host": "docs.cloud.google.com/tpu/docs/v5e: 112 virtual cores of a ct5lp-hightpu-4t",
+    "network": "docs.cloud.google.com/tpu/docs/v5e: 2 x 100 Gb/s of a host of 8 chips, half for 4",
+    "storage": "assumed: 1 GB/s into an object store, a twelfth of the network",
+    "checkpoints": "assumed: one an epoch",
+    "dollars": "assumed: v5e on demand in us-central1, as cloud.google.com/tpu/pricing had it when this was written",
+    "between_pods": "assumed: 50 us over the data centre's network",
+    "pod_network": "docs.cloud.google.com/tpu/docs/v5e: 6.4 Tb/s of a pod / 256 chips",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What is put in beside the compiled program; change one to see what it matters.
+    """What is put in beside the compiled program, each from :data:`SOURCES`; change one to see what it matters.
 
     Attributes:
-        examples: of a pass: ImageNet-1k's training images (arXiv 1409.0575).
-        epochs: of a run (arXiv 1706.02677: 90).
-        image_bytes: of a stored image: the 147,897,477,120 bytes of ImageNet-1k's training archive / 1,281,167.
+        examples: of a pass.
+        epochs: of a run.
+        image_bytes: of a stored image.
         chips_of_host: chips that one host feeds.
-        decoded_a_second: images that a virtual core decodes and cuts in a second (FFCV, arXiv 2306.12517: 31,278 on
-            96 of them, JPEGs of 512 pixels and quality 90).
-        cores_of_host: virtual cores of a host (docs.cloud.google.com/tpu/docs/v5e: ct5lp-hightpu-4t has 112).
-        network: bytes a second into a host (the same page: 100 Gb/s).
-        storage: bytes a second that a host writes to an object store; 1 GB/s is a tenth of its network.
-        checkpoints: of a run, one an epoch.
-        dollars: of a chip an hour (cloud.google.com/tpu/pricing, v5e on demand, us-central1: 1.20).
-        between_pods: seconds of a collective between pods, over the data centre's network; 50 us, an assumption.
-        pod_network: bytes a second of a chip between pods: 6.4 Tb/s of a v5e pod / 256.
+        decoded_a_second: images that a virtual core decodes and cuts in a second.
+        cores_of_host: virtual cores of a host.
+        network: bytes a second into a host.
+        storage: bytes a second that a host writes.
+        checkpoints: of a run.
+        dollars: of a chip an hour.
+        between_pods: seconds of a collective between pods.
+        pod_network: bytes a second of a chip between pods.
     """
 
     examples: int = 1_281_167
@@ -75,6 +92,10 @@ class Assumptions:
     dollars: float = 1.20
     between_pods: float = 50e-6
     pod_network: float = 6.4e12 / 8 / 256
+
+    def table(self) -> str:
+        """Return each with where it is from."""
+        return "\n".join(f"  {name:<18}{value:>16,.10g}  {SOURCES[name]}" for name, value in vars(self).items())
 
 
 @dataclasses.dataclass(frozen=True)

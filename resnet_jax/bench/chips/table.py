@@ -14,6 +14,9 @@ from typing import Literal
 from resnet_jax.errors import UsageError, either
 
 GIB = 2**30
+#: Of a GPU's memory, what JAX takes when it starts and lives in, unless XLA_CLIENT_MEM_FRACTION says otherwise
+#: (docs.jax.dev/en/latest/201/gpu-memory.html).
+TAKEN_OF_A_GPU = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +67,23 @@ class Chip:
 
 
 _TPU_ASSUMED = (
-    "1 us for a hop: the order that 'How to Scale Your Model' (jax-ml.github.io/scaling-book, part 3) reckons with",
+    "a collective takes its hops and nothing else",
     "f32 operands: multiplied in bfloat16, XLA's default precision on a TPU",
     "nothing between kernels: a TPU runs its program without the host",
 )
+_TPU_HOP = "a hop: 'typically around 1us', How to Scale Your Model, part 3 (jax-ml.github.io/scaling-book/sharding)"
 _GPU_ASSUMED = (
-    "6.8 us for a collective and 0.6 us for a hop: the base and NVLink latencies of a tree in NCCL's own tuning model",
-    "0.5 us between kernels of a CUDA graph (NVIDIA, 'Getting Started with CUDA Graphs': 3.4 us for kernels of 2.9 us)",
+    "0.5 us between kernels: of a CUDA graph on a V100 (NVIDIA, 'Getting Started with CUDA Graphs': 3.4 us for kernels "
+    "of 2.9 us), taken for every GPU",
+    "0.6 us for a hop between hosts too, for which NCCL's model has 5.0 us",
     "f32 operands: multiplied in TF32, XLA's default precision on this GPU",
     "arrays that the L2 cache still holds are counted as read from memory",
+)
+_GPU_SOURCES = (
+    "between hosts: a 400 Gb/s (A100: 200 Gb/s) network port for each GPU, as in NVIDIA's DGX",
+    "6.8 us for a collective, 0.6 us for a hop: base and NVLink latency of a tree with protocol LL in NCCL's tuning "
+    "model (github.com/NVIDIA/nccl, src/graph/tuning.cc, June 2026)",
+    "TF32 and other peaks: half of what the datasheet gives with sparsity",
 )
 
 
@@ -81,7 +92,7 @@ def _tpu(
     clock: float | None, source: str,
 ) -> Chip:  # fmt: skip
     peaks = {"bf16": peak, "f16": peak, "f32": peak, "s8": int8, "u8": int8}
-    sources = (source, "link: bidirectional ICI bandwidth per chip / links / 2 directions")
+    sources = (source, "link: bidirectional ICI bandwidth per chip / links / 2 directions", _TPU_HOP)
     if clock:
         sources = (*sources, "clock: peak / (cores x MXUs x 128 x 128 x 2)")
     return Chip(
@@ -119,7 +130,7 @@ def _gpu(
         'platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } runtime_version { major: 12 minor: 9 } '
         f'device_description_str: "{described}"'
     )
-    sources = (source, "between hosts: a 400 Gb/s (A100: 200 Gb/s) network port for each GPU, as in NVIDIA's DGX")
+    sources = (source, *_GPU_SOURCES)
     return Chip(
         name, "gpu", memory, bandwidth, peaks, link, 1, between_hosts, 8, 2**14, 0.6e-6, 6.8e-6, 0.5e-6, None, target,
         sources, _GPU_ASSUMED,
@@ -197,8 +208,8 @@ class Chips:
             return 0
         if self.chip.platform == "gpu":
             return 2 * math.ceil(math.log2(group))  # up a tree and down again
-        if group < self.count:  # as near to one another as chips can lie
-            return math.ceil((group - 1) / (2 * self.chip.axes))
+        if group < self.count:  # as near to one as other chips can lie
+            return next(far for far in range(1, group) if _within(far, self.chip.axes) >= group)
         closed = 16 if self.chip.axes == 2 else 4
         return sum(side // 2 if side % closed == 0 else side - 1 for side in self.shape)
 
@@ -208,6 +219,17 @@ class Chips:
             inside = self.chip.between_hosts is None or group <= self.chip.of_host
             return self.chip.link if inside else self.chip.between_hosts or self.chip.link
         return self.chip.link * max(sum(min(side - 1, 2) for side in self.shape), 1)
+
+
+def _within(far: int, axes: int) -> int:
+    """Return how many chips of a grid without an end are at most so many links from one, with it.
+
+    >>> [_within(far, 2) for far in range(4)], [_within(far, 3) for far in range(4)]
+    ([1, 5, 13, 25], [1, 7, 25, 63])
+    """
+    if axes == 0:
+        return 1
+    return sum(_within(far - abs(step), axes - 1) for step in range(-far, far + 1))
 
 
 def parse_chips(text: str) -> Chips:

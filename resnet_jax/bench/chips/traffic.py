@@ -13,7 +13,7 @@ SAME_ELEMENTS = ("convert", "bitcast")
 #: These hold other computations, or are names for what is there.
 NOTHING = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "add-dependency"),
-    *("while", "conditional", "call"),
+    *("while", "conditional", "call", "async-update"),
 )
 
 
@@ -21,7 +21,8 @@ def bytes_moved(module: Module, computation: Computation, instruction: Instructi
     """Return the bytes that one run of an instruction reads from and writes to main memory, with padding.
 
     An operand of which only a part is sliced counts as that part, and a result that replaces a part of an operand in
-    its place as the part. The first half of an asynchronous pair reads, the second writes.
+    its place as the part. What is given twice counts once. The first half of an asynchronous pair reads, the second
+    writes.
     """
     if instruction.op in NOTHING:
         return 0
@@ -30,8 +31,10 @@ def bytes_moved(module: Module, computation: Computation, instruction: Instructi
     operands = [
         computation.by_name[name] for name in dict.fromkeys(instruction.operands) if name in computation.by_name
     ]
+    if instruction.op.removesuffix("-start") in PARTS and instruction.op.endswith("-start"):
+        return instruction.results[1].bytes  # behind what it was given is what it gives
     if instruction.op.endswith("-start"):
-        return sum(_total(operand.results) for operand in operands)
+        return _read_by(module, computation, instruction)
     if instruction.op in PARTS:
         return 2 * _total(instruction.results)
     if instruction.op == "dynamic-update-slice":
@@ -39,12 +42,19 @@ def bytes_moved(module: Module, computation: Computation, instruction: Instructi
     if instruction.op != "fusion":
         return _total(instruction.results) + sum(_total(operand.results) for operand in operands)
     inner = module.computations[instruction.calls("calls")[0]]
-    read = sum(
-        _read(module, inner, number, _total(computation.by_name[name].results))
-        for number, name in enumerate(instruction.operands)
-        if name in computation.by_name and name not in instruction.operands[:number]
-    )
-    return read + _written(inner, instruction.results)
+    return _read_by(module, computation, instruction) + _written(inner, instruction.results)
+
+
+def _read_by(module: Module, computation: Computation, instruction: Instruction) -> int:
+    """Return the bytes of its operands that an instruction reads, or the computation that it calls."""
+    read: dict[str, int] = {}
+    called = instruction.calls("calls")
+    for number, name in enumerate(instruction.operands):
+        if name in computation.by_name:
+            whole = _total(computation.by_name[name].results)
+            part = _read(module, module.computations[called[0]], number, whole) if called else whole
+            read[name] = min(read.get(name, 0) + part, whole)
+    return sum(read.values())
 
 
 def _total(arrays: Sequence[Array]) -> int:
@@ -86,8 +96,20 @@ def _written(computation: Computation, results: Sequence[Array]) -> int:
         return _total(results)
     total = 0
     for one, array in zip(roots, results, strict=True):
-        if one.op == "dynamic-update-slice" and array.space == 0:
+        one = _behind_bitcasts(computation, one)
+        if one.op == "dynamic-update-slice" and array.space == 0 and _is_given(computation, one.operands[0]):
             total += sum(part.bytes for part in computation.by_name[one.operands[1]].results)
         else:
             total += _total([array])
     return total
+
+
+def _is_given(computation: Computation, name: str) -> bool:
+    """Whether a value is a parameter: what replaces a part of another must write all of it first."""
+    return _behind_bitcasts(computation, computation.by_name[name]).op == "parameter"
+
+
+def _behind_bitcasts(computation: Computation, value: Instruction) -> Instruction:
+    while value.op == "bitcast":
+        value = computation.by_name[value.operands[0]]
+    return value

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
+from resnet_jax.runtime.absent_chips import has_nvidia_gpu, has_tpu
 from resnet_jax.runtime.cache import cache_directory, code_directory, processor, why_not_writable
 from resnet_jax.runtime.cxx.compiler import (
     VERSION_LIMIT,
@@ -125,7 +126,12 @@ def _runs_on_cpu() -> bool:
     platforms = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
     if platforms:
         return platforms.split(",")[0] == "cpu"
-    return not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    if importlib.util.find_spec("libtpu") and has_tpu():
+        return False
+    plugins = importlib.util.find_spec("jax_plugins")
+    folders = (plugins and plugins.submodule_search_locations) or ()
+    names = [path.name for folder in folders for path in Path(folder).glob("*")]
+    return all(name.startswith("xla_cuda") for name in names) and not (names and has_nvidia_gpu())
 
 
 def compiled(compiler: str, compiles: threading.Event | None = None) -> Library:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 from resnet_jax.bench.chips import described, plan as planned
 from resnet_jax.bench.chips.compiled import Request, inference, training
 from resnet_jax.bench.chips.plan import largest_batch, plan_chips, usual_augment
-from resnet_jax.bench.chips.report import chips_table
+from resnet_jax.bench.chips.report import _by_default, chips_table
 from resnet_jax.bench.chips.table import GIB
 from resnet_jax.bench.workload import Workload
 from resnet_jax.cli.plan import run
@@ -19,6 +21,8 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models import ModelSpec
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.placement import Placement
+
+RESULTS = Path(__file__).parents[3] / "experiments" / "results" / "chips"
 
 
 @pytest.mark.parametrize(
@@ -32,11 +36,41 @@ from resnet_jax.training.placement import Placement
         (["--batch", "8", "--task.kind", "binary"], "--task goes with --chips"),
         (["--batch-per-chip", "8"], "--batch-per-chip goes with --chips"),
         ([], "give --batch"),
+        (
+            ["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--augment", "flip"],
+            "leave them out with --infer",
+        ),
+        (
+            ["--chips", "v5e:1x1", "--batch-per-chip", "8", "--infer", "--accumulate", "2"],
+            "leave them out with --infer",
+        ),
+        (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--text", "no/such/file"], "a folder that is there"),
+        (["--chips", "v5e:1x1", "--batch-per-chip", "8", "--text", "."], "name a file"),
+        (["--chips", "h100", "--batch-per-chip", "8", "--effort", "low"], "of the compiler for TPUs"),
     ],
 )
 def test_options_that_do_not_go_together(words, message):
     with pytest.raises(UsageError, match=message):
         run(["resnet20_cifar", *words])
+
+
+def test_what_is_a_field_of_a_run_is_named_as_the_option_it_is_here():
+    with pytest.raises(UsageError, match=r"^--fsdp-devices 2 goes with --placement fsdp$"):
+        run(["resnet20_cifar", "--batch", "8", "--fsdp-devices", "2"])
+    with pytest.raises(UsageError, match="--fsdp-devices 3 must divide the 4 devices"):
+        run(["resnet20_cifar", "--batch", "8", "--devices", "4", "--placement", "fsdp", "--fsdp-devices", "3"])
+
+
+@pytest.mark.parametrize("name", ["plan-resnet20-v5e-2x2", "plan-resnet20-h100", "plan-resnet50-v5e-1x1"])
+def test_the_table_is_whole_and_fits_into_100_columns(name):
+    lines = chips_table(json.loads((RESULTS / f"{name}.json").read_text())).splitlines()
+    assert max(map(len, lines)) <= 100
+    text = " ".join(" ".join(lines).split())
+    for part in ("bound, ms (no forecast)", "one step at best", "the host come on top", "effort; nothing ran"):
+        assert part in text
+    refused = {**json.loads((RESULTS / f"{name}.json").read_text()), "fits": False, "refused": "Used 20 G of 16 G " * 9}
+    del refused["program"]
+    assert max(map(len, chips_table(refused).splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("chips", "extra"), [("v5e:2x2", "tpu"), ("h100", "cuda12")])
@@ -94,6 +128,12 @@ def test_the_step_is_the_one_of_a_run(tiny, task, label, outputs):
     assert metrics["loss"].shape == ()
 
 
+def test_a_network_without_outputs_is_refused(tiny):
+    request = Request(dataclasses.replace(tiny, model=tiny.model.replace(num_classes=0)), "v5e:2x2")
+    with pytest.raises(UsageError, match=r"model\.num_classes must be 1 or more"):
+        inference(request, Placement.of(jax.devices()))
+
+
 def test_inference_is_folded_and_takes_pixels(tiny):
     request = Request(dataclasses.replace(tiny, mode="infer", batch=16), "v5e:2x2")
     step, (variables, batch), _ = inference(request, Placement.of(jax.devices()))
@@ -128,6 +168,18 @@ def test_resnet20_on_four_tpus():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(described.missing("tpu")), reason=described.missing("tpu"))
+def test_resnet20_on_one_tpu():
+    """At most plain Flax's 6.12 million cycles; its 0.527 GiB and what augmentation and the finite check read."""
+    program = _plan("v5e:1x1", 128)["program"]
+    assert program["convolutions_off_unit"] == []
+    assert not [each for each in program["activations_moved"] if each["alone"]]
+    assert program["estimated_cycles"] <= 5.7e6
+    assert program["kernels"] <= 300
+    assert program["bytes_moved"] <= 0.56 * GIB
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(bool(described.missing("gpu")), reason=described.missing("gpu"))
 def test_resnet20_on_a_gpu():
     found = _plan("h100", 128)
@@ -139,3 +191,13 @@ def test_resnet20_on_a_gpu():
     assert sum(program["operations"].values()) == pytest.approx(6 * found["macs"] * 128, rel=0.1)
     assert found["bound"]["launches"] > 0
     assert "cuDNN" in chips_table(found)
+
+
+@pytest.mark.parametrize(
+    ("peak", "taken", "said"),
+    [(50, 60, "and in the 60.00 GiB that"), (70, 60, "but not in the 60.00 GiB that"), (10, None, "")],
+)
+def test_what_jax_takes_of_a_gpu_by_default_is_told_apart(peak, taken, said):
+    line = _by_default(peak * GIB, {"memory_by_default": None if taken is None else taken * GIB})
+    assert said in line
+    assert bool(line) == bool(said)

@@ -80,6 +80,59 @@ def test_what_the_cpu_compiles():
     assert program.summary()["collectives"] == {}
 
 
+LOOP = """HloModule m
+
+%body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[8]{0} get-tuple-element(%s), index=1
+  %y = f32[8]{0} negate(%x)
+  ROOT %t = (s32[], f32[8]{0}) tuple(%i, %y)
+}
+
+%condition (s: (s32[], f32[8])) -> pred[] {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %n = s32[] constant(7)
+  ROOT %go = pred[] compare(SIDES), direction=LT
+}
+
+ENTRY %main (a: s32[], x: f32[8]) -> f32[8] {
+  %a = s32[] parameter(0)
+  %x = f32[8]{0} parameter(1)
+  %t = (s32[], f32[8]{0}) tuple(%a, %x)
+  ROOT %w = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body
+}"""
+
+
+@pytest.mark.parametrize(("sides", "turns"), [("%i, %n", 7), ("%n, %i", None)])
+def test_a_loop_that_counts_down_to_a_constant_is_not_taken_for_one_that_counts_up_to_it(sides, turns):
+    program = read_program(LOOP.replace("SIDES", sides))
+    assert program.loops == {"w": turns}
+    assert program.by_op == {"negate": turns or 1}
+
+
+def test_a_product_that_cudnn_fuses_is_on_the_unit_for_it():
+    text = """HloModule m
+
+%product (p: bf16[8,16], q: bf16[16,8]) -> bf16[8,8] {
+  %p = bf16[8,16]{1,0} parameter(0)
+  %q = bf16[16,8]{1,0} parameter(1)
+  ROOT %d = bf16[8,8]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: bf16[8,16], b: bf16[16,8]) -> bf16[8,8] {
+  %a = bf16[8,16]{1,0} parameter(0)
+  %b = bf16[16,8]{1,0} parameter(1)
+  ROOT %f = bf16[8,8]{1,0} fusion(%a, %b), kind=kCustom, calls=%product, backend_config={"kind":"KIND"}
+}"""
+    for kind, target in (("__cudnn$fusion", "cuDNN fusion"), ("__triton_nested_gemm_fusion", "triton gemm")):
+        program = read_program(text.replace("KIND", kind), platform="gpu")
+        assert [(each.target, each.on_unit) for each in program.convolutions] == [(target, True)]
+    [other] = read_program(text.replace("KIND", "__custom"), platform="gpu").convolutions
+    assert (other.target, other.on_unit) == ("dot in kCustom", False)
+
+
 def test_types_with_tiles_tuples_and_spaces():
     arrays = arrays_of("(f32[16]{0:T(128)}, bf16[128,8,8,3]{0,3,2,1:T(4,128)(2,1)S(1)}, pred[], token[])")
     assert [array.dims for array in arrays] == [(16,), (128, 8, 8, 3), (), ()]

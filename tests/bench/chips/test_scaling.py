@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from resnet_jax.bench.chips.scaling import RECIPES, Assumptions, most_chips, scale, slice_of
+from resnet_jax.bench.chips.scaling import RECIPES, SOURCES, Assumptions, most_chips, scale, slice_of
 
 #: 10 ms of kernels, two waits of a kilobyte, gradients of 100 MB in one that nothing overlaps and one that is.
 RECORD = {
@@ -75,3 +75,13 @@ def test_what_all_chips_gather_grows_with_them():
     record = {**RECORD, "collectives": [gather]}
     assert scale(record, 16).links == pytest.approx(15 / 16 * 16_000 / 200e9)
     assert scale(record, 64).links == pytest.approx(63 / 64 * 64_000 / 200e9)
+
+
+def test_every_assumption_has_a_source_or_is_called_assumed():
+    assumed = Assumptions()
+    assert set(SOURCES) == set(vars(assumed))
+    lines = assumed.table().splitlines()
+    assert len(lines) == len(SOURCES)
+    assert [line.split()[0] for line in lines if "assumed:" in line] == [
+        *("storage", "checkpoints", "dollars", "between_pods"),
+    ]

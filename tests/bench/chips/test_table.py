@@ -60,6 +60,16 @@ def test_how_far_and_how_fast_chips_are_apart():
     assert parse_chips("h100:16").hops(16) == 8
 
 
+@pytest.mark.parametrize("text", ["v5e:16x16", "v4:8x8x8"])
+def test_some_of_the_chips_are_not_said_to_be_farther_apart_than_they_can_lie(text):
+    """In a square or a cube of them, whose corners are (side - 1) x axes apart; and the hops grow with the group."""
+    chips = parse_chips(text)
+    hops = [chips.hops(group) for group in range(1, chips.count)]
+    assert hops == sorted(hops)
+    for side in range(2, min(chips.shape)):
+        assert 1 <= chips.hops(side**chips.chip.axes) <= (side - 1) * chips.chip.axes
+
+
 def test_the_bound_of_a_program():
     chips = parse_chips("v5e:2x2")
     found = bound(TPU, chips, images=512, devices=4)

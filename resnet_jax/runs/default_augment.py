@@ -1,0 +1,49 @@
+"""Transforms of training images for data that no recipe was made for: what surely leaves an image what it is."""
+
+from __future__ import annotations
+
+import re
+
+from resnet_jax.data.look import Findings
+
+SMALL = 64
+"""Shorter side in pixels up to which images are small: networks of stride 4, crops of padded images."""
+TURNED = re.compile(r"left|right|sign|letter|digit|number|text|arrow|clock|east|west|speed", re.IGNORECASE)
+"""Names of classes that a mirror may change."""
+
+
+def usual_augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tuple[list[str], str]:
+    """Return ``data.augment``, the transforms of training images, and why.
+
+    Args:
+        found: the data.
+        shape: that the network sees.
+        resized: whether images are brought to it.
+    """
+    if found.meaning != "image" or len(shape) != 3:
+        return [], f"nothing is known that leaves every {found.meaning} what it is"
+    side, transforms, reasons = min(shape[:2]), [], []
+    photographs = resized and side > SMALL and found.channels == 3 and not found.grey
+    if photographs:
+        transforms.append("random_resized_crop")
+        reasons.append("photographs: any part")
+    elif side >= 8:
+        transforms.append(f"random_crop({max(side // 8, 1)})")
+        reasons.append("moved by an eighth")
+    mirrored, why = _mirrored(found, side)
+    return [*transforms, *(["flip"] if mirrored else [])], "; ".join([*reasons, why])
+
+
+def _mirrored(found: Findings, side: int) -> tuple[bool, str]:
+    """Return whether a mirrored image is one of the same kind, and why (not)."""
+    if found.grey or found.channels != 3:
+        return False, "grey is not mirrored: it may be writing" if found.grey else "bands are not mirrored"
+    if side <= 16:
+        return False, "not mirrored, being tiny"
+    if found.label_kind == "value":
+        return False, "not mirrored: the values may depend on the side"
+    if any(TURNED.search(name) or len(name) == 1 for name in found.names):
+        return False, "not mirrored: the names are of digits, letters or sides"
+    if all(name.isdecimal() for name in found.names):
+        return False, "not mirrored: classes without names may be signs"
+    return True, "mirrored"

@@ -1,0 +1,58 @@
+"""Run directories as foreign weight files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resnet_jax.errors import RunError
+from resnet_jax.runs.trained import TrainedRun, load_run
+from resnet_jax.runtime.paths import user_path
+from resnet_jax.weights import from_variables, save_safetensors
+from resnet_jax.weights.notes import Notes
+
+#: Choices of a network that leave its function alone: an exported file does not hand them on.
+_HOW_COMPUTED = ("execution", "remat", "norm_scope", "ghost_size", "norm_group_devices")
+
+
+def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
+    """Write the network of a run as a safetensors file with another library's names; return the number of tensors.
+
+    The file also keeps, as a text other libraries pass over, what import needs to give the same network back: its
+    choices, the names of its classes, size and normalization of its images (:mod:`resnet_jax.weights.notes`).
+
+    Raises:
+        UsageError: not a run directory, or an unknown format.
+        RunError: the file cannot be written.
+    """
+    out = user_path(out)
+    trained = load_run(run_dir)
+    state_dict = from_variables(trained.variables, trained.model, format)
+    metadata = {"model": trained.config.model.name, "step": str(trained.step), **_notes(trained).as_metadata()}
+    try:
+        save_safetensors(state_dict, out, metadata)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}") from error
+    return len(state_dict)
+
+
+def _notes(trained: TrainedRun) -> Notes:
+    """Return what an exported file says of the network of a run."""
+    config, card = trained.config, trained.card
+    choices = {name: value for name, value in config.model.changes.items() if name not in _HOW_COMPUTED}
+    built = trained.model.config
+    size = config.data.image_size
+    return Notes(
+        model=config.model.name,
+        choices={**choices, "num_classes": built.num_classes, "in_channels": built.in_channels},
+        class_names=card.class_names,
+        image_shape=tuple(card.image_shape) if size is None else (size, size, card.image_shape[-1]),
+        crop=config.data.crop,
+        mean=tuple(card.mean),
+        std=tuple(card.std),
+        loss=config.task.loss or "cross_entropy",
+        task=trained.task.kind,
+        label_kind=card.label_kind,
+        threshold=config.task.threshold,
+        target_mean=card.target_mean if config.task.standardize else (),
+        target_std=card.target_std if config.task.standardize else (),
+    )
