@@ -16,7 +16,7 @@ output channels, each thread packing its part of the kernel as it fetches the ne
 images, 53 to 107 for one, whose late kernels come from memory each time; with AVX2 this is 1.2 times what the form of
 training reaches for all layers together, with AVX-512 the same, with bias and ReLU included. A network that is kept for
 inference has its kernels packed once (``packed.h``), those of 3x3 convolutions transformed for Winograd's algorithm, so
-that late layers read them in one stream and multiply at 95 to 105 of those 117.
+that late layers read them in one stream and multiply at 90 to 105 of those 117.
 
 As ``torch.compile`` does, the C++ is compiled at first use with the compiler of the machine, for its very processor,
 and kept in the user's cache directory. Without a compiler everything works, in XLA's own forms: :func:`status` says
