@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ VALUES = dataclasses.replace(CARD, label_kind="value", target_mean=(0.0, 0.0), t
 
 def tiny(seed: int = 0, rate: float = 0.1, **changes: Any) -> RunConfig:
     """Return the digits recipe with a network of one block."""
-    base = load_recipe("digits")
-    model = (
-        base.model.with_changes(stage_sizes=(1,), widths=(4,)) if hasattr(base.model, "with_changes") else base.model
-    )
+    base = _digits()
+    model = base.model.replace(stage_sizes=(1,), widths=(4,))
     optim = dataclasses.replace(base.optim, learning_rate=rate)
     return dataclasses.replace(base, model=model, optim=optim, seed=seed, **changes)
+
+
+@functools.cache
+def _digits() -> RunConfig:
+    return load_recipe("digits")
 
 
 def compose(

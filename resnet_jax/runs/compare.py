@@ -112,10 +112,11 @@ def compare_runs(paths: Sequence[Path], *, metric: str | None = None, group_by: 
     if not paths:
         raise UsageError("name the run directories to compare, such as runs/digits runs/digits-1a2b3c4d")
     once = {user_path(path).resolve(): path for path in reversed(paths)}
-    runs = [read_run(path, metric) for path in reversed(once.values())]
+    counted: dict[Any, int] = {}
+    runs = [read_run(path, metric, counted) for path in reversed(once.values())]
     _require_one_task(runs)
     notes = (
-        [f"{len(paths) - len(once)} of the directories were named twice and count once"]
+        [f"{len(paths) - len(once)} of the {len(paths)} directories named are others again, and count once"]
         if len(once) < len(paths)
         else []
     )
@@ -228,7 +229,8 @@ def _notes(rows: Sequence[Row], measure: str, pairs: Sequence[Pair]) -> list[str
         without = [run for run in row.runs if getattr(run, measure) is None]
         if without:
             reason = "unfinished" if all(run.finished is None for run in without) else "without a number"
-            notes.append(f"{len(without)} of {len(row.runs)} runs of {row.label} are {reason} and not in its mean")
+            verb = "is" if len(without) == 1 else "are"
+            notes.append(f"{len(without)} of {len(row.runs)} runs of {row.label} {verb} {reason} and not in its mean")
         stuck = sum(run.stuck for run in row.runs)
         if stuck:
             notes.append(f"{stuck} of {len(row.runs)} runs of {row.label} ended no better than chance; they count")

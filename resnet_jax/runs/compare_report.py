@@ -77,9 +77,11 @@ def page(found: Comparison) -> Page:
         "difference is tested by pairs where two rows have the same seeds (t-test of the differences), else by "
         "Welch's test; of fewer than two seeds there is none."
     )
-    sections = [Section("Results", about, (), tables), Section("Curves", "", _figures(found), ())]
-    title = f"{len(found.rows)} configurations" if len(found.rows) > 1 else found.rows[0].label
-    summary = [f"{text}." for text in (*sentences(found), *found.notes)] or [f"{title}: there is nothing beside it."]
+    sections = [Section("Results", about, tables=tables), Section("Curves", figures=_figures(found))]
+    labels = [row.label for row in found.rows]
+    title = f"{len(labels)} configurations" if len(labels) > 1 else labels[0]
+    summary = [f"{text}." for text in (*sentences(found), *found.notes)]
+    summary = summary or [f"{title}: there is nothing beside it."]
     return Page(f"{title}: {measured(found)}", facts, summary, sections)
 
 

@@ -53,6 +53,7 @@ def sentence(pair: Pair, metric: str, measure: str) -> str:
     unit = " points" if metric in SHARES else ""
     sign = -1.0 if one < other else 1.0
     upper, lower = (second.label, first.label) if one < other else (first.label, second.label)
+    n, m = (m, n) if one < other else (n, m)
 
     def number(value: float) -> str:
         return f"{factor * value:.2f}" if metric in SHARES else f"{value:.4g}"

@@ -73,15 +73,16 @@ class Run:
         """How far it is, in words."""
         if self.finished is None:
             return "unfinished"
-        return ("done" if self.finished == "steps" else self.finished) + (", stuck" if self.stuck else "")
+        return ("done" if self.finished == "steps" else self.finished) + (" (stuck)" if self.stuck else "")
 
 
-def read_run(path: Path, metric: str | None = None) -> Run:
+def read_run(path: Path, metric: str | None = None, counted: dict[Any, int] | None = None) -> Run:
     """Read what a run directory says.
 
     Args:
         path: the directory.
         metric: what is looked at (default: the headline of its task).
+        counted: parameters of networks that were counted before; is added to.
 
     Raises:
         UsageError: it is no run directory, or one of an ablation; or the run does not have the metric.
@@ -99,7 +100,7 @@ def read_run(path: Path, metric: str | None = None) -> Run:
     config, card = run.read_config(), run.read_data()
     with missing_told(config.imports, where=str(path)):
         task = build_task(config, card)
-        params = count(build_model(config, card), card.image_shape).params
+        params = _parameters(config, card, {} if counted is None else counted)
     summary = _summary(run)
     rows = read_metrics(run.metrics) if run.metrics.is_file() else []
     if not rows:
@@ -140,6 +141,15 @@ def read_run(path: Path, metric: str | None = None) -> Run:
         training=tuple(_points(rows, kinds, "loss")),
         validation=tuple(validation),
     )
+
+
+def _parameters(config: RunConfig, card: DatasetInfo, counted: dict[Any, int]) -> int:
+    """Return the parameters of a network; ``counted`` are those of others, which many seeds share."""
+    model = build_model(config, card)
+    key = (model.config, card.image_shape)
+    if key not in counted:
+        counted[key] = count(model, card.image_shape).params
+    return counted[key]
 
 
 def _summary(run: RunDirectory) -> Summary | None:

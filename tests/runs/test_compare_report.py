@@ -12,6 +12,7 @@ from resnet_jax.report.compare_figures import Curves, draw_curves
 from resnet_jax.runs.compare import compare_runs
 from resnet_jax.runs.compare_report import page, write_comparison
 from tests.composed_runs import compose, tiny
+from tests.report.test_depth_page import read
 
 
 def test_it_is_written_whole(tmp_path):
@@ -25,7 +26,7 @@ def test_it_is_written_whole(tmp_path):
     assert {entry.name for entry in path.parent.iterdir()} == {
         "report.html", "training-loss.png", "validation.png", "runs.csv", "curves.csv",
     }  # fmt: skip
-    assert text.count("<svg") == 2
+    assert len(read(text).figures) == text.count("<svg") == 2
     assert not re.search(r'(?:src|href)="(?!#)', text)  # it needs no other file
     assert "&lt;0.1&gt;0" in text
     assert "<details open>" in text
