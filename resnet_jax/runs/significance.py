@@ -87,7 +87,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
 
     >>> result = welch([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
     >>> round(result.mean, 3), round(result.freedom, 3), round(result.p, 4)
-    (2.0, 2.941, 0.2208)
+    (2.0, 2.941, 0.2209)
     """
     counts = (len(first), len(second))
     if min(counts) < 2:

@@ -31,7 +31,7 @@ def test_others_are_judged_as_scipy_does(n, m):
     interval = known.confidence_interval(0.95)
     assert found.p == pytest.approx(known.pvalue)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert (found.how, found.seeds) == ("welch", (n, m))
+    assert (found.how, found.seeds, found.freedom) == ("welch", (n, m), pytest.approx(known.df))
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
