@@ -41,6 +41,7 @@ VERBS = {
     "ablate": "train combinations of choices with several seeds; a table with error bars",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
+    "compare": "runs side by side: what differs, curves, and which differ by more than their seeds do",
     "checkpoints": "list the checkpoints of a run, and compare them with their digests",
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",

@@ -1,6 +1,7 @@
-"""One HTML page about depth: facts, sentences, figures, numbers. It needs no network, no font and no other file.
+"""One HTML page: facts, sentences, figures, numbers. It needs no network, no font and no other file.
 
-Every instrument makes a :class:`Section` or two; :func:`write_page` puts them into one page, and the figures beside it.
+Every instrument of depth, and a comparison of runs, makes a :class:`Section` or two; :func:`write_page` puts them into
+one page, and the figures beside it.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ class Table:
         title: of the table.
         columns: name -> values, one per row: numbers or text.
         meaning: name -> what the column is, for those that need it.
+        unfolded: whether it is seen at once.
     """
 
     title: str
     columns: Mapping[str, np.ndarray | Sequence[str]]
     meaning: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unfolded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,7 @@ def _table(table: Table, anchor: str) -> str:
     meaning = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in table.meaning.items())
     legend = f'<dl class="meaning">{meaning}</dl>' if meaning else ""
     count = len(columns[0]) if columns else 0
-    return f"""<details>
+    return f"""<details{" open" if table.unfolded else ""}>
 <summary id="{anchor}">{escape(table.title)} ({count:,} rows)</summary>
 <p class="hint">Choose the head of a column to sort by it.</p>
 <div class="table" role="region" aria-labelledby="{anchor}" tabindex="0">

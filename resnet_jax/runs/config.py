@@ -100,11 +100,16 @@ def without_effect() -> frozenset[str]:
     return frozenset(key for key, hint in options_of(RunConfig).items() if is_marked(hint, SAME_RESULT))
 
 
+def decisive(config: RunConfig) -> dict[str, Any]:
+    """Return every option that decides the result, by its dotted name; None where a section leaves it out."""
+    tree, ignored = config_to_dict(config), without_effect()
+    return {key: _at(tree, key) for key in options_of(RunConfig) if key not in ignored}
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """Return one line per field that decides the result and differs: ``optim.learning_rate: 0.1 -> 0.2``."""
-    before, after, ignored = config_to_dict(old), config_to_dict(new), without_effect()
-    changes = ((key, _at(before, key), _at(after, key)) for key in options_of(RunConfig) if key not in ignored)
-    return [f"{key}: {was} -> {now}" for key, was, now in changes if was != now]
+    before, after = decisive(old), decisive(new)
+    return [f"{key}: {was} -> {after[key]}" for key, was in before.items() if was != after[key]]
 
 
 def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:

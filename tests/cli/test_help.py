@@ -38,7 +38,9 @@ def test_such_a_verb_alone_is_wrong_usage(command, group):
         assert "name what to" in err
 
 
-VERBS = [[verb] for verb in ("train", "ablate", "eval", "predict", "checkpoints", "events", "models", "plan")]
+VERBS = [
+    [verb] for verb in ("train", "ablate", "eval", "predict", "compare", "checkpoints", "events", "models", "plan")
+]
 VERBS += [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
 
 

@@ -1,0 +1,54 @@
+"""``resnet-jax compare RUN ...``: runs side by side, and which differ by more than their seeds do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from resnet_jax.cli.options import Common, console_for, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions:
+    """Options of ``compare``."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
+    """Run directories, finished or not. Those of one configuration but for the seed make one row."""
+    out: Path | None = None
+    """Write report.html (a page that needs no other file), its figures, runs.csv and curves.csv into this folder."""
+    metric: str | None = None
+    """What is compared, such as macro_f1 or loss (default: the headline of the task)."""
+    group_by: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OPTION ...")] = ()
+    """Options that make a row each value, such as model.norm; others may then differ within a row (default: all)."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+ABOUT = (
+    "Runs side by side: what differs in their configurations, how far they are, test and validation results, mean and "
+    "standard deviation over seeds. Differences are tested by Student's t: paired where two rows have the same seeds, "
+    "else by Welch's test."
+)
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Print the table and the differences; return them."""
+    options = parse(CompareOptions, argv, verb="compare", about=ABOUT)
+    from resnet_jax.report.text import say
+    from resnet_jax.runs.compare import compare_runs
+    from resnet_jax.runs.compare_table import as_json, lines
+
+    found = compare_runs(options.runs, metric=options.metric, group_by=options.group_by)
+    console = console_for(options.common)
+    for line in lines(found):
+        say(console, line)
+    result = as_json(found)
+    if options.out is not None:
+        from resnet_jax.runs.compare_report import write_comparison
+
+        path = write_comparison(found, options.out)
+        say(console, f"report {path}")
+        result["report"] = str(path)
+    return result
