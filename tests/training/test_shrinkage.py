@@ -12,7 +12,8 @@ import pytest
 
 from resnet_jax.errors import UsageError
 from resnet_jax.training.optimizers import OptimConfig, make_optimizer
-from resnet_jax.training.packing import ElementwiseTransformation
+from resnet_jax.training.packing import ElementwiseTransformation, Packing
+from resnet_jax.training.population import with_rate_scale
 from resnet_jax.training.schedules import ScheduleConfig
 
 
@@ -91,12 +92,27 @@ def test_frozen_parameters_and_other_roles_are_left_alone() -> None:
     np.testing.assert_array_equal(updates["head"]["bias"], 0.0)
 
 
+def test_rates_of_a_populations_members_are_refused() -> None:
+    """A factor behind it would leave w (1 - factor) of what is zero."""
+    for freeze in ((), ("bias",)):
+        cfg = OptimConfig(l1=1.0, l1_step="proximal", freeze=freeze)
+        params = {"head": {"kernel": jnp.ones((2, 2))}, "stem": {"conv": {"bias": jnp.ones(2)}}}
+        tx, _ = make_optimizer(cfg, params, steps_per_epoch=1, total_steps=10)
+        with pytest.raises(UsageError, match="do not go with optim.l1_step proximal"):
+            with_rate_scale(tx).init(params)
+
+
 def test_parameters_may_be_packed_for_it() -> None:
     """A GPU's update goes over vectors of parameters of one label; penalized ones have another than the rest."""
     params = {"conv1": {"kernel": jnp.ones((1, 1, 2, 2))}, "head": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
     tx, _ = make_optimizer(OptimConfig(l1=1.0, l1_step="proximal"), params, steps_per_epoch=1, total_steps=10)
     assert isinstance(tx, ElementwiseTransformation)
     assert tx.labels["conv1"]["kernel"] == tx.labels["head"]["kernel"] != tx.labels["head"]["bias"]
+    packing, grads = Packing.of(params, tx.labels), jax.tree.map(lambda x: 0.3 * x, params)
+    alone, _ = tx.update(grads, tx.init(params), params)
+    packed = [packing.pack(tree) for tree in (grads, tx.init(params), params)]
+    together = packing.unpack(tx.update(*packed)[0], params)
+    jax.tree.map(np.testing.assert_array_equal, alone, together)
 
 
 @pytest.mark.parametrize(
