@@ -29,7 +29,7 @@ PyTree = Any
 class ThresholdState(NamedTuple):
     """How many updates were made, int32 scalar."""
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def soft_threshold(
@@ -67,4 +67,4 @@ def soft_threshold(
 
         return jax.tree.map(shrink, updates, params, penalized, factors), ThresholdState(state.count + 1)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

@@ -98,7 +98,7 @@ def test_rates_of_a_populations_members_are_refused() -> None:
         cfg = OptimConfig(l1=1.0, l1_step="proximal", freeze=freeze)
         params = {"head": {"kernel": jnp.ones((2, 2))}, "stem": {"conv": {"bias": jnp.ones(2)}}}
         tx, _ = make_optimizer(cfg, params, steps_per_epoch=1, total_steps=10)
-        with pytest.raises(UsageError, match="do not go with optim.l1_step proximal"):
+        with pytest.raises(UsageError, match=r"do not go with optim\.l1_step proximal"):
             with_rate_scale(tx).init(params)
 
 
