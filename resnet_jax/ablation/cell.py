@@ -34,6 +34,7 @@ from resnet_jax.runs.corrupt import CorruptList, share
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.kept import read_object
+from resnet_jax.runs.refreshed import batches_of
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.training.checkpoint import Checkpoints
@@ -74,6 +75,10 @@ def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tupl
     parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)
+    if batches_of(config, has_statistics=bool(jax.tree.leaves(variables.get("batch_stats", {})))):
+        raise UsageError(
+            "train.ema.reestimate goes with a run alone, not yet with the seeds of a cell: set train.ema.reestimate 0"
+        )
     examples = config.train.batch_size // config.train.accumulate
     batch = jax.ShapeDtypeStruct((examples, *shape), jnp.dtype(model.config.dtype))
 

@@ -126,6 +126,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
     scaling = loss_scaling(config, model)
+    if (averaging := train.averaging()) is not None:
+        averaging = averaging.over(feed.steps_per_epoch, total_steps)
     make_step = functools.partial(
         make_train_step,
         model,
@@ -134,7 +136,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
-        ema_decay=train.averaging(),
+        ema_decay=averaging,
         loss_scaling=scaling,
     )
     step = in_forms(train.forms, make_step())
@@ -154,7 +156,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         step=step,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
         new_state=lambda: create_state(
-            model, tx, key, card.image_shape, mesh=mesh, ema=train.averaging() is not None, loss_scaling=scaling
+            model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling
         ),
         make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
         fed=describe_feed(config, feed, mesh),

@@ -20,6 +20,7 @@ from resnet_jax.runs.faults import explain_divergence
 from resnet_jax.runs.finetune import start_state
 from resnet_jax.runs.job import Job, StillHeld
 from resnet_jax.runs.position import read_position
+from resnet_jax.runs.refreshed import make_refresh
 from resnet_jax.runs.rollback import in_its_order, roll_back
 from resnet_jax.runs.session_log import SessionLog
 from resnet_jax.runtime.processes import is_main, require_same
@@ -161,6 +162,7 @@ def _train(
                 feed=job.feed,
                 task=parts.task,
                 evaluate=None if validation is None else validate,
+                refresh=make_refresh(job.config, job.images, parts),
                 checkpoints=job.checkpoints,
                 progress=progress,
                 observers=[

@@ -12,17 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UsageError
-from resnet_jax.tasks.config import TaskConfig
+from resnet_jax.fields import Positive, check_value, field_hints
+from resnet_jax.tasks.config import AboveZero, BelowZero, TaskConfig
 from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.tasks.facts import TaskFacts
-from resnet_jax.tasks.losses import LOSSES, dense_targets, get_loss
+from resnet_jax.tasks.losses import LOSS_OPTIONS, LOSSES, dense_targets, get_loss
 from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import calibration_sums, expected_calibration_error, mean_known, precision_recall_f1
 from resnet_jax.tasks.task import Batch, TaskBase, mean_yes, ranked
 
-Criterion = Literal["cross_entropy", "bce", "mse"]
+Criterion = Literal[
+    "cross_entropy", "bce", "mse", "generalized_cross_entropy", "symmetric_cross_entropy", "soft_bootstrap"
+]
 #: How many of the likeliest classes count as right for ``top5``, which networks of more classes have.
 TOP = 5
+#: Parameters of losses for noisy labels, as fields of the task and of its configuration -> whose they are.
+LOSS_PARAMETERS = {option: loss for loss, options in LOSS_OPTIONS.items() for option in options}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +40,17 @@ class Classification(TaskBase):
 
     Attributes:
         num_outputs: classes; 0 if they are only known from the outputs, which is enough for a step.
-        criterion: the loss: ``cross_entropy``, ``bce`` (one against all), ``mse`` (towards one-hot rows), or a function
+        criterion: the loss: ``cross_entropy``, ``bce`` (one against all), ``mse`` (towards one-hot rows), one for noisy
+            labels (``generalized_cross_entropy``, ``symmetric_cross_entropy``, ``soft_bootstrap``), or a function
             ``(logits, labels) -> (N,)``.
         label_smoothing: share of the target spread over all classes; of ``cross_entropy`` and ``bce``.
         class_weights: what the loss of an example is multiplied by, by its class; () for 1. Soft labels have the mean
             by their shares. The mean loss is over examples, not over weights.
+        gce_q: q of ``generalized_cross_entropy``.
+        sce_alpha: alpha of ``symmetric_cross_entropy``.
+        sce_beta: its beta.
+        sce_floor: its A, which stands for log 0.
+        bootstrap_beta: beta of ``soft_bootstrap``.
 
     Raises:
         UsageError: values that do not go together.
@@ -58,8 +69,15 @@ class Classification(TaskBase):
     criterion: Criterion | Callable[[jax.Array, jax.Array], jax.Array] = "cross_entropy"
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    gce_q: AboveZero = 0.7
+    sce_alpha: Positive = 0.1
+    sce_beta: Positive = 1.0
+    sce_floor: BelowZero = -4.0
+    bootstrap_beta: AboveZero = 0.95
 
     def __post_init__(self) -> None:
+        for name in LOSS_PARAMETERS:
+            check_value(name, getattr(self, name), field_hints(type(self))[name])
         if isinstance(self.criterion, str):
             get_loss(self.criterion, self.label_smoothing)
         elif self.label_smoothing:
@@ -76,13 +94,19 @@ class Classification(TaskBase):
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Return the loss of every example, (N,)."""
-        labels, criterion = batch["label"], self.criterion
-        function = get_loss(criterion, self.label_smoothing) if isinstance(criterion, str) else criterion
-        losses = function(outputs, labels)
+        labels = batch["label"]
+        losses = self._criterion()(outputs, labels)
         if not self.class_weights:
             return losses
         rows = dense_targets(outputs, labels)
         return losses * (rows * jnp.asarray(self.class_weights, rows.dtype)[None]).sum(axis=-1)
+
+    def _criterion(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        if not isinstance(self.criterion, str):
+            return self.criterion
+        options = LOSS_OPTIONS.get(self.criterion, {})
+        parameters = {keyword: getattr(self, option) for option, keyword in options.items()}
+        return get_loss(self.criterion, self.label_smoothing, **parameters)
 
     def train_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Return ``correct``, bool (N,)."""
@@ -213,7 +237,7 @@ def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
         )
 
 
-@register_task("classification", uses=("loss", "label_smoothing", "class_weights"))
+@register_task("classification", uses=("loss", "label_smoothing", "class_weights", *LOSS_PARAMETERS))
 def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
     """Return classification as configured."""
     require_kind("classification", facts, "class")
@@ -221,4 +245,9 @@ def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
     criterion: Any = criterion_of(config, "classification", tuple(LOSSES))
     if len(config.class_weights) != facts.num_outputs and not isinstance(config.class_weights, str):
         raise UsageError(f"task.class_weights has {len(config.class_weights)} numbers for {facts.num_outputs} classes")
-    return Classification(facts.num_outputs, criterion, config.label_smoothing, class_weights_of(config, facts))
+    parameters = {name: getattr(config, name) for name in LOSS_PARAMETERS}
+    for name, loss in LOSS_PARAMETERS.items():
+        if loss != criterion and parameters[name] != getattr(TaskConfig(), name):
+            raise UsageError(f"task.{name} {parameters[name]:g} is of task.loss {loss}, not of {criterion}")
+    weights = class_weights_of(config, facts)
+    return Classification(facts.num_outputs, criterion, config.label_smoothing, weights, **parameters)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from annotated_types import Interval
+from annotated_types import Interval, Lt
 
 from resnet_jax.fields import BelowOne, Positive, check_fields
 
 Open01 = Annotated[float, Interval(gt=0.0, lt=1.0)]
+AboveZero = Annotated[float, Interval(gt=0.0, le=1.0)]
+BelowZero = Annotated[float, Lt(0.0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +22,9 @@ class TaskConfig:
     """classification, multilabel, regression, binary (yes or no by one output), or a task registered in Python.
     Default: what the labels are: classes, rows of 0 and 1, or numbers."""
     loss: str | None = None
-    """classification: cross_entropy (the default), bce (one against all) or mse (one-hot); multilabel and binary: bce;
-    regression: mse (the default), l1 or huber."""
+    """classification: cross_entropy (the default), bce (one against all), mse (one-hot), or for noisy labels
+    generalized_cross_entropy, symmetric_cross_entropy or soft_bootstrap; multilabel and binary: bce; regression: mse
+    (the default), l1 or huber."""
     label_smoothing: BelowOne = 0.0
     """Share of the target spread over all classes, or, of a yes or no, over both."""
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
@@ -33,6 +36,16 @@ class TaskConfig:
     """multilabel and binary: probability above which it is a yes; one, or one a label."""
     huber_delta: Positive = 1.0
     """regression with loss huber: errors up to it count by their square, larger ones by their size."""
+    gce_q: AboveZero = 0.7
+    """loss generalized_cross_entropy: q; towards 0 it is cross-entropy, at 1 the mean absolute error, halved."""
+    sce_alpha: Positive = 0.1
+    """loss symmetric_cross_entropy: factor of cross-entropy."""
+    sce_beta: Positive = 1.0
+    """loss symmetric_cross_entropy: factor of reverse cross-entropy."""
+    sce_floor: BelowZero = -4.0
+    """loss symmetric_cross_entropy: what stands for the logarithm of 0, the paper's A."""
+    bootstrap_beta: AboveZero = 0.95
+    """loss soft_bootstrap: share of the label in the target; the rest is what the network predicts."""
     standardize: bool = True
     """regression: the network learns (target - mean) / deviation, of the training set; predictions are in the target's
     units, the loss is not."""

@@ -15,6 +15,7 @@ The data floor checks labels on the host, where a message can say which it is.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -180,12 +181,113 @@ def mse(outputs: Float[Array, "*outputs"], targets: Shaped[Array, "*target"]) ->
     return losses if targets.ndim > 1 else _or_nan(losses, targets, outputs.shape[1], None)
 
 
-LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType({"cross_entropy": cross_entropy, "bce": bce, "mse": mse})
-"""The losses by name. Those that smooth labels take the keyword ``label_smoothing``."""
+def generalized_cross_entropy(
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, q: float = 0.7
+) -> Float[Array, " B"]:
+    """Generalized cross-entropy for noisy labels, sum_k y_k (1 - p_k^q) / q, with p = softmax(logits).
+
+    Zhang & Sabuncu, 2018 (arXiv 1805.07836, equation 6), without their truncation. The gradient is that of
+    cross-entropy times p_y^q, so examples whose label the network does not believe count less. It becomes
+    cross-entropy as q -> 0, and at q = 1 it is 1 - p_y, half the mean absolute error.
+
+    Args:
+        logits: (B, K), any float dtype; computed in float32 or wider.
+        targets: class indices (B,), or rows (B, K) that sum to one; the loss is linear in them.
+        q: in (0, 1]; the paper's 0.7.
+
+    Returns:
+        (B,), float32 or wider.
+
+    >>> generalized_cross_entropy(jnp.zeros((1, 4)), jnp.array([3]), q=1.0).tolist()
+    [0.75]
+    """
+    log_p = jax.nn.log_softmax(_wide(logits), axis=-1)
+    losses = -(dense_targets(logits, targets) * jnp.expm1(q * log_p)).sum(axis=-1) / q
+    return _or_nan(losses, targets, logits.shape[1], None)
 
 
-def get_loss(name: str, label_smoothing: float = 0.0) -> Loss:
-    """Look a loss up by name and fix its label smoothing.
+def symmetric_cross_entropy(
+    logits: Float[Array, "*logits"],
+    targets: Shaped[Array, "*target"],
+    *,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    floor: float = -4.0,
+) -> Float[Array, " B"]:
+    """Symmetric cross-entropy for noisy labels, -alpha sum_k y_k log p_k - beta sum_k p_k log y_k.
+
+    Wang et al., 2019 (arXiv 1908.06112, equation 6). The second term, the reverse cross-entropy, takes ``floor``, the
+    paper's A, for log 0; with a hard label it is -A (1 - p_y), which noise of the labels does not move.
+
+    Args:
+        logits: (B, K), any float dtype; computed in float32 or wider.
+        targets: class indices (B,), or rows (B, K) that sum to one, whose logarithm is ``floor`` or more.
+        alpha: weight of cross-entropy.
+        beta: weight of reverse cross-entropy.
+        floor: A < 0.
+
+    Returns:
+        (B,), float32 or wider.
+    """
+    log_p, rows = jax.nn.log_softmax(_wide(logits), axis=-1), dense_targets(logits, targets)
+    log_y = jnp.log(jnp.maximum(rows, math.exp(floor)))
+    losses = -alpha * (rows * log_p).sum(axis=-1) - beta * (jnp.exp(log_p) * log_y).sum(axis=-1)
+    return _or_nan(losses, targets, logits.shape[1], None)
+
+
+def soft_bootstrap(
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, beta: float = 0.95
+) -> Float[Array, " B"]:
+    """Soft bootstrapping for noisy labels, -sum_k (beta y_k + (1 - beta) p_k) log p_k, with p = softmax(logits).
+
+    Reed et al., 2015 (arXiv 1412.6596, equation 6): the target leans towards what the network predicts. The gradient
+    goes through both p, so this is beta times cross-entropy plus (1 - beta) times the entropy of the prediction.
+
+    Args:
+        logits: (B, K), any float dtype; computed in float32 or wider.
+        targets: class indices (B,), or rows (B, K) that sum to one; the loss is linear in them.
+        beta: share of the label, in (0, 1]; the paper's 0.95.
+
+    Returns:
+        (B,), float32 or wider.
+    """
+    log_p = jax.nn.log_softmax(_wide(logits), axis=-1)
+    losses = -((beta * dense_targets(logits, targets) + (1.0 - beta) * jnp.exp(log_p)) * log_p).sum(axis=-1)
+    return _or_nan(losses, targets, logits.shape[1], None)
+
+
+LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType(
+    {
+        "cross_entropy": cross_entropy,
+        "bce": bce,
+        "mse": mse,
+        "generalized_cross_entropy": generalized_cross_entropy,
+        "symmetric_cross_entropy": symmetric_cross_entropy,
+        "soft_bootstrap": soft_bootstrap,
+    }
+)
+"""The losses by name. Those of :data:`SMOOTHED` take the keyword ``label_smoothing``."""
+
+SMOOTHED = ("cross_entropy", "bce")
+
+#: Parameters of losses: loss -> option of the task -> keyword of the function.
+LOSS_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "generalized_cross_entropy": {"gce_q": "q"},
+        "symmetric_cross_entropy": {"sce_alpha": "alpha", "sce_beta": "beta", "sce_floor": "floor"},
+        "soft_bootstrap": {"bootstrap_beta": "beta"},
+    }
+)
+
+
+def get_loss(name: str, label_smoothing: float = 0.0, **parameters: float) -> Loss:
+    """Look a loss up by name and fix its label smoothing and its parameters.
+
+    Args:
+        name: of :data:`LOSSES`.
+        label_smoothing: of the losses of :data:`SMOOTHED`. Losses for noisy labels refuse it: each has its own way of
+            trusting a label less, which smoothing would change (the log 0 of symmetric cross-entropy above all).
+        parameters: keywords of the loss.
 
     Raises:
         UsageError: no such loss, smoothing outside [0, 1), or smoothing of a loss that has none.
@@ -197,8 +299,10 @@ def get_loss(name: str, label_smoothing: float = 0.0) -> Loss:
         raise unknown("loss", name, LOSSES)
     if not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    if label_smoothing == 0.0:
-        return LOSSES[name]
-    if name == "mse":
-        raise UsageError("label_smoothing goes with cross_entropy and bce; mse has no classes to smooth over")
-    return functools.partial(LOSSES[name], label_smoothing=label_smoothing)
+    if label_smoothing:
+        if name == "mse":
+            raise UsageError("label_smoothing goes with cross_entropy and bce; mse has no classes to smooth over")
+        if name not in SMOOTHED:
+            raise UsageError(f"label_smoothing goes with cross_entropy and bce; {name} has its own way with labels")
+        parameters["label_smoothing"] = label_smoothing
+    return functools.partial(LOSSES[name], **parameters) if parameters else LOSSES[name]

@@ -67,7 +67,7 @@ class TrainConfig:
     steps_per_dispatch: Annotated[AtLeast1, SAME_RESULT] | None = None
     """Updates made in one call, from examples resident on the devices; None: 1 on CPUs, more where it pays."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)
-    """Moving averages of parameters and statistics, which are then what is evaluated; off without a decay."""
+    """Averages of parameters and statistics, which are then what is evaluated; off without a decay or kind swa."""
     loss_scale: LossScaling = dataclasses.field(default_factory=LossScaling)
     """With model.dtype float16: what the loss is multiplied by."""
     validate_every: str = "1 epochs"
@@ -110,7 +110,7 @@ class TrainConfig:
 
     def averaging(self) -> Averaging | None:
         """Return how moving averages are taken, None for none."""
-        return None if self.ema.decay is None else self.ema
+        return self.ema if self.ema.on else None
 
     def placed(self, devices: Sequence[Any] | None = None) -> Placement:
         """Return the placement on ``devices`` (JAX devices; default: all of them, of all processes).

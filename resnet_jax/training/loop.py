@@ -37,6 +37,7 @@ def train(
     feed: Feed,
     task: Reporting | None = None,
     evaluate: Callable[[TrainState], Evaluation | Sequence[Evaluation]] | None = None,
+    refresh: Callable[[TrainState], TrainState] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
     observers: Sequence[Any] = (),
@@ -50,6 +51,7 @@ def train(
         feed: the calls to make; see :mod:`resnet_jax.training.feeds`.
         task: what the metrics mean (default: classification).
         evaluate: validation of a state, or of all members of a population; None for none.
+        refresh: what becomes of a state before it is validated, or would be: its averages' statistics measured anew.
         checkpoints: where to save ``last`` and ``best``; None for nowhere.
         progress: as restored with the state.
         observers: told of every step and epoch; see :class:`~resnet_jax.training.observers.Observer`. What they raise
@@ -93,6 +95,7 @@ def train(
             saves = decision.saves if kept.by_clock else kept.is_due(step, validates=validates)
             if ends_epoch or validates or saves:
                 session.drain()
+                state = refresh(state) if validates and refresh is not None else state
                 results = _results(evaluate(state)) if validates and evaluate is not None else None
                 if ends_epoch or results is not None:
                     ending = session.boundary(step, ends_epoch=ends_epoch, results=results)

@@ -8,7 +8,8 @@ The order is fixed and the same for all:
 3. add the penalties that act through it: L1 (l1 sign(w)) for all, L2 (wd w) for sgd, adam and rmsprop;
 4. the optimizer's own scaling;
 5. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
-6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (lr_multipliers.py).
+6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (lr_multipliers.py);
+7. with ``l1_step`` proximal, L1 by soft-thresholding instead of in step 3 (shrinkage.py): exact zeros.
 
 Frozen parameters (freeze.py) take part in none of this.
 
@@ -63,6 +64,7 @@ from resnet_jax.training.freeze import frozen as find_frozen, update_only_the_re
 from resnet_jax.training.lr_multipliers import rate_factors, scale_rates
 from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
+from resnet_jax.training.shrinkage import soft_threshold
 
 PyTree = Any
 _Settings = Mapping[str, float]
@@ -70,6 +72,7 @@ _Settings = Mapping[str, float]
 
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "lars", "lamb"]
 Convention: TypeAlias = Literal["paper", "timm"]
+L1Step: TypeAlias = Literal["subgradient", "proximal"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,10 @@ class OptimConfig:
     weight_decay: NotNegative = 0.0
     """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
     l1: NotNegative = 0.0
-    """L1 penalty: the gradient gets l1 * sign(w)."""
+    """L1 penalty (lasso), l1 * |w|."""
+    l1_step: L1Step = "subgradient"
+    """How l1 acts: subgradient, the gradient gets l1 * sign(w), which leaves weights near 0; or proximal, each update
+    ends with soft-thresholding, which makes them exactly 0 (sgd, adam, adamw, rmsprop)."""
     decay_roles: tuple[str, ...] = roles.KERNEL_ROLES
     """Roles of the parameters that both penalties act on (see roles.py)."""
     clip_norm: Positive | None = None
@@ -169,6 +175,9 @@ def make_optimizer(
     chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), rules)
     if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
+    if cfg.l1 and cfg.l1_step == "proximal":
+        strength = cfg.l1 / (1.0 - settings.get("momentum", 0.0))  # momentum lengthens the gradient's step alike
+        chain.append(soft_threshold(strength, lr, without(decayed, frozen), without(factors, frozen)))
     tx = optax.chain(*chain)
     tx = update_only_the_rest(tx, frozen) if cfg.freeze else tx
     if spec.elementwise and cfg.agc is None:
@@ -200,7 +209,7 @@ def _chain(
     clip_norm = 1.0 if cfg.clip_norm is None and cfg.name == "lamb" and cfg.convention == "timm" else cfg.clip_norm
     if clip_norm is not None:
         chain.append(optax.clip_by_global_norm(clip_norm))
-    if cfg.l1:
+    if cfg.l1 and cfg.l1_step == "subgradient":
         chain.append(optax.masked(_add_l1(cfg.l1), decayed))
     if cfg.weight_decay and spec.coupled:
         chain.append(optax.add_decayed_weights(cfg.weight_decay, mask=decayed))
@@ -238,8 +247,6 @@ class OptimizerSpec(NamedTuple):
     elementwise: bool = True
 
 
-#: Whose LARS and LAMB.
-
 _OPTIONAL = ("momentum", "nesterov", "b1", "b2", "eps", "decay", "trust_coefficient")
 
 
@@ -251,6 +258,11 @@ def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, floa
         raise UsageError(f"{cfg.name} does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
     if cfg.convention is not None and cfg.name not in ("lars", "lamb"):
         raise UsageError(f"{cfg.name} does not use convention: only lars and lamb have two")
+    if cfg.l1_step == "proximal":
+        if not cfg.l1:
+            raise UsageError("optim.l1_step proximal needs optim.l1, such as 1e-5")
+        if cfg.name in ("lars", "lamb"):
+            raise UsageError(f"{cfg.name} does not use l1_step proximal: its trust ratios give each layer another step")
     settings = {**defaults, **chosen, "timm": cfg.convention == "timm"}
     if settings.get("nesterov") and not settings["momentum"]:
         raise UsageError(f"nesterov of {cfg.name} needs a momentum > 0")

@@ -41,6 +41,7 @@ from resnet_jax.training.evaluation import Evaluation, EvaluationSums, evaluated
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.placement import Devices, as_placement, shard_batch
+from resnet_jax.training.shrinkage import ThresholdState
 from resnet_jax.training.state import TrainState, init_state
 
 #: The axis of examples in a batch of a population, whose leading axis is the members'.
@@ -65,10 +66,16 @@ def with_rate_scale(tx: optax.GradientTransformation) -> optax.GradientTransform
     As the learning rate is a factor of the update of every optimizer here, under any schedule, this is training with
     the rate times that number; decoupled weight decay, which the rate multiplies, goes with it. The members of one
     compiled population can so have rates of their own.
+
+    Raises:
+        UsageError: when a state is made, L1 by soft-thresholding, whose exact zeros a factor behind it would undo.
     """
 
     def init(params: Any) -> RateScaleState:
-        return RateScaleState(jnp.ones((), jnp.float32), tx.init(params))
+        inner = tx.init(params)
+        if any(map(_is_threshold, jax.tree.leaves(inner, is_leaf=_is_threshold))):
+            raise UsageError("rates of the members do not go with optim.l1_step proximal: use subgradient")
+        return RateScaleState(jnp.ones((), jnp.float32), inner)
 
     def update(updates: Any, state: RateScaleState, params: Any = None) -> tuple[Any, RateScaleState]:
         updates, inner = tx.update(updates, state.inner, params)
@@ -77,6 +84,10 @@ def with_rate_scale(tx: optax.GradientTransformation) -> optax.GradientTransform
 
     scaled = optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
     return ElementwiseTransformation.of(scaled, tx.labels) if isinstance(tx, ElementwiseTransformation) else scaled
+
+
+def _is_threshold(node: Any) -> bool:
+    return isinstance(node, ThresholdState)
 
 
 def create_population(

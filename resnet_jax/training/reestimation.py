@@ -116,24 +116,43 @@ def reestimate(
     >>> round(float(stats["mean"][0]), 4), round(float(stats["var"][0]), 4)  # of 0, 2, 4, 6
     (3.0, 5.0)
     """
-    before = variables.get("batch_stats", {})
-    if not jax.tree.leaves(before):
-        raise UsageError("the network has no batch statistics: there is nothing to re-estimate")
-    positions: dict[tuple[str, ...], int] = {}
-    step = make_pooling_step(model, norm_momentum=norm_momentum, preprocess=preprocess, positions=positions)
-    compiled = jax.jit(step) if mesh is None else compile_eval_step(step, mesh)
-    pooled = Pooled(jnp.zeros((), jnp.int32), jnp.zeros(()), jax.tree.map(lambda x: jnp.zeros_like(_wide(x)), before))
-    for batch in batches:
-        if not np.all(batch.get("mask", True)):
-            raise UsageError("a padded batch cannot be used: the padding would count in the statistics")
-        pooled = compiled((variables, pooled), batch if mesh is None else shard_batch(batch, mesh))
-    if not int(pooled.batches):
-        raise UsageError("no batches to re-estimate the statistics from")
-    if not any(bool(jnp.any(leaf)) for leaf in jax.tree.leaves(pooled.stats)):
-        raise UsageError("the statistics do not move in training (frozen batch norm): they cannot be re-estimated")
-    counts = {path: int(pooled.examples) * each for path, each in positions.items()}
-    after = jax.tree.map(lambda new, old: new.astype(old.dtype), unbias(pooled.stats, counts), before)
-    return {**variables, "batch_stats": after}
+    return Reestimation(model, norm_momentum=norm_momentum, preprocess=preprocess, mesh=mesh)(variables, batches)
+
+
+class Reestimation:
+    """:func:`reestimate` that is compiled once, for many variables of one network; the arguments are the same."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        norm_momentum: float,
+        preprocess: Preprocess | None = None,
+        mesh: Devices | None = None,
+    ):
+        self._positions: dict[tuple[str, ...], int] = {}
+        self._mesh = mesh
+        step = make_pooling_step(model, norm_momentum=norm_momentum, preprocess=preprocess, positions=self._positions)
+        self._step = jax.jit(step) if mesh is None else compile_eval_step(step, mesh)
+
+    def __call__(self, variables: Mapping[str, Any], batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+        """Return ``variables`` with the batch statistics of ``batches``."""
+        before, mesh = variables.get("batch_stats", {}), self._mesh
+        if not jax.tree.leaves(before):
+            raise UsageError("the network has no batch statistics: there is nothing to re-estimate")
+        zeros = jax.tree.map(lambda x: jnp.zeros_like(_wide(x)), before)
+        pooled = Pooled(jnp.zeros((), jnp.int32), jnp.zeros(()), zeros)
+        for batch in batches:
+            if not np.all(batch.get("mask", True)):
+                raise UsageError("a padded batch cannot be used: the padding would count in the statistics")
+            pooled = self._step((variables, pooled), batch if mesh is None else shard_batch(batch, mesh))
+        if not int(pooled.batches):
+            raise UsageError("no batches to re-estimate the statistics from")
+        if not any(bool(jnp.any(leaf)) for leaf in jax.tree.leaves(pooled.stats)):
+            raise UsageError("the statistics do not move in training (frozen batch norm): they cannot be re-estimated")
+        counts = {path: int(pooled.examples) * each for path, each in self._positions.items()}
+        after = jax.tree.map(lambda new, old: new.astype(old.dtype), unbias(pooled.stats, counts), before)
+        return {**variables, "batch_stats": after}
 
 
 def _wide(x: Any) -> jax.Array:

@@ -20,6 +20,8 @@ from resnet_jax.ablation.run import ablate
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.depth_file import read_depth
 from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.runs.data import load_images
+from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.fit import fit
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.interrupt import StopRequest
@@ -285,3 +287,12 @@ def test_another_process_in_the_directory_is_respected(whole):
 def test_another_ablation_in_the_directory_is_refused(whole):
     with pytest.raises(RunError, match=r"seeds: \[0, 3\] -> \[0\]"):
         ablate(dataclasses.replace(everything(), seeds=(0,)), whole[0], skip_incompatible=True)
+
+
+def test_statistics_measured_anew_are_refused_for_a_cell(tmp_path):
+    """Averages of snapshots go with a population; what is measured on training images is of a run alone."""
+    images = load_images(tiny_config())
+    for values, refused in (({"train.ema.reestimate": 0}, False), ({}, True)):
+        config = with_values(tiny_config(), {"train.ema.kind": "swa", **values})
+        with pytest.raises(UsageError, match="goes with a run alone") if refused else contextlib.nullcontext():
+            cell.check_cell(config, images, config.train.placed(jax.devices()[:1]))

@@ -219,6 +219,7 @@ MODES: dict[str, dict[str, Any]] = {
     "accumulation": {"train__accumulate": 2},
     "dispatch": {"train__steps_per_dispatch": 4},
     "ema": {"train__ema__decay": 0.9, "optim__name": "adamw", "optim__momentum": None, "optim__nesterov": None},
+    "swa": {"train__ema__kind": "swa", "train__ema__start": "4 steps", "train__ema__every": "3 steps"},
     "float16": {"model__dtype": "float16", "train__loss_scale__initial": 2.0**22, "train__loss_scale__growth_every": 3},
     "probes": {"train__depth_every": "2 steps", "train__accumulate": 2},
     "early stopping": {"train__early_stopping__patience": 2, "train__validate_every": "2 steps"},

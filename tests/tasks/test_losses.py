@@ -1,6 +1,11 @@
-"""Losses against NumPy in float64: values, gradients, soft targets, smoothing, odd dtypes, refusals."""
+"""Losses against NumPy in float64: values, gradients, soft targets, smoothing, odd dtypes, refusals.
+
+Those for noisy labels have their own file beside this one, test_noisy_labels.py.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +13,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.tasks.losses import LOSSES, bce, cross_entropy, dense_targets, get_loss, mse
+from resnet_jax.tasks.losses import LOSSES, SMOOTHED, bce, cross_entropy, dense_targets, get_loss, mse
 
 B, K = 6, 5
 
@@ -22,16 +27,35 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
+def _symmetric(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    p, log_y = _softmax(z), np.log(np.maximum(y, np.exp(-4.0)))
+    return -0.1 * (y * np.log(p)).sum(-1) - (p * log_y).sum(-1)
+
+
+def _numerical(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the gradient of a reference by central differences, float64."""
+
+    def gradient(z: np.ndarray, y: np.ndarray, h: float = 1e-6) -> np.ndarray:
+        moved = [(REFERENCE[name](z + h * e, y) - REFERENCE[name](z - h * e, y)) / (2 * h) for e in np.eye(K)]
+        return np.stack(moved, axis=-1)
+
+    return gradient
+
+
 REFERENCE = {  # from the textbook, float64
     "cross_entropy": lambda z, y: -(y * np.log(_softmax(z))).sum(-1),
     "bce": lambda z, y: -(y * np.log(_sigmoid(z)) + (1 - y) * np.log(1 - _sigmoid(z))).mean(-1),
     "mse": lambda z, y: ((z - y) ** 2).mean(-1),
+    "generalized_cross_entropy": lambda z, y: (y * (1 - _softmax(z) ** 0.7) / 0.7).sum(-1),
+    "symmetric_cross_entropy": lambda z, y: _symmetric(z, y),
+    "soft_bootstrap": lambda z, y: -((0.95 * y + 0.05 * _softmax(z)) * np.log(_softmax(z))).sum(-1),
 }
 GRADIENT = {  # of the sum over the batch
     "cross_entropy": lambda z, y: _softmax(z) - y,
     "bce": lambda z, y: (_sigmoid(z) - y) / K,
     "mse": lambda z, y: 2 * (z - y) / K,
 }
+GRADIENT |= {name: _numerical(name) for name in REFERENCE if name not in GRADIENT}
 
 
 @pytest.fixture
@@ -56,7 +80,7 @@ def test_every_loss_has_a_reference() -> None:
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_and_gradient(name: str, dense: bool, smoothing: float, logits: np.ndarray, labels: np.ndarray) -> None:
-    if name == "mse" and smoothing:
+    if name not in SMOOTHED and smoothing:
         return  # refused, see below
     rows = np.random.default_rng(1).dirichlet(np.ones(K), B) if dense else np.eye(K)[labels]
     targets = jnp.asarray(rows, jnp.float32) if dense else jnp.asarray(labels)
@@ -103,7 +127,7 @@ def test_a_label_out_of_range_has_a_loss_of_nan_and_the_others_keep_theirs(
     z, bad = jnp.asarray(logits, jnp.float32), labels.copy()
     bad[2] = label
     good = np.arange(B) != 2
-    for smoothing in (0.0, 0.1) if name != "mse" else (0.0,):
+    for smoothing in (0.0, 0.1) if name in SMOOTHED else (0.0,):
         loss = get_loss(name, smoothing)
         losses = loss(z, jnp.asarray(bad))
         assert np.isnan(losses[2])
@@ -120,6 +144,10 @@ def test_a_label_out_of_range_has_a_loss_of_nan_and_the_others_keep_theirs(
         ("cross_entropy", [1.5, -0.5, 0.0], False),
         ("cross_entropy", [float("nan"), 0.5, 0.5], False),
         ("cross_entropy", [0.25, 0.75, 0.0], True),
+        ("generalized_cross_entropy", [0.0, 0.0, 0.0], False),
+        ("symmetric_cross_entropy", [1.5, -0.5, 0.0], False),
+        ("symmetric_cross_entropy", [0.25, 0.75, 0.0], True),
+        ("soft_bootstrap", [float("nan"), 0.5, 0.5], False),
         ("bce", [0.0, 0.0, 0.0], True),
         ("bce", [1.0, 0.0, 1.00001], True),
         ("bce", [2.0, 0.0, 0.0], False),
@@ -179,3 +207,6 @@ def test_get_loss_refuses() -> None:
             get_loss("bce", s)
     with pytest.raises(UsageError, match="mse has no classes to smooth"):
         get_loss("mse", 0.1)
+    for name in ("generalized_cross_entropy", "symmetric_cross_entropy", "soft_bootstrap"):
+        with pytest.raises(UsageError, match=f"label_smoothing goes with cross_entropy and bce; {name} has its own"):
+            get_loss(name, 0.1)

@@ -109,3 +109,56 @@ def test_init_copies_so_that_both_trees_may_be_donated() -> None:
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
     with pytest.raises(UsageError, match=r"must be in \[0, 1\)"):
         ema_update({"w": jnp.ones(1)}, {"w": jnp.ones(1)}, decay)
+
+
+def test_stochastic_weight_averaging_is_the_mean_of_the_snapshots() -> None:
+    """Behind updates 4, 7 and 10 of 12; before the first the average is the network (Izmailov et al., algorithm 1)."""
+    swa = Averaging(kind="swa", start="4 steps", every="3 steps")
+    xs = np.random.default_rng(0).normal(size=(13, 5)).astype(np.float32)
+    average = ema_init({"params": {"w": jnp.asarray(xs[0])}, "batch_stats": {"mean": jnp.asarray(2 * xs[0])}})
+    update = jax.jit(lambda e, x, k: ema_update(e, {"params": {"w": x}, "batch_stats": {"mean": 2 * x}}, swa, k))
+    snapshots: list[np.ndarray] = []
+    for n in range(1, 13):
+        average = update(average, jnp.asarray(xs[n]), jnp.int32(n - 1))
+        if n in (4, 7, 10):
+            snapshots.append(xs[n])
+        if n <= 4:
+            np.testing.assert_array_equal(average["params"]["w"], xs[n])
+        else:
+            np.testing.assert_allclose(average["params"]["w"], np.mean(snapshots, axis=0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(average["batch_stats"]["mean"], 2 * average["params"]["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_members_of_a_population_are_averaged_each_by_its_own_count() -> None:
+    """One has had an update rejected: its count is one behind."""
+    swa, counts = Averaging(kind="swa", start="2 steps", every="2 steps"), jnp.array([3, 2])
+    average, new = jnp.zeros((2, 3)), jnp.ones((2, 3))
+    moved = jax.vmap(lambda e, x, k: ema_update({"w": e}, {"w": x}, swa, k)["w"])(average, new, counts)
+    np.testing.assert_array_equal(moved, [[0.5] * 3, [0.0] * 3])
+
+
+def test_its_lengths_are_of_the_run() -> None:
+    swa = Averaging(kind="swa", start="160ep", every="0.5 epochs")
+    assert (swa.start, swa.every, swa.on, Averaging().on) == ("160 epochs", "0.5 epochs", True, False)
+    assert swa.over(100, 20_000) == Averaging(kind="swa", start="16000 steps", every="50 steps")
+    assert Averaging(0.9).over(100, 20_000) == Averaging(0.9)
+    with pytest.raises(UsageError, match="160 epochs is update 16,000 of a run of 15,000 updates: nothing would be"):
+        swa.over(100, 15_000)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"kind": "swa", "decay": 0.9}, "train.ema.decay goes with train.ema.kind ema, not swa"),
+        ({"kind": "swa", "warmup": "none"}, "train.ema.warmup goes with train.ema.kind ema"),
+        ({"kind": "swa", "start": "soon"}, "train.ema.start: cannot read the duration 'soon'"),
+        ({"kind": "swa", "every": "5 min"}, "train.ema.every is in epochs, steps or a share of the run, got '5 min'"),
+        ({"kind": "swa", "every": "0 steps"}, "train.ema.every"),
+        ({"decay": 0.9, "start": "50%"}, "train.ema.start goes with train.ema.kind swa, not ema"),
+        ({"reestimate": 5}, "need train.ema.decay"),
+        ({"kind": "sma"}, "unknown train.ema.kind 'sma'"),
+    ],
+)
+def test_what_does_not_go_with_the_kind_is_refused(choices: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Averaging(**choices)
