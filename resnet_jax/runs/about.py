@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet_jax.errors import UsageError, unknown
-from resnet_jax.fields import AtLeast1, Positive, check_fields, field_hints, options_of
+from resnet_jax.fields import AtLeast1, Positive, check_fields, check_value, field_hints, options_of
 from resnet_jax.runs.config import RunConfig
 
 
@@ -150,5 +150,18 @@ expected, machine, minutes, command, measured, differs, smoke
             ours = item.get("ctx", {}).get("error")
             key = ".".join(["about", *(str(part) for part in item["loc"])])
             missing = f"{key} is missing" if item["type"] == "missing" else None
-            details.append(str(ours or missing or f"{key}: {item['msg']}, got {item['input']!r}"))
+            ours = ours or missing or _out_of_range(key, item["loc"], item["input"])
+            details.append(str(ours or f"{key}: {item['msg']}, got {item['input']!r}"))
         raise UsageError(f"{where}: " + "; ".join(details)) from error
+
+
+def _out_of_range(key: str, where: Sequence[Any], value: Any) -> UsageError | None:
+    """Return what is wrong with a number, in the words of all options."""
+    kind = About if len(where) == 1 else _FIGURES.get(where[0])
+    hint = None if kind is None else field_hints(kind).get(where[-1])
+    try:
+        if isinstance(value, (int, float)):
+            check_value(key, value, hint)
+    except UsageError as error:
+        return error
+    return None

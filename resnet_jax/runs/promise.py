@@ -1,4 +1,4 @@
-"""Whether a recipe keeps its promise: its figure on the test split, or that its smoke run learns; and that smoke run."""
+"""Whether a recipe keeps its promise: its figure on the test split, or that it learns in a smoke run of seconds."""
 
 from __future__ import annotations
 

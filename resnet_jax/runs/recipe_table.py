@@ -19,7 +19,8 @@ def recipe_rows() -> list[tuple[str, About]]:
 def cells(name: str, about: About) -> tuple[str, ...]:
     """Return a row of the table, a text for each of :data:`HEADER`."""
     minutes = "" if about.minutes is None else f"{about.minutes:g}"
-    expected = about.measured or "not yet run" if about.expected is None else expected_text(about.expected)
+    measured = about.measured or ("not yet run" if about.expected is None else "")
+    expected = measured if about.expected is None else f"{expected_text(about.expected)}{measured and f' ({measured})'}"
     published = "" if about.published is None else figure(about.published)
     return name, about.what, published, expected, minutes, about.machine or ""
 
@@ -48,9 +49,7 @@ def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
     ['a     b', 'long  c']
     """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def readme_table() -> str:

@@ -1,0 +1,102 @@
+"""The verb ``recipes``, the README's table, and recipes that are compared with what they promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from resnet_jax.runs.recipe_table import readme_table
+from resnet_jax.runs.recipes import list_recipes
+from tests.cli.conftest import last_json
+from tests.tools import TINY
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+SHORT = [*TINY, "--train.length", "8 steps", "--train.log-every", "1 steps", "--data.pad", "1"]
+
+
+def test_the_table_has_every_recipe(command):
+    status, out, _ = command("recipes")
+    assert status == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert [line[0] for line in lines[1:-1]] == list_recipes()
+    assert "99.16 ± 1.2 %" in out
+    status, out, err = command("recipes", "--json")
+    assert [row["name"] for row in last_json(out)] == list_recipes()
+    assert "99.16 ± 1.2 %" in err
+
+
+def test_one_in_full(command):
+    status, out, _ = command("recipes", "cifar10-resnet110")
+    assert status == 0
+    for part in (
+        "section 4.2",
+        "93.39 %",
+        "no figure yet",
+        "no schedule here looks",
+        "train.length 24 steps",
+        "64000 steps",
+    ):
+        assert part in out
+    row = last_json(command("recipes", "digits", "--json")[1])
+    assert row["about"]["expected"] == {"metric": "accuracy", "value": 0.9916, "tolerance": 0.012, "seeds": 1}
+    assert row["config"]["train"]["length"] == "15 epochs"
+    status, _, err = command("recipes", "digist")
+    assert (status, "'digits'" in err, "`resnet-jax recipes` lists all" in err) == (2, True, True)
+
+
+def test_the_table_of_the_readme_is_the_recipes_own():
+    assert f"\n\n{readme_table()}\n\n" in README.read_text(encoding="utf-8")
+
+
+def recipe(folder, expected: float) -> Path:
+    path = folder / "mine.yaml"
+    figures = f"{{metric: accuracy, value: {expected}, tolerance: 0.4}}"
+    path.write_text(
+        f"extends: digits\nmodel: {{stage_sizes: [1], widths: [8]}}\ntrain: {{length: 6 steps}}\n"
+        f"about: {{what: small, source: me, expected: {figures}}}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(("expected", "status"), [(0.3, 0), (1.0, 1)])
+def test_a_run_is_compared_with_what_its_recipe_expects(tmp_path, command, expected, status):
+    found, out, err = command("train", recipe(tmp_path, expected), "--check", "--json", "--run-dir", tmp_path / "run")
+    assert found == status, err
+    result = last_json(out)
+    assert (result["check"]["passed"], result["check"]["expected"]) == (status == 0, expected)
+    assert result["check"]["value"] == result["test_accuracy"]
+    assert f"check {'FAILED' if status else 'passed'}: test accuracy" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["cifar10-resnet20", "--check"], "recipe cifar10-resnet20 has no expected figure"),
+        (["digits", "--check", "--optim.learning-rate", "0.2"], "this run differs: optim.learning_rate: 0.1 -> 0.2"),
+        (["--data", "x.npz", "--smoke"], "--smoke goes with a recipe"),
+        (["--data", "x.npz", "--check"], "--check goes with a recipe"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused_before_it_is_trained(command, monkeypatch, argv, said):
+    monkeypatch.setattr("resnet_jax.runs.fit.fit", lambda *_, **__: pytest.fail("trained"))
+    status, _, err = command("train", *argv)
+    assert (status, said in err) == (2, True), err
+
+
+def test_a_smoke_run_is_the_recipe_on_data_that_is_there(tmp_path, command):
+    argv = ["train", "cifar10-resnet20", "--smoke", "--check", *SHORT, "--run-dir", tmp_path / "run", "--json"]
+    status, out, err = command(*argv)
+    assert "Smoke run of recipe cifar10-resnet20, whose figures are not the recipe's: data.source digits" in err
+    result = last_json(out)
+    assert (status == 0) == result["check"]["passed"] == (result["check"]["last_loss"] < result["check"]["first_loss"])
+    assert result["steps"] == result["check"]["losses"] == 8, "what is typed goes before"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_learns_in_seconds(name, tmp_path, command):
+    status, out, err = command("train", name, "--smoke", "--check", "--json", "--run-dir", tmp_path / "run")
+    assert status == 0, err
+    assert json.loads(out)["check"]["passed"]
