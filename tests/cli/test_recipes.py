@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from resnet_jax.errors import UsageError
 from resnet_jax.runs.recipe_table import readme_table
 from resnet_jax.runs.recipes import list_recipes
 from tests.cli.conftest import last_json
 from tests.tools import TINY
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-SHORT = [*TINY, "--train.length", "8 steps", "--train.log-every", "1 steps", "--data.pad", "1"]
 
 
 def test_the_table_has_every_recipe(command):
@@ -88,13 +88,30 @@ def test_what_cannot_be_checked_is_refused_before_it_is_trained(command, monkeyp
     assert (status, said in err) == (2, True), err
 
 
-def test_a_smoke_run_is_the_recipe_on_data_that_is_there(tmp_path, command):
-    argv = ["train", "cifar10-resnet20", "--smoke", "--check", *SHORT, "--run-dir", tmp_path / "run", "--json"]
-    status, out, err = command(*argv)
-    assert "Smoke run of recipe cifar10-resnet20, whose figures are not the recipe's: data.source digits" in err
-    result = last_json(out)
-    assert (status == 0) == result["check"]["passed"] == (result["check"]["last_loss"] < result["check"]["first_loss"])
-    assert result["steps"] == result["check"]["losses"] == 8, "what is typed goes before"
+def test_a_smoke_run_is_the_recipe_on_data_that_is_there(command, monkeypatch):
+    given = []
+
+    def fit(config, *_, origin, **__):
+        given.append((config, origin.recipe.train.length))
+        raise UsageError("enough")
+
+    monkeypatch.setattr("resnet_jax.runs.fit.fit", fit)
+    _, out, _ = command("train", "cifar10-resnet20", "--smoke", "--check", "--train.length", "8 steps")
+    assert "Smoke run of recipe cifar10-resnet20, whose figures are not the recipe's: data.source digits" in out
+    ((config, whole),) = given
+    assert (config.data.source, config.train.limit, config.model.changes["stage_sizes"]) == ("digits", None, (1, 1, 1))
+    assert (config.train.length, whole) == ("8 steps", "183 epochs"), "what is typed goes before"
+    assert config.optim.weight_decay == 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", ["8 steps", "1 steps"])
+def test_a_smoke_run_fails_where_the_loss_does_not_fall(length, tmp_path, command):
+    argv = ["train", "cifar10-resnet20", "--smoke", "--check", *TINY, "--train.length", length, "--json"]
+    status, out, _ = command(*argv, "--run-dir", tmp_path / "run")
+    check = last_json(out)["check"]
+    assert (status == 0) == check["passed"] == (check.get("last_loss", 9) < check.get("first_loss", 9))
+    assert check["losses"] == int(length.split()[0])
 
 
 @pytest.mark.slow
