@@ -38,6 +38,7 @@ STATUSES = (
 
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
+    "recipes": "list recipes, with published and expected figures, or show one in full",
     "ablate": "train combinations of choices with several seeds; a table with error bars",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",

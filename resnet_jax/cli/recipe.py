@@ -38,8 +38,8 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
     Raises:
         UsageError: none is named, or there is no such recipe.
     """
-    words, recipes = translate(flags_last(argv)), ", ".join(list_recipes())
-    known = f"Recipes: {recipes}, or the path of a YAML file."
+    words = translate(flags_last(argv))
+    known = f"Recipes: digits and {len(list_recipes()) - 1} more (resnet-jax recipes), or the path of a YAML file."
     if asks_for_help(words) and len(words) > 1 and not words[1].startswith("-"):
         words = [*words[1:], words[0]]  # --help digits
     if asks_for_help(words):
@@ -51,7 +51,7 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
     if not words or words[0].startswith("-"):
         without = f", or resnet-jax {verb} --data PATH without one" if verb == "train" else ""
         raise UsageError(
-            f"name a recipe first, then options: resnet-jax {verb} RECIPE ...{without}. Recipes: {recipes}"
+            f"name a recipe first, then options: resnet-jax {verb} RECIPE ...{without}. resnet-jax recipes lists them"
         )
     about = f"{known} The defaults shown are those of the recipe {words[0]}."
     try:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from rich.console import Console
 
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, parse, typed_fields
-from resnet_jax.cli.recipe import named_recipe, require_recipe
-from resnet_jax.errors import UsageError
+from resnet_jax.cli.recipe import NamedRecipe, named_recipe, require_recipe
+from resnet_jax.errors import CheckError, UsageError
 from resnet_jax.fields import options_of
 from resnet_jax.report.text import say
+from resnet_jax.runs.about import About
 from resnet_jax.runs.config import RunConfig, config_to_dict
+from resnet_jax.runs.recipes import load_about
+
+if TYPE_CHECKING:
+    from resnet_jax.runs.fitted import Fit
 
 ABOUT_DATA = (
     "In place of a recipe, --data PATH looks at the data there (a folder with a folder of images a class, an .npz "
@@ -33,6 +39,12 @@ class TrainOptions:
     run_dir: Path | None = None
     """Where the run goes (default: runs/RECIPE, with a short hash if the recipe was changed). A run that is there
     goes on, also with a larger --train.length than before."""
+    smoke: bool = False
+    """Run the recipe for seconds, on data that is always there, with a small network: whether it runs and learns, and
+    no figure of the recipe."""
+    check: bool = False
+    """Compare with the figure that the recipe expects on the test split, and exit with status 1 outside its tolerance;
+    with --smoke: whether the loss is finite and fell."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -42,12 +54,13 @@ def run(argv: list[str]) -> dict[str, Any]:
     if data is not None and not asks_for_help(words := flags_last(argv)) and not _names_recipe(words):
         return _run_data(data, words)
     recipe = named_recipe(argv, "train")
+    promise = _Promise.of(recipe)
     options = parse(
         TrainOptions,
         recipe.rest,
         verb=f"train {recipe.name}",
         about=f"Train a network. {recipe.about} {ABOUT_DATA}",
-        default=TrainOptions(config=recipe.config),
+        default=TrainOptions(config=promise.config),
     )
     require_recipe(options.config, recipe)
     from resnet_jax.runs.fit import fit
@@ -55,9 +68,60 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     if data is not None and "data.source" in _typed(recipe.rest):
         raise UsageError(f"--data {data} and --data.source both name the data: give one of them")
+    console = console_for(options.common)
+    promise.begin(options, console)
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
-    fitted = fit(options.config, options.run_dir, data=data, console=console_for(options.common), origin=origin)
-    return fitted.summary.to_json()
+    fitted = fit(options.config, options.run_dir, data=data, console=console, origin=origin)
+    return promise.end(fitted, console) if options.check else fitted.summary.to_json()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Promise:
+    """What ``--smoke`` and ``--check`` make of a recipe: the configuration it starts from, and what it says of itself.
+
+    ``about`` is read only where one of them is given.
+    """
+
+    recipe: NamedRecipe
+    config: RunConfig
+    about: About | None = None
+    smoke: bool = False
+
+    @classmethod
+    def of(cls, recipe: NamedRecipe) -> _Promise:
+        smoke = "--smoke" in recipe.rest
+        if not smoke and "--check" not in recipe.rest:
+            return cls(recipe, recipe.config)
+        from resnet_jax.runs.promise import smoke_config
+
+        about = load_about(recipe.name)
+        config = smoke_config(recipe.config, about, recipe.name) if smoke else recipe.config
+        return cls(recipe, config, about, smoke)
+
+    def begin(self, options: TrainOptions, console: Console) -> None:
+        """Say what is run, or refuse to check what has no figure."""
+        if self.smoke and self.about is not None:
+            changes = ", ".join(f"{key} {value}" for key, value in self.about.smoke.items())
+            say(console, f"Smoke run of recipe {self.recipe.name}, whose figures are not the recipe's: {changes}.")
+        elif options.check:
+            from resnet_jax.runs.promise import require_as_shipped, require_expected
+
+            require_expected(self.about, self.recipe.name)
+            require_as_shipped(self.recipe.config, options.config)
+
+    def end(self, fitted: Fit, console: Console) -> dict[str, Any]:
+        """Say the verdict and return it with the summary; raises CheckError where it is no."""
+        from resnet_jax.runs.promise import check_figure, check_smoke, require_expected
+
+        if self.smoke:
+            verdict = check_smoke([row.get("loss") for row in fitted.history.steps], fitted.summary.finished)
+        else:
+            verdict = check_figure(fitted.summary, require_expected(self.about, self.recipe.name))
+        result = {**fitted.summary.to_json(), "check": verdict.to_json()}
+        if not verdict.passed:
+            raise CheckError(verdict.said, result)
+        say(console, verdict.said)
+        return result
 
 
 def _names_recipe(words: Sequence[str]) -> bool:
@@ -77,6 +141,9 @@ def _run_data(data: str, words: list[str]) -> dict[str, Any]:
         about=f"Train a network. {ABOUT_DATA}",
         default=TrainOptions(config=RunConfig()),
     )
+    for flag, given_flag in (("--smoke", options.smoke), ("--check", options.check)):
+        if given_flag:
+            raise UsageError(f"{flag} goes with a recipe, which says what it does: resnet-jax train RECIPE {flag}")
     given = typed_values(options.config, words)
     for field in ("recipe", "data.source"):
         if field in given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -37,7 +38,9 @@ def mean_pool_2(x: Float[Array, "n *spatial c"]) -> Float[Array, "n *out c"]:
     """
     dims = x.ndim - 2
     pads: Any = tuple((0, size % 2) for size in x.shape[1:-1])
-    return nn.avg_pool(x, window_shape=(2,) * dims, strides=(2,) * dims, padding=pads, count_include_pad=False)
+    with jax.numpy_dtype_promotion("standard"):  # Flax divides by counts in float32
+        y = nn.avg_pool(x, window_shape=(2,) * dims, strides=(2,) * dims, padding=pads, count_include_pad=False)
+    return y.astype(x.dtype)
 
 
 def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:

@@ -7,23 +7,28 @@ import dataclasses
 from resnet_jax.data.source import ARRAYS
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData
-from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runs.recipes import list_recipes, load_recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class MadeFor:
-    """The images of a recipe: in words, and their side in pixels as the network sees them."""
+    """The images of recipes: in words, their side in pixels as the network sees them, and one recipe for them."""
 
     images: str
     side: int
+    recipe: str
 
 
+#: By the source that a recipe names.
 MADE_FOR = {
-    "digits": MadeFor("8x8 grey images of 10 digits", 8),
-    "cifar10-adam-10ep": MadeFor("32x32 colour images of 10 classes (CIFAR-10)", 32),
-    "cifar10-resnet20": MadeFor("32x32 colour images of 10 classes (CIFAR-10)", 32),
-    "imagenet-resnet50": MadeFor("224x224 photographs of 1,000 classes (ImageNet)", 224),
+    "digits": MadeFor("8x8 grey images of 10 digits", 8, "digits"),
+    "tfds:mnist": MadeFor("28x28 grey images of 10 digits (MNIST)", 28, "mnist"),
+    "tfds:cifar10": MadeFor("32x32 colour images of 10 classes (CIFAR-10)", 32, "cifar10-resnet20"),
+    "tfds:cifar100": MadeFor("32x32 colour images of 100 classes (CIFAR-100)", 32, "cifar100-preact164"),
+    "tfds:imagenet2012": MadeFor("224x224 photographs of 1,000 classes (ImageNet)", 224, "imagenet-resnet50"),
 }
+#: Sources whose recipe is suggested for other images.
+_SUGGESTED = ("digits", "tfds:cifar10", "tfds:imagenet2012")
 ENOUGH = 2.0
 """Ratio of sides from which images count as of another kind."""
 PHOTOGRAPH = 100
@@ -37,8 +42,9 @@ def misfit(config: RunConfig, images: RunData) -> str | None:
         config: of the run.
         images: its images.
     """
-    made = MADE_FOR.get(config.recipe)
-    if made is None or config.data.source == load_recipe(config.recipe).data.source:
+    own = _own_source(config)
+    made = None if own is None else MADE_FOR.get(own)
+    if made is None or config.data.source == own:
         return None
     if len(images.card.image_shape) != 3:
         return (
@@ -54,8 +60,8 @@ def misfit(config: RunConfig, images: RunData) -> str | None:
         return None
     shape = "x".join(str(side) for side in images.stored_shape or images.card.image_shape)
     brought = "" if images.stored_shape == images.card.image_shape else f", brought to {height}x{width}"
-    better = min(MADE_FOR, key=lambda name: (abs(MADE_FOR[name].side - min(stored, 224)), name == "cifar10-adam-10ep"))
-    other = f"recipe {better} was made for {MADE_FOR[better].images}; or " if better != config.recipe else ""
+    better = MADE_FOR[min(_SUGGESTED, key=lambda name: abs(MADE_FOR[name].side - min(stored, 224)))]
+    other = f"recipe {better.recipe} was made for {better.images}; or " if better.side != made.side else ""
     return (
         f"recipe {config.recipe} was made for {made.images}; these are {shape} images of "
         f"{len(images.card.class_names):,} "
@@ -67,8 +73,13 @@ def misfit(config: RunConfig, images: RunData) -> str | None:
 def elsewhere(config: RunConfig) -> str:
     """Say how all of it is chosen for the data, where they lie at a path; empty for the recipe's own data."""
     kind, _, location = config.data.place.partition(":")
-    made = MADE_FOR.get(config.recipe)
-    if made is None or config.data.place == ARRAYS or config.data.source == load_recipe(config.recipe).data.source:
+    own = _own_source(config)
+    if own not in MADE_FOR or config.data.place == ARRAYS or config.data.source == own:
         return ""
     place = location if kind in ("folder", "npz", "manifest") else config.data.place
     return f"; or leave it to resnet-jax train --data {place}, without a recipe"
+
+
+def _own_source(config: RunConfig) -> str | None:
+    """Return the source that the shipped recipe of a configuration names; None if there is no such recipe."""
+    return load_recipe(config.recipe).data.source if config.recipe in list_recipes() else None

@@ -2,74 +2,75 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from resnet_jax.errors import FEW, UsageError, closest, either, nearest, unknown
+from resnet_jax.errors import FEW, UsageError, closest, either, nearest
 from resnet_jax.fields import check_value, is_section, options_of, own_options
+from resnet_jax.runs.about import About, read_about
 from resnet_jax.runs.config import RunConfig, differences
 from resnet_jax.runs.imports import import_named, is_of_run, listed, missing_told
 from resnet_jax.runs.kept import Kept
 from resnet_jax.runs.legacy import upgrade
+from resnet_jax.runs.recipe_files import (
+    YAML,
+    RecipeFile,
+    list_recipes as list_recipes,
+    mapping,
+    read_file,
+    read_shipped,
+    read_utf8 as read_utf8,
+    require_shipped,
+    whole_recipe,
+)
 from resnet_jax.runtime.paths import user_path
-from resnet_jax.runtime.plain_files import read_text
-from resnet_jax.runtime.plain_yaml import load_yaml
-
-
-def list_recipes() -> list[str]:
-    """Return the names of the shipped recipes.
-
-    >>> "digits" in list_recipes()
-    True
-    """
-    folder = resources.files("resnet_jax.recipes")
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_recipe(name: str) -> RunConfig:
     """Read a shipped recipe by name, or any configuration by the path of its YAML file.
 
-    What the file names under ``imports`` is imported first; paths are relative to the file. The ``config.yaml`` of a
-    run directory, which somebody else may have made, is only read.
+    What the file names under ``imports`` is imported first; paths are relative to the file. What it ``extends`` is
+    below it (:mod:`resnet_jax.runs.recipe_files`), and what it says ``about`` itself is checked and left out
+    (:func:`load_about`). The ``config.yaml`` of a run directory, which somebody else may have made, is only read.
 
     Raises:
         UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(YAML):
         path = user_path(name)
-        if not path.is_file():
-            raise UsageError(f"no such recipe file: {path}")
-        if is_of_run(path):  # of a run that may be damaged, and which knows what it was
+        if path.is_file() and is_of_run(path):  # of a run that may be damaged, and which knows what it was
             return Kept(path.parent).read(
                 path, lambda text: parse_config(text, where=str(path), recipe=path.stem), differences
             )
-        raw = _mapping(read_utf8(path), where=str(path), recipe=path.stem)
-        return config_from_dict(import_named(raw, where=str(path), folder=path.parent), where=str(path))
-    if name not in list_recipes():
-        error = unknown("recipe", name, list_recipes())
-        hint = "; a file of your own must end with .yaml" if Path(name).is_file() else ""
-        raise UsageError(f"{error}{hint}")
-    text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_config(text, where=f"recipe {name}")
+        found = read_file(path)
+        _about_of(found, where=str(path))
+        return config_from_dict(import_named(found.raw, where=str(path), folder=path.parent), where=str(path))
+    found, where = read_shipped(require_shipped(name, hint=_hint(name))), f"recipe {name}"
+    _about_of(found, where=where)
+    return config_from_dict(found.raw, where=where)
 
 
-def read_utf8(path: Path) -> str:
-    """Return the text of a file that a person wrote, whatever the locale says.
+def load_about(name: str) -> About | None:
+    """Read what a recipe says about itself, a shipped one or one at a path; None if it says nothing.
 
     Raises:
-        UsageError: it cannot be read, or is not text in UTF-8.
+        UsageError: no such recipe or file, or its ``about`` has an unknown key or a wrong value.
+
+    >>> load_about("digits").source
+    'this project'
     """
-    try:
-        return read_text(path, encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} is not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
-        ) from error
+    if name.endswith(YAML):
+        path = user_path(name)
+        return None if path.is_file() and is_of_run(path) else _about_of(read_file(path), where=str(path))
+    return _about_of(read_shipped(require_shipped(name, hint=_hint(name))), where=f"recipe {name}")
+
+
+def _about_of(found: RecipeFile, *, where: str) -> About | None:
+    return None if found.about is None else read_about(found.about, where=where)
+
+
+def _hint(name: str) -> str:
+    return "; a file of your own must end with .yaml" if Path(name).is_file() else ""
 
 
 def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConfig:
@@ -83,19 +84,9 @@ def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConf
     Raises:
         UsageError: with every wrong key or value, and the nearest right key.
     """
-    return config_from_dict(_mapping(text, where=where, recipe=recipe), where=where)
-
-
-def _mapping(text: str, *, where: str, recipe: str | None) -> dict[str, Any]:
-    try:
-        raw = load_yaml(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise UsageError(f"{where} must be a mapping with keys such as model, data, optim and train")
-    if recipe is not None:
-        raw.setdefault("recipe", recipe)
-    return raw
+    found = whole_recipe(mapping(text, where=where, recipe=recipe), where=where)
+    _about_of(found, where=where)
+    return config_from_dict(found.raw, where=where)
 
 
 def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:

@@ -39,7 +39,8 @@ def test_such_a_verb_alone_is_wrong_usage(command, group):
 
 
 VERBS = [
-    [verb] for verb in ("train", "ablate", "eval", "predict", "compare", "checkpoints", "events", "models", "plan")
+    [verb]
+    for verb in ("train", "ablate", "eval", "predict", "compare", "recipes", "checkpoints", "events", "models", "plan")
 ]
 VERBS += [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
 
@@ -117,10 +118,13 @@ def test_an_unknown_network_has_three_near_ones_and_the_way_to_all(command, argv
     assert "`resnet-jax models` lists" in err
 
 
-def test_an_unknown_recipe_has_them_all_for_they_are_few(command, tmp_path, monkeypatch):
+def test_an_unknown_recipe_has_the_nearest_three(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.txt").write_text("recipe: x")
-    assert all(name in command("train", "digist")[2] for name in list_recipes())
+    said = command("train", "digist")[2]
+    assert sum(f"'{name}'" in said for name in list_recipes()) == 3
+    assert "did you mean 'digits'" in said
+    assert f"`resnet-jax recipes` lists all {len(list_recipes())}" in said
     assert "must end with .yaml" in command("train", "mine.txt")[2]
 
 

@@ -184,6 +184,9 @@ def test_mean_pool_counts_what_there_is_at_an_odd_edge(size):
     for i in range(-(-size // 2)):
         for j in range(-(-size // 2)):
             np.testing.assert_allclose(y[:, i, j], x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2)), rtol=1e-5)
+    half = ops.mean_pool_2(jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), y, atol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ def test_the_peak_of_one_cycle():
 
 
 @pytest.mark.parametrize("name", list_recipes())
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 19, 100])
-def test_every_recipe_can_be_run_for_a_moment(name, steps):
+def test_every_recipe_can_be_run_for_a_moment(name):
     config = load_recipe(name)
     whole = config.train.total_steps(50)
-    schedule, _ = fit(config.optim.schedule, steps, whole, epoch=50)
-    make_schedule(schedule, 0.1, steps_per_epoch=50, total_steps=steps)
+    for steps in (1, 2, 3, 7, 19, 100):
+        schedule, _ = fit(config.optim.schedule, steps, whole, epoch=50)
+        make_schedule(schedule, 0.1, steps_per_epoch=50, total_steps=steps)
