@@ -1,0 +1,1 @@
+"""Search: values of options proposed by Optuna, trained as lanes of one compiled population."""
