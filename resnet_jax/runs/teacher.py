@@ -58,7 +58,8 @@ class Teacher:
         def preprocess(_key: Any, batch: Any) -> jax.Array:
             images = batch["image"]
             if any(self.shift) or any(factor != 1.0 for factor in self.factor):
-                factor, shift = (jnp.asarray(values, images.dtype) for values in (self.factor, self.shift))
+                a_channel = (*(1,) * (images.ndim - 1), -1)
+                factor, shift = (jnp.asarray(x, images.dtype).reshape(a_channel) for x in (self.factor, self.shift))
                 images = images * factor + shift
             return images.astype(self.network.config.dtype)
 
