@@ -18,7 +18,7 @@ from rich.console import Console
 from resnet_jax.data.augment import normalize
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.spec import ModelSpec
-from resnet_jax.runs.build import RunComponents, build_parts
+from resnet_jax.runs.build import RunComponents, build_eval_step, build_parts, evaluation_feed
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.fit import fit
@@ -29,9 +29,9 @@ from resnet_jax.training.compile import Given
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.feeds import host_batch
 from resnet_jax.training.optimizers import OptimConfig
-from resnet_jax.training.population import create_population
+from resnet_jax.training.population import compile_population_eval_step, create_population, evaluate_population
 from resnet_jax.training.schedules import ScheduleConfig
-from tests.tools import write_run
+from tests.tools import write_network, write_run
 
 NETWORK = ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,))
 
@@ -192,3 +192,37 @@ def test_a_teacher_of_other_classes_or_channels_is_refused(place, tmp_path, name
     config = _config(place, task=TaskConfig(distill=DistillConfig(str(tmp_path / "t"))))
     with pytest.raises(UsageError, match=message):
         _parts(config)
+
+
+@pytest.mark.slow
+def test_a_student_of_few_labelled_digits_is_better_with_a_teacher(tmp_path: Path) -> None:
+    """Five images a class, three seeds. Measured: 0.83 to 0.86 alone, 0.93 to 0.94 with the teacher."""
+    network = ModelSpec("resnet20_cifar", stage_sizes=(1, 1, 1), widths=(8, 16, 32))
+    data = DataConfig("digits", augment=("random_crop(1)",))
+    optim = OptimConfig("sgd", 0.1, momentum=0.9, weight_decay=5e-4, schedule=ScheduleConfig("cosine"))
+    train = TrainConfig(batch_size=50, length="300 steps")
+    teacher = RunConfig(model=network, data=data, optim=optim, train=train)
+    accuracies, state, images = _accuracies(teacher, seeds=(0,))
+    assert min(accuracies) > 0.96
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    write_network(tmp_path / "teacher", teacher, images.card, jax.device_get(jax.tree.map(lambda x: x[0], variables)))
+    few = dataclasses.replace(teacher, data=dataclasses.replace(data, subset=5))
+    alone, _, _ = _accuracies(few, seeds=(0, 1, 2))
+    task = TaskConfig(distill=DistillConfig(str(tmp_path / "teacher")))
+    taught, _, _ = _accuracies(dataclasses.replace(few, task=task), seeds=(0, 1, 2))
+    assert (np.asarray(taught) > np.asarray(alone) + 0.03).all()
+
+
+def _accuracies(config: RunConfig, seeds: Sequence[int]) -> tuple[list[float], Any, RunData]:
+    """Return the test accuracy of each seed after training, their states, and the images."""
+    parts, images = _parts(config)
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    state = create_population(parts.model, parts.tx, keys, images.card.image_shape, mesh=parts.placement)
+    for call in parts.make_feed(seeds).calls(0, parts.plan.total_steps):
+        state, _ = call.run(state)
+    step = compile_population_eval_step(build_eval_step(config, parts.model, images.card), parts.placement)
+    test = images.splits.test
+    assert test is not None
+    feed = evaluation_feed(config, test)
+    found = evaluate_population(step, state.eval_variables, feed, mesh=parts.placement, task=parts.task)
+    return [one.metrics["accuracy"] for one in found], state, images
