@@ -256,6 +256,31 @@ def soft_bootstrap(
     return _or_nan(losses, targets, logits.shape[1], None)
 
 
+def soft_target_loss(
+    logits: Float[Array, "B K"], teacher: Float[Array, "B K"], *, temperature: float = 4.0
+) -> Float[Array, " B"]:
+    """Distillation loss, T^2 KL(p || q) with p = softmax(teacher / T) and q = softmax(logits / T), in nats.
+
+    Hinton, Vinyals & Dean, 2015 (arXiv 1503.02531, section 2). The factor T^2 keeps the gradient's size when T changes:
+    d/dlogits = T (q - p), which for large T and centred logits is (logits - teacher) / K (their equation 4).
+
+    Args:
+        logits: of the network that learns, any float dtype; computed in float32 or wider.
+        teacher: logits of the teacher, which no gradient reaches.
+        temperature: T > 0.
+
+    Returns:
+        (B,), float32 or wider; 0 where both say the same.
+
+    >>> soft_target_loss(jnp.array([[1.0, 2.0]]), jnp.array([[11.0, 12.0]])).tolist()
+    [0.0]
+    """
+    wide = _wide(logits)
+    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(wide.dtype) / temperature, axis=-1)
+    log_q = jax.nn.log_softmax(wide / temperature, axis=-1)
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+
+
 LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType(
     {
         "cross_entropy": cross_entropy,
