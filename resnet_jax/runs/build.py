@@ -31,6 +31,7 @@ from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
 from resnet_jax.runs.length import length_of
 from resnet_jax.runs.stages import in_stages
+from resnet_jax.runs.whitening import whitening_start
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
@@ -89,6 +90,7 @@ class RunComponents:
         step: the train step as a pure function.
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
+        start: initial parameters -> those of the run, where some are computed from its images; None where none is.
         make_feed: of the run; given seeds, of a population with a member of each; given rollbacks, with the examples in
             another order after each.
         fed: where the training images are meanwhile, in words.
@@ -105,6 +107,7 @@ class RunComponents:
     new_state: Callable[[], TrainState]
     make_feed: Callable[..., Feed]
     fed: str = ""
+    start: Callable[[Any], Any] | None = None
 
 
 def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunComponents:
@@ -145,6 +148,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
         return _feed_maker(config, part, placement, step, probed, per_call)
 
+    start = whitening_start(model, images)
     probed = None if train.depth_every is None else in_forms(train.forms, make_step(probe=BlockNames()))
     return RunComponents(
         model=model,
@@ -156,8 +160,9 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         step=step,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
         new_state=lambda: create_state(
-            model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling
+            model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling, start=start
         ),
+        start=start,
         make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
         fed=describe_feed(config, feed, mesh),
     )
