@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -50,7 +50,7 @@ class RandomCrop(ForExample):
     """
 
     pad: AtLeast1
-    border: Border = "zeros"
+    border: Border = field(default="zeros", kw_only=True)
     stream: ClassVar = None
     name: ClassVar = "random_crop"
     ranks: ClassVar = (2, 3, 4)
