@@ -47,7 +47,7 @@ class ResNetConfig:
     (:mod:`resnet_jax.models.whitening`), a network by itself starts with random ones.
     """
     stem_width: AtLeast1 | None = None
-    """Channels the stem is built on; None takes the first of widths."""
+    """Channels the stem is built on; None takes the first of widths. (Those of stem whiten follow from its patches.)"""
     stem_pool: choices.StemPoolChoice = "max"
     """max: 3x3 stride 2; zero_max: the same over zero padding (BiT); conv: a 3x3 convolution of stride 2 in its place.
 

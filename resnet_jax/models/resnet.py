@@ -93,6 +93,11 @@ class Transition(nn.Module):
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *half f"]:
         """Return half the side, rounded down."""
         config = self.config
+        if min(x.shape[1:-1]) < 2:
+            raise UsageError(
+                f"transition conv_pool halves the map in each of {len(config.stage_sizes)} stages, and one of "
+                f"{'x'.join(map(str, x.shape[1:-1]))} is left before {self.path[0]}: give larger inputs or fewer stages"
+            )
         x = layers.conv(config, self.features, 3, name="conv")(x)
         x = ops.max_pool(x, window=2, stride=2, padding=0)
         return x if config.is_pre else layers.norm_and_activate(config, x, name="norm", train=train, after_conv=False)

@@ -98,10 +98,6 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"stem {c.stem} does not pool, so stem_pool {c.stem_pool} has no place",
         ),
         (
-            c.stem == "whiten" and c.stem_width is not None,
-            "stem whiten has as many channels as its patches have values, twice: stem_width has no place",
-        ),
-        (
             c.transition == "conv_pool" and (c.is_nf or c.residual == "fixup"),
             f"residual {c.residual} has no rule for the layer of transition conv_pool that is not in a block",
         ),

@@ -65,7 +65,6 @@ def out(tree, *path):
         ({"block": "bottleneck", "base_width": 4}, "leaves no channel of width 8"),
         ({"stem_pool": "conv"}, "does not pool"),
         ({"stem": "whiten", "stem_pool": "conv"}, "stem whiten does not pool"),
-        ({"stem": "whiten", "stem_width": 8}, "stem_width has no place"),
         ({**FIXUP, "stem": "whiten"}, "stems of one convolution"),
         ({**FIXUP, "transition": "conv_pool"}, "not in a block"),
         ({**NF, "transition": "conv_pool"}, "not in a block"),
