@@ -37,6 +37,7 @@ import jax
 import numpy as np
 
 from resnet_jax.bench.processor import describe_processor
+from resnet_jax.data.augmentations.crop import RandomCrop
 from resnet_jax.data.augmentations.flip import AlternatingFlip, Flip, mirrored_in
 from resnet_jax.data.transforms import divide
 from resnet_jax.models.whitening import whitening_kernel
@@ -48,6 +49,7 @@ from resnet_jax.runs.promise import smoke_config
 from resnet_jax.runs.recipes import load_about, load_recipe
 from resnet_jax.runs.whitening import normalized_images
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.views import Views
 
 RECIPE = "cifar10-speed-cpu"
 PEER = Path(__file__).parent / "benchmarks" / "peers" / "torch_speed_peer.py"
@@ -61,7 +63,17 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "no-dirac": {"model.init": "kaiming_normal"},
     "no-bias-rate": {"optim.role_rates": ()},
 }
-COLUMNS = ("name", "side", "images", "steps", "seconds", "images_per_second", "accuracy", "accuracy_views", "date")
+COLUMNS: tuple[str, ...] = (
+    "name",
+    "side",
+    "images",
+    "steps",
+    "seconds",
+    "images_per_second",
+    "accuracy",
+    "accuracy_views",
+    "date",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +157,8 @@ def accuracy(config: RunConfig, parts: RunComponents, images: RunData, state: Tr
     """Return the accuracy on the test images as they are, and over their views."""
     test, found = images.splits.test, {}
     assert test is not None
-    for name, views in (("plain", "none"), ("views", "flip_shift")):
+    shown: dict[str, Views] = {"plain": "none", "views": "flip_shift"}
+    for name, views in shown.items():
         evaluate = build_evaluation(config, parts.model, images.card, parts.placement, views=views)
         found[name] = evaluate(state.eval_variables, test).accuracy
     return found
@@ -155,7 +168,7 @@ def specification(config: RunConfig, budget: Budget, measure: float, *, compile:
     """Return what the PyTorch side is told: the choices of the network, the optimizer and the schedule as numbers."""
     network, optim, schedule = config.model.config(num_classes=10), config.optim, config.optim.schedule
     transforms = divide(config.data.augment).device
-    crops = [transform for transform in transforms if hasattr(transform, "pad")]
+    crops = [transform for transform in transforms if isinstance(transform, RandomCrop)]
     flips = {AlternatingFlip: "alternating", Flip: "random"}
     flip = next((flips[type(transform)] for transform in transforms if type(transform) in flips), "none")
     names = ("widths", "stage_sizes", "block", "shortcut", "activation", "norm_eps", "norm_momentum", "logit_scale")
@@ -217,7 +230,7 @@ def write(out: Path, name: str, side: str, config: RunConfig, result: dict[str, 
         "optim": dataclasses.asdict(config.optim), "batch_size": config.train.batch_size, "seed": config.seed,
     }  # fmt: skip
     (out / f"{name}.json").write_text(json.dumps({**about, **result}, indent=2) + "\n")
-    table, row = out / "runs.csv", {"name": name, "side": side, "date": date, **result}
+    table, row = out / "runs.csv", {**result, "name": name, "side": side, "date": date}
     row |= {"accuracy": result["accuracy"]["plain"], "accuracy_views": result["accuracy"]["views"]}
     new = not table.exists()
     with table.open("a", newline="") as file:

@@ -97,12 +97,12 @@ def whitening_kernel(images: Iterable[np.ndarray], window: int, eps: float = EPS
     >>> whitening_kernel([noise], window=2).shape
     (2, 2, 3, 24)
     """
-    moments, shape = PatchMoments(window), ()
+    moments, dims = PatchMoments(window), 0
     for part in images:
         moments.add(part)
-        shape = part.shape
+        dims = part.ndim - 2
     filters = whitening_filters(moments.mean(), eps)
-    return filters.reshape(*(window,) * (len(shape) - 2), shape[-1], filters.shape[1]).astype(np.float32)
+    return filters.reshape(*(window,) * dims, -1, filters.shape[1]).astype(np.float32)
 
 
 def whitened(params: Mapping[str, Any], kernel: Any) -> dict[str, Any]:

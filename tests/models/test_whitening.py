@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -74,7 +75,8 @@ def test_inputs_of_any_rank_have_a_whitening_stem(dims, window, channels):
     kernel = whitening_kernel([images], window)
     assert variables["params"]["stem"]["whiten"]["kernel"].shape == kernel.shape
     params = whitened(variables["params"], jnp.asarray(kernel))
-    assert model.apply({**variables, "params": params}, jnp.asarray(images, jnp.float32), train=False).shape == (2, 5)
+    logits: Any = model.apply({**variables, "params": params}, jnp.asarray(images, jnp.float32), train=False)
+    assert logits.shape == (2, 5)
 
 
 def test_the_kernel_has_no_gradient_and_its_bias_has():
@@ -82,7 +84,8 @@ def test_the_kernel_has_no_gradient_and_its_bias_has():
     variables = random_variables(model, (12, 12, 3))
 
     def loss(params):
-        return jnp.square(model.apply({**variables, "params": params}, x, train=False)).sum()
+        logits: Any = model.apply({**variables, "params": params}, x, train=False)
+        return jnp.square(logits).sum()
 
     grads = jax.jit(jax.grad(loss))(variables["params"])["stem"]["whiten"]
     assert not np.asarray(grads["kernel"]).any()
@@ -138,14 +141,16 @@ def test_blocks_after_a_transition_keep_its_shape_in_any_execution(execution):
 def test_logits_are_scaled():
     model, x = ResNet(FAST), jnp.asarray(_images(2, 8, 8, 3), jnp.float32)
     variables = random_variables(model, (8, 8, 3))
-    plain = ResNet(dataclasses.replace(FAST, logit_scale=1.0)).apply(variables, x, train=False)
-    np.testing.assert_allclose(9 * model.apply(variables, x, train=False), plain, rtol=1e-5)
+    plain: Any = ResNet(dataclasses.replace(FAST, logit_scale=1.0)).apply(variables, x, train=False)
+    scaled: Any = model.apply(variables, x, train=False)
+    np.testing.assert_allclose(9 * scaled, plain, rtol=1e-5)
 
 
 def test_dirac_passes_inputs_on_and_draws_the_other_filters():
     kernel = np.asarray(INITIALIZERS["dirac"](jax.random.key(0), (3, 3, 4, 6), jnp.float32))
     x = np.random.default_rng(0).normal(size=(1, 5, 5, 4)).astype(np.float32)
-    y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y = lax.conv_general_dilated(jnp.asarray(x), jnp.asarray(kernel), (1, 1), "SAME", dimension_numbers=numbers)
     np.testing.assert_array_equal(np.asarray(y)[..., :4], x)
     drawn = np.asarray(INITIALIZERS["torch_uniform"](jax.random.key(0), (3, 3, 4, 6), jnp.float32))
     np.testing.assert_array_equal(kernel[..., 4:], drawn[..., 4:])

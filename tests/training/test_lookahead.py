@@ -31,8 +31,8 @@ def _trajectory(cfg: OptimConfig, steps: int) -> np.ndarray:
     def step(carry, _):
         params, state = carry
         updates, state = tx.update(jax.tree.map(lambda w: CURVATURE[:, None] * w, params), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params["head"]["kernel"][:, 0]
+        moved: Any = optax.apply_updates(params, updates)
+        return (moved, state), moved["head"]["kernel"][:, 0]
 
     return np.asarray(jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), None, length=steps)[1])(params))
 
