@@ -167,6 +167,18 @@ def accuracy(config: RunConfig, parts: RunComponents, images: RunData, state: Tr
 def specification(config: RunConfig, budget: Budget, measure: float, *, compile: bool) -> dict[str, Any]:
     """Return what the PyTorch side is told: the choices of the network, the optimizer and the schedule as numbers."""
     network, optim, schedule = config.model.config(num_classes=10), config.optim, config.optim.schedule
+    needed = {
+        "stem": "whiten",
+        "transition": "conv_pool",
+        "norm": "batch",
+        "order": None,
+        "head_pool": "max",
+        "init": "dirac",
+    }
+    if other := [
+        f"{name} {getattr(network, name)}" for name, value in needed.items() if getattr(network, name) != value
+    ]:
+        raise SystemExit(f"the PyTorch side has no network with {', '.join(other)}")
     transforms = divide(config.data.augment).device
     crops = [transform for transform in transforms if isinstance(transform, RandomCrop)]
     flips = {AlternatingFlip: "alternating", Flip: "random"}

@@ -113,7 +113,7 @@ class Data:
             padded = F.pad(images.float(), (self.pad,) * 4, mode="reflect").to(torch.uint8)
             start = torch.randint(0, 2 * self.pad + 1, (2, count, 1))
             down, right = (start[i] + torch.arange(side) for i in (0, 1))
-            images = padded[torch.arange(count).view(-1, 1, 1, 1), torch.arange(3).view(1, 3, 1, 1),
+            images = padded[torch.arange(count).view(-1, 1, 1, 1), torch.arange(images.shape[1]).view(1, -1, 1, 1),
                             down.view(count, 1, side, 1), right.view(count, 1, 1, side)]  # fmt: skip
         if self.flip == "alternating":
             mirrored = self.first[rows] ^ bool(self.epoch % 2)
