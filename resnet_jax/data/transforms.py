@@ -116,7 +116,7 @@ def parse_transform(text: str) -> Transform:
         UsageError: no such transform or argument, or a value that it cannot have; with what can be.
 
     >>> parse_transform("random_crop(pad=4)")
-    RandomCrop(where='device', pad=4)
+    RandomCrop(where='device', pad=4, border='zeros')
     >>> parse_transform("flip()") == parse_transform("flip")
     True
     """

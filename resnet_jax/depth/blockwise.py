@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
+from resnet_jax.errors import UsageError
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import unstack
@@ -85,7 +86,12 @@ def chain(config: ResNetConfig, variables: Mapping[str, Any], train: bool) -> li
     """Return the network as its stem, its blocks and the rest, each a function of what the one before it gives.
 
     Nothing is dropped, whatever the network's rates. Numbers are computed in float32 or wider.
+
+    Raises:
+        UsageError: a layer stands between the stages.
     """
+    if config.transition != "stride":
+        raise UsageError(f"a network with transition {config.transition} is no chain of stem, blocks and classifier")
     dtype = jnp.promote_types(config.dtype, jnp.float32)
     config = dataclasses.replace(nothing_dropped(config), dtype=dtype, remat="none")
     listed = unstack(dict(variables))

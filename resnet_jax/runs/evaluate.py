@@ -98,9 +98,10 @@ def evaluate_run(
         data: arrays in place of a source, ``(x, y)`` or any that :func:`resnet_jax.data.load_arrays` takes; those that
             a run was trained on are divided as it divided them.
         logits: also return the outputs of the network, in the order of the images.
-        views: test-time views: ``flip``: the mean over the image and its mirror image; ``ten_crop``: over the corners
-            and the centre of an image that is 1 / 0.875 times as large, and their mirror images. Probabilities are
-            averaged; of regression, values.
+        views: test-time views: ``flip``: the mean over the image and its mirror image; ``flip_shift``: half of that,
+            and half of these moved by a pixel either way; ``ten_crop``: over the corners and the centre of an image
+            that is 1 / 0.875 times as large, and their mirror images. Probabilities are averaged; of regression,
+            values.
 
     Raises:
         UsageError: no such split, no normalization, classes that cannot be matched, or a network without classes.

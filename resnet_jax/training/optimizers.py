@@ -9,7 +9,8 @@ The order is fixed and the same for all:
 4. the optimizer's own scaling;
 5. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
 6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (lr_multipliers.py);
-7. with ``l1_step`` proximal, L1 by soft-thresholding instead of in step 3 (shrinkage.py): exact zeros.
+7. with ``l1_step`` proximal, L1 by soft-thresholding instead of in step 3 (shrinkage.py): exact zeros;
+8. with ``lookahead``, slow weights, to which the parameters return every few updates (lookahead.py).
 
 Frozen parameters (freeze.py) take part in none of this.
 
@@ -61,6 +62,7 @@ from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
 from resnet_jax.training.freeze import frozen as find_frozen, update_only_the_rest, without
+from resnet_jax.training.lookahead import Lookahead, look_ahead
 from resnet_jax.training.lr_multipliers import rate_factors, scale_rates
 from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
@@ -125,6 +127,8 @@ class OptimConfig:
     freeze: tuple[str, ...] = ()
     """What is not trained: roles (norm_scale), modules (stem, stage1/block0) or regular expressions (stage[12]). Batch
     statistics move on, unless model.norm_scope is frozen."""
+    lookahead: Lookahead = field(default_factory=Lookahead)
+    """Slow weights that follow the fast ones, which return to them every few updates; off without every."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How the learning rate moves over the run."""
 
@@ -178,7 +182,7 @@ def make_optimizer(
     if cfg.l1 and cfg.l1_step == "proximal":
         strength = cfg.l1 / (1.0 - settings.get("momentum", 0.0))  # momentum lengthens the gradient's step alike
         chain.append(soft_threshold(strength, lr, without(decayed, frozen), without(factors, frozen)))
-    tx = optax.chain(*chain)
+    tx = look_ahead(optax.chain(*chain), cfg.lookahead, total_steps)
     tx = update_only_the_rest(tx, frozen) if cfg.freeze else tx
     if spec.elementwise and cfg.agc is None:
         tx = ElementwiseTransformation.of(tx, jax.tree.map(_label, decayed, frozen, factors))

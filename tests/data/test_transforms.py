@@ -104,7 +104,7 @@ def test_listed_twice_it_draws_anew():
     [
         ("flap", "unknown transform 'flap'; did you mean 'flip'"),
         ("random_crop(pads=3)", "unknown argument of transform random_crop 'pads'; did you mean 'pad'"),
-        ("random_crop", r"'random_crop' needs pad; it is random_crop\(pad, where='device'\)"),
+        ("random_crop", r"'random_crop' needs pad; it is random_crop\(pad, where='device', border='zeros'\)"),
         ("random_crop(0)", "random_crop: pad must be 1 or more, got 0"),
         ("random_crop(40000)", "pad 40000 must be at least 0 and below 32768"),
         ("random_crop(2.5)", "pad must be a whole number, got 2.5"),

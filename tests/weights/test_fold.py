@@ -32,6 +32,8 @@ TINY = ResNetConfig((1, 1), (4, 8), stem="cifar", shortcut="B", num_classes=5)
         {"weight_standardization": "scaled", "conv_bias": True, "attention": "eca"},
         {"norm_scope": "ghost", "ghost_size": 2, "residual": "skipinit"},
         {"spatial_dims": 1},
+        {"stem": "whiten", "transition": "conv_pool", "logit_scale": 0.5},
+        {"stem": "whiten", "transition": "conv_pool", "block": "single", "order": "pre", "activation": "gelu_erf"},
         {"spatial_dims": 3, "norm_eps": 0.1},
     ],
 )
