@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast1, Positive, Share, check_fields
@@ -97,20 +97,14 @@ def head_config(config: RunConfig, how: HowToFinetune, steps: int, model: ResNet
     if model.config.norm == "batch":
         kept = without_choices(network, "norm_scope", "ghost_size", "norm_group_devices")
         network = ModelSpec.from_dict({**kept.to_dict(), "norm_scope": "frozen"})
-    return with_values(dataclasses.replace(config, model=network), {**values, **_length(steps)})
+    return with_steps(with_values(dataclasses.replace(config, model=network), values), steps)
 
 
-def whole_config(config: RunConfig, steps: int, after_head: str | None) -> RunConfig:
-    """Return the run that trains the whole network.
-
-    Args:
-        config: of the whole network, from its source.
-        steps: its updates.
-        after_head: the run directory of the classifier that was trained first; None: it begins from the source.
-    """
-    start = {} if after_head is None else {"init_from": after_head, "init_head": "exact", "init_stem": "exact"}
-    return with_values(config, {**start, **_length(steps)})
+def starting_from(config: RunConfig, path: Path) -> RunConfig:
+    """Return a run that starts from the network in a run directory as it is, its classifier too."""
+    return with_values(config, {"init_from": str(path), "init_head": "exact", "init_stem": "exact"})
 
 
-def _length(steps: int) -> dict[str, Any]:
-    return {"train.length": f"{steps} steps", "train.limit": None}
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """Return a run of so many updates."""
+    return with_values(config, {"train.length": f"{steps} steps", "train.limit": None})

@@ -73,6 +73,8 @@ def look_ahead(
             f"{found.source} has {SAID_OF_KIND[found.label_kind]}; finetune is for classes. Of other labels: "
             f"resnet-jax train --data {found.source} --init-from {source.path} --init-head new"
         )
+    if (kind := given.get("task.kind")) not in (None, "classification"):
+        raise UsageError(f"finetune is for task.kind classification, and {kind} is given: train --init-from takes it")
     if (name := given.get("model.name", source.config.model.name)) != source.config.model.name:
         raise UsageError(
             f"{source.path} is a {source.config.model.name} and cannot start {name}: leave model.name out; choices "
@@ -168,9 +170,9 @@ def _head(source: TrainedRun, found: Findings) -> tuple[str, str]:
     """Return ``init_head``: the classifier is kept where every class of the data is known to be its own output."""
     old, new = source.card.class_names, found.names
     if source.model.config.num_classes != len(new) or len(old) != len(new) or same_order(new, old) is None:
-        return "new", f"{len(new)} classes, which the network does not have: a new classifier"
+        return "new", f"{len(new)} classes, which the network does not have: the linear probe's"
     if are_numbers(old) and are_numbers(new) and not source.was_trained_here:
-        return "new", "of the classes only numbers are known: a new classifier"
+        return "new", "of the classes only numbers are known: the linear probe's"
     return "exact", f"the network knows these {len(new)} classes: its classifier is kept"
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.data.classes import are_numbers, match_classes
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.digest import params_digest
+from resnet_jax.models.paths import HEAD_BIAS, HEAD_KERNEL
 from resnet_jax.report.plots import plot_confusion
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.build import build_model
@@ -20,7 +25,8 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.finetune_table import BEFORE, PROBE, Row, row_of_json
-from resnet_jax.runs.linear_probe import Features, backbone_variables, classifier_of, features_of, fit_probe
+from resnet_jax.runs.foreign import write_network
+from resnet_jax.runs.linear_probe import Features, Probe, backbone_variables, classifier_of, features_of, fit_probe
 from resnet_jax.runs.trained import TrainedRun, class_names_of
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.plain_json import load_json
@@ -28,6 +34,9 @@ from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.training.stuck import Chance
 
 Say = Callable[[str], None]
+
+NETWORK = "network"
+"""The run directory of the frozen network with the probe as its classifier."""
 
 
 def probe_rows(folder: Path, source: TrainedRun, config: RunConfig, images: RunData | None, tell: Say) -> list[Row]:
@@ -93,12 +102,27 @@ def probe_rows(folder: Path, source: TrainedRun, config: RunConfig, images: RunD
         },
     }
     folder.mkdir(exist_ok=True)
-    np.savez_compressed(folder / "classifier.npz", kernel=found.kernel, bias=found.bias)
+    _keep(folder, config, card, variables, found)
     _draw(folder, card, tested.labels, predicted, tell)
     write_whole(path, json.dumps(stored, indent=2) + "\n")
     tell(f"before        {before['accuracy']:.2%} on the test images: {before['what']}")
     tell(f"linear probe  {right.mean():.2%}: {what}")
     return [row_of_json(BEFORE, before), row_of_json(PROBE, stored["probe"])]
+
+
+def _keep(folder: Path, config: RunConfig, card: DatasetInfo, variables: dict[str, Any], probe: Probe) -> None:
+    """Write the frozen network with the probe as its classifier, as a run directory."""
+    flat: dict[Any, Any] = flatten_dict(variables["params"], sep="/")
+    heads = {HEAD_KERNEL: probe.kernel, HEAD_BIAS: probe.bias}
+    flat |= {path: array.astype(flat[path].dtype) for path, array in heads.items()}
+    plain = RunConfig(recipe="linear-probe", model=config.model, data=config.data, task=config.task)
+    partial = folder / f"{NETWORK}.partial"
+    for old in (partial, folder / NETWORK):
+        shutil.rmtree(old, ignore_errors=True)
+    card = dataclasses.replace(card, examples={}, labels="", label_counts=(), members="")
+    params = unflatten_dict(flat, sep="/")
+    write_network(partial, plain, card, {**variables, "params": params}, step=0, origin={"classifier": "linear probe"})
+    os.replace(partial, folder / NETWORK)
 
 
 def _draw(folder: Path, card: DatasetInfo, labels: np.ndarray, predicted: np.ndarray, tell: Say) -> None:

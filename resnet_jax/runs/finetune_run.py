@@ -3,7 +3,7 @@
 =================  =====================================================================================
 ``finetune.json``  what was asked for, and what was chosen for it: the same command goes on with that
 ``source/``        the network, where it was imported from a weights file
-``probe/``         the linear probe: probe.json, classifier.npz, confusion.npz, confusion.png
+``probe/``         the linear probe: probe.json, confusion.npz, confusion.png, and as a run directory ``network``
 ``seedN/head/``    the run of the classifier alone, of seed N
 ``seedN/all/``     the run of the whole network
 ``seedN/scratch/``  the run from scratch
@@ -33,9 +33,9 @@ from resnet_jax.runs.auto import describe, lines_of
 from resnet_jax.runs.config import RunConfig, config_to_dict, without_effect
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.defaults import Chosen, Machine
-from resnet_jax.runs.finetune_how import HowToFinetune, ImportAs, head_config, head_steps, whole_config
+from resnet_jax.runs.finetune_how import HowToFinetune, ImportAs, head_config, head_steps, starting_from, with_steps
 from resnet_jax.runs.finetune_plan import FinetunePlan, look_ahead, make_plan
-from resnet_jax.runs.finetune_probe import probe_rows
+from resnet_jax.runs.finetune_probe import NETWORK, probe_rows
 from resnet_jax.runs.finetune_table import ALL, HEAD, PROBE, SCRATCH, Row, Table, table_of
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.foreign import import_weights
@@ -285,14 +285,17 @@ def _stages(
         fitted = fit(config, folder.run(seed, stage), console=console, origin=Origin(config))
         done.setdefault(stage, []).append(fitted.summary)
 
+    begin = plan.config
+    if begin.init_head == "new" and how.method != "bit":
+        begin = starting_from(begin, folder.probe / NETWORK)
     for seed in range(plan.config.seed, plan.config.seed + how.seeds):
         if alone:
-            train(HEAD, seed, head_config(plan.config, how, alone, source.model, shape))
+            train(HEAD, seed, head_config(begin, how, alone, source.model, shape))
         if alone < total:
-            start = str(folder.run(seed, HEAD)) if alone else None
-            train(ALL, seed, whole_config(plan.config, total - alone, start))
+            whole = starting_from(begin, folder.run(seed, HEAD)) if alone else begin
+            train(ALL, seed, with_steps(whole, total - alone))
         if how.scratch:
-            train(SCRATCH, seed, whole_config(plan.scratch, total, None))
+            train(SCRATCH, seed, with_steps(plan.scratch, total))
     return [
         Row(
             stage,

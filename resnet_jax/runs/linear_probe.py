@@ -148,7 +148,7 @@ def fit_probe(train: Features, val: Features | None, classes: int, *, balanced: 
     Args:
         train: to fit on.
         val: to choose the penalty on; with None, or fewer than :data:`ENOUGH`, it is chosen in folds of ``train``.
-        classes: of the data; one without training examples is never predicted.
+        classes: of the data; one without training examples is as good as never predicted.
         balanced: whether rare classes count more, as ``task.class_weights balanced`` has it.
 
     Raises:
@@ -178,7 +178,7 @@ def fit_probe(train: Features, val: Features | None, classes: int, *, balanced: 
     model, converged = fit(x, train.labels, strength)
     coefficients, intercept = _multinomial(model)
     kernel = np.zeros((x.shape[1], classes), np.float32)
-    bias = np.full(classes, -1e9, np.float32)
+    bias = np.full(classes, float(intercept.min()) - 20.0, np.float32)
     kernel[:, present] = (coefficients / scale).T
     bias[present] = intercept - (coefficients / scale) @ mean
     return Probe(kernel, bias, strength, chosen_on, tuple(row[:2] for row in tried), converged)
