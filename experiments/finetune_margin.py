@@ -191,12 +191,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cases = ["jpeg-cifar-20", "jpeg-cifar-100", "camvid-patches", "blood-cells"]
     parser.add_argument("--cases", nargs="+", default=cases)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--length", default="15 epochs", help="of fine-tuning and of training from scratch")
     args = parser.parse_args(argv)
     keep_freed_memory()
     keep_compiled_programs()
     tables: dict[str, dict[str, Any]] = {}
     for case, data in make_cases(args).items():
-        given = {} if args.weights.is_dir() else {"model.name": args.model}
+        given = {"train.length": args.length} | ({} if args.weights.is_dir() else {"model.name": args.model})
         how, out = HowToFinetune(seeds=args.seeds, scratch=True), args.work / case
         table = finetune(args.weights, data, how, out=out, given=given, console=Console())
         tables[case] = {**table.to_json(), "title": f"{args.model}, {case}"}

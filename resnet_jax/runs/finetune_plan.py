@@ -28,7 +28,7 @@ from resnet_jax.training.config import TrainConfig
 
 RECIPE = "finetune"
 """What a configuration that was made here calls its recipe."""
-RATE = 0.01
+RATE = 0.05
 """Of SGD for 128 examples, of the whole network."""
 STEM_SHARE = 1 / 3
 """Rate of the stem over that of the classifier: rates grow from block to block in between."""
@@ -255,7 +255,7 @@ def _usual(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[s
     name = given.get("optim.name", "sgd")
     if name == "sgd":
         rate = float(f"{RATE * batch / 128:.4g}")
-        rules["optim.learning_rate"] = (rate, f"{RATE:g} for 128 examples, a tenth of that from scratch")
+        rules["optim.learning_rate"] = (rate, f"{RATE:g} for 128 examples, half of that from scratch")
         rules |= {"optim.momentum": (0.9, ""), "optim.nesterov": (True, "")}
     else:
         rules["optim.learning_rate"] = (ADAPTIVE_RATE, f"a tenth of what is usual for {name}")
