@@ -114,8 +114,16 @@ def test_a_smoke_run_fails_where_the_loss_does_not_fall(length, tmp_path, comman
     assert check["losses"] == int(length.split()[0])
 
 
-#: Of each kind of recipe one: all 28 take five minutes of a core.
-KINDS = ("digits", "mnist", "cifar10-resnet110", "cifar10-wrn28-10", "cifar10-nf-resnet20", "imagenet-resnet50-a1")
+#: Of each kind of recipe one: all 29 take five minutes of a core.
+KINDS = (
+    "bit-finetune",
+    "digits",
+    "mnist",
+    "cifar10-resnet110",
+    "cifar10-wrn28-10",
+    "cifar10-nf-resnet20",
+    "imagenet-resnet50-a1",
+)
 
 
 @pytest.mark.slow

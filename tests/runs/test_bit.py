@@ -6,6 +6,7 @@ import pytest
 
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.bit import bit_rule
+from resnet_jax.runs.recipes import load_recipe
 
 #: examples, (height, width) -> task, updates, mixup, resized to, cropped to.
 PUBLISHED = [
@@ -43,3 +44,17 @@ def test_nothing_is_no_data_set():
             bit_rule(examples, size)
     with pytest.raises(UsageError, match="one example at least, got 0"):
         bit_rule(5, (8, 8)).with_batch(0)
+
+
+def test_the_recipe_is_the_rule_for_cifar10():
+    config, rule = load_recipe("bit-finetune"), bit_rule(45_000, (32, 32))
+    optim, train = config.optim, config.train
+    assert (train.length, train.batch_size) == (f"{rule.steps} steps", rule.batch_size)
+    assert (optim.name, optim.learning_rate, optim.momentum) == ("sgd", rule.learning_rate, rule.momentum)
+    assert (optim.weight_decay, optim.nesterov) == (rule.weight_decay, None)
+    schedule = optim.schedule
+    assert (schedule.kind, schedule.milestones, schedule.factor) == ("multistep", rule.milestones, 0.1)
+    assert schedule.warmup == f"{rule.warmup} steps"
+    assert config.data.image_size == rule.crop
+    assert f"mixup({rule.mixup:g})" in config.data.augment
+    assert config.model.config().head_kernel_init == "zeros"
