@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cases = ["jpeg-cifar-20", "jpeg-cifar-100", "camvid-patches", "blood-cells"]
     parser.add_argument("--cases", nargs="+", default=cases)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--length", default="15 epochs", help="of fine-tuning and of training from scratch")
+    parser.add_argument("--length", default="10 epochs", help="of fine-tuning and of training from scratch")
     args = parser.parse_args(argv)
     keep_freed_memory()
     keep_compiled_programs()

@@ -28,8 +28,8 @@ from resnet_jax.training.config import TrainConfig
 
 RECIPE = "finetune"
 """What a configuration that was made here calls its recipe."""
-RATE = 0.05
-"""Of SGD for 128 examples, of the whole network."""
+RATE, KNOWN_RATE = 0.05, 0.01
+"""Of SGD for 128 examples, of the whole network: for other classes, and for those that it knows."""
 STEM_SHARE = 1 / 3
 """Rate of the stem over that of the classifier: rates grow from block to block in between."""
 UPDATES, FEWEST_EPOCHS, MOST_EPOCHS = 1_000, 5, 30
@@ -254,8 +254,9 @@ def _usual(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[s
     rules |= _validations(config, per_epoch, given, rules)
     name = given.get("optim.name", "sgd")
     if name == "sgd":
-        rate = float(f"{RATE * batch / 128:.4g}")
-        rules["optim.learning_rate"] = (rate, f"{RATE:g} for 128 examples, half of that from scratch")
+        known = config.init_head == "exact"
+        whole, why = (KNOWN_RATE, "for classes that it knows") if known else (RATE, "half of that from scratch")
+        rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} for 128 examples, {why}")
         rules |= {"optim.momentum": (0.9, ""), "optim.nesterov": (True, "")}
     else:
         rules["optim.learning_rate"] = (ADAPTIVE_RATE, f"a tenth of what is usual for {name}")

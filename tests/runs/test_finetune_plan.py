@@ -66,8 +66,11 @@ def test_what_is_given_goes_before():
 
 
 def test_classes_that_it_knows_keep_their_classifier():
-    known = network(("ant", "bee", "fly"))
-    assert planned(known, data(), HowToFinetune()).config.init_head == "exact"
+    known, other = (
+        planned(network(names), data(), HowToFinetune()).config for names in (("ant", "bee", "fly"), ("x",))
+    )
+    assert (known.init_head, other.init_head) == ("exact", "new")
+    assert known.optim.learning_rate < other.optim.learning_rate, "features that are for these classes already"
     assert planned(network(("bee", "ant", "fly")), data(), HowToFinetune()).config.init_head == "new"
     numbers = ("0", "1", "2")
     assert planned(network(numbers), data(numbers), HowToFinetune()).config.init_head == "new", "names of nothing"
