@@ -14,12 +14,15 @@ The network is akamaster's ResNet-20, trained on CIFAR-10 as published (`weights
 | camvid-patches  | 10      | 100                     | the classes: 32x32 patches of street scenes         |
 | blood-cells     | 3       | 60                      | the classes, and the images: cells under a microscope |
 
+The images of JPEG CIFAR-10 are all of its test split, the last of every class to train on and the first 200 to test on:
+those of its training split are no measure, for the network has learned them by heart.
+
 All of a case, with three seeds each of fine-tuning and of training from scratch with as many updates:
 
     uv run python experiments/finetune_margin.py --weights resnet20-12fca82f.th --cifar FOLDER --camvid camvid.tar \
         --cells bccd.tar --out experiments/results/finetune --work WORK
 
-FOLDER has train/CLASS/*.jpg and test/CLASS/*.jpg (JPEG CIFAR-10); a case whose data is not given is left out. It goes
+FOLDER has test/CLASS/*.jpg (JPEG CIFAR-10); a case whose data is not given is left out. It goes
 on where it was stopped. Hardware, time and result: experiments/results/finetune/README.md. Expected: fine-tuning far
 above scratch everywhere; above the probe where the classes are new, hardly so where they are not.
 """
@@ -79,11 +82,11 @@ def at_most(examples: Iterable[Example], count: int, seed: int = 0) -> list[Exam
     ]
 
 
-def cifar(folder: Path, split: str, first: int) -> list[Example]:
-    """Read the first images of every class of JPEG CIFAR-10."""
+def cifar(folder: Path, part: slice) -> list[Example]:
+    """Read images of every class of JPEG CIFAR-10's test split: those of the other one the network was trained on."""
     found = []
-    for kind in sorted((folder / split).iterdir()):
-        for file in sorted(kind.glob("*.jpg"))[:first]:
+    for kind in sorted((folder / "test").iterdir()):
+        for file in sorted(kind.glob("*.jpg"))[part]:
             image = cv2.imread(str(file))
             assert image is not None, file
             found.append((image[..., ::-1], kind.name))
@@ -149,7 +152,7 @@ def make_cases(args: argparse.Namespace) -> dict[str, Path]:
         if path.is_file():
             pass
         elif kind == "jpeg-cifar" and args.cifar:
-            write_set(path, cifar(args.cifar, "train", int(number)), cifar(args.cifar, "test", 200))
+            write_set(path, cifar(args.cifar, slice(-int(number), None)), cifar(args.cifar, slice(200)))
         elif case == "camvid-patches" and args.camvid:
             train, test = (camvid(args.camvid, split, 3, seed) for seed, split in enumerate(("train", "val")))
             write_set(path, at_most(train, 100), at_most(test, 150))

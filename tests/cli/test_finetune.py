@@ -124,6 +124,7 @@ def test_the_probe_is_a_run_directory_of_its_own(place, tmp_path, command, monke
     assert RunDirectory(network).read_data().class_names == tuple("56789")
 
 
+@pytest.mark.slow
 def test_a_weights_file_is_imported_first_and_a_known_class_list_keeps_its_classifier(
     place, tmp_path, command, monkeypatch
 ):
@@ -157,11 +158,11 @@ def test_a_weights_file_is_imported_first_and_a_known_class_list_keeps_its_class
     [
         (["low"], "say what to fine-tune on: resnet-jax finetune RUN_OR_WEIGHTS --data PATH"),
         (["nowhere", "--data", "high.npz"], "there is no such run directory or weights file"),
-        (["high.npz", "--data", "nowhere"], "name the network"),
+        (["high.npz", "--data", "nowhere"], "weights are read from PyTorch"),
         (["low", "--data", "nowhere"], "there is no such file or folder"),
         (["low", "--data", "high.npz", "--init-from", "x"], "--init-from does not go with finetune"),
         (["low", "--data", "high.npz", "--data.source", "x"], "--data.source does not go with finetune"),
-        (["low", "--data", "high.npz", "--head-share", "1.5"], "head-share"),
+        (["low", "--data", "high.npz", "--head-share", "1.5"], "head_share must be in [0, 1]"),
         (["low", "--data", "high.npz", "--method", "bitt"], "did you mean 'bit'"),
         (["low", "--data", "high.npz", "--model.name", "resnet18"], "is a resnet20_cifar and cannot start resnet18"),
         (["low", "--data", "high.npz", "--model.widths", "8"], "cannot start"),
