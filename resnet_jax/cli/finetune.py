@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, parse
+from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, parse, spelled_out
 from resnet_jax.cli.train import split_data, typed_values
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.config import RunConfig
@@ -59,7 +59,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     options = parse(FinetuneOptions, words, verb="finetune", about=ABOUT, short=SHORT)
     if data is None and not help_wanted:
         raise UsageError("say what to fine-tune on: resnet-jax finetune RUN_OR_WEIGHTS --data PATH")
-    given = typed_values(options.config, [SHORT.get(word, word) for word in words])
+    given = typed_values(options.config, spelled_out(words, SHORT))
     for field, instead in SAID.items():
         if field in given:
             raise UsageError(f"--{field.replace('_', '-')} does not go with finetune: it is {instead}")
