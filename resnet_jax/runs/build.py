@@ -58,6 +58,7 @@ class RunComponents:
         tx: the optimizer.
         learning_rate: rate of the update with a given 0-based index.
         step: the train step as a pure function; with a teacher its third argument are the teacher's variables.
+        make_step: makes it, in plain forms; keywords replace what it is made of.
         preprocess: of the train step, with what it is given.
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
@@ -75,6 +76,7 @@ class RunComponents:
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
     step: Callable[..., Any]
+    make_step: Callable[..., Any]
     preprocess: TrainPreprocess
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
@@ -111,8 +113,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         averaging = averaging.over(feed.steps_per_epoch, total_steps)
     make_step = functools.partial(
         make_train_step,
-        model,
-        tx,
+        model=model,
+        tx=tx,
         task=task,
         preprocess=preprocess,
         accumulate=train.accumulate,
@@ -136,6 +138,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         tx=tx,
         learning_rate=jax.jit(schedule),  # one small program, not one an operation
         step=step,
+        make_step=make_step,
         preprocess=preprocess if given is None else functools.partial(_given_last, preprocess, given),
         teacher=teacher,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
