@@ -304,7 +304,13 @@ def test_worker_processes_can_be_given_them():
 
 
 @pytest.mark.parametrize(
-    ("shape", "pad", "axes"), [((32, 32, 3), 4, 2), ((8, 6), 1, 2), ((6, 5, 4, 2), 3, 3), ((20, 2), 9, 1)]
+    ("shape", "pad", "axes"),
+    [
+        pytest.param((32, 32, 3), 4, 2, marks=pytest.mark.slow),
+        ((8, 6), 1, 2),
+        ((6, 5, 4, 2), 3, 3),
+        pytest.param((20, 2), 9, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_crop_by_shifts_is_the_crop_by_slices(shape, pad, axes):
     """At every place, for images, masks, volumes and signals: the form that a TPU computes."""
