@@ -40,6 +40,7 @@ VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
     "recipes": "list recipes, with published and expected figures, or show one in full",
     "ablate": "train combinations of choices with several seeds; a table with error bars",
+    "lr-range": "which learning rates lower the loss: one short run with a growing rate, drawn",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
     "compare": "runs side by side: what differs, curves, and which differ by more than their seeds do",
@@ -161,5 +162,5 @@ def _dispatch(argv: list[str]) -> Any:
         return None
     if argv[0] not in VERBS:
         raise unknown("verb", argv[0], VERBS)
-    module = importlib.import_module(f"resnet_jax.cli.{argv[0]}")
+    module = importlib.import_module(f"resnet_jax.cli.{argv[0].replace('-', '_')}")
     return module.run(argv[1:])
