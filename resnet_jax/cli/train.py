@@ -50,8 +50,8 @@ class TrainOptions:
     """In place of the run: train on the same n batches, without augmentation and dropout, and say whether they were
     learned (accuracy 100 %); exit status 1 if not. In a directory of its own."""
     fast_dev_run: int | None = None
-    """In place of the run: would the whole of it get through? N batches (without a number 1) of training, validation and
-    test, a checkpoint saved and restored, observers and pictures, in a directory that is removed."""
+    """In place of the run: would the whole of it get through? So many batches (without a number 1) of training,
+    validation and test, a checkpoint saved and restored, observers and pictures, in a directory that is removed."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 

@@ -40,8 +40,8 @@ def fast_dev_run(
 ) -> dict[str, Any]:
     """Train, validate, save, restore, train on and test with a few batches; remove everything.
 
-    The schedule is built as the run has it, for its whole length; the rate of these updates is the base rate. All data is
-    opened, divided and looked at as ever.
+    The schedule is built as the run has it, for its whole length; the rate of these updates is the base rate. All data
+    is opened, divided and looked at as ever.
 
     Args:
         config: the run.
@@ -52,7 +52,7 @@ def fast_dev_run(
 
     Returns:
         ``passed`` (True, or an error was raised), ``said``, ``batches``, ``steps`` of the whole run, ``files`` that it
-        would leave, ``seconds``.
+        left, ``seconds``.
 
     Raises:
         ResNetJaxError: whatever the whole run would have raised in these parts of it.
@@ -85,12 +85,11 @@ def fast_dev_run(
         again = fit(short_config(config, steps + 1), run, data=data, console=console, narrow=narrow).summary
         if again.steps != steps + 1:
             raise RunError(f"the checkpoint after step {steps} was restored as that after step {again.steps - 1}")
-        files = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
-    shown = [name for name in files if "/" not in name and not name.startswith(".")]
+        files = sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
     total = whole[-1] if whole else 0
     said = (
         f"fast dev run passed: {steps} update{'s' if steps > 1 else ''}, validation, a checkpoint saved and restored, "
-        f"one update more, the test, and {', '.join(shown)}; all removed again. The whole run makes {total:,} updates"
+        f"one update more, the test, and {', '.join(files)}; all removed again. The whole run makes {total:,} updates"
     )
     say(console, said)
     seconds = time.perf_counter() - began

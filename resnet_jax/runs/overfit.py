@@ -18,7 +18,6 @@ from rich.console import Console as RichConsole
 from resnet_jax.data.records import Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.errors import CheckError, UsageError
-from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.console import Console
 from resnet_jax.report.metrics_file import MetricsFile, read_metrics
 from resnet_jax.report.plots import plot_curves
@@ -29,7 +28,7 @@ from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import default_path
 from resnet_jax.runs.job import sayer
-from resnet_jax.runs.length import Origin, fit_length, length_of
+from resnet_jax.runs.length import Origin, fit_length
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import format_metric
 from resnet_jax.training.cadence import Cadence
@@ -41,7 +40,7 @@ from resnet_jax.training.loop import train
 from resnet_jax.training.observers import Observer, Row
 from resnet_jax.training.spikes import Spikes
 
-#: Updates, unless the run says how long it is to be.
+#: Updates at most, unless a length is given.
 STEPS = 400
 #: Evaluations on the way.
 LOOKS = 20
@@ -72,7 +71,7 @@ def overfit(
         config: the run.
         batches: how many.
         run_dir: where it goes (default: ``runs/overfit-N-`` and what the run would be called).
-        length: of the training (default: that of the run, at most 400 updates). It ends earlier once all is learned.
+        length: of the training (default: 400 updates). It ends earlier once all is learned.
         console: where to show progress.
         origin: the recipe that ``config`` started from.
 
@@ -90,20 +89,23 @@ def overfit(
     path = _directory(config, batches, run_dir)
     plain, off = without_regularization(config)
     images = same_batches(load_images(plain), plain.train.batch_size, batches, plain.seed)
-    steps = min(STEPS, length_of(plain, batches).steps) if length is None else None
-    plain = _of_length(plain, length or f"{steps} steps")
+    plain = _of_length(plain, length or f"{STEPS} steps")
     plain, adapted = fit_length(plain, origin or Origin.of(config), batches)
     parts = build_parts(plain, images, plain.train.placed())
     count = len(images.splits.train)
-    say(console, f"The same {count:,} images ({batches} x {plain.train.batch_size}) in each of at most "
-        f"{parts.plan.total_steps:,} updates; off: {', '.join(off)}.")  # fmt: skip
+    several = f"{batches} batches of " if batches > 1 else "a batch of "
+    say(
+        console,
+        f"The same {count:,} images, {several}{plain.train.batch_size}, over and over, for at most "
+        f"{parts.plan.total_steps:,} updates; off: {', '.join(off)}.",
+    )
     for line in adapted:
         say(console, line)
     path.mkdir(parents=True, exist_ok=True)
     (path / "metrics.jsonl").unlink(missing_ok=True)
     watch, result = _train(parts, images, plain, path, console)
     task = parts.task
-    title = f"{plain.model.name}: {batches} batches over and over"
+    title = f"{plain.model.name}: {count:,} images over and over"
     attempt(
         "curves.png",
         lambda: plot_curves(
@@ -145,9 +147,10 @@ def without_regularization(config: RunConfig) -> tuple[RunConfig, list[str]]:
         "label smoothing": bool(task.label_smoothing),
         "averages": config.train.averaging() is not None,
     }
+    none: dict[str, Any] = dict.fromkeys(drops, 0.0)
     plain = dataclasses.replace(
         config,
-        model=ModelSpec(config.model.name, **{**config.model.changes, **dict.fromkeys(drops, 0.0)}),
+        model=config.model.replace(**none) if none else config.model,
         data=dataclasses.replace(data, augment=(), repeats=1, sizes=(), balance="none"),
         task=dataclasses.replace(task, label_smoothing=0.0),
         train=dataclasses.replace(
