@@ -41,6 +41,7 @@ VERBS = {
     "recipes": "list recipes, with published and expected figures, or show one in full",
     "finetune": "a trained network on other images: probe, classifier, whole network; a table of before and after",
     "ablate": "train combinations of choices with several seeds; a table with error bars",
+    "lr-range": "which learning rates lower the loss: one short run with a growing rate, drawn",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
     "compare": "runs side by side: what differs, curves, and which differ by more than their seeds do",
@@ -162,5 +163,5 @@ def _dispatch(argv: list[str]) -> Any:
         return None
     if argv[0] not in VERBS:
         raise unknown("verb", argv[0], VERBS)
-    module = importlib.import_module(f"resnet_jax.cli.{argv[0]}")
+    module = importlib.import_module(f"resnet_jax.cli.{argv[0].replace('-', '_')}")
     return module.run(argv[1:])

@@ -21,6 +21,7 @@ from resnet_jax.runs.recipes import load_about
 
 if TYPE_CHECKING:
     from resnet_jax.runs.fitted import Fit
+    from resnet_jax.runs.length import Origin
 
 ABOUT_DATA = (
     "In place of a recipe, --data PATH looks at the data there (a folder with a folder of images a class, an .npz "
@@ -45,12 +46,18 @@ class TrainOptions:
     check: bool = False
     """Compare with the figure that the recipe expects on the test split, and exit with status 1 outside its tolerance;
     with --smoke: whether the loss is finite and fell."""
+    overfit_batches: int | None = None
+    """In place of the run: train on the same n batches, without augmentation and dropout, and say whether they were
+    learned (accuracy 100 %); exit status 1 if not. In a directory of its own."""
+    fast_dev_run: int | None = None
+    """In place of the run: would the whole of it get through? So many batches (without a number 1) of training,
+    validation and test, a checkpoint saved and restored, observers and pictures, in a directory that is removed."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Train and return the summary."""
-    argv, data = split_data(argv)
+    argv, data = split_data(with_count(argv))
     if data is not None and not asks_for_help(words := flags_last(argv)) and not _names_recipe(words):
         return _run_data(data, words)
     recipe = named_recipe(argv, "train")
@@ -63,6 +70,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         default=TrainOptions(config=promise.config),
     )
     require_recipe(options.config, recipe)
+    require_one_trial(options)
     from resnet_jax.runs.fit import fit
     from resnet_jax.runs.length import Origin
 
@@ -71,6 +79,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     console = console_for(options.common)
     promise.begin(options, console)
     origin = Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule"))
+    if is_trial(options):
+        from resnet_jax.runs.auto import with_data
+
+        config = options.config if data is None else with_data(options.config, data)[0]
+        return _trial(dataclasses.replace(options, config=config), recipe.rest, origin, console)
     fitted = fit(options.config, options.run_dir, data=data, console=console, origin=origin)
     return promise.end(fitted, console) if options.check else fitted.summary.to_json()
 
@@ -124,6 +137,52 @@ class _Promise:
         return result
 
 
+def is_trial(options: TrainOptions) -> bool:
+    """Return whether something is tried in place of the run."""
+    return options.overfit_batches is not None or options.fast_dev_run is not None
+
+
+def require_one_trial(options: TrainOptions) -> None:
+    """Refuse trials that do not go together, or with what is about the whole run.
+
+    Raises:
+        UsageError: with what to leave out.
+    """
+    trials = ["--overfit-batches"] * (options.overfit_batches is not None)
+    trials += ["--fast-dev-run"] * (options.fast_dev_run is not None)
+    if len(trials) > 1:
+        raise UsageError(f"{' and '.join(trials)} are trials of their own: give one of them")
+    if trials and options.check:
+        raise UsageError(f"--check is about the figure of a whole run, and {trials[0]} makes none: give one of them")
+    if options.fast_dev_run is not None and options.run_dir is not None:
+        raise UsageError("--fast-dev-run keeps nothing: leave out --run-dir")
+
+
+def _trial(options: TrainOptions, words: Sequence[str], origin: Origin, console: Console) -> dict[str, Any]:
+    """Do what is tried in place of a run."""
+    if options.overfit_batches is not None:
+        from resnet_jax.runs.overfit import overfit
+
+        length = options.config.train.length if "length" in typed_fields(words, "train") else None
+        where = options.run_dir
+        return overfit(options.config, options.overfit_batches, where, length=length, console=console, origin=origin)
+    from resnet_jax.runs.dev_run import fast_dev_run
+
+    return fast_dev_run(options.config, options.fast_dev_run or 0, console=console, origin=origin)
+
+
+def with_count(argv: Sequence[str], flag: str = "--fast-dev-run") -> list[str]:
+    """Give a flag that stands without a number the number 1.
+
+    >>> with_count(["digits", "--fast-dev-run", "--json"]), with_count(["digits", "--fast-dev-run", "2"])
+    (['digits', '--fast-dev-run', '1', '--json'], ['digits', '--fast-dev-run', '2'])
+    """
+    words: list[str] = []
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        words += [word, "1"] if word == flag and not after.lstrip("-").isdigit() else [word]
+    return words
+
+
 def _names_recipe(words: Sequence[str]) -> bool:
     return bool(words) and not words[0].startswith("-")
 
@@ -144,6 +203,7 @@ def _run_data(data: str, words: list[str]) -> dict[str, Any]:
     for flag, given_flag in (("--smoke", options.smoke), ("--check", options.check)):
         if given_flag:
             raise UsageError(f"{flag} goes with a recipe, which says what it does: resnet-jax train RECIPE {flag}")
+    require_one_trial(options)
     given = typed_values(options.config, words)
     for field in ("recipe", "data.source"):
         if field in given:
@@ -153,10 +213,12 @@ def _run_data(data: str, words: list[str]) -> dict[str, Any]:
     from resnet_jax.runs.length import Origin
 
     console = console_for(options.common)
-    begun = begin(data, options.run_dir, given)
+    begun = begin(data, None if is_trial(options) else options.run_dir, given)
     for line in begun.lines:
         say(console, line)
     origin = Origin(begun.config, typed_fields(words, "optim.schedule"))
+    if is_trial(options):
+        return _trial(dataclasses.replace(options, config=begun.config), words, origin, console)
     return fit(begun.config, begun.run_dir, console=console, origin=origin).summary.to_json()
 
 

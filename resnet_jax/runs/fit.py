@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def fit(
     console: RichConsole | None = None,
     origin: Origin | None = None,
     observers: Sequence[Any] = (),
+    narrow: Callable[[RunData], RunData] | None = None,
 ) -> Fit:
     """Train, select, test once. An unfinished run of the same configuration in the directory is resumed.
 
@@ -74,6 +75,7 @@ def fit(
         origin: the recipe that ``config`` started from (default: the shipped one of that name).
         observers: training observers, besides those that ``train.observers`` names; see
             :class:`~resnet_jax.training.observers.Observer`. One that raises is said and left out.
+        narrow: leaves out images once they are loaded, for a trial that is no run; data.json still describes all.
 
     Returns:
         The finished run: its summary, history and network.
@@ -86,7 +88,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     with ending_together():
-        return _fit(config, run_dir, data, console, origin, observers)
+        return _fit(config, run_dir, data, console, origin, observers, narrow)
 
 
 def _fit(
@@ -96,6 +98,7 @@ def _fit(
     console: RichConsole | None,
     origin: Origin | None,
     observers: Sequence[Any],
+    narrow: Callable[[RunData], RunData] | None,
 ) -> Fit:
     began, main = time.perf_counter(), processes.is_main()
     console = console if console is not None and main else RichConsole(quiet=True)
@@ -121,6 +124,7 @@ def _fit(
     told = [*make_observers(config.train.observers), *observers] if main else []
 
     images = images or _images_of(config, run)
+    images = images if narrow is None else narrow(images)
     require_one_data(images.card)
     settled = settled or settle(run, asked, origin, len(images.splits.train) // asked.train.batch_size)
     config, change = settled.config, settled.change

@@ -10,6 +10,7 @@ rate, W the steps of warm-up, T those of the whole run and u = (t - W) / (T - W)
 | cosine     | end + (1 - end) (1 + cos(pi u)) / 2                                 | Loshchilov, Hutter 2017 |
 | polynomial | end + (1 - end) (1 - u) ** power                                    | You et al. 2017         |
 | onecycle   | from 1/div_factor up to 1, down to 1/(div_factor final_div_factor)  | Smith, Topin 2019       |
+| exponential| start ** (1 - t / (T - 1)), from start up to 1: the range test      | Smith 2017              |
 
 Warm-up is linear: s + (1 - s) t / W for t < W, then 1 (Goyal et al. 2017). Cosine and polynomial reach their
 end value at t = T, one update after the last, as in Optax and timm, and stay there. One cycle follows
@@ -30,13 +31,13 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import NotNegative, Positive, Share, check_fields, is_known
 from resnet_jax.training.duration import parse_duration
 
-ScheduleKind: TypeAlias = Literal["constant", "multistep", "cosine", "polynomial", "onecycle"]
+ScheduleKind: TypeAlias = Literal["constant", "multistep", "cosine", "polynomial", "onecycle", "exponential"]
 Anneal: TypeAlias = Literal["cosine", "linear"]
 
 
@@ -71,6 +72,8 @@ class ScheduleConfig:
     """onecycle: first rate / last rate (default 10000)."""
     anneal: Anneal | None = None
     """onecycle: shape of both halves (default cosine)."""
+    start_value: Annotated[float, Interval(gt=0.0, le=1.0)] | None = None
+    """exponential: first rate / base rate, from which it grows to that of the last update (default 1e-6)."""
 
     def __post_init__(self):
         """Check every value; raises UsageError."""
@@ -212,6 +215,11 @@ def _onecycle(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
     return body
 
 
+def _exponential(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
+    lowest, last = math.log(settings["start_value"]), max(run.total - 1, 1)
+    return lambda t: jnp.exp(lowest * (1 - jnp.minimum(jnp.asarray(t, jnp.float32) / last, 1.0)))
+
+
 _SHAPES: Mapping[Anneal, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda x: (1 + jnp.cos(jnp.pi * x)) / 2,
     "linear": lambda x: 1 - x,
@@ -225,6 +233,7 @@ SCHEDULES: Mapping[ScheduleKind, _Spec] = MappingProxyType(
         "cosine": _Spec({**_WARMUP, "end_value": 0.0}, _cosine),
         "polynomial": _Spec({**_WARMUP, "end_value": 0.0, "power": 1.0}, _polynomial),
         "onecycle": _Spec({"peak": "30%", "div_factor": 25.0, "final_div_factor": 1e4, "anneal": "cosine"}, _onecycle),
+        "exponential": _Spec({"start_value": 1e-6}, _exponential),
     }
 )
 """The schedules by name."""

@@ -23,6 +23,7 @@ EXAMPLES = {
     "cosine": ScheduleConfig("cosine", warmup="20 steps", warmup_start_factor=0.25, end_value=0.01),
     "polynomial": ScheduleConfig("polynomial", warmup="20 steps", power=2.0, end_value=0.1),
     "onecycle": ScheduleConfig("onecycle", peak="30%"),
+    "exponential": ScheduleConfig("exponential", start_value=1e-4),
 }
 
 
@@ -70,6 +71,12 @@ def test_milestones_count_from_the_start_and_meet_the_warmup() -> None:
     t = np.arange(TOTAL + 2)
     line = np.minimum(t / 20, 1)
     np.testing.assert_allclose(rates, BASE * line * 0.5 ** ((t >= 10).astype(int) + (t >= 150)), rtol=1e-6)
+
+
+def test_exponential_grows_by_one_factor_and_ends_at_the_base_rate() -> None:
+    rates = _rates(EXAMPLES["exponential"])
+    np.testing.assert_allclose(rates[:TOTAL], np.geomspace(BASE * 1e-4, BASE, TOTAL), rtol=2e-5)
+    assert rates[TOTAL:] == pytest.approx([BASE, BASE])
 
 
 def test_cosine() -> None:
