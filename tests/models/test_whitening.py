@@ -157,3 +157,21 @@ def test_dirac_passes_inputs_on_and_draws_the_other_filters():
     narrow = np.asarray(INITIALIZERS["dirac"](jax.random.key(0), (3, 3, 4, 2), jnp.float32))
     np.testing.assert_array_equal(narrow[1, 1], np.eye(4, 2))
     assert narrow.sum() == 2
+
+
+def test_instruments_that_know_of_blocks_alone_refuse_a_transition():
+    from resnet_jax.depth.blockwise import chain
+    from resnet_jax.depth.measure import sample_moments
+    from resnet_jax.depth.predict import predict_moments
+
+    variables = random_variables(ResNet(FAST), (12, 12, 3))
+    images = jnp.zeros((2, 12, 12, 3))
+    with pytest.raises(UsageError, match="no chain of stem, blocks and classifier"):
+        chain(FAST, variables, False)
+    with pytest.raises(UsageError, match="no chain of stem, blocks and classifier"):
+        sample_moments(FAST, jax.random.key(0), images)
+    strided = dataclasses.replace(FAST, transition="stride", order="pre")
+    with pytest.raises(UsageError, match="no closed form is offered for the maximum in transition"):
+        predict_moments(dataclasses.replace(FAST, order="pre"), 12)
+    with pytest.raises(UsageError, match="no closed form is offered for stem whiten"):
+        predict_moments(strided, 12)
