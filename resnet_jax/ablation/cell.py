@@ -35,6 +35,7 @@ from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.kept import read_object
 from resnet_jax.runs.refreshed import batches_of
+from resnet_jax.runs.teacher import require_same_teacher, teacher_record
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.training.checkpoint import Checkpoints
@@ -149,11 +150,14 @@ def train_cell(job: CellJob, result: CellResult) -> CellResult:
     """
     run = job.run
     processes.on_main(lambda: RunDirectory.open(run.path, job.config).write_data(job.images.card))
+    parts = build_parts(job.config, job.images, job.placement)
+    require_same_teacher(run, parts.teacher)
+    if record := teacher_record(parts.teacher):
+        processes.on_main(lambda: run.write_start(record))
     corrupt = CorruptList(run.corrupt, job.images.unreadable, job.say, writes=processes.is_main())
     done = {one.seed for one in result.members}
     left = [seed for seed in result.seeds if seed not in done]
     size = job.members_at_once or len(left)
-    parts = build_parts(job.config, job.images, job.placement)
     evaluate = _evaluation(job, parts)
     for start in range(0, len(left), size):
         seeds = tuple(left[start : start + size])

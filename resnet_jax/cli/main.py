@@ -39,6 +39,7 @@ STATUSES = (
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
     "recipes": "list recipes, with published and expected figures, or show one in full",
+    "finetune": "a trained network on other images: probe, classifier, whole network; a table of before and after",
     "ablate": "train combinations of choices with several seeds; a table with error bars",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",

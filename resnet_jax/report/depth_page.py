@@ -181,7 +181,7 @@ def _table(table: Table, anchor: str) -> str:
     legend = f'<dl class="meaning">{meaning}</dl>' if meaning else ""
     count = len(columns[0]) if columns else 0
     return f"""<details{" open" if table.unfolded else ""}>
-<summary id="{anchor}">{escape(table.title)} ({count:,} rows)</summary>
+<summary id="{anchor}">{escape(table.title)} ({count:,} row{"s" if count != 1 else ""})</summary>
 <p class="hint">Choose the head of a column to sort by it.</p>
 <div class="table" role="region" aria-labelledby="{anchor}" tabindex="0">
 <table>

@@ -5,19 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax.data.augment import normalize
-from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
-from resnet_jax.data.on_device import Prepare, prepare_with
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records
-from resnet_jax.data.transforms import divide
 from resnet_jax.data.unreadable import Unreadable
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames
@@ -30,10 +25,12 @@ from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
 from resnet_jax.runs.length import length_of
+from resnet_jax.runs.network import build_model, build_task
+from resnet_jax.runs.preparation import eval_preprocess, train_preprocess
 from resnet_jax.runs.stages import in_stages
+from resnet_jax.runs.teacher import Teacher, find_teacher
 from resnet_jax.runs.whitening import whitening_start
-from resnet_jax.tasks.facts import TaskFacts
-from resnet_jax.tasks.registry import make_task
+from resnet_jax.tasks.distillation import distilled
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
 from resnet_jax.training.dispatch import compile_multi_step
@@ -46,35 +43,8 @@ from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
 from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
+from resnet_jax.training.step import TrainPreprocess, make_eval_step, make_train_step
 from resnet_jax.training.views import Views
-
-
-def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet:
-    """Build the network for the data: its classes and channels, unless the configuration says otherwise.
-
-    Args:
-        config: the run.
-        card: its data.
-        devices: over how many a training batch is sharded, at which only batch norm of devices or groups of them looks;
-            None: it is not trained.
-
-    Raises:
-        UsageError: the network has fewer outputs than the data has classes, or other choices or the devices do not fit.
-    """
-    outputs, dims = build_task(config, card).num_outputs, len(card.image_shape) - 1
-    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims)
-    if network.num_classes != outputs:
-        raise UsageError(
-            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave it "
-            "out"
-        )
-    if network.spatial_dims != dims:
-        raise UsageError(
-            f"model.spatial_dims {network.spatial_dims} does not go with inputs of {dims} spatial dimensions: leave it "
-            "out, and it is that of the data"
-        )
-    return ResNet(network if devices is None else network.on_devices(devices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +57,16 @@ class RunComponents:
         plan: how long, and what to do on the way.
         tx: the optimizer.
         learning_rate: rate of the update with a given 0-based index.
-        step: the train step as a pure function.
+        step: the train step as a pure function; with a teacher its third argument are the teacher's variables.
+        make_step: makes it, in plain forms; keywords replace what it is made of.
+        preprocess: of the train step, with what it is given.
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
         start: initial parameters -> those of the run, where some are computed from its images; None where none is.
         make_feed: of the run; given seeds, of a population with a member of each; given rollbacks, with the examples in
             another order after each.
         fed: where the training images are meanwhile, in words.
+        teacher: of a run that distils.
     """
 
     model: ResNet
@@ -103,10 +76,13 @@ class RunComponents:
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
     step: Callable[..., Any]
+    make_step: Callable[..., Any]
+    preprocess: TrainPreprocess
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
     make_feed: Callable[..., Feed]
     fed: str = ""
+    teacher: Teacher | None = None
     start: Callable[[Any], Any] | None = None
 
 
@@ -125,6 +101,10 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     plan = dataclasses.replace(plan, warmup=warmup)
 
     model, task = build_model(config, card, devices=placement.size), build_task(config, card)
+    teacher = find_teacher(config, card, model, placement)
+    given = None if teacher is None else teacher.variables
+    task = task if teacher is None else distilled(task, config.task.distill)
+    preprocess = train_preprocess(config, model, card, teacher)
     key = jax.random.key(config.seed)
     params = abstract_variables(model, card.image_shape)["params"]
     tx, schedule = make_optimizer(config.optim, params, steps_per_epoch=feed.steps_per_epoch, total_steps=total_steps)
@@ -133,10 +113,10 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         averaging = averaging.over(feed.steps_per_epoch, total_steps)
     make_step = functools.partial(
         make_train_step,
-        model,
-        tx,
+        model=model,
+        tx=tx,
         task=task,
-        preprocess=train_preprocess(config, model, card),
+        preprocess=preprocess,
         accumulate=train.accumulate,
         norm_momentum=model.config.norm_momentum,
         ema_decay=averaging,
@@ -146,7 +126,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
 
     def make(part: RunData) -> Callable[..., Feed]:
         per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
-        return _feed_maker(config, part, placement, step, probed, per_call)
+        return _feed_maker(config, part, placement, step, probed, per_call, given)
 
     start = whitening_start(model, images)
     probed = None if train.depth_every is None else in_forms(train.forms, make_step(probe=BlockNames()))
@@ -158,6 +138,9 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         tx=tx,
         learning_rate=jax.jit(schedule),  # one small program, not one an operation
         step=step,
+        make_step=make_step,
+        preprocess=preprocess if given is None else functools.partial(_given_last, preprocess, given),
+        teacher=teacher,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling, start=start
@@ -166,6 +149,10 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
         fed=describe_feed(config, feed, mesh),
     )
+
+
+def _given_last(preprocess: TrainPreprocess, given: Any, key: jax.Array, batch: Any) -> Any:
+    return preprocess(key, batch, given)
 
 
 def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
@@ -183,7 +170,7 @@ def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
 
 
 def _feed_maker(
-    config: RunConfig, images: RunData, placement: Placement, step: Any, probed: Any, per_call: int
+    config: RunConfig, images: RunData, placement: Placement, step: Any, probed: Any, per_call: int, given: Any
 ) -> Callable[..., Feed]:
     """Return ``make_feed(seeds=None, rollbacks=())``: the calls of the run, or of a population with a member a seed.
 
@@ -196,6 +183,7 @@ def _feed_maker(
         step: the train step as a pure function.
         probed: the same with a probe; None without one.
         per_call: updates a call.
+        given: third argument of the step, on the devices; None for none.
     """
 
     @functools.cache  # a program is compiled once, however many groups of seeds it is for
@@ -203,7 +191,7 @@ def _feed_maker(
         pure = step if kind == "step" or probed is None else probed
         pure = make_population_step(pure) if population else pure
         compiler = compile_multi_step if kind == "multi" else compile_train_step
-        return compiler(pure, placement, batch_axis=BATCH_AXIS if population else 0)
+        return compiler(pure, placement, batch_axis=BATCH_AXIS if population else 0, given=given)
 
     def make_feed(seeds: Sequence[int] | None = None, rollbacks: Sequence[int] = ()) -> Feed:
         orders = tuple(make_order(seeds, salt) for salt in range(len(rollbacks) + 1))
@@ -322,24 +310,6 @@ def build_eval_step(
     return in_forms(config.train.forms, step)
 
 
-def build_task(config: RunConfig, card: DatasetInfo) -> Task:
-    """Return what the outputs of a run's network mean.
-
-    Raises:
-        UsageError: a kind that does not go with the labels, or a setting that it does not use.
-    """
-    facts = TaskFacts(
-        label_kind=card.label_kind,  # pyright: ignore[reportArgumentType]  # a str, as JSON has it
-        names=card.class_names,
-        examples=card.examples.get("train", 0),
-        counts=card.label_counts,
-        mean=card.target_mean,
-        std=card.target_std,
-        outputs=config.model.changes.get("num_classes"),
-    )
-    return make_task(config.task, facts)
-
-
 def evaluation_feed(config: RunConfig, records: Records, *, unreadable: Unreadable | None = None) -> Iterator[Batch]:
     """Yield masked batches that hold every record once.
 
@@ -358,37 +328,3 @@ def evaluation_feed(config: RunConfig, records: Records, *, unreadable: Unreadab
 def _executor(config: RunConfig, *, stored: bool) -> dict[str, int]:
     # pixels in memory are indexed faster than handed over by another thread
     return {"threads": 0} if stored else {"threads": config.data.threads, "workers": config.data.workers}
-
-
-def train_preparation(config: RunConfig, card: DatasetInfo, num_classes: int) -> Prepare:
-    """Return ``prepare(key, batch) -> batch``: the device transforms and normalization of a run's training batches."""
-    shape: tuple[int | None, ...] = card.image_shape
-    spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
-    spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
-    transforms = divide(config.data.augment).device
-    return prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=num_classes)
-
-
-def train_preprocess(config: RunConfig, model: ResNet, card: DatasetInfo) -> TrainPreprocess:
-    """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well."""
-    transforms, dtype = divide(config.data.augment).device, jnp.dtype(model.config.dtype)
-    mixes = any(getattr(transform, "mixes", False) for transform in transforms)
-    prepare = train_preparation(config, card, model.config.num_classes)
-
-    def preprocess(key, batch):
-        found = prepare(key, batch)
-        images = found["image"].astype(dtype)
-        if card.meanings:  # masks and boxes, which have moved with the images
-            return {**found, "image": images}
-        return (images, found["label"]) if mixes else images
-
-    return preprocess
-
-
-def eval_preprocess(model: ResNet, card: DatasetInfo) -> Preprocess:
-    """Return the normalization of a run as a ``preprocess`` function without augmentation."""
-
-    def preprocess(_key, batch):
-        return normalize(batch["image"], card.mean, card.std, jnp.dtype(model.config.dtype))
-
-    return preprocess

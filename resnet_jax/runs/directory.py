@@ -4,7 +4,7 @@
 ``config.yaml``    the configuration; ``resnet-jax train config.yaml`` reproduces the run
 ``data.json``      class names, image shape, normalization, the size of each split and a digest of the labels
 ``notes.txt``      what was said of the data at the start, if anything: what was left out, which folder is which split
-``start.json``     with ``init_from``: which weights the run began with
+``start.json``     with ``init_from``: which weights the run began with; of a run that distils: its teacher's
 ``environment.json``  versions of Python and the packages, and the devices
 ``.written.json``  what the run wrote into config.yaml, data.json, start.json and summary.json, a second time
 ``.lock``          who is training here

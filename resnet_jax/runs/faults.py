@@ -19,7 +19,7 @@ import numpy as np
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.extremes import BACKWARD, FORWARD
 from resnet_jax.report.views import one_line
-from resnet_jax.runs.build import RunComponents, train_preprocess
+from resnet_jax.runs.build import RunComponents
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
@@ -154,7 +154,7 @@ def find_fault(
         parts.tx,
         state,
         parts.placement.shard(dict(batch)),
-        preprocess=train_preprocess(job.config, parts.model, job.images.card),
+        preprocess=parts.preprocess,
         accumulate=job.config.train.accumulate,
     )
     return fault or _of_profile(profile, error), profile

@@ -31,6 +31,7 @@ from resnet_jax.runs.length import Origin, adopt, settle
 from resnet_jax.runs.outcome import Pictures, Summary, conclude, say_if_stuck
 from resnet_jax.runs.recipe_fit import elsewhere, misfit
 from resnet_jax.runs.several import require_one_data, require_one_run, require_shared
+from resnet_jax.runs.teacher import require_same_teacher, teacher_record
 from resnet_jax.runs.testing import test_once
 from resnet_jax.runs.train_run import restore_or_begin, train_run
 from resnet_jax.runtime import processes
@@ -126,6 +127,7 @@ def _fit(
     parts = build_parts(config, images, config.train.placed())
     if source is not None:
         require_transfer(config, source, parts, images.card)
+    require_same_teacher(run, parts.teacher)
     require_memory(
         parts.model,
         images.card.image_shape,
@@ -143,8 +145,8 @@ def _fit(
     def write() -> None:
         run.write_data(images.card)
         run.write_notes(notes)
-        if source is not None:
-            run.write_start(source.record())
+        if start := {**(source.record() if source else {}), **teacher_record(parts.teacher)}:
+            run.write_start(start)
 
     processes.on_main(lambda: RunDirectory.open(run.path, config if change is None else run.read_config()))
     with (

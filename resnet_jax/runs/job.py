@@ -19,6 +19,7 @@ from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.finetune import Source, describe
 from resnet_jax.runs.length import Settled
 from resnet_jax.runs.outcome import Pictures
+from resnet_jax.runs.teacher import describe_teacher
 from resnet_jax.runtime.cxx.library import is_compiling
 from resnet_jax.runtime.events import NO_EVENTS, EventLog
 from resnet_jax.runtime.lock import Held
@@ -137,7 +138,8 @@ def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
         "run": str(job.run.path),
     }
     start = () if job.source is None else describe(config, job.source, job.parts, job.images.card)
-    lines = (*(("start", line) for line in start), *(("adapted", line) for line in settled.adapted))
+    taught = [] if job.parts.teacher is None else [("teacher", describe_teacher(config, job.parts.teacher))]
+    lines = (*(("start", line) for line in start), *taught, *(("adapted", line) for line in settled.adapted))
     for name, fact in (*facts.items(), *lines):
         job.say(f"{name:>9}  {fact}")
     for note in notes:

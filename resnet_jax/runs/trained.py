@@ -21,12 +21,12 @@ from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import RunError, UsageError, unknown
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.imports import missing_told
 from resnet_jax.runs.legacy_augment import with_old_fields
+from resnet_jax.runs.network import build_model, build_task
 from resnet_jax.runtime.limits import too_much_unpacked
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification

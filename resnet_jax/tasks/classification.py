@@ -237,7 +237,7 @@ def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
         )
 
 
-@register_task("classification", uses=("loss", "label_smoothing", "class_weights", *LOSS_PARAMETERS))
+@register_task("classification", uses=("loss", "label_smoothing", "class_weights", "distill", *LOSS_PARAMETERS))
 def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
     """Return classification as configured."""
     require_kind("classification", facts, "class")
@@ -245,6 +245,10 @@ def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
     criterion: Any = criterion_of(config, "classification", tuple(LOSSES))
     if len(config.class_weights) != facts.num_outputs and not isinstance(config.class_weights, str):
         raise UsageError(f"task.class_weights has {len(config.class_weights)} numbers for {facts.num_outputs} classes")
+    if config.distill.teacher is not None and criterion in ("bce", "mse"):
+        raise UsageError(
+            f"task.distill goes with losses of the softmax, such as cross_entropy, and not with task.loss {criterion}"
+        )
     parameters = {name: getattr(config, name) for name in LOSS_PARAMETERS}
     for name, loss in LOSS_PARAMETERS.items():
         if loss != criterion and parameters[name] != getattr(TaskConfig(), name):

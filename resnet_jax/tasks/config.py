@@ -7,11 +7,34 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval, Lt
 
+from resnet_jax.errors import UsageError
 from resnet_jax.fields import BelowOne, Positive, check_fields
 
 Open01 = Annotated[float, Interval(gt=0.0, lt=1.0)]
 AboveZero = Annotated[float, Interval(gt=0.0, le=1.0)]
 BelowZero = Annotated[float, Lt(0.0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Knowledge distillation: the network also learns the probabilities of another one, its teacher."""
+
+    teacher: str | None = None
+    """classification: a run directory, trained or imported, whose network is the teacher: the loss is then
+    (1 - weight) times task.loss plus weight T^2 KL(teacher || network), of probabilities at temperature T (Hinton et
+    al. 2015). The teacher sees the same augmented images, and its classes must have the same names."""
+    temperature: Positive = 4.0
+    """Of the teacher: T, by which both networks' outputs are divided; higher is softer."""
+    weight: AboveZero = 0.9
+    """Of the teacher: its share of the loss; 1 learns without labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and those of no teacher."""
+        check_fields(self, "task.distill.")
+        for field in ("temperature", "weight"):
+            default = getattr(type(self), field)
+            if self.teacher is None and getattr(self, field) != default:
+                raise UsageError(f"task.distill.{field} {getattr(self, field):g} needs task.distill.teacher")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +69,8 @@ class TaskConfig:
     """loss symmetric_cross_entropy: what stands for the logarithm of 0, the paper's A."""
     bootstrap_beta: AboveZero = 0.95
     """loss soft_bootstrap: share of the label in the target; the rest is what the network predicts."""
+    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
+    """A teacher."""
     standardize: bool = True
     """regression: the network learns (target - mean) / deviation, of the training set; predictions are in the target's
     units, the loss is not."""

@@ -9,7 +9,7 @@ from typing import TypeVar, assert_never
 
 from resnet_jax.errors import UsageError, either, unknown
 from resnet_jax.runtime.registry import Registry
-from resnet_jax.tasks.config import TaskConfig
+from resnet_jax.tasks.config import DistillConfig, TaskConfig
 from resnet_jax.tasks.facts import SAID_OF_KIND, TaskFacts
 from resnet_jax.tasks.task import Task
 
@@ -83,9 +83,9 @@ def make_task(config: TaskConfig, facts: TaskFacts) -> Task:
         value = getattr(config, field.name)
         if field.name not in ("kind", *rule.uses) and value != getattr(default, field.name):
             users = [name for name in kinds if field.name in TASKS[name].uses]
+            said = f"distill.teacher {value.teacher}" if isinstance(value, DistillConfig) else f"{field.name} {value}"
             raise UsageError(
-                f"task.{field.name} {value} is not used by task.kind {kind}"
-                + (f", but by {either(users)}" if users else "")
+                f"task.{said} is not used by task.kind {kind}" + (f", but by {either(users)}" if users else "")
             )
     return rule.make(config, facts)
 

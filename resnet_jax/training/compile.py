@@ -6,6 +6,7 @@ global flags, and chosen by measurement; the tables say which.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,6 +43,31 @@ MAPPED_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """A compiled step with its last argument: arrays that are the same at every call, and never donated.
+
+    Attributes:
+        jitted: what ``jax.jit`` returned.
+        arrays: on the devices.
+    """
+
+    jitted: Any
+    arrays: Any
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it."""
+        return self.jitted(*arguments, self.arrays)
+
+    def lower(self, *arguments: Any) -> Any:
+        """Lower it; what is compiled of that takes the arrays in the same way."""
+        return Given(self.jitted.lower(*arguments, self.arrays), self.arrays)
+
+    def compile(self) -> Any:
+        """Compile what was lowered."""
+        return Given(self.jitted.compile(), self.arrays)
+
+
 def create_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -66,7 +92,13 @@ def create_state(
 
 
 def compile_train_step(
-    step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0, mapped: bool = True
+    step: Callable[..., Any],
+    mesh: Devices,
+    *,
+    donate: bool = True,
+    batch_axis: int = 0,
+    mapped: bool = True,
+    given: Any = None,
 ) -> Callable[..., Any]:
     """Jit ``step(state, batch) -> (state, metrics)`` with a donated state and a sharded batch.
 
@@ -79,23 +111,25 @@ def compile_train_step(
         donate: whether the state's memory may be used again.
         batch_axis: the batch's axis of examples, which is cut over the devices; 1 for a population.
         mapped: False leaves it to the compiler how the step is cut over several devices.
+        given: arrays that the step takes as its third argument, whole on every device; None for none.
     """
     placement = as_placement(mesh)
-    state = placement.state()
+    state, more = placement.state(), () if given is None else (placement.outputs,)
 
     @functools.wraps(step)  # programs are kept under the step's name
-    def placed_step(state: Any, batch: Any) -> Any:
+    def placed_step(state: Any, batch: Any, *given: Any) -> Any:
         with traced_for(placement, mapped=mapped and batch_axis == 0):
-            new, metrics = step(state, batch)
+            new, metrics = step(state, batch, *given)
         return placement.kept(new), metrics
 
-    return jax.jit(
+    jitted = jax.jit(
         step if placement.size == 1 else placed_step,
-        in_shardings=(state, placement.batch(batch_axis)),
+        in_shardings=(state, placement.batch(batch_axis), *more),
         out_shardings=(state, placement.outputs),
         donate_argnums=(0,) if donate else (),
         compiler_options=step_options(mesh, mapped=mapped and batch_axis == 0),
     )
+    return jitted if given is None else Given(jitted, given)
 
 
 def compile_eval_step(step: Callable[..., Any], mesh: Devices, *, mapped: bool = True) -> Callable[..., Any]:

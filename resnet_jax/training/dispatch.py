@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from resnet_jax.training.compile import step_options
+from resnet_jax.training.compile import Given, step_options
 from resnet_jax.training.placement import Devices, as_placement, traced_for
 
 Arrays = Mapping[str, jax.Array]
@@ -35,7 +35,7 @@ Arrays = Mapping[str, jax.Array]
 
 def make_multi_step(
     step: Callable[..., Any], sharding: NamedSharding | None = None, kept: Callable[[Any], Any] = lambda state: state
-) -> Callable[[Any, Arrays, Arrays], Any]:
+) -> Callable[..., Any]:
     """Build ``multi_step(state, data, chunk) -> (state, metrics)``; the metrics have a leading axis of K updates.
 
     ``data`` is the training set, arrays (N, ...) by name, such as ``image`` and ``label``. ``chunk`` says what to take
@@ -53,7 +53,7 @@ def make_multi_step(
     """
     step = jax.jit(step)  # so that its shapes and the loop's body share one trace
 
-    def multi_step(state: Any, data: Arrays, chunk: Arrays) -> Any:
+    def multi_step(state: Any, data: Arrays, chunk: Arrays, *given: Any) -> Any:
         def update(state: Any, number: jax.Array) -> Any:
             index, epoch = (
                 lax.dynamic_index_in_dim(chunk[name], number, keepdims=False) for name in ("index", "epoch")
@@ -64,7 +64,8 @@ def make_multi_step(
                 "index": index,
                 "epoch": epoch,
             }
-            return step(state, batch if sharding is None else lax.with_sharding_constraint(batch, sharding))
+            batch = batch if sharding is None else lax.with_sharding_constraint(batch, sharding)
+            return step(state, batch, *given)
 
         def body(number: jax.Array, carry: Any) -> Any:
             state, metrics = carry
@@ -81,7 +82,7 @@ def make_multi_step(
 
 
 def compile_multi_step(
-    step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0
+    step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0, given: Any = None
 ) -> Callable[..., Any]:
     """Jit the multi-step of ``step``: the state donated, the training set whole on every device, batches sharded.
 
@@ -90,22 +91,25 @@ def compile_multi_step(
         mesh: the devices.
         donate: whether the state's memory may be used again.
         batch_axis: the batch's axis of examples; 1 for a population.
+        given: arrays that the step takes as its third argument, whole on every device; None for none.
     """
     placement = as_placement(mesh)
     state, whole, rows = placement.state(), placement.outputs, placement.batch(batch_axis + 1)
     many = make_multi_step(step, placement.batch(batch_axis), placement.kept)
 
-    def multi_step(state: Any, data: Arrays, chunk: Arrays) -> Any:
+    def multi_step(state: Any, data: Arrays, chunk: Arrays, *given: Any) -> Any:
         with traced_for(placement, mapped=batch_axis == 0):
-            return many(state, data, chunk)
+            return many(state, data, chunk, *given)
 
-    return jax.jit(
+    more = () if given is None else (whole,)
+    jitted = jax.jit(
         multi_step,
-        in_shardings=(state, whole, {"index": rows, "epoch": rows, "count": whole}),
+        in_shardings=(state, whole, {"index": rows, "epoch": rows, "count": whole}, *more),
         out_shardings=(state, whole),
         donate_argnums=(0,) if donate else (),
         compiler_options=step_options(mesh, mapped=batch_axis == 0),
     )
+    return jitted if given is None else Given(jitted, given)
 
 
 def put_resident(data: Mapping[str, np.ndarray], mesh: Devices) -> dict[str, jax.Array]:

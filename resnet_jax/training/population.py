@@ -25,6 +25,7 @@ may order the sums of a convolution over members in another way).
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -179,9 +180,15 @@ def make_population_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """Turn ``step(state, batch)`` of one run into that of a population: states, batches, metrics with members first.
 
     Args:
-        step: from :func:`~resnet_jax.training.step.make_train_step`, not compiled.
+        step: from :func:`~resnet_jax.training.step.make_train_step`, not compiled. Arrays that it is given as a third
+            argument are the same for all members.
     """
-    return jax.vmap(step)
+
+    @functools.wraps(step)
+    def population_step(states: Any, batches: Any, *given: Any) -> Any:
+        return jax.vmap(step, in_axes=(0, 0, *(None for _ in given)))(states, batches, *given)
+
+    return population_step
 
 
 def compile_population_step(step: Callable[..., Any], mesh: Devices, *, donate: bool = True) -> Callable[..., Any]:

@@ -31,7 +31,8 @@ from resnet_jax.training.views import Views, predict_views
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Preprocess = Callable[[jax.Array, Batch], jax.Array]
-TrainPreprocess = Callable[[jax.Array, Batch], jax.Array | tuple[jax.Array, jax.Array] | Batch]
+#: ``(key, batch)`` or, of a step that is given more arrays, ``(key, batch, given)``.
+TrainPreprocess = Callable[..., jax.Array | tuple[jax.Array, jax.Array] | Batch]
 
 _STATS = ["batch_stats"]
 
@@ -49,8 +50,11 @@ def make_train_step(
     loss_scaling: LossScaling | None = None,
     axis_name: str | None = None,
     probe: BlockNames | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Build ``train_step(state, batch) -> (state, metrics)``.
+
+    It also takes a third argument, arrays that it hands on to ``preprocess``, the same at every step and no part of the
+    state: ``train_step(state, batch, given)``, such as the variables of a teacher.
 
     The batch has ``image`` (N, H, W, C) and what the task reads, such as ``label``; all its arrays have N rows. One
     call makes one optimizer update. If the loss, a gradient, or a parameter or statistic that comes out is not
@@ -114,14 +118,14 @@ def make_train_step(
             value_and_grad, trained, batch_stats, batch, dropout_key, steps=accumulate, norm_momentum=norm_momentum
         )
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, *given: Any) -> tuple[TrainState, Metrics]:
         if (state.loss_scale is None) != (loss_scaling is None):
             raise UsageError(
                 "the state and the step must both have a loss scale or none: give loss_scaling to make_train_step and "
                 "to init_state or create_state"
             )
         scale = None if state.loss_scale is None else state.loss_scale.scale
-        batch = prepared(preprocess, state.rng, batch)
+        batch = prepared(preprocess, state.rng, batch, *given)
         dropout_key = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
@@ -175,11 +179,13 @@ def task_of(task: Task | None, loss: Loss | None) -> Task:
     return task
 
 
-def prepared(preprocess: TrainPreprocess | Preprocess | None, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+def prepared(
+    preprocess: TrainPreprocess | Preprocess | None, key: jax.Array, batch: Batch, *given: Any
+) -> dict[str, jax.Array]:
     """Return the batch as the network and the task take it: ``image`` and what else is changed, such as ``label``."""
     if preprocess is None:
         return dict(batch)
-    made = preprocess(key, batch)
+    made = preprocess(key, batch, *given)
     if isinstance(made, Mapping):
         return {**batch, **made}
     images, labels = made if isinstance(made, tuple) else (made, None)

@@ -114,13 +114,9 @@ def test_a_smoke_run_fails_where_the_loss_does_not_fall(length, tmp_path, comman
     assert check["losses"] == int(length.split()[0])
 
 
-#: Of each kind of recipe one: all 28 take five minutes of a core.
-KINDS = ("digits", "mnist", "cifar10-resnet110", "cifar10-wrn28-10", "cifar10-nf-resnet20", "imagenet-resnet50-a1")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_a_recipe_of_each_kind_learns_in_seconds(name, tmp_path, command):
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_learns_in_seconds(name, tmp_path, command):
     status, out, err = command("train", name, "--smoke", "--check", "--json", "--run-dir", tmp_path / "run")
     assert status == 0, err
     assert json.loads(out)["check"]["passed"]

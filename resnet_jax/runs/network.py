@@ -1,0 +1,56 @@
+"""The network and the task of a configuration, for the data that a card describes."""
+
+from __future__ import annotations
+
+from resnet_jax.errors import UsageError
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.directory import DatasetInfo
+from resnet_jax.tasks.facts import TaskFacts
+from resnet_jax.tasks.registry import make_task
+from resnet_jax.tasks.task import Task
+
+
+def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet:
+    """Build the network for the data: its classes and channels, unless the configuration says otherwise.
+
+    Args:
+        config: the run.
+        card: its data.
+        devices: over how many a training batch is sharded, at which only batch norm of devices or groups of them looks;
+            None: it is not trained.
+
+    Raises:
+        UsageError: the network has fewer outputs than the data has classes, or other choices or the devices do not fit.
+    """
+    outputs, dims = build_task(config, card).num_outputs, len(card.image_shape) - 1
+    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims)
+    if network.num_classes != outputs:
+        raise UsageError(
+            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave it "
+            "out"
+        )
+    if network.spatial_dims != dims:
+        raise UsageError(
+            f"model.spatial_dims {network.spatial_dims} does not go with inputs of {dims} spatial dimensions: leave it "
+            "out, and it is that of the data"
+        )
+    return ResNet(network if devices is None else network.on_devices(devices))
+
+
+def build_task(config: RunConfig, card: DatasetInfo) -> Task:
+    """Return what the outputs of a run's network mean.
+
+    Raises:
+        UsageError: a kind that does not go with the labels, or a setting that it does not use.
+    """
+    facts = TaskFacts(
+        label_kind=card.label_kind,  # pyright: ignore[reportArgumentType]  # a str, as JSON has it
+        names=card.class_names,
+        examples=card.examples.get("train", 0),
+        counts=card.label_counts,
+        mean=card.target_mean,
+        std=card.target_std,
+        outputs=config.model.changes.get("num_classes"),
+    )
+    return make_task(config.task, facts)
