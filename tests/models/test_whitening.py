@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.models import ResNet, ResNetConfig, count
+from resnet_jax.models import ResNet, ResNetConfig, count, stack_blocks, unstack_blocks
 from resnet_jax.models.init import INITIALIZERS
 from resnet_jax.models.whitening import PatchMoments, whitened, whitening_filters, whitening_kernel
 from tests.tools import random_variables
@@ -136,6 +136,18 @@ def test_blocks_after_a_transition_keep_its_shape_in_any_execution(execution):
     whole = count(model, (12, 12, 3))
     rest = 5 * (8 + 1) + 24 * (12 + 1)
     assert whole.params == rest + 9 * (24 * 6 + 6 * 6 + 6 * 8 + 3 * 8 * 8) + 2 * (2 * 6 + 4 * 8)
+
+
+def test_a_scanned_stage_with_a_transition_is_the_listed_one():
+    config = dataclasses.replace(FAST, stage_sizes=(1, 3))
+    listed, scanned = (ResNet(dataclasses.replace(config, execution=execution)) for execution in ("unroll", "scan"))
+    x = jnp.asarray(_images(2, 12, 12, 3), jnp.float32)
+    variables = random_variables(listed, (12, 12, 3))
+    stacked = stack_blocks(variables, "scan")
+    assert sorted(stacked["params"]["stage2"]) == ["block0", "blocks", "transition"]
+    chex.assert_trees_all_equal(unstack_blocks(stacked), variables)
+    found, expected = scanned.apply(stacked, x, train=False), listed.apply(variables, x, train=False)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_logits_are_scaled():
