@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.models import ResNet, ResNetConfig, count
+from resnet_jax.models import ResNet, ResNetConfig, count, stack_blocks, unstack_blocks
 from resnet_jax.models.init import INITIALIZERS
 from resnet_jax.models.whitening import PatchMoments, whitened, whitening_filters, whitening_kernel
 from tests.tools import random_variables
@@ -138,6 +138,18 @@ def test_blocks_after_a_transition_keep_its_shape_in_any_execution(execution):
     assert whole.params == rest + 9 * (24 * 6 + 6 * 6 + 6 * 8 + 3 * 8 * 8) + 2 * (2 * 6 + 4 * 8)
 
 
+def test_a_scanned_stage_with_a_transition_is_the_listed_one():
+    config = dataclasses.replace(FAST, stage_sizes=(1, 3))
+    listed, scanned = (ResNet(dataclasses.replace(config, execution=execution)) for execution in ("unroll", "scan"))
+    x = jnp.asarray(_images(2, 12, 12, 3), jnp.float32)
+    variables = random_variables(listed, (12, 12, 3))
+    stacked = stack_blocks(variables, "scan")
+    assert sorted(stacked["params"]["stage2"]) == ["block0", "blocks", "transition"]
+    chex.assert_trees_all_equal(unstack_blocks(stacked), variables)
+    found, expected = scanned.apply(stacked, x, train=False), listed.apply(variables, x, train=False)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_logits_are_scaled():
     model, x = ResNet(FAST), jnp.asarray(_images(2, 8, 8, 3), jnp.float32)
     variables = random_variables(model, (8, 8, 3))
@@ -157,3 +169,21 @@ def test_dirac_passes_inputs_on_and_draws_the_other_filters():
     narrow = np.asarray(INITIALIZERS["dirac"](jax.random.key(0), (3, 3, 4, 2), jnp.float32))
     np.testing.assert_array_equal(narrow[1, 1], np.eye(4, 2))
     assert narrow.sum() == 2
+
+
+def test_instruments_that_know_of_blocks_alone_refuse_a_transition():
+    from resnet_jax.depth.blockwise import chain
+    from resnet_jax.depth.measure import sample_moments
+    from resnet_jax.depth.predict import predict_moments
+
+    variables = random_variables(ResNet(FAST), (12, 12, 3))
+    images = jnp.zeros((2, 12, 12, 3))
+    with pytest.raises(UsageError, match="no chain of stem, blocks and classifier"):
+        chain(FAST, variables, False)
+    with pytest.raises(UsageError, match="no chain of stem, blocks and classifier"):
+        sample_moments(FAST, jax.random.key(0), images)
+    strided = dataclasses.replace(FAST, transition="stride", order="pre")
+    with pytest.raises(UsageError, match="no closed form is offered for the maximum in transition"):
+        predict_moments(dataclasses.replace(FAST, order="pre"), 12)
+    with pytest.raises(UsageError, match="no closed form is offered for stem whiten"):
+        predict_moments(strided, 12)
