@@ -39,6 +39,7 @@ STATUSES = (
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
     "recipes": "list recipes, with published and expected figures, or show one in full",
+    "search": "search for better options of a recipe, many trials in one program",
     "ablate": "train combinations of choices with several seeds; a table with error bars",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
