@@ -34,6 +34,7 @@ from resnet_jax.search.wave import Job, Wave
 from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
+from resnet_jax.training.schedules import warmup_steps
 
 #: Lanes where nothing else is said.
 LANES = 8
@@ -196,7 +197,8 @@ class _Groups:
         per_epoch = len(images.splits.train) // config.train.batch_size
         config, adapted = fit_length(config, self._origin, max(per_epoch, 1))
         steps = length_of(config, max(per_epoch, 1)).steps
-        return Group(config, images, rungs(steps, self._definition.eta, per_epoch), tuple(adapted))
+        least = max(per_epoch, warmup_steps(config.optim.schedule, max(per_epoch, 1), steps))
+        return Group(config, images, rungs(steps, self._definition.eta, least), tuple(adapted))
 
     def program(self, group: Group) -> Lanes:
         """Build the program of a group; nothing is compiled yet.
@@ -261,7 +263,7 @@ def _search(session: _Session) -> dict[str, Any]:
             first = running[0] if running else study.ask()
             fixed = groups.static_of(first)
             try:
-                _wave(session, study, allowance, views, fixed)
+                _wave(session, study, allowance, views, fixed, begins=not running)
                 lost = 0
             except UsageError as error:  # choices that do not go together; of a space without any it is the recipe
                 for one in study.running():
@@ -284,8 +286,10 @@ def _wave(
     allowance: Allowance,
     views: Views,
     fixed: Mapping[str, Any],
+    *,
+    begins: bool,
 ) -> None:
-    """Train trials of these static choices."""
+    """Train trials of these static choices; a wave begins, or one of before goes on."""
     groups, programs, key = session.groups, session.programs, _key(fixed)
     group = groups.group(fixed)
     config, placement = group.config, group.config.train.placed()
@@ -323,7 +327,10 @@ def _wave(
     folder = session.directory.wave(key, count)
     at_most = PER_LANE * count if groups.static else None
     with memory_told(lambda: f"{count} lanes do not fit into the memory of the device: give fewer lanes (--lanes); "):
-        Wave(job, programs[key], config, count, records, fixed, folder, at_most).run()
+        wave = Wave(job, programs[key], config, count, records, fixed, folder, at_most)
+        if not begins:
+            wave.resume()
+        wave.run()
     if not study.running():
         shutil.rmtree(session.directory.checkpoints, ignore_errors=True)
 

@@ -138,6 +138,7 @@ class Wave:
         self._job, self._lanes, self._records, self._fixed = job, lanes, records, dict(fixed)
         self._config, self._folder, self._at_most, self._begun = config, folder, at_most, 0
         self._slots: list[_Lane | None] = [None] * count
+        self._made = [0] * count  # updates of every lane's state, also of those that stand idle
         self._waiting: list[Trial] = []
         self._states: Any = None
         self._call, self._per_update, self.updates = FIRST_CALL, 0.0, 0
@@ -156,8 +157,9 @@ class Wave:
             RunError: the lanes cannot be saved.
         """
         job = self._job
+        taken = {lane.trial.number for lane in self._slots if lane is not None}
+        self._waiting = [one for one in job.study.running() if one.number not in taken]
         with Checkpoints(self._folder, warn=job.say, keep=Keep(2, 1)) as checkpoints:
-            self._resume(checkpoints)
             while True:
                 if job.stop or job.allowance.is_over:
                     self._save(checkpoints, final=True)
@@ -187,6 +189,7 @@ class Wave:
             self._states = self._lanes.new_states(self._seeds())
             return
         for place in fresh:
+            self._made[place] = 0
             self._states = self._lanes.restart(self._states, place, self._seeds()[place])
 
     def _next(self) -> Trial | None:
@@ -204,9 +207,8 @@ class Wave:
         some = next(lane for lane in self._slots if lane is not None)
         lanes = [lane or some for lane in self._slots]
         values = values_of([lane.config for lane in lanes], self._lanes.names)
-        self._states, metrics = self._lanes.advance(
-            self._states, values, self._seeds(), [lane.step for lane in lanes], count
-        )
+        self._states, metrics = self._lanes.advance(self._states, values, self._seeds(), self._made, count)
+        self._made = [made + count for made in self._made]
         rejected = np.asarray(metrics["rejected"])
         self._job.stop.begun = True
         self.updates += count
@@ -276,8 +278,16 @@ class Wave:
     def _seeds(self) -> list[int]:
         return [0 if lane is None else lane.trial.seed for lane in self._slots]
 
-    def _resume(self, checkpoints: Checkpoints) -> None:
-        """Take up the trials that are under way: from the lanes that were saved, the others from the start."""
+    def resume(self) -> None:
+        """Take up the trials that are under way: from the lanes that were saved, the others from the start.
+
+        Raises:
+            RunError: the lanes that were saved cannot be read.
+        """
+        with Checkpoints(self._folder, warn=self._job.say) as checkpoints:
+            self._take_up(checkpoints)
+
+    def _take_up(self, checkpoints: Checkpoints) -> None:
         running = {one.number: one for one in self._job.study.running()}
         if running and checkpoints.steps("last"):
             like = self._lanes.new_states(self._seeds())
@@ -288,15 +298,14 @@ class Wave:
                     if number in running:
                         trial = running.pop(number)
                         self._slots[place] = _Lane(trial, self._configured(trial), step)
-                self.updates = progress["updates"]
-                steps = np.asarray([step for _, step in progress["lanes"]], np.int32)
-                self._states = state.replace(step=jax.device_put(steps, like.step.sharding))
-        self._waiting = sorted(running.values(), key=lambda one: one.number)
+                self.updates, self._made = progress["updates"], [step for _, step in progress["lanes"]]
+                steps = jax.device_put(np.asarray(self._made, np.int32), like.step.sharding)
+                self._states = state.replace(step=steps)
         if lanes := [lane for lane in self._slots if lane is not None]:
             at = ", ".join(f"{lane.trial.number} at {lane.step:,}" for lane in lanes)
             self._job.say(f"going on with the trials under way (trial at update): {at}")
-        if self._waiting:
-            self._job.say(f"starting again: trials {', '.join(str(one.number) for one in self._waiting)}")
+        if running:
+            self._job.say(f"starting again: trials {', '.join(map(str, sorted(running)))}")
 
     def _save(self, checkpoints: Checkpoints, *, final: bool = False) -> None:
         """Save the lanes, if it is time and saving has not taken too much of it."""
@@ -304,7 +313,8 @@ class Wave:
         due = now - self._saved_at >= SAVE_SECONDS and self._save_budget.allows(checkpoints.seconds_left)
         if self._states is None or self.updates == 0 or not (due or final):
             return
-        table = [[-1, 0] if lane is None else [lane.trial.number, lane.step] for lane in self._slots]
+        numbers = [-1 if lane is None else lane.trial.number for lane in self._slots]
+        table = [list(row) for row in zip(numbers, self._made, strict=True)]
         state = self._states.replace(step=jnp.int32(self.updates))
         checkpoints.save("last", state, {"lanes": table, "updates": self.updates}, axis=1)
         if final:
