@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from resnet_jax import ops
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import is_on
 from resnet_jax.models import layers, layout, paths
 from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
@@ -179,7 +180,7 @@ class ResNet(nn.Module):
         pooled = self.features(x, train=train)["pooled"]
         if self.config.num_classes == 0:
             return pooled
-        if self.config.head_dropout > 0:
+        if is_on(self.config.head_dropout):
             pooled = self.head_dropout(pooled, deterministic=not train)
         return self.head(pooled)
 
@@ -222,7 +223,7 @@ class ResNet(nn.Module):
                 f"the network takes {config.in_channels} channels in the last axis, got shape {x.shape}; "
                 f"pass in_channels={x.shape[-1]} to create_model, or move the channels last"
             )
-        key = self.make_rng("dropout") if train and (config.dropout > 0 or config.drop_path > 0) else None
+        key = self.make_rng("dropout") if train and (is_on(config.dropout) or is_on(config.drop_path)) else None
         x = Stem(config, name=paths.STEM)(x.astype(config.dtype), train=train)
         maps = {"stem": x}
         for index, blocks in enumerate(plan_stages(config)):

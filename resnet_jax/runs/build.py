@@ -5,19 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_jax.data.augment import normalize
-from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
-from resnet_jax.data.on_device import Prepare, prepare_with
 from resnet_jax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches
 from resnet_jax.data.records import Records
-from resnet_jax.data.transforms import divide
 from resnet_jax.data.unreadable import Unreadable
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames
@@ -30,6 +25,7 @@ from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
 from resnet_jax.runs.length import length_of
+from resnet_jax.runs.preprocess import eval_preprocess, train_preprocess
 from resnet_jax.runs.stages import in_stages
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import make_task
@@ -45,7 +41,7 @@ from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
 from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import Preprocess, TrainPreprocess, make_eval_step, make_train_step
+from resnet_jax.training.step import make_eval_step, make_train_step
 from resnet_jax.training.views import Views
 
 
@@ -87,6 +83,7 @@ class RunComponents:
         tx: the optimizer.
         learning_rate: rate of the update with a given 0-based index.
         step: the train step as a pure function.
+        make_step: makes it, in plain forms; keywords replace what it is made of.
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
         make_feed: of the run; given seeds, of a population with a member of each; given rollbacks, with the examples in
@@ -101,6 +98,7 @@ class RunComponents:
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
     step: Callable[..., Any]
+    make_step: Callable[..., Any]
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
     make_feed: Callable[..., Feed]
@@ -130,8 +128,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         averaging = averaging.over(feed.steps_per_epoch, total_steps)
     make_step = functools.partial(
         make_train_step,
-        model,
-        tx,
+        model=model,
+        tx=tx,
         task=task,
         preprocess=train_preprocess(config, model, card),
         accumulate=train.accumulate,
@@ -154,6 +152,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         tx=tx,
         learning_rate=jax.jit(schedule),  # one small program, not one an operation
         step=step,
+        make_step=make_step,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
         new_state=lambda: create_state(
             model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling
@@ -353,37 +352,3 @@ def evaluation_feed(config: RunConfig, records: Records, *, unreadable: Unreadab
 def _executor(config: RunConfig, *, stored: bool) -> dict[str, int]:
     # pixels in memory are indexed faster than handed over by another thread
     return {"threads": 0} if stored else {"threads": config.data.threads, "workers": config.data.workers}
-
-
-def train_preparation(config: RunConfig, card: DatasetInfo, num_classes: int) -> Prepare:
-    """Return ``prepare(key, batch) -> batch``: the device transforms and normalization of a run's training batches."""
-    shape: tuple[int | None, ...] = card.image_shape
-    spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
-    spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
-    transforms = divide(config.data.augment).device
-    return prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=num_classes)
-
-
-def train_preprocess(config: RunConfig, model: ResNet, card: DatasetInfo) -> TrainPreprocess:
-    """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well."""
-    transforms, dtype = divide(config.data.augment).device, jnp.dtype(model.config.dtype)
-    mixes = any(getattr(transform, "mixes", False) for transform in transforms)
-    prepare = train_preparation(config, card, model.config.num_classes)
-
-    def preprocess(key, batch):
-        found = prepare(key, batch)
-        images = found["image"].astype(dtype)
-        if card.meanings:  # masks and boxes, which have moved with the images
-            return {**found, "image": images}
-        return (images, found["label"]) if mixes else images
-
-    return preprocess
-
-
-def eval_preprocess(model: ResNet, card: DatasetInfo) -> Preprocess:
-    """Return the normalization of a run as a ``preprocess`` function without augmentation."""
-
-    def preprocess(_key, batch):
-        return normalize(batch["image"], card.mean, card.std, jnp.dtype(model.config.dtype))
-
-    return preprocess

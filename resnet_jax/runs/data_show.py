@@ -24,11 +24,11 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.contact_sheet import Seen, Sheet, Shown
 from resnet_jax.report.example_axes import Style
 from resnet_jax.report.numbers import short_number
-from resnet_jax.runs.build import train_preparation
 from resnet_jax.runs.chosen import difference
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import Pixels, describe_images, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
+from resnet_jax.runs.preprocess import train_preparation
 from resnet_jax.runs.recipes import list_recipes, load_recipe
 from resnet_jax.tasks.facts import LabelKind
 

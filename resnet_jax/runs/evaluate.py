@@ -16,10 +16,11 @@ from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.unreadable import LeftOut
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.arrays import Arrays, as_dataset
-from resnet_jax.runs.build import build_evaluation, eval_preprocess, evaluation_feed
+from resnet_jax.runs.build import build_evaluation, evaluation_feed
 from resnet_jax.runs.chosen import SPLITS, choose_images, own_or_other, own_splits
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.predict import Prediction, Predictor, predict_images
+from resnet_jax.runs.preprocess import eval_preprocess
 from resnet_jax.runs.sizes import bring_to_size, describe_sizes
 from resnet_jax.runs.trained import (
     TrainedRun,

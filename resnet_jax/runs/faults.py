@@ -19,13 +19,14 @@ import numpy as np
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.extremes import BACKWARD, FORWARD
 from resnet_jax.report.views import one_line
-from resnet_jax.runs.build import RunComponents, train_preprocess
+from resnet_jax.runs.build import RunComponents
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.fault_profile import Profile, profile_step
 from resnet_jax.runs.finetune import start_state
 from resnet_jax.runs.job import Job
+from resnet_jax.runs.preprocess import train_preprocess
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.processes import count, from_main, is_main
 from resnet_jax.training.diverged import Diverged

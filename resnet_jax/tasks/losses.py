@@ -25,6 +25,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.fields import is_known, is_on
 from resnet_jax.ops import at_least_float32, in_range
 
 #: What a soft label may be above 1, from mixing.
@@ -285,8 +286,9 @@ def get_loss(name: str, label_smoothing: float = 0.0, **parameters: float) -> Lo
 
     Args:
         name: of :data:`LOSSES`.
-        label_smoothing: of the losses of :data:`SMOOTHED`. Losses for noisy labels refuse it: each has its own way of
-            trusting a label less, which smoothing would change (the log 0 of symmetric cross-entropy above all).
+        label_smoothing: of the losses of :data:`SMOOTHED`; a number, or a traced scalar. Losses for noisy labels refuse
+            it: each has its own way of trusting a label less, which smoothing would change (the log 0 of symmetric
+            cross-entropy above all).
         parameters: keywords of the loss.
 
     Raises:
@@ -297,9 +299,9 @@ def get_loss(name: str, label_smoothing: float = 0.0, **parameters: float) -> Lo
     """
     if name not in LOSSES:
         raise unknown("loss", name, LOSSES)
-    if not 0.0 <= label_smoothing < 1.0:
+    if is_known(label_smoothing) and not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    if label_smoothing:
+    if is_on(label_smoothing):
         if name == "mse":
             raise UsageError("label_smoothing goes with cross_entropy and bce; mse has no classes to smooth over")
         if name not in SMOOTHED:

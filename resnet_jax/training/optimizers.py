@@ -56,7 +56,7 @@ import numpy as np
 import optax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import BelowOne, NotNegative, Positive, check_fields
+from resnet_jax.fields import BelowOne, NotNegative, Positive, check_fields, is_on
 from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
@@ -144,7 +144,7 @@ def make_optimizer(
     """Build the optimizer. Do it once per run: two separately built ones make `jit` trace the step twice.
 
     Args:
-        cfg: which one and its settings.
+        cfg: which one and its settings; numbers may be traced scalars (`resnet_jax.fields.unchecked`).
         params: parameters or their `jax.ShapeDtypeStruct`s; only paths and shapes are read, for the masks.
         steps_per_epoch: optimizer steps in one pass over the training set.
         total_steps: optimizer steps of the whole run.
@@ -175,7 +175,7 @@ def make_optimizer(
     chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), rules)
     if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
-    if cfg.l1 and cfg.l1_step == "proximal":
+    if is_on(cfg.l1) and cfg.l1_step == "proximal":
         strength = cfg.l1 / (1.0 - settings.get("momentum", 0.0))  # momentum lengthens the gradient's step alike
         chain.append(soft_threshold(strength, lr, without(decayed, frozen), without(factors, frozen)))
     tx = optax.chain(*chain)
@@ -209,13 +209,13 @@ def _chain(
     clip_norm = 1.0 if cfg.clip_norm is None and cfg.name == "lamb" and cfg.convention == "timm" else cfg.clip_norm
     if clip_norm is not None:
         chain.append(optax.clip_by_global_norm(clip_norm))
-    if cfg.l1 and cfg.l1_step == "subgradient":
+    if is_on(cfg.l1) and cfg.l1_step == "subgradient":
         chain.append(optax.masked(_add_l1(cfg.l1), decayed))
-    if cfg.weight_decay and spec.coupled:
+    if is_on(cfg.weight_decay) and spec.coupled:
         chain.append(optax.add_decayed_weights(cfg.weight_decay, mask=decayed))
     decay = _Decay(0.0 if spec.coupled else cfg.weight_decay, decayed)
     if cfg.convention == "timm":  # what decays adapts
-        kernels = decayed if cfg.weight_decay else jax.tree.map(lambda _: False, decayed)
+        kernels = decayed if is_on(cfg.weight_decay) else jax.tree.map(lambda _: False, decayed)
     chain.append(spec.build(settings, lr, decay, kernels))
     return chain
 
@@ -228,7 +228,7 @@ class _Decay(NamedTuple):
 
     def add(self) -> optax.GradientTransformation:
         """Return the transformation that adds strength * w to the update."""
-        return optax.add_decayed_weights(self.strength, self.mask) if self.strength else optax.identity()
+        return optax.add_decayed_weights(self.strength, self.mask) if is_on(self.strength) else optax.identity()
 
 
 class OptimizerSpec(NamedTuple):
@@ -259,12 +259,12 @@ def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, floa
     if cfg.convention is not None and cfg.name not in ("lars", "lamb"):
         raise UsageError(f"{cfg.name} does not use convention: only lars and lamb have two")
     if cfg.l1_step == "proximal":
-        if not cfg.l1:
+        if not is_on(cfg.l1):
             raise UsageError("optim.l1_step proximal needs optim.l1, such as 1e-5")
         if cfg.name in ("lars", "lamb"):
             raise UsageError(f"{cfg.name} does not use l1_step proximal: its trust ratios give each layer another step")
     settings = {**defaults, **chosen, "timm": cfg.convention == "timm"}
-    if settings.get("nesterov") and not settings["momentum"]:
+    if settings.get("nesterov") and not is_on(settings["momentum"]):
         raise UsageError(f"nesterov of {cfg.name} needs a momentum > 0")
     return settings
 
@@ -274,7 +274,7 @@ def _add_l1(strength: float) -> optax.GradientTransformation:
 
 
 def _momentum(settings: _Settings) -> optax.GradientTransformation:
-    if not settings["momentum"]:
+    if not is_on(settings["momentum"]):
         return optax.identity()
     return optax.trace(settings["momentum"], nesterov=bool(settings.get("nesterov")))
 
