@@ -103,6 +103,10 @@ class Study:
             storage = optuna.storages.RDBStorage(
                 url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 100}}
             )
+            with storage.engine.connect() as connection:  # no wait for the disk a commit; a lost power loses the last
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            sqlalchemy.event.listen(storage.engine, "connect", _without_waiting)
+            storage.engine.dispose()
             with _quiet():
                 self._study = optuna.create_study(
                     storage=storage,
@@ -282,6 +286,10 @@ class Study:
         state = states.get(one.state.name) or one.user_attrs.get("end", "stopped")
         updates, reason, passed = (one.user_attrs.get(*of) for of in (("updates", 0), ("reason", ""), ("passed", 0)))
         return Trial(one.number, values, int(seed), state, dict(one.intermediate_values), updates, reason, passed)
+
+
+def _without_waiting(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -19,8 +20,8 @@ def test_rungs_ascend_to_the_length_by_eta_and_none_is_before_the_least(length, 
     updates, shares = [rung.updates for rung in found], [rung.share for rung in found]
     assert updates[-1] == length
     assert shares[-1] == WHOLE
-    assert all(a < b for a, b in zip(updates, updates[1:], strict=False))
-    assert all(a < b for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(updates))
+    assert all(a < b for a, b in itertools.pairwise(shares))
     assert all(rung >= max(least, 1) for rung in updates[:-1])
     assert eta > 1 or len(found) == 1
     if eta > 1:  # none is missing

@@ -92,7 +92,7 @@ def test_a_mistake_is_named_with_the_file_and_the_option(tmp_path, text, message
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(UsageError, match="nowhere.yaml"):
+    with pytest.raises(UsageError, match=r"nowhere\.yaml"):
         read_space(tmp_path / "nowhere.yaml", load_recipe("digits"))
 
 

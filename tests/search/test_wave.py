@@ -7,6 +7,7 @@ into another lane, or was restored with other updates, would show in what is mea
 from __future__ import annotations
 
 import dataclasses
+import signal
 from types import SimpleNamespace
 
 import jax
@@ -87,7 +88,7 @@ def search(tmp_path, lanes, *, trials=12, count=3, eta=3, seconds=None, stop=Non
             rungs(LENGTH, eta, 2),
             eta,
             "accuracy",
-            stop or StopRequest(),
+            StopRequest() if stop is None else stop,
             (lambda _: None) if said is None else said.append,
             save_share=1.0,
         )
@@ -127,7 +128,7 @@ def test_without_halving_all_have_the_whole_length(tmp_path):
     assert all(one.updates == LENGTH for one in trials if one.state == "complete")
 
 
-@pytest.mark.parametrize("dies_at", [1, 2, 5, 9])
+@pytest.mark.parametrize("dies_at", [5, *(pytest.param(call, marks=pytest.mark.slow) for call in (1, 2, 9))])
 def test_killed_anywhere_no_trial_is_lost_or_doubled(tmp_path, dies_at):
     """The same trials with the same values, seeds and measurements as without; what was told stays."""
     (tmp_path / "whole").mkdir()
@@ -138,7 +139,7 @@ def test_killed_anywhere_no_trial_is_lost_or_doubled(tmp_path, dies_at):
     told = [one for one in study.trials() if one.state != "running"]
     study.close()
     with pytest.raises(Killed):
-        search(tmp_path, FakeLanes(dies_at))
+        search(tmp_path, FakeLanes(1))
     trials = search(tmp_path, FakeLanes())
     assert [(one.number, one.values, one.seed) for one in trials] == [
         (one.number, one.values, one.seed) for one in whole
@@ -168,7 +169,7 @@ def test_a_signal_saves_and_says_so_and_the_next_call_goes_on(tmp_path):
     advance = lanes.advance
 
     def stopped(*given):
-        stop.signal = __import__("signal").SIGTERM
+        stop.signal = signal.SIGTERM
         return advance(*given)
 
     lanes.advance = stopped
