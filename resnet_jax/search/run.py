@@ -252,7 +252,7 @@ def _search(session: _Session) -> dict[str, Any]:
     directory, groups, definition = session.directory, session.groups, session.definition
     study = Study(directory.study, definition.space, groups.task.mode, definition.sampler, seed=definition.base.seed)
     try:
-        allowance = Allowance(session.trials, session.seconds, spent_before=study.seconds)
+        allowance = Allowance(session.trials, session.seconds, study.seconds, study.needed)
         views = Views(definition, directory, study, groups.task.headline, session.say)
         _announce(session, study, allowance)
         lost = 0
@@ -272,7 +272,7 @@ def _search(session: _Session) -> dict[str, Any]:
                 session.say(f"cannot be trained: {settings(first)}: {error}")
                 if not groups.static or lost >= HOPELESS:
                     raise
-        study.seconds = allowance.spent
+        study.spend(allowance)
         views.write()
         views.draw()
         return _conclude(session, study, views)
@@ -371,6 +371,8 @@ def _conclude(session: _Session, study: Study, views: Views) -> dict[str, Any]:
     }
     counts = ", ".join(f"{count} {name}" for name, count in result["trials"].items() if count)
     tell(f"{study.count} trials in {study.seconds:.0f} s: {counts}")
+    if result["trials"]["unfinished"]:
+        tell("the unfinished ones go on with the same command and a larger budget (--budget)")
     if best is None:
         tell("no trial was measured: there is no best")
         return result

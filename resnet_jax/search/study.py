@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from resnet_jax.errors import DamagedError, UsageError
+from resnet_jax.search.allowance import Allowance
 from resnet_jax.search.halving import WHOLE, Mode, Rung, rank
 from resnet_jax.search.space import SEED, Space
 
@@ -131,9 +132,15 @@ class Study:
         """What all sessions took, as it was written last."""
         return float(self._study.user_attrs.get("seconds", 0.0))
 
-    @seconds.setter
-    def seconds(self, value: float) -> None:
-        self._study.set_user_attr("seconds", value)
+    @property
+    def needed(self) -> float:
+        """Seconds that a trial of the whole length takes, as far as that is known."""
+        return float(self._study.user_attrs.get("needed", 0.0))
+
+    def spend(self, allowance: Allowance) -> None:
+        """Write how much time was spent, and what a trial takes."""
+        self._study.set_user_attr("seconds", allowance.spent)
+        self._study.set_user_attr("needed", allowance.needed)
 
     def trials(self) -> list[Trial]:
         """Return all trials, by number."""

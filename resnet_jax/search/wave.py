@@ -144,11 +144,6 @@ class Wave:
         self._call, self._per_update, self.updates = FIRST_CALL, 0.0, 0
         self._saved_at, self._save_budget = time.monotonic(), SaveBudget(job.save_share)
 
-    @property
-    def needed(self) -> float:
-        """Seconds that a trial of the whole length takes; 0 as long as that is not known."""
-        return self._per_update * self._job.rungs[-1].updates
-
     def run(self) -> None:
         """Train until no trial of the wave is left, or the time is up.
 
@@ -174,7 +169,7 @@ class Wave:
                     min(min(next_rung(lane.step, job.rungs).updates - lane.step for lane in running), self._call)
                 )
                 if self._judge():
-                    job.study.seconds = job.allowance.spent
+                    job.study.spend(job.allowance)
                     job.wrote()
                 self._save(checkpoints)
 
@@ -196,7 +191,7 @@ class Wave:
         if self._waiting:
             return self._waiting.pop(0)
         study, full = self._job.study, self._at_most is not None and self._begun >= self._at_most
-        if full or not self._job.allowance.may_begin(study.count, self.needed):
+        if full or not self._job.allowance.may_begin(study.count):
             return None
         self._begun += 1
         return study.ask(self._fixed)
@@ -219,6 +214,7 @@ class Wave:
         took = (time.monotonic() - began) / count
         if self._per_update or self.updates > count:  # not the first call, which compiles
             self._per_update = took if not self._per_update else 0.7 * self._per_update + 0.3 * took
+            self._job.allowance.needed = self._per_update * self._job.rungs[-1].updates
             self._call = max(int(CALL_SECONDS / max(self._per_update, 1e-6)), 1)
 
     def _watch(self, place: int, lane: _Lane, rejected: np.ndarray) -> None:
@@ -319,6 +315,6 @@ class Wave:
         checkpoints.save("last", state, {"lanes": table, "updates": self.updates}, axis=1)
         if final:
             checkpoints.flush()
-        self._job.study.seconds = self._job.allowance.spent
+        self._job.study.spend(self._job.allowance)
         self._saved_at = time.monotonic()
         self._save_budget.spend(self._saved_at - now)

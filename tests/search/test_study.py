@@ -7,6 +7,7 @@ import pytest
 
 from resnet_jax.errors import DamagedError, UsageError
 from resnet_jax.search import study as study_module
+from resnet_jax.search.allowance import Allowance
 from resnet_jax.search.halving import Rung
 from resnet_jax.search.space import Dimension, Space
 from resnet_jax.search.study import Study, require_optuna
@@ -60,7 +61,7 @@ def test_what_becomes_of_trials_is_kept(tmp_path):
     study.end(3, "failed", "does not go together")
     study.report(4, HALF, 0.6)
     study.go_on(4, HALF)
-    study.seconds = 12.5
+    study.spend(Allowance(spent_before=12.5, needed=3.0, clock=lambda: 0.0))
     study.close()
     study = opened(tmp_path)
     trials = study.trials()
@@ -69,7 +70,7 @@ def test_what_becomes_of_trials_is_kept(tmp_path):
     assert [one.value for one in trials] == [0.7, 0.9, None, None, 0.6]
     assert [one.updates for one in trials] == [10, 5, 0, 0, 5]
     assert [one.reason for one in trials[1:4]] == ["not among the best", "diverged at update 3", "does not go together"]
-    assert (trials[4].passed, study.seconds, study.count) == (HALF.share, 12.5, 5)
+    assert (trials[4].passed, study.seconds, study.needed, study.count) == (HALF.share, 12.5, 3.0, 5)
     assert [one.number for one in study.running()] == [4]
     best = study.best()  # one of the whole length, whatever others had on the way
     assert best is not None

@@ -200,8 +200,8 @@ def test_more_trials_can_be_asked_for_later(tmp_path):
 
 def test_no_trial_is_begun_that_would_not_end_in_time(tmp_path):
     now = [0.0]
-    allowance = Allowance(None, 100.0, clock=lambda: now[0])
-    assert allowance.may_begin(1_000, 99.0)
+    allowance = Allowance(None, 100.0, needed=60.0, clock=lambda: now[0])
+    assert allowance.may_begin(1_000)
     now[0] = 50.0
-    assert not allowance.may_begin(1_000, 60.0)
+    assert not allowance.may_begin(1_000)
     assert not dataclasses.replace(allowance, trials=5).may_begin(5)
