@@ -11,7 +11,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, assert_never
 
 import numpy as np
 
@@ -95,18 +95,21 @@ class Study:
 
     def __init__(self, path: Path, space: Space, mode: Mode, sampler: SamplerName = "tpe", seed: int = 0) -> None:
         import optuna
-        import sqlalchemy
+        from sqlalchemy import URL, event
+        from sqlalchemy.exc import DatabaseError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._sampler, self._seed, self.mode = space, sampler, seed, mode
-        url = sqlalchemy.URL.create("sqlite", database=str(path.absolute()))
+        self.mode: Mode = mode
+        self._sampler: SamplerName = sampler
+        self._space, self._seed = space, seed
+        url = URL.create("sqlite", database=str(path.absolute()))
         try:
             storage = optuna.storages.RDBStorage(
                 url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 100}}
             )
             with storage.engine.connect() as connection:  # no wait for the disk a commit; a lost power loses the last
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            sqlalchemy.event.listen(storage.engine, "connect", _without_waiting)
+            event.listen(storage.engine, "connect", _without_waiting)
             storage.engine.dispose()
             with _quiet():
                 self._study = optuna.create_study(
@@ -116,7 +119,7 @@ class Study:
                     load_if_exists=True,
                     sampler=optuna.samplers.RandomSampler(),
                 )
-        except (sqlalchemy.exc.DatabaseError, RuntimeError) as error:
+        except (DatabaseError, RuntimeError) as error:
             raise DamagedError(f"{path} is not a study that can be read: {str(error).splitlines()[0]}") from error
         self._storage = storage
         self._trials: dict[int, optuna.Trial] = {}
@@ -247,6 +250,7 @@ class Study:
         import optuna
 
         samplers = optuna.samplers
+        sampler: optuna.samplers.BaseSampler
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         match self._sampler:
             case "tpe":  # the trials under way count as bad ones, so that lanes do not all try one place
@@ -258,6 +262,8 @@ class Study:
                 sampler = samplers.QMCSampler(
                     seed=self._seed, scramble=True, independent_sampler=other, warn_independent_sampling=False
                 )
+            case _:
+                assert_never(self._sampler)
         if not fixed:
             return sampler
         drawn = {one.option: one.drawn(fixed[one.option]) for one in self._space.dimensions if one.option in fixed}

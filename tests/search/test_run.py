@@ -27,7 +27,7 @@ from tests.tools import TINY
 
 SPACE = {
     "optim.learning_rate": {"log": [0.01, 0.5]},
-    "task.label_smoothing": {"range": [0, 0.2]},
+    "optim.momentum": {"range": [0.5, 0.95]},
     "seed": "each",
 }
 
