@@ -66,6 +66,7 @@ def confirm(
         result["difference"] = {
             name: None if isinstance(value, float) and math.isnan(value) else value
             for name, value in dataclasses.asdict(difference).items()
+            if name != "seeds"
         }
         say(
             f"best - recipe: {scored(difference.mean, headline)}, 95 % interval {scored(difference.low, headline)} to "

@@ -38,7 +38,7 @@ def definition(space=SPACE, eta=3, **train):
 
 
 def rows_of(out):
-    return list(csv.DictReader((out / "trials.csv").open()))
+    return list(csv.DictReader((out / "trials.csv").read_text().splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def whole(tmp_path_factory, tiny_network):
     return out, search(definition(), out, trials=5, lanes=3)
 
 
+@pytest.mark.slow
 def test_the_result_and_the_directory_have_what_was_promised(whole):
     out, result = whole
     assert result["trials"] | {"running": 0} == {
@@ -74,6 +75,7 @@ def test_the_result_and_the_directory_have_what_was_promised(whole):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_another_is_refused(whole):
     out, result = whole
     before = rows_of(out)

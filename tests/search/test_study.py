@@ -118,6 +118,7 @@ def test_seeds_are_the_recipes_or_one_a_trial(tmp_path):
         study.close()
 
 
+@pytest.mark.slow  # scikit-learn is slow to import
 def test_importance_finds_what_decides(tmp_path):
     study = opened(tmp_path, sampler="random")
     with pytest.raises(ValueError, match="four trials or more"):

@@ -72,7 +72,7 @@ def accuracy(rate: float) -> float:
     return float(1 / (1 + abs(np.log10(max(rate, 1e-9)) + 1)))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def save_at_once(monkeypatch):
     monkeypatch.setattr(wave_module, "SAVE_SECONDS", 0.0)
 
@@ -129,7 +129,7 @@ def test_without_halving_all_have_the_whole_length(tmp_path):
 
 
 @pytest.mark.parametrize("dies_at", [5, *(pytest.param(call, marks=pytest.mark.slow) for call in (1, 2, 9))])
-def test_killed_anywhere_no_trial_is_lost_or_doubled(tmp_path, dies_at):
+def test_killed_anywhere_no_trial_is_lost_or_doubled(tmp_path, dies_at, save_at_once):
     """The same trials with the same values, seeds and measurements as without; what was told stays."""
     (tmp_path / "whole").mkdir()
     whole = search(tmp_path / "whole", FakeLanes())
@@ -151,7 +151,7 @@ def test_killed_anywhere_no_trial_is_lost_or_doubled(tmp_path, dies_at):
             assert one.value == pytest.approx(accuracy(one.values[RATE]), rel=1e-5)
 
 
-def test_lanes_go_on_from_where_they_were_saved(tmp_path):
+def test_lanes_go_on_from_where_they_were_saved(tmp_path, save_at_once):
     """Not from the start: of the updates at most those since the last save are made again."""
     first = FakeLanes(dies_at=3)
     with pytest.raises(Killed):
@@ -181,7 +181,8 @@ def test_a_signal_saves_and_says_so_and_the_next_call_goes_on(tmp_path):
     assert len(trials) == 3
 
 
-def test_another_number_of_lanes_goes_on_with_the_trials_from_the_start(tmp_path):
+@pytest.mark.slow
+def test_another_number_of_lanes_goes_on_with_the_trials_from_the_start(tmp_path, save_at_once):
     with pytest.raises(Killed):
         search(tmp_path, FakeLanes(4))
     # the directory of a search names the lanes' folder by their number
