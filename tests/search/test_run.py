@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from typing import Any
 
 import pytest
 
@@ -160,19 +160,16 @@ def test_a_process_that_is_killed_and_typed_again_loses_and_doubles_no_trial(tmp
     out = tmp_path / "killed"
     kills = 0
     for ended in (1, 4, 7):  # killed when so many trials have ended
-        process = subprocess.Popen(
-            [*command, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stderr is not None
-        seen = 0
-        for line in process.stderr:
-            seen += bool(re.match(r"trial \d+:", line))
-            if seen >= ended:
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-                break
-        process.wait()
-        time.sleep(0.1)
+        how: Any = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen([*command, "--out", str(out)], **how) as process:
+            assert process.stderr is not None
+            seen = 0
+            for line in process.stderr:
+                seen += bool(re.match(r"trial \d+:", line))
+                if seen >= ended:
+                    os.kill(process.pid, signal.SIGKILL)
+                    kills += 1
+                    break
     last = subprocess.run([*command, "--out", str(out)], env=environment, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert kills >= 2
