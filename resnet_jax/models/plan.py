@@ -42,7 +42,7 @@ class BlockSpec:
     width: int
     strides: int
     beta: float
-    drop_rate: float
+    drop_rate: float | Float[Array, ""]
     dilation: int = 1
     undone: int = 1
 

@@ -119,8 +119,8 @@ def _not_of_augment(config: RunConfig, option: str) -> str | None:
     if transform.where != "device":
         return f"{word} is done on the host"
     if argument not in getattr(transform, "carried", ()):
-        known = ", ".join(getattr(transform, "carried", ())) or "none"
-        return f"of the arguments of {word} arrays carry: {known}"
+        known = ", ".join(getattr(transform, "carried", ()))
+        return f"of {word} arrays carry {known}" if known else f"arrays carry no argument of {word}"
     value = getattr(transform, argument)
     if value is None or (value == 0 and (word, argument) in _PARTS):
         return f"{word} has no {argument} here, which leaves a part of it out"

@@ -276,7 +276,7 @@ def build_lanes(config: RunConfig, images: RunData, mesh: Devices, names: Sequen
         step = make_eval_step(parts.model, task=task, preprocess=eval_preprocess(parts.model, card))
         return in_forms(config.train.forms, step)(variables[0], batch)
 
-    feed_of = functools.lru_cache(maxsize=None)(
+    feed_of = functools.lru_cache(maxsize=256)(
         lambda seed: training_feed(dataclasses.replace(config, seed=seed), images)
     )
     first = feed_of(config.seed)
