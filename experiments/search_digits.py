@@ -152,8 +152,8 @@ def typed(changes: dict[str, Any]) -> list[str]:
     return words
 
 
-def run_side(side: str, settings: dict[str, Any], work: Path) -> dict[str, Any]:
-    path = RESULTS / f"{side}.json"
+def run_side(side: str, settings: dict[str, Any], work: Path, results: Path) -> dict[str, Any]:
+    path = results / f"{side}.json"
     if path.is_file() and (found := json.loads(path.read_text()))["settings"] == settings:
         print(f"{side}: {path} is there")
         return found
@@ -162,7 +162,7 @@ def run_side(side: str, settings: dict[str, Any], work: Path) -> dict[str, Any]:
     trials, changes = settings["trials"], settings["changes"]
     length, per_epoch = settings["updates"], settings["updates_per_epoch"]
     eta = 1 if side in ("ours-full", "optuna") else 3
-    ends = [rung.updates for rung in rungs(length, eta, per_epoch)]
+    ends = [rung.updates for rung in rungs(length, eta, 2 * per_epoch)]  # twice the warm-up, as the search has it
     out = work / side
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -191,18 +191,18 @@ def run_side(side: str, settings: dict[str, Any], work: Path) -> dict[str, Any]:
         "best": {name: float(best[name]) for name in SPACE},
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}",
     }
-    shutil.copy(out / "trials.csv", RESULTS / f"trials-{side}.csv")
+    shutil.copy(out / "trials.csv", results / f"trials-{side}.csv")
     path.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
-def test_bests(found: dict[str, dict[str, Any]], settings: dict[str, Any], seeds: int) -> None:
+def test_bests(found: dict[str, dict[str, Any]], settings: dict[str, Any], seeds: int, results: Path) -> None:
     """Train and test the best of every side and the recipe with the same seeds."""
     from resnet_jax.runs.carried import with_options
     from resnet_jax.search.confirm import test_population
     from resnet_jax.training.interrupt import StopRequest
 
-    path = RESULTS / "tested.json"
+    path = results / "tested.json"
     wanted = {side: result["best"] for side, result in found.items()} | {"recipe": {}}
     done = json.loads(path.read_text()) if path.is_file() else {}
     for side, values in wanted.items():
@@ -216,9 +216,9 @@ def test_bests(found: dict[str, dict[str, Any]], settings: dict[str, Any], seeds
         print(f"test accuracy, {side}: {done[side]['test_accuracy']}")
 
 
-def five_minutes(settings: dict[str, Any], budget: str, seeds: int, work: Path) -> None:
+def five_minutes(settings: dict[str, Any], budget: str, seeds: int, work: Path, results: Path) -> None:
     """Search the rate alone for so long; its best is tested beside the recipe's."""
-    path, out = RESULTS / "five-minutes.json", work / "five-minutes"
+    path, out = results / "five-minutes.json", work / "five-minutes"
     if path.is_file() and json.loads(path.read_text())["settings"] == {**settings, "budget": budget}:
         return
     shutil.rmtree(out, ignore_errors=True)
@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", default=SIDES, choices=SIDES)
     parser.add_argument("--small", action="store_true", help="a small network, 3 epochs: shows that it works")
     parser.add_argument("--work", type=Path, default=Path("runs/search-digits"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--driver", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -255,13 +256,13 @@ def main() -> None:
         return
     epochs = 3 if given.small else 15
     changes = {**SMALL, "train.length": "3 epochs"} if given.small else {}
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    given.results.mkdir(parents=True, exist_ok=True)
     per_epoch = 19
     settings = {
         "trials": given.trials, "lanes": given.lanes, "changes": changes, "space": SPACE, "sampler": "tpe",
         "updates": epochs * per_epoch, "updates_per_epoch": per_epoch,
     }  # fmt: skip
-    found = {side: run_side(side, settings, given.work) for side in given.sides}
+    found = {side: run_side(side, settings, given.work, given.results) for side in given.sides}
     for side, one in found.items():
         print(
             f"{side}: {one['trials']} trials, {one['of_whole_length']} of the whole length, {one['cpu_seconds']:.0f} "
@@ -270,8 +271,8 @@ def main() -> None:
     for ours, theirs in (("ours", "optuna"), ("ours-full", "optuna"), ("ours", "optuna-halving")):
         if ours in found and theirs in found:
             print(f"{ours} / {theirs}: {found[ours]['trials_per_cpu_hour'] / found[theirs]['trials_per_cpu_hour']:.2f}")
-    test_bests(found, settings, given.seeds)
-    five_minutes(settings, given.budget, given.seeds, given.work)
+    test_bests(found, settings, given.seeds, given.results)
+    five_minutes(settings, given.budget, given.seeds, given.work, given.results)
 
 
 if __name__ == "__main__":

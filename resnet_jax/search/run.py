@@ -152,7 +152,8 @@ class Group:
     Attributes:
         config: of one of them; the options that lanes carry have the recipe's values.
         images: what it is trained and validated on.
-        rungs: where trials are compared.
+        rungs: where trials are compared; none is in the first epoch or within twice the warm-up, where the small rates
+            look best.
         adapted: a line for everything that was adapted to the length.
     """
 
@@ -197,7 +198,7 @@ class _Groups:
         per_epoch = len(images.splits.train) // config.train.batch_size
         config, adapted = fit_length(config, self._origin, max(per_epoch, 1))
         steps = length_of(config, max(per_epoch, 1)).steps
-        least = max(per_epoch, warmup_steps(config.optim.schedule, max(per_epoch, 1), steps))
+        least = max(per_epoch, 2 * warmup_steps(config.optim.schedule, max(per_epoch, 1), steps))
         return Group(config, images, rungs(steps, self._definition.eta, least), tuple(adapted))
 
     def program(self, group: Group) -> Lanes:
