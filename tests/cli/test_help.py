@@ -44,6 +44,8 @@ VERBS = [
         "train",
         "finetune",
         "ablate",
+        "search",
+        "lr-range",
         "eval",
         "predict",
         "compare",
