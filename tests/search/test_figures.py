@@ -91,11 +91,19 @@ def test_importances_are_bars_the_largest_on_top(tmp_path, drawn):
     assert "33% of the length" in axes.get_xlabel()
 
 
-@pytest.mark.parametrize("draw", ["parallel", "history"])
-def test_nothing_is_drawn_of_nothing(tmp_path, draw):
+def test_nothing_is_drawn_of_nothing(tmp_path):
     trials = [one for one in some_trials() if one.state in ("diverged", "failed")]
     with pytest.raises(ValueError, match="no trial was measured"):
-        if draw == "parallel":
-            figures.draw_parallel(trials, DIMENSIONS, "accuracy", None, tmp_path / "x.png", "x")
-        else:
-            figures.draw_history(trials, "accuracy", "max", tmp_path / "x.png", "x")
+        figures.draw_parallel(trials, DIMENSIONS, "accuracy", None, tmp_path / "x.png", "x")
+    with pytest.raises(ValueError, match="no trial was measured"):
+        figures.draw_history(trials, "accuracy", "max", tmp_path / "x.png", "x")
+
+
+def test_trials_that_were_stopped_far_below_do_not_squeeze_the_others(tmp_path, drawn):
+    trials = [one for one in some_trials() if one.state in ("complete", "stopped")]
+    trials[1] = Trial(99, trials[1].values, 0, "stopped", {111_111: 0.1}, 31)
+    figures.draw_parallel(trials, DIMENSIONS, "accuracy", None, tmp_path / "x.png", "x")
+    [axes] = drawn[0].axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) > 2]
+    assert min(line.get_ydata()[-1] for line in lines) == 0
+    assert any(text.get_text().startswith("≤") for text in axes.texts)
