@@ -186,7 +186,7 @@ class _Column:
 
 
 def _shown(values: Sequence[float], whole: Sequence[float]) -> tuple[float, float]:
-    """Return the range of the metric's axis: all values, but no more than four times what those of the whole length take.
+    """Return the range of the metric's axis: all values, but at most four times what the whole length's take.
 
     Beyond it, trials that were stopped early end at the edge.
     """
