@@ -68,13 +68,15 @@ def worker(values: dict[str, float], changes: dict[str, Any], ends: list[int]) -
     config = with_options(base_config(changes), values)
     images = load_images(config)
     parts = build_parts(config, images, config.train.placed())
+    validation = images.splits.val
+    assert validation is not None  # the recipe holds some out
     state, start = parts.new_state(), 0
     for end in ends:
         rejected: Any = 0.0
         for call in parts.make_feed().calls(start, end):
             state, metrics = call.run(state)
             rejected = rejected + metrics["rejected"]
-        found = parts.evaluate(state.eval_variables, images.splits.val).metrics["accuracy"]
+        found = parts.evaluate(state.eval_variables, validation).metrics["accuracy"]
         print(json.dumps({"step": end, "value": None if float(rejected) else found}), flush=True)
         start = end
         if float(rejected) or (end != ends[-1] and sys.stdin.readline().strip() != "on"):

@@ -38,7 +38,7 @@ def draw_parallel(
         raise ValueError("no trial was measured")
     whole = [one.value for one in shown if one.state == "complete" and one.value is not None] or values
     columns = [_Column.of(one, [trial.values.get(one.option) for trial in shown]) for one in dimensions]
-    low, high = _wider(min(values), max(values))
+    low, high = _shown(values, whole)
     count = len(columns)
     size = (max(2.0 + 1.7 * count, 5.5), 4.6)
     figure = new_figure(size)
@@ -48,7 +48,7 @@ def draw_parallel(
     for one in sorted(shown, key=lambda one: (one is best, one.state == "complete", one.number)):
         points = [column.place(one.values.get(column.option), one.number) for column in columns]
         if one.value is not None:
-            points.append((one.value - low) / (high - low))
+            points.append(min(max((one.value - low) / (high - low), 0.0), 1.0))
         line: dict[str, Any] = {"color": _LIGHT, "linewidth": 0.7, "alpha": 0.7}
         if one.state == "diverged":
             line = {"color": GREY, "linewidth": 0.7, "linestyle": ":", "alpha": 0.8}
@@ -65,7 +65,8 @@ def draw_parallel(
     axes.axvline(count, color="black", linewidth=0.8)
     for at in np.linspace(0, 1, 5):
         value = low + at * (high - low)
-        label = f"{100 * value:.1f}" if headline in SHARES else f"{value:.3g}"
+        beyond = "≤ " if at == 0 and min(values) < low else "≥ " if at == 1 and max(values) > high else ""
+        label = beyond + (f"{100 * value:.1f}" if headline in SHARES else f"{value:.3g}")
         axes.annotate(label, (count, at), xytext=(5, 0), textcoords="offset points", ha="left", va="center", fontsize=8)
     unit = " %" if headline in SHARES else ""
     names = [_two_lines(column.option) for column in columns] + [f"validation\n{headline.replace('_', ' ')}{unit}"]
@@ -182,6 +183,16 @@ class _Column:
 
     def _scaled(self, value: float) -> float:
         return float(np.log10(value)) if self._log else float(value)
+
+
+def _shown(values: Sequence[float], whole: Sequence[float]) -> tuple[float, float]:
+    """Return the range of the metric's axis: all values, but at most four times what the whole length's take.
+
+    Beyond it, trials that were stopped early end at the edge.
+    """
+    low, high = _wider(min(values), max(values))
+    span = 4 * (max(whole) - min(whole))
+    return (max(low, min(whole) - span), min(high, max(whole) + span)) if span > 0 else (low, high)
 
 
 def _wider(low: float, high: float) -> tuple[float, float]:

@@ -231,13 +231,21 @@ def _dimension(option: str, given: Any, where: str) -> Dimension:
 
 def _ends(name: str, kind: str, values: list[Any]) -> tuple[float, float] | tuple[int, int]:
     """Return the ends of a range."""
+    values = [_number(value) for value in values]
     wanted = int if kind == "int" else (int, float)
     fits = len(values) == 2 and all(isinstance(v, wanted) and not isinstance(v, bool) for v in values)
     if not fits or not all(math.isfinite(v) for v in values) or not values[0] < values[1]:
-        text = " (YAML takes 1e-3 for a text: write 1.0e-3 or 0.001)" if any(isinstance(v, str) for v in values) else ""
         numbers = "whole numbers" if kind == "int" else "numbers"
-        raise UsageError(f"{name}: {kind} takes two {numbers}, the smaller first, got {values!r}{text}")
+        raise UsageError(f"{name}: {kind} takes two {numbers}, the smaller first, got {values!r}")
     if kind == "log" and values[0] <= 0:
         raise UsageError(f"{name}: log takes positive numbers, got {values!r}; use range, or a choice with 0 in it")
     low, high = values
     return (low, high) if kind == "int" else (float(low), float(high))
+
+
+def _number(value: Any) -> Any:
+    """Return 1e-3, which YAML takes for a text, as the number that it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -46,6 +46,11 @@ def test_what_optuna_draws_becomes_a_value_of_the_option_and_back(tmp_path):
     assert space.values({"optim.learning_rate": 0.5}) == {"optim.learning_rate": 0.5}
 
 
+def test_what_yaml_takes_for_a_text_is_the_number_that_it_is(tmp_path):
+    [one] = read(tmp_path, "optim.learning_rate: {log: [1e-3, 1e+0]}").dimensions
+    assert one.values == (0.001, 1.0)
+
+
 def test_a_seed_may_be_a_dimension():
     space = parse_space({"seed": {"choice": [3, 4]}}, load_recipe("digits"), where="x")
     assert space == Space((Dimension("seed", "choice", (3, 4)),))
@@ -68,7 +73,7 @@ def test_a_seed_may_be_a_dimension():
         ("optim.learning_rate: {log: 0.1}", r"must be written as \{log: \[0.001, 1\]\}"),
         ("optim.learning_rate: {log: [0, 1]}", "log takes positive numbers, got .*; use range"),
         ("optim.learning_rate: {log: [1, 0.1]}", "log takes two numbers, the smaller first"),
-        ("optim.learning_rate: {log: [1e-3, 1]}", "YAML takes 1e-3 for a text: write 1.0e-3 or 0.001"),
+        ("optim.learning_rate: {log: [a, 1]}", "log takes two numbers, the smaller first, got .'a', 1"),
         ("optim.learning_rate: {range: [0.1, .inf]}", "range takes two numbers"),
         ("optim.momentum: {range: [0.5, 1.5]}", r"optim.momentum must be in \[0, 1\), got 1.5"),
         ("data.repeats: {int: [1.5, 3]}", "int takes two whole numbers"),
