@@ -126,10 +126,13 @@ def test_bit_by_its_rule():
     assert planned(large, data(), HowToFinetune(), examples=600).config.data.image_size == 224
 
 
-def test_small_batches_keep_the_network_s_statistics():
-    given = {"train__batch_size": 8}
-    assert planned(network(), data(), HowToFinetune(), **given).config.model.changes["norm_scope"] == "frozen"
-    assert "norm_scope" not in planned(network(), data(), HowToFinetune(), train__batch_size=16).config.model.changes
+def test_few_images_still_make_batches_to_normalize_by():
+    few = planned(network(), data(count=60), HowToFinetune(), examples=45)
+    assert (few.config.train.batch_size, few.scratch.train.batch_size) == (16, 16)
+    assert "norm_scope" not in few.config.model.changes
+    small, enough = (planned(network(), data(), HowToFinetune(), train__batch_size=size).config for size in (8, 16))
+    assert (small.model.changes["norm_scope"], "norm_scope" in enough.model.changes) == ("frozen", False)
+    assert small.optim.learning_rate < enough.optim.learning_rate / 4
 
 
 def test_the_classifier_alone_is_all_that_its_stage_trains():
