@@ -108,6 +108,7 @@ def require_equal(base, options, seeds=(3, 4), rtol=1e-5, atol=1e-6, *, evaluate
 def one_trace(monkeypatch):
     """A step of lanes that is traced twice is an error."""
     compiled = module.compile_multi_step
+    chex.clear_trace_counter()  # which knows functions by their code
 
     def counted(step, *args, **kwargs):
         return compiled(chex.assert_max_traces(lambda carry, batch: step(carry, batch), n=1), *args, **kwargs)
