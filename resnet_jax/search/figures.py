@@ -12,7 +12,7 @@ from resnet_jax.report.canvas import BLUE, GREY, VERMILION, headline as fitted, 
 from resnet_jax.report.text import drawn
 from resnet_jax.search.halving import Mode, rank
 from resnet_jax.search.result import short
-from resnet_jax.search.space import Dimension
+from resnet_jax.search.space import Dimension, Kind
 from resnet_jax.search.study import Trial
 from resnet_jax.tasks.task import SHARES
 
@@ -141,7 +141,7 @@ def draw_history(trials: Sequence[Trial], headline: str, mode: Mode, path: Path,
     axes.set_ylabel(f"validation {headline.replace('_', ' ')}" + (", %" if headline in SHARES else ""))
     axes.xaxis.get_major_locator().set_params(integer=True)
     _clean(axes)
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     axes.set_title(fitted(title, size[0], 11), fontsize=11)
     save_figure(figure, path)
 
@@ -152,15 +152,15 @@ _HALO = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"
 class _Column:
     """An axis of parallel coordinates: where a value lies, from 0 to 1, and what is written beside it."""
 
-    def __init__(self, option: str, low: float, high: float, log: bool, choices: Sequence[Any] = ()) -> None:
-        self.option, self._low, self._high, self._log, self._choices = option, low, high, log, list(choices)
+    def __init__(self, option: str, low: float, high: float, kind: Kind, choices: Sequence[Any] = ()) -> None:
+        self.option, self._low, self._high, self._kind, self._choices = option, low, high, kind, list(choices)
 
     @classmethod
     def of(cls, dimension: Dimension, values: Sequence[Any]) -> _Column:
         if dimension.is_choice:
-            return cls(dimension.option, 0, max(len(dimension.values) - 1, 1), False, dimension.values)
+            return cls(dimension.option, 0, max(len(dimension.values) - 1, 1), "choice", dimension.values)
         low, high = dimension.values
-        return cls(dimension.option, low, high, dimension.kind == "log")
+        return cls(dimension.option, low, high, dimension.kind)
 
     def place(self, value: Any, number: int) -> float:
         """Return where a value lies; equal choices are spread a little, by the number of the trial."""
@@ -175,14 +175,15 @@ class _Column:
         """Places with what is written there."""
         if self._choices:
             return [(at / self._high, cut(short(value), 16)) for at, value in enumerate(self._choices)]
-        found = []
-        for at in np.linspace(0, 1, 5):
-            value = self._scaled(self._low) + at * (self._scaled(self._high) - self._scaled(self._low))
-            found.append((float(at), f"{10**value if self._log else value:.3g}"))
-        return found
+        if self._kind == "int":
+            whole = np.unique(np.linspace(self._low, self._high, 5).round())
+            return [(self.place(value, 0), f"{value:g}") for value in whole]
+        low, high = self._scaled(self._low), self._scaled(self._high)
+        found = [(float(at), low + at * (high - low)) for at in np.linspace(0, 1, 5)]
+        return [(at, f"{10**value if self._kind == 'log' else value:.3g}") for at, value in found]
 
     def _scaled(self, value: float) -> float:
-        return float(np.log10(value)) if self._log else float(value)
+        return float(np.log10(value)) if self._kind == "log" else float(value)
 
 
 def _shown(values: Sequence[float], whole: Sequence[float]) -> tuple[float, float]:

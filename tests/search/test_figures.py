@@ -101,7 +101,7 @@ def test_nothing_is_drawn_of_nothing(tmp_path):
 
 def test_trials_that_were_stopped_far_below_do_not_squeeze_the_others(tmp_path, drawn):
     trials = [one for one in some_trials() if one.state in ("complete", "stopped")]
-    trials[1] = Trial(99, trials[1].values, 0, "stopped", {111_111: 0.1}, 31)
+    trials[1] = Trial(99, trials[1].values, 0, "stopped", {111_111: 0.01}, 31)
     figures.draw_parallel(trials, DIMENSIONS, "accuracy", None, tmp_path / "x.png", "x")
     [axes] = drawn[0].axes
     lines = [line for line in axes.lines if len(line.get_xdata()) > 2]
