@@ -34,6 +34,8 @@ STRENGTHS = tuple(10.0**power for power in range(-5, 3))
 ENOUGH = 100
 FOLDS = 5
 ITERATIONS = 1_000
+SMALL = 5_000_000
+"""Numbers below which the threads of linear algebra wait for each other longer than they compute."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -188,9 +190,11 @@ def _fit(x: np.ndarray, labels: np.ndarray, strength: float, *, balanced: bool) 
     """Return scikit-learn's model and whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it
 
     model = LogisticRegression(C=strength, max_iter=ITERATIONS, class_weight="balanced" if balanced else None)
-    with warnings.catch_warnings(record=True) as said:
+    threads = threadpool_limits(1 if x.size < SMALL else None)
+    with threads, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model.fit(x, labels)
     return model, not any(issubclass(one.category, ConvergenceWarning) for one in said)
