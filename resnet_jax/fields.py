@@ -17,7 +17,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
@@ -31,6 +31,7 @@ BelowOne: TypeAlias = Annotated[float, Interval(ge=0.0, lt=1.0)]
 Share: TypeAlias = Annotated[float, Interval(ge=0.0, le=1.0)]
 Positive: TypeAlias = Annotated[float, Gt(0.0)]
 NotNegative: TypeAlias = Annotated[float, Ge(0.0)]
+Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,50 @@ def field_hints(kind: type) -> dict[str, Any]:
 def own_options(kind: type) -> dict[str, Any]:
     """Return the options of a section, each with its annotation: what it says itself, or the fields of a dataclass."""
     return kind.option_hints() if hasattr(kind, "option_hints") else field_hints(kind)  # pyright: ignore
+
+
+def is_known(value: Any) -> bool:
+    """Return whether a number is known while a program is traced; not a value that is given to the compiled program.
+
+    >>> is_known(0.1), is_known(None)
+    (True, False)
+    """
+    return isinstance(value, (int, float))
+
+
+def is_on(value: Any) -> bool:
+    """Return whether a number does something: it is not 0, or only known when the compiled program runs (a tracer).
+
+    >>> is_on(0.0), is_on(0.1), is_on(None)
+    (False, True, False)
+    """
+    return value is not None and (not is_known(value) or value != 0)
+
+
+def unchecked(config: Config, **values: Any) -> Config:
+    """Return a copy of a frozen dataclass with other values that are not checked, such as tracers.
+
+    Whoever reads such a field asks :func:`is_on` or :func:`is_known` before it decides by its value.
+
+    Args:
+        config: a dataclass.
+        **values: of its fields.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...     size: AtLeast1 = 1
+    ...     def __post_init__(self):
+    ...         check_fields(self)
+    >>> unchecked(Config(), size=0)
+    Config(size=0)
+    """
+    names = {field.name for field in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
+    if not set(values) <= names:
+        raise TypeError(f"{type(config).__name__} has no field {', '.join(sorted(set(values) - names))}")
+    copy = object.__new__(type(config))
+    for name, value in {**vars(config), **values}.items():
+        object.__setattr__(copy, name, value)
+    return copy
 
 
 def is_section(hint: Any) -> bool:

@@ -73,6 +73,8 @@ def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tupl
             "train.spikes goes with a run alone: the seeds of a cell move in lockstep, and none can go back "
             "without the others; leave out train.spikes.factor"
         )
+    if config.train.test_views != "none":
+        raise UsageError("train.test_views goes with a run alone, not yet with the seeds of a cell: set it to none")
     parts, shape = build_parts(config, images, placement), images.card.image_shape
     model = parts.model
     variables = abstract_variables(model, shape)
@@ -201,7 +203,14 @@ def _train_members(
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     averaged, scaling = job.config.train.averaging() is not None, loss_scaling(job.config, parts.model)
     states = create_population(
-        parts.model, parts.tx, keys, card.image_shape, mesh=job.placement, ema=averaged, loss_scaling=scaling
+        parts.model,
+        parts.tx,
+        keys,
+        card.image_shape,
+        mesh=job.placement,
+        ema=averaged,
+        loss_scaling=scaling,
+        start=parts.start,
     )
     progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
     folder = job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}"

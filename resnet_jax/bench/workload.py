@@ -108,6 +108,7 @@ def peer_network(config: ResNetConfig) -> dict[str, Any]:
     plain = ResNetConfig(config.stage_sizes, config.widths)
     covered = {
         "stem": ("cifar", "imagenet"),
+        "block": ("basic", "bottleneck"),
         "shortcut": ("A", "A_end", "B"),
         "dtype": ("float32", "bfloat16"),
     }

@@ -39,6 +39,8 @@ STATUSES = (
 VERBS = {
     "train": "train a network from a recipe; run the same command again to resume",
     "recipes": "list recipes, with published and expected figures, or show one in full",
+    "finetune": "a trained network on other images: probe, classifier, whole network; a table of before and after",
+    "search": "search for better options of a recipe, many trials in one program",
     "ablate": "train combinations of choices with several seeds; a table with error bars",
     "lr-range": "which learning rates lower the loss: one short run with a growing rate, drawn",
     "eval": "evaluate a run on one of its splits",

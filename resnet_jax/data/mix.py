@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from resnet_jax.data.augment import example_keys
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import is_known, is_on
 from resnet_jax.ops import one_hot
 
 #: Folded into the key of the run: these draws are independent of those for crop, flip and cutout.
@@ -37,7 +38,8 @@ class Mix:
     """Which images are mixed, and how.
 
     Attributes:
-        mixup: alpha of mixup's Beta(alpha, alpha); 0 for no mixup. The paper's: 1 on CIFAR, 0.2 on ImageNet.
+        mixup: alpha of mixup's Beta(alpha, alpha); 0 for no mixup. The paper's: 1 on CIFAR, 0.2 on ImageNet. Or, where
+            it is not known while the program is traced, what :func:`beta_quantiles` makes of it.
         cutmix: alpha of cutmix's; 0 for none. The paper's: 1.
         probability: of an example to be mixed at all. With both an example gets one of the two, each as often.
 
@@ -45,21 +47,21 @@ class Mix:
         UsageError: a negative alpha, or a probability outside [0, 1].
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    probability: float = 1.0
+    mixup: float | Array = 0.0
+    cutmix: float | Array = 0.0
+    probability: float | Array = 1.0
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             value = getattr(self, name)
-            if not 0.0 <= value < float("inf"):
+            if is_known(value) and not 0.0 <= value < float("inf"):
                 raise UsageError(f"{name} {value} must be a finite alpha of 0 or more")
-        if not 0.0 <= self.probability <= 1.0:
+        if is_known(self.probability) and not 0.0 <= self.probability <= 1.0:
             raise UsageError(f"the probability of mixing must be in [0, 1], got {self.probability}")
 
     def __bool__(self) -> bool:
         """Whether anything is mixed."""
-        return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+        return (is_on(self.mixup) or is_on(self.cutmix)) and is_on(self.probability)
 
 
 def mix(
@@ -148,14 +150,14 @@ def draws_of(
     chance, cell = uniform[:, 0], (uniform[:, 1] * QUANTILES).astype(jnp.int32)
     share = jnp.ones_like(chance)
     pixels = jnp.ones((len(chance), height, width), jnp.float32)
-    limit = config.probability / 2 if config.mixup and config.cutmix else config.probability
-    if config.mixup:
-        blend = jnp.where(chance < limit, jnp.asarray(beta_quantiles(config.mixup))[cell], 1.0)
+    limit = config.probability / 2 if is_on(config.mixup) and is_on(config.cutmix) else config.probability
+    if is_on(config.mixup):
+        blend = jnp.where(chance < limit, _quantiles(config.mixup)[cell], 1.0)
         share, pixels = blend, jnp.broadcast_to(blend[:, None, None], pixels.shape)
-    if config.cutmix:
-        drawn = jnp.asarray(beta_quantiles(config.cutmix))[cell]
+    if is_on(config.cutmix):
+        drawn = _quantiles(config.cutmix)[cell]
         outside = ~box(drawn, uniform[:, 2], uniform[:, 3], size)
-        cut = (chance < config.probability) & ((chance >= limit) if config.mixup else True)
+        cut = (chance < config.probability) & ((chance >= limit) if is_on(config.mixup) else True)
         area = jnp.mean(outside.astype(jnp.float32), axis=(1, 2))
         share = jnp.where(cut, area, share)
         pixels = jnp.where(cut[:, None, None], outside.astype(jnp.float32), pixels)
@@ -185,7 +187,11 @@ def box(
     return inside(size[0], down)[:, :, None] & inside(size[1], right)[:, None, :]
 
 
-@functools.lru_cache(maxsize=8)
+def _quantiles(alpha: float | Array) -> Float[Array, " q"]:
+    return jnp.asarray(beta_quantiles(alpha)) if isinstance(alpha, (int, float)) else alpha
+
+
+@functools.lru_cache(maxsize=64)
 def beta_quantiles(alpha: float) -> np.ndarray:
     """Return the quantiles of Beta(alpha, alpha) at (i + 1/2) / 4096, float32: a uniform index is a draw.
 

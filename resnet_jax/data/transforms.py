@@ -116,7 +116,7 @@ def parse_transform(text: str) -> Transform:
         UsageError: no such transform or argument, or a value that it cannot have; with what can be.
 
     >>> parse_transform("random_crop(pad=4)")
-    RandomCrop(where='device', pad=4)
+    RandomCrop(where='device', pad=4, border='zeros')
     >>> parse_transform("flip()") == parse_transform("flip")
     True
     """
@@ -210,16 +210,26 @@ def _form(name: str, without: str = "") -> str:
     return f"{name}({', '.join(listed)})" if listed else name
 
 
+def transform_name(transform: Any) -> str:
+    """Return the name that a transform is registered by.
+
+    >>> transform_name(parse_transform("mixup(0.2)"))
+    'mixup'
+    """
+    kind = type(transform)
+    name = next((name for name, known in _table().items() if known is kind), None)
+    if name is None:
+        raise UsageError(f"{kind.__name__} is not registered: @register_transform('name') gives it a name")
+    return name
+
+
 def write_transform(transform: Any) -> str:
     """Return the text that :func:`parse_transform` reads as this transform.
 
     >>> write_transform(parse_transform("mixup(alpha=1, probability=0.5)"))
     'mixup(1.0, probability=0.5)'
     """
-    kind = type(transform)
-    name = next((name for name, known in _table().items() if known is kind), None)
-    if name is None:
-        raise UsageError(f"{kind.__name__} is not registered: @register_transform('name') gives it a name")
+    kind, name = type(transform), transform_name(transform)
     words = []
     for field in _arguments(kind):
         value = getattr(transform, field.name)

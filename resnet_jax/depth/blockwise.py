@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
+from resnet_jax.errors import UsageError
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import unstack
@@ -81,11 +82,25 @@ class Link:
     beta: np.ndarray
 
 
+def require_blocks_only(config: ResNetConfig) -> None:
+    """Refuse a network that is more than a stem, blocks one after the other and a classifier.
+
+    Raises:
+        UsageError: a layer stands between the stages.
+    """
+    if config.transition != "stride":
+        raise UsageError(f"a network with transition {config.transition} is no chain of stem, blocks and classifier")
+
+
 def chain(config: ResNetConfig, variables: Mapping[str, Any], train: bool) -> list[Link]:
     """Return the network as its stem, its blocks and the rest, each a function of what the one before it gives.
 
     Nothing is dropped, whatever the network's rates. Numbers are computed in float32 or wider.
+
+    Raises:
+        UsageError: a layer stands between the stages.
     """
+    require_blocks_only(config)
     dtype = jnp.promote_types(config.dtype, jnp.float32)
     config = dataclasses.replace(nothing_dropped(config), dtype=dtype, remat="none")
     listed = unstack(dict(variables))

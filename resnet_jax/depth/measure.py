@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from resnet_jax.depth.blockwise import nothing_dropped, without_place
+from resnet_jax.depth.blockwise import nothing_dropped, require_blocks_only, without_place
 from resnet_jax.models.block import Block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import unstack
@@ -85,7 +85,11 @@ def sample_moments(config: ResNetConfig, key: Array, images: Images, *, train: b
         key: for the parameters.
         images: normalized images.
         train: normalize by the statistics of this batch; else at the initial running averages, 0 and 1.
+
+    Raises:
+        UsageError: a layer stands between the stages.
     """
+    require_blocks_only(config)
     config = nothing_dropped(config)
     blocks = [block for stage in plan_stages(config) for block in stage]
     keys = list(jax.random.split(key, len(blocks) + 1))

@@ -93,6 +93,8 @@ def check_predictable(config: ResNetConfig) -> None:
             f"no closed form is offered for activation {config.activation} after the sum of an identity skip and a "
             "branch (order post): use order pre, activation relu, or shortcut C or none"
         )
+    if config.transition != "stride":
+        raise UsageError(f"no closed form is offered for the maximum in transition {config.transition}")
     if config.shortcut == "D" and len(config.stage_sizes) > 1 and (config.is_pre or config.norm == "none"):
         raise UsageError(
             "no closed form is offered for shortcut D without a norm after its projection: the mean over "
@@ -114,6 +116,11 @@ def predict_stem(
 
 def _stem(config: ResNetConfig, image_size: int | Sequence[int], train: bool) -> Signal:
     """Propagate images of independent N(0, 1) pixels through the stem."""
+    if config.stem == "whiten":
+        raise UsageError(
+            "no closed form is offered for stem whiten, whose kernel is that of the data: pass stem=(mean square, "
+            "mean) as measured, e.g. measure_moments(...).stem"
+        )
     if config.stem != "cifar" and config.stem_pool != "conv":
         raise UsageError(
             f"no closed form is offered for the maximum in stem {config.stem}: pass stem=(mean square, mean) as "
@@ -134,7 +141,7 @@ def _stem(config: ResNetConfig, image_size: int | Sequence[int], train: bool) ->
 
 def _given_stem(config: ResNetConfig, image_size: int | Sequence[int], stem: tuple[ArrayLike, ArrayLike]) -> Signal:
     """Take the stem's moments as they are given, for every channel alike."""
-    halvings = 0 if config.stem == "cifar" else 2
+    halvings = 0 if config.stem_stride == 1 else 2
     sizes = tuple(-(-size // 2**halvings) for size in _sizes(config, image_size))
     square, mean = (np.broadcast_to(np.asarray(value, np.float64), sizes)[None] for value in stem)
     shape = mean_field.rectified_normal(float(mean.mean() ** 2 / max(square.mean(), 1e-300)))

@@ -11,6 +11,7 @@ from resnet_jax.models.norms import NORMS, NormPlace, register_norm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS, NamedModel, register_model
 from resnet_jax.models.spec import ModelSpec
+from resnet_jax.models.whitening import whitened, whitening_kernel
 from resnet_jax.models.zoo import create_model, list_models
 
 __all__ = [
@@ -37,4 +38,6 @@ __all__ = [
     "register_norm",
     "stack_blocks",
     "unstack_blocks",
+    "whitened",
+    "whitening_kernel",
 ]

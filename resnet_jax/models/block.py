@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax import ops
+from resnet_jax.fields import is_on
 from resnet_jax.models import layers
 from resnet_jax.models.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_jax.models.branches import branch_convs
@@ -108,7 +109,7 @@ class Branch(nn.Module):
             finish: of a network for inference, what the last convolution does to F(x): then this is the whole block.
         """
         config = self.config
-        keys = self._keys(varying) if train and (config.dropout > 0 or self.block.drop_rate > 0) else None
+        keys = self._keys(varying) if train and (is_on(config.dropout) or is_on(self.block.drop_rate)) else None
         convs = branch_convs(config, self.block)
         fixup, count = config.residual == "fixup", len(convs)
         # Fixup (arXiv 1901.09321, section 3.1): all but the last of m scaled by L^(-1 / (2m - 2)), the last zero
@@ -119,7 +120,7 @@ class Branch(nn.Module):
                 x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
             if fixup and not first:
                 x = x + layers.scalar(self, config, f"bias{number}a", nn.initializers.zeros)
-            if last and config.dropout > 0:
+            if last and is_on(config.dropout):
                 x = Dropout(config.dropout, deterministic=not train, name="dropout")(
                     x, rng=None if keys is None else keys[0]
                 )
@@ -139,7 +140,7 @@ class Branch(nn.Module):
             elif not config.is_pre:
                 x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
         x = self._finish(x)
-        return ops.drop_path(keys[1], x, varying.drop_rate) if keys is not None and self.block.drop_rate > 0 else x
+        return ops.drop_path(keys[1], x, varying.drop_rate) if keys is not None and is_on(self.block.drop_rate) else x
 
     def _keys(self, varying: BlockInputs) -> Array:
         """Return one key for dropout and one for stochastic depth."""

@@ -115,6 +115,12 @@ def basic(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
     )
 
 
+@register_block("single", expansion=1)
+def single(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
+    """One 3x3: with shortcut none a plain layer, as in networks made for speed (arXiv 2404.00498)."""
+    return (BranchConv(plan.features, 3, plan.strides, dilation=plan.dilation_in),)
+
+
 @register_block("bottleneck", expansion=4)
 def bottleneck(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
     """1x1, 3x3, 1x1 (He et al. 2016, fig. 5 right; in groups: Xie et al. 2017, fig. 3c)."""

@@ -6,10 +6,11 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args, get_origin, get
 
 import numpy as np
 
-BlockChoice: TypeAlias = Literal["basic", "bottleneck"]
+BlockChoice: TypeAlias = Literal["basic", "bottleneck", "single"]
 OrderChoice: TypeAlias = Literal["post", "pre"]
-StemChoice: TypeAlias = Literal["cifar", "imagenet", "deep", "deep_tiered", "deep_wide"]
+StemChoice: TypeAlias = Literal["cifar", "imagenet", "deep", "deep_tiered", "deep_wide", "whiten"]
 StemPoolChoice: TypeAlias = Literal["max", "zero_max", "conv"]
+TransitionChoice: TypeAlias = Literal["stride", "conv_pool"]
 ShortcutChoice: TypeAlias = Literal["A", "A_end", "B", "C", "D", "none"]
 StrideInChoice: TypeAlias = Literal["3x3", "1x1"]
 NormChoice: TypeAlias = Literal["batch", "group", "layer", "instance", "none", "folded"]
@@ -29,6 +30,7 @@ InitChoice: TypeAlias = Literal[
     "xavier_uniform",
     "lecun_normal",
     "orthogonal",
+    "dirac",
     "torch_uniform",
     "normal_0.01",
     "zeros",
@@ -51,6 +53,8 @@ class ModelChoices(TypedDict, total=False):
     stem: StemChoice
     stem_width: int | None
     stem_pool: StemPoolChoice
+    whiten_window: int
+    transition: TransitionChoice
     shortcut: ShortcutChoice
     stride_in: StrideInChoice
     output_stride: OutputStrideChoice | None
@@ -80,6 +84,7 @@ class ModelChoices(TypedDict, total=False):
     activation: ActivationChoice
     init: InitChoice
     head_init: InitChoice | None
+    logit_scale: float
     num_classes: int
     in_channels: int
     spatial_dims: SpatialDimsChoice

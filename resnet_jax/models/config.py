@@ -30,24 +30,36 @@ class ResNetConfig:
     widths: tuple[AtLeast1, ...] = (64, 128, 256, 512)
     """Base width of each stage; a bottleneck puts out four times as many channels."""
     block: Annotated[choices.BlockChoice, MoreOf(BLOCKS)] = "basic"
-    """basic (two 3x3) or bottleneck (1x1, 3x3, 1x1), He et al. 2016, fig. 5."""
+    """basic (two 3x3) or bottleneck (1x1, 3x3, 1x1), He et al. 2016, fig. 5; or single (one 3x3)."""
     order: choices.OrderChoice | None = None
     """post: conv, norm, activation (v1); pre: norm, activation, conv (v2). None: pre for the NF rules, else post.
 
     ``post`` has an activation after the sum (arXiv 1512.03385), ``pre`` nothing (arXiv 1603.05027, fig. 4e).
     """
     stem: choices.StemChoice = "imagenet"
-    """imagenet (7x7 stride 2, pool), cifar (3x3 stride 1), deep, deep_tiered or deep_wide (three 3x3, pool).
+    """imagenet (7x7 stride 2, pool), cifar (3x3), whiten (PCA), deep, deep_tiered or deep_wide (three 3x3, pool).
 
     The first 3x3 of the deep stems has stride 2. Their widths: ``deep`` 32-32-64 (ResNet-C/D, arXiv 1812.01187),
     ``deep_tiered`` 24-32-64, ``deep_wide`` 64-64-128.
+    ``whiten``: a convolution of stride 1 whose kernel is never trained, with a bias and the activation and no norm. Its
+    filters are the eigenvectors of the patches of training images over the root of their eigenvalues, and the negative
+    of each (Page 2018; arXiv 2404.00498, section 3.1): a run computes them before its first step
+    (:mod:`resnet_jax.models.whitening`), a network by itself starts with random ones.
     """
     stem_width: AtLeast1 | None = None
-    """Channels the stem is built on; None takes the first of widths."""
+    """Channels the stem is built on; None takes the first of widths. (Those of stem whiten follow from its patches.)"""
     stem_pool: choices.StemPoolChoice = "max"
     """max: 3x3 stride 2; zero_max: the same over zero padding (BiT); conv: a 3x3 convolution of stride 2 in its place.
 
     ``conv`` is that of ResNet-RS (arXiv 2103.07579).
+    """
+    whiten_window: AtLeast1 = 2
+    """Side of the patches of stem whiten; it has 2 * window^2 * in_channels filters, for images."""
+    transition: choices.TransitionChoice = "stride"
+    """How stages shrink the map: stride (by the first block, from stage 2 on) or conv_pool (at the start of each).
+
+    ``conv_pool``: every stage, the first too, begins with a 3x3 convolution to its width, the maximum over windows of
+    2x2, a norm and the activation; its blocks keep the shape (the ResNet-9 of Page 2018; arXiv 2404.00498).
     """
     shortcut: choices.ShortcutChoice = "B"
     """A or A_end (identity and zeros), B (1x1 where the shape changes), C (1x1 everywhere), D (mean, 1x1), none.
@@ -148,7 +160,7 @@ class ResNetConfig:
     A name in :data:`resnet_jax.models.activation.ACTIVATIONS`.
     """
     init: choices.InitChoice = "kaiming_normal"
-    """Initializer of the convolutions; kaiming_normal and kaiming_uniform are of the fan-out.
+    """Initializer of the convolutions; kaiming_normal and kaiming_uniform are of the fan-out, dirac is the identity.
 
     A name in :data:`resnet_jax.models.init.INITIALIZERS`.
     """
@@ -157,6 +169,8 @@ class ResNetConfig:
 
     The classifier's bias starts at 0.
     """
+    logit_scale: Positive = 1.0
+    """Factor on the logits; 1/9 and thereabouts where training is short (Page 2018)."""
     num_classes: AtLeast0 = 1000
     """Outputs of the classifier; 0 leaves it out, and the network returns the pooled features."""
     in_channels: AtLeast1 = 3
@@ -225,12 +239,12 @@ class ResNetConfig:
     @property
     def stem_stride(self) -> int:
         """Pixels of the input along one side of a position that the stem gives."""
-        return 1 if self.stem == "cifar" else 4
+        return 1 if self.stem in ("cifar", "whiten") else 4
 
     @property
     def own_stride(self) -> int:
         """Pixels of the input along one side of a position of the last stage's output, without ``output_stride``."""
-        return self.stem_stride * 2 ** (len(self.stage_sizes) - 1)
+        return self.stem_stride * 2 ** (len(self.stage_sizes) - (self.transition == "stride"))
 
     @property
     def is_nf(self) -> bool:

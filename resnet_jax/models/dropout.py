@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from resnet_jax.fields import is_on
 from resnet_jax.ops import draw_rows
 
 
@@ -28,8 +29,8 @@ class Dropout(nn.Dropout):
             deterministic: drop nothing; if not given, as the attribute says.
             rng: key; if not given, one of the collection ``dropout``.
         """
-        if nn.merge_param("deterministic", self.deterministic, deterministic) or self.rate == 0.0:
+        if nn.merge_param("deterministic", self.deterministic, deterministic) or not is_on(self.rate):
             return inputs
         key, kept = self.make_rng(self.rng_collection) if rng is None else rng, 1.0 - self.rate
         mask = draw_rows(lambda rows: jax.random.bernoulli(key, kept, (rows, *inputs.shape[1:])), inputs.shape[0])
-        return lax.select(mask, inputs / kept, jnp.zeros_like(inputs))
+        return lax.select(mask, inputs / jnp.asarray(kept, inputs.dtype), jnp.zeros_like(inputs))

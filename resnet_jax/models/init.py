@@ -13,6 +13,26 @@ from jax.nn.initializers import Initializer
 from resnet_jax.errors import unknown
 from resnet_jax.models.choices import InitChoice
 
+_TORCH_UNIFORM = _init.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def dirac(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+    """Return a kernel (*window, I, O) whose first I filters pass their inputs on; the others are ``torch_uniform``.
+
+    Of a convolution in groups each group's first filters do. It is the partial identity of arXiv 2404.00498, section
+    3.2, and PyTorch's ``dirac_`` on as many filters as there are inputs. An even window has its centre past the middle.
+
+    >>> kernel = dirac(jax.random.key(0), (3, 3, 1, 2))
+    >>> kernel[:, :, 0, 0].tolist()
+    [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    *window, inputs, outputs = shape
+    drawn = _TORCH_UNIFORM(key, shape, dtype)
+    centre = tuple(side // 2 for side in window)
+    passed = jnp.zeros(shape, dtype).at[centre].set(jnp.eye(inputs, outputs, dtype=dtype))
+    return jnp.where(jnp.arange(outputs) < inputs, passed, drawn)
+
+
 INITIALIZERS: dict[InitChoice, Initializer] = {
     # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (fan_out keeps the backward signal) and eq. 10 (fan_in)
     "kaiming_normal": _init.variance_scaling(2.0, "fan_out", "normal"),
@@ -24,8 +44,9 @@ INITIALIZERS: dict[InitChoice, Initializer] = {
     "xavier_uniform": _init.variance_scaling(1.0, "fan_avg", "uniform"),
     "lecun_normal": _init.variance_scaling(1.0, "fan_in", "normal"),
     "orthogonal": _init.orthogonal(),
+    "dirac": dirac,
     # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what PyTorch gives its linear and convolution layers
-    "torch_uniform": _init.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+    "torch_uniform": _TORCH_UNIFORM,
     "normal_0.01": _init.normal(0.01),
     "zeros": _init.zeros,
 }

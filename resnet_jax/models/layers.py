@@ -8,6 +8,7 @@ from typing import Any, assert_never
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import module as linen_module
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
@@ -78,6 +79,7 @@ class Conv(nn.Module):
         dtype: of the computation.
         param_dtype: of the parameters.
         dilation: distance between the taps of the window.
+        fixed: whether the kernel has no gradient: it stays what it was set to.
     """
 
     features: int
@@ -91,6 +93,7 @@ class Conv(nn.Module):
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     dilation: int = 1
+    fixed: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], finish: Finish | None = None) -> Float[Array, "n *out f"]:
@@ -100,6 +103,7 @@ class Conv(nn.Module):
             return self._packed(x, finish or Finish())
         shape = (self.kernel_size,) * dims + (x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = lax.stop_gradient(kernel) if self.fixed else kernel
         match self.standardize:
             case "none":
                 pass
@@ -143,19 +147,21 @@ class Conv(nn.Module):
 
 
 class Head(nn.Module):
-    """The classifier: a linear layer in float32 or wider."""
+    """The classifier: a linear layer in float32 or wider, times ``scale``."""
 
     features: int
     kernel_init: Initializer
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "n c"]) -> Float[Array, "n k"]:
         """Return the logits."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
+        logits = x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
+        return logits if self.scale == 1.0 else logits * jnp.asarray(self.scale, self.dtype)
 
 
 def conv(

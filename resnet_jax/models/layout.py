@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_jax.models.choices import ExecutionChoice
-from resnet_jax.models.paths import STACK, block_index, block_name, parse, stage_index
+from resnet_jax.models.paths import STACK, TRANSITION, block_index, block_name, parse, stage_index
 
 PyTree = Any
 
@@ -119,7 +119,7 @@ def over_blocks(function: Callable[..., Any], stacked: bool) -> Callable[..., An
 def _is_stage(node: Any) -> bool:
     if not isinstance(node, dict) or block_name(0) not in node or not (block_name(1) in node or STACK in node):
         return False
-    return all(name == STACK or block_index(name) is not None for name in node)
+    return all(name in (STACK, TRANSITION) or block_index(name) is not None for name in node)
 
 
 def _rest(stage: dict[str, Any]) -> list[str]:

@@ -3,7 +3,8 @@
 =====================================  ========================================================================
 path                                   what it is
 =====================================  ========================================================================
-``stem/...``                           before the first block: ``conv``, or ``conv1`` to ``conv3`` of a deep stem
+``stem/...``                           before the first block: ``conv``, ``conv1`` to ``conv3``, or ``whiten``
+``stage{s}/transition/...``            how a stage begins with ``transition="conv_pool"``: ``conv``, ``norm``
 ``stage{s}/block{b}/...``              a block; stages count from 1, blocks from 0
 ``stage{s}/blocks/...``                blocks 1, 2, ... of a stage that runs in a loop, stacked along the first axis
 ``.../branch/...``                     a block's residual branch: ``conv{i}``, ``norm{i}``, ``se``, ``eca``, scalars
@@ -22,6 +23,10 @@ from collections.abc import Sequence
 
 STEM = "stem"
 HEAD = "head"
+WHITEN = "whiten"
+"""The convolution of stem ``whiten``, whose kernel is fixed."""
+TRANSITION = "transition"
+"""What stands before the blocks of a stage with ``transition="conv_pool"``."""
 STACK = "blocks"
 """The name of stacked blocks."""
 

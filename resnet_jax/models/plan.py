@@ -42,7 +42,7 @@ class BlockSpec:
     width: int
     strides: int
     beta: float
-    drop_rate: float
+    drop_rate: float | Float[Array, ""]
     dilation: int = 1
     undone: int = 1
 
@@ -109,6 +109,8 @@ def stem_widths(config: ResNetConfig) -> tuple[int, ...]:
     match config.stem:
         case "cifar" | "imagenet":
             return (width,)
+        case "whiten":
+            return (2 * config.whiten_window**config.spatial_dims * config.in_channels,)
         case "deep":
             return width // 2, width // 2, width
         case "deep_tiered":
@@ -135,7 +137,9 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockSpec, ...], ...]:
     stride, dilation = config.stem_stride, 1
     for stage, (size, width) in enumerate(zip(config.stage_sizes, config.widths, strict=True)):
         blocks = []
-        strides = 1 if stage == 0 else 2
+        pools = config.transition == "conv_pool"
+        features = width * config.expansion if pools else features
+        strides = 1 if stage == 0 or pools else 2
         undone = strides if config.output_stride is not None and stride * strides > config.output_stride else 1
         strides //= undone
         stride, dilation = stride * strides, dilation * undone

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from resnet_jax import ops
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import is_on
 from resnet_jax.models import layers, layout, paths
 from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
@@ -29,9 +30,11 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return the first feature map: the full side with ``cifar``, a quarter of the side with the others."""
+        """Return the first feature map: the full side with ``cifar`` and ``whiten``, else a quarter of the side."""
         config = self.config
         widths = stem_widths(config)
+        if config.stem == "whiten":
+            return self._whitened(x, widths[0])
         single, finishes = len(widths) == 1, layers.finishes(self, config, train=train)
         for index, width in enumerate(widths):
             number = "" if single else str(index + 1)
@@ -46,9 +49,18 @@ class Stem(nn.Module):
                 x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
         return self._pool(x, train)
 
+    def _whitened(self, x: Array, width: int) -> Array:
+        """Return the whitened patches with a bias; a random kernel until :mod:`resnet_jax.models.whitening` sets it."""
+        config = self.config
+        x = layers.Conv(
+            width, config.whiten_window, use_bias=True, kernel_init=initializer(config.init), dtype=config.dtype,
+            param_dtype=config.param_dtype, fixed=True, name=paths.WHITEN,
+        )(x)  # fmt: skip
+        return x if config.is_pre else layers.activate(config, x)
+
     def _pool(self, x: Array, train: bool) -> Array:
         config = self.config
-        if config.stem == "cifar":
+        if config.stem_stride == 1:
             return x
         match config.stem_pool:
             case "conv":
@@ -67,6 +79,29 @@ class Stem(nn.Module):
 
 #: What the backward pass may keep, by ``remat``; "none" is not among them. Convolutions are named in layers.Conv.
 _KEPT = {"block": None, "conv": jax.checkpoint_policies.save_only_these_names(layers.CONV_OUTPUT)}
+
+
+class Transition(nn.Module):
+    """How a stage begins with ``transition="conv_pool"``: 3x3 convolution, maximum over 2x2, norm, activation.
+
+    In pre-activation order norm and activation are those of the blocks.
+    """
+
+    config: ResNetConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *half f"]:
+        """Return half the side, rounded down."""
+        config = self.config
+        if min(x.shape[1:-1]) < 2:
+            raise UsageError(
+                f"transition conv_pool halves the map in each of {len(config.stage_sizes)} stages, and one of "
+                f"{'x'.join(map(str, x.shape[1:-1]))} is left before {self.path[0]}: give larger inputs or fewer stages"
+            )
+        x = layers.conv(config, self.features, 3, name="conv")(x)
+        x = ops.max_pool(x, window=2, stride=2, padding=0)
+        return x if config.is_pre else layers.norm_and_activate(config, x, name="norm", train=train, after_conv=False)
 
 
 class Stage(nn.Module):
@@ -98,6 +133,8 @@ class Stage(nn.Module):
                 f"execution {config.execution!r} of {len(self.blocks)} blocks needs the other layout: "
                 f"resnet_jax.stack_blocks(variables, {config.execution!r}) brings them into it"
             )
+        if config.transition == "conv_pool":
+            x = Transition(config, self.blocks[0].in_features, name=paths.TRANSITION)(x, train=train)
         if config.remat != "none":
             # in a loop nothing can undo it; elsewhere the compiler would find the common subexpressions
             run = nn.remat(run, prevent_cse=not scanned, policy=_KEPT[config.remat])
@@ -162,6 +199,7 @@ class ResNet(nn.Module):
                 initializer(config.head_kernel_init),
                 dtype=config.head_dtype,
                 param_dtype=config.param_dtype,
+                scale=config.logit_scale,
             )
             self.head_dropout = Dropout(config.head_dropout)
 
@@ -179,7 +217,7 @@ class ResNet(nn.Module):
         pooled = self.features(x, train=train)["pooled"]
         if self.config.num_classes == 0:
             return pooled
-        if self.config.head_dropout > 0:
+        if is_on(self.config.head_dropout):
             pooled = self.head_dropout(pooled, deterministic=not train)
         return self.head(pooled)
 
@@ -222,7 +260,7 @@ class ResNet(nn.Module):
                 f"the network takes {config.in_channels} channels in the last axis, got shape {x.shape}; "
                 f"pass in_channels={x.shape[-1]} to create_model, or move the channels last"
             )
-        key = self.make_rng("dropout") if train and (config.dropout > 0 or config.drop_path > 0) else None
+        key = self.make_rng("dropout") if train and (is_on(config.dropout) or is_on(config.drop_path)) else None
         x = Stem(config, name=paths.STEM)(x.astype(config.dtype), train=train)
         maps = {"stem": x}
         for index, blocks in enumerate(plan_stages(config)):

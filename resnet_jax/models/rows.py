@@ -298,3 +298,20 @@ def _cifar_norm_free() -> dict[str, NamedModel]:
             depth, "arXiv 2101.08692's rules on the CIFAR net", residual="nf", norm="none", shortcut="B"
         )
     return rows
+
+
+@_family
+def _cifar_fast() -> dict[str, NamedModel]:
+    choices = {
+        "stem": "whiten", "transition": "conv_pool", "activation": "gelu_erf", "norm_eps": 1e-12, "norm_momentum": 0.6,
+        "head_pool": "max", "init": "dirac", "logit_scale": 1 / 9, "num_classes": 10,
+    }  # fmt: skip
+    plain = {"block": "single", "shortcut": "none"}
+    return {
+        "airbench94_cifar": NamedModel(
+            ResNetConfig((1, 1, 1), (64, 256, 256), **plain, **choices), 32, "arXiv 2404.00498, section 3; no skips"
+        ),
+        "airbench96_cifar": NamedModel(
+            ResNetConfig((1, 1, 1), (128, 384, 512), **choices), 32, "arXiv 2404.00498, section 4"
+        ),
+    }

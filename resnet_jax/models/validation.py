@@ -94,8 +94,20 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"base_width {c.base_width} of 64 leaves no channel of width {min(c.widths)} inside a bottleneck",
         ),
         (
-            c.stem == "cifar" and c.stem_pool != "max",
-            f"stem cifar does not pool, so stem_pool {c.stem_pool} has no place",
+            c.stem_stride == 1 and c.stem_pool != "max",
+            f"stem {c.stem} does not pool, so stem_pool {c.stem_pool} has no place",
+        ),
+        (
+            c.transition == "conv_pool" and (c.is_nf or c.residual == "fixup"),
+            f"residual {c.residual} has no rule for the layer of transition conv_pool that is not in a block",
+        ),
+        (
+            c.transition == "conv_pool" and c.output_stride is not None,
+            "output_stride dilates instead of striding, and transition conv_pool has no stride",
+        ),
+        (
+            c.residual == "fixup" and c.block == "single",
+            "residual fixup scales the layers of a branch before its last, and block single has one layer",
         ),
         (
             c.output_stride is not None and c.output_stride > c.own_stride,

@@ -29,6 +29,7 @@ from resnet_jax.runs.network import build_model, build_task
 from resnet_jax.runs.preparation import eval_preprocess, train_preprocess
 from resnet_jax.runs.stages import in_stages
 from resnet_jax.runs.teacher import Teacher, find_teacher
+from resnet_jax.runs.whitening import whitening_start
 from resnet_jax.tasks.distillation import distilled
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import compile_eval_step, compile_train_step, create_state
@@ -57,9 +58,11 @@ class RunComponents:
         tx: the optimizer.
         learning_rate: rate of the update with a given 0-based index.
         step: the train step as a pure function; with a teacher its third argument are the teacher's variables.
+        make_step: makes it, in plain forms; keywords replace what it is made of.
         preprocess: of the train step, with what it is given.
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
+        start: initial parameters -> those of the run, where some are computed from its images; None where none is.
         make_feed: of the run; given seeds, of a population with a member of each; given rollbacks, with the examples in
             another order after each.
         fed: where the training images are meanwhile, in words.
@@ -73,12 +76,14 @@ class RunComponents:
     tx: optax.GradientTransformation
     learning_rate: Callable[[int], Any]
     step: Callable[..., Any]
+    make_step: Callable[..., Any]
     preprocess: TrainPreprocess
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
     make_feed: Callable[..., Feed]
     fed: str = ""
     teacher: Teacher | None = None
+    start: Callable[[Any], Any] | None = None
 
 
 def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunComponents:
@@ -108,8 +113,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         averaging = averaging.over(feed.steps_per_epoch, total_steps)
     make_step = functools.partial(
         make_train_step,
-        model,
-        tx,
+        model=model,
+        tx=tx,
         task=task,
         preprocess=preprocess,
         accumulate=train.accumulate,
@@ -123,6 +128,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         per_call = steps_per_dispatch(config, feed if part is images else training_feed(config, part), mesh)
         return _feed_maker(config, part, placement, step, probed, per_call, given)
 
+    start = whitening_start(model, images)
     probed = None if train.depth_every is None else in_forms(train.forms, make_step(probe=BlockNames()))
     return RunComponents(
         model=model,
@@ -132,12 +138,14 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         tx=tx,
         learning_rate=jax.jit(schedule),  # one small program, not one an operation
         step=step,
+        make_step=make_step,
         preprocess=preprocess if given is None else functools.partial(_given_last, preprocess, given),
         teacher=teacher,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
         new_state=lambda: create_state(
-            model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling
+            model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling, start=start
         ),
+        start=start,
         make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),
         fed=describe_feed(config, feed, mesh),
     )

@@ -16,10 +16,11 @@ from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.unreadable import LeftOut
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.arrays import Arrays, as_dataset
-from resnet_jax.runs.build import build_evaluation, eval_preprocess, evaluation_feed
+from resnet_jax.runs.build import build_evaluation, evaluation_feed
 from resnet_jax.runs.chosen import SPLITS, choose_images, own_or_other, own_splits
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.predict import Prediction, Predictor, predict_images
+from resnet_jax.runs.preparation import eval_preprocess
 from resnet_jax.runs.sizes import bring_to_size, describe_sizes
 from resnet_jax.runs.trained import (
     TrainedRun,
@@ -98,9 +99,10 @@ def evaluate_run(
         data: arrays in place of a source, ``(x, y)`` or any that :func:`resnet_jax.data.load_arrays` takes; those that
             a run was trained on are divided as it divided them.
         logits: also return the outputs of the network, in the order of the images.
-        views: test-time views: ``flip``: the mean over the image and its mirror image; ``ten_crop``: over the corners
-            and the centre of an image that is 1 / 0.875 times as large, and their mirror images. Probabilities are
-            averaged; of regression, values.
+        views: test-time views: ``flip``: the mean over the image and its mirror image; ``flip_shift``: half of that,
+            and half of these moved by a pixel either way; ``ten_crop``: over the corners and the centre of an image
+            that is 1 / 0.875 times as large, and their mirror images. Probabilities are averaged; of regression,
+            values.
 
     Raises:
         UsageError: no such split, no normalization, classes that cannot be matched, or a network without classes.

@@ -44,6 +44,12 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> 
     return wanted
 
 
+def fits_resident(feed: TrainBatches, mesh: Devices) -> bool:
+    """Return whether a training set can lie on the devices, and leaves them room: on CPUs if it lies in memory."""
+    platform = as_placement(mesh).platform
+    return feed.stored and (platform == "cpu" or feed.stored_bytes <= RESIDENT_SHARE * _memory_limit(mesh))
+
+
 def _memory_limit(mesh: Devices) -> int:
     """Return the bytes of a device's memory, the least of all processes; 0 if it does not say."""
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in as_placement(mesh).local_devices]

@@ -76,7 +76,7 @@ def require_transfer(config: RunConfig, source: Source, parts: RunComponents, ca
     """
     old, new = source.trained.card.class_names, card.class_names
     named = source.trained.was_trained_here or not are_numbers(old)  # else imported without names for its classes
-    if config.init_head == "exact" and named and len(old) == len(new) and _order(new, old) is None:
+    if config.init_head == "exact" and named and len(old) == len(new) and same_order(new, old) is None:
         index = next(index for index, names in enumerate(zip(old, new, strict=True)) if names[0] != names[1])
         raise UsageError(
             f"{config.init_from} was trained on other classes: class {index} was {old[index]!r} and is {new[index]!r}; "
@@ -91,8 +91,8 @@ def require_transfer(config: RunConfig, source: Source, parts: RunComponents, ca
         ) from error
 
 
-def _order(new: tuple[str, ...], old: tuple[str, ...]) -> Matching | None:
-    """Return how the classes were matched if each class of the data is the output at its own position."""
+def same_order(new: tuple[str, ...], old: tuple[str, ...]) -> Matching | None:
+    """Return how classes were matched with those of a network; None unless each is the output at its own position."""
     try:
         matching = match_classes(new, old)
     except UsageError:
@@ -126,5 +126,5 @@ def describe(config: RunConfig, source: Source, parts: RunComponents, card: Data
     old, new = (dataclasses.asdict(model.config) for model in (source.trained.model, parts.model))
     changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name])
     line = f"{source.trained.path} after step {source.trained.step:,}, classifier {config.init_head}"
-    kept = _order(card.class_names, source.trained.card.class_names) if config.init_head == "exact" else None
+    kept = same_order(card.class_names, source.trained.card.class_names) if config.init_head == "exact" else None
     return (f"{line}; changed: {changed}" if changed else line, *(kept.said if kept is not None else ()))

@@ -145,7 +145,7 @@ def import_weights(
         task=task,
     )
     build_task(config, card)  # refuses what does not go together
-    run = _write(out, config, card, variables, step=0, origin={"imported_from": file.name})
+    run = write_network(out, config, card, variables, step=0, origin={"imported_from": file.name})
     lines = {
         "tensors": _about_tensors(read, fit.format, fit.prefix, np.dtype(network.config.param_dtype)),
         "network": about_network,
@@ -331,7 +331,7 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
         init_head="exact",
         init_stem="exact",
     )
-    return _write(out, config, trained.card, variables, step=trained.step, origin={"folded_from": str(run_dir)})
+    return write_network(out, config, trained.card, variables, step=trained.step, origin={"folded_from": str(run_dir)})
 
 
 def _require_new(out: Path) -> None:
@@ -339,10 +339,22 @@ def _require_new(out: Path) -> None:
         raise UsageError(f"{out} is in use; name a new directory")
 
 
-def _write(
+def write_network(
     out: Path, config: RunConfig, card: DatasetInfo, variables: dict[str, Any], *, step: int, origin: dict[str, str]
 ) -> RunDirectory:
-    """Write a run directory that holds ``variables`` and was not trained here."""
+    """Write a run directory that holds ``variables`` and was not trained here.
+
+    Args:
+        out: a directory that does not exist or is empty.
+        config: of the network.
+        card: its images and classes, without examples.
+        variables: its parameters and statistics.
+        step: updates that they are said to come after.
+        origin: where they come from, kept with the checkpoint.
+
+    Raises:
+        RunError: ``out`` cannot be written.
+    """
     state = TrainState(
         step=jnp.full((), step, jnp.int32),
         params=variables["params"],

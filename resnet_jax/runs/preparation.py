@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from resnet_jax.data.augment import normalize
 from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
 from resnet_jax.data.on_device import Prepare, prepare_with
-from resnet_jax.data.transforms import divide
+from resnet_jax.data.transforms import DeviceTransform, divide
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo
@@ -18,26 +19,37 @@ from resnet_jax.tasks.distillation import TEACHER
 from resnet_jax.training.step import Preprocess, TrainPreprocess
 
 
-def train_preparation(config: RunConfig, card: DatasetInfo, num_classes: int) -> Prepare:
-    """Return ``prepare(key, batch) -> batch``: the device transforms and normalization of a run's training batches."""
+def train_preparation(
+    config: RunConfig, card: DatasetInfo, num_classes: int, transforms: Sequence[DeviceTransform] | None = None
+) -> Prepare:
+    """Return ``prepare(key, batch) -> batch``: the device transforms and normalization of a run's training batches.
+
+    Transforms that are given take the place of the run's.
+    """
     shape: tuple[int | None, ...] = card.image_shape
     spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
     spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
-    transforms = divide(config.data.augment).device
+    transforms = divide(config.data.augment).device if transforms is None else transforms
     return prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=num_classes)
 
 
 def train_preprocess(
-    config: RunConfig, model: ResNet, card: DatasetInfo, teacher: Teacher | None = None
+    config: RunConfig,
+    model: ResNet,
+    card: DatasetInfo,
+    teacher: Teacher | None = None,
+    transforms: Sequence[DeviceTransform] | None = None,
 ) -> TrainPreprocess:
     """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well.
 
     With a teacher it takes the teacher's variables as a third argument, and the batch that it returns has the teacher's
     logits of the very images that the network sees, mixed ones included (Beyer et al. 2022, arXiv 2106.05237).
+    Transforms that are given take the place of the run's.
     """
-    transforms, dtype = divide(config.data.augment).device, jnp.dtype(model.config.dtype)
+    transforms = divide(config.data.augment).device if transforms is None else transforms
+    dtype = jnp.dtype(model.config.dtype)
     mixes = any(getattr(transform, "mixes", False) for transform in transforms)
-    prepare = train_preparation(config, card, model.config.num_classes)
+    prepare = train_preparation(config, card, model.config.num_classes, transforms)
 
     def preprocess(key, batch, *given):
         found = prepare(key, batch)

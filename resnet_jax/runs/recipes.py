@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.errors import FEW, UsageError, closest, either, nearest
 from resnet_jax.fields import check_value, is_section, options_of, own_options
@@ -24,6 +25,9 @@ from resnet_jax.runs.recipe_files import (
     whole_recipe,
 )
 from resnet_jax.runtime.paths import user_path
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 def load_recipe(name: str) -> RunConfig:
@@ -95,14 +99,26 @@ def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
         return _validated(upgrade(raw, where=where), where=where)
 
 
+@functools.lru_cache(maxsize=1)
+def _adapter(options: str) -> TypeAdapter[RunConfig]:
+    """Return what checks a configuration with these options; to make it takes ten times as long as to use it.
+
+    Args:
+        options: all options with their annotations: a norm that is registered later is one more value.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunConfig)
+
+
 def _validated(raw: dict[str, Any], *, where: str) -> RunConfig:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     problems = _unknown_keys(RunConfig, raw, "")
     if problems:
         raise UsageError(f"{where}: " + "; ".join(problems))
     try:
-        return TypeAdapter(RunConfig).validate_python(raw)
+        return _adapter(str(options_of(RunConfig))).validate_python(raw)
     except ValidationError as error:
         details = []
         for item in error.errors():

@@ -16,9 +16,10 @@ from resnet_jax.data.records import Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.errors import UsageError
 from resnet_jax.models.count import abstract_variables
-from resnet_jax.runs.build import RunComponents, eval_preprocess, evaluation_feed
+from resnet_jax.runs.build import RunComponents, evaluation_feed
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData
+from resnet_jax.runs.preparation import eval_preprocess
 from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.reestimation import Reestimation
 from resnet_jax.training.state import TrainState

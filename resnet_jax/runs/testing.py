@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
+from resnet_jax.data.records import Records
 from resnet_jax.models.digest import params_digest
 from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.runs.build import build_evaluation
 from resnet_jax.runs.corrupt import share
 from resnet_jax.runs.job import Job
 from resnet_jax.runs.length import earlier_tests
@@ -15,6 +19,16 @@ from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, judge
+
+
+def _evaluate(job: Job) -> Callable[[Any, Records], Evaluation]:
+    """Return the evaluation of validation, or that of the views that the test is on."""
+    if (views := job.config.train.test_views) == "none":
+        return job.parts.evaluate
+    parts, images = job.parts, job.images
+    return build_evaluation(
+        job.config, parts.model, images.card, parts.placement, views=views, unreadable_of=images.unreadable_of
+    )
 
 
 def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> tuple[Summary, Evaluation]:
@@ -32,7 +46,7 @@ def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> 
         )
     else:
         job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
-    result = job.parts.evaluate(state.eval_variables, test)
+    result = _evaluate(job)(state.eval_variables, test)
     epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
     task = job.parts.task
     verdict = judge(

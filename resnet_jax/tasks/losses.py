@@ -25,10 +25,14 @@ import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from resnet_jax.errors import UsageError, unknown
+from resnet_jax.fields import is_known, is_on
 from resnet_jax.ops import at_least_float32, in_range
 
 #: What a soft label may be above 1, from mixing.
 ROUNDING = 1e-4
+
+Number = float | Float[Array, ""]
+"""A parameter of a loss: known, or a traced scalar."""
 
 Loss = Callable[[Array, Array], Array]
 """(logits (B, K), targets (B,) int or (B, K)) -> (B,), float32 or wider."""
@@ -90,7 +94,7 @@ def _wide(outputs: Array) -> Array:
 
 
 def cross_entropy(
-    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: Number = 0.0
 ) -> Float[Array, " B"]:
     """Softmax cross-entropy, -sum_k y_k log softmax(logits)_k, in nats.
 
@@ -112,7 +116,7 @@ def cross_entropy(
 
 
 def bce(
-    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: float = 0.0
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, label_smoothing: Number = 0.0
 ) -> Float[Array, " B"]:
     """One-versus-all sigmoid cross-entropy, the **mean** over classes, in nats.
 
@@ -137,7 +141,7 @@ def binary_cross_entropy(
     logits: Float[Array, "B K"],
     targets: Shaped[Array, "B K"],
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: Number = 0.0,
     positive_weights: Float[Array, " _"] | None = None,
 ) -> Float[Array, "B K"]:
     """Sigmoid cross-entropy of every label, -w y log p - (1 - y) log(1 - p), in nats; NaN for targets outside [0, 1].
@@ -182,7 +186,7 @@ def mse(outputs: Float[Array, "*outputs"], targets: Shaped[Array, "*target"]) ->
 
 
 def generalized_cross_entropy(
-    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, q: float = 0.7
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, q: Number = 0.7
 ) -> Float[Array, " B"]:
     """Generalized cross-entropy for noisy labels, sum_k y_k (1 - p_k^q) / q, with p = softmax(logits).
 
@@ -210,8 +214,8 @@ def symmetric_cross_entropy(
     logits: Float[Array, "*logits"],
     targets: Shaped[Array, "*target"],
     *,
-    alpha: float = 0.1,
-    beta: float = 1.0,
+    alpha: Number = 0.1,
+    beta: Number = 1.0,
     floor: float = -4.0,
 ) -> Float[Array, " B"]:
     """Symmetric cross-entropy for noisy labels, -alpha sum_k y_k log p_k - beta sum_k p_k log y_k.
@@ -236,7 +240,7 @@ def symmetric_cross_entropy(
 
 
 def soft_bootstrap(
-    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, beta: float = 0.95
+    logits: Float[Array, "*logits"], targets: Shaped[Array, "*target"], *, beta: Number = 0.95
 ) -> Float[Array, " B"]:
     """Soft bootstrapping for noisy labels, -sum_k (beta y_k + (1 - beta) p_k) log p_k, with p = softmax(logits).
 
@@ -305,13 +309,14 @@ LOSS_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 
 
-def get_loss(name: str, label_smoothing: float = 0.0, **parameters: float) -> Loss:
+def get_loss(name: str, label_smoothing: Number = 0.0, **parameters: Number) -> Loss:
     """Look a loss up by name and fix its label smoothing and its parameters.
 
     Args:
         name: of :data:`LOSSES`.
-        label_smoothing: of the losses of :data:`SMOOTHED`. Losses for noisy labels refuse it: each has its own way of
-            trusting a label less, which smoothing would change (the log 0 of symmetric cross-entropy above all).
+        label_smoothing: of the losses of :data:`SMOOTHED`; a number, or a traced scalar. Losses for noisy labels refuse
+            it: each has its own way of trusting a label less, which smoothing would change (the log 0 of symmetric
+            cross-entropy above all).
         parameters: keywords of the loss.
 
     Raises:
@@ -322,9 +327,9 @@ def get_loss(name: str, label_smoothing: float = 0.0, **parameters: float) -> Lo
     """
     if name not in LOSSES:
         raise unknown("loss", name, LOSSES)
-    if not 0.0 <= label_smoothing < 1.0:
+    if is_known(label_smoothing) and not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    if label_smoothing:
+    if is_on(label_smoothing):
         if name == "mse":
             raise UsageError("label_smoothing goes with cross_entropy and bce; mse has no classes to smooth over")
         if name not in SMOOTHED:

@@ -20,6 +20,7 @@ from .ema import Averaging as Averaging, ema_init as ema_init, ema_update as ema
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .feeds import Feed as Feed, ProbedSteps as ProbedSteps, ResidentSteps as ResidentSteps, SingleSteps as SingleSteps
 from .freeze import frozen as frozen
+from .lookahead import Lookahead as Lookahead, look_ahead as look_ahead
 from .loop import Interrupted as Interrupted, train as train
 from .loss_scale import LossScaling as LossScaling
 from .mesh import batch_sharding as batch_sharding, replicated as replicated

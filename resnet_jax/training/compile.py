@@ -77,6 +77,7 @@ def create_state(
     mesh: Devices,
     ema: bool = False,
     loss_scaling: LossScaling | None = None,
+    start: Callable[[Any], Any] | None = None,
 ) -> TrainState:
     """Build the state inside jit, already on its devices: no host copy, and one compiled step afterwards.
 
@@ -84,7 +85,7 @@ def create_state(
     """
 
     def init(key):
-        return init_state(model, tx, key, input_shape, ema=ema, loss_scaling=loss_scaling)
+        return init_state(model, tx, key, input_shape, ema=ema, loss_scaling=loss_scaling, start=start)
 
     where = as_placement(mesh).state(jax.eval_shape(init, key))
     return jax.jit(init, out_shardings=where, compiler_options=options_for(INIT_OPTIONS, mesh))(key)

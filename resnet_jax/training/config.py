@@ -92,6 +92,8 @@ class TrainConfig:
     """When the loss has risen so far that the run goes back to its last checkpoint; off without a factor."""
     select: Literal["last", "best"] = "last"
     """Which state is tested at the end: last, or best (on validation)."""
+    test_views: Literal["none", "flip", "flip_shift"] = "none"
+    """Views of every test image at the end, whose probabilities are averaged (as eval --views); validation has none."""
     log_every: Annotated[str, SAME_RESULT] = "50 steps"
     """Between rows of metrics.jsonl and scalars of observers."""
     depth_every: Annotated[str, SAME_RESULT] | None = None

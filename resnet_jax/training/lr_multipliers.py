@@ -29,6 +29,7 @@ from resnet_jax.training import roles
 PyTree = Any
 
 Distance = int | tuple[int, ...]
+_TRANSITION = re.compile(r"(?:^|/)stage([1-9]\d*)/transition/")
 _TOP = re.compile(r"(?:norm|head|classifier|logits)/[^/]+|bias2")
 
 
@@ -80,6 +81,7 @@ def distances(params: PyTree) -> PyTree:
     """Return the tree of ``params`` with each one's distance from the classifier, in blocks; tuples for stacked ones.
 
     Blocks are found by their names, ``stageS/blockB``, and ordered by the two numbers: block 10 comes after block 9.
+    What stands before the first, ``stageS/transition``, counts as a block.
 
     Raises:
         UsageError: parameters that belong neither to the stem nor to a block nor to the classifier; all are listed.
@@ -114,6 +116,8 @@ def distances(params: PyTree) -> PyTree:
 
 
 def _block(path: str) -> tuple[int, int] | None:
+    if match := _TRANSITION.search(path):
+        return int(match[1]) - 1, -1
     place = parse(path)
     return None if place.stage is None or place.block is None else (place.stage, place.block)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.state import TrainState
@@ -57,6 +59,33 @@ def _chosen(mask: jax.Array, those: TrainState, others: TrainState) -> TrainStat
         return jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(one, those, others).replace(step=others.step)
+
+
+@jax.jit
+def member_at(states: TrainState, index: int | jax.Array) -> TrainState:
+    """Return a copy of one member; one compiled program for all of them, unlike ``population.member``.
+
+    Args:
+        states: a population.
+        index: 0-based; not checked.
+    """
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), states)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def with_member(states: TrainState, index: int | jax.Array, state: TrainState) -> TrainState:
+    """Return a population, whose memory is used again, with another state in the place of one member.
+
+    Args:
+        states: the population; donated.
+        index: 0-based, of the member; not checked. It is an argument of the compiled program.
+        state: of the same structure, without the axis of members.
+    """
+
+    def written(many: jax.Array, one: jax.Array) -> jax.Array:
+        return lax.dynamic_update_index_in_dim(many, one, index, 0)
+
+    return jax.tree.map(written, states, state)
 
 
 def save(

@@ -148,7 +148,7 @@ def at_most(model: ResNet, input_shape: tuple[int, ...], images: int, members: i
     first = max(c.stem_width or c.widths[0], input_shape[-1])
     params = 7 ** (len(input_shape) - 1) * first**2 + c.widths[-1] * c.expansion * (c.num_classes + 1)
     elements = 4 * 2 * positions * max(c.stem_width or c.widths[0], input_shape[-1])
-    positions = positions if c.stem == "cifar" else -(-positions // shrink)
+    positions = positions if c.stem_stride == 1 else -(-positions // shrink)
     inner = max(1, c.base_width * c.groups // 64)
     for stage, (blocks, width) in enumerate(zip(c.stage_sizes, c.widths, strict=True)):
         elements += blocks * 4 * 2 * (positions // shrink ** max(0, stage - 1) + 64) * width * c.expansion * inner

@@ -9,7 +9,8 @@ The order is fixed and the same for all:
 4. the optimizer's own scaling;
 5. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
 6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (lr_multipliers.py);
-7. with ``l1_step`` proximal, L1 by soft-thresholding instead of in step 3 (shrinkage.py): exact zeros.
+7. with ``l1_step`` proximal, L1 by soft-thresholding instead of in step 3 (shrinkage.py): exact zeros;
+8. with ``lookahead``, slow weights, to which the parameters return every few updates (lookahead.py).
 
 Frozen parameters (freeze.py) take part in none of this.
 
@@ -56,11 +57,12 @@ import numpy as np
 import optax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import BelowOne, NotNegative, Positive, check_fields
+from resnet_jax.fields import BelowOne, NotNegative, Positive, check_fields, is_on
 from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
 from resnet_jax.training.freeze import frozen as find_frozen, update_only_the_rest, without
+from resnet_jax.training.lookahead import Lookahead, look_ahead
 from resnet_jax.training.lr_multipliers import rate_factors, scale_rates
 from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
@@ -125,6 +127,8 @@ class OptimConfig:
     freeze: tuple[str, ...] = ()
     """What is not trained: roles (norm_scale), modules (stem, stage1/block0) or regular expressions (stage[12]). Batch
     statistics move on, unless model.norm_scope is frozen."""
+    lookahead: Lookahead = field(default_factory=Lookahead)
+    """Slow weights that follow the fast ones, which return to them every few updates; off without every."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How the learning rate moves over the run."""
 
@@ -144,7 +148,7 @@ def make_optimizer(
     """Build the optimizer. Do it once per run: two separately built ones make `jit` trace the step twice.
 
     Args:
-        cfg: which one and its settings.
+        cfg: which one and its settings; numbers may be traced scalars (`resnet_jax.fields.unchecked`).
         params: parameters or their `jax.ShapeDtypeStruct`s; only paths and shapes are read, for the masks.
         steps_per_epoch: optimizer steps in one pass over the training set.
         total_steps: optimizer steps of the whole run.
@@ -175,10 +179,10 @@ def make_optimizer(
     chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), rules)
     if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
-    if cfg.l1 and cfg.l1_step == "proximal":
+    if is_on(cfg.l1) and cfg.l1_step == "proximal":
         strength = cfg.l1 / (1.0 - settings.get("momentum", 0.0))  # momentum lengthens the gradient's step alike
         chain.append(soft_threshold(strength, lr, without(decayed, frozen), without(factors, frozen)))
-    tx = optax.chain(*chain)
+    tx = look_ahead(optax.chain(*chain), cfg.lookahead, total_steps)
     tx = update_only_the_rest(tx, frozen) if cfg.freeze else tx
     if spec.elementwise and cfg.agc is None:
         tx = ElementwiseTransformation.of(tx, jax.tree.map(_label, decayed, frozen, factors))
@@ -209,13 +213,13 @@ def _chain(
     clip_norm = 1.0 if cfg.clip_norm is None and cfg.name == "lamb" and cfg.convention == "timm" else cfg.clip_norm
     if clip_norm is not None:
         chain.append(optax.clip_by_global_norm(clip_norm))
-    if cfg.l1 and cfg.l1_step == "subgradient":
+    if is_on(cfg.l1) and cfg.l1_step == "subgradient":
         chain.append(optax.masked(_add_l1(cfg.l1), decayed))
-    if cfg.weight_decay and spec.coupled:
+    if is_on(cfg.weight_decay) and spec.coupled:
         chain.append(optax.add_decayed_weights(cfg.weight_decay, mask=decayed))
     decay = _Decay(0.0 if spec.coupled else cfg.weight_decay, decayed)
     if cfg.convention == "timm":  # what decays adapts
-        kernels = decayed if cfg.weight_decay else jax.tree.map(lambda _: False, decayed)
+        kernels = decayed if is_on(cfg.weight_decay) else jax.tree.map(lambda _: False, decayed)
     chain.append(spec.build(settings, lr, decay, kernels))
     return chain
 
@@ -228,7 +232,7 @@ class _Decay(NamedTuple):
 
     def add(self) -> optax.GradientTransformation:
         """Return the transformation that adds strength * w to the update."""
-        return optax.add_decayed_weights(self.strength, self.mask) if self.strength else optax.identity()
+        return optax.add_decayed_weights(self.strength, self.mask) if is_on(self.strength) else optax.identity()
 
 
 class OptimizerSpec(NamedTuple):
@@ -259,12 +263,12 @@ def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, floa
     if cfg.convention is not None and cfg.name not in ("lars", "lamb"):
         raise UsageError(f"{cfg.name} does not use convention: only lars and lamb have two")
     if cfg.l1_step == "proximal":
-        if not cfg.l1:
+        if not is_on(cfg.l1):
             raise UsageError("optim.l1_step proximal needs optim.l1, such as 1e-5")
         if cfg.name in ("lars", "lamb"):
             raise UsageError(f"{cfg.name} does not use l1_step proximal: its trust ratios give each layer another step")
     settings = {**defaults, **chosen, "timm": cfg.convention == "timm"}
-    if settings.get("nesterov") and not settings["momentum"]:
+    if settings.get("nesterov") and not is_on(settings["momentum"]):
         raise UsageError(f"nesterov of {cfg.name} needs a momentum > 0")
     return settings
 
@@ -274,7 +278,7 @@ def _add_l1(strength: float) -> optax.GradientTransformation:
 
 
 def _momentum(settings: _Settings) -> optax.GradientTransformation:
-    if not settings["momentum"]:
+    if not is_on(settings["momentum"]):
         return optax.identity()
     return optax.trace(settings["momentum"], nesterov=bool(settings.get("nesterov")))
 

@@ -39,6 +39,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
 from resnet_jax.training.evaluation import Evaluation, EvaluationSums, evaluated_task
+from resnet_jax.training.lookahead import LookaheadState
 from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.placement import Devices, as_placement, shard_batch
@@ -69,13 +70,16 @@ def with_rate_scale(tx: optax.GradientTransformation) -> optax.GradientTransform
     compiled population can so have rates of their own.
 
     Raises:
-        UsageError: when a state is made, L1 by soft-thresholding, whose exact zeros a factor behind it would undo.
+        UsageError: when a state is made, L1 by soft-thresholding or lookahead, whose way back to exact zeros or to the
+            slow weights a factor behind it would change.
     """
 
     def init(params: Any) -> RateScaleState:
         inner = tx.init(params)
         if any(map(_is_threshold, jax.tree.leaves(inner, is_leaf=_is_threshold))):
             raise UsageError("rates of the members do not go with optim.l1_step proximal: use subgradient")
+        if any(map(_is_lookahead, jax.tree.leaves(inner, is_leaf=_is_lookahead))):
+            raise UsageError("rates of the members do not go with optim.lookahead: leave it out, or give one rate")
         return RateScaleState(jnp.ones((), jnp.float32), inner)
 
     def update(updates: Any, state: RateScaleState, params: Any = None) -> tuple[Any, RateScaleState]:
@@ -91,6 +95,10 @@ def _is_threshold(node: Any) -> bool:
     return isinstance(node, ThresholdState)
 
 
+def _is_lookahead(node: Any) -> bool:
+    return isinstance(node, LookaheadState)
+
+
 def create_population(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -101,6 +109,7 @@ def create_population(
     ema: bool = False,
     loss_scaling: LossScaling | None = None,
     rate_scales: Sequence[float] | None = None,
+    start: Callable[[Any], Any] | None = None,
 ) -> TrainState:
     """Build the states of K runs inside one jit, on their devices.
 
@@ -113,6 +122,7 @@ def create_population(
         ema: also keep moving averages.
         loss_scaling: of the train step, if it scales the loss; every member has a scale of its own.
         rate_scales: what to multiply the learning rate of each member by; None for 1.
+        start: as for :func:`~resnet_jax.training.state.init_state`.
 
     Returns:
         A state whose leaves have a leading axis of K members.
@@ -127,7 +137,7 @@ def create_population(
         raise UsageError(f"got {len(rate_scales)} learning-rate scales for {members} members")
 
     def init(key: jax.Array, scale: jax.Array | None) -> TrainState:
-        state = init_state(model, tx, key, input_shape, ema=ema, loss_scaling=loss_scaling)
+        state = init_state(model, tx, key, input_shape, ema=ema, loss_scaling=loss_scaling, start=start)
         if scale is None:
             return state
         if not isinstance(state.opt_state, RateScaleState):

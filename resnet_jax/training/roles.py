@@ -13,6 +13,7 @@ The default rules cover the networks of this package and the usual Linen layers 
 | conv       | kernel of a module with "conv" in its name (`stem/conv`, `conv1`, `Conv_0`, `eca/conv`) |
 | head       | kernel of the classifier: the module `head`, `classifier` or `logits` (see `role_rules`) |
 | head_bias  | bias of the classifier                                                                  |
+| whiten     | kernel of the convolution `stem/whiten`, which has no gradient and is not to decay        |
 | dense      | every other kernel (`Dense_0`, squeeze-excite)                                          |
 | bias       | bias of everything else that is not a normalization                                     |
 | norm_scale | scale of a normalization (`norm1`, `BatchNorm_0`, `bn1`)                                |
@@ -62,7 +63,8 @@ def role_rules(head: str = "head|classifier|logits") -> Rules:
         (rf"{_IN}(?!{head}/){_CONV}/kernel", "conv"),
         (rf"{_IN}{head}/kernel", "head"),
         (rf"{_IN}{head}/bias", "head_bias"),
-        (rf"{_IN}(?!{head}/|{_CONV}/)[^/]+/kernel|kernel", "dense"),
+        (rf"{_IN}stem/whiten/kernel", "whiten"),
+        (rf"{_IN}(?!{head}/|{_CONV}/)(?!(?<=stem/)whiten/)[^/]+/kernel|kernel", "dense"),
         (rf"{_IN}(?!{head}/|{_NORM}/)[^/]+/bias|bias", "bias"),
         (rf"{_IN}{_NORM}/scale", "norm_scale"),
         (rf"{_IN}{_NORM}/bias", "norm_bias"),
@@ -85,7 +87,7 @@ def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:
     """Return the roles that ``rules`` can give, each once, in the order of the rules.
 
     >>> role_names()
-    ('conv', 'head', 'head_bias', 'dense', 'bias', 'norm_scale', 'norm_bias', 'gain', 'scalar')
+    ('conv', 'head', 'head_bias', 'whiten', 'dense', 'bias', 'norm_scale', 'norm_bias', 'gain', 'scalar')
     """
     return tuple(dict.fromkeys(role for _, role in rules))
 

@@ -34,7 +34,7 @@ import optax
 from annotated_types import Ge, Interval
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import NotNegative, Positive, Share, check_fields
+from resnet_jax.fields import NotNegative, Positive, Share, check_fields, is_known
 from resnet_jax.training.duration import parse_duration
 
 ScheduleKind: TypeAlias = Literal["constant", "multistep", "cosine", "polynomial", "onecycle", "exponential"]
@@ -106,7 +106,7 @@ def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, 
 
     Args:
         cfg: which one and its settings.
-        base_lr: the rate all factors refer to (for onecycle the peak), finite and > 0.
+        base_lr: the rate all factors refer to (for onecycle the peak), finite and > 0, or a traced scalar.
         steps_per_epoch: optimizer steps in one pass over the training set, >= 1.
         total_steps: optimizer steps of the whole run, >= 1.
 
@@ -123,7 +123,7 @@ def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, 
     >>> [round(float(lr(t)), 4) for t in (0, 31_999, 32_000, 47_999, 48_000)]
     [0.1, 0.1, 0.01, 0.01, 0.001]
     """
-    if not (math.isfinite(base_lr) and base_lr > 0):
+    if is_known(base_lr) and not (math.isfinite(base_lr) and base_lr > 0):
         raise UsageError(f"the base learning rate must be finite and positive, got {base_lr}")
     if steps_per_epoch < 1 or total_steps < 1:
         raise UsageError(f"a schedule needs at least one step, got {steps_per_epoch} an epoch and {total_steps} in all")
@@ -157,11 +157,15 @@ def warmup_steps(cfg: ScheduleConfig, steps_per_epoch: int, total_steps: int) ->
 def _settings(cfg: ScheduleConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Merge what was set over the defaults, and refuse what the schedule does not use."""
     chosen = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.name != "kind"}
-    chosen = {name: value for name, value in chosen.items() if value is not None and value != ()}
+    chosen = {name: value for name, value in chosen.items() if value is not None and not _is_empty(value)}
     unused = [name for name in chosen if name not in defaults]
     if unused:
         raise UsageError(f"the {cfg.kind} schedule does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
     return {**defaults, **chosen}
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, tuple) and not value
 
 
 def _one(t: jax.typing.ArrayLike) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -59,6 +59,7 @@ def init_state(
     *,
     ema: bool = False,
     loss_scaling: LossScaling | None = None,
+    start: Callable[[Any], Any] | None = None,
 ) -> TrainState:
     """Initialize a state. Pure; :func:`create_state` runs it inside jit with shardings.
 
@@ -69,6 +70,8 @@ def init_state(
         input_shape: shape of one example, without the batch axis.
         ema: also keep moving averages, started at the initial values.
         loss_scaling: of the train step, if it scales the loss.
+        start: initial parameters -> those to start from, such as with a kernel computed from data; the optimizer's
+            state and the averages begin with these.
 
     >>> from resnet_jax.models import create_model
     >>> model = create_model("resnet20_cifar")
@@ -79,6 +82,7 @@ def init_state(
     init_key, run_key = jax.random.split(key)
     variables = init_variables(model, init_key, input_shape)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    params = params if start is None else start(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

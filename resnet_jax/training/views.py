@@ -2,6 +2,8 @@
 
 Ten crops are those of A. Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (NIPS 2012,
 section 4.1): four corners and the centre, and their mirror images; probabilities are averaged, and not outputs.
+Mirror images and shifts by a pixel are those of airbench (K. Jordan, arXiv 2404.00498, section 3.5), which averages
+outputs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from resnet_jax.errors import UsageError
 from resnet_jax.tasks.task import Batch, Task
 
-Views = Literal["none", "flip", "ten_crop"]
+Views = Literal["none", "flip", "flip_shift", "ten_crop"]
 PredictStep = Callable[[Mapping[str, Any], Batch], jax.Array]
 
 #: Side of the images of which ten crops are taken, in sides of the crop: 256 of 224.
@@ -27,7 +29,9 @@ def views_of(images: jax.Array, views: Views, size: int | None = None) -> jax.Ar
 
     Args:
         images: (N, height, width, channels); of ten crops larger than these.
-        views: ``none``: the images; ``flip``: these and their mirror images; ``ten_crop``.
+        views: ``none``: the images; ``flip``: these and their mirror images; ``flip_shift``: these
+            twice, and moved by a pixel up and left, and down and right (border reflected), and the mirror images of
+            all four; ``ten_crop``.
         size: side of a crop, pixels.
 
     Raises:
@@ -42,6 +46,10 @@ def views_of(images: jax.Array, views: Views, size: int | None = None) -> jax.Ar
         raise UsageError(f"views are of images (height, width, channels), not of {images.shape[1:]}: leave them out")
     if views == "flip":
         return jnp.stack([images, images[:, :, ::-1]])
+    if views == "flip_shift":
+        moved = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        shown = [images, images, moved[:, 2:, 2:], moved[:, :-2, :-2]]
+        return jnp.stack([*shown, *(each[:, :, ::-1] for each in shown)])
     height, width = images.shape[1:3]
     if size is None or size > min(height, width):
         raise UsageError(f"ten crops of {size} pixels need larger images than {height}x{width}")

@@ -49,7 +49,7 @@ class Convention:
         >>> Convention({}, requires={"shortcut": ("A", "B")}).misfit(ResNetConfig((1,), (8,), shortcut="C"))
         "shortcut 'C' (need 'A' or 'B')"
         """
-        for choice, values in self.requires.items():
+        for choice, values in {**_COMMON, **self.requires}.items():
             value = _in_effect(config, choice)
             if value not in values:
                 return f"{choice} {value!r} (need {' or '.join(map(repr, values))})"
@@ -62,6 +62,7 @@ def _in_effect(config: ResNetConfig, choice: str) -> Any:
     return effects[choice] if choice in effects else getattr(config, choice)
 
 
+_COMMON = {"transition": ("stride",), "logit_scale": (1.0,)}  # of all libraries
 _PLAIN = {"order": ("post",), "residual": ("plain", "zero_gamma"), "weight_standardization": ("none",)}
 _NO_ATTENTION = {"attention": ("none",)}
 _SQUEEZE = {"attention": ("none", "se")}

@@ -21,6 +21,7 @@ from resnet_jax import ops
 from resnet_jax.errors import UsageError
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.layout import stack, unstack
+from resnet_jax.models.paths import TRANSITION
 from resnet_jax.models.resnet import ResNet
 
 Flat = dict[tuple[str, ...], Any]
@@ -88,7 +89,7 @@ def folded_config(config: ResNetConfig) -> ResNetConfig:
 def _conv_before(config: ResNetConfig, norm: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the path of the convolution whose output ``norm`` normalizes; None if there is no such convolution."""
     *parents, name = norm
-    if parents == [] or parents[-1] == "preact":
+    if parents == [] or parents[-1] in ("preact", TRANSITION):  # a maximum stands before the norm of a transition
         return None
     number = re.fullmatch(r"norm(\d+)", name)
     if number and config.is_pre and parents[-1] == "branch":  # norm2 comes between conv1 and conv2

@@ -90,6 +90,7 @@ def test_the_peak_of_a_real_step_is_the_planned_one():
     assert int(done.stdout) == pytest.approx(planned["peak"] - planned["arguments"], abs=24 * 2**20)
 
 
+@pytest.mark.slow
 def test_a_state_cut_over_devices(tiny):
     """What is planned of a placement is what it does: a part of the state on each device, and the gathers it costs."""
     cut = dataclasses.replace(tiny, model=tiny.model.replace(widths=(32,)), placement="fsdp", fsdp_devices=4)

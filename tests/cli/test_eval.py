@@ -92,7 +92,7 @@ def test_eval_brings_images_to_the_size_of_the_network_as_predict_does(place, al
     assert (status, last_json(out)["image_shape"], last_json(out)["said"]) == (0, [16, 16, 3], [])
 
 
-@pytest.mark.parametrize("of", ["net", "run"])
+@pytest.mark.parametrize("of", ["net", pytest.param("run", marks=pytest.mark.slow)])
 def test_classes_go_by_name(place, all_sixty, tmp_path, command, of):
     """Position gave 0 of 293 for three of ten classes."""
     counted = last_json_of(command, "eval", place / of, "--data.source", save(tmp_path / "p.npz", order=(2, 0, 1)))

@@ -40,7 +40,21 @@ def test_such_a_verb_alone_is_wrong_usage(command, group):
 
 VERBS = [
     [verb]
-    for verb in ("train", "ablate", "eval", "predict", "compare", "recipes", "checkpoints", "events", "models", "plan")
+    for verb in (
+        "train",
+        "finetune",
+        "ablate",
+        "search",
+        "lr-range",
+        "eval",
+        "predict",
+        "compare",
+        "recipes",
+        "checkpoints",
+        "events",
+        "models",
+        "plan",
+    )
 ]
 VERBS += [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
 

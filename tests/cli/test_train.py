@@ -333,6 +333,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(stripes, tm
     assert all(row["loss"] is not None for row in rows if row["kind"] == "train")
 
 
+@pytest.mark.slow
 def test_early_stopping_and_the_best_state(stripes, tmp_path, command):
     status, out, _ = command(
         "train", "digits", *OPTIONS, "--data.source", f"npz:{stripes}", "--run-dir", tmp_path / "run", "--json",

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from resnet_jax.data.augmentations import ForExample, crop
+from resnet_jax.data.augmentations.flip import mirrored_in
 from resnet_jax.data.example import Field
 from resnet_jax.data.on_device import prepare_with
 from resnet_jax.data.operations import affine
@@ -303,7 +304,13 @@ def test_worker_processes_can_be_given_them():
 
 
 @pytest.mark.parametrize(
-    ("shape", "pad", "axes"), [((32, 32, 3), 4, 2), ((8, 6), 1, 2), ((6, 5, 4, 2), 3, 3), ((20, 2), 9, 1)]
+    ("shape", "pad", "axes"),
+    [
+        pytest.param((32, 32, 3), 4, 2, marks=pytest.mark.slow),
+        ((8, 6), 1, 2),
+        ((6, 5, 4, 2), 3, 3),
+        pytest.param((20, 2), 9, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_crop_by_shifts_is_the_crop_by_slices(shape, pad, axes):
     """At every place, for images, masks, volumes and signals: the form that a TPU computes."""
@@ -315,3 +322,51 @@ def test_a_crop_by_shifts_is_the_crop_by_slices(shape, pad, axes):
     ]
     assert forms[0].shape == forms[1].shape == (len(places), *shape)
     np.testing.assert_array_equal(*forms)
+
+
+def test_an_alternating_flip_shows_both_sides_in_two_epochs_and_half_of_them_first():
+    images = np.arange(40 * 2 * 3, dtype=np.uint8).reshape(40, 2, 3, 1)
+    masks = images[..., 0].copy()
+    spec = {"image": Field((2, 3, 1), "uint8", "image"), "segmentation": Field((2, 3), "uint8", "mask")}
+    prepare = jax.jit(prepare_with(divide(["alternating_flip"]).device, (0.0,), (1 / 255,), spec=spec))
+    seen = []
+    for epoch in range(3):
+        batch = {"image": images, "segmentation": masks, "index": np.arange(40, dtype=np.int32)}
+        found = jax.device_get(prepare(jax.random.key(epoch), {**batch, "epoch": np.full(40, epoch, np.int32)}))
+        np.testing.assert_array_equal(found["segmentation"], np.rint(found["image"][..., 0]))
+        mirrored = (found["segmentation"] == masks[:, :, ::-1]).all(axis=(1, 2))
+        assert (found["segmentation"][~mirrored] == masks[~mirrored]).all()
+        seen.append(mirrored)
+    np.testing.assert_array_equal(seen[0], ~seen[1])
+    np.testing.assert_array_equal(seen[0], seen[2])
+    assert 12 <= seen[0].sum() <= 28
+    other = np.asarray(mirrored_in(np.arange(40), np.zeros(40, np.int32), salt=1))
+    assert 0 < (other != seen[0]).sum() < 40
+
+
+def test_which_half_is_mirrored_first_is_half_of_any_data():
+    index = np.arange(50_000)
+    first = np.asarray(mirrored_in(index, np.zeros(50_000, np.int32)))
+    assert abs(first.mean() - 0.5) < 0.01
+    assert abs((first[1:] == first[:-1]).mean() - 0.5) < 0.01, "neighbours have nothing in common"
+
+
+@pytest.mark.parametrize("where", ["device", "host"])
+def test_a_crop_may_reflect_the_border(where):
+    image = np.arange(1, 17, dtype=np.uint8).reshape(4, 4, 1)
+    transform = parse_transform(f"random_crop(2, border='reflect', where='{where}')")
+    frame = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    parts = {frame[top : top + 4, left : left + 4].tobytes() for top in range(5) for left in range(5)}
+    found = set()
+    for index in range(60):
+        if where == "host":
+            out = transform.apply({"image": image}, generator(0, 3, 0, index), {})["image"]
+        else:
+            out = transform.apply({"image": image[None]}, jax.random.split(jax.random.key(index), 1), {})["image"][0]
+        found.add(np.asarray(out).tobytes())
+    assert found <= parts
+    assert len(found) > 12
+    with pytest.raises(UsageError, match="4 pixels cannot be reflected"):
+        parse_transform("random_crop(4, border='reflect', where='host')").apply(
+            {"image": image}, generator(0, 3, 0, 0), {}
+        )

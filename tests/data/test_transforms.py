@@ -32,9 +32,9 @@ def prepared(*texts, batch=BATCH, spec=None, mean=MEAN, std=STD):
 
 def test_every_transform_draws_what_the_functions_draw():
     key = jax.random.key(0)
-    images = normalize(augment(key, BATCH, Augment(2, True)), MEAN, STD)
-    np.testing.assert_array_equal(prepared("random_crop(2)", "flip")["image"], jax.jit(lambda x: x)(images))
-    expected = cutout(key, images, BATCH, 3)
+    images = jax.jit(lambda batch: normalize(augment(key, batch, Augment(2, True)), MEAN, STD))(BATCH)
+    np.testing.assert_array_equal(prepared("random_crop(2)", "flip")["image"], images)
+    expected = jax.jit(lambda images, batch: cutout(key, images, batch, 3))(images, BATCH)
     np.testing.assert_array_equal(prepared("random_crop(2)", "flip", "cutout(3)")["image"], expected)
     found = prepared("random_crop(2)", "flip", "cutout(3)", "mix(0.4, 1, probability=0.9)")
     images, labels = mix(key, expected, BATCH, Mix(0.4, 1.0, 0.9), 3)
@@ -104,7 +104,7 @@ def test_listed_twice_it_draws_anew():
     [
         ("flap", "unknown transform 'flap'; did you mean 'flip'"),
         ("random_crop(pads=3)", "unknown argument of transform random_crop 'pads'; did you mean 'pad'"),
-        ("random_crop", r"'random_crop' needs pad; it is random_crop\(pad, where='device'\)"),
+        ("random_crop", r"'random_crop' needs pad; it is random_crop\(pad, where='device', border='zeros'\)"),
         ("random_crop(0)", "random_crop: pad must be 1 or more, got 0"),
         ("random_crop(40000)", "pad 40000 must be at least 0 and below 32768"),
         ("random_crop(2.5)", "pad must be a whole number, got 2.5"),

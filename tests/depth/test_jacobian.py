@@ -103,7 +103,7 @@ def check(found: JacobianSpectra, expected, whole) -> None:
     ("choices", "train"),
     [
         ({"order": "pre", "stage_sizes": (1,), "widths": (4,), "stem_width": 2}, True),
-        ({"shortcut": "A", "stage_sizes": (1,), "widths": (4,), "stem_width": 2}, False),
+        pytest.param({"shortcut": "A", "stage_sizes": (1,), "widths": (4,), "stem_width": 2}, False, marks=SLOW),
         *(pytest.param(kind, train, marks=SLOW) for kind in KINDS.values() for train in (False, True)),
     ],
 )
@@ -137,6 +137,7 @@ def test_to_the_last_block_and_in_a_file(one, tmp_path):
     np.testing.assert_array_equal(again.to_last.largest, found.to_last.largest)
 
 
+@pytest.mark.slow
 def test_too_few_iterations_say_so(one, tmp_path):
     model, variables, x, (expected, _) = one
     found = jacobians(model, variables, x, iterations=2, probes=3)
@@ -191,7 +192,7 @@ def singular_numbers(a, count, keys):
     return operator_ritz(lambda x: a @ x, jnp.zeros(a.shape[1]), count, keys)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 4), (5, 5), (6, 3)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 4), pytest.param(5, 5, marks=SLOW), (6, 3)])
 def test_all_singular_values_of_any_matrix(rows, columns):
     for seed, rank in itertools.product(range(4), range(1, min(rows, columns) + 1)):
         rng = np.random.default_rng(seed)

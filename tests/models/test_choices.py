@@ -64,6 +64,12 @@ def out(tree, *path):
         ({"groups": 2}, "inner 3x3 of block bottleneck"),
         ({"block": "bottleneck", "base_width": 4}, "leaves no channel of width 8"),
         ({"stem_pool": "conv"}, "does not pool"),
+        ({"stem": "whiten", "stem_pool": "conv"}, "stem whiten does not pool"),
+        ({**FIXUP, "stem": "whiten"}, "stems of one convolution"),
+        ({**FIXUP, "transition": "conv_pool"}, "not in a block"),
+        ({**NF, "transition": "conv_pool"}, "not in a block"),
+        ({"transition": "conv_pool", "output_stride": 8}, "conv_pool has no stride"),
+        ({**FIXUP, "block": "single"}, "block single has one layer"),
         ({"norm": "group", "norm_scope": "ghost", "ghost_size": 2}, "statistics of norm batch, and norm is group"),
         ({"norm_scope": "ghost"}, "belong together"),
         ({"ghost_size": 2}, "belong together"),
@@ -276,8 +282,8 @@ def test_logits_are_zero_at_first(choices):
     "choices",
     [
         FIXUP,
-        {"residual": "rezero", "norm": "none"},
-        {"residual": "skipinit", "norm": "none"},
+        pytest.param({"residual": "rezero", "norm": "none"}, marks=pytest.mark.slow),
+        pytest.param({"residual": "skipinit", "norm": "none"}, marks=pytest.mark.slow),
         {"residual": "skipinit", "order": "pre"},
         {"residual": "nf_gain", "norm": "none"},
         {"residual": "zero_gamma", "norm": "group"},
@@ -291,7 +297,9 @@ def test_silent_branches_at_first(choices):
             np.testing.assert_array_equal(out(inside, stage, block, "branch"), 0)
 
 
-@pytest.mark.parametrize(("block", "power"), [("basic", -1 / 2), ("bottleneck", -1 / 4)])
+@pytest.mark.parametrize(
+    ("block", "power"), [("basic", -1 / 2), pytest.param("bottleneck", -1 / 4, marks=pytest.mark.slow)]
+)
 def test_fixup_initialization(block, power):
     """Zhang et al. 2019, section 3.1: L^(-1 / (2m - 2)), last convolution of the branch and classifier zero."""
     config = ResNetConfig((8, 8), (64, 64), block=block, stem="cifar", shortcut="B", **FIXUP)
@@ -365,21 +373,21 @@ def test_max_pooled_head():
 @pytest.mark.parametrize(
     "choices",
     [
-        {"order": "pre"},
+        pytest.param({"order": "pre"}, marks=pytest.mark.slow),
         {"order": "pre", "block": "bottleneck", "shortcut": "B", "groups": 2},
         {"norm": "group", "weight_standardization": "standard", "order": "pre"},
         pytest.param({"norm": "layer"}, marks=pytest.mark.slow),
         pytest.param({"norm": "instance"}, marks=pytest.mark.slow),
         pytest.param({"norm": "none"}, marks=pytest.mark.slow),
-        {"shortcut": "none"},
+        pytest.param({"shortcut": "none"}, marks=pytest.mark.slow),
         {"shortcut": "D", "stem": "deep", "stem_pool": "conv"},
         pytest.param({"attention": "se"}, marks=pytest.mark.slow),
-        {"attention": "eca", "block": "bottleneck", "shortcut": "B"},
-        {"residual": "skipinit", "norm": "none"},
-        {"residual": "rezero", "norm": "none"},
+        pytest.param({"attention": "eca", "block": "bottleneck", "shortcut": "B"}, marks=pytest.mark.slow),
+        pytest.param({"residual": "skipinit", "norm": "none"}, marks=pytest.mark.slow),
+        pytest.param({"residual": "rezero", "norm": "none"}, marks=pytest.mark.slow),
         FIXUP,
         pytest.param({**FIXUP, "block": "bottleneck", "shortcut": "B"}, marks=pytest.mark.slow),
-        NF,
+        pytest.param(NF, marks=pytest.mark.slow),
         {**NF, "residual": "nf_gain", "block": "bottleneck", "attention": "se"},
         pytest.param({"spatial_dims": 1}, marks=pytest.mark.slow),
         pytest.param({"spatial_dims": 3, "shortcut": "D", "stem": "imagenet"}, marks=pytest.mark.slow),

@@ -48,7 +48,7 @@ NETS = {
     "1-D": {"spatial_dims": 1},
     "3-D": {"spatial_dims": 3},
 }
-QUICK = ("bottleneck D", "nf", "both", "bfloat16")
+QUICK = ("nf", "both")
 
 
 def build(choices, **execution):
@@ -103,13 +103,8 @@ def test_scan_is_unroll(name):
 
 
 _REMATS = list(itertools.product(("plain", "both"), ("unroll", "scan"), ("block", "conv")))
-#: Every pair of the three.
-_QUICK_REMATS = [
-    ("plain", "unroll", "block"),
-    ("plain", "scan", "conv"),
-    ("both", "unroll", "conv"),
-    ("both", "scan", "block"),
-]
+#: Each of the three both ways.
+_QUICK_REMATS = [("plain", "scan", "conv"), ("both", "unroll", "block")]
 
 
 @pytest.mark.parametrize(
@@ -205,10 +200,15 @@ def test_each_block_of_a_loop_drops_other_examples():
     model = build({"drop_path": 0.9, "order": "pre"}, execution="scan", stage_sizes=(9,), widths=(4,))
     x = jax.random.normal(jax.random.key(1), (32, 4, 4, 3))
     variables = variables_of(model, x)
-    _, inside = model.apply(
-        variables, x, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True,
-        rngs={"dropout": jax.random.key(5)},
-    )  # fmt: skip
+
+    @jax.jit
+    def captured(variables, x):
+        return model.apply(
+            variables, x, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True,
+            rngs={"dropout": jax.random.key(5)},
+        )[1]  # fmt: skip
+
+    inside = captured(variables, x)
     outputs = np.asarray(inside["intermediates"]["stage1"]["blocks"]["__call__"][0])
     kept = np.stack([(after != before).any(axis=(1, 2, 3)) for before, after in itertools.pairwise(outputs)])
     # of one draw for all blocks the later, whose rates are larger, would keep a part of what the earlier ones keep

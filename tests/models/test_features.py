@@ -67,7 +67,13 @@ def test_a_dilated_stage_has_the_strided_ones_numbers_at_every_second_position(n
 
 
 @pytest.mark.parametrize(
-    ("stride", "sides"), [(None, (16, 8, 4, 2)), (32, (16, 8, 4, 2)), (16, (16, 8, 4, 4)), (8, (16, 8, 8, 8))]
+    ("stride", "sides"),
+    [
+        pytest.param(None, (16, 8, 4, 2), marks=pytest.mark.slow),
+        pytest.param(32, (16, 8, 4, 2), marks=pytest.mark.slow),
+        pytest.param(16, (16, 8, 4, 4), marks=pytest.mark.slow),
+        (8, (16, 8, 8, 8)),
+    ],
 )
 def test_shapes_parameters_and_multiply_adds_by_output_stride(stride, sides):
     model = create_model("resnet50", output_stride=stride)

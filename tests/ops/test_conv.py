@@ -165,7 +165,12 @@ def test_vmap_over_inputs_kernels_and_both(form, name, axes):
 
 @pytest.mark.parametrize(
     ("outer", "inner"),
-    [((0, None), (0, 0)), ((0, 0), (None, 0)), ((None, 0), (0, None)), ((0, 0), (0, None)), ((0, 0), (0, 0))],
+    [
+        ((0, None), (0, 0)),
+        ((None, 0), (0, None)),
+        ((0, 0), (0, 0)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (((0, 0), (None, 0)), ((0, 0), (0, None)))),
+    ],
 )
 def test_nested_vmap(outer, inner):
     ours, _, conv, x, w = case("strided")
@@ -227,7 +232,7 @@ def test_finite_differences():
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("bfloat16", 2e-2), ("float16", 2e-3)])
-@pytest.mark.parametrize("name", ["pointwise_strided", "strided"])
+@pytest.mark.parametrize("name", [pytest.param("pointwise_strided", marks=pytest.mark.slow), "strided"])
 def test_other_floats(name, dtype, rtol):
     with jax.enable_x64(dtype == "float64"):
         ours, _, conv, x, w = case(name, dtype=dtype)
@@ -313,7 +318,9 @@ def test_a_split_kernel_in_shard_map():
     close(jax.jit(mapped)(x, w), expected("strided")[0])
 
 
-@pytest.mark.parametrize("name", ["pointwise", "winograd", "strided", "grouped"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("pointwise", "winograd")), "strided", "grouped"]
+)
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_platforms_get_exactly_what_lax_emits(name, platform):
     def convolutions(f):

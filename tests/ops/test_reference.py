@@ -198,7 +198,7 @@ def test_a_population_is_one_grouped_convolution():
     assert found.outvars[0].aval.size == 2 * X.size
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar", "scanned_and_recomputed"])
+@pytest.mark.parametrize("name", ["resnet20_cifar", pytest.param("scanned_and_recomputed", marks=pytest.mark.slow)])
 def test_an_exported_network_is_plain_without_asking(name):
     row, image, choices = NETWORKS[name]
     model = create_model(row, **choices, stage_sizes=(3,), widths=(4,))

@@ -82,7 +82,7 @@ def test_who_gets_them(dtype, platform, one):
     assert ("stablehlo.maximum" in text) == one
 
 
-@pytest.mark.parametrize("check_vma", [False, True])
+@pytest.mark.parametrize("check_vma", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_mapped_over_devices(check_vma):
     """The running mean is the same on all devices, the examples are not."""
     x = jax.random.normal(jax.random.key(1), (16, 3, 3, 2)).astype(jnp.bfloat16)
@@ -107,7 +107,14 @@ def test_mapped_over_devices(check_vma):
 
 @pytest.mark.parametrize(
     ("groups", "channels", "outputs", "stride", "most"),
-    [(4, 6, 3, 1, 12), (8, 4, 8, 2, 128), (16, 8, 8, 1, 8), (2, 96, 64, 1, 128), (6, 1, 2, 1, 2)],
+    [
+        (4, 6, 3, 1, 12),
+        (8, 4, 8, 2, 128),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((16, 8, 8, 1, 8), (2, 96, 64, 1, 128), (6, 1, 2, 1, 2))
+        ),
+    ],
 )
 def test_groups_side_by_side_give_the_same_bits(monkeypatch, groups, channels, outputs, stride, most):
     """Of whole numbers, whose sums do not round: products with zeros add nothing."""

@@ -18,11 +18,12 @@ from resnet_jax.data.records import ArrayRecords
 from resnet_jax.data.transform import AS_STORED, Geometry
 from resnet_jax.errors import UsageError
 from resnet_jax.models.spec import ModelSpec
-from resnet_jax.runs.build import build_model, loss_scaling, train_preprocess
+from resnet_jax.runs.build import build_model, loss_scaling
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.feeding import STEPS_PER_DISPATCH, steps_per_dispatch
 from resnet_jax.runs.legacy_augment import with_old_fields
+from resnet_jax.runs.preparation import train_preprocess
 from resnet_jax.training.loss_scale import LossScaling
 
 RECORDS = ArrayRecords(np.zeros((40, 8, 8, 3), np.uint8), np.arange(40))

@@ -12,10 +12,11 @@ from resnet_jax.data.example import Meaning
 from resnet_jax.errors import UsageError
 from resnet_jax.report.contact_sheet import Seen, Sheet, Shown, draw_sheet
 from resnet_jax.report.example_axes import Style, as_colours, colour_of
-from resnet_jax.runs.build import train_preprocess, training_feed
+from resnet_jax.runs.build import training_feed
 from resnet_jax.runs.config import DataConfig, RunConfig, TrainConfig
 from resnet_jax.runs.data import load_images
 from resnet_jax.runs.data_show import Named, Which, named, sheet_of_config, sheet_of_source, unnormalized
+from resnet_jax.runs.preparation import train_preprocess
 
 
 def config_of(tmp_path, **data) -> RunConfig:

@@ -14,7 +14,7 @@ from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.evaluate import load_run
 from resnet_jax.runs.export import export_weights
-from resnet_jax.runs.foreign import _write, import_weights
+from resnet_jax.runs.foreign import import_weights, write_network
 from resnet_jax.tasks.config import TaskConfig
 from tests.tools import random_variables
 
@@ -23,7 +23,7 @@ def trained_run(path, config: RunConfig, card: DatasetInfo):
     """A run directory with a network of random weights, as training leaves it."""
     model = ResNet(config.model.config(num_classes=len(card.class_names)))
     variables = jax.tree.map(jnp.asarray, random_variables(model, card.image_shape))
-    return _write(path, config, card, variables, step=7, origin={"test": "yes"})
+    return write_network(path, config, card, variables, step=7, origin={"test": "yes"})
 
 
 def test_an_exported_run_comes_back_with_all_it_knew(tmp_path):

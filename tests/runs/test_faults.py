@@ -171,6 +171,7 @@ def test_a_run_that_diverges_leaves_fault_json_and_says_where(tmp_path):
     assert "Look at: the learning rate" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_float16_run_whose_loss_scale_comes_down_to_its_minimum_ends_and_says_so(tmp_path):
     """After an update that float16 cannot hold every step overflows: the scale is halved, and then it ends."""
     config = config_of(

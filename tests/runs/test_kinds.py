@@ -50,7 +50,7 @@ def made(path: Path, arrays, task=None, x=IMAGES, **model):
     return path / "run", source
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["rows", pytest.param("value", marks=pytest.mark.slow), "yes"])
 def test_exported_weights_say_what_the_outputs_mean(name, tmp_path):
     arrays, task = CASES[name]
     run, _ = made(tmp_path, arrays, task)
@@ -72,7 +72,7 @@ def test_a_task_that_is_not_registered_here_is_refused_at_import(tmp_path, monke
         import_weights(tmp_path / "net.safetensors", ModelSpec(""), tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["rows", *(pytest.param(name, marks=pytest.mark.slow) for name in ("value", "yes"))])
 def test_depth_takes_the_loss_of_the_run_and_labels_of_its_kind(name, tmp_path):
     arrays, task = CASES[name]
     run, _ = made(tmp_path, arrays, task)

@@ -132,7 +132,7 @@ def test_a_high_memo_index_costs_nothing():
     assert load(b"K\x01r\xff\xff\xff\xff.") == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=40), st.booleans())
 def test_noise_is_refused_or_plain(code, inert):
     with contextlib.suppress(pickle.UnpicklingError):

@@ -82,7 +82,7 @@ def test_optax_agrees_where_it_knows_the_rank_and_not_elsewhere() -> None:
             np.testing.assert_allclose(a[path], b[path], rtol=1e-6, err_msg=path)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shape=st.sampled_from([(), (3,), (1,), (2, 3), (4, 1), (2, 1, 3), (3, 2, 2, 4)]),  # each compiles operations
     clipping=st.floats(1e-3, 10.0),

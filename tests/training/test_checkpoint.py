@@ -258,10 +258,12 @@ def test_everything_the_optimizer_counts_comes_back(tmp_path, name):
     cfg = dataclasses.replace(OPTIMIZERS[name], schedule=ScheduleConfig("cosine"))
     tx, _ = make_optimizer(cfg, params, steps_per_epoch=5, total_steps=10)
 
+    update = jax.jit(tx.update)
+
     def state_after(updates: int) -> TrainState:
         new, opt_state = params, tx.init(params)
         for _ in range(updates):
-            moves, opt_state = tx.update(jax.tree.map(lambda x: 0.1 * x, new), opt_state, new)
+            moves, opt_state = update(jax.tree.map(lambda x: 0.1 * x, new), opt_state, new)
             new = optax.apply_updates(new, moves)
         state = new_state(updates).replace(
             params=new,
@@ -280,7 +282,7 @@ def test_everything_the_optimizer_counts_comes_back(tmp_path, name):
     with Checkpoints(tmp_path) as checkpoints:
         state, _ = checkpoints.restore("last", state_after(0))
     assert_same(state, written)
-    moves = [tx.update(s.params, s.opt_state, s.params)[0] for s in (state, written)]
+    moves = [update(s.params, s.opt_state, s.params)[0] for s in (state, written)]
     jax.tree.map(np.testing.assert_array_equal, *moves)
 
 

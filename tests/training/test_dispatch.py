@@ -93,9 +93,9 @@ def test_a_chunk_has_the_passes_of_balanced_and_repeated_examples(mesh):
 @pytest.mark.parametrize(
     ("devices", "choices", "options"),
     [
-        (2, GHOST, {"ema_decay": 0.9, "accumulate": 2, "norm_momentum": 0.9}),
+        pytest.param(2, GHOST, {"ema_decay": 0.9, "accumulate": 2, "norm_momentum": 0.9}, marks=pytest.mark.slow),
         pytest.param(2, DEVICE, {"preprocess": mixing}, marks=pytest.mark.slow),
-        (1, {"dtype": "float16"}, {"loss_scaling": LossScaling(initial=2.0**24)}),  # the first is too large
+        (2, {"dtype": "float16", "dropout": 0.3}, {"loss_scaling": LossScaling(initial=2.0**24)}),  # at first too large
     ],
 )
 def test_the_same_numbers_as_single_calls(devices, choices, options):

@@ -56,7 +56,7 @@ def test_rules_that_make_no_sense_are_refused(fields, message):
         LossScaling(**fields)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_in_float32_it_changes_nothing(accumulate):
     """A power of two is exact, and loss and gradients are divided by it again."""
     model, scaling = TinyNet(), LossScaling(initial=2.0**10)

@@ -52,7 +52,9 @@ def test_nothing_is_done_unasked() -> None:
     assert set(jax.tree.leaves(rate_factors(_tree(DISTANCES), layer_decay=1.0))) == {1.0}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("sgd", "lamb") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_a_factor_is_the_learning_rate_of_that_parameter(name: str) -> None:
     """Decay, momentum and all: each parameter moves as in a run of its own with that rate, over several steps."""
     rng = np.random.default_rng(0)

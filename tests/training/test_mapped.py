@@ -75,7 +75,7 @@ CASES = {
     "frozen": {"model": network(norm_scope="frozen")},
     "layer": {"model": network(norm="layer")},
 }  # fmt: skip
-QUICK = {"dropped", "accumulated ghosts", "group"}
+QUICK = {"dropped", "group"}
 
 
 @pytest.mark.parametrize(

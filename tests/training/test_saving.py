@@ -206,7 +206,8 @@ def open_files() -> int:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors as Linux lists them")
-@pytest.mark.parametrize("saves", [8, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [8, 400])
 def test_threads_and_open_files_stay_as_many(tmp_path, saves):
     with Checkpoints(tmp_path) as checkpoints:
         for step in range(1, 6):

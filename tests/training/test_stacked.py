@@ -49,7 +49,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("sgd", "lamb") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_stacked_blocks_move_as_listed_ones(name):
     """Three steps with gradients that change; to float rounding."""
 

@@ -93,3 +93,11 @@ def test_views_that_cannot_be_are_refused():
         views_of(jnp.zeros((2, 4, 4, 1)), "ten_crop", 5)
     with pytest.raises(UsageError, match=r"views are of images \(height, width, channels\), not of \(4, 1\)"):
         views_of(jnp.zeros((2, 4, 1)), "flip")
+
+
+def test_shifts_by_a_pixel_have_half_of_the_weight():
+    images = RNG.normal(size=(2, 5, 6, 3)).astype(np.float32)
+    found = np.asarray(views_of(jnp.asarray(images), "flip_shift"))
+    frame = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    expected = [images, images, frame[:, 2:, 2:], frame[:, :5, :6]]
+    np.testing.assert_array_equal(found, np.stack([*expected, *(view[:, :, ::-1] for view in expected)]))

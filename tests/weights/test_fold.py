@@ -17,22 +17,31 @@ from tests.tools import paths, random_variables
 TINY = ResNetConfig((1, 1), (4, 8), stem="cifar", shortcut="B", num_classes=5)
 
 
+def inferred(model, variables, x):
+    return jax.jit(lambda variables, x: model.apply(variables, x, train=False))(variables, x)
+
+
 @pytest.mark.parametrize(
     "choices",
     [
-        {},
-        {"residual": "zero_gamma", "shortcut": "A"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"residual": "zero_gamma", "shortcut": "A"}, marks=pytest.mark.slow),
         {"block": "bottleneck", "groups": 2, "attention": "se"},
-        {"order": "pre"},
+        pytest.param({"order": "pre"}, marks=pytest.mark.slow),
         {"order": "pre", "block": "bottleneck", "shortcut": "D", "stem": "deep", "attention": "eca"},
-        {"stem": "deep", "stem_pool": "conv"},
-        {"stem": "deep_wide", "stem_pool": "conv", "order": "pre"},
-        {"stem": "imagenet", "shortcut": "none"},
-        {"weight_standardization": "standard", "residual": "rezero"},
+        pytest.param({"stem": "deep", "stem_pool": "conv"}, marks=pytest.mark.slow),
+        pytest.param({"stem": "deep_wide", "stem_pool": "conv", "order": "pre"}, marks=pytest.mark.slow),
+        pytest.param({"stem": "imagenet", "shortcut": "none"}, marks=pytest.mark.slow),
+        pytest.param({"weight_standardization": "standard", "residual": "rezero"}, marks=pytest.mark.slow),
         {"weight_standardization": "scaled", "conv_bias": True, "attention": "eca"},
         {"norm_scope": "ghost", "ghost_size": 2, "residual": "skipinit"},
-        {"spatial_dims": 1},
-        {"spatial_dims": 3, "norm_eps": 0.1},
+        pytest.param({"spatial_dims": 1}, marks=pytest.mark.slow),
+        {"stem": "whiten", "transition": "conv_pool", "logit_scale": 0.5},
+        pytest.param(
+            {"stem": "whiten", "transition": "conv_pool", "block": "single", "order": "pre", "activation": "gelu_erf"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"spatial_dims": 3, "norm_eps": 0.1}, marks=pytest.mark.slow),
     ],
 )
 def test_logits_are_the_same_to_1e_5(choices):
@@ -40,10 +49,10 @@ def test_logits_are_the_same_to_1e_5(choices):
     shape = (8,) * model.config.spatial_dims + (3,)
     variables = random_variables(model, shape)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, *shape)), jnp.float32)
-    expected = model.apply(variables, x, train=False)
+    expected = inferred(model, variables, x)
     folded, params = fold_batch_norm(model, variables)
     np.testing.assert_allclose(
-        folded.apply(params, x, train=False), expected, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(expected).max()))
+        inferred(folded, params, x), expected, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(expected).max()))
     )
     made = jax.eval_shape(lambda: folded.init(jax.random.key(0), x, train=False))
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, params)  # nothing left over, nothing missing

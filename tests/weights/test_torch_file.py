@@ -281,7 +281,7 @@ FILES = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_gives_a_value_or_a_data_error(tmp_path_factory, data):
     original = data.draw(st.sampled_from(FILES))

@@ -22,9 +22,10 @@ from resnet_jax.models.count import abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import in_forms
-from resnet_jax.runs.build import build_model, build_task, eval_preprocess, train_preprocess
+from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo
+from resnet_jax.runs.preparation import eval_preprocess, train_preprocess
 from resnet_jax.runs.recipes import config_from_dict
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.compile import compile_eval_step, compile_train_step

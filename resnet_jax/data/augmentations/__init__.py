@@ -3,7 +3,7 @@
 | file | transforms |
 |---|---|
 | `base` | what is done to one example, on the host or on the device |
-| `crop`, `flip` | random_resized_crop, random_crop, flip, rotate90 |
+| `crop`, `flip` | random_resized_crop, random_crop, flip, alternating_flip, rotate90 |
 | `affine`, `single` | random_affine; every operation of :mod:`resnet_jax.data.operations` by its name |
 | `colour` | colour_jitter, gaussian_blur |
 | `erase`, `mixing` | cutout, random_erasing; mixup, cutmix, mix |
@@ -18,13 +18,14 @@ from resnet_jax.data.augmentations.base import ForExample
 from resnet_jax.data.augmentations.colour import ColourJitter, GaussianBlur
 from resnet_jax.data.augmentations.crop import RandomCrop, RandomResizedCrop
 from resnet_jax.data.augmentations.erase import Cutout, RandomErasing
-from resnet_jax.data.augmentations.flip import Flip, Rotate90
+from resnet_jax.data.augmentations.flip import AlternatingFlip, Flip, Rotate90
 from resnet_jax.data.augmentations.mixing import CutMix, Mix, Mixup
 from resnet_jax.data.augmentations.policies import AutoAugment, RandAugment, TrivialAugment
 from resnet_jax.data.augmentations.series import FreqMask, Jitter, Scaling, TimeMask, TimeStretch
 from resnet_jax.data.augmentations.single import _Single as _Single
 
 __all__ = [
+    "AlternatingFlip",
     "AugMix",
     "AutoAugment",
     "ColourJitter",

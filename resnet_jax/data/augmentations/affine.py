@@ -42,6 +42,7 @@ class RandomAffine(ForExample):
     fill: float | tuple[float, ...] = 0.0
     name: ClassVar = "random_affine"
     words: ClassVar = 6
+    carried: ClassVar = ("degrees", "translate", "low", "high", "shear", "probability")
 
     def __post_init__(self) -> None:
         if self.low > self.high:

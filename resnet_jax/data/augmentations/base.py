@@ -16,6 +16,7 @@ from resnet_jax.data.example import Spec
 from resnet_jax.data.operations.fields import Fields, moves_along
 from resnet_jax.data.transforms import Needs
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import is_known
 
 Array = Any
 Where = Literal["device", "host"]
@@ -32,6 +33,8 @@ class ForExample:
     where: Where = field(default="device", kw_only=True)
     needs: ClassVar[Needs] = "pixels"
     mixes: ClassVar[bool] = False
+    #: Arguments that may be traced scalars on the device, so that the members of a population can differ in them.
+    carried: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
     #: Whether images have to be of 8 bits.
     bytes_only: ClassVar[bool] = False
@@ -123,7 +126,7 @@ def with_chance(
     xp: Any, word: Array, probability: float, fields: Fields, change: Callable[[dict[str, Array]], dict[str, Array]]
 ) -> dict[str, Array]:
     """Return the fields changed with a probability, else as they are; the host computes only what it takes."""
-    if probability >= 1:
+    if is_known(probability) and probability >= 1:
         return change(dict(fields))
     return changed_where(xp, unit(xp, word) < xp.float32(probability), fields, change)
 

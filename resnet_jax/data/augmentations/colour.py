@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from resnet_jax.data.augmentations.base import ForExample, between, with_chance
 from resnet_jax.data.example import Spec
 from resnet_jax.data.operations import OPERATIONS, apply_chosen
 from resnet_jax.data.operations.blur import blurred
 from resnet_jax.data.transforms import register_transform
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import NotNegative, Positive, Share
+from resnet_jax.fields import NotNegative, Positive, Share, is_known, is_on
 
 Array = Any
 
@@ -38,6 +40,7 @@ class ColourJitter(ForExample):
     coloured: ClassVar = True
     bytes_only: ClassVar = True
     words: ClassVar = 9
+    carried: ClassVar = ("brightness", "contrast", "saturation", "hue", "probability")
 
     def __post_init__(self) -> None:
         if self.hue > 0.5:
@@ -45,15 +48,19 @@ class ColourJitter(ForExample):
         if not self.ranges():
             raise UsageError("colour_jitter: give brightness, contrast, saturation or hue, such as 0.4")
 
-    def ranges(self) -> dict[str, tuple[float, float]]:
+    def ranges(self, xp: Any = np) -> dict[str, tuple[Array, Array]]:
         """Return the operations that are asked for, and the magnitudes of each."""
         amounts = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
-        factors = {name: (max(0.0, 1 - amount), 1 + amount) for name, amount in amounts.items() if amount}
-        return factors | ({"hue": (-self.hue, self.hue)} if self.hue else {})
+        factors = {
+            name: (max(0.0, 1 - amount) if is_known(amount) else xp.maximum(0.0, 1 - amount), 1 + amount)
+            for name, amount in amounts.items()
+            if is_on(amount)
+        }
+        return factors | ({"hue": (-self.hue, self.hue)} if is_on(self.hue) else {})
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
         """Change the colours of one image."""
-        ranges = self.ranges()
+        ranges = self.ranges(xp)
         rows = tuple(OPERATIONS[name] for name in ranges)
         magnitudes = xp.stack([between(xp, words[1 + i], *limits) for i, limits in enumerate(ranges.values())])
         order = xp.argsort(words[5 : 5 + len(rows)])
@@ -86,6 +93,7 @@ class GaussianBlur(ForExample):
     name: ClassVar = "gaussian_blur"
     bytes_only: ClassVar = True
     words: ClassVar = 2
+    carried: ClassVar = ("low", "high", "probability")
 
     def __post_init__(self) -> None:
         if self.size < 3 or self.size % 2 == 0:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast1
 
 Array = Any
+Border = Literal["zeros", "reflect"]
 #: Random bits of one offset: a window of n positions is uniform to within n / 2^16.
 FIELD_BITS = 16
 
@@ -40,13 +41,16 @@ class RandomCrop(ForExample):
     """Zeros added on each side, then a random crop back to size (CIFAR: 4); signals and volumes too.
 
     Zero is black, before normalization, as in torchvision's ``RandomCrop(32, padding=4)``; of a mask it is background,
-    but ``segmentation`` gets 255, which is no class.
+    but ``segmentation`` gets 255, which is no class. With ``border`` reflect inputs and masks are mirrored at
+    their border instead.
 
     Attributes:
         pad: pixels a side.
+        border: what is added: zeros, or reflect.
     """
 
     pad: AtLeast1
+    border: Border = field(default="zeros", kw_only=True)
     stream: ClassVar = None
     name: ClassVar = "random_crop"
     ranks: ClassVar = (2, 3, 4)
@@ -59,6 +63,8 @@ class RandomCrop(ForExample):
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
         """Crop an input, its masks and its boxes at one place."""
         pad, shape = self.pad, fields["image"].shape
+        if self.border == "reflect" and pad >= min(shape[:-1]):
+            raise UsageError(f"random_crop: {pad} pixels cannot be reflected of inputs whose sides are {shape[:-1]}")
         low = xp.uint32(2**FIELD_BITS - 1)
         bits = [words[0] >> xp.uint32(FIELD_BITS), words[0] & low, words[1] & low]
         count = xp.uint32(2 * pad + 1)
@@ -66,7 +72,11 @@ class RandomCrop(ForExample):
 
         def cut(values: Array, fill: int = 0) -> Array:
             rest = values.ndim - len(starts)
-            frame = xp.pad(values, ((pad, pad),) * len(starts) + ((0, 0),) * rest, constant_values=fill)
+            sides = ((pad, pad),) * len(starts) + ((0, 0),) * rest
+            if self.border == "reflect":
+                frame = xp.pad(values, sides, mode="reflect")
+            else:
+                frame = xp.pad(values, sides, constant_values=fill)
             return _part(xp, frame, starts, values.shape)
 
         def shifted(boxes: Array) -> Array:

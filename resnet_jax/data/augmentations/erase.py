@@ -10,7 +10,7 @@ from resnet_jax.data.augmentations.base import require_images
 from resnet_jax.data.example import Spec
 from resnet_jax.data.transforms import Needs, register_transform
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import AtLeast1, Share
+from resnet_jax.fields import AtLeast1, Share, is_known
 
 
 @register_transform("cutout")
@@ -62,6 +62,7 @@ class RandomErasing:
     stream: ClassVar = 0x657261
     mixes: ClassVar = False
     tries: ClassVar = 10
+    carried: ClassVar = ("probability", "low", "high", "ratio")
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high:
@@ -102,7 +103,8 @@ class RandomErasing:
         import jax.numpy as jnp
 
         area = height * width * (self.low + (self.high - self.low) * uniform[0])
-        ratio = jnp.exp(math.log(self.ratio) * (1 - 2 * uniform[1]))
+        steepest = math.log(self.ratio) if is_known(self.ratio) else jnp.log(self.ratio)
+        ratio = jnp.exp(steepest * (1 - 2 * uniform[1]))
         h, w = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
         fits = (h < height) & (w < width)
         first = jnp.argmax(fits)

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from resnet_jax.data.augmentations.base import ForExample, below, changed_where
 from resnet_jax.data.example import Spec
-from resnet_jax.data.operations.fields import moved
+from resnet_jax.data.operations.fields import moved, moves_along
 from resnet_jax.data.transforms import Needs, register_transform
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast0
 
 Array = Any
 
@@ -45,6 +46,58 @@ class Flip(ForExample):
             chosen = (words[1] >> xp.uint32(32 + axis)) & xp.uint32(1) == 1
             fields = changed_where(xp, chosen, fields, lambda fields, axis=axis: _mirrored(xp, fields, spec, axis))
         return fields
+
+
+@register_transform("alternating_flip")
+@dataclass(frozen=True)
+class AlternatingFlip:
+    """Mirror left and right in every other epoch: half of the images in even epochs, the other half in odd ones.
+
+    So two consecutive epochs show both sides of every image, where :class:`Flip` shows one of them twice half of the
+    time (K. Jordan, arXiv 2404.00498, section 3.6). Which half begins mirrored is told from an image's index in the
+    data set by a hash: it is the same for every seed of a run.
+
+    Attributes:
+        salt: another one divides the images otherwise.
+    """
+
+    salt: AtLeast0 = 0
+    where: ClassVar = "device"
+    needs: ClassVar[Needs] = "any"
+    stream: ClassVar = 0x616C74
+    mixes: ClassVar = False
+
+    def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
+        """Mirror images, their masks and their boxes."""
+        import jax
+        import jax.numpy as jnp
+
+        _check_sides("alternating_flip", (-1,), batch["image"].shape[1:-1])
+        chosen = mirrored_in(batch["index"], batch["epoch"], self.salt)
+        fields = {name: jnp.asarray(array) for name, array in batch.items() if moves_along(name, spec)}
+
+        def one(fields: dict[str, Array], chosen: Array) -> dict[str, Array]:
+            return changed_where(jnp, chosen, fields, lambda fields: _mirrored(jnp, fields, spec, -1))
+
+        return {**batch, **jax.vmap(one)(fields, chosen)}
+
+
+def mirrored_in(index: Array, epoch: Array, salt: int = 0) -> Array:
+    """Return whether the examples at these indices are mirrored in these epochs, booleans of their shape.
+
+    The hash is the last step of MurmurHash3 (A. Appleby, 2011), whose every bit depends on every bit of the index.
+
+    >>> import numpy as np
+    >>> [mirrored_in(np.arange(8), np.full(8, epoch)).astype(int).tolist() for epoch in (0, 1)]
+    [[0, 1, 0, 1, 1, 1, 0, 0], [1, 0, 1, 0, 0, 0, 1, 1]]
+    """
+    import jax.numpy as jnp
+
+    bits = jnp.asarray(index).astype(jnp.uint32) + jnp.uint32(salt * 0x9E3779B9 % 2**32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(factor)
+    bits = bits ^ (bits >> jnp.uint32(16))
+    return ((bits + jnp.asarray(epoch).astype(jnp.uint32)) & jnp.uint32(1)) == 1
 
 
 @register_transform("rotate90")

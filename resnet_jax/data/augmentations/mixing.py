@@ -18,6 +18,7 @@ class _Mixing:
     needs: ClassVar[Needs] = "normalized"
     stream: ClassVar = 0x6D6978
     mixes: ClassVar = True
+    carried: ClassVar[tuple[str, ...]] = ("alpha", "probability")
 
     def alphas(self) -> tuple[float, float, float]:
         """Return mixup's alpha, cutmix's alpha and the probability."""
@@ -85,6 +86,7 @@ class Mix(_Mixing):
         probability: of an image to be mixed at all.
     """
 
+    carried: ClassVar = ("mixup", "cutmix", "probability")
     mixup: NotNegative
     cutmix: NotNegative
     probability: Share = 1.0

@@ -34,6 +34,7 @@ class Jitter:
     needs: ClassVar[Needs] = "normalized"
     stream: ClassVar = 0x6A6974
     mixes: ClassVar = False
+    carried: ClassVar = ("std",)
 
     def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
         """Add noise to every example."""
@@ -58,6 +59,7 @@ class Scaling:
     needs: ClassVar[Needs] = "normalized"
     stream: ClassVar = 0x736361
     mixes: ClassVar = False
+    carried: ClassVar = ("std",)
 
     def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
         """Scale the channels of every example."""
@@ -87,6 +89,7 @@ class TimeStretch(ForExample):
     name: ClassVar = "time_stretch"
     ranks: ClassVar = (2,)
     words: ClassVar = 2
+    carried: ClassVar = ("low", "high", "probability")
 
     def __post_init__(self) -> None:
         if self.low > self.high:

@@ -31,6 +31,7 @@ class _Single(ForExample):
     probability: Share = dataclasses.field(default=1.0, kw_only=True)
     operation: ClassVar[Operation]
     words: ClassVar = 2
+    carried: ClassVar = ("probability",)
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
         """Do it, at the magnitude that is drawn."""
@@ -61,6 +62,7 @@ class _Ranged(_Single):
 
     low: float
     high: float | None = None
+    carried: ClassVar = ("probability", "low", "high")
 
     def __post_init__(self) -> None:
         row, high = self.operation, self.low if self.high is None else self.high

@@ -1,0 +1,110 @@
+"""How to fine-tune: the options of the verb, and the runs that its stages are."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import AtLeast1, Positive, Share, check_fields
+from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.paths import HEAD
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.spec import ModelSpec
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.defaults import with_values
+
+HEAD_RATE, ADAPTIVE_RATE = 0.1, 1e-4
+"""Of SGD for 128 examples, of a classifier alone; of optimizers that adapt their step, of the whole network."""
+
+Method = Literal["full", "linear", "bit"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HowToFinetune:
+    """How to fine-tune."""
+
+    method: Method = "full"
+    """full: the classifier first, then the whole network; linear: the classifier alone; bit: the whole network by the
+    rule of Kolesnikov et al. 2020, by the size of the data set."""
+    head_share: Share = 0.2
+    """full: share of the length in which the classifier alone is trained; 0: none."""
+    head_rate: Positive | None = None
+    """Learning rate of the classifier alone (default: 0.1 for batches of 128, in proportion)."""
+    seeds: AtLeast1 = 1
+    """How many seeds, from --seed on: the table then has mean and standard deviation, and margins with intervals."""
+    scratch: bool = False
+    """Also train the same network from scratch with the same updates, to compare with."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        check_fields(self)
+        if self.head_share == 1.0:
+            raise UsageError("head_share 1 leaves nothing for the whole network: give less, or method linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportAs:
+    """How a weights file is read, where it does not say so itself; of a run directory nothing of it is used."""
+
+    key: str | None = None
+    """Of a weights file that holds several networks: which one, as `weights import` has it."""
+    class_names: Path | None = None
+    """Of a weights file: a file with the names of its outputs in order, one a line."""
+
+
+def without_choices(model: ModelSpec, *choices: str) -> ModelSpec:
+    """Return a network whose choices of these names are its own."""
+    return ModelSpec.from_dict({name: value for name, value in model.to_dict().items() if name not in choices})
+
+
+def head_steps(how: HowToFinetune, steps: int) -> int:
+    """Return the updates of the classifier alone, of so many in all.
+
+    >>> head_steps(HowToFinetune(head_share=0.25), 100), head_steps(HowToFinetune("linear"), 100)
+    (25, 100)
+    """
+    match how.method:
+        case "linear":
+            return steps
+        case "bit":
+            return 0
+        case "full":
+            return min(round(how.head_share * steps), steps - 1)
+
+
+def head_config(config: RunConfig, how: HowToFinetune, steps: int, model: ResNet, shape: tuple[int, ...]) -> RunConfig:
+    """Return the run that trains the classifier alone, on a backbone whose parameters and statistics stay.
+
+    Args:
+        config: of the whole network.
+        how: how to fine-tune.
+        steps: its updates.
+        model: the network, for the names of its parts.
+        shape: of its inputs, without the batch.
+    """
+    batch, name = config.train.batch_size, config.optim.name
+    rate = how.head_rate or (float(f"{HEAD_RATE * batch / 128:.4g}") if name == "sgd" else 10 * ADAPTIVE_RATE)
+    backbone = [part for part in abstract_variables(model, shape)["params"] if part != HEAD]
+    values = {
+        "optim.layer_decay": None,
+        "optim.freeze": backbone,
+        "optim.learning_rate": rate,
+        "optim.schedule": {"kind": "cosine", "warmup": "5%"},
+    }
+    network = config.model
+    if model.config.norm == "batch":
+        kept = without_choices(network, "norm_scope", "ghost_size", "norm_group_devices")
+        network = ModelSpec.from_dict({**kept.to_dict(), "norm_scope": "frozen"})
+    return with_steps(with_values(dataclasses.replace(config, model=network), values), steps)
+
+
+def starting_from(config: RunConfig, path: Path) -> RunConfig:
+    """Return a run that starts from the network in a run directory as it is, its classifier too."""
+    return with_values(config, {"init_from": str(path), "init_head": "exact", "init_stem": "exact"})
+
+
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """Return a run of so many updates."""
+    return with_values(config, {"train.length": f"{steps} steps", "train.limit": None})

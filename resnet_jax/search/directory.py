@@ -1,0 +1,180 @@
+"""The directory of a search, and the only place that knows its file names.
+
+==================  ======================================================================================
+``search.yaml``     the recipe with what was changed of it, the space, the sampler and eta: what is searched
+``study.db``        every trial: an Optuna study in SQLite, named ``search``
+``data.json``       the images, which may not change
+``checkpoints/``    the lanes of the wave under way, while there is one
+``trials.csv``      all trials: values, seed, updates, validation metric, state
+``table.md``        the same, the best first
+``best.yaml``       the best trial as a recipe
+``parallel.png``    the values of every trial and what came out
+``importance.png``  how much of the spread each option explains
+``history.png``     the metric by trial, and the best so far
+``confirm.json``    the best and the recipe's own values, tested with several seeds (``--confirm``)
+==================  ======================================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_jax.errors import RunError, UsageError
+from resnet_jax.runs.config import RunConfig, config_to_dict, without_effect
+from resnet_jax.runs.recipes import config_from_dict, read_utf8
+from resnet_jax.runtime.files import write_whole
+from resnet_jax.runtime.paths import user_path
+from resnet_jax.runtime.plain_yaml import load_yaml
+from resnet_jax.search.space import Space
+from resnet_jax.search.study import SamplerName
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """What is searched.
+
+    Attributes:
+        base: the recipe and what all trials change of it.
+        space: what varies.
+        sampler: what draws.
+        eta: of successive halving; 1: every trial has the whole length.
+    """
+
+    base: RunConfig
+    space: Space
+    sampler: SamplerName = "tpe"
+    eta: int = 3
+
+    def __post_init__(self) -> None:
+        """Check eta."""
+        if self.eta < 1:
+            raise UsageError(f"eta must be 1 (no halving) or more, got {self.eta}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested dictionaries and lists of plain values."""
+        return {
+            "sampler": self.sampler,
+            "eta": self.eta,
+            "space": self.space.to_dict(),
+            "base": config_to_dict(self.base),
+        }
+
+    def default_path(self) -> Path:
+        """Return ``runs/search-RECIPE-HASH``: the same for the same command, so that running it again goes on."""
+        text = yaml.safe_dump(_significant(self.to_dict()), sort_keys=False)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return Path("runs") / f"search-{Path(self.base.recipe).stem}-{digest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchDirectory:
+    """Paths and small files of the search at ``path``."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        """Take ``~`` in the path as the home directory."""
+        object.__setattr__(self, "path", user_path(self.path))
+
+    definition = property(lambda self: self.path / "search.yaml")
+    study = property(lambda self: self.path / "study.db")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    table_csv = property(lambda self: self.path / "trials.csv")
+    table_markdown = property(lambda self: self.path / "table.md")
+    best = property(lambda self: self.path / "best.yaml")
+    parallel = property(lambda self: self.path / "parallel.png")
+    importance = property(lambda self: self.path / "importance.png")
+    history = property(lambda self: self.path / "history.png")
+    confirmed = property(lambda self: self.path / "confirm.json")
+
+    def wave(self, key: str, lanes: int) -> Path:
+        """Return where the lanes of a wave are saved.
+
+        Args:
+            key: says which static choices they have.
+            lanes: how many there are.
+        """
+        return self.checkpoints / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{lanes}"
+
+    def require(self, definition: Definition) -> None:
+        """Refuse a directory that holds another search.
+
+        Raises:
+            RunError: with what differs, or the definition there cannot be read.
+        """
+        if not self.definition.is_file():
+            if self.study.is_file():
+                raise RunError(
+                    f"{self.path} has a study and no {self.definition.name}: use another directory (out=PATH)"
+                )
+            return
+        try:
+            stored = load_yaml(read_utf8(self.definition))
+            base = config_to_dict(config_from_dict(stored["base"], where=str(self.definition)))
+            before = _flat(_significant({**stored, "base": base}))
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError, UsageError) as error:
+            raise RunError(f"{self.definition} is not the definition of a search: {error}") from error
+        after = _flat(_significant(yaml.safe_load(yaml.safe_dump(definition.to_dict()))))
+        changed = [
+            f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+            for key in dict.fromkeys([*before, *after])
+            if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+        ]
+        if changed:
+            raise RunError(
+                f"{self.path} holds another search:\n  "
+                + "\n  ".join(changed)
+                + "\nUse another directory (out=PATH), or the same options to continue it; trials, budget and lanes "
+                "may change."
+            )
+
+    def open(self, definition: Definition) -> None:
+        """Create the directory for ``definition``, or go on in one that already has it.
+
+        Raises:
+            RunError: it holds another search, or cannot be written.
+        """
+        self.require(definition)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.definition.is_file():
+                write_whole(self.definition, yaml.safe_dump(definition.to_dict(), sort_keys=False))
+        except OSError as error:
+            raise RunError(f"cannot write the directory {self.path}: {error.strerror or error}") from error
+
+
+_ABSENT = object()
+
+
+def _significant(definition: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the fields of the base that decide nothing."""
+    base = copy.deepcopy(definition["base"])
+    for key in without_effect():
+        *path, name = key.split(".")
+        section = base
+        for part in path:
+            section = section[part]
+        section.pop(name, None)
+    return {**definition, "base": base}
+
+
+def _flat(definition: dict[str, Any]) -> dict[str, Any]:
+    """Return the definition by dotted name; options of the space keep their name."""
+    space = {f"space.{option}": given for option, given in definition["space"].items()}
+    rows: list[tuple[str, Any]] = [(name, definition[name]) for name in ("sampler", "eta")]
+
+    def walk(tree: dict[str, Any], prefix: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict) and value:
+                walk(value, f"{prefix}{key}.")
+            else:
+                rows.append((f"{prefix}{key}", value))
+
+    walk(definition["base"], "base.")
+    return {**dict(rows), **space}

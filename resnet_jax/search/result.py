@@ -1,0 +1,114 @@
+"""What came out of a search: tables for people and programs, and the object that ``--json`` prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from resnet_jax.search.halving import Mode, rank
+from resnet_jax.search.study import Trial
+from resnet_jax.tasks.task import SHARES
+
+#: What the table calls the states.
+SAID = {"running": "unfinished"}
+
+
+def scored(value: float | None, headline: str) -> str:
+    """Write a metric: shares in percent, others as numbers.
+
+    >>> scored(0.98611, "accuracy"), scored(1.25, "loss"), scored(None, "loss")
+    ('98.61 %', '1.25', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f} %" if headline in SHARES else f"{value:.4g}"
+
+
+def short(value: Any) -> str:
+    """Write the value of an option.
+
+    >>> short(0.0123456), short([1, 2]), short(None), short("batch")
+    ('0.01235', '[1, 2]', 'none', 'batch')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def settings(trial: Trial) -> str:
+    """Write the values of a trial in one line."""
+    return ", ".join(f"{option} {short(value)}" for option, value in trial.values.items())
+
+
+def in_order(trials: Sequence[Trial], mode: Mode) -> list[Trial]:
+    """Return trials, the best first: those trained longest, then by what was measured; those without come last."""
+
+    def key(one: Trial) -> tuple[float, float, int]:
+        return (-one.share, rank(one.value, mode), one.number) if one.value is not None else (1, 0.0, one.number)
+
+    return sorted(trials, key=key)
+
+
+def comma_separated(trials: Sequence[Trial], options: Sequence[str], headline: str) -> str:
+    """Return the trials as CSV, by number: full precision, and what was measured last."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", *options, "seed", "updates", f"val_{headline}", "state", "reason"])
+    for one in trials:
+        values = ["" if one.values.get(option) is None else one.values[option] for option in options]
+        value = "" if not one.measured else repr(float(one.measured[one.share]))
+        writer.writerow([one.number, *values, one.seed, one.updates, value, SAID.get(one.state, one.state), one.reason])
+    return text.getvalue()
+
+
+def markdown(trials: Sequence[Trial], options: Sequence[str], headline: str, mode: Mode, title: str) -> str:
+    """Return the trials as a table, the best first."""
+    name = headline.replace("_", " ")
+    header = ["trial", *options, "seed", "updates", f"val {name}", "state"]
+    lines = [
+        f"# {_escape(title)}",
+        "",
+        f"The best first: those that were trained longest, by the {name} on validation images, measured after so many "
+        "updates. The test images were not looked at.",
+        "",
+        "| " + " | ".join(_escape(one) for one in header) + " |",
+        "|" + "---:|" * len(header),
+    ]
+    for one in in_order(trials, mode):
+        state = SAID.get(one.state, one.state) + (f": {one.reason}" if one.reason else "")
+        value = scored(one.measured[one.share] if one.measured else None, headline)
+        cells = [str(one.number), *(short(one.values.get(option)) for option in options)]
+        cells += [str(one.seed), f"{one.updates:,}", value, state]
+        lines.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def counted(trials: Sequence[Trial]) -> dict[str, int]:
+    """Return how many trials there are of each state."""
+    names = ("complete", "stopped", "diverged", "failed", "running")
+    counts = {name: sum(one.state == name for one in trials) for name in names}
+    return {SAID.get(name, name): count for name, count in counts.items()}
+
+
+def as_json(trial: Trial | None, headline: str) -> dict[str, Any] | None:
+    """Return a trial for programs."""
+    if trial is None:
+        return None
+    return {
+        "trial": trial.number,
+        "values": dict(trial.values),
+        "seed": trial.seed,
+        "updates": trial.updates,
+        f"val_{headline}": trial.value,
+        "state": SAID.get(trial.state, trial.state),
+    }
+
+
+def _escape(text: str) -> str:
+    from resnet_jax.report.text import visible
+
+    return visible(text).replace("|", r"\|")
