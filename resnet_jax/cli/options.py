@@ -188,7 +188,8 @@ def option_flags(kind: type, prefix: str = "") -> dict[str, Any]:
         if positional in extras:
             continue
         flat = any(getattr(extra, "name", None) == "" for extra in extras)
-        dotted = prefix if flat else f"{prefix}{name.replace('_', '-')}"
+        named = next((own for extra in extras if (own := getattr(extra, "name", None))), name)  # as tyro calls it
+        dotted = prefix if flat else f"{prefix}{named.replace('_', '-')}"
         flags |= option_flags(inner, dotted if flat else f"{dotted}.") if is_section(inner) else {f"--{dotted}": hint}
     return flags
 

@@ -178,7 +178,7 @@ def with_count(argv: Sequence[str], flag: str = "--fast-dev-run") -> list[str]:
     (['digits', '--fast-dev-run', '1', '--json'], ['digits', '--fast-dev-run', '2'])
     """
     words: list[str] = []
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
         words += [word, "1"] if word == flag and not after.lstrip("-").isdigit() else [word]
     return words
 

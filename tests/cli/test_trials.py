@@ -75,5 +75,6 @@ def test_what_does_not_go_is_refused(words, said, command):
 
 
 def test_a_flag_without_a_number_is_one_batch():
+    assert with_count([]) == []
     assert with_count(["digits", "--fast-dev-run"]) == ["digits", "--fast-dev-run", "1"]
     assert with_count(["digits", "--fast-dev-run=4", "--seed", "1"]) == ["digits", "--fast-dev-run=4", "--seed", "1"]

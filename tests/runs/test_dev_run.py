@@ -25,6 +25,7 @@ TINY = RunConfig(
 )
 
 
+@pytest.mark.slow
 def test_all_parts_run_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     said = Console(record=True, width=300)

@@ -91,6 +91,7 @@ def test_the_teacher_sees_what_the_student_sees_normalized_and_ordered_as_its_ow
     np.testing.assert_allclose(made[TEACHER], expected[:, [1, 2, 0]], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_state_and_its_checkpoint_have_nothing_of_the_teacher(place: Path, tmp_path: Path) -> None:
     config, lines = _config(place), Console(record=True, width=200)
     fit(config, tmp_path / "run", console=lines)

@@ -50,6 +50,7 @@ def test_the_same_images_are_trained_on_and_evaluated() -> None:
         same_batches(images, 16, 100, seed=0)
 
 
+@pytest.mark.slow
 def test_a_batch_is_learned_and_the_next_command_writes_over_it_but_not_over_a_run(tmp_path: Path) -> None:
     said = Console(record=True, width=300)
     found = overfit(TINY, 1, tmp_path / "over", console=said)
