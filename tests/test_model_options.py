@@ -87,7 +87,7 @@ def test_the_help_of_a_choice_lists_its_values_and_ranges(capsys):
     for name, values in CHOICES.items():
         assert f"--model.{name.replace('_', '-')} {{None,{','.join(values)}}}" in printed
     assert "--model.spatial-dims {None,1,2,3}" in printed
-    assert "--optim.schedule.kind {constant,multistep,cosine,polynomial,onecycle}" in printed
+    assert "--optim.schedule.kind {constant,multistep,cosine,polynomial,onecycle,exponential}" in printed
     assert re.search(r"--optim.learning-rate FLOAT The base [^-]*\(positive\)", printed)
     assert re.search(r"--optim.schedule.end-value \{None\}\|FLOAT cosine,polynomial: [^-]*\(in \[0,1\]\)", printed)
     assert re.search(r"--seed INT Seed of [^-]*\(0 or more\)", printed)
