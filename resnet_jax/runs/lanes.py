@@ -2,9 +2,9 @@
 
 A lane is a run: its seed, and its own values of options that arrays carry (:mod:`resnet_jax.runs.carried`). The step of
 one run is built **inside the trace** from a lane's values, traced scalars, and mapped over lanes: so lane k computes
-what the step of its configuration computes, float for float but where a constant was computed in float64 (1 - 0.999 is
-then rounded once less), and one program serves all values. Lanes need not be in lockstep: each has its own number of
-updates done, which decides its rate, its batches and what is drawn.
+what the step of its configuration computes, and one program serves all values. Equal is within rounding: values are
+float32, and what a run makes of them in float64 while it is traced (1 - b2) a lane makes in float32. Lanes need not be
+in lockstep: each has its own number of updates done, which decides its rate, its batches and what is drawn.
 
 >>> from resnet_jax.runs.data import load_images
 >>> from resnet_jax.runs.recipes import load_recipe

@@ -29,7 +29,7 @@ CASES = {
     },
     "mixup(0.2)": {"alpha": (0.2, 1.0), "probability": (0.0, 0.5)},
     "cutmix(1.0)": {"alpha": (0.2, 1.0), "probability": (0.0, 0.5)},
-    "mix(0.2, 1.0)": {"mixup": (0.2, 1.0), "cutmix": (0.2, 1.0), "probability": (0.0, 0.5)},
+    "mix(0.2, 1.0)": {"mixup": (0.2, 20.0), "cutmix": (0.2, 20.0), "probability": (0.0, 0.5)},
     "jitter(0.1)": {"std": (0.05, 1.0)},
     "scaling(0.1)": {"std": (0.05, 1.0)},
     "time_stretch": {"low": (0.5, 0.9), "high": (1.0, 2.0), "probability": (0.0, 1.0)},

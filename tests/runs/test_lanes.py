@@ -100,7 +100,7 @@ def require_equal(base, options, seeds=(3, 4), rtol=1e-5, atol=1e-6, *, evaluate
         if evaluated:
             expected = parts.evaluate(state.eval_variables, validation)
             pair = (found[k].loss, found[k].accuracy), (expected.loss, expected.accuracy)
-            np.testing.assert_allclose(*pair, rtol=1e-4)
+            np.testing.assert_allclose(*pair, rtol=max(1e-4, rtol / 10))
     return lanes, values, states
 
 
@@ -108,6 +108,7 @@ def require_equal(base, options, seeds=(3, 4), rtol=1e-5, atol=1e-6, *, evaluate
 def one_trace(monkeypatch):
     """A step of lanes that is traced twice is an error."""
     compiled = module.compile_multi_step
+    chex.clear_trace_counter()  # which knows functions by their code
 
     def counted(step, *args, **kwargs):
         return compiled(chex.assert_max_traces(lambda carry, batch: step(carry, batch), n=1), *args, **kwargs)
@@ -220,7 +221,7 @@ RATES = {"optim.learning_rate": (0.01, 0.003)}
     ],
 )
 def test_lanes_of_every_optimizer_and_task_are_the_runs(base, sections, options, one_trace):
-    """Adam's 1 - b2 of a run is rounded once less than a lane's, 5e-5 of it, and eps hides it nowhere: 1e-3 of all."""
+    """A lane has 1 - b2 of float32, 5e-5 off: 1e-3. A bfloat16 network is convolved in another order: 0.05."""
     loose = sections.get("model") is not None and sections["model"].changes.get("dtype") == "bfloat16"
     require_equal(changed(base, **sections), options, rtol=0.05 if loose else 1e-3, atol=5e-3 if loose else 1e-4)
 
