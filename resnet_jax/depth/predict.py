@@ -88,6 +88,8 @@ def check_predictable(config: ResNetConfig) -> None:
     for name, value in (("block", config.block), ("norm", config.norm)):
         if value not in CHOICES[name]:
             raise UsageError(f"no closed form is offered for {name} {value}, which was registered from outside")
+    if config.init == "dirac":
+        raise UsageError("no closed form is offered for init dirac, whose first filters pass their inputs on unchanged")
     if not config.is_pre and identity and config.activation != "relu":
         raise UsageError(
             f"no closed form is offered for activation {config.activation} after the sum of an identity skip and a "

@@ -89,7 +89,7 @@ def smooth(values: np.ndarray, width: float) -> np.ndarray:
 
     Unlike a running mean it does not lag, so that a rate is read off where the loss was.
 
-    >>> smooth(np.array([1.0, 1.0, 1.0, np.nan]), 2.0).tolist()
+    >>> smooth(np.array([1.0, 1.0, 1.0, np.nan]), 2.0).round(6).tolist()
     [1.0, 1.0, 1.0, nan]
     """
     known = np.isfinite(values)

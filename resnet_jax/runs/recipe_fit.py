@@ -23,6 +23,7 @@ class MadeFor:
 MADE_FOR = {
     "digits": MadeFor("8x8 grey images of 10 digits", 8, "digits"),
     "tfds:mnist": MadeFor("28x28 grey images of 10 digits (MNIST)", 28, "mnist"),
+    "tfds:fashion_mnist": MadeFor("28x28 grey images of 10 kinds of clothes (Fashion-MNIST)", 28, "fashion-mnist"),
     "tfds:cifar10": MadeFor("32x32 colour images of 10 classes (CIFAR-10)", 32, "cifar10-resnet20"),
     "tfds:cifar100": MadeFor("32x32 colour images of 100 classes (CIFAR-100)", 32, "cifar100-preact164"),
     "tfds:imagenet2012": MadeFor("224x224 photographs of 1,000 classes (ImageNet)", 224, "imagenet-resnet50"),
