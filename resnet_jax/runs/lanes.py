@@ -53,7 +53,7 @@ from resnet_jax.runs.data import RunData
 from resnet_jax.runs.feeding import fits_resident
 from resnet_jax.runs.preparation import eval_preprocess, train_preprocess
 from resnet_jax.runs.refreshed import batches_of
-from resnet_jax.training.compile import INIT_OPTIONS, compile_train_step, options_for
+from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
 from resnet_jax.training.dispatch import compile_multi_step, put_resident
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.members import members_of, with_member
@@ -61,7 +61,6 @@ from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.placement import Devices, Placement, as_placement
 from resnet_jax.training.population import (
     BATCH_AXIS,
-    compile_population_eval_step,
     evaluate_population,
     stack_batches,
     stack_members,
@@ -106,7 +105,9 @@ class Lanes:
 
     def new_states(self, seeds: Sequence[int]) -> TrainState:
         """Return a population (K, ...): lane k starts exactly as the run with ``seeds[k]``."""
-        return _stacked([self.new_state(seed) for seed in seeds])
+        states = [self.new_state(seed) for seed in seeds]
+        where = self.placement.state(jax.eval_shape(stack_members, states))  # as updates leave it: one program for all
+        return jax.jit(stack_members, out_shardings=where)(states)
 
     def restart(self, states: TrainState, lane: int, seed: int) -> TrainState:
         """Return the population, whose memory is used again, with a run of another seed at its start in one lane.
@@ -185,7 +186,7 @@ class Lanes:
         said = said_skipped(unreadable.split, len(unreadable), unreadable.total)
         return [dataclasses.replace(one, notes=(*one.notes, said)) for one in found]
 
-    def _encoded(self, values: Values, lanes: int) -> dict[str, np.ndarray]:
+    def _encoded(self, values: Values, lanes: int) -> dict[str, jax.Array]:
         if set(values) != set(self.names):
             raise UsageError(f"got values of {', '.join(values) or 'nothing'} for lanes that differ in {self.names}")
         found = {}
@@ -194,7 +195,7 @@ class Lanes:
             if numbers.shape != (lanes,) or np.isnan(numbers).any():
                 raise UsageError(f"{name} must be a number for each of {lanes} lanes, got {values[name]!r}")
             found[name] = encoded(name, numbers)
-        return found
+        return jax.device_put(found, self.placement.outputs)  # as a call leaves them: one program for all calls
 
     def _chunk(self, feeds: Sequence[TrainBatches], starts: Sequence[int], count: int) -> dict[str, Any]:
         """Return what a call takes of the resident examples: ``index`` and ``epoch`` (updates, K, B), and ``count``."""
@@ -290,14 +291,29 @@ def build_lanes(config: RunConfig, images: RunData, mesh: Devices, names: Sequen
         images=images,
         placement=placement,
         _init=jax.jit(init, out_shardings=where, compiler_options=options_for(INIT_OPTIONS, placement)),
-        _update=compiler(jax.vmap(lane_step), placement, batch_axis=BATCH_AXIS),
-        _eval_step=compile_population_eval_step(lane_eval_step, placement),
+        _update=compiler(_over_lanes(lane_step, placement), placement, batch_axis=BATCH_AXIS),
+        _eval_step=compile_eval_step(_over_lanes(lane_eval_step, placement, shared=True), placement, mapped=False),
         _resident=functools.cache(lambda: put_resident(first.resident(), placement)) if resident else None,
         _feed=feed_of,
     )
 
 
-_stacked = jax.jit(stack_members)
+def _over_lanes(step: Callable[..., Any], placement: Placement, *, shared: bool = False) -> Callable[..., Any]:
+    """Return ``step(carry, batch)`` of one lane for all of them.
+
+    On one CPU device a loop over lanes: their arithmetic is the same in either form, and a loop compiles one lane's
+    step. Elsewhere one lane does not fill the device, and they are computed side by side.
+
+    Args:
+        step: of one lane.
+        placement: the devices.
+        shared: whether all lanes take the same batch.
+    """
+    if placement.size > 1 or placement.platform != "cpu":
+        return jax.vmap(step, in_axes=(0, None if shared else 0))
+    if shared:
+        return lambda carry, batch: jax.lax.map(lambda lane: step(lane, batch), carry)
+    return lambda carry, batch: jax.lax.map(lambda lane: step(*lane), (carry, batch))
 
 
 def _ingredients(config: RunConfig, parts: RunComponents) -> Ingredients:

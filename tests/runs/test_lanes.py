@@ -130,6 +130,8 @@ def test_lanes_are_the_runs_of_their_values_by_one_program(base, one_trace):
     states, metrics = lanes.advance(lanes.restart(states, 0, 8), halved, (8, 9), (0, 3), 3)
     assert metrics["loss"].shape == metrics["rejected"].shape == (3, 2)
     assert metrics["rejected"].sum() == 0
+    states, metrics = lanes.advance(states, halved, (8, 9), (3, 6), module.UPDATES_PER_CALL + 1)  # two calls
+    assert metrics["loss"].shape == (module.UPDATES_PER_CALL + 1, 2)
     with pytest.raises(UsageError, match=r"got values of optim.momentum for lanes that differ in"):
         lanes.advance(states, {"optim.momentum": np.ones(2)}, (8, 9), (3, 6), 1)
     with pytest.raises(UsageError, match=r"optim.momentum must be a number for each of 2 lanes, got array\(\[1., 1."):
