@@ -298,6 +298,11 @@ def build_lanes(config: RunConfig, images: RunData, mesh: Devices, names: Sequen
     )
 
 
+def is_loop(placement: Placement) -> bool:
+    """Return whether lanes are computed one after another, which needs the memory for one of them: on one CPU."""
+    return placement.size == 1 and placement.platform == "cpu"
+
+
 def _over_lanes(step: Callable[..., Any], placement: Placement, *, shared: bool = False) -> Callable[..., Any]:
     """Return ``step(carry, batch)`` of one lane for all of them.
 
@@ -309,7 +314,7 @@ def _over_lanes(step: Callable[..., Any], placement: Placement, *, shared: bool 
         placement: the devices.
         shared: whether all lanes take the same batch.
     """
-    if placement.size > 1 or placement.platform != "cpu":
+    if not is_loop(placement):
         return jax.vmap(step, in_axes=(0, None if shared else 0))
     if shared:
         return lambda carry, batch: jax.lax.map(lambda lane: step(lane, batch), carry)

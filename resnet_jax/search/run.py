@@ -18,7 +18,7 @@ from resnet_jax.runs.carried import carries, encoded, values_of, with_options
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import PixelsWanted, RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.lanes import Lanes, build_lanes
+from resnet_jax.runs.lanes import Lanes, build_lanes, is_loop
 from resnet_jax.runs.length import Origin, fit_length, length_of
 from resnet_jax.runs.recipe_fit import misfit
 from resnet_jax.runtime import processes
@@ -307,6 +307,7 @@ def _wave(
             batch=config.train.batch_size,
             accumulate=config.train.accumulate,
             members=count,
+            at_once=1 if is_loop(placement) else count,
             devices=placement.devices,
             fsdp=placement.fsdp,
             warn=session.say,

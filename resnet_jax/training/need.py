@@ -164,6 +164,7 @@ def require_memory(
     batch: int,
     accumulate: int = 1,
     members: int = 1,
+    at_once: int | None = None,
     devices: Sequence[Any],
     fsdp: int = 1,
     warn: Callable[[str], None],
@@ -178,6 +179,7 @@ def require_memory(
         batch: images of an update, over all devices.
         accumulate: micro-batches.
         members: networks trained in one program.
+        at_once: of them, how many are computed side by side; None: all.
         devices: that share the batch.
         fsdp: of them, how many the state is cut over.
         warn: is given a line.
@@ -192,7 +194,8 @@ def require_memory(
     if total is None:
         return
     sharing = len(devices) // (len(here) if here[0].platform == "cpu" else 1)  # devices of one CPU share its memory
-    images = members * -(-batch // (accumulate * sharing))
+    at_once = members if at_once is None else at_once
+    images = at_once * -(-batch // (accumulate * sharing))
     if at_most(model, input_shape, images, members) < 0.25 * min(total, free or total):
         return
     need = estimate(model, input_shape, images, backward=backward, fsdp=fsdp)
@@ -208,7 +211,7 @@ def require_memory(
         return
     raise RunError(
         f"{fact}, and {where} has {gib(total)}. "
-        + _ways_out(model, need, total, batch, members, backward, options, sharing if fsdp == 1 else 1)
+        + _ways_out(model, need, total, batch, at_once, backward, options, sharing if fsdp == 1 else 1)
     )
 
 
@@ -217,12 +220,12 @@ def _ways_out(
     need: Need,
     limit: int,
     batch: int,
-    members: int,
+    at_once: int,
     backward: bool,
     options: Options,
     devices: int,
 ) -> str:
-    fits = need.images_that_fit(limit) // members
+    fits = need.images_that_fit(limit) // at_once
     ways = []
     if fits >= 1:
         cut = next((k for k in range(2, batch + 1) if batch % k == 0 and batch // k <= fits), None)

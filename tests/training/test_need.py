@@ -39,6 +39,15 @@ def test_a_step_that_cannot_fit_is_refused_with_what_does():
     assert require(model, (224, 224, 3), 256, 16 * GIB) == []
 
 
+def test_members_one_after_another_need_the_images_of_one():
+    model = create_model("resnet18")
+    with pytest.raises(RunError, match="on 4,096 images"):
+        require(model, (224, 224, 3), 512, 16 * GIB, members=8)
+    assert require(model, (224, 224, 3), 512, 16 * GIB, members=8, at_once=1) == []
+    with pytest.raises(RunError, match="on 512 images"):  # their states are all there
+        require(model, (224, 224, 3), 512, 16 * GIB, members=200, at_once=1)
+
+
 def test_a_forward_pass_needs_less_and_each_command_has_its_own_options():
     model = create_model("resnet18")
     assert require(model, (224, 224, 3), 4096, 16 * GIB, backward=False) == []
