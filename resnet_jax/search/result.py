@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from resnet_jax.search.halving import Mode, rank
+from resnet_jax.search.halving import Mode
 from resnet_jax.search.study import Trial
 from resnet_jax.tasks.task import SHARES
 
@@ -45,23 +46,21 @@ def settings(trial: Trial) -> str:
 
 
 def in_order(trials: Sequence[Trial], mode: Mode) -> list[Trial]:
-    """Return trials, the best first: those trained longest, then by what was measured; those without come last."""
-
-    def key(one: Trial) -> tuple[float, float, int]:
-        return (-one.share, rank(one.value, mode), one.number) if one.value is not None else (1, 0.0, one.number)
-
-    return sorted(trials, key=key)
+    """Return trials by :meth:`~resnet_jax.search.study.Trial.place`, those without a metric last."""
+    return sorted(trials, key=lambda one: one.place(mode))
 
 
 def comma_separated(trials: Sequence[Trial], options: Sequence[str], headline: str) -> str:
     """Return the trials as CSV, by number: full precision, and what was measured last."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *options, "seed", "updates", f"val_{headline}", "state", "reason"])
+    writer.writerow(["trial", *options, "seed", "updates", f"val_{headline}", "val_loss", "state", "reason"])
     for one in trials:
         values = ["" if one.values.get(option) is None else one.values[option] for option in options]
         value = "" if not one.measured else repr(float(one.measured[one.share]))
-        writer.writerow([one.number, *values, one.seed, one.updates, value, SAID.get(one.state, one.state), one.reason])
+        loss = repr(one.loss) if math.isfinite(one.loss) else ""
+        state = SAID.get(one.state, one.state)
+        writer.writerow([one.number, *values, one.seed, one.updates, value, loss, state, one.reason])
     return text.getvalue()
 
 
@@ -73,7 +72,7 @@ def markdown(trials: Sequence[Trial], options: Sequence[str], headline: str, mod
         f"# {_escape(title)}",
         "",
         f"The best first: those that were trained longest, by the {name} on validation images, measured after so many "
-        "updates. The test images were not looked at.",
+        "updates; of equal ones that of the smaller validation loss. The test images were not looked at.",
         "",
         "| " + " | ".join(_escape(one) for one in header) + " |",
         "|" + "---:|" * len(header),

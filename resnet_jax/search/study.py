@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ class Trial:
         updates: after which it was measured last; 0 if it never was.
         reason: why it was stopped, diverged or failed.
         passed: share of the last rung that it went on from.
+        loss: validation loss, measured with the last metric.
     """
 
     number: int
@@ -52,6 +54,15 @@ class Trial:
     updates: int = 0
     reason: str = ""
     passed: int = 0
+    loss: float = math.inf
+
+    def place(self, mode: Mode) -> tuple[float, float, float, int]:
+        """Return what is smaller for a better trial: longest trained, then by its metric, its loss, and its number.
+
+        On few validation images many trials have the same metric, and the smallest loss is the better choice of them.
+        """
+        value = math.inf if self.value is None else rank(self.value, mode)
+        return (1 if self.value is None else -self.share, value, self.loss, self.number)
 
     @property
     def share(self) -> int:
@@ -171,10 +182,11 @@ class Study:
         self._trials[trial.number] = trial
         return self._trial(self._frozen(trial.number))
 
-    def report(self, number: int, rung: Rung, value: float) -> None:
+    def report(self, number: int, rung: Rung, value: float, loss: float = math.inf) -> None:
         """Write a measurement; one that is there already stays."""
         if rung.share not in self._frozen(number).intermediate_values:
             self._of(number).set_user_attr("updates", rung.updates)
+            self._of(number).set_user_attr("loss", loss if math.isfinite(loss) else None)
             self._of(number).report(value, rung.share)
 
     def go_on(self, number: int, rung: Rung) -> None:
@@ -208,13 +220,14 @@ class Study:
                 self._study.tell(number, state=how, skip_if_finished=True)
 
     def best(self) -> Trial | None:
-        """Return the best trial of those that were trained longest; of equal ones the earliest. None if there is none.
+        """Return the best trial of those that were trained longest; of equal ones that of the smallest validation loss.
+
+        None if there is none.
 
         A complete one is better than any that is not.
         """
         measured = [one for one in self.trials() if one.value is not None]
-        key = {one.number: (-one.share, rank(one.value or 0.0, self.mode), one.number) for one in measured}
-        return min(measured, key=lambda one: key[one.number], default=None)
+        return min(measured, key=lambda one: one.place(self.mode), default=None)
 
     def importances(self) -> tuple[dict[str, float], float]:
         """Return how much of the spread of the metric each option explains (fANOVA), after what share of the length.
@@ -298,7 +311,9 @@ class Study:
         states: dict[str, State] = {"COMPLETE": "complete", "FAIL": "failed", "RUNNING": "running"}
         state = states.get(one.state.name) or one.user_attrs.get("end", "stopped")
         updates, reason, passed = (one.user_attrs.get(*of) for of in (("updates", 0), ("reason", ""), ("passed", 0)))
-        return Trial(one.number, values, int(seed), state, dict(one.intermediate_values), updates, reason, passed)
+        loss = one.user_attrs.get("loss")
+        loss = math.inf if loss is None else loss
+        return Trial(one.number, values, int(seed), state, dict(one.intermediate_values), updates, reason, passed, loss)
 
 
 def _without_waiting(connection: Any, _record: Any) -> None:

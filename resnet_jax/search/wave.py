@@ -238,7 +238,8 @@ class Wave:
         for place in due:
             lane = self._slots[place]
             assert lane is not None
-            study.report(lane.trial.number, at[lane.step], float(results[place].metrics[job.headline]))
+            found = results[place]
+            study.report(lane.trial.number, at[lane.step], float(found.metrics[job.headline]), float(found.loss))
         trials = {one.number: one for one in study.trials()}
         for place in due:
             lane = self._slots[place]

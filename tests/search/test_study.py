@@ -9,6 +9,7 @@ from resnet_jax.errors import DamagedError, UsageError
 from resnet_jax.search import study as study_module
 from resnet_jax.search.allowance import Allowance
 from resnet_jax.search.halving import Rung
+from resnet_jax.search.result import in_order
 from resnet_jax.search.space import Dimension, Space
 from resnet_jax.search.study import Study, require_optuna
 
@@ -87,6 +88,19 @@ def test_a_trial_is_told_once_and_measured_once(tmp_path):
     study.end(0, "diverged", "later")
     [trial] = study.trials()
     assert (trial.state, trial.value, trial.reason) == ("complete", 0.7, "")
+    study.close()
+
+
+def test_of_equal_trials_that_of_the_smaller_loss_is_the_best(tmp_path):
+    study = opened(tmp_path)
+    for number, (value, loss) in enumerate(((0.9, 0.3), (1.0, 0.5), (1.0, 0.2), (1.0, float("nan")), (0.95, 0.1))):
+        study.ask()
+        study.report(number, END, value, loss)
+        study.end(number, "complete")
+    best = study.best()
+    assert best is not None
+    assert [one.number for one in in_order(study.trials(), "max")] == [2, 1, 3, 4, 0]
+    assert (best.number, best.loss) == (2, 0.2)
     study.close()
 
 

@@ -65,7 +65,7 @@ class FakeLanes:
 
     def evaluate(self, states, records):
         rates = np.asarray(states.params["w"]) / np.maximum(np.asarray(states.step), 1)
-        return [SimpleNamespace(metrics={"accuracy": accuracy(rate)}) for rate in rates]
+        return [SimpleNamespace(metrics={"accuracy": accuracy(rate)}, loss=1.0 - accuracy(rate)) for rate in rates]
 
 
 def accuracy(rate: float) -> float:
