@@ -37,6 +37,9 @@ class SearchOptions:
     """Successive halving: at length/eta^k updates the best 1/eta of the trials go on. 1: all have the whole length."""
     halving: bool = True
     """Whether trials are halved; --no-halving is --eta 1."""
+    finalists: AtLeast0 = 4
+    """At the end train so many of the best trials of the whole length again, with two more seeds each, and take the one
+    of the best mean on the validation images; 0: the best by its own seed."""
     confirm: AtLeast0 = 0
     """At the end train the best and the recipe's own values with so many seeds, and test them."""
     out: Path | None = None
@@ -86,6 +89,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         trials=options.trials,
         budget=options.budget,
         lanes=options.lanes,
+        finalists=options.finalists,
         confirm_seeds=options.confirm,
         console=console_for(options.common),
         origin=Origin(recipe.config, typed_fields(recipe.rest, "optim.schedule")),

@@ -17,6 +17,7 @@ class Allowance:
         spent_before: seconds of earlier sessions.
         needed: seconds that a trial of the whole length takes, as far as that is known.
         clock: seconds.
+        waves_after: trainings of the whole length that come after the trials, and have their time too.
 
     >>> now = [100.0]
     >>> allowed = Allowance(trials=None, seconds=60.0, spent_before=30.0, clock=lambda: now[0])
@@ -33,6 +34,7 @@ class Allowance:
     spent_before: float = 0.0
     needed: float = 0.0
     clock: Callable[[], float] = time.monotonic
+    waves_after: int = 0
 
     def __post_init__(self) -> None:
         """Begin to count."""
@@ -52,4 +54,6 @@ class Allowance:
         """Return whether one more trial than ``begun`` may be begun; none may that would not end in time."""
         if self.trials is not None and begun >= self.trials:
             return False
-        return self.seconds is None or (not self.is_over and self.spent + self.needed <= self.seconds)
+        return self.seconds is None or (
+            not self.is_over and self.spent + (1 + self.waves_after) * self.needed <= self.seconds
+        )

@@ -54,13 +54,14 @@ def comma_separated(trials: Sequence[Trial], options: Sequence[str], headline: s
     """Return the trials as CSV, by number: full precision, and what was measured last."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *options, "seed", "updates", f"val_{headline}", "val_loss", "state", "reason"])
+    writer.writerow(["trial", *options, "seed", "updates", f"val_{headline}", "val_loss", "repeats", "state", "reason"])
     for one in trials:
         values = ["" if one.values.get(option) is None else one.values[option] for option in options]
         value = "" if not one.measured else repr(float(one.measured[one.share]))
         loss = repr(one.loss) if math.isfinite(one.loss) else ""
         state = SAID.get(one.state, one.state)
-        writer.writerow([one.number, *values, one.seed, one.updates, value, loss, state, one.reason])
+        repeats = " ".join(f"{seed}:{repeated!r}" for seed, (repeated, _) in one.repeats.items())
+        writer.writerow([one.number, *values, one.seed, one.updates, value, loss, repeats, state, one.reason])
     return text.getvalue()
 
 
@@ -103,6 +104,8 @@ def as_json(trial: Trial | None, headline: str) -> dict[str, Any] | None:
         "seed": trial.seed,
         "updates": trial.updates,
         f"val_{headline}": trial.value,
+        f"mean_val_{headline}": trial.mean,
+        "repeats": {str(seed): value for seed, (value, _) in trial.repeats.items()},
         "state": SAID.get(trial.state, trial.state),
     }
 

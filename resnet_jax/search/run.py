@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,28 +12,23 @@ from rich.console import Console as RichConsole
 
 from resnet_jax.errors import UsageError
 from resnet_jax.report.text import say
-from resnet_jax.runs.build import build_task
-from resnet_jax.runs.carried import carries, encoded, values_of, with_options
-from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.data import PixelsWanted, RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.lanes import Lanes, build_lanes, is_loop
-from resnet_jax.runs.length import Origin, fit_length, length_of
+from resnet_jax.runs.lanes import Lanes, is_loop
+from resnet_jax.runs.length import Origin
 from resnet_jax.runs.recipe_fit import misfit
 from resnet_jax.runtime import processes
 from resnet_jax.search.allowance import Allowance
 from resnet_jax.search.confirm import confirm
 from resnet_jax.search.directory import Definition, SearchDirectory
-from resnet_jax.search.halving import Rung, rungs
+from resnet_jax.search.finalists import choose_finalists, repeat_finalists, waves_of
+from resnet_jax.search.groups import Groups, Images, key_of
 from resnet_jax.search.result import as_json, counted, scored, settings
-from resnet_jax.search.space import SEED, Dimension
-from resnet_jax.search.study import Study, Trial, require_optuna
+from resnet_jax.search.study import Study, require_optuna
 from resnet_jax.search.views import Views
 from resnet_jax.search.wave import Job, Wave
 from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
-from resnet_jax.training.schedules import warmup_steps
 
 #: Lanes where nothing else is said.
 LANES = 8
@@ -51,6 +45,7 @@ def search(
     trials: int | None = None,
     budget: str | None = None,
     lanes: int | None = None,
+    finalists: int = 4,
     confirm_seeds: int = 0,
     console: RichConsole | None = None,
     origin: Origin | None = None,
@@ -63,6 +58,8 @@ def search(
         trials: to begin in all, over all sessions.
         budget: such as ``30 min``: time in all, over all sessions, compilation included.
         lanes: trials trained side by side (default: 8, or as many as there are trials).
+        finalists: how many of the best trials of the whole length are trained again with two more seeds each, of which
+            the one with the best mean is the best; below 2: none.
         confirm_seeds: with how many seeds the best and the recipe's own values are trained and tested at the end.
         console: where to show progress (default: nowhere).
         origin: the recipe that the base configuration started from; see :func:`resnet_jax.runs.length.fit_length`.
@@ -81,7 +78,12 @@ def search(
         raise UsageError("a search is of one process, on all of its devices")
     seconds = _budget(budget)
     _require(trials is not None or seconds is not None, "say how long to search: trials=N, or budget='30 min'")
-    for name, value, least in (("trials", trials, 1), ("lanes", lanes, 1), ("confirm", confirm_seeds, 0)):
+    for name, value, least in (
+        ("trials", trials, 1),
+        ("lanes", lanes, 1),
+        ("finalists", finalists, 0),
+        ("confirm", confirm_seeds, 0),
+    ):
         _require(value is None or value >= least, f"{name} must be {least} or more, got {value}")
     base = definition.base
     _require(base.init_from is None, "the trials of a search start from scratch: leave out init_from")
@@ -89,9 +91,9 @@ def search(
     require_optuna()
     directory = SearchDirectory(Path(out) if out is not None else definition.default_path())
     directory.require(definition)
-    images = _Images()
-    groups = _Groups(definition, images, origin or Origin.of(base))
-    programs = {_key({}): groups.program(groups.group({}))}  # what cannot be lanes is refused before a trial is begun
+    images = Images()
+    groups = Groups(definition, images, origin or Origin.of(base))
+    programs = {key_of({}): groups.program(groups.group({}))}  # what cannot be lanes is refused before a trial is begun
     directory.open(definition)
     held = RunDirectory(directory.path)
     quiet = console or RichConsole(quiet=True)
@@ -112,6 +114,7 @@ def search(
                 trials=trials,
                 seconds=seconds,
                 lanes=lanes or min(LANES, trials or LANES),
+                finalists=finalists,
                 confirm_seeds=confirm_seeds,
             )
         )
@@ -131,121 +134,20 @@ def _budget(text: str | None) -> float | None:
     return found
 
 
-class _Images:
-    """Loads images once for all configurations that want the same pixels; holds those of the last one only."""
-
-    def __init__(self) -> None:
-        self._held: tuple[Any, RunData] | None = None
-
-    def __call__(self, config: RunConfig) -> RunData:
-        wanted = (PixelsWanted.of(config), config.data)
-        if self._held is None or self._held[0] != wanted:
-            self._held = None  # the old ones first out of memory
-            self._held = (wanted, load_images(config))
-        return self._held[1]
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """What the trials of the same static choices have in common.
-
-    Attributes:
-        config: of one of them; the options that lanes carry have the recipe's values.
-        images: what it is trained and validated on.
-        rungs: where trials are compared; none is in the first epoch or within twice the warm-up, where the small rates
-            look best.
-        adapted: a line for everything that was adapted to the length.
-    """
-
-    config: RunConfig
-    images: RunData
-    rungs: tuple[Rung, ...]
-    adapted: tuple[str, ...] = ()
-
-
-class _Groups:
-    """Tells the options that lanes carry from static choices, and makes configurations of them.
-
-    Raises:
-        UsageError: there are no validation images, or the recipe with the first values of the space cannot be built.
-    """
-
-    def __init__(self, definition: Definition, images: _Images, origin: Origin) -> None:
-        self._definition, self._images = definition, images
-        prefix = "optim.schedule."
-        searched = {key.removeprefix(prefix) for key in definition.space.options if key.startswith(prefix)}
-        self._origin = dataclasses.replace(origin, chosen=origin.chosen | searched)
-        self.base_images = images(definition.base)
-        if self.base_images.splits.val is None:
-            raise UsageError("trials are compared on validation images: set data.val_fraction above 0")
-        options = [one for one in definition.space.dimensions if one.option != SEED]
-        self.carried = tuple(one.option for one in options if _is_carried(definition.base, one))
-        self.static = tuple(one.option for one in options if one.option not in self.carried)
-        self.task = build_task(definition.base, self.base_images.card)
-
-    def static_of(self, trial: Trial) -> dict[str, Any]:
-        """Return the static choices of a trial."""
-        return {option: trial.values[option] for option in self.static}
-
-    def group(self, values: Mapping[str, Any]) -> Group:
-        """Return what the trials with these static choices have in common.
-
-        Raises:
-            UsageError: there is no such configuration.
-        """
-        config = with_options(self._definition.base, values)
-        images = self._images(config)
-        per_epoch = len(images.splits.train) // config.train.batch_size
-        config, adapted = fit_length(config, self._origin, max(per_epoch, 1))
-        steps = length_of(config, max(per_epoch, 1)).steps
-        least = max(per_epoch, 2 * warmup_steps(config.optim.schedule, max(per_epoch, 1), steps))
-        return Group(config, images, rungs(steps, self._definition.eta, least), tuple(adapted))
-
-    def program(self, group: Group) -> Lanes:
-        """Build the program of a group; nothing is compiled yet.
-
-        Raises:
-            UsageError: choices that do not go together, or that lanes cannot have.
-        """
-        return build_lanes(group.config, group.images, group.config.train.placed(), self.carried)
-
-    def config(self, trial: Trial) -> RunConfig:
-        """Return the configuration that trains as a trial did."""
-        group = self.group(self.static_of(trial))
-        values = {option: trial.values[option] for option in self.carried}
-        return dataclasses.replace(with_options(group.config, values), seed=trial.seed)
-
-
-def _key(fixed: Mapping[str, Any]) -> str:
-    return json.dumps(dict(fixed), sort_keys=True, default=str)
-
-
-def _is_carried(base: RunConfig, dimension: Dimension) -> bool:
-    """Return whether lanes can have all values of an option; of some that turn a transform off at 0 not that."""
-    option = dimension.option
-    if not carries(base, option):
-        return False
-    try:
-        values = values_of([with_options(base, {option: value}) for value in dimension.values], [option])
-        encoded(option, values[option])
-    except UsageError:
-        return False
-    return True
-
-
 @dataclasses.dataclass
 class _Session:
     """One call of ``search``."""
 
     definition: Definition
     directory: SearchDirectory
-    groups: _Groups
+    groups: Groups
     stop: StopRequest
     say: Callable[[str], None]
     programs: dict[str, Lanes]
     trials: int | None
     seconds: float | None
     lanes: int
+    finalists: int
     confirm_seeds: int
 
 
@@ -254,6 +156,7 @@ def _search(session: _Session) -> dict[str, Any]:
     study = Study(directory.study, definition.space, groups.task.mode, definition.sampler, seed=definition.base.seed)
     try:
         allowance = Allowance(session.trials, session.seconds, study.seconds, study.needed)
+        allowance.waves_after = waves_of(session.finalists, session.lanes)
         views = Views(definition, directory, study, groups.task.headline, session.say)
         _announce(session, study, allowance)
         lost = 0
@@ -274,6 +177,9 @@ def _search(session: _Session) -> dict[str, Any]:
                 if not groups.static or lost >= HOPELESS:
                     raise
         study.spend(allowance)
+        finalists = choose_finalists(study.trials(), study.mode, session.finalists)
+        repeat_finalists(study, session.groups, session.programs, finalists, session.lanes, session.stop, session.say)
+        study.spend(allowance)
         views.write()
         views.draw()
         return _conclude(session, study, views)
@@ -291,7 +197,7 @@ def _wave(
     begins: bool,
 ) -> None:
     """Train trials of these static choices; a wave begins, or one of before goes on."""
-    groups, programs, key = session.groups, session.programs, _key(fixed)
+    groups, programs, key = session.groups, session.programs, key_of(fixed)
     group = groups.group(fixed)
     config, placement = group.config, group.config.train.placed()
     count = session.lanes
@@ -382,7 +288,8 @@ def _conclude(session: _Session, study: Study, views: Views) -> dict[str, Any]:
     result["best_recipe"] = str(directory.best)
     if best.state != "complete":
         tell("no trial was trained for the whole length: the best is of those that were trained longest")
-    said = f"val {scored(best.value, headline)} after {best.updates:,} updates"
+    said = f"val {scored(best.mean, headline)} after {best.updates:,} updates"
+    said += f", mean of {1 + len(best.repeats)} seeds" if best.repeats else ""
     tell(f"best: trial {best.number}, {said}: {settings(best)}")
     tell(f"recipe {directory.best}")
     if session.confirm_seeds:

@@ -29,6 +29,10 @@ SamplerName: TypeAlias = Literal["tpe", "random", "qmc"]
 State: TypeAlias = Literal["running", "complete", "stopped", "diverged", "failed"]
 
 
+#: The attribute of the study that has what its finalists came to with other seeds.
+REPEATS = "repeats"
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One set of values.
@@ -44,6 +48,7 @@ class Trial:
         reason: why it was stopped, diverged or failed.
         passed: share of the last rung that it went on from.
         loss: validation loss, measured with the last metric.
+        repeats: of a finalist, seed -> validation metric and loss of the same values trained with another seed.
     """
 
     number: int
@@ -55,6 +60,19 @@ class Trial:
     reason: str = ""
     passed: int = 0
     loss: float = math.inf
+    repeats: Mapping[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def mean(self) -> float | None:
+        """The metric that was measured last, of a finalist the mean over its seeds; NaN if one of them diverged."""
+        if self.value is None:
+            return None
+        return (self.value + sum(value for value, _ in self.repeats.values())) / (1 + len(self.repeats))
+
+    @property
+    def mean_loss(self) -> float:
+        """The same of the validation loss."""
+        return (self.loss + sum(loss for _, loss in self.repeats.values())) / (1 + len(self.repeats))
 
     def place(self, mode: Mode) -> tuple[float, float, float, int]:
         """Return what is smaller for a better trial: longest trained, then by its metric, its loss, and its number.
@@ -158,7 +176,8 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Return all trials, by number."""
-        return [self._trial(one) for one in self._study.get_trials(deepcopy=False)]
+        repeats = self._study.user_attrs.get(REPEATS, {})
+        return [self._trial(one, repeats.get(str(one.number))) for one in self._study.get_trials(deepcopy=False)]
 
     @property
     def count(self) -> int:
@@ -188,6 +207,13 @@ class Study:
             self._of(number).set_user_attr("updates", rung.updates)
             self._of(number).set_user_attr("loss", loss if math.isfinite(loss) else None)
             self._of(number).report(value, rung.share)
+
+    def repeat(self, number: int, seed: int, value: float, loss: float) -> None:
+        """Write what the values of a trial, which has ended, came to with another seed."""
+        known = self._study.user_attrs.get(REPEATS, {})
+        pair = [None if math.isnan(one) else one for one in (value, loss)]
+        known = {**known, str(number): {**known.get(str(number), {}), str(seed): pair}}
+        self._study.set_user_attr(REPEATS, known)  # of the study, for nothing is written to a trial that has ended
 
     def go_on(self, number: int, rung: Rung) -> None:
         """Write that a trial goes on from a rung, which is not judged again."""
@@ -220,13 +246,15 @@ class Study:
                 self._study.tell(number, state=how, skip_if_finished=True)
 
     def best(self) -> Trial | None:
-        """Return the best trial of those that were trained longest; of equal ones that of the smallest validation loss.
+        """Return the best trial: of finalists by the mean over their seeds, else of those that were trained longest.
 
-        None if there is none.
+        Of equal ones that of the smaller validation loss; None if there is none.
 
         A complete one is better than any that is not.
         """
         measured = [one for one in self.trials() if one.value is not None]
+        if repeated := [one for one in measured if one.repeats]:
+            return min(repeated, key=lambda one: (rank(one.mean or 0.0, self.mode), one.mean_loss, one.number))
         return min(measured, key=lambda one: one.place(self.mode), default=None)
 
     def importances(self) -> tuple[dict[str, float], float]:
@@ -305,7 +333,7 @@ class Study:
     def _frozen(self, number: int) -> Any:
         return self._study.get_trials(deepcopy=False)[number]
 
-    def _trial(self, one: Any) -> Trial:
+    def _trial(self, one: Any, repeats: Mapping[str, Any] | None = None) -> Trial:
         values = self._space.values(one.params)
         seed = values.get(SEED, self._seed + (one.number if self._space.seeds == "each" else 0))
         states: dict[str, State] = {"COMPLETE": "complete", "FAIL": "failed", "RUNNING": "running"}
@@ -313,7 +341,13 @@ class Study:
         updates, reason, passed = (one.user_attrs.get(*of) for of in (("updates", 0), ("reason", ""), ("passed", 0)))
         loss = one.user_attrs.get("loss")
         loss = math.inf if loss is None else loss
-        return Trial(one.number, values, int(seed), state, dict(one.intermediate_values), updates, reason, passed, loss)
+        known = {int(of): _numbers(*pair) for of, pair in (repeats or {}).items()}
+        measured = dict(one.intermediate_values)
+        return Trial(one.number, values, int(seed), state, measured, updates, reason, passed, loss, known)
+
+
+def _numbers(value: float | None, loss: float | None) -> tuple[float, float]:
+    return math.nan if value is None else value, math.nan if loss is None else loss
 
 
 def _without_waiting(connection: Any, _record: Any) -> None:

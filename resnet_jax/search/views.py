@@ -73,8 +73,9 @@ class Views:
             [
                 f"Trial {best.number} of a search of recipe {self._definition.base.recipe} (resnet-jax search): the "
                 f"best of {self._study.count} trials",
-                f"by validation {metric}, {scored(best.value, self._headline)} after {best.updates:,} updates. It was "
-                "chosen on the validation images; on",
+                f"by validation {metric}, {scored(best.mean, self._headline)} after {best.updates:,} updates"
+                + (f", mean of {1 + len(best.repeats)} seeds" if best.repeats else "")
+                + ". It was chosen on the validation images; on",
                 "others expect less. resnet-jax train best.yaml trains and tests it.",
             ],
         )

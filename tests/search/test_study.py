@@ -8,6 +8,7 @@ import pytest
 from resnet_jax.errors import DamagedError, UsageError
 from resnet_jax.search import study as study_module
 from resnet_jax.search.allowance import Allowance
+from resnet_jax.search.finalists import choose_finalists
 from resnet_jax.search.halving import Rung
 from resnet_jax.search.result import in_order
 from resnet_jax.search.space import Dimension, Space
@@ -101,6 +102,28 @@ def test_of_equal_trials_that_of_the_smaller_loss_is_the_best(tmp_path):
     assert best is not None
     assert [one.number for one in in_order(study.trials(), "max")] == [2, 1, 3, 4, 0]
     assert (best.number, best.loss) == (2, 0.2)
+    study.close()
+
+
+def test_the_best_of_finalists_is_that_of_the_best_mean(tmp_path):
+    study = opened(tmp_path)
+    for number, value in enumerate((1.0, 0.98, 0.9, 0.97)):
+        study.ask()
+        study.report(number, HALF if number == 3 else END, value, 1 - value)
+        study.end(number, "stopped" if number == 3 else "complete")
+    assert [one.number for one in choose_finalists(study.trials(), "max", 2)] == [0, 1]
+    assert choose_finalists(study.trials(), "max", 1) == []
+    for number, values in ((0, (0.9, 0.92)), (1, (0.98, 0.97))):
+        for seed, value in zip((2000, 2001), values, strict=True):
+            study.repeat(number, seed, value, 1 - value)
+    study.close()
+    study = opened(tmp_path)  # it is in the file
+    best = study.best()
+    assert best is not None
+    assert (best.number, best.mean) == (1, pytest.approx((0.98 + 0.98 + 0.97) / 3))
+    assert best.repeats[2001] == (0.97, pytest.approx(0.03))
+    study.repeat(1, 2002, float("nan"), float("nan"))  # diverged: it is the best no more
+    assert study.best().number == 0  # pyright: ignore[reportOptionalMemberAccess]
     study.close()
 
 
