@@ -27,7 +27,6 @@ from resnet_jax.runs.build import (
     build_parts,
     build_task,
     evaluation_feed,
-    loss_scaling,
 )
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import CorruptList, share
@@ -49,7 +48,6 @@ from resnet_jax.training.placement import Placement
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import (
     compile_population_eval_step,
-    create_population,
     evaluate_population,
     member,
 )
@@ -200,18 +198,7 @@ def _train_members(
 ) -> tuple[list[MemberResult], float]:
     """Train and test one population; return the results of its members and the seconds of its steps."""
     splits, card = job.images.splits, job.images.card
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    averaged, scaling = job.config.train.averaging() is not None, loss_scaling(job.config, parts.model)
-    states = create_population(
-        parts.model,
-        parts.tx,
-        keys,
-        card.image_shape,
-        mesh=job.placement,
-        ema=averaged,
-        loss_scaling=scaling,
-        start=parts.start,
-    )
+    states = parts.new_population(seeds)
     progress, plan = Progress.start(len(seeds)), population_plan(job.config, parts.plan)
     folder = job.run.checkpoints / f"seeds-{'-'.join(str(seed) for seed in seeds)}"
     keep = Keep(job.config.train.keep_last, job.config.train.keep_best)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -40,7 +41,7 @@ from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size
 from resnet_jax.training.plan import Plan
-from resnet_jax.training.population import BATCH_AXIS, make_population_step, stack_streams
+from resnet_jax.training.population import BATCH_AXIS, create_population, make_population_step, stack_streams
 from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import TrainPreprocess, make_eval_step, make_train_step
@@ -62,6 +63,7 @@ class RunComponents:
         preprocess: of the train step, with what it is given.
         evaluate: ``evaluate(variables, records)``.
         new_state: makes the state of update 0.
+        new_population: seeds -> the states of update 0 of the runs with these seeds, as one population.
         start: initial parameters -> those of the run, where some are computed from its images; None where none is.
         make_feed: of the run; given seeds, of a population with a member of each; given rollbacks, with the examples in
             another order after each.
@@ -80,6 +82,7 @@ class RunComponents:
     preprocess: TrainPreprocess
     evaluate: Callable[[Any, Records], Evaluation]
     new_state: Callable[[], TrainState]
+    new_population: Callable[[Sequence[int]], TrainState]
     make_feed: Callable[..., Feed]
     fed: str = ""
     teacher: Teacher | None = None
@@ -129,6 +132,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         return _feed_maker(config, part, placement, step, probed, per_call, given)
 
     start = whitening_start(model, images)
+    begun: dict[str, Any] = {"mesh": mesh, "ema": averaging is not None, "loss_scaling": scaling, "start": start}
     probed = None if train.depth_every is None else in_forms(train.forms, make_step(probe=BlockNames()))
     return RunComponents(
         model=model,
@@ -142,8 +146,9 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
         preprocess=preprocess if given is None else functools.partial(_given_last, preprocess, given),
         teacher=teacher,
         evaluate=build_evaluation(config, model, card, mesh, unreadable_of=images.unreadable_of),
-        new_state=lambda: create_state(
-            model, tx, key, card.image_shape, mesh=mesh, ema=averaging is not None, loss_scaling=scaling, start=start
+        new_state=lambda: create_state(model, tx, key, card.image_shape, **begun),
+        new_population=lambda seeds: create_population(
+            model, tx, jnp.stack([jax.random.key(seed) for seed in seeds]), card.image_shape, **begun
         ),
         start=start,
         make_feed=in_stages(config, images, feed.steps_per_epoch, total_steps, make),

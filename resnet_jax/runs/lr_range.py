@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console as RichConsole
@@ -24,7 +23,7 @@ from rich.console import Console as RichConsole
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.range_plot import plot_range
 from resnet_jax.report.text import say
-from resnet_jax.runs.build import RunComponents, build_parts, loss_scaling
+from resnet_jax.runs.build import RunComponents, build_parts
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import load_images
 from resnet_jax.runtime.files import write_whole
@@ -34,7 +33,6 @@ from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import train
 from resnet_jax.training.observers import Observer, Row
 from resnet_jax.training.plan import Reject
-from resnet_jax.training.population import create_population
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.spikes import Spikes
@@ -225,15 +223,7 @@ def measure(
     parts = build_parts(config, images, placement)
     say(console, f"{config.model.name} on {config.data.place}: {steps} updates of {config.train.batch_size} images, "
         f"rates {low:g} to {high:g}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}")  # fmt: skip
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    states = create_population(
-        parts.model,
-        parts.tx,
-        keys,
-        images.card.image_shape,
-        mesh=placement,
-        loss_scaling=loss_scaling(config, parts.model),
-    )
+    states = parts.new_population(seeds)
     curve = _Curve(len(seeds), steps)
     with contextlib.suppress(_EnoughError):
         train(

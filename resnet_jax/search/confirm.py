@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.runs.build import build_eval_step, build_parts, build_task, evaluation_feed, loss_scaling
+from resnet_jax.runs.build import build_eval_step, build_parts, build_task, evaluation_feed
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import load_images
 from resnet_jax.runs.significance import mean_and_std, paired
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.search.result import scored
 from resnet_jax.training.interrupt import Interrupted, StopRequest
-from resnet_jax.training.population import compile_population_eval_step, create_population, evaluate_population
+from resnet_jax.training.population import compile_population_eval_step, evaluate_population
 
 
 def confirm(
@@ -83,16 +83,7 @@ def test_population(config: RunConfig, seeds: Sequence[int], stop: StopRequest) 
     """
     images, placement = load_images(config), config.train.placed()
     parts, task = build_parts(config, images, placement), build_task(config, images.card)
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    states = create_population(
-        parts.model,
-        parts.tx,
-        keys,
-        images.card.image_shape,
-        mesh=placement,
-        ema=config.train.averaging() is not None,
-        loss_scaling=loss_scaling(config, parts.model),
-    )
+    states = parts.new_population(seeds)
     rejected = jnp.zeros(len(seeds))
     made = 0
     for call in parts.make_feed(seeds).calls(0, parts.plan.total_steps):

@@ -20,6 +20,7 @@ from resnet_jax.ablation.run import ablate
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.depth_file import read_depth
 from resnet_jax.report.metrics_file import read_metrics
+from resnet_jax.runs import build
 from resnet_jax.runs.data import load_images
 from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.fit import fit
@@ -271,7 +272,7 @@ def test_too_little_memory_is_told_with_the_way_out(tmp_path, monkeypatch, text,
     def fail(*_, **__):
         raise jax.errors.JaxRuntimeError(text)
 
-    monkeypatch.setattr(cell, "create_population", fail)
+    monkeypatch.setattr(build, "create_population", fail)
     with pytest.raises(kind, match=message):
         ablate(Definition(tiny_config(), seeds=SEEDS), tmp_path / "x")
 

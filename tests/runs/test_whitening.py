@@ -20,7 +20,6 @@ from resnet_jax.runs.evaluate import load_run
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.runs.whitening import normalized_images
-from resnet_jax.training.population import create_population
 
 NAME = "fast_tiny"
 
@@ -60,10 +59,7 @@ def test_the_first_state_has_the_kernel_of_the_training_images_everywhere():
     slow = [leaf for path, leaf in paths.items() if path.endswith("slow['stem']['whiten']['kernel']")]
     assert len(slow) == 1
     np.testing.assert_array_equal(slow[0], expected)
-    keys = jax.vmap(jax.random.key)(np.arange(2, dtype=np.uint32))
-    members = create_population(
-        parts.model, parts.tx, keys, images.card.image_shape, mesh=parts.placement, ema=True, start=parts.start
-    )
+    members = parts.new_population((0, 1))  # what cells, confirmations and range tests begin with
     np.testing.assert_array_equal(_kernel(members.params), np.stack([expected] * 2))
     plain = with_values(config, {"model.name": "resnet20_cifar"})
     assert build_parts(plain, images, config.train.placed()).start is None
