@@ -116,7 +116,8 @@ def test_every_network_of_the_table_is_covered() -> None:
     for config in {_smallest(create_model(name).config) for name in list_models()}:
         params = _params_of(config)
         assert {"conv", "head", "head_bias"} <= set(count_by_role(params)), config
-        assert max(jax.tree.leaves(distances(params))) == len(config.stage_sizes) + 1
+        depth = len(config.stage_sizes) * (1 if config.transition == "stride" else 2)  # conv_pool: a layer before each
+        assert max(jax.tree.leaves(distances(params))) == depth + 1
 
 
 @pytest.mark.parametrize("choices", CHOICES, ids=str)
