@@ -19,6 +19,7 @@ NormScopeChoice: TypeAlias = Literal["global", "device_group", "device", "ghost"
 ResidualChoice: TypeAlias = Literal["plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"]
 StandardizationChoice: TypeAlias = Literal["none", "standard", "scaled"]
 AttentionChoice: TypeAlias = Literal["none", "se", "eca"]
+HeadChoice: TypeAlias = Literal["classifier"]
 HeadPoolChoice: TypeAlias = Literal["mean", "max"]
 ActivationChoice: TypeAlias = Literal["relu", "leaky_relu", "elu", "gelu", "gelu_erf", "silu", "tanh"]
 InitChoice: TypeAlias = Literal[
@@ -78,6 +79,8 @@ class ModelChoices(TypedDict, total=False):
     se_ratio: float
     se_divisor: int
     dropout: float
+    head: HeadChoice
+    head_width: int
     head_dropout: float
     drop_path: float
     head_pool: HeadPoolChoice

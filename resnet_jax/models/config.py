@@ -13,6 +13,7 @@ from resnet_jax.fields import NOT_AN_OPTION, SAME_RESULT, AtLeast0, AtLeast1, Be
 from resnet_jax.models import choices
 from resnet_jax.models.branches import BLOCKS
 from resnet_jax.models.choices import CHOICES
+from resnet_jax.models.heads.registry import HEADS
 from resnet_jax.models.norms import NORMS
 from resnet_jax.models.validation import check_combination, check_stages
 from resnet_jax.ops import at_least_float32
@@ -145,6 +146,13 @@ class ResNetConfig:
     """Its hidden channels are rounded to a multiple of it (8 is timm's habit, 1 the paper)."""
     dropout: BelowOne = 0.0
     """Rate before the branch's last convolution (wide ResNets, arXiv 1605.07146)."""
+    head: Annotated[choices.HeadChoice, MoreOf(HEADS)] = "classifier"
+    """What makes outputs of the maps: classifier (linear, of their mean), or what the task is about.
+
+    Heads for pixels, boxes and several tasks are in :mod:`resnet_jax.models.heads`; a task takes the first of its own.
+    """
+    head_width: AtLeast1 = 128
+    """Channels of the convolutions that a head other than classifier has of its own."""
     head_dropout: BelowOne = 0.0
     """Rate before the classifier."""
     drop_path: BelowOne = 0.0

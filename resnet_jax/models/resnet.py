@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.dropout import Dropout
+from resnet_jax.models.heads.registry import make_head
 from resnet_jax.models.init import initializer
 from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages, stem_widths
 
@@ -191,9 +192,11 @@ class ResNet(nn.Module):
     config: ResNetConfig
 
     def setup(self) -> None:
-        """Declare the classifier; the backbone is declared where :meth:`features` runs."""
+        """Declare the head; the backbone is declared where :meth:`features` runs."""
         config = self.config
-        if config.num_classes > 0:
+        if config.head != "classifier" and config.num_classes > 0:
+            self.head: Any = make_head(config)
+        elif config.num_classes > 0:
             self.head = layers.Head(
                 config.num_classes,
                 initializer(config.head_kernel_init),
@@ -203,8 +206,8 @@ class ResNet(nn.Module):
             )
             self.head_dropout = Dropout(config.head_dropout)
 
-    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "rows k"]:
-        """Return logits ``(N, num_classes)``, or pooled features ``(N, C)`` if ``num_classes`` is 0.
+    def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Any:
+        """Return logits ``(N, num_classes)``, what another ``head`` makes, or pooled features if ``num_classes`` is 0.
 
         Args:
             x: normalized images ``(N, *spatial, in_channels)``; any float dtype.
@@ -214,9 +217,12 @@ class ResNet(nn.Module):
         Raises:
             UsageError: the input's rank or channels are not the network's.
         """
-        pooled = self.features(x, train=train)["pooled"]
+        maps = self.features(x, train=train)
+        pooled = maps["pooled"]
         if self.config.num_classes == 0:
             return pooled
+        if self.config.head != "classifier":
+            return self.head(maps, size=x.shape[1:-1], train=train)
         if is_on(self.config.head_dropout):
             pooled = self.head_dropout(pooled, deterministic=not train)
         return self.head(pooled)

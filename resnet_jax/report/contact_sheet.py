@@ -55,12 +55,14 @@ class Sheet:
         lines: what was done, and what else there is to say.
         shown: the examples.
         style: how they are drawn.
+        states: what the two states of an example are called.
     """
 
     title: str
     lines: tuple[str, ...]
     shown: Sequence[Shown]
     style: Style
+    states: tuple[str, str] = ("stored", "seen")
 
 
 def draw_sheet(sheet: Sheet, path: Path, *, dpi: float = 110) -> None:
@@ -98,7 +100,8 @@ def draw_sheet(sheet: Sheet, path: Path, *, dpi: float = 110) -> None:
     for number, one in enumerate(sheet.shown):
         inner = grid[number // columns, number % columns].subgridspec(1, 2 if pairs else 1, wspace=0.02)
         name, letters = _place(one.name), int(width / (2 if pairs else 1) * 15)
-        for place, (state, what) in enumerate(((one.stored, "stored"), (one.seen, "seen"))[: 2 if pairs else 1]):
+        states = tuple(zip((one.stored, one.seen), sheet.states, strict=True))
+        for place, (state, what) in enumerate(states if pairs else states[:1]):
             if state is None:
                 continue
             said = what if pairs else ""

@@ -21,6 +21,7 @@
 ``curves.png``, ``confusion.png``, ``depth.png``  pictures, of metrics.jsonl, confusion.npz and depth.jsonl
 ``confusion.npz``  pairs of true and predicted class that occurred in the test, and how often
 ``predictions.png``  of multi-label and regression, in place of confusion.png: of test.npz
+``examples.png``   of tasks of pixels, boxes and the like: some test examples and what is said of them, of examples.npz
 ``test.npz``       labels and outputs (predictions, for regression) of all test images
 =================  ====================================================================
 """
@@ -192,6 +193,8 @@ class RunDirectory:
     confusion_counts = property(lambda self: self.path / "confusion.npz")
     predictions = property(lambda self: self.path / "predictions.png")
     test_rows = property(lambda self: self.path / "test.npz")
+    examples = property(lambda self: self.path / "examples.npz")
+    examples_picture = property(lambda self: self.path / "examples.png")
     looked = property(lambda self: self.path / "depth")
     summary = property(lambda self: self.path / "summary.json")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import UsageError, either
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo
@@ -23,8 +23,15 @@ def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = N
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices or the devices do not fit.
     """
-    outputs, dims = build_task(config, card).num_outputs, len(card.image_shape) - 1
-    network = config.model.config(num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims)
+    task, dims = build_task(config, card), len(card.image_shape) - 1
+    outputs, heads = task.num_outputs, getattr(task, "heads", ("classifier",))
+    network = config.model.config(
+        num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims, head=heads[0]
+    )
+    if network.head not in heads:
+        raise UsageError(
+            f"model.head {network.head} does not make what task.kind {task.kind} takes: use {either(list(heads))}"
+        )
     if network.num_classes != outputs:
         raise UsageError(
             f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave it "

@@ -14,6 +14,7 @@ from resnet_jax.data.classes import output_names
 from resnet_jax.depth.arrays import open_arrays
 from resnet_jax.errors import DamagedError, RunError
 from resnet_jax.report.depth_file import draw_history, read_depth
+from resnet_jax.report.example_pairs import draw_pairs
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.prediction_plots import plot_test_rows
@@ -28,6 +29,8 @@ from resnet_jax.training.stuck import ADVICE
 
 Say = Callable[[str], None]
 
+#: Among the details of a test: arrays of :func:`resnet_jax.runs.shown_examples.predicted_examples`.
+EXAMPLES = "examples"
 #: Kinds of task whose test has a picture.
 _DRAWN = ("classification", "binary", "multilabel", "regression")
 
@@ -218,6 +221,9 @@ class Pictures:
         kept, picture = (self.run.confusion_counts, self.run.confusion) if classes else self._of_rows
         attempt(kept.name, lambda: self._keep(result), self.say)
         attempt(picture.name, self._test, self.say)
+        if examples := result.details.get(EXAMPLES):
+            attempt(self.run.examples.name, lambda: np.savez_compressed(self.run.examples, **examples), self.say)
+            attempt(self.run.examples_picture.name, self._examples, self.say)
 
     def draw_missing(self) -> None:
         """Draw what a finished run has not, and say so."""
@@ -225,6 +231,7 @@ class Pictures:
             (self.run.curves, self._curves),
             (self.run.gradients, self._gradients),
             (self._test_picture()[0], self._test),
+            (self.run.examples_picture, self._examples),
         ):
             if not path.is_file() and attempt(path.name, draw, self.say) and path.is_file():
                 self.say(f"drawn again: {path}")
@@ -235,6 +242,7 @@ class Pictures:
             ("curves", self.run.curves),
             ("confusion", self.run.confusion),
             ("predictions", self.run.predictions),
+            ("examples", self.run.examples_picture),
             ("gradients through depth", self.run.gradients),
         ):
             if path.is_file():
@@ -278,6 +286,13 @@ class Pictures:
         title = f"{self.title}: {counts.correct_of_true().sum()} of {counts.counts.sum()} test images"
         names = card.class_names if len(card.class_names) > 1 else ("no", "yes")
         plot_confusion(counts, output_names(names, counts.classes), path, title=title)
+
+    def _examples(self) -> None:
+        if not self.run.examples.is_file():
+            return
+        card, kept = self.run.read_data(), open_arrays(self.run.examples)
+        names, meanings = card.class_names, card.meanings
+        draw_pairs(kept, self.run.examples_picture, class_names=names, meanings=meanings, title=self.title)
 
     def _keep(self, result: Evaluation) -> None:
         confusion = result.details.get("confusion")

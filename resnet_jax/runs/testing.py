@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ from resnet_jax.runs.build import build_evaluation
 from resnet_jax.runs.corrupt import share
 from resnet_jax.runs.job import Job
 from resnet_jax.runs.length import earlier_tests
-from resnet_jax.runs.outcome import Summary, outcome_of
+from resnet_jax.runs.outcome import EXAMPLES, Summary, outcome_of
+from resnet_jax.runs.shown_examples import predicted_examples
 from resnet_jax.runtime.processes import count, from_main
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.progress import Progress
@@ -47,6 +49,8 @@ def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> 
     else:
         job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
     result = _evaluate(job)(state.eval_variables, test)
+    if examples := predicted_examples(job, state.eval_variables, test):
+        result = dataclasses.replace(result, details={**result.details, EXAMPLES: examples})
     epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
     task = job.parts.task
     verdict = judge(

@@ -24,10 +24,14 @@ Batch = Mapping[str, jax.Array]
 class Task(Protocol):
     """What the outputs of a network mean. Tasks are frozen, hashable values; their functions are pure.
 
+    Outputs are what the network's head makes: an array (N, ...) or, where this is said, a dict of such arrays.
+
     Attributes:
         kind: its name in a summary, such as ``classification``.
         headline: the metric that decides which state is the best and when to stop early, such as ``accuracy``.
         mode: whether larger or smaller is better.
+        heads: which heads of a network make its outputs; the first, unless ``model.head`` says another.
+        draws_examples: whether a run draws test examples with :meth:`predicted_fields`.
         num_outputs: outputs of the network; 0 if that is not known.
         answers: what the numbers of :meth:`predict` are.
     """
@@ -35,6 +39,8 @@ class Task(Protocol):
     kind: ClassVar[str]
     headline: ClassVar[str]
     mode: ClassVar[Literal["max", "min"]]
+    heads: ClassVar[tuple[str, ...]]
+    draws_examples: ClassVar[bool]
     answers: ClassVar[Literal["probabilities", "values"]]
 
     @property
@@ -108,6 +114,14 @@ class Task(Protocol):
         """Return what the indices of :meth:`predict` are called, given the names of the classes, labels or targets."""
         ...
 
+    def predicted_fields(self, outputs: Any) -> dict[str, np.ndarray]:
+        """Return what the outputs say as fields that examples have, (N, ...): a ``segmentation``, ``boxes``.
+
+        A run draws some of its test examples so, beside what they are. A field ``caption``, texts (N,), is written
+        beneath. Only asked of a task with ``draws_examples``.
+        """
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskBase:
@@ -119,6 +133,8 @@ class TaskBase:
     kind: ClassVar[str] = "own"
     headline: ClassVar[str] = "loss"
     mode: ClassVar[Literal["max", "min"]] = "min"
+    heads: ClassVar[tuple[str, ...]] = ("classifier",)
+    draws_examples: ClassVar[bool] = False
 
     #: What the numbers of :meth:`predict` are.
     answers: ClassVar[Literal["probabilities", "values"]] = "values"
@@ -166,7 +182,7 @@ class TaskBase:
 
     def mean_outputs(self, outputs: jax.Array) -> jax.Array:
         """Return the outputs that stand for several views of an example, (views, N, ...) -> (N, ...): the mean."""
-        return outputs.mean(axis=0)
+        return jax.tree.map(lambda each: each.mean(axis=0), outputs)
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
         """Return all outputs of every example."""
@@ -175,6 +191,10 @@ class TaskBase:
     def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names as they are."""
         return names
+
+    def predicted_fields(self, outputs: Any) -> dict[str, np.ndarray]:
+        """Return nothing."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)

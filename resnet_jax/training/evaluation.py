@@ -72,7 +72,7 @@ class EvaluationSums:
         self._task = task
         self._loss, self._examples = 0.0, 0
         self._sums: dict[str, np.ndarray] = {}
-        self._rows: dict[str, list[np.ndarray]] = {}
+        self._rows: dict[str, list[Any]] = {}
 
     def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, Any]) -> None:
         """Add one batch: what went into the step, and what came out of it, on the host.
@@ -86,7 +86,7 @@ class EvaluationSums:
         for name, value in out["sums"].items():
             self._sums[name] = np.asarray(self._sums.get(name, 0.0) + np.asarray(value, np.float64))
         for name, values in out["rows"].items():
-            self._rows.setdefault(name, []).append(np.asarray(values)[mask])
+            self._rows.setdefault(name, []).append(jax.tree.map(lambda each: np.asarray(each)[mask], values))
 
     def result(self) -> Evaluation:
         """Return the result over all batches added.
@@ -97,7 +97,8 @@ class EvaluationSums:
         task, count = self._task, self._examples
         if count == 0:
             raise ValueError("cannot evaluate an empty data set")
-        rows, loss = {name: np.concatenate(parts) for name, parts in self._rows.items()}, self._loss / count
+        loss = self._loss / count
+        rows = {name: jax.tree.map(lambda *each: np.concatenate(each), *parts) for name, parts in self._rows.items()}
         metrics = dict(task.eval_metrics(self._sums, rows, count))
         if task.headline == "loss":
             metrics["loss"] = loss

@@ -11,7 +11,7 @@ The default rules cover the networks of this package and the usual Linen layers 
 | role       | parameters                                                                              |
 |------------|-----------------------------------------------------------------------------------------|
 | conv       | kernel of a module with "conv" in its name (`stem/conv`, `conv1`, `Conv_0`, `eca/conv`) |
-| head       | kernel of the classifier: the module `head`, `classifier` or `logits` (see `role_rules`) |
+| head       | kernel of the classifier: module `head`, `classifier`, `classifier_*` or `logits`        |
 | head_bias  | bias of the classifier                                                                  |
 | whiten     | kernel of the convolution `stem/whiten`, which has no gradient and is not to decay        |
 | dense      | every other kernel (`Dense_0`, squeeze-excite)                                          |
@@ -49,7 +49,7 @@ _HOLDER = r"(?:blocks?\d*|branch)"
 _SCALAR = r"(?:bias\d[ab]|scale|gain)"
 
 
-def role_rules(head: str = "head|classifier|logits") -> Rules:
+def role_rules(head: str = r"head|classifier(?:_\w+)?|logits") -> Rules:
     """Return the default rules, for a classifier of another name.
 
     Args:
