@@ -30,7 +30,7 @@ PyTree = Any
 
 Distance = int | tuple[int, ...]
 _TRANSITION = re.compile(r"(?:^|/)stage([1-9]\d*)/transition/")
-_TOP = re.compile(r"(?:norm|head|classifier|logits)/[^/]+|bias2")
+_TOP = re.compile(r"(?:norm|classifier|logits)/[^/]+|head/.+|bias2")
 
 
 def rate_factors(
