@@ -11,6 +11,7 @@ from resnet_jax.ops.labels import in_range, one_hot
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
 from resnet_jax.ops.probe import fork, gate, relu, relu_operand, remembered_relus, squared_norm, tap
 from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
+from resnet_jax.ops.resize import double_nearest, resize_bilinear
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
 from resnet_jax.ops.twice import twice
@@ -21,6 +22,7 @@ __all__ = [
     "at_least_float32",
     "batch_cut_over",
     "conv",
+    "double_nearest",
     "draw_rows",
     "drop_path",
     "exported_for_this_machine",
@@ -43,6 +45,7 @@ __all__ = [
     "relu",
     "relu_operand",
     "remembered_relus",
+    "resize_bilinear",
     "scaled_standardize",
     "squared_norm",
     "standardize",

@@ -1,0 +1,54 @@
+"""Head ``fpn``: outputs of every pixel from the sum of a feature pyramid's levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flax import linen as nn
+from jaxtyping import Array
+
+from resnet_jax import ops
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.heads.parts import classify_positions, conv_norm
+from resnet_jax.models.heads.pyramid import Pyramid
+from resnet_jax.models.heads.registry import register_head
+
+
+class FPNHead(nn.Module):
+    """A pyramid of all stages, a 3x3 convolution of each level, their sum at the finest resolution, a 1x1 classifier.
+
+    It is the semantic branch of Panoptic FPN (Kirillov et al. 2019, arXiv 1901.02446, fig. 3) with one convolution a
+    level in place of one a doubling, which costs little at coarse levels, and laterals without 3x3 convolutions behind
+    them, as in SwiftNet (Orsic et al. 2019, arXiv 1903.08469). Widths are ``head_width``.
+    """
+
+    config: ResNetConfig
+
+    @nn.compact
+    def __call__(self, maps: Mapping[str, Array], *, size: tuple[int, ...], train: bool) -> Array:
+        """Return outputs of every pixel, ``(N, *size, num_classes)``.
+
+        Args:
+            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            size: sides of the input.
+            train: the mode of norms and dropout.
+        """
+        config = self.config
+        levels = Pyramid(config, smooth=False, upsample="bilinear", name="pyramid")(maps, train=train)
+        finest = levels[0].shape[1:-1]
+        parts = [
+            ops.resize_bilinear(
+                conv_norm(self, config, level, config.head_width, 3, name=f"level{at}", train=train), finest
+            )
+            for at, level in enumerate(levels, start=1)
+        ]
+        x = parts[0]
+        for part in parts[1:]:
+            x = x + part
+        return ops.resize_bilinear(classify_positions(config, x, train=train), size)
+
+
+@register_head("fpn")
+def fpn(config: ResNetConfig) -> nn.Module:
+    """Panoptic FPN's semantic branch, simplified."""
+    return FPNHead(config, name="head")
