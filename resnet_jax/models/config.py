@@ -153,6 +153,8 @@ class ResNetConfig:
     """
     head_width: AtLeast1 = 128
     """Channels of the convolutions that a head other than classifier has of its own."""
+    head_outputs: Annotated[tuple[str, ...], NOT_AN_OPTION] = ()
+    """Names and numbers of the outputs of the heads several and several_uncertain: digit:10, segmentation:3:pixels."""
     head_dropout: BelowOne = 0.0
     """Rate before the classifier."""
     drop_path: BelowOne = 0.0
@@ -211,7 +213,7 @@ class ResNetConfig:
         """Normalize dtypes to their names and check every field; raises UsageError with the way out."""
         for name in ("dtype", "param_dtype"):
             object.__setattr__(self, name, dtype_name(name, getattr(self, name)))
-        for name in ("stage_sizes", "widths"):
+        for name in ("stage_sizes", "widths", "head_outputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):

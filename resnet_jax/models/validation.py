@@ -132,5 +132,9 @@ def conflicts(c: ResNetConfig) -> list[str]:
             "norm_scope device_group and norm_group_devices belong together, got "
             f"{c.norm_scope} and {c.norm_group_devices}",
         ),
+        (
+            c.head in ("several", "several_uncertain") and not c.head_outputs and c.num_classes > 0,
+            f"head {c.head} needs head_outputs, such as ('digit:10', 'parity:2'); a run has them from task.heads",
+        ),
     ]
     return [reason for wrong, reason in rules if wrong]

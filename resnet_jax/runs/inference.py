@@ -70,14 +70,16 @@ class Inference:
         arguments = (model, card.mean, card.std, self.part, variables)
         if not len(images):
             empty = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.uint8)
-            return np.zeros((0, *jax.eval_shape(functools.partial(_outputs, *arguments), empty).shape[1:]), np.float32)
+            shapes = jax.eval_shape(functools.partial(_outputs, *arguments), empty)
+            return jax.tree.map(lambda each: np.zeros((0, *each.shape[1:]), np.float32), shapes)
         parts = []
         for start in range(0, len(images), self.buckets[-1]):
             part = images[start : start + self.buckets[-1]]
             batch = np.zeros((next(size for size in self.buckets if size >= len(part)), *images.shape[1:]), np.uint8)
             batch[: len(part)] = part
-            parts.append(np.asarray(_outputs(*arguments, batch))[: len(part)])
-        return np.concatenate(parts)
+            made = _outputs(*arguments, batch)
+            parts.append(jax.tree.map(lambda each, rows=len(part): np.asarray(each)[:rows], made))
+        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
     @functools.cached_property
     def _prepared(self) -> tuple[ResNet, dict[str, Any]]:
@@ -102,9 +104,13 @@ class Inference:
             names = [str(image) if isinstance(image, str | Path) else str(index) for index, image in batch]
             read = [self.read(image, name) for name, (_, image) in zip(names, batch, strict=True)]
             pixels = [image for image in read if not isinstance(image, DataError)]
-            rows = iter(compute(np.stack(pixels)) if pixels else ())
+            made, row = compute(np.stack(pixels)) if pixels else (), 0
             for name, image in zip(names, read, strict=True):
-                yield name, image if isinstance(image, DataError) else next(rows)
+                if isinstance(image, DataError):
+                    yield name, image
+                    continue
+                yield name, jax.tree.map(lambda each, row=row: each[row], made)
+                row += 1
 
     def said(self) -> tuple[str, ...]:
         """Say what was done to the images read so far, as evaluation does: other sizes, colours turned to grey."""

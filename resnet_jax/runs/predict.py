@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import assert_never
 
+import jax
 import numpy as np
 
 from resnet_jax.errors import DataError, UsageError
@@ -95,7 +96,7 @@ class Predictor(Inference):
             if isinstance(row, DataError):
                 yield Prediction(name, (), (), str(row))
                 continue
-            (pairs,) = self.task.predict(row[None], top)
+            (pairs,) = self.task.predict(jax.tree.map(lambda each: each[None], row), top)
             names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
             match self.task.answers:
                 case "probabilities":

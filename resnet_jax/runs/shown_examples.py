@@ -50,4 +50,6 @@ def predicted_examples(job: Job, variables: Any, records: Records, count: int = 
     said = task.predicted_fields(jax.tree.map(lambda each: np.asarray(each)[rows], outputs))
     fields = {name: np.asarray(values)[rows] for name, values in batch.items() if name not in _OWN}
     names = np.array([records.describe(index) for index in batch["index"][rows].tolist()])
+    if (told := getattr(task, "true_captions", None)) is not None:
+        fields["caption"] = told(batch)[rows]
     return {**fields, NAMES: names, **{f"{SAID}{name}": np.asarray(values) for name, values in said.items()}}

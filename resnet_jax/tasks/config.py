@@ -42,8 +42,9 @@ class TaskConfig:
     """What the outputs mean. A setting that the kind of task does not use is refused."""
 
     kind: str | None = None
-    """classification, multilabel, regression, binary (yes or no by one output), or a task registered in Python.
-    Default: what the labels are: classes, rows of 0 and 1, or numbers."""
+    """classification, multilabel, regression, binary (yes or no by one output), multitask (several heads), or a task
+    registered in Python. Default: multitask with heads, else what the labels are: classes, rows of 0 and 1, or
+    numbers."""
     loss: str | None = None
     """classification: cross_entropy (the default), bce (one against all), mse (one-hot), or for noisy labels
     generalized_cross_entropy, symmetric_cross_entropy or soft_bootstrap; multilabel and binary: bce; regression: mse
@@ -74,6 +75,17 @@ class TaskConfig:
     standardize: bool = True
     """regression: the network learns (target - mean) / deviation, of the training set; predictions are in the target's
     units, the loss is not."""
+    heads: tuple[str, ...] = ()
+    """multitask: what is learned, NAME:WHAT each: a number of classes (digit:10), value (age:value, numbers), binary or
+    labels (rows of 0 and 1). NAME is a field of the examples, label_NAME or value_NAME; one that no field has is the
+    label; NAME=FIELD:WHAT names another. Of a mask (segmentation:3) a class of every pixel is learned."""
+    weights: tuple[Positive, ...] = ()
+    """multitask: factor of the loss of each head, in their order; all 1 if none are given."""
+    weighting: Literal["fixed", "uncertainty", "pcgrad"] = "fixed"
+    """multitask: fixed (the sum of the weighted losses), uncertainty (learned log variances, Kendall et al. 2018), or
+    pcgrad (gradients that oppose each other are projected, Yu et al. 2020)."""
+    headline: str | None = None
+    """multitask: the head whose headline metric selects and stops; None: the mean over all heads."""
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""

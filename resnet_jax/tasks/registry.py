@@ -32,7 +32,7 @@ class TaskRule:
 
 TASKS: Registry[TaskRule] = Registry("task.kind")
 #: Modules that register our own, imported when a task is asked for.
-_OURS = ("classification", "multilabel", "regression", "binary")
+_OURS = ("classification", "multilabel", "regression", "binary", "multitask")
 
 
 def register_task(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[F], F]:
@@ -77,7 +77,7 @@ def make_task(config: TaskConfig, facts: TaskFacts) -> Task:
     >>> make_task(TaskConfig(), TaskFacts(names=("cat", "dog", "owl"))).num_outputs
     3
     """
-    kinds, kind = list_tasks(), config.kind or default_kind(facts)
+    kinds, kind = list_tasks(), config.kind or ("multitask" if config.heads else default_kind(facts))
     rule, default = TASKS[kind], TaskConfig()
     for field in dataclasses.fields(TaskConfig):
         value = getattr(config, field.name)
