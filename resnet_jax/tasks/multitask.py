@@ -259,10 +259,15 @@ class Multitask(TaskBase):
             if part.of_pixels:
                 said = part.task.predicted_fields(outputs[part.name])
                 fields |= {part.field if name == _FIELDS[part.kind] else name: each for name, each in said.items()}
-        names, lines = self.answer_names(()), []
-        for pairs in self.predict({part.name: outputs[part.name] for part in self.parts}, 1):
-            lines.append(_caption([_said(names[index], number) for index, number in pairs]))
-        return {**fields, "caption": np.array(lines)}
+        lines: list[list[str]] = [[] for _ in next(iter(outputs.values()))]
+        for part in self._whole_inputs():
+            names = part.task.answer_names(part.names)
+            for line, pairs in zip(lines, part.task.predict(outputs[part.name], 1), strict=True):
+                if part.task.answers == "values":
+                    line += [_said(part.name, number) for _, number in pairs[:1]]
+                else:
+                    line += [f"{part.name} {names[index]}" for index, _ in pairs]
+        return {**fields, "caption": np.array([_caption(line) for line in lines])}
 
     def true_captions(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return texts (N,) that say what the examples are, beside those of :meth:`predicted_fields`."""
