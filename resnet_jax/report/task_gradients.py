@@ -140,7 +140,7 @@ def read_task_gradients(path: Path) -> TaskGradients:
     """
     rows = read_rows(path, check_row)
     if not rows:
-        raise UsageError(f"{path} has no gradients of tasks: train several (task.heads) with train.depth_every '10 steps'")
+        raise UsageError(f"{path} has no gradients of tasks: train several (task.heads) with train.depth_every")
     header, rows = rows[0], rows[1:]
     if "blocks" not in header:
         raise DamagedError(f"{path} is damaged: its first line does not name the blocks")
@@ -155,7 +155,7 @@ def read_task_gradients(path: Path) -> TaskGradients:
 
 
 def draw_task_gradients(found: TaskGradients, path: Path, *, title: str) -> None:
-    """Draw the cosines over depth and time, a panel for each pair of tasks: blue they agree, red they oppose each other.
+    """Draw the cosines over depth and time, a panel for each pair of tasks: blue where they agree, red against.
 
     Args:
         found: as :func:`read_task_gradients` gives it.
@@ -197,6 +197,7 @@ def draw_task_gradients(found: TaskGradients, path: Path, *, title: str) -> None
             linewidth=0,
         )
         mark_stages(axes, depth)
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 0.0))
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         seen = values[np.isfinite(values)]
         mean = f": mean {seen.mean():+.2f}" if len(seen) else ""

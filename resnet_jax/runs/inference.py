@@ -78,7 +78,8 @@ class Inference:
             batch = np.zeros((next(size for size in self.buckets if size >= len(part)), *images.shape[1:]), np.uint8)
             batch[: len(part)] = part
             made = _outputs(*arguments, batch)
-            parts.append(jax.tree.map(lambda each, rows=len(part): np.asarray(each)[:rows], made))
+            count = len(part)
+            parts.append(jax.tree.map(lambda each, count=count: np.asarray(each)[:count], made))
         return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
     @functools.cached_property

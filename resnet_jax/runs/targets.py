@@ -70,8 +70,8 @@ def facts_of(train: np.ndarray, parts: Sequence[np.ndarray], field: str) -> Targ
     """
     if train.dtype.kind not in "biuf" or train.ndim not in (1, 2):
         raise UsageError(
-            f"field {field} is {train.dtype} {train.shape}: a head learns classes (N,), numbers (N,) or (N, M), or rows "
-            "of 0 and 1 (N, K)"
+            f"field {field} is {train.dtype} {train.shape}: a head learns classes (N,), numbers (N,) or (N, M), or "
+            "rows of 0 and 1 (N, K)"
         )
     kind = _kind(parts)
     known = ~np.isnan(train) if train.dtype.kind == "f" else train >= 0

@@ -1,4 +1,4 @@
-"""The heads of several tasks as they are written, ``NAME[=FIELD][:WHAT]``, and the fields of examples that they learn."""
+"""The heads of several tasks as they are written, ``NAME[=FIELD][:WHAT]``, and the fields of examples for them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parse_heads(texts: Sequence[str]) -> list[HeadSpec]:
                 f"task.heads {text!r}: need NAME:WHAT, such as digit:10, age:value, sick:binary or tags:labels"
             )
         if number and int(str(what)) < 2:
-            raise UsageError(f"task.heads {text}: need two classes or more; for a yes or no write {match['name']}:binary")
+            raise UsageError(f"task.heads {text}: need two classes or more; a yes or no is {match['name']}:binary")
         if match["name"] in _TAKEN or match["name"] in [head.name for head in heads]:
             why = "is given twice" if match["name"] not in _TAKEN else "is a name that batches or outputs use"
             raise UsageError(f"task.heads {text}: {match['name']} {why}")

@@ -14,8 +14,8 @@ from resnet_jax.errors import UsageError
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.facts import SAID_OF_KIND, TargetFacts, TaskFacts
 from resnet_jax.tasks.heads import LABEL, HeadSpec, fields_of_heads, parse_heads
-from resnet_jax.tasks.regression import Regression
 from resnet_jax.tasks.registry import TASKS, default_kind, list_tasks, make_task, register_task
+from resnet_jax.tasks.regression import Regression
 from resnet_jax.tasks.scores import mean_known
 from resnet_jax.tasks.task import Batch, Task, TaskBase
 
@@ -122,9 +122,7 @@ class Multitask(TaskBase):
     @property
     def head_outputs(self) -> tuple[str, ...]:
         """The heads as a network takes them (``ResNetConfig.head_outputs``)."""
-        return tuple(
-            f"{part.name}:{part.task.num_outputs}{':pixels' if part.of_pixels else ''}" for part in self.parts
-        )
+        return tuple(f"{part.name}:{part.task.num_outputs}{':pixels' if part.of_pixels else ''}" for part in self.parts)
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Refuse targets that cannot be any, of those that are there."""
@@ -345,9 +343,7 @@ def _caption(parts: list[str]) -> str:
     return "\n".join(", ".join(parts[start : start + 2]) for start in range(0, len(parts), 2))
 
 
-@register_task(
-    "multitask", uses=("heads", "weights", "weighting", "headline", "label_smoothing", "standardize")
-)
+@register_task("multitask", uses=("heads", "weights", "weighting", "headline", "label_smoothing", "standardize"))
 def make_multitask(config: TaskConfig, facts: TaskFacts) -> Multitask:
     """Return the tasks as configured, each made as if it were alone."""
     heads = parse_heads(config.heads)
@@ -391,7 +387,8 @@ def _part(head: HeadSpec, field: str, target: TargetFacts, weight: float, config
     if target.label_kind == "boxes":
         raise UsageError(f"task.heads {head.text}: boxes are learned alone, not among several tasks")
     list_tasks()
-    options: Any = {name: getattr(config, name) for name in ("label_smoothing", "standardize") if name in TASKS[kind].uses}
+    passed = [name for name in ("label_smoothing", "standardize") if name in TASKS[kind].uses]
+    options: Any = {name: getattr(config, name) for name in passed}
     try:
         task = make_task(TaskConfig(kind=kind, **options), facts)
     except UsageError as error:

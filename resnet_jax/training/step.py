@@ -19,15 +19,13 @@ from resnet_jax.models.collections import PROBES
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.losses import Loss
 from resnet_jax.tasks.task import Task
+from resnet_jax.training import task_gradients
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
 from resnet_jax.training.mapped import mapped_gradients, mapped_outputs, mapped_over
 from resnet_jax.training.placement import gathered
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.task_gradients import (
-    ORDER, block_cosines, like_gradients, own_gradients, pcgrad, projects, task_names, value_and_task_gradients,
-)  # fmt: skip
 from resnet_jax.training.update import advance
 from resnet_jax.training.views import Views, predict_views
 
@@ -99,8 +97,8 @@ def make_train_step(
     """
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
-    task = task_of(task, loss)
-    names, projected = task_names(task), projects(task)
+    task: Any = task_of(task, loss)
+    names, projected = task_gradients.task_names(task), task_gradients.projects(task)
     apart = bool(names) and (projected or probe is not None)  # whether each task's gradient is needed by itself
     whole = not projected or probe is not None
 
@@ -122,12 +120,12 @@ def make_train_step(
     def gradients(network, trained, batch_stats, batch, dropout_key, scale):
         function = functools.partial(loss_and_updates, network=network, scale=scale)
         if apart:
-            value_and_grad = value_and_task_gradients(function, whole=whole)
+            value_and_grad = task_gradients.value_and_task_gradients(function, whole=whole)
         else:
             value_and_grad = jax.value_and_grad(function, has_aux=True)
         if accumulate == 1:
             return value_and_grad(trained, batch_stats, batch, dropout_key)
-        like = like_gradients(trained, len(names), whole=whole) if apart else None
+        like = task_gradients.like_gradients(trained, len(names), whole=whole) if apart else None
         return accumulate_gradients(
             value_and_grad,
             trained,
@@ -167,9 +165,13 @@ def make_train_step(
         if scale is not None:
             value, grads = jax.tree.map(lambda x: x / scale.astype(x.dtype), (value, grads))
 
-        own = own_gradients(grads, len(names)) if apart else []
+        own = task_gradients.own_gradients(grads, len(names)) if apart else []
         squares = grads.get(PROBES)
-        grads = pcgrad(own, jax.random.fold_in(step_key, ORDER)) if projected else grads["params"]
+        grads = (
+            task_gradients.pcgrad(own, jax.random.fold_in(step_key, task_gradients.ORDER))
+            if projected
+            else grads["params"]
+        )
         new, finite, grad_norm = advance(tx, state, grads, stats, value, ema_decay)
         rejected = 1.0 - finite.astype(jnp.float32)
         metrics = {"loss": value, "count": count, "grad_norm": grad_norm, "rejected": rejected}
@@ -182,7 +184,7 @@ def make_train_step(
                 axis_name=axis_name,
             )
             if own:
-                metrics["task_cosine"] = block_cosines(chart, own)
+                metrics["task_cosine"] = task_gradients.block_cosines(chart, own)
         if loss_scaling is not None and state.loss_scale is not None:
             new = new.replace(loss_scale=next_loss_scale(state.loss_scale, finite, loss_scaling))
             metrics |= _scaled_metrics(state.loss_scale, rejected, loss_scaling)
