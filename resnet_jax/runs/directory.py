@@ -81,6 +81,7 @@ class DatasetInfo:
         target_mean: of values to predict, one a target, over the training examples.
         target_std: the same.
         meanings: further fields of the examples -> what they are (:data:`resnet_jax.data.example.Meaning`).
+        downscale: the network sees images of ``image_shape`` at 1 / downscale of their sides.
         members: digest of which examples are in which split, where names divided them; else empty.
     """
 
@@ -97,6 +98,7 @@ class DatasetInfo:
     target_std: tuple[float, ...] = ()
     meanings: dict[str, str] = dataclasses.field(default_factory=dict)
     members: str = ""
+    downscale: int = 1
 
     def same_as(self, other: DatasetInfo) -> bool:
         """Return whether both describe the same data; labels that one of them does not know are not compared."""
