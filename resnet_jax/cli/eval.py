@@ -31,10 +31,11 @@ class EvalOptions:
     reestimate: int | None = None
     """First measure batch statistics anew, on so many batches of the run's own training images, not augmented; the run
     directory stays as it is."""
-    views: Literal["none", "flip", "flip_shift", "ten_crop"] = "none"
+    views: Literal["none", "flip", "flip_shift", "ten_crop", "multi_scale", "sliding"] = "none"
     """Average over test-time views of each image: flip: it and its mirror image; flip_shift: also these moved by a
     pixel either way, half in all; ten_crop: corners and centre of one that is 1 / 0.875 times as large, and their
-    mirror images. Probabilities are averaged; of regression, values."""
+    mirror images. Of segmentation flip, multi_scale (0.75, 1 and 1.25 times as large, and mirrored) and sliding
+    (windows of half the sides). Probabilities are averaged; of regression, values."""
     logits: Path | None = None
     """Also save the outputs of the network, in the order of the images, as a .npy file."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)

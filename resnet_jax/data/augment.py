@@ -194,3 +194,25 @@ def normalize(
     values = images.astype(jnp.float32)
     values = values / 255 if images.dtype == jnp.uint8 else values
     return ((values - mean) / std).astype(dtype)
+
+
+def downscaled(images: Float[Array, "b *spatial c"], factor: int) -> Float[Array, "b *small c"]:
+    """Return images at 1/factor of their sides: means over blocks of pixels.
+
+    Raises:
+        UsageError: sides that the factor does not divide.
+
+    >>> downscaled(jnp.array([[[[1.0], [3.0]], [[5.0], [7.0]]]]), 2).tolist()
+    [[[[4.0]]]]
+    """
+    if factor == 1:
+        return images
+    sides = images.shape[1:-1]
+    if any(side % factor for side in sides):
+        raise UsageError(
+            f"data.downscale {factor} does not divide the sides of inputs of {'x'.join(map(str, sides))}: use a factor "
+            "that does"
+        )
+    blocks = [part for side in sides for part in (side // factor, factor)]
+    within = tuple(range(2, 2 * len(sides) + 1, 2))
+    return images.reshape(images.shape[0], *blocks, images.shape[-1]).mean(axis=within)

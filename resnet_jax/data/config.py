@@ -51,6 +51,10 @@ class DataConfig:
     """How often an image is in a training batch, each time augmented anew; an epoch keeps its number of updates."""
     image_size: AtLeast1 | None = None
     """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
+    downscale: AtLeast1 = 1
+    """The network sees images at 1/downscale of their sides (means of pixels), in evaluation, and in training unless a
+    transform such as random_scale_crop brings them to a size of its own; classes of pixels keep their size, at which
+    the scores are."""
     sizes: tuple[str, ...] = ()
     """Progressive resolution: sides that training images are brought to, each from a point of the run on, such as
     "128@0%" "160@40%" "224@80%"; evaluation is at data.image_size, or at the images' own."""

@@ -26,6 +26,7 @@ from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.runs.data import divide, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
 from resnet_jax.runs.imports import missing_told
+from resnet_jax.runs.pixel_classes import with_pixel_classes
 from resnet_jax.runs.trained import TrainedRun, class_names_of, with_moved_data
 from resnet_jax.tasks.facts import SAID_OF_KIND
 
@@ -99,8 +100,10 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
     if len(trained.card.image_shape) == 3 and trained.card.image_dtype == "uint8":
         skip = trained.config.data.on_corrupt == "skip"
         said = (*said, *describe_colours(records, trained.card.image_shape[-1], skip=skip))
-    records = relabelled(records, labels)
-    return Chosen(records, part, False, source, _count_classes(labels), said)
+    records, count = relabelled(records, labels), _count_classes(labels)
+    if dataset.kind == "segmentation":
+        records, count = with_pixel_classes(records, dataset, names), len(dataset.class_names)
+    return Chosen(records, part, False, source, count, said)
 
 
 def open_other(trained: TrainedRun, source: str) -> Dataset:
@@ -142,7 +145,9 @@ def _matched(
             return match_labels(records.labels, dataset.class_names, ours, **where)
         case "value":
             return match_targets(records.labels, dataset.class_names, names, **where)
-        case "segmentation" | "boxes":
+        case "segmentation":  # the classes of pixels are those of the records themselves, matched there
+            return records.labels, ()
+        case "boxes":
             raise UsageError(f"{dataset.name} has {SAID_OF_KIND[dataset.kind]}, which no task evaluates")
         case _:
             assert_never(dataset.kind)

@@ -12,7 +12,7 @@ import numpy as np
 from resnet_jax.data.division import Division
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.reading import Reading
-from resnet_jax.data.records import Dataset, Records
+from resnet_jax.data.records import ArrayRecords, Dataset, Records
 from resnet_jax.data.source import load_dataset
 from resnet_jax.data.split import Splits, require_trainable, resolve_splits
 from resnet_jax.data.stats import channel_stats, check_normalization
@@ -200,22 +200,32 @@ def describe_images(pixels: Pixels, data: DataConfig, task: TaskConfig | None = 
         image_dtype=pixels.dtype,
         meanings={name: field.meaning for name, field in splits.train.spec.items() if name not in ("image", "label")},
         members=splits.members,
+        downscale=data.downscale,
         label_kind=splits.kind,
-        label_counts=label_counts(train, splits.kind, len(pixels.class_names)),
+        label_counts=label_counts(splits.train, splits.kind, len(pixels.class_names)),
         targets={} if task is None else targets_of(task.heads, splits, pixels.class_names),
         **target_scale(train, splits.kind),
     )
     return RunData(splits, pixels.geometry, card, pixels.stored_shape, pixels.unreadable)
 
 
-def label_counts(labels: np.ndarray, kind: LabelKind, count: int) -> tuple[int, ...]:
-    """Return how many examples have each class, or each label where there may be several; empty for values."""
+def label_counts(records: Records, kind: LabelKind, count: int) -> tuple[int, ...]:
+    """Return how many examples have each class, or each label where there may be several; empty for values.
+
+    Of segmentation how many pixels, where the masks are held in memory.
+    """
+    labels = records.labels
     match kind:
         case "class":
             found = np.bincount(labels, minlength=count)
         case "multi-label":
             found = labels.sum(axis=0, dtype=np.int64)
-        case "value" | "segmentation" | "boxes":
+        case "segmentation":
+            masks = records.fields.get("segmentation") if isinstance(records, ArrayRecords) else None
+            if masks is None:
+                return ()
+            found = sum(np.bincount(mask.ravel(), minlength=256)[:count] for mask in masks)
+        case "value" | "boxes":
             return ()
         case _:
             assert_never(kind)

@@ -189,7 +189,9 @@ def _task(found: Findings) -> tuple[str, str]:
             return "multilabel", f"each of {names:,} labels is there or not"
         case "value":
             return "regression", f"{names:,} number{'s' if names > 1 else ''} to predict"
-        case "segmentation" | "boxes":
+        case "segmentation":
+            return "segmentation", f"every pixel is of one of {names:,} classes"
+        case "boxes":
             raise UsageError(
                 f"the examples of {found.source} have {SAID_OF_KIND[found.label_kind]}, which no task here learns"
             )
@@ -205,6 +207,8 @@ def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
     longer = sorted(max(one[:2]) / max(min(one[:2]), 1) for one in found.shapes)[len(found.shapes) // 2]
     if found.one_size:
         seen = f"all are {shape[0]}x{shape[1]}"
+        if found.label_kind == "segmentation":
+            return None, f"{seen}, the size at which classes of pixels are scored"
         if found.dtype not in RESIZED:
             return None, f"{seen}; {found.dtype} is not resized"
         if max(shape[:2]) <= SMALL:

@@ -84,6 +84,7 @@ class DatasetInfo:
         target_std: the same.
         meanings: further fields of the examples -> what they are (:data:`resnet_jax.data.example.Meaning`).
         targets: what is known of the further fields that ``task.heads`` names.
+        downscale: the network sees images of ``image_shape`` at 1 / downscale of their sides.
         members: digest of which examples are in which split, where names divided them; else empty.
     """
 
@@ -101,6 +102,7 @@ class DatasetInfo:
     meanings: dict[str, str] = dataclasses.field(default_factory=dict)
     members: str = ""
     targets: dict[str, TargetFacts] = dataclasses.field(default_factory=dict)
+    downscale: int = 1
 
     def same_as(self, other: DatasetInfo) -> bool:
         """Return whether both describe the same data; labels that one of them does not know are not compared."""

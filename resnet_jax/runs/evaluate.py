@@ -33,6 +33,7 @@ from resnet_jax.runs.trained import (
 )
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.pixel_views import SCALES, WINDOWS
 from resnet_jax.training.reestimation import reestimate
 from resnet_jax.training.views import MARGIN, Views
 
@@ -165,6 +166,10 @@ def with_views(trained: TrainedRun, views: Views) -> tuple[TrainedRun, tuple[str
         raise UsageError(f"views {views} are of images (height, width, channels), and {trained.path} takes {shape}")
     if views == "flip":
         return trained, ("averaged over 2 views: the image and its mirror image",)
+    if views == "multi_scale":
+        return trained, (f"averaged over {2 * len(SCALES)} views: {SCALES} times as large, and their mirror images",)
+    if views == "sliding":
+        return trained, (f"averaged over {WINDOWS**2} overlapping windows of half the sides",)
     if shape[0] != shape[1]:
         raise UsageError(f"ten crops are of square images, and {trained.path} takes {shape[0]}x{shape[1]}")
     larger = round(shape[0] * MARGIN)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.augment import normalize
+from resnet_jax.data.augment import downscaled, normalize
 from resnet_jax.data.decode import decode_image, has_colours
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.resnet import ResNet
@@ -67,7 +67,7 @@ class Inference:
                 "images of any size"
             )
         model, variables = self._prepared
-        arguments = (model, card.mean, card.std, self.part, variables)
+        arguments = (model, card.mean, card.std, card.downscale, self.part, variables)
         if not len(images):
             empty = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.uint8)
             shapes = jax.eval_shape(functools.partial(_outputs, *arguments), empty)
@@ -152,11 +152,12 @@ class Inference:
         return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _outputs(
     model: ResNet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    downscale: int,
     part: str | None,
     variables: dict[str, Any],
     images: jax.Array,
@@ -164,7 +165,7 @@ def _outputs(
     """Return the outputs for uint8 images. One function of the module: JAX then keeps what it compiled by network."""
 
     def preprocess(_key: Any, batch: Any) -> jax.Array:
-        return normalize(batch["image"], mean, std, jnp.dtype(model.config.dtype))
+        return downscaled(normalize(batch["image"], mean, std, jnp.dtype(model.config.dtype)), downscale)
 
     if part is not None:
         features: Any = model.apply(variables, preprocess(None, {"image": images}), train=False, method="features")

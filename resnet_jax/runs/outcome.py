@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 #: Among the details of a test: arrays of :func:`resnet_jax.runs.shown_examples.predicted_examples`.
 EXAMPLES = "examples"
 #: Kinds of task whose test has a picture.
-_DRAWN = ("classification", "binary", "multilabel", "regression")
+_DRAWN = ("classification", "binary", "multilabel", "regression", "segmentation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +292,13 @@ class Pictures:
             counts = Confusion(int(stored["classes"]), *(stored[name] for name in ("true", "predicted", "counts")))
         except (KeyError, ValueError, TypeError) as error:
             raise DamagedError(f"{source} is not what was written: {error}") from error
-        title = f"{self.title}: {counts.correct_of_true().sum()} of {counts.counts.sum()} test images"
+        pixels = build_task(self.config, card).kind == "segmentation"
+        right, total = counts.correct_of_true().sum(), counts.counts.sum()
+        title = (
+            f"{self.title}: {right:,} of {total:,} pixels"
+            if pixels
+            else f"{self.title}: {right} of {total} test images"
+        )
         names = card.class_names if len(card.class_names) > 1 else ("no", "yes")
         plot_confusion(counts, output_names(names, counts.classes), path, title=title)
 

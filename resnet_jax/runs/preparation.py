@@ -7,7 +7,7 @@ from typing import cast
 
 import jax.numpy as jnp
 
-from resnet_jax.data.augment import normalize
+from resnet_jax.data.augment import downscaled, normalize
 from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
 from resnet_jax.data.on_device import Prepare, prepare_with
 from resnet_jax.data.transforms import DeviceTransform, divide
@@ -48,15 +48,17 @@ def train_preprocess(
     """
     transforms = divide(config.data.augment).device if transforms is None else transforms
     dtype = jnp.dtype(model.config.dtype)
+    factor = 1 if any(getattr(transform, "resizes", False) for transform in transforms) else card.downscale
     mixes = any(getattr(transform, "mixes", False) for transform in transforms)
     prepare = train_preparation(config, card, model.config.num_classes, transforms)
 
     def preprocess(key, batch, *given):
         found = prepare(key, batch)
-        images = found["image"].astype(dtype)
+        seen = downscaled(found["image"], factor)
+        images = seen.astype(dtype)
         if teacher is not None:
             (variables,) = given
-            return {**found, "image": images, TEACHER: teacher.logits(variables, found["image"])}
+            return {**found, "image": images, TEACHER: teacher.logits(variables, seen)}
         if card.meanings:  # masks and boxes, which have moved with the images
             return {**found, "image": images}
         return (images, found["label"]) if mixes else images
@@ -68,6 +70,7 @@ def eval_preprocess(model: ResNet, card: DatasetInfo) -> Preprocess:
     """Return the normalization of a run as a ``preprocess`` function without augmentation."""
 
     def preprocess(_key, batch):
-        return normalize(batch["image"], card.mean, card.std, jnp.dtype(model.config.dtype))
+        images = normalize(batch["image"], card.mean, card.std, jnp.dtype(model.config.dtype))
+        return downscaled(images, card.downscale)
 
     return preprocess

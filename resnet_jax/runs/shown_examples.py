@@ -48,8 +48,23 @@ def predicted_examples(job: Job, variables: Any, records: Records, count: int = 
     rows = np.flatnonzero(batch["mask"])[:count]
     outputs = step(variables, shard_batch(batch, job.parts.placement))["rows"]["logits"]
     said = task.predicted_fields(jax.tree.map(lambda each: np.asarray(each)[rows], outputs))
+    sides = batch["image"].shape[1:-1]
+    said |= {name: at_sides(values, sides) for name, values in said.items() if card.meanings.get(name) == "mask"}
     fields = {name: np.asarray(values)[rows] for name, values in batch.items() if name not in _OWN}
     names = np.array([records.describe(index) for index in batch["index"][rows].tolist()])
     if (told := getattr(task, "true_captions", None)) is not None:
         fields["caption"] = told(batch)[rows]
     return {**fields, NAMES: names, **{f"{SAID}{name}": np.asarray(values) for name, values in said.items()}}
+
+
+def at_sides(masks: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    """Return masks (n, ...) at the sides of inputs: the nearest position of each pixel.
+
+    >>> at_sides(np.array([[1, 2]], np.uint8), (4,)).tolist()
+    [[1, 1, 2, 2]]
+    """
+    for axis, side in enumerate(sides, start=1):
+        have = masks.shape[axis]
+        if have != side:
+            masks = masks.take((2 * np.arange(side) + 1) * have // (2 * side), axis=axis)
+    return masks

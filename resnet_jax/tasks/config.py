@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval, Lt
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import BelowOne, Positive, check_fields
+from resnet_jax.fields import BelowOne, NotNegative, Positive, check_fields
 
 Open01 = Annotated[float, Interval(gt=0.0, lt=1.0)]
 AboveZero = Annotated[float, Interval(gt=0.0, le=1.0)]
@@ -42,9 +42,9 @@ class TaskConfig:
     """What the outputs mean. A setting that the kind of task does not use is refused."""
 
     kind: str | None = None
-    """classification, multilabel, regression, binary (yes or no by one output), multitask (several heads), or a task
-    registered in Python. Default: multitask with heads, else what the labels are: classes, rows of 0 and 1, or
-    numbers."""
+    """classification, multilabel, regression, binary (yes or no by one output), segmentation, multitask (several
+    heads), or a task registered in Python. Default: multitask with heads, else what the labels are: classes, rows of 0
+    and 1, numbers, or a class of every pixel."""
     loss: str | None = None
     """classification: cross_entropy (the default), bce (one against all), mse (one-hot), or for noisy labels
     generalized_cross_entropy, symmetric_cross_entropy or soft_bootstrap; multilabel and binary: bce; regression: mse
@@ -52,7 +52,8 @@ class TaskConfig:
     label_smoothing: BelowOne = 0.0
     """Share of the target spread over all classes, or, of a yes or no, over both."""
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
-    """Factors of the loss by class: none, balanced (examples / (classes x examples of the class)), or one a class."""
+    """Factors of the loss by class: none, balanced (examples / (classes x examples of the class); of segmentation
+    labelled pixels in place of examples), or one a class."""
     positive_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
     """multilabel and binary: factors of the loss of a yes: none, balanced (examples without / examples with the label),
     or one a label."""
@@ -70,6 +71,8 @@ class TaskConfig:
     """loss symmetric_cross_entropy: what stands for the logarithm of 0, the paper's A."""
     bootstrap_beta: AboveZero = 0.95
     """loss soft_bootstrap: share of the label in the target; the rest is what the network predicts."""
+    dice_weight: NotNegative = 0.0
+    """segmentation: factor of the Dice loss, which is added to the cross-entropy."""
     distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
     """A teacher."""
     standardize: bool = True

@@ -32,7 +32,7 @@ class TaskRule:
 
 TASKS: Registry[TaskRule] = Registry("task.kind")
 #: Modules that register our own, imported when a task is asked for.
-_OURS = ("classification", "multilabel", "regression", "binary", "multitask")
+_OURS = ("classification", "multilabel", "regression", "binary", "segmentation", "multitask")
 
 
 def register_task(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[F], F]:
@@ -99,7 +99,9 @@ def default_kind(facts: TaskFacts) -> str:
             return "multilabel"
         case "value":
             return "regression"
-        case "segmentation" | "boxes":
+        case "segmentation":
+            return "segmentation"
+        case "boxes":
             raise UsageError(
                 f"the examples have {SAID_OF_KIND[facts.label_kind]}, which no task here learns; they can be looked at "
                 "with resnet-jax data check and data show"

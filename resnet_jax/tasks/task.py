@@ -211,6 +211,7 @@ class LossOf:
 #: Metrics that are shares of 1, shown in percent. Others, and those of a task of one's own, are shown as numbers.
 SHARES = frozenset(
     {"accuracy", "top5", "subset_accuracy", "precision", "recall", "f1", "ece"}
+    | {"miou", "pixel_accuracy", "mean_class_accuracy"}
     | {f"{mean}_{what}" for mean in ("macro", "micro") for what in ("precision", "recall", "f1")}
 )
 

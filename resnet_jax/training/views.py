@@ -16,8 +16,9 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import UsageError
 from resnet_jax.tasks.task import Batch, Task
+from resnet_jax.training.pixel_views import PIXEL_VIEWS, predict_pixel_views
 
-Views = Literal["none", "flip", "flip_shift", "ten_crop"]
+Views = Literal["none", "flip", "flip_shift", "ten_crop", "multi_scale", "sliding"]
 PredictStep = Callable[[Mapping[str, Any], Batch], jax.Array]
 
 #: Side of the images of which ten crops are taken, in sides of the crop: 256 of 224.
@@ -64,12 +65,16 @@ def predict_views(predict_step: PredictStep, task: Task, views: Views, size: int
 
     Args:
         predict_step: from :func:`resnet_jax.training.step.make_predict_step`.
-        task: averages its outputs by ``mean_outputs``; a task without it, as they are.
+        task: of pixels, it takes its own views (:mod:`resnet_jax.training.pixel_views`); else it averages its outputs by ``mean_outputs``; a task without it, as they are.
         views: which.
         size: side of a crop.
     """
     if views == "none":
         return predict_step
+    if getattr(task, "of_pixels", False):
+        return predict_pixel_views(predict_step, task, views)
+    if views in PIXEL_VIEWS:
+        raise UsageError(f"views {views} are of tasks of pixels, and not of task.kind {task.kind}: use flip, or none")
     average = getattr(task, "mean_outputs", lambda outputs: outputs.mean(axis=0))
 
     def predict(variables: Mapping[str, Any], batch: Batch) -> jax.Array:

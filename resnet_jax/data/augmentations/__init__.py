@@ -4,6 +4,7 @@
 |---|---|
 | `base` | what is done to one example, on the host or on the device |
 | `crop`, `flip` | random_resized_crop, random_crop, flip, alternating_flip, rotate90 |
+| `scale_crop` | random_scale_crop |
 | `affine`, `single` | random_affine; every operation of :mod:`resnet_jax.data.operations` by its name |
 | `colour` | colour_jitter, gaussian_blur |
 | `erase`, `mixing` | cutout, random_erasing; mixup, cutmix, mix |
@@ -21,6 +22,7 @@ from resnet_jax.data.augmentations.erase import Cutout, RandomErasing
 from resnet_jax.data.augmentations.flip import AlternatingFlip, Flip, Rotate90
 from resnet_jax.data.augmentations.mixing import CutMix, Mix, Mixup
 from resnet_jax.data.augmentations.policies import AutoAugment, RandAugment, TrivialAugment
+from resnet_jax.data.augmentations.scale_crop import RandomScaleCrop
 from resnet_jax.data.augmentations.series import FreqMask, Jitter, Scaling, TimeMask, TimeStretch
 from resnet_jax.data.augmentations.single import _Single as _Single
 
@@ -43,6 +45,7 @@ __all__ = [
     "RandomCrop",
     "RandomErasing",
     "RandomResizedCrop",
+    "RandomScaleCrop",
     "Rotate90",
     "Scaling",
     "TimeMask",

@@ -1,0 +1,64 @@
+"""Pixels of another source, whose classes become positions of a network's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from resnet_jax.data.example import Example, Spec
+from resnet_jax.data.records import Dataset, Records
+from resnet_jax.errors import UsageError
+
+NO_CLASS = 255
+"""Of a pixel."""
+
+
+def with_pixel_classes(records: Records, dataset: Dataset, names: tuple[str, ...]) -> Records:
+    """Return records of pixels whose classes are positions of the network's outputs, matched by name.
+
+    Raises:
+        UsageError: a class that the network does not know.
+    """
+    if dataset.class_names == names[: len(dataset.class_names)]:
+        return records
+    unknown_ones = [name for name in dataset.class_names if name not in names]
+    if unknown_ones:
+        raise UsageError(
+            f"{dataset.name} has classes of pixels that the network does not know: {', '.join(unknown_ones[:6])}; it "
+            f"knows {', '.join(names[:12])}: data.class_list names the classes of masks in order"
+        )
+    table = np.full(256, NO_CLASS, np.uint8)
+    table[: len(dataset.class_names)] = [names.index(name) for name in dataset.class_names]
+    return Reclassified(records, table)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reclassified:
+    """Records with other classes of pixels.
+
+    Attributes:
+        records: with a field ``segmentation``.
+        table: uint8 (256,), class there -> class here.
+    """
+
+    records: Records
+    table: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int, /) -> Example:
+        example = self.records[index]
+        return {**example, "segmentation": self.table[example["segmentation"]]}
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.records.labels
+
+    @property
+    def spec(self) -> Spec:
+        return self.records.spec
+
+    def describe(self, index: int) -> str:
+        return self.records.describe(index)

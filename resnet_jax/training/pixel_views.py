@@ -1,0 +1,116 @@
+"""Test-time views of networks of pixels: what is said of a view is moved back to where its pixels are.
+
+Mirror images and scales are averaged as probabilities, the usual multi-scale testing (Chen et al. 2018, DeepLab, arXiv
+1606.00915, section 4); sliding windows are for networks that were trained on parts of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax import ops
+from resnet_jax.errors import UsageError
+from resnet_jax.tasks.task import Batch, Task
+
+PredictStep = Callable[[Mapping[str, Any], Batch], jax.Array]
+
+#: Views that only tasks of pixels have.
+PIXEL_VIEWS = ("multi_scale", "sliding")
+#: Sides of the images of multi_scale, in their own; each is mirrored too.
+SCALES = (0.75, 1.0, 1.25)
+#: Windows of sliding along a side: each is half of it, and half of the next one.
+WINDOWS = 3
+#: Sides of views are multiples of it, so that every factor of ``data.downscale`` up to it divides them.
+MULTIPLE = 8
+
+
+def predict_pixel_views(predict_step: PredictStep, task: Any, views: str) -> PredictStep:
+    """Return a predict step whose outputs (N, *sides, K) are averaged over views, one view at a time.
+
+    ``flip``: the image and its mirror image; ``multi_scale``: both at each of :data:`SCALES`; ``sliding``: windows of
+    half the sides, three along each, averaged where they overlap.
+
+    Args:
+        predict_step: from :func:`resnet_jax.training.step.make_predict_step`, its outputs where the pixels are.
+        task: averages by ``mean_outputs``.
+        views: which.
+
+    Raises:
+        UsageError: views that classes of pixels have not, or inputs that are no images.
+    """
+    if views not in ("flip", *PIXEL_VIEWS):
+        raise UsageError(f"views {views} are not of task.kind {task.kind}: use flip, multi_scale, sliding or none")
+
+    def predict(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
+        images = batch["image"]
+        if images.ndim != 4:
+            raise UsageError(
+                f"views are of images (height, width, channels), not of {images.shape[1:]}: leave them out"
+            )
+
+        def outputs(seen: jax.Array) -> jax.Array:
+            return predict_step(variables, {**batch, "image": seen})
+
+        if views == "sliding":
+            return _sliding(outputs, task, images)
+        sides = jax.eval_shape(outputs, images).shape[1:-1]
+        found = []
+        for scale in SCALES if views == "multi_scale" else (1.0,):
+            seen = _scaled(images, scale)
+            found += [
+                ops.resize_bilinear(each, sides) for each in (outputs(seen), outputs(seen[:, :, ::-1])[:, :, ::-1])
+            ]
+        return task.mean_outputs(jnp.stack(found))
+
+    return predict
+
+
+def _scaled(images: jax.Array, scale: float) -> jax.Array:
+    """Return images at another scale, of the same dtype, with sides that are multiples of :data:`MULTIPLE`."""
+    if scale == 1.0:
+        return images
+    sides = tuple(max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in images.shape[1:-1])
+    shape = (images.shape[0], *sides, images.shape[-1])
+    found = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+    whole = jnp.issubdtype(images.dtype, jnp.integer)
+    return (jnp.round(found) if whole else found).astype(images.dtype)
+
+
+def _sliding(outputs: Callable[[jax.Array], jax.Array], task: Task, images: jax.Array) -> jax.Array:
+    """Return the outputs of overlapping windows put together: logarithms of the mean probabilities at every position.
+
+    Raises:
+        UsageError: sides that do not divide into windows, or outputs whose windows do not lie on their positions.
+    """
+    height, width = images.shape[1:3]
+    parts = 2 * (WINDOWS + 1)
+    if height % parts or width % parts:
+        raise UsageError(f"views sliding needs sides that {parts} divides, and these are {height}x{width}")
+    windows = [
+        (row * height // (WINDOWS + 1), column * width // (WINDOWS + 1))
+        for row in range(WINDOWS)
+        for column in range(WINDOWS)
+    ]
+    rows, columns = height // 2, width // 2
+    total, seen = None, None
+    for top, left in windows:
+        found = jax.nn.softmax(outputs(images[:, top : top + rows, left : left + columns]), axis=-1)
+        by = rows // found.shape[1]  # pixels a side of a position
+        if (found.shape[1] * by, found.shape[2] * by) != (rows, columns):
+            raise UsageError(f"views sliding: outputs of {found.shape[1:3]} do not divide windows of {rows}x{columns}")
+        if total is None or seen is None:
+            total = jnp.zeros((found.shape[0], height // by, width // by, found.shape[-1]), found.dtype)
+            seen = jnp.zeros((1, height // by, width // by, 1), found.dtype)
+        place = (
+            slice(None),
+            slice(top // by, top // by + found.shape[1]),
+            slice(left // by, left // by + found.shape[2]),
+        )
+        total, seen = total.at[place].add(found), seen.at[place].add(1.0)
+    assert total is not None
+    assert seen is not None
+    return jnp.log(jnp.maximum(total / seen, jnp.finfo(total.dtype).tiny))
