@@ -45,6 +45,7 @@ SOURCES: Registry[SourceKind] = Registry("source", words=True)
 #: Our own kinds: where they are registered, imported when they are asked for, and how they are written.
 _OURS = {
     "digits": ("digits", "digits"),
+    "digits_3d": ("kinds.digits_3d", "digits_3d"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
     "npy": ("npy", "npy:PATH"),
