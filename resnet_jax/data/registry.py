@@ -46,6 +46,7 @@ SOURCES: Registry[SourceKind] = Registry("source", words=True)
 _OURS = {
     "digits": ("digits", "digits"),
     "digits_segmentation": ("kinds.digits_segmentation", "digits_segmentation"),
+    "digits_3d": ("kinds.digits_3d", "digits_3d"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
     "npy": ("npy", "npy:PATH"),
