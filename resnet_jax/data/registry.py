@@ -45,6 +45,7 @@ SOURCES: Registry[SourceKind] = Registry("source", words=True)
 #: Our own kinds: where they are registered, imported when they are asked for, and how they are written.
 _OURS = {
     "digits": ("digits", "digits"),
+    "digits_detection": ("kinds.digits_detection", "digits_detection"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
     "npy": ("npy", "npy:PATH"),
@@ -105,7 +106,7 @@ def find_source(kind: str) -> SourceKind | None:
 def source_forms() -> str:
     """Return how a source of every kind is written, in a row.
 
-    >>> source_forms().startswith("digits, folder:PATH")
+    >>> source_forms().startswith("digits, digits_detection")
     True
     """
     return ", ".join(KINDS.values())

@@ -214,6 +214,8 @@ def evaluation_config(trained: TrainedRun, mesh: Mesh) -> RunConfig:
     size = -(-config.train.batch_size // mesh.size) * mesh.size
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=trained.geometry.image_size),
+        data=dataclasses.replace(
+            config.data, image_size=trained.geometry.image_size, resize=trained.geometry.resize
+        ),
         train=dataclasses.replace(config.train, batch_size=size),
     )
