@@ -96,7 +96,11 @@ class DataConfig:
         parse_sizes(self.sizes)
         object.__setattr__(self, "augment", canonical(self.augment))
         if self.resize is not None:
-            others = {"image_size": self.image_size, "sizes": self.sizes, "augment random_resized_crop": self.crop != "none"}
+            others = {
+                "image_size": self.image_size,
+                "sizes": self.sizes,
+                "augment random_resized_crop": self.crop != "none",
+            }
             for name, value in others.items():
                 if value:
                     raise UsageError(f"data.resize and data.{name} both say what size images are brought to: give one")

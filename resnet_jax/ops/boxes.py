@@ -1,7 +1,7 @@
 """Boxes as arrays: overlaps, and the numbers that a network gives for a box relative to a place of its map.
 
-A box is top, left, bottom, right in pixels (:mod:`resnet_jax.data.boxes`). All functions work on (..., 4) and broadcast,
-and none has a gradient that is not finite, for boxes without area either.
+A box is top, left, bottom, right in pixels (:mod:`resnet_jax.data.boxes`). All functions work on (..., 4) and
+broadcast, and none has a gradient that is not finite, for boxes without area either.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from resnet_jax.data.split import Splits
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
+from resnet_jax.runs.box_classes import with_box_classes
 from resnet_jax.runs.data import divide, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
 from resnet_jax.runs.imports import missing_told
@@ -99,8 +100,11 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
     if len(trained.card.image_shape) == 3 and trained.card.image_dtype == "uint8":
         skip = trained.config.data.on_corrupt == "skip"
         said = (*said, *describe_colours(records, trained.card.image_shape[-1], skip=skip))
-    records = relabelled(records, labels)
-    return Chosen(records, part, False, source, _count_classes(labels), said)
+    records, count = relabelled(records, labels), _count_classes(labels)
+    if dataset.kind == "boxes":
+        records, count, matched = with_box_classes(dataset.splits[part], dataset, names, str(trained.path))
+        said = (*said, *matched)
+    return Chosen(records, part, False, source, count, said)
 
 
 def open_other(trained: TrainedRun, source: str) -> Dataset:
@@ -142,7 +146,9 @@ def _matched(
             return match_labels(records.labels, dataset.class_names, ours, **where)
         case "value":
             return match_targets(records.labels, dataset.class_names, names, **where)
-        case "segmentation" | "boxes":
+        case "boxes":  # their classes are matched by themselves
+            return records.labels, ()
+        case "segmentation":
             raise UsageError(f"{dataset.name} has {SAID_OF_KIND[dataset.kind]}, which no task evaluates")
         case _:
             assert_never(dataset.kind)

@@ -82,8 +82,8 @@ class TaskConfig:
     """multilabel and binary: factors of the loss of a yes: none, balanced (examples without / examples with the label),
     or one a label."""
     threshold: tuple[Open01, ...] = (0.5,)
-    """multilabel and binary: probability above which it is a yes; one, or one a label. detection: score from which a box
-    is drawn and predicted."""
+    """multilabel and binary: probability above which it is a yes; one, or one a label. detection: score from which a
+    box is drawn and predicted."""
     huber_delta: Positive = 1.0
     """regression with loss huber: errors up to it count by their square, larger ones by their size."""
     gce_q: AboveZero = 0.7

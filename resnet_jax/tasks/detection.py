@@ -1,8 +1,11 @@
 """Detection: boxes with a class each, anywhere in an image and any number of them.
 
 The outputs are what the heads ``fcos`` and ``retinanet`` make (:mod:`resnet_jax.models.heads`): a dict of arrays, all
-(N, P, ...), P the places (or anchors) of all levels. With a key ``centre`` they are FCOS's. Boxes are top, left, bottom,
-right in pixels of the network's input; batches have ``boxes`` (N, M, 4) and ``box_label`` (N, M), -1 for none.
+(N, P, ...), P the places (or anchors) of all levels. With a key ``centre`` they are FCOS's. Boxes are top, left,
+bottom, right in pixels of the network's input; batches have ``boxes`` (N, M, 4) and ``box_label`` (N, M), -1 for none.
+
+Scores are counted in these pixels too. IoU does not change when both boxes are stretched alike, so that they are those
+of the image's own pixels wherever images were brought to the network's size whole.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +31,8 @@ from resnet_jax.tasks.registry import register_task, require_kind, require_outpu
 from resnet_jax.tasks.scores import mean_known
 from resnet_jax.tasks.task import Batch, TaskBase
 
-Outputs = Mapping[str, jax.Array]
+#: Name -> array; :class:`~resnet_jax.tasks.task.TaskBase` writes down one array.
+Outputs: TypeAlias = Any
 #: Flags of true boxes, and what is done about them: see :mod:`resnet_jax.tasks.detection_ap`.
 FLAGS = ("crowd", "difficult")
 #: Where the smooth L1 loss becomes linear (1/9 in the authors' program).
@@ -246,7 +250,7 @@ def without_crowds(assigned: Assigned, anchors: jax.Array, boxes: jax.Array, cro
     return assigned._replace(ignored=assigned.ignored | ignored)
 
 
-@register_task("detection", uses=("threshold", "detection"))
+@register_task("detection", uses=("threshold", "detection"))  # pyright: ignore[reportArgumentType]  # its headline
 def make_detection(config: TaskConfig, facts: TaskFacts) -> Detection:
     """Return detection as configured."""
     require_kind("detection", facts, "boxes")

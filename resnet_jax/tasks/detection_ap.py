@@ -6,8 +6,8 @@ the best precision at that recall or a higher one.
 
 An image's detections of a class are taken in order of falling score. Each takes the true box of the class that it
 overlaps most, of those not taken yet, if the overlap reaches the threshold; boxes that are ignored only if there is no
-other. A detection that takes an ignored box counts nowhere; one that takes none is wrong. Of equal overlaps the last box
-is taken, and equal scores keep the order of images and detections, as there.
+other. A detection that takes an ignored box counts nowhere; one that takes none is wrong. Of equal overlaps the last
+box is taken, and equal scores keep the order of images and detections, as there.
 
 Two kinds of boxes are ignored. **Crowds** (COCO's ``iscrowd``) may be taken many times, and overlap a detection by the
 share of the detection that lies in them. **Difficult** boxes (VOC's) may be taken many times too, by the usual overlap.
@@ -117,11 +117,11 @@ def _matched(
             enough = overlap[None] >= np.minimum(THRESHOLDS, 1 - 1e-10)[:, None, None]
             free = enough & there[part] & (shared | ~taken) & np.isfinite(scores[part, place])[None, :, None]
             counts = free & ~shared
-            of_counting = counts.any(axis=-1, keepdims=True)
+            of_counting: np.ndarray = np.any(counts, axis=-1, keepdims=True)
             choice = np.where(of_counting, counts, free)
             reached = np.where(choice, overlap[None], -1.0)
             best = reached.shape[-1] - 1 - np.argmax(reached[..., ::-1], axis=-1)  # the last of equal ones
-            chosen = (np.arange(reached.shape[-1]) == best[..., None]) & choice.any(axis=-1, keepdims=True)
+            chosen = (np.arange(reached.shape[-1]) == np.expand_dims(best, -1)) & choice.any(axis=-1, keepdims=True)
             taken |= chosen
             right[:, part, place] = of_counting[..., 0]
             left_out[:, part, place] = choice.any(axis=-1) & ~of_counting[..., 0]

@@ -51,11 +51,16 @@ def coco_precisions(found: ImageBoxes, true: ImageBoxes, classes: int) -> np.nda
 def _entry(image: int, label: int, box: np.ndarray) -> dict:
     top, left, bottom, right = box.astype(float).tolist()
     sides = [right - left, bottom - top]
-    return {"image_id": image + 1, "category_id": int(label) + 1, "bbox": [left, top, *sides], "area": sides[0] * sides[1]}
+    return {
+        "image_id": image + 1,
+        "category_id": int(label) + 1,
+        "bbox": [left, top, *sides],
+        "area": sides[0] * sides[1],
+    }
 
 
 def random_case(seed: int, images: int = 12, detections: int = 14, boxes: int = 6, steps: int = 0):
-    """Return detections near true boxes, some wrong, some of another class; with ``steps`` scores and boxes have ties."""
+    """Return detections near true boxes, some wrong, some of another class; with ``steps`` there are ties."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 80, (images, boxes, 2))
     true = np.concatenate([corner, corner + rng.uniform(4, 40, (images, boxes, 2))], axis=-1)
@@ -63,7 +68,9 @@ def random_case(seed: int, images: int = 12, detections: int = 14, boxes: int = 
     of = rng.integers(0, boxes, (images, detections))
     near = np.take_along_axis(true, of[..., None], axis=1) + rng.normal(0, 3, (images, detections, 4))
     near[..., 2:] = np.maximum(near[..., 2:], near[..., :2] + 1)
-    said = np.where(rng.random(of.shape) < 0.8, np.take_along_axis(labels, of, axis=1), rng.integers(-1, CLASSES, of.shape))
+    said = np.where(
+        rng.random(of.shape) < 0.8, np.take_along_axis(labels, of, axis=1), rng.integers(-1, CLASSES, of.shape)
+    )
     scores = rng.random(of.shape)
     if steps:
         true, near, scores = np.round(true / 4) * 4, np.round(near / 4) * 4, np.round(scores * steps) / steps
