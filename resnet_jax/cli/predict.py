@@ -29,7 +29,8 @@ class PredictOptions:
     batch_size: int = 16
     """Images computed at a time."""
     out: Path | None = None
-    """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line)."""
+    """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line);
+    boxes: .json (COCO's format, whole at the end) or .jsonl."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
     data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> Any:
     options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
     from resnet_jax.data.named import LIST, NamedImages
     from resnet_jax.errors import PartialError, UsageError
-    from resnet_jax.report.predictions import InFile, OnTerminal, Predictions
+    from resnet_jax.report.predictions import InCoco, InFile, OnTerminal, Predictions
     from resnet_jax.report.text import say
     from resnet_jax.runs.evaluate import Predictor, load_run
 
@@ -55,16 +56,20 @@ def run(argv: list[str]) -> Any:
     predictor = Predictor(trained, (options.batch_size,))
     named = NamedImages(options.images, sys.stdin.buffer if LIST in options.images else ())
     found = predictor.predict(named, options.top)
+    boxes = predictor.task.answers == "boxes"
     if options.out is None:
         keep = options.common.json
         results: Predictions = OnTerminal(console_for(options.common), failures, keep=keep)
+    elif boxes and options.out.suffix.lower() == ".json":
+        results = InCoco(options.out, predictor.class_names, failures)
     else:
         targets = predictor.class_names if predictor.task.answers == "values" else ()
-        results = InFile(options.out, predictor.most_answers(options.top), failures, targets=targets)
+        results = InFile(options.out, predictor.most_answers(options.top), failures, targets=targets, boxes=boxes)
     with contextlib.closing(results):
         for prediction in found:
             seen = prediction
-            results.add(seen.image, seen.classes, seen.probabilities, seen.error, seen.values)
+            what = (seen.classes, seen.probabilities, seen.error, seen.values, seen.boxes, seen.sides)
+            results.add(seen.image, *what)
         for name, why in named.problems:
             results.add(name, (), (), f"{name}: {why}")
     if named.left_out.counts:

@@ -47,6 +47,7 @@ _OURS = {
     "digits": ("digits", "digits"),
     "digits_segmentation": ("kinds.digits_segmentation", "digits_segmentation"),
     "digits_3d": ("kinds.digits_3d", "digits_3d"),
+    "digits_detection": ("kinds.digits_detection", "digits_detection"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
     "npy": ("npy", "npy:PATH"),
@@ -108,7 +109,7 @@ def find_source(kind: str) -> SourceKind | None:
 def source_forms() -> str:
     """Return how a source of every kind is written, in a row.
 
-    >>> source_forms().startswith("digits, folder:PATH")
+    >>> source_forms().startswith("digits, digits_detection")
     True
     """
     return ", ".join(KINDS.values())

@@ -19,7 +19,7 @@ NormScopeChoice: TypeAlias = Literal["global", "device_group", "device", "ghost"
 ResidualChoice: TypeAlias = Literal["plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"]
 StandardizationChoice: TypeAlias = Literal["none", "standard", "scaled"]
 AttentionChoice: TypeAlias = Literal["none", "se", "eca"]
-HeadChoice: TypeAlias = Literal["classifier", "fcn", "aspp", "fpn", "several", "several_uncertain"]
+HeadChoice: TypeAlias = Literal["classifier", "fcn", "aspp", "fpn", "several", "several_uncertain", "fcos", "retinanet"]
 HeadPoolChoice: TypeAlias = Literal["mean", "max"]
 ActivationChoice: TypeAlias = Literal["relu", "leaky_relu", "elu", "gelu", "gelu_erf", "silu", "tanh"]
 InitChoice: TypeAlias = Literal[
@@ -82,6 +82,9 @@ class ModelChoices(TypedDict, total=False):
     head: HeadChoice
     head_width: int
     head_outputs: tuple[str, ...]
+    head_depth: int
+    pyramid_stride: int | None
+    pyramid_extra: int
     head_dropout: float
     drop_path: float
     head_pool: HeadPoolChoice

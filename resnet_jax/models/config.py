@@ -155,6 +155,16 @@ class ResNetConfig:
     """Channels of the convolutions that a head other than classifier has of its own."""
     head_outputs: Annotated[tuple[str, ...], NOT_AN_OPTION] = ()
     """Names and numbers of the outputs of the heads several and several_uncertain: digit:10, segmentation:3:pixels."""
+    head_depth: AtLeast0 = 4
+    """Convolutions of the towers of heads fcos and retinanet, before their last ones."""
+    pyramid_stride: AtLeast1 | None = None
+    """Pixels between positions of the finest map that heads fcos and retinanet use; None: 8, or of small strides half
+    the network's.
+
+    Small objects need a fine one: one that is smaller than the stride may have no position in its middle.
+    """
+    pyramid_extra: AtLeast0 = 0
+    """Maps of heads fcos and retinanet beyond the last stage's, each of twice the stride; the papers have 2."""
     head_dropout: BelowOne = 0.0
     """Rate before the classifier."""
     drop_path: BelowOne = 0.0

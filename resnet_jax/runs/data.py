@@ -49,7 +49,8 @@ class RunData:
 def geometry_of(config: DataConfig) -> Geometry:
     """Return the host-side geometry of a configuration."""
     host = divide_transforms(config.augment)
-    return Geometry(config.image_size, "random_resized" if host.random_resized else "none", host.before, host.after)
+    crop = "random_resized" if host.random_resized else "none"
+    return Geometry(config.image_size, crop, host.before, host.after, config.resize)
 
 
 def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import jax
 import numpy as np
 
+from resnet_jax.data.boxes import NO_BOX
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.inference import BUCKETS, Image, Inference
 from resnet_jax.runs.trained import TrainedRun, class_names_of
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.detection import Detection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Prediction:
         probabilities: of these classes or labels.
         error: why it could not be read, or None.
         values: of these targets, in their units.
+        boxes: of these classes, top, left, bottom, right in pixels of the image as it is stored; ``probabilities`` are
+            their scores.
+        sides: height and width of the image as it is stored, where there are boxes.
     """
 
     image: str
@@ -35,6 +40,8 @@ class Prediction:
     probabilities: tuple[float, ...]
     error: str | None = None
     values: tuple[float, ...] = ()
+    boxes: tuple[tuple[float, ...], ...] = ()
+    sides: tuple[int, int] | None = None
 
 
 class Predictor(Inference):
@@ -88,23 +95,40 @@ class Predictor(Inference):
 
     def most_answers(self, top: int) -> int:
         """Return how many answers an image gets at most."""
+        if isinstance(self.task, Detection):
+            return self.task.options.max_detections
         count = len(self.class_names)
         return min(top, count) if isinstance(self.task, Classification | Binary) else count
 
     def _predict(self, images: Iterable[Image], top: int) -> Iterator[Prediction]:
-        for name, row in self.each(images):
+        for name, sides, row in self.each_with_sides(images):
             if isinstance(row, DataError):
                 yield Prediction(name, (), (), str(row))
                 continue
-            (pairs,) = self.task.predict(jax.tree.map(lambda each: each[None], row), top)
+            row = jax.tree.map(lambda each: each[None], row)
+            if isinstance(self.task, Detection):
+                yield self._located(self.task, name, sides, row)
+                continue
+            (pairs,) = self.task.predict(row, top)
             names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
             match self.task.answers:
                 case "probabilities":
                     yield Prediction(name, names, numbers)
                 case "values":
                     yield Prediction(name, names, (), values=numbers)
+                case "boxes":
+                    raise UsageError(f"task {self.task.kind} answers with boxes, which only detection can place")
                 case _:
                     assert_never(self.task.answers)
+
+    def _located(self, task: Detection, name: str, sides: tuple[int, int], row: Any) -> Prediction:
+        """Return the boxes of an image, in its own pixels."""
+        found = task.located(row)
+        there = found["labels"][0] != NO_BOX
+        boxes = self.trained.geometry.boxes_as_stored(found["boxes"][0][there], sides)
+        names = tuple(self.class_names[label] for label in found["labels"][0][there])
+        scores = tuple(float(score) for score in found["scores"][0][there])
+        return Prediction(name, names, scores, boxes=tuple(map(tuple, boxes.tolist())), sides=sides)
 
 
 def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 5) -> list[Prediction]:

@@ -41,7 +41,7 @@ class Task(Protocol):
     mode: ClassVar[Literal["max", "min"]]
     heads: ClassVar[tuple[str, ...]]
     draws_examples: ClassVar[bool]
-    answers: ClassVar[Literal["probabilities", "values"]]
+    answers: ClassVar[Literal["probabilities", "values", "boxes"]]
 
     @property
     def num_outputs(self) -> int: ...
@@ -137,7 +137,7 @@ class TaskBase:
     draws_examples: ClassVar[bool] = False
 
     #: What the numbers of :meth:`predict` are.
-    answers: ClassVar[Literal["probabilities", "values"]] = "values"
+    answers: ClassVar[Literal["probabilities", "values", "boxes"]] = "values"
 
     num_outputs: int = 0
 

@@ -33,6 +33,8 @@ OURS: dict[str, str] = {
     "fpn": "fpn",
     "several": "several",
     "several_uncertain": "several",
+    "fcos": "fcos",
+    "retinanet": "retinanet",
 }
 
 
