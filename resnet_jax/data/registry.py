@@ -53,6 +53,7 @@ _OURS = {
     "manifest": ("manifest", "manifest:PATH"),
     "array_record": ("array_record", "array_record:PATH"),
     "tfds": ("tfds", "tfds:NAME or tfds:NAME@DATA_DIR"),
+    "digits_series": ("kinds.digits_series", "digits_series"),
     "ucr": ("kinds.ucr", "ucr:PATH"),
     "wav": ("kinds.wav", "wav:PATH"),
     "volumes": ("kinds.volumes", "volumes:PATH"),
