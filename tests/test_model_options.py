@@ -33,7 +33,9 @@ from resnet_jax.runs.recipes import load_recipe, parse_config
 OF_THE_RUN = {"norm_devices", "axis_name"}
 #: A value other than the default of every field, and what must go with it.
 VALUES: dict[str, Any] = {
-    "stage_sizes": (1, 2, 1), "widths": (4, 8, 16), "block": "bottleneck", "order": "pre", "stem": "imagenet",
+    "stage_sizes": (1, 2, 1), "widths": (4, 8, 16), "block": "bottleneck", "order": "pre",
+    "frontend": "standardize", "mel_rate": 8000, "mel_window": 200, "mel_hop": 80, "mel_bands": 40, "mel_time_mask": 5,
+    "mel_band_mask": 4, "stem": "imagenet",
     "stem_width": 12, "stem_pool": "zero_max", "whiten_window": 3, "transition": "conv_pool",
     "shortcut": "C", "stride_in": "1x1", "output_stride": 16, "groups": 2,
     "base_width": 32, "norm": "group", "norm_eps": 1e-3, "norm_momentum": 0.5, "norm_running_variance": "unbiased",
@@ -48,6 +50,8 @@ VALUES: dict[str, Any] = {
     "spatial_dims": 1, "execution": "scan", "remat": "conv", "dtype": "bfloat16", "param_dtype": "float32",
 }  # fmt: skip
 TOGETHER: dict[str, dict[str, Any]] = {
+    "mel_time_mask": {"frontend": "log_mel", "spatial_dims": 1},
+    "mel_band_mask": {"frontend": "log_mel", "spatial_dims": 1},
     "stem_pool": {"stem": "imagenet"},
     "output_stride": {"stem": "imagenet"},
     "groups": {"block": "bottleneck"},

@@ -57,6 +57,7 @@ _OURS = {
     "array_record": ("array_record", "array_record:PATH"),
     "tfds": ("tfds", "tfds:NAME or tfds:NAME@DATA_DIR"),
     "digits_tasks": ("kinds.digits_tasks", "digits_tasks"),
+    "digits_series": ("kinds.digits_series", "digits_series"),
     "ucr": ("kinds.ucr", "ucr:PATH"),
     "wav": ("kinds.wav", "wav:PATH"),
     "volumes": ("kinds.volumes", "volumes:PATH"),
