@@ -18,6 +18,8 @@ import jax
 import numpy as np
 
 Batch = Mapping[str, jax.Array]
+Answers = Literal["probabilities", "values", "boxes"]
+"""What the numbers of predictions are."""
 
 
 @runtime_checkable
@@ -41,7 +43,7 @@ class Task(Protocol):
     mode: ClassVar[Literal["max", "min"]]
     heads: ClassVar[tuple[str, ...]]
     draws_examples: ClassVar[bool]
-    answers: ClassVar[Literal["probabilities", "values", "boxes"]]
+    answers: ClassVar[Answers]
 
     @property
     def num_outputs(self) -> int: ...
@@ -137,7 +139,7 @@ class TaskBase:
     draws_examples: ClassVar[bool] = False
 
     #: What the numbers of :meth:`predict` are.
-    answers: ClassVar[Literal["probabilities", "values", "boxes"]] = "values"
+    answers: ClassVar[Answers] = "values"
 
     num_outputs: int = 0
 
