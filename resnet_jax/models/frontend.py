@@ -47,13 +47,13 @@ def apply_frontend(
     x = x.astype(ops.at_least_float32(x.dtype))
     if config.frontend == "standardize":
         return standardized(x, tuple(range(1, x.ndim - 1)))
-    mel = ops.log_mel(x, rate=config.mel_rate, window=config.mel_window, hop=config.mel_hop, bands=config.mel_bands)
+    mel = ops.log_mel(
+        x, rate=config.mel_rate, window=config.mel_window, hop=config.mel_hop, bands=config.mel_bands
+    )
     mel = standardized(mel, (1, 2))
     if key is None:
         return mel
-    for axis, most, own in zip(
-        (1, 2), (config.mel_time_mask, config.mel_band_mask), jax.random.split(key), strict=True
-    ):
+    for axis, most, own in zip((1, 2), (config.mel_time_mask, config.mel_band_mask), jax.random.split(key), strict=True):
         mel = _masked(mel, axis, most, own)
     return mel
 
