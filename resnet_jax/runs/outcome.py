@@ -18,10 +18,11 @@ from resnet_jax.report.example_pairs import draw_pairs
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.prediction_plots import plot_test_rows
+from resnet_jax.report.retrieval import SIMILARITY, draw_retrieval
 from resnet_jax.report.task_gradients import draw_task_gradients, read_task_gradients
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.build import build_task
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.config import OtherConfig, RunConfig
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.tasks.task import Task, format_metric
@@ -206,9 +207,10 @@ class Pictures:
     def title(self) -> str:
         """Headline of all of them."""
         config = self.config
-        return (
-            f"{config.model.name} on {config.data.source.split('/')[-1]} (recipe {config.recipe}, seed {config.seed})"
-        )
+        network = config.model.name
+        if config.other != OtherConfig():
+            network += f" and {config.other.model.name}"
+        return f"{network} on {config.data.source.split('/')[-1]} (recipe {config.recipe}, seed {config.seed})"
 
     def draw_training(self) -> None:
         """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
@@ -307,6 +309,9 @@ class Pictures:
             return
         card, kept = self.run.read_data(), open_arrays(self.run.examples)
         names, meanings = card.class_names, card.meanings
+        if SIMILARITY in kept:
+            draw_retrieval(kept, self.run.examples_picture, class_names=names, title=self.title)
+            return
         draw_pairs(kept, self.run.examples_picture, class_names=names, meanings=meanings, title=self.title)
 
     def _keep(self, result: Evaluation) -> None:

@@ -33,6 +33,9 @@ class Task(Protocol):
         headline: the metric that decides which state is the best and when to stop early, such as ``accuracy``.
         mode: whether larger or smaller is better.
         heads: which heads of a network make its outputs; the first, unless ``model.head`` says another.
+        inputs: fields of the examples that the network is called with.
+        compares: whether the loss of an example depends on others of its batch. A step then looks at the whole batch:
+            it is neither mapped over devices nor cut into micro-batches.
         draws_examples: whether a run draws test examples with :meth:`predicted_fields`.
         num_outputs: outputs of the network; 0 if that is not known.
         answers: what the numbers of :meth:`predict` are.
@@ -42,6 +45,8 @@ class Task(Protocol):
     headline: ClassVar[str]
     mode: ClassVar[Literal["max", "min"]]
     heads: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[tuple[str, ...]]
+    compares: ClassVar[bool]
     draws_examples: ClassVar[bool]
     answers: ClassVar[Answers]
 
@@ -136,6 +141,8 @@ class TaskBase:
     headline: ClassVar[str] = "loss"
     mode: ClassVar[Literal["max", "min"]] = "min"
     heads: ClassVar[tuple[str, ...]] = ("classifier",)
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    compares: ClassVar[bool] = False
     draws_examples: ClassVar[bool] = False
 
     #: What the numbers of :meth:`predict` are.
@@ -214,6 +221,13 @@ class LossOf:
 SHARES = frozenset(
     {"accuracy", "top5", "subset_accuracy", "precision", "recall", "f1", "ece"}
     | {"miou", "pixel_accuracy", "mean_class_accuracy"}
+    | {"class_recall1", "batch_recall1", "zero_shot_image", "zero_shot_other", "zero_shot_both"}
+    | {
+        f"{one}_to_{another}_{by}_recall{k}"
+        for one, another in (("image", "other"), ("other", "image"))
+        for by in ("class", "pair")
+        for k in (1, 5, 10)
+    }
     | {f"{mean}_{what}" for mean in ("macro", "micro") for what in ("precision", "recall", "f1")}
 )
 
