@@ -216,7 +216,7 @@ def label_counts(records: Records, kind: LabelKind, count: int) -> tuple[int, ..
             masks = records.fields.get("segmentation") if isinstance(records, ArrayRecords) else None
             if masks is None:
                 return ()
-            found = sum(np.bincount(mask.ravel(), minlength=256)[:count] for mask in masks)
+            found = np.sum([np.bincount(mask.ravel(), minlength=256)[:count] for mask in masks], axis=0)
         case "value" | "boxes":
             return ()
         case _:
