@@ -15,7 +15,9 @@ NO_CLASS = 255
 
 
 def with_pixel_classes(records: Records, dataset: Dataset, names: tuple[str, ...]) -> Records:
-    """Return records of pixels whose classes are positions of the network's outputs, matched by name; numbers are positions.
+    """Return records of pixels whose classes are positions of the network's outputs, matched by name.
+
+    Classes that are called by their numbers are those positions.
 
     Raises:
         UsageError: a class that the network does not know.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -14,6 +14,7 @@ from resnet_jax.runs.inference import BUCKETS, Image, Inference
 from resnet_jax.runs.trained import TrainedRun, class_names_of
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.segmentation import Segmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Prediction:
         probabilities: of these classes or labels.
         error: why it could not be read, or None.
         values: of these targets, in their units.
+        fields: of tasks of pixels and the like, what examples have: a ``segmentation`` (H, W) of the image as the
+            network takes it.
     """
 
     image: str
@@ -34,6 +37,7 @@ class Prediction:
     probabilities: tuple[float, ...]
     error: str | None = None
     values: tuple[float, ...] = ()
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class Predictor(Inference):
@@ -88,7 +92,7 @@ class Predictor(Inference):
     def most_answers(self, top: int) -> int:
         """Return how many answers an image gets at most."""
         count = len(self.class_names)
-        return min(top, count) if isinstance(self.task, Classification | Binary) else count
+        return min(top, count) if isinstance(self.task, Classification | Binary | Segmentation) else count
 
     def _predict(self, images: Iterable[Image], top: int) -> Iterator[Prediction]:
         for name, row in self.each(images):
@@ -97,11 +101,15 @@ class Predictor(Inference):
                 continue
             (pairs,) = self.task.predict(row[None], top)
             names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
+            fields: dict[str, np.ndarray] = {}
+            if getattr(self.task, "draws_examples", False):
+                said = self.task.predicted_fields(row[None])
+                fields = {field: values[0] for field, values in said.items()}
             match self.task.answers:
                 case "probabilities":
-                    yield Prediction(name, names, numbers)
+                    yield Prediction(name, names, numbers, fields=fields)
                 case "values":
-                    yield Prediction(name, names, (), values=numbers)
+                    yield Prediction(name, names, (), values=numbers, fields=fields)
                 case _:
                     assert_never(self.task.answers)
 
