@@ -31,6 +31,9 @@ class PredictOptions:
     out: Path | None = None
     """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line);
     boxes: .json (COCO's format, whole at the end) or .jsonl."""
+    pixels: Path | None = None
+    """Segmentation: write the class of every pixel of each image to this folder, NAME.png (values are classes), and the
+    image in their colours, NAME_overlay.png."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
     data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
@@ -44,7 +47,8 @@ def run(argv: list[str]) -> Any:
     """Predict; return one object per image, or how many there were, with ``--out``."""
     options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
     from resnet_jax.data.named import LIST, NamedImages
-    from resnet_jax.errors import PartialError, UsageError
+    from resnet_jax.errors import DataError, PartialError, UsageError
+    from resnet_jax.report.pixel_files import PixelFiles
     from resnet_jax.report.predictions import InCoco, InFile, OnTerminal, Predictions
     from resnet_jax.report.text import say
     from resnet_jax.runs.evaluate import Predictor, load_run
@@ -54,6 +58,13 @@ def run(argv: list[str]) -> Any:
     trained = prepared(load_run(options.run_dir, options.checkpoint), options.data, options.class_names)
     failures = Console(stderr=True)
     predictor = Predictor(trained, (options.batch_size,))
+    files = None
+    if options.pixels is not None:
+        if predictor.task.kind != "segmentation":
+            raise UsageError(
+                f"--pixels is of segmentation, and {options.run_dir} is of task.kind {predictor.task.kind}"
+            )
+        files = PixelFiles(options.pixels)
     named = NamedImages(options.images, sys.stdin.buffer if LIST in options.images else ())
     found = predictor.predict(named, options.top)
     boxes = predictor.task.answers == "boxes"
@@ -70,6 +81,10 @@ def run(argv: list[str]) -> Any:
             seen = prediction
             what = (seen.classes, seen.probabilities, seen.error, seen.values, seen.boxes, seen.sides)
             results.add(seen.image, *what)
+            if files is not None and seen.error is None:
+                image = predictor.read(seen.image, seen.image)
+                if not isinstance(image, DataError):
+                    files.add(seen.image, seen.fields["segmentation"], image)
         for name, why in named.problems:
             results.add(name, (), (), f"{name}: {why}")
     if named.left_out.counts:

@@ -333,6 +333,7 @@ def transform_table(package: str = "resnet_jax.") -> str:
         if not kind.__module__.startswith(package):
             continue
         free = "where" in {field.name for field in dataclasses.fields(kind)} and kind.needs != "normalized"  # pyright: ignore
+        free = free and not getattr(kind, "resizes", False)
         place = "device or host" if free else kind.where  # pyright: ignore[reportAttributeAccessIssue]
         rows.append(f"| `{_form(name, without='where')}` | {place} | {doc_of(name)} |")
     return "\n".join(rows)

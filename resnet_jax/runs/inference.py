@@ -16,6 +16,7 @@ from resnet_jax.data.augment import downscaled, normalize
 from resnet_jax.data.decode import decode_image, has_colours
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.ops import resize_bilinear
 from resnet_jax.runs.sizes import describe_sizes
 from resnet_jax.runs.trained import TrainedRun, require_images
 from resnet_jax.runtime.paths import user_path
@@ -182,7 +183,9 @@ def _outputs(
     if part is not None:
         features: Any = model.apply(variables, preprocess(None, {"image": images}), train=False, method="features")
         return features[part].astype(jnp.float32)
-    return make_predict_step(model, preprocess=preprocess)(variables, {"image": images})
+    outputs = make_predict_step(model, preprocess=preprocess)(variables, {"image": images})
+    of_pixels = downscale > 1 and outputs.ndim == images.ndim
+    return resize_bilinear(outputs, images.shape[1:-1]) if of_pixels else outputs
 
 
 def _checked(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:

@@ -17,10 +17,14 @@ NO_CLASS = 255
 def with_pixel_classes(records: Records, dataset: Dataset, names: tuple[str, ...]) -> Records:
     """Return records of pixels whose classes are positions of the network's outputs, matched by name.
 
+    Classes that are called by their numbers are those positions.
+
     Raises:
         UsageError: a class that the network does not know.
     """
-    if dataset.class_names == names[: len(dataset.class_names)]:
+    count = len(dataset.class_names)
+    numbered = dataset.class_names == tuple(str(number) for number in range(count)) and count <= len(names)
+    if numbered or dataset.class_names == names[:count]:
         return records
     unknown_ones = [name for name in dataset.class_names if name not in names]
     if unknown_ones:
@@ -29,7 +33,7 @@ def with_pixel_classes(records: Records, dataset: Dataset, names: tuple[str, ...
             f"knows {', '.join(names[:12])}: data.class_list names the classes of masks in order"
         )
     table = np.full(256, NO_CLASS, np.uint8)
-    table[: len(dataset.class_names)] = [names.index(name) for name in dataset.class_names]
+    table[:count] = [names.index(name) for name in dataset.class_names]
     return Reclassified(records, table)
 
 

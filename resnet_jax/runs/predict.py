@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -17,6 +17,7 @@ from resnet_jax.runs.trained import TrainedRun, class_names_of
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.detection import Detection
+from resnet_jax.tasks.segmentation import Segmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Prediction:
         boxes: of these classes, top, left, bottom, right in pixels of the image as it is stored; ``probabilities`` are
             their scores.
         sides: height and width of the image as it is stored, where there are boxes.
+        fields: of tasks of pixels and the like, what examples have: a ``segmentation`` (H, W) of the image as the
+            network takes it.
     """
 
     image: str
@@ -42,6 +45,7 @@ class Prediction:
     values: tuple[float, ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
     sides: tuple[int, int] | None = None
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class Predictor(Inference):
@@ -98,7 +102,7 @@ class Predictor(Inference):
         if isinstance(self.task, Detection):
             return self.task.options.max_detections
         count = len(self.class_names)
-        return min(top, count) if isinstance(self.task, Classification | Binary) else count
+        return min(top, count) if isinstance(self.task, Classification | Binary | Segmentation) else count
 
     def _predict(self, images: Iterable[Image], top: int) -> Iterator[Prediction]:
         for name, sides, row in self.each_with_sides(images):
@@ -111,11 +115,15 @@ class Predictor(Inference):
                 continue
             (pairs,) = self.task.predict(row, top)
             names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
+            fields: dict[str, np.ndarray] = {}
+            if getattr(self.task, "draws_examples", False):
+                said = self.task.predicted_fields(row)
+                fields = {field: values[0] for field, values in said.items()}
             match self.task.answers:
                 case "probabilities":
-                    yield Prediction(name, names, numbers)
+                    yield Prediction(name, names, numbers, fields=fields)
                 case "values":
-                    yield Prediction(name, names, (), values=numbers)
+                    yield Prediction(name, names, (), values=numbers, fields=fields)
                 case "boxes":
                     raise UsageError(f"task {self.task.kind} answers with boxes, which only detection can place")
                 case _:

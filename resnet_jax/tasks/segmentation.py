@@ -31,8 +31,8 @@ FIELD = "segmentation"
 class Segmentation(TaskBase):
     """Every pixel is of one class; labels are ``segmentation``, uint8 (N, *sides), 255 where there is none (void).
 
-    Outputs are (N, *sides, K), of the labels' sides or others. The **loss** is computed at the outputs' sides, of labels
-    taken at the nearest pixel: of every example the mean over labelled pixels of w_y times the cross-entropy, plus
+    Outputs are (N, *sides, K), of the labels' sides or others. The **loss** is at the outputs' sides, of labels taken
+    at the nearest pixel: of every example the mean over labelled pixels of w_y times the cross-entropy, plus
     ``dice_weight`` times the Dice loss; 0 of an example without a labelled pixel. The **scores** are those of the
     outputs interpolated to the labels' own sides: of all pixels of a data set together ``miou`` (the headline; the mean
     over the classes that occur of right / (true + predicted - right)), ``pixel_accuracy`` and ``mean_class_accuracy``.

@@ -65,7 +65,8 @@ def predict_views(predict_step: PredictStep, task: Task, views: Views, size: int
 
     Args:
         predict_step: from :func:`resnet_jax.training.step.make_predict_step`.
-        task: of pixels, it takes its own views (:mod:`resnet_jax.training.pixel_views`); else it averages its outputs by ``mean_outputs``; a task without it, as they are.
+        task: averages its outputs by ``mean_outputs``; a task without it, as they are. One of pixels has views of its
+            own (:mod:`resnet_jax.training.pixel_views`).
         views: which.
         size: side of a crop.
     """

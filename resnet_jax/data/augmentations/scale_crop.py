@@ -44,7 +44,7 @@ class RandomScaleCrop(ForExample):
             raise UsageError(f"random_scale_crop: low {self.low:g} is above high {self.high:g}")
         if self.where == "host":
             raise UsageError(
-                "random_scale_crop changes the sides of training images alone, on the device: leave where out"
+                "random_scale_crop changes the sides of training images only, within the step: leave where out"
             )
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """``digits_segmentation``: scenes composed of scikit-learn's handwritten digits, with the class of every pixel.
 
-Real digits (8x8, enlarged two to three times) on a canvas of 48x48 pixels with a slowly changing grey and noise, three to
-five of them, none on another. Pixels of a digit's strokes are of its class, those of its faint edge of none (255), the
+Three to five real digits (8x8, enlarged two to three times), none on another, on a canvas of 48x48 pixels with a slowly
+changing grey and noise. Pixels of a digit's strokes are of its class, those of its faint edge of none (255), the
 rest is background: 11 classes. Training, validation and test scenes are composed of disjoint digits, always the same.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from resnet_jax.data.digits import digit_records
 from resnet_jax.data.reading import Reading
-from resnet_jax.data.records import ArrayRecords, Dataset
+from resnet_jax.data.records import ArrayRecords, Dataset, Source
 from resnet_jax.data.registry import register_source
 from resnet_jax.data.transform import resize
 
@@ -38,8 +38,8 @@ def load_scenes(_location: str, reading: Reading, /) -> Dataset:
     return Dataset("digits_segmentation", splits, NAMES, (note,), kind="segmentation")
 
 
-def _scenes(digits: ArrayRecords, own: np.ndarray, count: int, rng: np.random.Generator, split: str) -> ArrayRecords:
-    channels = digits.images.shape[-1]
+def _scenes(digits: Source, own: np.ndarray, count: int, rng: np.random.Generator, split: str) -> ArrayRecords:
+    channels = digits[0]["image"].shape[-1]
     images = np.empty((count, SIDE, SIDE, channels), np.uint8)
     masks = np.zeros((count, SIDE, SIDE), np.uint8)
     for image, mask in zip(images, masks, strict=True):
@@ -48,7 +48,7 @@ def _scenes(digits: ArrayRecords, own: np.ndarray, count: int, rng: np.random.Ge
         free = np.ones((SIDE, SIDE), bool)
         for index in rng.choice(own, rng.integers(3, 6), replace=False):
             side = int(rng.integers(16, 25))
-            pixels = resize(digits.images[index], side, side).astype(np.float32)
+            pixels = resize(digits[int(index)]["image"], side, side).astype(np.float32)
             top, left = _free_place(free, side, rng)
             if top < 0:
                 continue
