@@ -97,7 +97,7 @@ def make_train_step(
     """
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
-    task: Any = task_of(task, loss)
+    task = task_of(task, loss)
     names, projected = task_gradients.task_names(task), task_gradients.projects(task)
     apart = bool(names) and (projected or probe is not None)  # whether each task's gradient is needed by itself
     whole = not projected or probe is not None
@@ -112,7 +112,7 @@ def make_train_step(
             outputs, updates = apply(network, variables, batch["image"], dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}
         if apart:
-            value = jnp.stack([jnp.mean(each) for each in task.task_losses(outputs, batch).values()])
+            value = jnp.stack([jnp.mean(each) for each in task_gradients.losses_of(task, outputs, batch)])
         else:
             value = jnp.mean(task.loss(outputs, batch))
         return value if scale is None else value * scale, (updates.get("batch_stats", {}), sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import cv2
@@ -25,7 +26,10 @@ from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.multitask import Multitask
 
 RNG = np.random.default_rng(1)
-DIVISION = {"val_fraction": 0.2, "test_fraction": 0.2}
+
+
+def data_of(source, **changes):
+    return DataConfig(source=source, val_fraction=0.2, test_fraction=0.2, **changes)
 
 
 @pytest.fixture
@@ -51,14 +55,13 @@ def test_columns_of_a_table_are_fields_of_its_examples(table):
 
 
 def test_heads_of_a_table_have_its_names_and_numbers(table):
-    config = RunConfig(
-        data=DataConfig(source=table, **DIVISION), task=TaskConfig(heads=("kind=label", "sex:2", "age:value"))
-    )
+    config = RunConfig(data=data_of(table), task=TaskConfig(heads=("kind=label", "sex:2", "age:value")))
     card = load_images(config).card
     task = build_task(config, card)
     assert isinstance(task, Multitask)
     assert task.answer_names(()) == ("kind cat", "kind dog", "sex f", "sex m", "age")
     ages = values_of(load_splits(config)[0].train, "value_age")
+    assert ages is not None
     known = ages[~np.isnan(ages)].astype(np.float64)
     assert card.targets["value_age"].examples == len(known)
     np.testing.assert_allclose(
@@ -69,12 +72,12 @@ def test_heads_of_a_table_have_its_names_and_numbers(table):
 
 
 def test_a_head_without_a_field_and_mixed_labels_are_refused(table):
-    data = DataConfig(source=table, **DIVISION)
-    with pytest.raises(UsageError, match="task.heads kind=lable:2: the examples have no field lable"):
+    data = data_of(table)
+    with pytest.raises(UsageError, match="the examples have no field lable"):
         load_images(RunConfig(data=data, task=TaskConfig(heads=("kind=lable:2",))))
-    mixed = DataConfig(source=table, augment=("mixup(0.2)",), **DIVISION)
+    mixed = data_of(table, augment=("mixup(0.2)",))
     config = RunConfig(data=mixed, task=TaskConfig(heads=("kind=label", "sex:2")))
-    with pytest.raises(UsageError, match="mix one label, and task.heads has several"):
+    with pytest.raises(UsageError, match="mixup and cutmix of data"):
         build_task(config, load_images(config).card)
 
 
@@ -97,3 +100,23 @@ def test_the_recipe_leaves_its_pictures_and_predicts(tmp_path):
     (said,) = Predictor(load_run(tmp_path / "run")).predict([np.zeros((8, 8, 1), np.uint8)])
     assert [name.split()[0] for name in said.classes] == ["digit", "parity", "thickness"]
     assert found.summary.metrics["score"] == summary["metrics"]["score"]
+
+
+@pytest.mark.slow
+def test_a_mask_and_a_class(tmp_path):
+    """Arrays: the digit, and whether each pixel is ink."""
+    records = load_dataset("digits").splits["all"]
+    images, labels = records.images[:400], records.labels[:400]  # pyright: ignore[reportAttributeAccessIssue]
+    ink = (images[..., 0] > 100).astype(np.uint8)
+    ink[:, 0] = 255  # of the first row nobody knows
+    recipe = load_recipe("digits-multitask")
+    base = smoke_config(recipe, load_about("digits-multitask"), "digits-multitask")
+    model = base.model.replace(head_width=8, head="several_uncertain")
+    task = TaskConfig(heads=("digit", "segmentation:2"), weighting="uncertainty")
+    train = dataclasses.replace(base.train, length="40 steps")
+    config = dataclasses.replace(base, task=task, model=model, train=train)
+    found = fit(config, tmp_path, data={"x": images, "y": labels, "segmentation": ink})
+    assert (found.summary.metrics["segmentation/miou"] or 0.0) > 0.5
+    with np.load(tmp_path / "examples.npz") as kept:
+        assert kept["said/segmentation"].shape == kept["segmentation"].shape == (12, 8, 8)
+    assert read_task_gradients(tmp_path / "task_gradients.jsonl").pairs == (("digit", "segmentation"),)

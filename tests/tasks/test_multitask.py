@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,13 +31,16 @@ TASK = Multitask(
         Part("size", "value_size", Regression(1, std=(2.0,), mean=(0.1,)), 3.0, ("size",), "value"),
     ),
 )
-OUTPUTS = {name: RNG.normal(size=(COUNT, k)).astype(np.float32) for name, k in (("digit", 7), ("odd", 2), ("size", 1))}
-BATCH = {"label": LABEL, "label_odd": ODD, "value_size": SIZE}
+OUTPUTS: Any = {
+    name: RNG.normal(size=(COUNT, k)).astype(np.float32) for name, k in (("digit", 7), ("odd", 2), ("size", 1))
+}
+BATCH: Any = {"label": LABEL, "label_odd": ODD, "value_size": SIZE}
 
 
 def test_losses_are_those_of_the_examples_that_have_a_target():
     losses = TASK.task_losses(OUTPUTS, BATCH)
-    own = Classification(2).loss(OUTPUTS["odd"][ODD >= 0], {"label": ODD[ODD >= 0]})
+    labelled: Any = {"label": ODD[ODD >= 0]}
+    own = Classification(2).loss(OUTPUTS["odd"][ODD >= 0], labelled)
     np.testing.assert_allclose(losses["odd"][ODD >= 0], 0.5 * own, rtol=1e-6)
     assert (losses["odd"][ODD < 0] == 0).all()
     known = ~np.isnan(SIZE)
@@ -54,11 +59,13 @@ def test_metrics_are_those_of_each_task_alone_over_what_it_has():
     metrics = TASK.eval_metrics(sums, rows, COUNT)
     for part, target in zip(TASK.parts, (LABEL, ODD, SIZE), strict=True):
         known = ~np.isnan(target) if target.dtype.kind == "f" else target >= 0
-        batch, outputs = {"label": target[known]}, OUTPUTS[part.name][known]
+        own_batch: Any = {"label": target[known]}
+        outputs = OUTPUTS[part.name][known]
         own = {
-            n: np.asarray(np.sum(each, 0, dtype=np.float64)) for n, each in part.task.eval_sums(outputs, batch).items()
+            n: np.asarray(np.sum(each, 0, dtype=np.float64))
+            for n, each in part.task.eval_sums(outputs, own_batch).items()
         }
-        kept = {name: np.asarray(each) for name, each in part.task.eval_rows(outputs, batch).items()}
+        kept = {name: np.asarray(each) for name, each in part.task.eval_rows(outputs, own_batch).items()}
         for name, value in part.task.eval_metrics(own, kept, int(known.sum())).items():
             assert metrics[f"{part.name}/{name}"] == pytest.approx(value, rel=1e-6), (part.name, name)
     headlines = [metrics["digit/accuracy"], metrics["odd/accuracy"], metrics["size/r2"]]

@@ -37,13 +37,13 @@ PARTS = (
 PAIRS = tuple(itertools.combinations(range(3), 2))
 
 
-def network(*, stages=(1, 2), head="several", **choices) -> ResNet:
+def network(*, stages=(1, 2), head: Any = "several", **choices: Any) -> ResNet:
     outputs = ("shape:3", "odd:2", "size:1")
     choices = {"stem": "cifar", "num_classes": 6, "norm": "none", "residual": "nf", "head_outputs": outputs, **choices}
     return ResNet(ResNetConfig(stages, (4, 8)[: len(stages)], head=head, **choices))
 
 
-def batch() -> dict[str, np.ndarray]:
+def batch() -> Any:
     rng = np.random.default_rng(0)
     return {
         "image": rng.normal(size=(BATCH, *SHAPE)).astype(np.float32),
@@ -79,7 +79,7 @@ def one_step(model, task, *, devices=1, probe=True, scaling=None, **options):
 
 
 @functools.cache
-def alone(model: ResNet, task: Multitask) -> list[Any]:
+def alone(model: Any, task: Multitask) -> list[Any]:
     """The gradient of each task by itself: `jax.grad` of its mean loss, once a task."""
     state, data = state_of(model), batch()
 
@@ -106,9 +106,10 @@ def cosine(a: Any, b: Any) -> float:
     ],
 )
 def test_cosines_at_every_block_are_those_of_gradients_computed_one_by_one(options, choices):
-    model, task = network(**choices), Multitask(6, PARTS)
+    model: Any = network(**choices)
+    task = Multitask(6, PARTS)
     change, metrics = one_step(model, task, **options)
-    unrolled = ResNet(dataclasses.replace(model.config, execution="unroll"))
+    unrolled: Any = ResNet(dataclasses.replace(model.config, execution="unroll"))
     own = alone(unrolled, task)
     blocks = [
         (stage, block)
@@ -168,7 +169,8 @@ def test_tasks_that_agree_or_have_no_gradient_are_added():
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "probe"), [(1, False), (2, False), (1, True)])
 def test_a_step_with_pcgrad_takes_the_projected_gradient(devices, probe):
-    model, task = network(), Multitask(6, PARTS, "pcgrad")
+    model: Any = network()
+    task = Multitask(6, PARTS, "pcgrad")
     change, metrics = one_step(model, task, devices=devices, probe=probe)
     own, key = alone(model, task), jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 3), ORDER)
     shared = [{name: tree for name, tree in each.items() if name != "head"} for each in own]
@@ -209,6 +211,6 @@ def test_log_variances_have_the_gradient_of_the_published_loss_and_are_not_decay
     np.testing.assert_allclose(s - new.params["head"]["log_variance"], slope, rtol=1e-5, atol=1e-6)
     tx, _ = make_optimizer(OptimConfig(weight_decay=0.1), params, steps_per_epoch=10, total_steps=10)
     zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = tx.update(zero, tx.init(params), params)
+    updates: Any = tx.update(zero, tx.init(params), params)[0]
     np.testing.assert_array_equal(updates["head"]["log_variance"], 0.0)
     assert np.abs(updates["head"]["classifier_odd"]["kernel"]).max() > 0  # and kernels are
