@@ -37,6 +37,11 @@ OUTPUTS: Any = {
 BATCH: Any = {"label": LABEL, "label_odd": ODD, "value_size": SIZE}
 
 
+def summed(values):
+    """Sums over the examples, as an evaluation has them."""
+    return np.asarray(np.asarray(values).sum(axis=0, dtype=np.float64))
+
+
 def test_losses_are_those_of_the_examples_that_have_a_target():
     losses = TASK.task_losses(OUTPUTS, BATCH)
     labelled: Any = {"label": ODD[ODD >= 0]}
@@ -52,25 +57,22 @@ def test_losses_are_those_of_the_examples_that_have_a_target():
 
 
 def test_metrics_are_those_of_each_task_alone_over_what_it_has():
-    sums = {
-        name: np.asarray(np.sum(each, 0, dtype=np.float64)) for name, each in TASK.eval_sums(OUTPUTS, BATCH).items()
-    }
+    sums = {name: summed(each) for name, each in TASK.eval_sums(OUTPUTS, BATCH).items()}
     rows = {name: np.asarray(each) for name, each in TASK.eval_rows(OUTPUTS, BATCH).items()}
     metrics = TASK.eval_metrics(sums, rows, COUNT)
     for part, target in zip(TASK.parts, (LABEL, ODD, SIZE), strict=True):
         known = ~np.isnan(target) if target.dtype.kind == "f" else target >= 0
         own_batch: Any = {"label": target[known]}
         outputs = OUTPUTS[part.name][known]
-        own = {
-            n: np.asarray(np.sum(each, 0, dtype=np.float64))
-            for n, each in part.task.eval_sums(outputs, own_batch).items()
-        }
+        own = {n: summed(each) for n, each in part.task.eval_sums(outputs, own_batch).items()}
         kept = {name: np.asarray(each) for name, each in part.task.eval_rows(outputs, own_batch).items()}
         for name, value in part.task.eval_metrics(own, kept, int(known.sum())).items():
             assert metrics[f"{part.name}/{name}"] == pytest.approx(value, rel=1e-6), (part.name, name)
     headlines = [metrics["digit/accuracy"], metrics["odd/accuracy"], metrics["size/r2"]]
     assert metrics["score"] == pytest.approx(np.mean(headlines))
-    trained = TASK.train_metrics({n: float(np.sum(e)) for n, e in TASK.train_sums(OUTPUTS, BATCH).items()}, COUNT)
+    trained = TASK.train_metrics(
+        {n: float(np.asarray(e).sum()) for n, e in TASK.train_sums(OUTPUTS, BATCH).items()}, COUNT
+    )
     assert trained["odd/accuracy"] == pytest.approx(metrics["odd/accuracy"])
     assert trained["size/loss"] == pytest.approx(metrics["size/loss"])
 
@@ -89,9 +91,7 @@ def test_evaluation_in_batches_counts_padding_nowhere():
 
     step = make_eval_step(Cut(), task=TASK)
     found = evaluate(step, {}, batches, mesh=MESH, task=TASK)
-    sums = {
-        name: np.asarray(np.sum(each, 0, dtype=np.float64)) for name, each in TASK.eval_sums(OUTPUTS, BATCH).items()
-    }
+    sums = {name: summed(each) for name, each in TASK.eval_sums(OUTPUTS, BATCH).items()}
     rows = {name: np.asarray(each) for name, each in TASK.eval_rows(OUTPUTS, BATCH).items()}
     expected = TASK.eval_metrics(sums, rows, COUNT)
     assert found.metrics.keys() == expected.keys()
@@ -101,9 +101,7 @@ def test_evaluation_in_batches_counts_padding_nowhere():
 
 def test_a_task_of_which_no_example_has_a_target_is_said_and_left_out_of_the_score():
     batch = {**BATCH, "label_odd": np.full(COUNT, -1, np.int32)}
-    sums = {
-        name: np.asarray(np.sum(each, 0, dtype=np.float64)) for name, each in TASK.eval_sums(OUTPUTS, batch).items()
-    }
+    sums = {name: summed(each) for name, each in TASK.eval_sums(OUTPUTS, batch).items()}
     rows = {name: np.asarray(each) for name, each in TASK.eval_rows(OUTPUTS, batch).items()}
     metrics = TASK.eval_metrics(sums, rows, COUNT)
     assert "odd/accuracy" not in metrics
