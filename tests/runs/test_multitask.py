@@ -94,7 +94,7 @@ def test_the_recipe_leaves_its_pictures_and_predicts(tmp_path):
     assert gradients.steps.tolist() == [1, 9, 17]
     assert gradients.cosine.shape == (3, 3, 3)
     assert np.abs(gradients.cosine).max() <= 1.0001
-    for name in ("task_gradients.png", "examples.png", "depth.png", "curves.png"):
+    for name in ("task_gradients.png", "predictions.png", "examples.png", "depth.png", "curves.png"):
         assert (tmp_path / "run" / name).stat().st_size > 5_000
     draw_task_gradients(gradients, tmp_path / "again.png", title="again")
     (said,) = Predictor(load_run(tmp_path / "run")).predict([np.zeros((8, 8, 1), np.uint8)])
