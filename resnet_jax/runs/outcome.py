@@ -20,11 +20,13 @@ from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.prediction_plots import plot_test_rows
 from resnet_jax.report.retrieval import SIMILARITY, draw_retrieval
 from resnet_jax.report.task_gradients import draw_task_gradients, read_task_gradients
+from resnet_jax.report.task_plots import plot_task_rows
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.build import build_task
 from resnet_jax.runs.config import OtherConfig, RunConfig
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.tasks.confusion import Confusion
+from resnet_jax.tasks.multitask import Multitask
 from resnet_jax.tasks.task import Task, format_metric
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.stuck import ADVICE
@@ -35,6 +37,10 @@ Say = Callable[[str], None]
 EXAMPLES = "examples"
 #: Kinds of task whose test has a picture.
 _DRAWN = ("classification", "binary", "multilabel", "regression", "segmentation")
+
+
+#: Rows of one of several tasks that are kept of a test.
+KEPT = ("label", "prediction", "score", "there")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +293,9 @@ class Pictures:
             raise RunError(f"{source.name}, which it is drawn of, is missing")
         card = self.run.read_data()
         stored = open_arrays(source)
+        if source == self.run.test_rows and isinstance(task := build_task(self.config, card), Multitask):
+            plot_task_rows(stored, {part.name: part.names for part in task.parts}, path, title=self.title)
+            return
         if source == self.run.test_rows:
             plot_test_rows(stored, card.class_names, path, title=self.title)
             return
@@ -322,4 +331,6 @@ class Pictures:
         elif {"label", "prediction"} <= set(result.rows) or {"label", "score"} <= set(result.rows):
             names = ("label", "prediction", "score")
             kept: dict[str, Any] = {name: result.rows[name] for name in names if name in result.rows}
+            np.savez_compressed(self.run.test_rows, **kept)
+        elif kept := {name: each for name, each in result.rows.items() if name.partition("/")[2] in KEPT}:
             np.savez_compressed(self.run.test_rows, **kept)

@@ -99,7 +99,6 @@ def make_train_step(
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
     task = task_of(task, loss)
-    several: Any = task  # if it is one of several, it has the losses of each
     if accumulate > 1 and getattr(task, "compares", False):
         raise UsageError(
             f"task {task.kind} compares the examples of a batch with each other, and each of {accumulate} "
@@ -119,7 +118,7 @@ def make_train_step(
             outputs, updates = apply(network, variables, inputs_of(network, batch), dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}
         if apart:
-            value = jnp.stack([jnp.mean(each) for each in several.task_losses(outputs, batch).values()])
+            value = jnp.stack([jnp.mean(each) for each in task_gradients.losses_of(task, outputs, batch)])
         else:
             value = jnp.mean(task.loss(outputs, batch))
         return value if scale is None else value * scale, (updates.get("batch_stats", {}), sums)
