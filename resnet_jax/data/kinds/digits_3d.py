@@ -25,8 +25,7 @@ NOISE = 12.0
 def load_digits_3d(channels: int | None = None) -> Dataset:
     """Load the volumes as one split, ``all``: uint8 (1797, 16, 16, 16, channels), 10 classes."""
     digits = load_digits().splits["all"]
-    flat = digits.images[..., 0]
-    volumes = np.stack([compose(flat[index], index) for index in range(len(digits))])[..., None]
+    volumes = np.stack([compose(digits[index]["image"][..., 0], index) for index in range(len(digits))])[..., None]
     records = ArrayRecords(to_channels(volumes, channels), digits.labels, name="digits_3d", meaning="volume")
     return Dataset("digits_3d", {"all": records}, tuple("0123456789"))
 
