@@ -19,8 +19,8 @@ from resnet_jax.report.depth_instruments import (
 from resnet_jax.report.depth_page import Section, Table
 
 _NOT_AGAIN = (
-    "The trained network is not trained again: blocks are taken out of it, or exchanged, and it is asked once more. What "
-    "a block contributes shows in what is lost without it."
+    "The trained network is not trained again: blocks are taken out of it, or exchanged, and it is asked once more. "
+    "What a block contributes shows in what is lost without it."
 )
 
 
