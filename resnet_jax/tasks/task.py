@@ -208,13 +208,28 @@ class TaskBase:
 
 @dataclasses.dataclass(frozen=True)
 class LossOf:
-    """The loss of a task as a function ``(outputs, labels) -> (N,)``, where no more than labels is needed."""
+    """The loss of a task as a function ``(outputs, labels) -> (N,)``, of an array of labels or a batch of targets."""
 
     task: Task
 
-    def __call__(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    def __call__(self, outputs: Any, labels: jax.Array | Batch) -> jax.Array:
         """Return the loss of every example, (N,)."""
-        return self.task.loss(outputs, {"label": labels})
+        return self.task.loss(outputs, _as_batch(labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class RightOf:
+    """Whether the outputs are right for every example, of a task whose headline is accuracy: as :class:`LossOf`."""
+
+    task: Task
+
+    def __call__(self, outputs: Any, labels: jax.Array | Batch) -> jax.Array:
+        """Return bool (N,)."""
+        return self.task.train_sums(outputs, _as_batch(labels))["correct"]
+
+
+def _as_batch(labels: jax.Array | Batch) -> Batch:
+    return labels if isinstance(labels, Mapping) else {"label": labels}
 
 
 #: Metrics that are shares of 1, shown in percent. Others, and those of a task of one's own, are shown as numbers.
