@@ -55,6 +55,7 @@ _OURS = {
     "tfds": ("tfds", "tfds:NAME or tfds:NAME@DATA_DIR"),
     "digits_series": ("kinds.digits_series", "digits_series"),
     "ucr": ("kinds.ucr", "ucr:PATH"),
+    "text": ("kinds.text", "text:PATH"),
     "wav": ("kinds.wav", "wav:PATH"),
     "volumes": ("kinds.volumes", "volumes:PATH"),
     "masks": ("kinds.masks", "masks:PATH"),
