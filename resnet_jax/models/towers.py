@@ -1,9 +1,9 @@
 """Two residual networks with one space of embeddings: an image on the left, anything on the right.
 
 Each tower is a :class:`~resnet_jax.models.ResNet` of any number of spatial dimensions whose classifier is the
-projection to the embeddings; these have length 1. The temperature of the contrastive loss is a parameter of the network,
-as in CLIP (Radford et al. 2021, arXiv 2103.00020, section 2.5). Paths read ``left/stage1/block0/...``, ``right/head/kernel`` and
-``log_scale``.
+projection to the embeddings; these have length 1. The temperature of the contrastive loss is a parameter of the
+network, as in CLIP (Radford et al. 2021, arXiv 2103.00020, section 2.5). Paths read ``left/stage1/block0/...``,
+``right/head/kernel`` and ``log_scale``.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class DatasetInfo:
         mean: per channel, of x / 255.
         std: per channel, of x / 255.
         examples: images per split.
-        labels: digest of the labels of all splits in order (:func:`resnet_jax.runs.data.labels_digest`); empty if it was not kept.
+        labels: digest of the labels of all splits in order (``runs.data.labels_digest``); empty if it was not kept.
         image_dtype: of the inputs; ``mean`` and ``std`` of another than uint8 are of the values themselves.
         label_kind: class, multi-label or value (:data:`resnet_jax.data.records.LabelKind`); the names are then those of
             classes, labels or targets.

@@ -27,8 +27,8 @@ def retrieved_examples(job: Job, result: Evaluation, records: Records) -> dict[s
         records: the test examples.
 
     Returns:
-        ``similarity`` (n, n) of pairs in the order of their classes, ``labels`` (n,) of these; ``recalls`` (2, ranks) by
-        class, ``zero_shot`` (3,) of image, other and both; and from each side to the other
+        ``similarity`` (n, n) of pairs in the order of their classes, ``labels`` (n,) of these; ``recalls`` (2, ranks)
+        by class, ``zero_shot`` (3,) of image, other and both; and from each side to the other
         ``queries/image`` (q, ...), ``found/image`` (q, k, ...), with their labels.
     """
     if processes.count() > 1 or job.images.unreadable_of(records):
