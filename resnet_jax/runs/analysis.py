@@ -28,7 +28,7 @@ from resnet_jax.runs.chosen import own_or_other
 from resnet_jax.runs.directory import describe_environment
 from resnet_jax.runs.images import OtherImages, prepared
 from resnet_jax.runs.own_optimizer import own_optimizer
-from resnet_jax.runs.trained import TrainedRun, load_run, with_moved_data
+from resnet_jax.runs.trained import TrainedRun, load_network, with_moved_data
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.tasks.losses import Loss, cross_entropy
 from resnet_jax.tasks.task import LossOf, RightOf
@@ -185,7 +185,7 @@ def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float
         UsageError: not a run directory, more images than there are, or none are known.
         RunError: no such checkpoint, or the images are not what they were.
     """
-    trained, source = load_run(path, config.checkpoint), config.data.source
+    trained, source = load_network(path, config.checkpoint), config.data.source
     if source is None and not trained.was_trained_here:
         raise UsageError(f"{path} was imported: it has no training images to look with; name a data.source, or random")
     if source != RANDOM and config.data.moved_to is None:

@@ -15,11 +15,13 @@ from resnet_jax.data.records import Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
 from resnet_jax.data.unreadable import LeftOut
 from resnet_jax.errors import UsageError
+from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.arrays import Arrays, as_dataset
 from resnet_jax.runs.build import build_evaluation, evaluation_feed
 from resnet_jax.runs.chosen import SPLITS, choose_images, own_or_other, own_splits
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.located import coco_of
+from resnet_jax.runs.other_input import require_other
 from resnet_jax.runs.predict import Prediction, Predictor, predict_images
 from resnet_jax.runs.preparation import eval_preprocess
 from resnet_jax.runs.sizes import bring_to_size, describe_sizes
@@ -122,6 +124,8 @@ def evaluate_run(
         raise UsageError(f"source {source} and data both name the images: give one of them")
     dataset = None if data is None else as_dataset(data, channels=trained.card.image_shape[-1])
     chosen = choose_images(trained, split, source, dataset)
+    if isinstance(trained.model, TwoTowers):
+        require_other(trained.card.other, chosen.records, chosen.place)
     unreadable = trained.config.data.unreadable(chosen.split, len(chosen.records))
     seen, said = with_views(trained, views)
     records, sizes = bring_to_size(seen, chosen.records, unreadable)

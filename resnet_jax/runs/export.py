@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnet_jax.errors import RunError
-from resnet_jax.runs.trained import TrainedRun, load_run
+from resnet_jax.runs.trained import TrainedRun, load_network
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.weights import from_variables, save_safetensors
 from resnet_jax.weights.notes import Notes
@@ -25,7 +25,7 @@ def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
         RunError: the file cannot be written.
     """
     out = user_path(out)
-    trained = load_run(run_dir)
+    trained = load_network(run_dir)
     state_dict = from_variables(trained.variables, trained.model, format)
     metadata = {"model": trained.config.model.name, "step": str(trained.step), **_notes(trained).as_metadata()}
     try:

@@ -13,7 +13,7 @@ from resnet_jax.models.digest import params_digest
 from resnet_jax.runs.build import RunComponents
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
-from resnet_jax.runs.trained import TrainedRun, load_run
+from resnet_jax.runs.trained import TrainedRun, load_network
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.ema import ema_init
 from resnet_jax.training.state import TrainState
@@ -53,7 +53,7 @@ def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
     with Checkpoints(run.checkpoints, owner=False) as checkpoints:
         under_way = bool(checkpoints.steps("last"))
     try:
-        trained = load_run(config.init_from)
+        trained = load_network(config.init_from)
     except (UsageError, RunError):
         if under_way:
             return None

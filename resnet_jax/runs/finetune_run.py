@@ -43,7 +43,7 @@ from resnet_jax.runs.length import Origin
 from resnet_jax.runs.outcome import Summary
 from resnet_jax.runs.recipe_table import text_table
 from resnet_jax.runs.recipes import config_from_dict
-from resnet_jax.runs.trained import TrainedRun, load_run
+from resnet_jax.runs.trained import TrainedRun, load_network
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.lock import locked
 from resnet_jax.runtime.paths import user_path
@@ -205,9 +205,9 @@ def _source(
     """
     place = user_path(Path(start))
     if place.is_dir():
-        return load_run(place)
+        return load_network(place)
     if folder.source.is_dir():
-        return load_run(folder.source)
+        return load_network(folder.source)
     if not place.is_file():
         raise UsageError(f"{start}: there is no such run directory or weights file")
     changes = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.")}
@@ -226,7 +226,7 @@ def _source(
     tell(f"{start} is now {folder.source}")
     for subject, text in imported.lines.items():
         tell(f"  {subject:<13}  {text}")
-    return load_run(folder.source)
+    return load_network(folder.source)
 
 
 def _choose(

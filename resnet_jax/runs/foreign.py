@@ -309,12 +309,12 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
         UsageError: ``run_dir`` is no run directory, its network has no batch norm, or ``out`` is in use.
         RunError: ``out`` cannot be written.
     """
-    from resnet_jax.runs.trained import load_run
+    from resnet_jax.runs.trained import load_network
     from resnet_jax.weights.fold import fold_batch_norm
 
     out = user_path(out)
     _require_new(out)
-    trained = load_run(run_dir)
+    trained = load_network(run_dir)
     folded, variables = fold_batch_norm(trained.model, trained.variables)
     named = MODELS[trained.config.model.name].config
     changed = {

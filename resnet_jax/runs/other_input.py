@@ -8,6 +8,7 @@ from resnet_jax.data.example import INPUTS, OTHER
 from resnet_jax.data.records import Records
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.unreadable import Unreadable, first_readable
+from resnet_jax.errors import UsageError
 
 #: Pixels, samples or voxels along one side of an input.
 MOST_SIDE = 1 << 20
@@ -43,3 +44,26 @@ def other_input(records: Records, unreadable: Unreadable | None) -> OtherInput |
     example = first_readable(records, unreadable)[1][OTHER]
     mean, std = channel_stats(records, unreadable=unreadable, field=OTHER)
     return OtherInput(example.shape, example.dtype.name, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def require_other(wanted: OtherInput | None, records: Records, place: str) -> None:
+    """Refuse examples without the second input that a network takes.
+
+    Args:
+        wanted: what is known of the second input that it was trained on; None: it takes one input.
+        records: the examples.
+        place: where they lie, for the message.
+
+    Raises:
+        UsageError: they have none, or one of another shape or dtype.
+    """
+    if wanted is None:
+        return
+    field = records.spec.get(OTHER)
+    if field is None:
+        raise UsageError(f"{place} has examples of one input, and the network takes two: name a source of pairs")
+    if field.dtype != wanted.dtype or tuple(field.shape) != wanted.shape:
+        found = f"{field.dtype} {tuple(field.shape)}"
+        raise UsageError(
+            f"the second input of {place} is {found}, and the network was trained on {wanted.dtype} {wanted.shape}"
+        )

@@ -15,7 +15,7 @@ from resnet_jax.models.digest import params_digest
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
-from resnet_jax.runs.trained import TrainedRun, load_run, require_normalization
+from resnet_jax.runs.trained import TrainedRun, load_network, require_normalization
 from resnet_jax.runtime.processes import fetched
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.placement import Placement
@@ -87,7 +87,7 @@ def find_teacher(config: RunConfig, card: DatasetInfo, model: ResNet, placement:
         return None
     where = config.task.distill.teacher
     try:
-        trained = load_run(where)
+        trained = load_network(where)
         require_normalization(trained)
     except (UsageError, RunError) as error:
         raise type(error)(f"task.distill.teacher: {error}") from error

@@ -21,6 +21,7 @@ from resnet_jax.data.transform import Geometry
 from resnet_jax.errors import RunError, UsageError, unknown
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
@@ -112,6 +113,31 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     return TrainedRun(config, card, model, loaded["ema"] if averaged else loaded, step, run.path)
 
 
+def load_network(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
+    """Load the network of a run directory, one that takes one input; see :func:`load_run`.
+
+    Raises:
+        UsageError: not a run directory, or a network of two towers.
+        RunError: it has no such checkpoint.
+    """
+    trained = load_run(path, checkpoint)
+    require_one_input(trained)
+    return trained
+
+
+def require_one_input(trained: TrainedRun) -> None:
+    """Refuse a network of two towers.
+
+    Raises:
+        UsageError: with what can be done with it.
+    """
+    if isinstance(trained.model, TwoTowers):
+        raise UsageError(
+            f"{trained.path} is a network of two towers, and this takes one of one input. `eval` takes it; in Python "
+            "trained.model.left is a network by itself, and its variables are left/... of trained.variables"
+        )
+
+
 def _check_size(run: RunDirectory, checkpoint: str, variables: Any) -> None:
     """Refuse a network far larger than the files that should hold its weights: what is missing is made of zeros.
 
@@ -189,6 +215,7 @@ def require_images(trained: TrainedRun) -> None:
     Raises:
         UsageError: with what to do.
     """
+    require_one_input(trained)
     card, config = trained.card, trained.model.config
     if config.spatial_dims != 2 or card.image_shape[-1] not in (1, 3):
         raise UsageError(

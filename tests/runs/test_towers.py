@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_jax import fit, load_recipe
+from resnet_jax.data import load_dataset
 from resnet_jax.depth.arrays import open_arrays
 from resnet_jax.errors import UsageError
 from resnet_jax.models.towers import TwoTowers
@@ -16,9 +17,10 @@ from resnet_jax.runs.config import config_to_yaml
 from resnet_jax.runs.directory import DatasetInfo, parse_card
 from resnet_jax.runs.evaluate import evaluate_run
 from resnet_jax.runs.network import build_model
-from resnet_jax.runs.other_input import OtherInput
+from resnet_jax.runs.other_input import OtherInput, other_input, require_other
 from resnet_jax.runs.promise import smoke_config
 from resnet_jax.runs.recipes import load_about, parse_config
+from resnet_jax.runs.trained import load_network
 from resnet_jax.training.observers import Observer
 
 OTHER = OtherInput((64, 1), "float32", (0.3,), (0.2,))
@@ -85,11 +87,23 @@ def test_what_is_done_on_the_host_is_not_for_the_second_input():
         parsed(PAIRS + "other: {augment: [random_resized_crop]}\n")
 
 
+def test_examples_have_to_have_the_second_input_that_the_network_knows():
+    records = load_dataset("digits_pairs").splits["test"]
+    require_other(OTHER, records, "here")
+    with pytest.raises(UsageError, match=r"the second input of here is float32 \(64, 1\), .* on float32 \(32, 1\)"):
+        require_other(dataclasses.replace(OTHER, shape=(32, 1)), records, "here")
+    assert other_input(load_dataset("digits").splits["all"], None) is None
+    found = other_input(records, None)
+    assert found is not None
+    values = np.stack([records[i]["other"] for i in range(len(records))])
+    assert (found.mean[0], found.std[0]) == pytest.approx((values.mean(), values.std()), abs=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_of_pairs_from_its_recipe_to_its_picture_and_back(tmp_path):
     about = load_about("digits-pairs")
     assert about is not None
-    config = smoke_config(load_recipe("digits-pairs"), about)
+    config = smoke_config(load_recipe("digits-pairs"), about, "digits-pairs")
     summary = fit(config, tmp_path / "run").summary
     assert summary.headline == "class_recall1"
     assert set(summary.per_class) == {"precision", "recall", "f1"}
@@ -100,6 +114,10 @@ def test_a_run_of_pairs_from_its_recipe_to_its_picture_and_back(tmp_path):
     assert (tmp_path / "run" / "examples.png").is_file()
     again = evaluate_run(tmp_path / "run")
     assert again.metrics == pytest.approx(summary.metrics, abs=1e-6)
+    with pytest.raises(UsageError, match="is a network of two towers, and this takes one of one input"):
+        load_network(tmp_path / "run")
+    with pytest.raises(UsageError, match="digits has examples of one input, and the network takes two"):
+        evaluate_run(tmp_path / "run", source="digits")
     # killed and resumed, it is the same run
     with pytest.raises(_Killed):
         fit(config, tmp_path / "killed", observers=[_KillAt(15)])
