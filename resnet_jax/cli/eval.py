@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,7 +105,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def save_array(path: Path | None, array: Any) -> None:
-    """Write a .npy file.
+    """Write a .npy file; of outputs with names, such as those of two towers, an .npz of that name.
 
     Raises:
         RunError: it cannot be written.
@@ -116,6 +117,9 @@ def save_array(path: Path | None, array: Any) -> None:
     assert path is not None
     try:
         with path.open("wb") as file:
-            np.save(file, array)
+            if isinstance(array, Mapping):
+                np.savez(file, **array)
+            else:
+                np.save(file, array)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error

@@ -90,7 +90,7 @@ class TwoTowers(nn.Module):
         return found
 
     @nn.compact
-    def __call__(self, x: Mapping[str, Float[Array, n * shape]], *, train: bool) -> dict[str, Array]:
+    def __call__(self, x: Mapping[str, Array], *, train: bool) -> dict[str, Array]:
         """Return the embeddings (N, width) of every input that is given, of length 1, and ``scale`` (N,).
 
         The scale is 1 / temperature, at most 100, the same number for every example.

@@ -46,7 +46,7 @@ class TrainedRun:
     Attributes:
         config: of the run.
         card: its data; ``image_shape`` is what the network sees.
-        model: the network.
+        model: the network; of examples with two inputs it is a :class:`~resnet_jax.models.TwoTowers`.
         variables: its weights and statistics.
         step: updates done.
         path: of the run directory.
@@ -102,7 +102,7 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     if checkpoint not in ("last", "best"):
         raise unknown("checkpoint", checkpoint, ("last", "best"))
     with missing_told(config.imports, where=str(run.path)):
-        model = build_model(config, card)
+        model: Any = build_model(config, card)
     if model.config.num_blocks > MOST_BLOCKS:
         raise RunError(f"{run.path}: a network of {model.config.num_blocks:,} blocks; at most {MOST_BLOCKS:,} are read")
     variables = Placement.of().abstract(abstract_variables(model, card.image_shape))
