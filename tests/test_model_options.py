@@ -33,20 +33,25 @@ from resnet_jax.runs.recipes import load_recipe, parse_config
 OF_THE_RUN = {"norm_devices", "axis_name"}
 #: A value other than the default of every field, and what must go with it.
 VALUES: dict[str, Any] = {
-    "stage_sizes": (1, 2, 1), "widths": (4, 8, 16), "block": "bottleneck", "order": "pre", "stem": "imagenet",
+    "stage_sizes": (1, 2, 1), "widths": (4, 8, 16), "block": "bottleneck", "order": "pre",
+    "frontend": "standardize", "mel_rate": 8000, "mel_window": 200, "mel_hop": 80, "mel_bands": 40, "mel_time_mask": 5,
+    "mel_band_mask": 4, "stem": "imagenet",
     "stem_width": 12, "stem_pool": "zero_max", "whiten_window": 3, "transition": "conv_pool",
     "shortcut": "C", "stride_in": "1x1", "output_stride": 16, "groups": 2,
     "base_width": 32, "norm": "group", "norm_eps": 1e-3, "norm_momentum": 0.5, "norm_running_variance": "unbiased",
     "norm_groups": 4, "norm_scope": "frozen", "ghost_size": 3, "norm_group_devices": 2, "residual": "rezero",
     "alpha": 0.5, "weight_standardization": "standard", "ws_eps": 1e-4, "conv_bias": True, "attention": "se",
     "se_ratio": 0.5,
-    "se_divisor": 2, "dropout": 0.25, "head": "classifier", "head_width": 64, "head_dropout": 0.5,
+    "se_divisor": 2, "dropout": 0.25, "head": "classifier", "head_width": 64, "head_depth": 2,
+    "pyramid_stride": 16, "pyramid_extra": 1, "head_dropout": 0.5,
     "drop_path": 0.125, "head_pool": "max",
     "activation": "gelu_erf", "init": "normal_0.01", "head_init": "zeros", "logit_scale": 0.125, "num_classes": 7,
     "in_channels": 5,
     "spatial_dims": 1, "execution": "scan", "remat": "conv", "dtype": "bfloat16", "param_dtype": "float32",
 }  # fmt: skip
 TOGETHER: dict[str, dict[str, Any]] = {
+    "mel_time_mask": {"frontend": "log_mel", "spatial_dims": 1},
+    "mel_band_mask": {"frontend": "log_mel", "spatial_dims": 1},
     "stem_pool": {"stem": "imagenet"},
     "output_stride": {"stem": "imagenet"},
     "groups": {"block": "bottleneck"},

@@ -12,23 +12,18 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from resnet_jax.ablation.grid import Axis, Cell, make_cells
-from resnet_jax.errors import RunError, UsageError
-from resnet_jax.runs.config import RunConfig, config_to_dict, without_effect
+from resnet_jax.errors import RunError
+from resnet_jax.runs.config import RunConfig, config_to_dict
+from resnet_jax.runs.definition import changes, default_directory, stored_definition, write_definition
 from resnet_jax.runs.directory import RunDirectory
-from resnet_jax.runs.recipes import config_from_dict, read_utf8
-from resnet_jax.runtime.files import write_whole
+from resnet_jax.runs.recipes import config_from_dict
 from resnet_jax.runtime.paths import user_path
-from resnet_jax.runtime.plain_yaml import load_yaml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +59,7 @@ class Definition:
 
     def default_path(self) -> Path:
         """Return ``runs/ablate-RECIPE-HASH``: the same for the same command, so that running it again resumes."""
-        text = yaml.safe_dump(_significant(self.to_dict()), sort_keys=False)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return Path("runs") / f"ablate-{Path(self.base.recipe).stem}-{digest}"
+        return default_directory("ablate", self.base.recipe, self.to_dict())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +89,8 @@ class AblationDirectory:
         """
         if not self.definition.is_file():
             return
-        try:
-            stored = load_yaml(read_utf8(self.definition))
-            before = dict(_flat(_significant(_as_today(stored, self.definition))))
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError, UsageError) as error:
-            raise RunError(f"{self.definition} is not the definition of an ablation: {error}") from error
-        after = dict(_flat(_significant(yaml.safe_load(yaml.safe_dump(definition.to_dict())))))
-        changed = [
-            f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-            for key in dict.fromkeys([*before, *after])
-            if before.get(key, _ABSENT) != after.get(key, _ABSENT)
-        ]
+        stored = stored_definition(self.definition, self._as_today, "an ablation")
+        changed = changes(stored, definition.to_dict())
         if not changed and [*stored["axes"]] != [axis.key for axis in definition.axes]:
             changed = [f"order of the axes: {', '.join(stored['axes'])}"]
         if changed:
@@ -123,39 +107,9 @@ class AblationDirectory:
             RunError: it holds another ablation, or cannot be written.
         """
         self.require(definition)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not self.definition.is_file():
-                write_whole(self.definition, yaml.safe_dump(definition.to_dict(), sort_keys=False))
-        except OSError as error:
-            raise RunError(f"cannot write the directory {self.path}: {error.strerror or error}") from error
+        write_definition(self.definition, definition.to_dict())
 
-
-_ABSENT = object()
-
-
-def _as_today(stored: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a stored definition with its base as :meth:`Definition.to_dict` would write it now."""
-    base = config_to_dict(config_from_dict(stored["base"], where=str(path)))
-    del base["seed"]
-    return {**stored, "base": base}
-
-
-def _significant(definition: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the fields of the base that decide nothing."""
-    base = copy.deepcopy(definition["base"])
-    for key in without_effect():
-        *path, name = key.split(".")
-        section = base
-        for part in path:
-            section = section[part]
-        section.pop(name, None)
-    return {**definition, "base": base}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        rows += _flat(value, f"{path}.") if isinstance(value, dict) and value else [(path, value)]
-    return rows
+    def _as_today(self, stored: dict[str, Any]) -> dict[str, Any]:
+        base = config_to_dict(config_from_dict(stored["base"], where=str(self.definition)))
+        del base["seed"]
+        return {**stored, "base": base}

@@ -159,7 +159,7 @@ class _ImagesOnce:
         if self._held is None or self._held[0] != wanted:
             self._held = None  # the old ones first out of memory
             self._held = (wanted, load_pixels(wanted))
-        images = describe_images(self._held[1], config.data)
+        images = describe_images(self._held[1], config.data, config.task)
         other_kind = misfit(config, images)
         for note in (*images.splits.notes, *([other_kind] if other_kind else [])):
             if note not in self._said:

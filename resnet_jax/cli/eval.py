@@ -38,12 +38,15 @@ class EvalOptions:
     (windows of half the sides). Probabilities are averaged; of regression, values."""
     logits: Path | None = None
     """Also save the outputs of the network, in the order of the images, as a .npy file."""
+    out: Path | None = None
+    """Of boxes: also write the detections to this file, JSON in COCO's format, in pixels of the stored images."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
+    from resnet_jax.report.coco_json import write_coco
     from resnet_jax.runs.chosen import describe_moved, own_or_other
     from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
     from resnet_jax.runs.outcome import finite, said_metric
@@ -59,7 +62,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     trained = prepared(trained, data, options.class_names)
     if options.reestimate is not None:
         trained = reestimate_run(trained, options.reestimate, source=source)
-    result = evaluate_run(trained, options.split, source=source, logits=options.logits is not None, views=options.views)
+    kept = options.logits is not None, options.out is not None
+    result = evaluate_run(trained, options.split, source=source, logits=kept[0], views=options.views, coco=kept[1])
     console = console_for(options.common)
     task = trained.task
     headline = said_metric(task.headline, result.metrics[task.headline])
@@ -76,6 +80,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         say(console, line)
     if result.logits is not None and is_main():  # after the result, which a full disk must not take along
         save_array(options.logits, result.logits)
+    if result.coco is not None and options.out is not None and is_main():
+        write_coco(options.out, result.coco)
     return {
         task.headline: finite(result.metrics[task.headline]),
         **correct,

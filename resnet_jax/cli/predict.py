@@ -29,7 +29,8 @@ class PredictOptions:
     batch_size: int = 16
     """Images computed at a time."""
     out: Path | None = None
-    """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line)."""
+    """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line);
+    boxes: .json (COCO's format, whole at the end) or .jsonl."""
     pixels: Path | None = None
     """Segmentation: write the class of every pixel of each image to this folder, NAME.png (values are classes), and the
     image in their colours, NAME_overlay.png."""
@@ -48,7 +49,7 @@ def run(argv: list[str]) -> Any:
     from resnet_jax.data.named import LIST, NamedImages
     from resnet_jax.errors import DataError, PartialError, UsageError
     from resnet_jax.report.pixel_files import PixelFiles
-    from resnet_jax.report.predictions import InFile, OnTerminal, Predictions
+    from resnet_jax.report.predictions import InCoco, InFile, OnTerminal, Predictions
     from resnet_jax.report.text import say
     from resnet_jax.runs.evaluate import Predictor, load_run
 
@@ -66,16 +67,20 @@ def run(argv: list[str]) -> Any:
         files = PixelFiles(options.pixels)
     named = NamedImages(options.images, sys.stdin.buffer if LIST in options.images else ())
     found = predictor.predict(named, options.top)
+    boxes = predictor.task.answers == "boxes"
     if options.out is None:
         keep = options.common.json
         results: Predictions = OnTerminal(console_for(options.common), failures, keep=keep)
+    elif boxes and options.out.suffix.lower() == ".json":
+        results = InCoco(options.out, predictor.class_names, failures)
     else:
         targets = predictor.class_names if predictor.task.answers == "values" else ()
-        results = InFile(options.out, predictor.most_answers(options.top), failures, targets=targets)
+        results = InFile(options.out, predictor.most_answers(options.top), failures, targets=targets, boxes=boxes)
     with contextlib.closing(results):
         for prediction in found:
             seen = prediction
-            results.add(seen.image, seen.classes, seen.probabilities, seen.error, seen.values)
+            what = (seen.classes, seen.probabilities, seen.error, seen.values, seen.boxes, seen.sides)
+            results.add(seen.image, *what)
             if files is not None and seen.error is None:
                 image = predictor.read(seen.image, seen.image)
                 if not isinstance(image, DataError):

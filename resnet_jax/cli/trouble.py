@@ -79,7 +79,10 @@ def no_platform(error: BaseException) -> str:
 #: Arguments that are no fields of a run, where a message gives them a value, ``key=ema`` -> how they are typed.
 _ARGUMENTS = ("agc", "at_once", "batch", "class_names", "crop", "image_size", "key", "model", "out", "seeds")
 #: Those that no other word of a message can be, with a value or without.
-_BY_NAME = ("init_from", "init_head", "init_stem", "members_at_once", "run_dir", "skip_incompatible")
+_BY_NAME = (
+    "init_from", "init_head", "init_stem", "init_bands", "init_inflate", "members_at_once", "run_dir",
+    "skip_incompatible",
+)  # fmt: skip
 
 
 def with_flags(message: str) -> str:

@@ -55,6 +55,9 @@ class DataConfig:
     """The network sees images at 1/downscale of their sides (means of pixels), in evaluation, and in training unless a
     transform such as random_scale_crop brings them to a size of its own; classes of pixels keep their size, at which
     the scores are."""
+    resize: tuple[AtLeast1, AtLeast1] | None = None
+    """Height and width in pixels that images are brought to in place of image_size: nothing is cut off, and what is in
+    another ratio is stretched. For boxes and masks."""
     sizes: tuple[str, ...] = ()
     """Progressive resolution: sides that training images are brought to, each from a point of the run on, such as
     "128@0%" "160@40%" "224@80%"; evaluation is at data.image_size, or at the images' own."""
@@ -96,6 +99,15 @@ class DataConfig:
         check_normalization(self.mean, self.std, dtype=None)
         parse_sizes(self.sizes)
         object.__setattr__(self, "augment", canonical(self.augment))
+        if self.resize is not None:
+            others = {
+                "image_size": self.image_size,
+                "sizes": self.sizes,
+                "augment random_resized_crop": self.crop != "none",
+            }
+            for name, value in others.items():
+                if value:
+                    raise UsageError(f"data.resize and data.{name} both say what size images are brought to: give one")
         if self.repeats > 1 and not self.augment:
             raise UsageError(
                 f"data.repeats {self.repeats} has an image in a batch so often, augmented anew each time, and "

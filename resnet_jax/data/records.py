@@ -138,6 +138,19 @@ def groups_of(records: Source) -> np.ndarray | None:
     return getattr(records, "groups", None)
 
 
+def values_of(records: Source, name: str) -> np.ndarray | None:
+    """Return a further field of all examples, (N, ...), if the source has it in memory, beside its images or with them.
+
+    >>> records = ArrayRecords(np.zeros((3, 8, 8), np.uint8), np.arange(3), fields={"age": np.array([5.0, 6.0, 7.0])})
+    >>> values_of(Subset(records, np.array([2, 0])), "age").tolist()
+    [7.0, 5.0]
+    """
+    if isinstance(records, Subset):
+        whole = values_of(records.records, name)
+        return None if whole is None else whole[records.indices]
+    return getattr(records, "fields", {}).get(name)
+
+
 def gather(records: Source, indices: np.ndarray) -> Example | None:
     """Return the examples at ``indices`` stacked if the source is in memory, else None.
 

@@ -46,6 +46,8 @@ SOURCES: Registry[SourceKind] = Registry("source", words=True)
 _OURS = {
     "digits": ("digits", "digits"),
     "digits_segmentation": ("kinds.digits_segmentation", "digits_segmentation"),
+    "digits_3d": ("kinds.digits_3d", "digits_3d"),
+    "digits_detection": ("kinds.digits_detection", "digits_detection"),
     "folder": ("folder", "folder:PATH"),
     "npz": ("npz", "npz:PATH"),
     "npy": ("npy", "npy:PATH"),
@@ -54,6 +56,8 @@ _OURS = {
     "manifest": ("manifest", "manifest:PATH"),
     "array_record": ("array_record", "array_record:PATH"),
     "tfds": ("tfds", "tfds:NAME or tfds:NAME@DATA_DIR"),
+    "digits_tasks": ("kinds.digits_tasks", "digits_tasks"),
+    "digits_series": ("kinds.digits_series", "digits_series"),
     "ucr": ("kinds.ucr", "ucr:PATH"),
     "wav": ("kinds.wav", "wav:PATH"),
     "volumes": ("kinds.volumes", "volumes:PATH"),
@@ -106,7 +110,7 @@ def find_source(kind: str) -> SourceKind | None:
 def source_forms() -> str:
     """Return how a source of every kind is written, in a row.
 
-    >>> source_forms().startswith("digits, folder:PATH")
+    >>> source_forms().startswith("digits, digits_detection")
     True
     """
     return ", ".join(KINDS.values())

@@ -51,20 +51,24 @@ class Geometry:
     random resized training only: it makes objects appear as large as training showed them, and on small
     images (CIFAR, digits) it would cut away content for nothing.
 
+    With ``resize`` both bring all of an image to that height and width, stretched where its sides are in another ratio.
+
     Attributes:
         image_size: S, pixels; None to keep the stored size, which must then be the same for all images.
         train: what training does.
         before: host transforms of training, in order, on the stored example.
         after: host transforms of training, in order, on what has the network's size.
+        resize: height and width in place of ``image_size``; nothing is cut off.
 
     Raises:
-        UsageError: a size below 1, an unknown ``train``, or random crops without a size.
+        UsageError: a size below 1, an unknown ``train``, random crops without a size, or two sizes.
     """
 
     image_size: int | None = None
     train: Literal["none", "random_resized"] = "none"
     before: tuple[HostTransform, ...] = ()
     after: tuple[HostTransform, ...] = ()
+    resize: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.train not in ("none", "random_resized"):
@@ -73,6 +77,8 @@ class Geometry:
             raise UsageError("random resized crops need image_size")
         if self.image_size is not None and self.image_size < 1:
             raise UsageError(f"image_size {self.image_size} must be at least 1")
+        if self.resize is not None and self.image_size is not None:
+            raise UsageError(f"image_size {self.image_size} and resize {self.resize} are both a size: give one")
 
     @property
     def random(self) -> bool:
@@ -89,6 +95,8 @@ class Geometry:
         """Return whether an image of this shape (height, width, ...) passes unchanged."""
         if training and self.random:
             return False
+        if self.resize is not None:
+            return tuple(shape[:2]) == self.resize
         return self.image_size is None or tuple(shape[:2]) == (self.image_size, self.image_size)
 
     def train_example(self, example: Example, spec: Spec, address: tuple[int, int, int]) -> Example:
@@ -123,12 +131,32 @@ class Geometry:
 
     def eval_example(self, example: Example, spec: Spec) -> Example:
         """Apply the evaluation geometry; the same every time."""
-        if self.image_size is None or self.keeps(example["image"].shape, training=False):
+        if self.keeps(example["image"].shape, training=False):
             return example
         sides = _sides(example)
+        if self.resize is not None:
+            return _warped(example, spec, (0, 0, *sides), self.resize)
+        assert self.image_size is not None
         shorter = self.shorter_side
         height, width = (round(side * shorter / min(sides)) for side in sides)
         return _warped(example, spec, (0, 0, *sides), (height, width), self.image_size)
+
+    def boxes_as_stored(self, boxes: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+        """Return boxes (n, 4) that were found in what :meth:`eval_image` gives as boxes of the stored image.
+
+        Args:
+            boxes: top, left, bottom, right in pixels.
+            sides: height and width of the stored image; boxes are cut off at its border.
+        """
+        if self.resize is not None:
+            scale, shift = np.divide(sides, self.resize), np.zeros(2)
+        elif self.image_size is None or self.keeps(sides, training=False):
+            scale, shift = np.ones(2), np.zeros(2)
+        else:
+            to = np.array([round(side * self.shorter_side / min(sides)) for side in sides])
+            scale, shift = np.divide(sides, to), (to - self.image_size) // 2
+        found = (boxes.astype(np.float64) + np.tile(shift, 2)) * np.tile(scale, 2)
+        return np.clip(found, 0, [*sides, *sides])
 
     def eval_image(self, image: np.ndarray) -> np.ndarray:
         """Apply the evaluation geometry to an image (height, width, channels) alone."""
@@ -148,26 +176,30 @@ def _sides(example: Example) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _warped(example: Example, spec: Spec, box: tuple[int, int, int, int], to: tuple[int, int], size: int) -> Example:
-    """Cut out a box, bring it to a height and width, and keep the middle ``size`` x ``size`` of that.
+def _warped(
+    example: Example, spec: Spec, box: tuple[int, int, int, int], to: tuple[int, int], size: int | None = None
+) -> Example:
+    """Cut out a box, bring it to a height and width, and keep the middle ``size`` x ``size`` of that, or all.
 
     Masks are cut alike and resized to the nearest pixel; boxes are moved and cut off at the border, and those of which
     nothing is left lose their label.
     """
     top, left, height, width = box
-    down, right = ((side - size) // 2 for side in to)
+    kept = to if size is None else (size, size)
+    down, right = ((side - own) // 2 for side, own in zip(to, kept, strict=True))
 
     def moved(name: str, values: np.ndarray) -> np.ndarray:
         meaning = "image" if name == "image" else spec[name].meaning if name in spec else "array"
         if meaning == "boxes":
             scale = np.array([to[0] / height, to[1] / width] * 2)
             corners = (values - np.array([top, left] * 2)) * scale - np.array([down, right] * 2)
-            return np.clip(corners, 0, size).astype(values.dtype)
+            return np.clip(corners, 0, [*kept, *kept]).astype(values.dtype)
         if meaning not in ("image", "mask"):
             return values
         flat = values.ndim == 2
         cut = (values[..., None] if flat else values)[top : top + height, left : left + width]
-        cut = centre_crop(resize(cut, *to, nearest=meaning == "mask"), size)
+        cut = resize(cut, *to, nearest=meaning == "mask")
+        cut = cut if size is None else centre_crop(cut, size)
         return cut[..., 0] if flat else cut
 
     return without_empty({name: moved(name, values) for name, values in example.items()}, spec)

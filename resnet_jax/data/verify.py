@@ -45,7 +45,8 @@ def check_readable(
     size = encoded_bytes(records)
     if size is None or size > limit_bytes:
         return False
-    view = View(records, geometry, training=False, unreadable=unreadable) if geometry.image_size is None else None
+    sized = geometry.image_size is not None or geometry.resize is not None
+    view = None if sized else View(records, geometry, training=False, unreadable=unreadable)
     reference, first = first_readable(records, unreadable)
     channels = first["image"].shape[-1]
 

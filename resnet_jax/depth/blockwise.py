@@ -88,7 +88,7 @@ def require_blocks_only(config: ResNetConfig) -> None:
     Raises:
         UsageError: a layer stands between the stages.
     """
-    if config.transition != "stride":
+    if config.transition == "conv_pool":
         raise UsageError(f"a network with transition {config.transition} is no chain of stem, blocks and classifier")
 
 

@@ -126,11 +126,14 @@ def effective_variance(config: ResNetConfig, shape: Sequence[int]) -> float:
 
 
 def window_sum(values: np.ndarray, kernel_size: int, strides: int, dilation: int = 1) -> np.ndarray:
-    """Sum over windows centred on every ``strides``-th position, taps ``dilation`` apart, zeros outside."""
-    reach = dilation * ((kernel_size - 1) // 2)
+    """Sum over windows centred on every ``strides``-th position, taps ``dilation`` apart, zeros outside.
+
+    Of an even number of zeros half are before the map, of an odd one the smaller half.
+    """
+    reach = dilation * (kernel_size - 1)
     for axis, size in enumerate(values.shape):
         border = np.zeros((values.ndim, 2), int)
-        border[0] = reach
+        border[0] = reach // 2, reach - reach // 2
         lines = np.pad(np.moveaxis(values, axis, 0), border)
         shifted = [lines[offset : offset + size : strides] for offset in range(0, kernel_size * dilation, dilation)]
         values = np.moveaxis(np.sum(shifted, axis=0), 0, axis)

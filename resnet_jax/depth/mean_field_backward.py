@@ -79,13 +79,13 @@ def window_spread(
     values: np.ndarray, sizes: tuple[int, ...], kernel_size: int, strides: int, dilation: int = 1
 ) -> np.ndarray:
     """Return the adjoint of :func:`~resnet_jax.depth.mean_field.window_sum` of maps of ``sizes``."""
-    reach = dilation * ((kernel_size - 1) // 2)
+    reach = dilation * (kernel_size - 1)
     for axis, size in enumerate(sizes):
         values = np.moveaxis(values, axis, 0)
-        lines = np.zeros((size + 2 * reach, *values.shape[1:]))
+        lines = np.zeros((size + reach, *values.shape[1:]))
         for offset in range(0, kernel_size * dilation, dilation):
             lines[offset : offset + size : strides] += values
-        values = np.moveaxis(lines[reach : reach + size], 0, axis)
+        values = np.moveaxis(lines[reach // 2 : reach // 2 + size], 0, axis)
     return values
 
 

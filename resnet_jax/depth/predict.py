@@ -95,7 +95,11 @@ def check_predictable(config: ResNetConfig) -> None:
             f"no closed form is offered for activation {config.activation} after the sum of an identity skip and a "
             "branch (order post): use order pre, activation relu, or shortcut C or none"
         )
-    if config.transition != "stride":
+    if config.frontend != "none":
+        raise UsageError(f"no closed form is offered for frontend {config.frontend}; use frontend none")
+    if config.shortcut == "B_norm":
+        raise UsageError("no closed form is offered for the norm on the skip of shortcut B_norm; use shortcut B")
+    if config.transition == "conv_pool":
         raise UsageError(f"no closed form is offered for the maximum in transition {config.transition}")
     if config.shortcut == "D" and len(config.stage_sizes) > 1 and (config.is_pre or config.norm == "none"):
         raise UsageError(
@@ -123,12 +127,14 @@ def _stem(config: ResNetConfig, image_size: int | Sequence[int], train: bool) ->
             "no closed form is offered for stem whiten, whose kernel is that of the data: pass stem=(mean square, "
             "mean) as measured, e.g. measure_moments(...).stem"
         )
-    if config.stem != "cifar" and config.stem_pool != "conv":
+    if config.stem not in ("cifar", "none") and config.stem_pool != "conv":
         raise UsageError(
             f"no closed form is offered for the maximum in stem {config.stem}: pass stem=(mean square, mean) as "
             "measured, e.g. measure_moments(...).stem, or use stem cifar or stem_pool conv"
         )
     x = mean_field.gaussian(config.in_channels, np.ones(_sizes(config, image_size)))
+    if config.stem == "none":
+        return x
     widths = stem_widths(config)
     for index, width in enumerate(widths):
         strides = 2 if index == 0 and config.stem != "cifar" else 1
@@ -143,8 +149,7 @@ def _stem(config: ResNetConfig, image_size: int | Sequence[int], train: bool) ->
 
 def _given_stem(config: ResNetConfig, image_size: int | Sequence[int], stem: tuple[ArrayLike, ArrayLike]) -> Signal:
     """Take the stem's moments as they are given, for every channel alike."""
-    halvings = 0 if config.stem_stride == 1 else 2
-    sizes = tuple(-(-size // 2**halvings) for size in _sizes(config, image_size))
+    sizes = tuple(-(-size // config.stem_stride) for size in _sizes(config, image_size))
     square, mean = (np.broadcast_to(np.asarray(value, np.float64), sizes)[None] for value in stem)
     shape = mean_field.rectified_normal(float(mean.mean() ** 2 / max(square.mean(), 1e-300)))
     return Signal(np.array([stem_widths(config)[-1]]), square, mean, np.square(mean), shape[None])

@@ -87,6 +87,8 @@ class Shortcut(nn.Module):
             return ops.subsample_and_pad(
                 source, stride=block.strides, features=block.features, both_sides=config.shortcut == "A"
             )
+        if config.shortcut == "B_norm":
+            return layers.norm(config, name="norm", after_conv=False)(x, train=train)
         return x
 
 

@@ -31,7 +31,7 @@ class BranchConv:
 
     Attributes:
         features: channels out.
-        kernel_size: side of the window, odd.
+        kernel_size: side of the window; an even one is padded by one more after the map than before it.
         strides: along every spatial dimension.
         groups: channel groups.
         dilation: distance between the taps of the window.
@@ -119,6 +119,16 @@ def basic(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
 def single(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
     """One 3x3: with shortcut none a plain layer, as in networks made for speed (arXiv 2404.00498)."""
     return (BranchConv(plan.features, 3, plan.strides, dilation=plan.dilation_in),)
+
+
+@register_block("series", expansion=1)
+def series(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
+    """Windows of 8, 5 and 3 (Wang et al. 2017, arXiv 1611.06455, section 2.3)."""
+    return (
+        BranchConv(plan.width, 8, plan.strides, dilation=plan.dilation_in),
+        BranchConv(plan.width, 5, dilation=plan.dilation),
+        BranchConv(plan.features, 3, dilation=plan.dilation),
+    )
 
 
 @register_block("bottleneck", expansion=4)

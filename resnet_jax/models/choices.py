@@ -6,12 +6,13 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args, get_origin, get
 
 import numpy as np
 
-BlockChoice: TypeAlias = Literal["basic", "bottleneck", "single"]
+BlockChoice: TypeAlias = Literal["basic", "bottleneck", "single", "series"]
 OrderChoice: TypeAlias = Literal["post", "pre"]
-StemChoice: TypeAlias = Literal["cifar", "imagenet", "deep", "deep_tiered", "deep_wide", "whiten"]
+StemChoice: TypeAlias = Literal["cifar", "imagenet", "deep", "deep_tiered", "deep_wide", "whiten", "waveform", "none"]
+FrontendChoice: TypeAlias = Literal["none", "standardize", "log_mel"]
 StemPoolChoice: TypeAlias = Literal["max", "zero_max", "conv"]
-TransitionChoice: TypeAlias = Literal["stride", "conv_pool"]
-ShortcutChoice: TypeAlias = Literal["A", "A_end", "B", "C", "D", "none"]
+TransitionChoice: TypeAlias = Literal["stride", "conv_pool", "none"]
+ShortcutChoice: TypeAlias = Literal["A", "A_end", "B", "B_norm", "C", "D", "none"]
 StrideInChoice: TypeAlias = Literal["3x3", "1x1"]
 NormChoice: TypeAlias = Literal["batch", "group", "layer", "instance", "none", "folded"]
 RunningVarianceChoice: TypeAlias = Literal["biased", "unbiased"]
@@ -19,7 +20,7 @@ NormScopeChoice: TypeAlias = Literal["global", "device_group", "device", "ghost"
 ResidualChoice: TypeAlias = Literal["plain", "zero_gamma", "skipinit", "rezero", "fixup", "nf", "nf_gain"]
 StandardizationChoice: TypeAlias = Literal["none", "standard", "scaled"]
 AttentionChoice: TypeAlias = Literal["none", "se", "eca"]
-HeadChoice: TypeAlias = Literal["classifier", "fcn", "aspp", "fpn"]
+HeadChoice: TypeAlias = Literal["classifier", "fcn", "aspp", "fpn", "several", "several_uncertain", "fcos", "retinanet"]
 HeadPoolChoice: TypeAlias = Literal["mean", "max"]
 ActivationChoice: TypeAlias = Literal["relu", "leaky_relu", "elu", "gelu", "gelu_erf", "silu", "tanh"]
 InitChoice: TypeAlias = Literal[
@@ -51,6 +52,13 @@ class ModelChoices(TypedDict, total=False):
     widths: tuple[int, ...]
     block: BlockChoice
     order: OrderChoice | None
+    frontend: FrontendChoice
+    mel_rate: int
+    mel_window: int
+    mel_hop: int
+    mel_bands: int
+    mel_time_mask: int
+    mel_band_mask: int
     stem: StemChoice
     stem_width: int | None
     stem_pool: StemPoolChoice
@@ -81,6 +89,10 @@ class ModelChoices(TypedDict, total=False):
     dropout: float
     head: HeadChoice
     head_width: int
+    head_outputs: tuple[str, ...]
+    head_depth: int
+    pyramid_stride: int | None
+    pyramid_extra: int
     head_dropout: float
     drop_path: float
     head_pool: HeadPoolChoice

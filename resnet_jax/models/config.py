@@ -31,14 +31,37 @@ class ResNetConfig:
     widths: tuple[AtLeast1, ...] = (64, 128, 256, 512)
     """Base width of each stage; a bottleneck puts out four times as many channels."""
     block: Annotated[choices.BlockChoice, MoreOf(BLOCKS)] = "basic"
-    """basic (two 3x3) or bottleneck (1x1, 3x3, 1x1), He et al. 2016, fig. 5; or single (one 3x3)."""
+    """basic (two 3x3), bottleneck (1x1, 3x3, 1x1; He et al. 2016, fig. 5), single (one 3x3) or series (8, 5, 3).
+
+    ``series``: three convolutions of windows 8, 5 and 3 (Wang et al. 2017, arXiv 1611.06455), for time series.
+    """
     order: choices.OrderChoice | None = None
     """post: conv, norm, activation (v1); pre: norm, activation, conv (v2). None: pre for the NF rules, else post.
 
     ``post`` has an activation after the sum (arXiv 1512.03385), ``pre`` nothing (arXiv 1603.05027, fig. 4e).
     """
+    frontend: choices.FrontendChoice = "none"
+    """What is done to an input before the stem: none, standardize (each by itself) or log_mel (a sound's spectrogram).
+
+    It has no parameters (:mod:`resnet_jax.models.frontend`). ``standardize``: every channel of an example to mean 0 and
+    deviation 1 over its positions, which is the z-normalization of the UCR archive. ``log_mel``: of signals, (N, L, C),
+    log-mel spectrograms (N, time, bands, C), standardized; the network is then one for images, and ``spatial_dims``,
+    that of the input, stays 1.
+    """
+    mel_rate: AtLeast1 = 16_000
+    """frontend log_mel: samples a second."""
+    mel_window: AtLeast1 = 400
+    """frontend log_mel: samples of a window (Hann), which is padded with zeros to the next power of 2."""
+    mel_hop: AtLeast1 = 160
+    """frontend log_mel: samples from one window to the next."""
+    mel_bands: AtLeast1 = 64
+    """frontend log_mel: triangular filters, equally wide on the mel scale (HTK), from 0 to half the rate."""
+    mel_time_mask: AtLeast0 = 0
+    """frontend log_mel: in training, a span of at most so many windows becomes the mean (SpecAugment); 0 for none."""
+    mel_band_mask: AtLeast0 = 0
+    """frontend log_mel: in training, at most so many neighbouring bands become the mean (SpecAugment); 0 for none."""
     stem: choices.StemChoice = "imagenet"
-    """imagenet (7x7 stride 2, pool), cifar (3x3), whiten (PCA), deep, deep_tiered or deep_wide (three 3x3, pool).
+    """imagenet (7x7 stride 2, pool), cifar (3x3), whiten (PCA), waveform, none, deep, deep_tiered, deep_wide (3 times 3x3).
 
     The first 3x3 of the deep stems has stride 2. Their widths: ``deep`` 32-32-64 (ResNet-C/D, arXiv 1812.01187),
     ``deep_tiered`` 24-32-64, ``deep_wide`` 64-64-128.
@@ -46,6 +69,8 @@ class ResNetConfig:
     filters are the eigenvectors of the patches of training images over the root of their eigenvalues, and the negative
     of each (Page 2018; arXiv 2404.00498, section 3.1): a run computes them before its first step
     (:mod:`resnet_jax.models.whitening`), a network by itself starts with random ones.
+    ``waveform``: of sounds: 80 samples wide, stride 4, and the maximum of 4 (arXiv 1610.00087, table 1). ``none``: the
+    first block sees the input itself (arXiv 1611.06455).
     """
     stem_width: AtLeast1 | None = None
     """Channels the stem is built on; None takes the first of widths. (Those of stem whiten follow from its patches.)"""
@@ -57,17 +82,18 @@ class ResNetConfig:
     whiten_window: AtLeast1 = 2
     """Side of the patches of stem whiten; it has 2 * window^2 * in_channels filters, for images."""
     transition: choices.TransitionChoice = "stride"
-    """How stages shrink the map: stride (by the first block, from stage 2 on) or conv_pool (at the start of each).
+    """How stages shrink the map: stride (the first block of stages 2, 3, ...), conv_pool (at the start of each) or none.
 
     ``conv_pool``: every stage, the first too, begins with a 3x3 convolution to its width, the maximum over windows of
-    2x2, a norm and the activation; its blocks keep the shape (the ResNet-9 of Page 2018; arXiv 2404.00498).
+    2x2, a norm and the activation; its blocks keep the shape (the ResNet-9 of Page 2018; arXiv 2404.00498). ``none``: all
+    stages have the resolution of the stem.
     """
     shortcut: choices.ShortcutChoice = "B"
-    """A or A_end (identity and zeros), B (1x1 where the shape changes), C (1x1 everywhere), D (mean, 1x1), none.
+    """A or A_end (identity and zeros), B (1x1 where the shape changes), B_norm, C (1x1 everywhere), D (mean, 1x1), none.
 
     ``A`` puts the zero channels on both sides where the identity grows, ``A_end`` all of them behind; ``B`` and ``C``:
     arXiv 1512.03385, section 4.1; ``D``: as B with a 2x2 mean before it instead of its stride (arXiv 1812.01187);
-    ``none``: no skip, the plain net.
+    ``B_norm``: as B, with a norm where it is the identity (hfawaz/dl-4-tsc); ``none``: no skip, the plain net.
     """
     stride_in: choices.StrideInChoice = "3x3"
     """Which convolution of a bottleneck strides: 3x3 is "v1.5" (torchvision), 1x1 the original."""
@@ -153,6 +179,18 @@ class ResNetConfig:
     """
     head_width: AtLeast1 = 128
     """Channels of the convolutions that a head other than classifier has of its own."""
+    head_outputs: Annotated[tuple[str, ...], NOT_AN_OPTION] = ()
+    """Names and numbers of the outputs of the heads several and several_uncertain: digit:10, segmentation:3:pixels."""
+    head_depth: AtLeast0 = 4
+    """Convolutions of the towers of heads fcos and retinanet, before their last ones."""
+    pyramid_stride: AtLeast1 | None = None
+    """Pixels between positions of the finest map that heads fcos and retinanet use; None: 8, or of small strides half
+    the network's.
+
+    Small objects need a fine one: one that is smaller than the stride may have no position in its middle.
+    """
+    pyramid_extra: AtLeast0 = 0
+    """Maps of heads fcos and retinanet beyond the last stage's, each of twice the stride; the papers have 2."""
     head_dropout: BelowOne = 0.0
     """Rate before the classifier."""
     drop_path: BelowOne = 0.0
@@ -211,7 +249,7 @@ class ResNetConfig:
         """Normalize dtypes to their names and check every field; raises UsageError with the way out."""
         for name in ("dtype", "param_dtype"):
             object.__setattr__(self, name, dtype_name(name, getattr(self, name)))
-        for name in ("stage_sizes", "widths"):
+        for name in ("stage_sizes", "widths", "head_outputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
@@ -247,12 +285,13 @@ class ResNetConfig:
     @property
     def stem_stride(self) -> int:
         """Pixels of the input along one side of a position that the stem gives."""
-        return 1 if self.stem in ("cifar", "whiten") else 4
+        return {"cifar": 1, "whiten": 1, "none": 1, "waveform": 16}.get(self.stem, 4)
 
     @property
     def own_stride(self) -> int:
         """Pixels of the input along one side of a position of the last stage's output, without ``output_stride``."""
-        return self.stem_stride * 2 ** (len(self.stage_sizes) - (self.transition == "stride"))
+        halvings = {"none": 0, "stride": len(self.stage_sizes) - 1, "conv_pool": len(self.stage_sizes)}
+        return self.stem_stride * 2 ** halvings[self.transition]
 
     @property
     def is_nf(self) -> bool:

@@ -47,7 +47,8 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
         out = call(*args, **kwargs)
         if isinstance(context.module, (Conv, Head, Dense, ChannelConv)) and context.method_name == "__call__":
             kernel = context.module.variables["params"]["kernel"]
-            macs[context.module.path] = math.prod(out.shape[1:-1]) * math.prod(kernel.shape)
+            path, own = context.module.path, math.prod(out.shape[1:-1]) * math.prod(kernel.shape)
+            macs[path] = macs.get(path, 0) + own  # a layer of several maps is called for each
         return out
 
     with nn.intercept_methods(tally):

@@ -65,7 +65,7 @@ def _intercepted() -> bool:
 
 
 class Conv(nn.Module):
-    """Convolution over ``(N, *spatial, C)``, padded by ``dilation * (kernel_size - 1) // 2`` on both sides.
+    """Convolution over ``(N, *spatial, C)``, padded by ``dilation * ((kernel_size - 1) // 2)`` on both sides.
 
     Attributes:
         features: channels out.
@@ -80,6 +80,8 @@ class Conv(nn.Module):
         param_dtype: of the parameters.
         dilation: distance between the taps of the window.
         fixed: whether the kernel has no gradient: it stays what it was set to.
+        same: of ``p = dilation * (kernel_size - 1)`` zeros in all put p // 2 before and the others after the map, so that
+            stride 1 keeps its size for even windows too: "same" of Keras, TensorFlow and PyTorch.
     """
 
     features: int
@@ -94,11 +96,14 @@ class Conv(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     dilation: int = 1
     fixed: bool = False
+    same: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], finish: Finish | None = None) -> Float[Array, "n *out f"]:
         """Return the convolution, of dtype ``dtype``; for inference with what follows it."""
         dims = x.ndim - 2
+        if self.same and self.dilation * (self.kernel_size - 1) % 2:
+            x = jnp.pad(x, [(0, 0), *[(0, 1)] * dims, (0, 0)])
         if self.has_variable(PACKED, "kernel"):
             return self._packed(x, finish or Finish())
         shape = (self.kernel_size,) * dims + (x.shape[-1] // self.groups, self.features)
@@ -129,7 +134,8 @@ class Conv(nn.Module):
 
     @nn.nowrap
     def _padding(self, dims: int) -> tuple[int, ...]:
-        return (self.dilation * ((self.kernel_size - 1) // 2),) * dims
+        reach = self.kernel_size - 1
+        return (self.dilation * reach // 2 if self.same else self.dilation * (reach // 2),) * dims
 
     @nn.nowrap
     def _bias(self) -> Array | None:
@@ -201,6 +207,7 @@ def conv(
         dtype=config.dtype,
         param_dtype=config.param_dtype,
         dilation=dilation,
+        same=True,
         name=name,
     )
 

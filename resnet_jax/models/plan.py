@@ -91,7 +91,7 @@ def projects(config: ResNetConfig, block: BlockSpec) -> bool:
     match config.shortcut:
         case "C":
             return True
-        case "B" | "D":
+        case "B" | "B_norm" | "D":
             return block.changes_shape
         case "A" | "A_end" | "none":
             return False
@@ -107,7 +107,9 @@ def stem_widths(config: ResNetConfig) -> tuple[int, ...]:
     """
     width = config.stem_width or config.widths[0]
     match config.stem:
-        case "cifar" | "imagenet":
+        case "none":
+            return (config.in_channels,)
+        case "cifar" | "imagenet" | "waveform":
             return (width,)
         case "whiten":
             return (2 * config.whiten_window**config.spatial_dims * config.in_channels,)
@@ -139,7 +141,7 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockSpec, ...], ...]:
         blocks = []
         pools = config.transition == "conv_pool"
         features = width * config.expansion if pools else features
-        strides = 1 if stage == 0 or pools else 2
+        strides = 2 if stage > 0 and config.transition == "stride" else 1
         undone = strides if config.output_stride is not None and stride * strides > config.output_stride else 1
         strides //= undone
         stride, dilation = stride * strides, dilation * undone

@@ -17,6 +17,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.collections import BLOCK_AXES
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.dropout import Dropout
+from resnet_jax.models.frontend import apply_frontend, masks_bands
 from resnet_jax.models.heads.registry import make_head
 from resnet_jax.models.init import initializer
 from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages, stem_widths
@@ -31,16 +32,17 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return the first feature map: the full side with ``cifar`` and ``whiten``, else a quarter of the side."""
+        """Return the first feature map; ``stem_stride`` positions of the input are one of it."""
         config = self.config
+        if config.stem == "none":
+            return x
         widths = stem_widths(config)
         if config.stem == "whiten":
             return self._whitened(x, widths[0])
         single, finishes = len(widths) == 1, layers.finishes(self, config, train=train)
         for index, width in enumerate(widths):
             number = "" if single else str(index + 1)
-            kernel_size = 7 if config.stem == "imagenet" else 3
-            strides = 2 if index == 0 and config.stem != "cifar" else 1
+            kernel_size, strides = self._window(index)
             bare = config.is_pre and index == len(widths) - 1
             finish = layers.Finish(relu=not bare) if finishes else None
             x = layers.conv(config, width, kernel_size, strides, name=f"conv{number}", before_norm=not bare)(x, finish)
@@ -49,6 +51,18 @@ class Stem(nn.Module):
             if not bare and not finishes:
                 x = layers.norm_and_activate(config, x, name=f"norm{number}", train=train)
         return self._pool(x, train)
+
+    def _window(self, index: int) -> tuple[int, int]:
+        """Return the window and the stride of a convolution."""
+        match self.config.stem:
+            case "waveform":
+                return 80, 4
+            case "imagenet":
+                return 7, 2
+            case "cifar":
+                return 3, 1
+            case _:
+                return 3, 2 if index == 0 else 1
 
     def _whitened(self, x: Array, width: int) -> Array:
         """Return the whitened patches with a bias; a random kernel until :mod:`resnet_jax.models.whitening` sets it."""
@@ -63,6 +77,8 @@ class Stem(nn.Module):
         config = self.config
         if config.stem_stride == 1:
             return x
+        if config.stem == "waveform":
+            return ops.max_pool(x, window=4, stride=4, padding=0)
         match config.stem_pool:
             case "conv":
                 x = layers.conv(config, x.shape[-1], 3, 2, name="pool_conv", before_norm=not config.is_pre)(x)
@@ -267,6 +283,8 @@ class ResNet(nn.Module):
                 f"pass in_channels={x.shape[-1]} to create_model, or move the channels last"
             )
         key = self.make_rng("dropout") if train and (is_on(config.dropout) or is_on(config.drop_path)) else None
+        if config.frontend != "none":
+            x = apply_frontend(config, x, self.make_rng("dropout") if train and masks_bands(config) else None)
         x = Stem(config, name=paths.STEM)(x.astype(config.dtype), train=train)
         maps = {"stem": x}
         for index, blocks in enumerate(plan_stages(config)):

@@ -315,3 +315,31 @@ def _cifar_fast() -> dict[str, NamedModel]:
             ResNetConfig((1, 1, 1), (128, 384, 512), **choices), 32, "arXiv 2404.00498, section 4"
         ),
     }
+
+
+@_family
+def _series() -> dict[str, NamedModel]:
+    paper = "arXiv 1611.06455, fig. 1 (c), as in hfawaz/dl-4-tsc"
+    choices: dict[str, Any] = {
+        "block": "series", "stem": "none", "transition": "none", "conv_bias": True, "init": "xavier_uniform",
+        "head_init": "xavier_uniform", "norm_eps": 1e-3, "spatial_dims": 1, "in_channels": 1, "num_classes": 2,
+    }  # fmt: skip
+    bare = {**choices, "norm": "none", "shortcut": "B", "head_init": None}
+    own = {name: value for name, value in bare.items() if name != "init"}
+    ways: dict[str, tuple[str, dict[str, Any]]] = {
+        "resnet_ts": (paper, {**choices, "shortcut": "B_norm"}),
+        "fixup_resnet_ts": (
+            "arXiv 1901.09321's rules on the net of arXiv 1611.06455",
+            {**own, "residual": "fixup", "conv_bias": False},
+        ),
+        "skipinit_resnet_ts": (
+            "arXiv 2002.10444's rule on the net of arXiv 1611.06455; a stem of 3",
+            {**own, "residual": "skipinit", "order": "pre", "stem": "cifar"},
+        ),
+        "nf_resnet_ts": (
+            "arXiv 2101.08692's rules on the net of arXiv 1611.06455; a stem of 3",
+            {**own, "residual": "nf", "stem": "cifar"},
+        ),
+    }
+    sizes = (1, 1, 1), (64, 128, 128)
+    return {name: NamedModel(ResNetConfig(*sizes, **made), 150, source) for name, (source, made) in ways.items()}

@@ -62,8 +62,8 @@ def conflicts(c: ResNetConfig) -> list[str]:
             "no weight_standardization",
         ),
         (
-            c.residual == "fixup" and (c.stem not in ("cifar", "imagenet") or c.stem_pool == "conv"),
-            "residual fixup is defined for stems of one convolution: cifar, or imagenet with max-pooling",
+            c.residual == "fixup" and (c.stem not in ("cifar", "imagenet", "none") or c.stem_pool == "conv"),
+            "residual fixup is defined for stems of one convolution, cifar, or imagenet with max-pooling, or of none",
         ),
         (
             c.is_nf and c.norm != "none",
@@ -82,6 +82,27 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"shortcut none has nothing for residual {c.residual} to add to: only plain goes with it",
         ),
         (
+            c.shortcut == "B_norm" and (c.is_pre or c.norm == "none"),
+            "shortcut B_norm is for order post and a norm: without one it is shortcut B",
+        ),
+        (
+            c.frontend == "log_mel" and c.spatial_dims != 1,
+            f"frontend log_mel is of sounds, whose spatial_dims is 1, and it is {c.spatial_dims}",
+        ),
+        (
+            c.frontend != "log_mel" and c.mel_time_mask + c.mel_band_mask > 0,
+            f"mel_time_mask and mel_band_mask are about frontend log_mel, and frontend is {c.frontend}",
+        ),
+        (
+            c.stem == "none" and c.is_pre,
+            "stem none with order pre: the first block would activate the input itself and lose what is below 0 (use "
+            "stem cifar)",
+        ),
+        (
+            c.transition == "none" and c.output_stride is not None,
+            "output_stride dilates instead of striding, and transition none has no stride",
+        ),
+        (
             c.shortcut == "none" and c.drop_path > 0,
             "shortcut none with drop_path would drop the signal itself",
         ),
@@ -94,8 +115,12 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"base_width {c.base_width} of 64 leaves no channel of width {min(c.widths)} inside a bottleneck",
         ),
         (
-            c.stem_stride == 1 and c.stem_pool != "max",
-            f"stem {c.stem} does not pool, so stem_pool {c.stem_pool} has no place",
+            c.stem == "waveform" and (c.spatial_dims != 1 or c.frontend == "log_mel"),
+            f"stem waveform is of sounds as they are: spatial_dims is {c.spatial_dims}, frontend {c.frontend}",
+        ),
+        (
+            c.stem_stride != 4 and c.stem_pool != "max",
+            f"stem {c.stem} has no such pool, so stem_pool {c.stem_pool} has no place",
         ),
         (
             c.transition == "conv_pool" and (c.is_nf or c.residual == "fixup"),
@@ -131,6 +156,10 @@ def conflicts(c: ResNetConfig) -> list[str]:
             (c.norm_scope == "device_group") != (c.norm_group_devices is not None),
             "norm_scope device_group and norm_group_devices belong together, got "
             f"{c.norm_scope} and {c.norm_group_devices}",
+        ),
+        (
+            c.head in ("several", "several_uncertain") and not c.head_outputs and c.num_classes > 0,
+            f"head {c.head} needs head_outputs, such as ('digit:10', 'parity:2'); a run has them from task.heads",
         ),
     ]
     return [reason for wrong, reason in rules if wrong]

@@ -8,6 +8,7 @@ from resnet_jax.ops.drop_path import drop_path
 from resnet_jax.ops.dtypes import at_least_float32
 from resnet_jax.ops.exported import exported_for_this_machine, native_calls
 from resnet_jax.ops.labels import in_range, one_hot
+from resnet_jax.ops.mel import log_mel, mel_filters
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
 from resnet_jax.ops.probe import fork, gate, relu, relu_operand, remembered_relus, squared_norm, tap
 from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
@@ -33,8 +34,10 @@ __all__ = [
     "global_mean_pool",
     "in_forms",
     "in_range",
+    "log_mel",
     "max_pool",
     "mean_pool_2",
+    "mel_filters",
     "moments",
     "native_calls",
     "normalize",

@@ -1,7 +1,8 @@
 """Which form each operation of a convolution takes on the CPU, and why.
 
 On one device, float32 images with one stride of 1 or 2 for both axes and neither dilation nor groups take the compiled
-form of :mod:`~resnet_jax.ops.native`, if there is a compiler. In GFLOP/s of one core of an AMD EPYC (Zen 5, AVX-512,
+form of :mod:`~resnet_jax.ops.native`, if there is a compiler, and so do volumes and signals, as images
+(:mod:`~resnet_jax.ops.conv_slices`). In GFLOP/s of one core of an AMD EPYC (Zen 5, AVX-512,
 two cores; CPU seconds, as the machine had other work; jax 0.10.2, the clearing of new memory for the result included),
 the forms of the second table first, then the compiled one:
 
@@ -36,12 +37,14 @@ everything else               canonical convolution  the same sums, 10 to 60 tim
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from resnet_jax.ops import conv_canonical, conv_rows, conv_spec, native, tiles, winograd
+from resnet_jax.ops import conv_canonical, conv_rows, conv_slices, conv_spec, native, tiles, winograd
 from resnet_jax.ops.conv_spec import ConvSpec
 
 #: Winograd's 16 products must be worth its transforms: the fewest channels, in and out.
@@ -71,8 +74,8 @@ def over_members(form: Callable[[Array, Array], Array], members: tuple[bool, boo
 
 def forward(x: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.forward`."""
-    if devices == 1 and native.takes(spec, x.dtype):
-        return native.forward(x, w, spec)
+    if (compiled := _compiled(spec, x.dtype, devices)) is not None:
+        return compiled.forward(x, w, spec)
     if _is_pointwise(spec):
         return conv_canonical.pointwise_forward(x, w, spec)
     if _takes_winograd(x, w.shape[-1], spec, devices):
@@ -82,8 +85,8 @@ def forward(x: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
 
 def input_gradient(g: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.input_gradient`."""
-    if devices == 1 and native.takes(spec, g.dtype):
-        return native.input_gradient(g, w, spec)
+    if (compiled := _compiled(spec, g.dtype, devices)) is not None:
+        return compiled.input_gradient(g, w, spec)
     if _is_pointwise(spec):
         return conv_canonical.pointwise_input_gradient(g, w, spec)
     if _takes_winograd(g, w.shape[-2], spec, devices):
@@ -93,8 +96,8 @@ def input_gradient(g: Array, w: Array, *, spec: ConvSpec, devices: int) -> Array
 
 def weight_gradient(x: Array, g: Array, *, spec: ConvSpec, devices: int) -> Array:
     """See :func:`resnet_jax.ops.conv_spec.weight_gradient`."""
-    if devices == 1 and native.takes(spec, x.dtype):
-        return native.weight_gradient(x, g, spec)
+    if (compiled := _compiled(spec, x.dtype, devices)) is not None:
+        return compiled.weight_gradient(x, g, spec)
     if _is_pointwise(spec):
         return conv_canonical.pointwise_weight_gradient(x, g, spec)
     if _takes_winograd(x, g.shape[-1], spec, devices):
@@ -111,6 +114,15 @@ def weight_gradient(x: Array, g: Array, *, spec: ConvSpec, devices: int) -> Arra
     if spec.groups > 1 and devices > 1:
         return conv_canonical.weight_gradient_by_taps(x, g, spec)
     return conv_canonical.weight_gradient(x, g, spec)
+
+
+def _compiled(spec: ConvSpec, dtype: DTypeLike, devices: int) -> Any:
+    """Return the module of the compiled forms that take it, or None."""
+    if devices != 1:
+        return None
+    if native.takes(spec, dtype):
+        return native
+    return conv_slices if not _is_pointwise(spec) and conv_slices.takes(spec, dtype) else None
 
 
 def _is_pointwise(spec: ConvSpec) -> bool:

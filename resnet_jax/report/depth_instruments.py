@@ -205,7 +205,7 @@ def heat_map_figure(
         low, high = middle / 2, middle * 2
     image = axes.pcolormesh(
         np.arange(len(depth) + 1) - 0.5,
-        _edges(np.asarray(steps, np.float64)),
+        edges(np.asarray(steps, np.float64)),
         np.ma.masked_invalid(values),
         cmap="cividis",
         norm=LogNorm(low, high),
@@ -240,7 +240,7 @@ def heat_map_figure(
     )
 
 
-def _edges(centres: np.ndarray) -> np.ndarray:
+def edges(centres: np.ndarray) -> np.ndarray:
     """Return the edges between cells around ``centres``, one more than those."""
     if len(centres) == 1:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])

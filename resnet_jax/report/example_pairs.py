@@ -15,7 +15,7 @@ from resnet_jax.report.example_axes import Style
 #: Of the arrays that are kept: the names of the examples, and before the name of a field that the network says.
 NAMES, SAID = "names", "said/"
 #: A field of texts, which are written beneath.
-_CAPTION = "caption"
+CAPTION = "caption"
 
 
 def draw_pairs(
@@ -48,7 +48,10 @@ def draw_pairs(
     for row, name in enumerate(kept[NAMES].tolist()):
         true = {field: values[row] for field, values in fields.items()}
         said = {**true, **{field: values[row] for field, values in said_fields.items()}}
-        captions = [str(one.pop(_CAPTION, "")) for one in (true, said)]
+        captions = [str(one.pop(CAPTION, "")) for one in (true, said)]
+        if set(said_fields) == {CAPTION}:  # there is nothing but words to tell: the example once
+            shown.append(Shown(name, Seen(true, f"{captions[0]}\nnetwork: {captions[1]}")))
+            continue
         shown.append(Shown(name, Seen(true, captions[0]), Seen(said, captions[1])))
     lines = (f"{len(shown)} test examples: what they are, and what the network says",)
     style = Style(class_names, known, low, high if high > low else low + 1)

@@ -85,6 +85,10 @@ class View(Observer):
         """Tell it."""
         self._tell("on_blocks", step, norms, member)
 
+    def on_task_gradients(self, step: int, cosines: np.ndarray, member: int = 0) -> None:
+        """Tell it."""
+        self._tell("on_task_gradients", step, cosines, member)
+
     def on_reject(self, row: Row) -> None:
         """Tell it."""
         self._tell("on_reject", row)

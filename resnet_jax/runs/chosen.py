@@ -23,6 +23,7 @@ from resnet_jax.data.split import Splits
 from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
+from resnet_jax.runs.box_classes import with_box_classes
 from resnet_jax.runs.data import divide, geometry_of, load_splits
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
 from resnet_jax.runs.imports import missing_told
@@ -103,6 +104,9 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
     records, count = relabelled(records, labels), _count_classes(labels)
     if dataset.kind == "segmentation":
         records, count = with_pixel_classes(records, dataset, names), len(dataset.class_names)
+    if dataset.kind == "boxes":
+        records, count, matched = with_box_classes(dataset.splits[part], dataset, names, str(trained.path))
+        said = (*said, *matched)
     return Chosen(records, part, False, source, count, said)
 
 
@@ -145,10 +149,8 @@ def _matched(
             return match_labels(records.labels, dataset.class_names, ours, **where)
         case "value":
             return match_targets(records.labels, dataset.class_names, names, **where)
-        case "segmentation":  # the classes of pixels are those of the records themselves, matched there
+        case "segmentation" | "boxes":  # the classes of pixels and boxes are those of the records, matched there
             return records.labels, ()
-        case "boxes":
-            raise UsageError(f"{dataset.name} has {SAID_OF_KIND[dataset.kind]}, which no task evaluates")
         case _:
             assert_never(dataset.kind)
 

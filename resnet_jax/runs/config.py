@@ -43,8 +43,15 @@ class RunConfig:
     """Fine-tuning: a run directory, trained or imported, whose network this run starts from."""
     init_head: Literal["exact", "new"] = "exact"
     """The classifier of init_from: exact (the same classes), or new to start another one."""
-    init_stem: Literal["exact", "mean"] = "exact"
-    """The first convolution of init_from: exact, or mean to average it over other input channels."""
+    init_stem: Literal["exact", "mean", "repeat", "bands"] = "exact"
+    """The first convolution of init_from for other input channels: exact (the same), mean (each has the average),
+    repeat (its kernels in turn), both scaled to keep the response to equal channels, or bands (see init_bands)."""
+    init_bands: tuple[AtLeast0, ...] = ()
+    """With init_stem bands: which channels, from 0, are those of init_from, such as 3 2 1 for red, green and blue; the
+    others begin at zero."""
+    init_inflate: Literal["none", "mean", "centre"] = "none"
+    """A network of images as the start of one of volumes: mean (kernels repeated along depth and divided, I3D) or
+    centre (at the middle of depth, zeros around)."""
     imports: Annotated[tuple[str, ...], SAME_RESULT] = ()
     """Modules, or files that end with .py, that are imported first, for what they register: networks, blocks, norms,
     sources, transforms, tasks, observers. On the command line of every verb: one after each --imports."""
@@ -64,6 +71,14 @@ class RunConfig:
         check_fields(self)
         for name, value in (("init_head", self.init_head), ("init_stem", self.init_stem)):
             _require(value == "exact" or self.init_from is not None, f"{name} {value} needs init_from")
+        _require(
+            self.init_inflate == "none" or self.init_from is not None,
+            f"init_inflate {self.init_inflate} needs init_from",
+        )
+        _require(
+            (self.init_stem == "bands") == bool(self.init_bands),
+            "init_stem bands and init_bands, which names the channels, go together: give both or neither",
+        )
 
 
 def _require(condition: bool, message: str) -> None:

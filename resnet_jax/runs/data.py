@@ -24,6 +24,8 @@ from resnet_jax.data.view import View
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.directory import DatasetInfo, labels_digest
+from resnet_jax.runs.targets import targets_of
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.facts import LabelKind
 
 
@@ -47,7 +49,8 @@ class RunData:
 def geometry_of(config: DataConfig) -> Geometry:
     """Return the host-side geometry of a configuration."""
     host = divide_transforms(config.augment)
-    return Geometry(config.image_size, "random_resized" if host.random_resized else "none", host.before, host.after)
+    crop = "random_resized" if host.random_resized else "none"
+    return Geometry(config.image_size, crop, host.before, host.after, config.resize)
 
 
 def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
@@ -164,14 +167,19 @@ def load_images(config: RunConfig, dataset: Dataset | None = None) -> RunData:
         UsageError: not as many means as the images have channels.
         DataError: as :func:`load_pixels`.
     """
-    return describe_images(load_pixels(PixelsWanted.of(config), dataset), config.data)
+    return describe_images(load_pixels(PixelsWanted.of(config), dataset), config.data, config.task)
 
 
-def describe_images(pixels: Pixels, data: DataConfig) -> RunData:
+def describe_images(pixels: Pixels, data: DataConfig, task: TaskConfig | None = None) -> RunData:
     """Add what a run knows about its images: the normalization that the configuration gives, or that of the images.
 
+    Args:
+        pixels: the images.
+        data: of the run.
+        task: of the run, whose heads name fields.
+
     Raises:
-        UsageError: not as many means as the images have channels.
+        UsageError: not as many means as the images have channels, or a head whose field is not there.
     """
     splits, channels = pixels.splits, pixels.image_shape[-1]
     mean, std = data.mean, data.std
@@ -196,6 +204,7 @@ def describe_images(pixels: Pixels, data: DataConfig) -> RunData:
         downscale=data.downscale,
         label_kind=splits.kind,
         label_counts=label_counts(splits.train, splits.kind, len(pixels.class_names)),
+        targets={} if task is None else targets_of(task.heads, splits, pixels.class_names),
         **target_scale(train, splits.kind),
     )
     return RunData(splits, pixels.geometry, card, pixels.stored_shape, pixels.unreadable)

@@ -289,14 +289,17 @@ def _rate(records: Source) -> int | None:
 def _steps(config: RunConfig, training: bool, view: View, card: DatasetInfo) -> str:
     """Say what is done to an example, in order."""
     found, size = divide(config.data.augment), config.data.image_size
+    resize = config.data.resize
     normalized = "normalized by mean " + " ".join(f"{value:.3g}" for value in card.mean)
     normalized += ", deviation " + " ".join(f"{value:.3g}" for value in card.std) + " (undone here)"
     if not training:
         sized = [] if size is None else [f"brought to {size}x{size}"]
+        sized += [] if resize is None else [f"brought to {resize[0]}x{resize[1]}"]
         return "seen, in order: " + ", ".join([*sized, normalized])
     host = [write_transform(one) for one in found.before]
     if size is not None:
         host.append(f"random_resized_crop to {size}x{size}" if found.random_resized else f"brought to {size}x{size}")
+    host += [] if resize is None else [f"brought to {resize[0]}x{resize[1]}"]
     host += [write_transform(one) for one in found.after]
     device, done = [], False
     for one in found.device:

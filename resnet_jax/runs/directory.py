@@ -14,6 +14,7 @@
 ``metrics.jsonl``  one line per logged step and per epoch
 ``tensorboard/``   the same for TensorBoard
 ``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
+``task_gradients.jsonl``  of several tasks: the cosine between their gradients at every block; ``task_gradients.png``
 ``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
 ``depth/``         what ``resnet-jax depth`` found in the network, a folder for each of its verbs
 ``summary.json``   the result; its presence says that the run is finished
@@ -53,6 +54,7 @@ from resnet_jax.runtime.events import EventLog
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.lock import Held, locked
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.facts import TargetFacts
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class DatasetInfo:
         target_mean: of values to predict, one a target, over the training examples.
         target_std: the same.
         meanings: further fields of the examples -> what they are (:data:`resnet_jax.data.example.Meaning`).
+        targets: what is known of the further fields that ``task.heads`` names.
         downscale: the network sees images of ``image_shape`` at 1 / downscale of their sides.
         members: digest of which examples are in which split, where names divided them; else empty.
     """
@@ -98,6 +101,7 @@ class DatasetInfo:
     target_std: tuple[float, ...] = ()
     meanings: dict[str, str] = dataclasses.field(default_factory=dict)
     members: str = ""
+    targets: dict[str, TargetFacts] = dataclasses.field(default_factory=dict)
     downscale: int = 1
 
     def same_as(self, other: DatasetInfo) -> bool:
@@ -187,6 +191,8 @@ class RunDirectory:
     fault = property(lambda self: self.path / "fault.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     depth = property(lambda self: self.path / "depth.jsonl")
+    task_gradients = property(lambda self: self.path / "task_gradients.jsonl")
+    task_gradients_picture = property(lambda self: self.path / "task_gradients.png")
     tensorboard = property(lambda self: self.path / "tensorboard")
     checkpoints = property(lambda self: self.path / "checkpoints")
     curves = property(lambda self: self.path / "curves.png")

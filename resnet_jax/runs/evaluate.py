@@ -19,6 +19,7 @@ from resnet_jax.runs.arrays import Arrays, as_dataset
 from resnet_jax.runs.build import build_evaluation, evaluation_feed
 from resnet_jax.runs.chosen import SPLITS, choose_images, own_or_other, own_splits
 from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.located import coco_of
 from resnet_jax.runs.predict import Prediction, Predictor, predict_images
 from resnet_jax.runs.preparation import eval_preprocess
 from resnet_jax.runs.sizes import bring_to_size, describe_sizes
@@ -68,6 +69,7 @@ class RunEvaluation(Evaluation):
         what: the images in words, ``the test split`` or ``all 1,017 images of npz:x.npz``.
         said: what was done to images and classes, a sentence each.
         skipped: images that could not be read and count nowhere (``data.on_corrupt skip``); their logits are NaN.
+        coco: detections as a JSON object in COCO's format, if they were asked for.
     """
 
     split: str = ""
@@ -77,6 +79,7 @@ class RunEvaluation(Evaluation):
     what: str = ""
     said: tuple[str, ...] = ()
     skipped: tuple[LeftOut, ...] = ()
+    coco: dict[str, Any] | None = None
 
 
 def evaluate_run(
@@ -87,6 +90,7 @@ def evaluate_run(
     data: Arrays | None = None,
     logits: bool = False,
     views: Views = "none",
+    coco: bool = False,
 ) -> RunEvaluation:
     """Evaluate a network on a split of its own data, with its own division of it, or on another source.
 
@@ -104,6 +108,8 @@ def evaluate_run(
             and half of these moved by a pixel either way; ``ten_crop``: over the corners and the centre of an image
             that is 1 / 0.875 times as large, and their mirror images. Probabilities are averaged; of regression,
             values.
+        coco: of boxes: also return the detections as a JSON object in COCO's format, in pixels of the images as they
+            are stored.
 
     Raises:
         UsageError: no such split, no normalization, classes that cannot be matched, or a network without classes.
@@ -132,6 +138,7 @@ def evaluate_run(
     result = evaluation(trained.variables, records)
     found: dict[str, Any] = {field.name: getattr(result, field.name) for field in dataclasses.fields(Evaluation)}
     skipped = () if unreadable is None else tuple(unreadable.entries)
+    lost = {entry.index for entry in skipped}
     return RunEvaluation(
         **{**found, "rows": _in_place(result.rows, skipped, len(records))},
         split=chosen.split,
@@ -141,6 +148,7 @@ def evaluate_run(
         what=chosen.what,
         said=(*chosen.said, *describe_sizes(seen, sizes.seen), *said),
         skipped=skipped,
+        coco=coco_of(trained, result.rows, chosen.records, lost) if coco else None,
     )
 
 
@@ -219,6 +227,6 @@ def evaluation_config(trained: TrainedRun, mesh: Mesh) -> RunConfig:
     size = -(-config.train.batch_size // mesh.size) * mesh.size
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=trained.geometry.image_size),
+        data=dataclasses.replace(config.data, image_size=trained.geometry.image_size, resize=trained.geometry.resize),
         train=dataclasses.replace(config.train, batch_size=size),
     )

@@ -68,6 +68,11 @@ def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
     return source
 
 
+def how_to_fit(config: RunConfig) -> dict[str, Any]:
+    """Return what a configuration gives of :func:`resnet_jax.weights.transfer.transfer`'s arguments, but the head's."""
+    return {"stem": config.init_stem, "bands": config.init_bands, "inflate": config.init_inflate}
+
+
 def require_transfer(config: RunConfig, source: Source, parts: RunComponents, card: DatasetInfo) -> None:
     """Refuse a source that does not fit the network or the data, before anything is written.
 
@@ -83,11 +88,12 @@ def require_transfer(config: RunConfig, source: Source, parts: RunComponents, ca
             "init_head new starts a new classifier"
         )
     try:
-        require_fit(source.trained.variables, parts.model, head=config.init_head, stem=config.init_stem)
+        require_fit(source.trained.variables, parts.model, head=config.init_head, **how_to_fit(config))
     except UsageError as error:
         raise UsageError(
             f"{config.init_from} ({source.trained.config.model.name}) cannot start {config.model.name}: {error}\n"
-            "init_head new and init_stem mean handle another number of classes and of channels"
+            "init_head new, init_stem mean and init_inflate mean handle another number of classes, of channels and of "
+            "dimensions"
         ) from error
 
 
@@ -104,7 +110,7 @@ def start_state(config: RunConfig, source: Source, parts: RunComponents) -> Trai
     """Return the first state of the run: the source's weights and averages, a new optimizer."""
     state = parts.new_state()
     variables = transfer(
-        source.trained.variables, parts.model, state.variables, head=config.init_head, stem=config.init_stem
+        source.trained.variables, parts.model, state.variables, head=config.init_head, **how_to_fit(config)
     )
 
     def start(state: TrainState, variables: dict[str, Any]) -> TrainState:

@@ -102,7 +102,8 @@ def head_config(config: RunConfig, how: HowToFinetune, steps: int, model: ResNet
 
 def starting_from(config: RunConfig, path: Path) -> RunConfig:
     """Return a run that starts from the network in a run directory as it is, its classifier too."""
-    return with_values(config, {"init_from": str(path), "init_head": "exact", "init_stem": "exact"})
+    as_it_is = {"init_head": "exact", "init_stem": "exact", "init_bands": [], "init_inflate": "none"}
+    return with_values(config, {"init_from": str(path), **as_it_is})
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:

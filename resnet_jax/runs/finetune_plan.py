@@ -221,7 +221,8 @@ def make_plan(outlook: Outlook, examples: int, how: HowToFinetune, given: Mappin
     config = with_values(config, values)
     reasons |= {field: reason for field, (_, reason) in rules.items() if reason and field not in given}
     scratch: dict[str, Any] = {
-        "init_from": None, "init_head": "exact", "init_stem": "exact",
+        "init_from": None, "init_head": "exact", "init_stem": "exact", "init_bands": [],
+        "init_inflate": "none",
         "train.length": config.train.length, "train.limit": config.train.limit,
         "train.batch_size": config.train.batch_size, "train.validate_every": config.train.validate_every,
         "data.augment": list(config.data.augment),

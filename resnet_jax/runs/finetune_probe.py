@@ -24,6 +24,7 @@ from resnet_jax.runs.build import build_model
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import DatasetInfo
+from resnet_jax.runs.finetune import how_to_fit
 from resnet_jax.runs.finetune_table import BEFORE, PROBE, Row, row_of_json
 from resnet_jax.runs.foreign import write_network
 from resnet_jax.runs.linear_probe import Features, Probe, backbone_variables, classifier_of, features_of, fit_probe
@@ -69,7 +70,7 @@ def probe_rows(folder: Path, source: TrainedRun, config: RunConfig, images: RunD
     assert test is not None  # load_images refuses data without
     model = build_model(config, card)
     try:
-        variables = backbone_variables(source.variables, model, card.image_shape, stem=config.init_stem)
+        variables = backbone_variables(source.variables, model, card.image_shape, **how_to_fit(config))
     except UsageError as error:
         raise UsageError(
             f"{source.path} ({source.config.model.name}) cannot start {config.model.name}: {error}"

@@ -330,6 +330,8 @@ def fold_run(run_dir: Path, out: Path) -> RunDirectory:
         init_from=None,
         init_head="exact",
         init_stem="exact",
+        init_bands=(),
+        init_inflate="none",
     )
     return write_network(out, config, trained.card, variables, step=trained.step, origin={"folded_from": str(run_dir)})
 

@@ -54,8 +54,10 @@ class Inference:
         self._sizes: set[tuple[int, int]] = set()
         self._greyed = 0
 
-    def outputs(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> Any:
         """Return what the network gives, float32 (N, ...), for uint8 images (N, H, W, C) of the network's size.
+
+        Of heads with several outputs it is a dict of such arrays.
 
         Raises:
             UsageError: images of another shape or dtype.
@@ -71,14 +73,16 @@ class Inference:
         arguments = (model, card.mean, card.std, card.downscale, self.part, variables)
         if not len(images):
             empty = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.uint8)
-            return np.zeros((0, *jax.eval_shape(functools.partial(_outputs, *arguments), empty).shape[1:]), np.float32)
+            shapes = jax.eval_shape(functools.partial(_outputs, *arguments), empty)
+            return jax.tree.map(lambda each: np.zeros((0, *each.shape[1:]), np.float32), shapes)
         parts = []
         for start in range(0, len(images), self.buckets[-1]):
             part = images[start : start + self.buckets[-1]]
             batch = np.zeros((next(size for size in self.buckets if size >= len(part)), *images.shape[1:]), np.uint8)
             batch[: len(part)] = part
-            parts.append(np.asarray(_outputs(*arguments, batch))[: len(part)])
-        return np.concatenate(parts)
+            found, count = _outputs(*arguments, batch), len(part)
+            parts.append(jax.tree.map(lambda each, count=count: np.asarray(each)[:count], found))
+        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
     @functools.cached_property
     def _prepared(self) -> tuple[ResNet, dict[str, Any]]:
@@ -89,9 +93,17 @@ class Inference:
         return prepare_for_inference(trained.model, trained.variables, trained.card.image_shape)
 
     def each(
-        self, images: Iterable[Image], compute: Callable[[np.ndarray], np.ndarray] | None = None
-    ) -> Iterator[tuple[str, np.ndarray | DataError]]:
-        """Yield name and result of every image, in order, a batch at a time; why one could not be read in its place.
+        self, images: Iterable[Image], compute: Callable[[np.ndarray], Any] | None = None
+    ) -> Iterator[tuple[str, Any | DataError]]:
+        """Yield name and result of every image; :meth:`each_with_sides`."""
+        return ((name, found) for name, _, found in self.each_with_sides(images, compute))
+
+    def each_with_sides(
+        self, images: Iterable[Image], compute: Callable[[np.ndarray], Any] | None = None
+    ) -> Iterator[tuple[str, tuple[int, int], Any | DataError]]:
+        """Yield name, height and width as stored, and result of every image, in order, a batch at a time.
+
+        One that cannot be read has the sides (0, 0), and why not in place of a result.
 
         Args:
             images: any number; bytes and pixels are named by their position, counted from 0.
@@ -101,11 +113,12 @@ class Inference:
         compute = self.outputs if compute is None else compute
         while batch := list(islice(numbered, self.buckets[-1])):
             names = [str(image) if isinstance(image, str | Path) else str(index) for index, image in batch]
-            read = [self.read(image, name) for name, (_, image) in zip(names, batch, strict=True)]
-            pixels = [image for image in read if not isinstance(image, DataError)]
-            rows = iter(compute(np.stack(pixels)) if pixels else ())
-            for name, image in zip(names, read, strict=True):
-                yield name, image if isinstance(image, DataError) else next(rows)
+            read = [self._read(image, name) for name, (_, image) in zip(names, batch, strict=True)]
+            pixels = [image for image, _ in read if not isinstance(image, DataError)]
+            found = compute(np.stack(pixels)) if pixels else None
+            rows = (jax.tree.map(lambda each, row=row: each[row], found) for row in range(len(pixels)))
+            for name, (image, sides) in zip(names, read, strict=True):
+                yield name, sides, image if isinstance(image, DataError) else next(rows)
 
     def said(self) -> tuple[str, ...]:
         """Say what was done to the images read so far, as evaluation does: other sizes, colours turned to grey."""
@@ -122,10 +135,14 @@ class Inference:
             image: see :data:`Image`.
             name: what to call it in messages.
         """
+        return self._read(image, name)[0]
+
+    def _read(self, image: Image, name: str) -> tuple[np.ndarray | DataError, tuple[int, int]]:
+        """Return also height and width of the image as it is stored."""
         height, width, channels = self.trained.card.image_shape
         try:
             if isinstance(image, DataError):
-                return image
+                return image, (0, 0)
             if isinstance(image, np.ndarray):
                 stored, colours = _checked(image, channels, name), False
             else:
@@ -135,15 +152,17 @@ class Inference:
                 colours = channels == 1 and has_colours(decode_image(data, 3, where))
             found = self.trained.geometry.eval_image(stored)
         except DataError as error:
-            return error
+            return error, (0, 0)
         if found.shape[:2] != (height, width):
-            return DataError(
+            wrong = DataError(
                 f"{name} has {found.shape[0]}x{found.shape[1]} pixels (height x width), and {self.trained.path} takes "
                 f"{height}x{width}: no rule brings images to a size that is not square"
             )
+            return wrong, (0, 0)
         self._greyed += colours
-        self._sizes.add((stored.shape[0], stored.shape[1]))
-        return found
+        sides = stored.shape[0], stored.shape[1]
+        self._sizes.add(sides)
+        return found, sides
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

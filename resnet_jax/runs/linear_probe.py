@@ -79,21 +79,21 @@ class Probe:
         return np.argmax(values @ self.kernel + self.bias, axis=-1)
 
 
-def backbone_variables(source: Mapping[str, Any], model: ResNet, shape: Sequence[int], *, stem: str) -> dict[str, Any]:
+def backbone_variables(source: Mapping[str, Any], model: ResNet, shape: Sequence[int], **fit: Any) -> dict[str, Any]:
     """Return variables of ``model`` with the backbone of another network and a classifier of zeros.
 
     Args:
         source: ``params`` and ``batch_stats`` of the other network.
         model: the network they are wanted for.
         shape: of its inputs, without the batch.
-        stem: as :func:`resnet_jax.weights.transfer.transfer` has it.
+        **fit: how the rest is made to fit, as :func:`resnet_jax.weights.transfer.transfer` has it: ``stem`` and others.
 
     Raises:
         UsageError: they do not fit.
     """
     shapes = abstract_variables(model, tuple(shape))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    return transfer(source, model, zeros, head="new", stem=stem)
+    return transfer(source, model, zeros, head="new", **fit)
 
 
 def classifier_of(variables: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from resnet_jax.data.transforms import divide
 from resnet_jax.errors import UsageError, either
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.tasks.facts import TaskFacts
+from resnet_jax.tasks.multitask import Multitask
 from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
 
@@ -25,8 +27,9 @@ def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = N
     """
     task, dims = build_task(config, card), len(card.image_shape) - 1
     outputs, heads = task.num_outputs, getattr(task, "heads", ("classifier",))
+    more = {"head_outputs": task.head_outputs} if isinstance(task, Multitask) else {}
     network = config.model.config(
-        num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims, head=heads[0]
+        num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims, head=heads[0], **more
     )
     if network.head not in heads:
         raise UsageError(
@@ -59,5 +62,9 @@ def build_task(config: RunConfig, card: DatasetInfo) -> Task:
         mean=card.target_mean,
         std=card.target_std,
         outputs=config.model.changes.get("num_classes"),
+        targets=card.targets,
     )
-    return make_task(config.task, facts)
+    task = make_task(config.task, facts)
+    if isinstance(task, Multitask) and any(getattr(one, "mixes", False) for one in divide(config.data.augment).device):
+        raise UsageError("mixup and cutmix of data.augment mix one label, and task.heads has several: leave them out")
+    return task

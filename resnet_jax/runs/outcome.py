@@ -18,6 +18,7 @@ from resnet_jax.report.example_pairs import draw_pairs
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.prediction_plots import plot_test_rows
+from resnet_jax.report.task_gradients import draw_task_gradients, read_task_gradients
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.build import build_task
 from resnet_jax.runs.config import RunConfig
@@ -213,6 +214,7 @@ class Pictures:
         """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
         attempt(self.run.curves.name, self._curves, self.say)
         attempt(self.run.gradients.name, self._gradients, self.say)
+        attempt(self.run.task_gradients_picture.name, self._task_gradients, self.say)
 
     def draw_all(self, result: Evaluation) -> None:
         """Draw these and the picture of the test, and keep in a file what the latter is drawn of."""
@@ -230,6 +232,7 @@ class Pictures:
         for path, draw in (
             (self.run.curves, self._curves),
             (self.run.gradients, self._gradients),
+            (self.run.task_gradients_picture, self._task_gradients),
             (self._test_picture()[0], self._test),
             (self.run.examples_picture, self._examples),
         ):
@@ -244,6 +247,7 @@ class Pictures:
             ("predictions", self.run.predictions),
             ("examples", self.run.examples_picture),
             ("gradients through depth", self.run.gradients),
+            ("gradients of the tasks", self.run.task_gradients_picture),
         ):
             if path.is_file():
                 self.say(f"{name} {path}")
@@ -256,6 +260,11 @@ class Pictures:
     def _gradients(self) -> None:
         if self.run.depth.is_file() and len((history := read_depth(self.run.depth)).steps):
             draw_history(history, self.run.gradients, title=self.title)
+
+    def _task_gradients(self) -> None:
+        path = self.run.task_gradients
+        if path.is_file() and len((found := read_task_gradients(path)).steps):
+            draw_task_gradients(found, self.run.task_gradients_picture, title=self.title)
 
     def _test_picture(self) -> tuple[Path, Path]:
         """Return the picture of the test and the file that it is drawn of."""

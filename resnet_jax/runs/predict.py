@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
+import jax
 import numpy as np
 
+from resnet_jax.data.boxes import NO_BOX
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.inference import BUCKETS, Image, Inference
 from resnet_jax.runs.trained import TrainedRun, class_names_of
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.detection import Detection
 from resnet_jax.tasks.segmentation import Segmentation
 
 
@@ -28,8 +31,10 @@ class Prediction:
         probabilities: of these classes or labels.
         error: why it could not be read, or None.
         values: of these targets, in their units.
-        fields: of tasks of pixels and the like, what examples have: a ``segmentation`` (H, W) of the image as the
-            network takes it.
+        boxes: of these classes, top, left, bottom, right in pixels of the image as it is stored; ``probabilities`` are
+            their scores.
+        sides: height and width of the image as it is stored, where there are boxes.
+        fields: of segmentation the field of this name, (H, W), of the image as the network takes it.
     """
 
     image: str
@@ -37,6 +42,8 @@ class Prediction:
     probabilities: tuple[float, ...]
     error: str | None = None
     values: tuple[float, ...] = ()
+    boxes: tuple[tuple[float, ...], ...] = ()
+    sides: tuple[int, int] | None = None
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
@@ -91,27 +98,43 @@ class Predictor(Inference):
 
     def most_answers(self, top: int) -> int:
         """Return how many answers an image gets at most."""
+        if isinstance(self.task, Detection):
+            return self.task.options.max_detections
         count = len(self.class_names)
         return min(top, count) if isinstance(self.task, Classification | Binary | Segmentation) else count
 
     def _predict(self, images: Iterable[Image], top: int) -> Iterator[Prediction]:
-        for name, row in self.each(images):
+        for name, sides, row in self.each_with_sides(images):
             if isinstance(row, DataError):
                 yield Prediction(name, (), (), str(row))
                 continue
-            (pairs,) = self.task.predict(row[None], top)
+            row = jax.tree.map(lambda each: each[None], row)
+            if isinstance(self.task, Detection):
+                yield self._located(self.task, name, sides, row)
+                continue
+            (pairs,) = self.task.predict(row, top)
             names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
             fields: dict[str, np.ndarray] = {}
-            if getattr(self.task, "draws_examples", False):
-                said = self.task.predicted_fields(row[None])
-                fields = {field: values[0] for field, values in said.items()}
+            if isinstance(self.task, Segmentation):
+                fields = {field: values[0] for field, values in self.task.predicted_fields(row).items()}
             match self.task.answers:
                 case "probabilities":
                     yield Prediction(name, names, numbers, fields=fields)
                 case "values":
                     yield Prediction(name, names, (), values=numbers, fields=fields)
+                case "boxes":
+                    raise UsageError(f"task {self.task.kind} answers with boxes, which only detection can place")
                 case _:
                     assert_never(self.task.answers)
+
+    def _located(self, task: Detection, name: str, sides: tuple[int, int], row: Any) -> Prediction:
+        """Return the boxes of an image, in its own pixels."""
+        found = task.located(row)
+        there = found["labels"][0] != NO_BOX
+        boxes = self.trained.geometry.boxes_as_stored(found["boxes"][0][there], sides)
+        names = tuple(self.class_names[label] for label in found["labels"][0][there])
+        scores = tuple(float(score) for score in found["scores"][0][there])
+        return Prediction(name, names, scores, boxes=tuple(map(tuple, boxes.tolist())), sides=sides)
 
 
 def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 5) -> list[Prediction]:

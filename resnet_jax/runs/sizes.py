@@ -69,7 +69,8 @@ def bring_to_size(trained: TrainedRun, records: Records, unreadable: Unreadable 
             raise UsageError(f"{trained.path} takes {trained.card.image_shape}, and {records.describe(0)} is {first}")
         return records, sizes
     height, width, channels = trained.card.image_shape
-    if trained.geometry.image_size is None and first[:2] != (height, width):
+    sized = trained.geometry.image_size is not None or trained.geometry.resize is not None
+    if not sized and first[:2] != (height, width):
         raise UsageError(
             f"{trained.path} takes images of {height}x{width} pixels (height x width), and {records.describe(0)} has "
             f"{first[0]}x{first[1]}: no rule brings images to a size that is not square. Resize them, or give "
@@ -93,6 +94,8 @@ def describe_sizes(trained: TrainedRun, sizes: Set[tuple[int, int]]) -> tuple[st
     if len(others) > 2:
         smallest, largest = (pick(others, key=lambda size: size[0] * size[1]) for pick in (min, max))
         found = f"of {len(others)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]},"
+    if trained.geometry.resize is not None:
+        return (f"images {found} brought to {height}x{width}, all of them",)
     how = "shorter side resized, centre cut out"
     if trained.geometry.random:
         how = f"shorter side to {trained.geometry.shorter_side}, centre cut out"

@@ -13,6 +13,7 @@ from resnet_jax.instrument.probing import chart_blocks
 from resnet_jax.report.console import Console
 from resnet_jax.report.depth_file import DepthFile
 from resnet_jax.report.metrics_file import MetricsFile
+from resnet_jax.report.task_gradients import TaskGradientsFile
 from resnet_jax.report.views import View
 from resnet_jax.runs.config import config_to_dict
 from resnet_jax.runs.directory import RunDirectory
@@ -35,6 +36,7 @@ from resnet_jax.training.schedules import warmup_steps
 from resnet_jax.training.spikes import Spiked
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.stuck import Chance, ChanceWatch, has_chance
+from resnet_jax.training.task_gradients import task_pairs
 
 
 def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
@@ -124,16 +126,19 @@ def _train(
             "warn": job.say,
             "events": job.events,
         }
-        metrics, depth = None, None
+        metrics, depth, between = None, None, None
         if main := is_main():
             metrics = MetricsFile(run.metrics, every=every, learning_rate=parts.learning_rate, **kept)
         if main and (depth_steps := job.config.train.depth_steps(per_epoch)) is not None:
             size = job.config.train.batch_size // job.config.train.accumulate
             chart = chart_blocks(parts.model, job.images.card.image_shape, size, BlockNames())
             depth = DepthFile(run.depth, chart.names, chart.stages, every=depth_steps, **kept)
+            if pairs := task_pairs(parts.task):
+                more = chart.names, chart.stages, pairs
+                between = TaskGradientsFile(run.task_gradients, *more, every=depth_steps, **kept)
         live = View("progress", make_live, job.say)
         log = SessionLog(run, job.events, start)
-        files = [observer for observer in (live, metrics, depth) if observer is not None]
+        files = [observer for observer in (live, metrics, depth, between) if observer is not None]
         for observer in (*files, log):
             stack.callback(observer.close)
         watches = []

@@ -69,9 +69,12 @@ class TrainedRun:
     def geometry(self) -> Geometry:
         """How an image of any size becomes one of the network's: the one rule of evaluation, prediction and depth.
 
-        A network of images that are not square, or of signals or volumes, takes inputs of exactly its size.
+        A network of images that are not square, or of signals or volumes, takes inputs of exactly its size, unless the
+        run had ``data.resize``.
         """
         *sides, _ = self.card.image_shape
+        if self.config.data.resize is not None:
+            return geometry_of(dataclasses.replace(self.config.data, resize=(sides[0], sides[1])))
         size = sides[0] if len(sides) == 2 and sides[0] == sides[1] else None
         return geometry_of(dataclasses.replace(self.config.data, image_size=size))
 

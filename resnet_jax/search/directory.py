@@ -17,20 +17,16 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.runs.config import RunConfig, config_to_dict, without_effect
-from resnet_jax.runs.recipes import config_from_dict, read_utf8
-from resnet_jax.runtime.files import write_whole
+from resnet_jax.runs.config import RunConfig, config_to_dict
+from resnet_jax.runs.definition import changes, default_directory, flat, stored_definition, write_definition
+from resnet_jax.runs.recipes import config_from_dict
 from resnet_jax.runtime.paths import user_path
-from resnet_jax.runtime.plain_yaml import load_yaml
 from resnet_jax.search.space import Space
 from resnet_jax.search.study import SamplerName
 
@@ -67,9 +63,7 @@ class Definition:
 
     def default_path(self) -> Path:
         """Return ``runs/search-RECIPE-HASH``: the same for the same command, so that running it again goes on."""
-        text = yaml.safe_dump(_significant(self.to_dict()), sort_keys=False)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return Path("runs") / f"search-{Path(self.base.recipe).stem}-{digest}"
+        return default_directory("search", self.base.recipe, self.to_dict())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,25 +108,17 @@ class SearchDirectory:
                     f"{self.path} has a study and no {self.definition.name}: use another directory (out=PATH)"
                 )
             return
-        try:
-            stored = load_yaml(read_utf8(self.definition))
-            base = config_to_dict(config_from_dict(stored["base"], where=str(self.definition)))
-            before = _flat(_significant({**stored, "base": base}))
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError, UsageError) as error:
-            raise RunError(f"{self.definition} is not the definition of a search: {error}") from error
-        after = _flat(_significant(yaml.safe_load(yaml.safe_dump(definition.to_dict()))))
-        changed = [
-            f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-            for key in dict.fromkeys([*before, *after])
-            if before.get(key, _ABSENT) != after.get(key, _ABSENT)
-        ]
-        if changed:
+        stored = stored_definition(self.definition, self._as_today, "a search", _rows)
+        if changed := changes(stored, definition.to_dict(), _rows):
             raise RunError(
                 f"{self.path} holds another search:\n  "
                 + "\n  ".join(changed)
                 + "\nUse another directory (out=PATH), or the same options to continue it; trials, budget and lanes "
                 "may change."
             )
+
+    def _as_today(self, stored: dict[str, Any]) -> dict[str, Any]:
+        return {**stored, "base": config_to_dict(config_from_dict(stored["base"], where=str(self.definition)))}
 
     def open(self, definition: Definition) -> None:
         """Create the directory for ``definition``, or go on in one that already has it.
@@ -141,40 +127,10 @@ class SearchDirectory:
             RunError: it holds another search, or cannot be written.
         """
         self.require(definition)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not self.definition.is_file():
-                write_whole(self.definition, yaml.safe_dump(definition.to_dict(), sort_keys=False))
-        except OSError as error:
-            raise RunError(f"cannot write the directory {self.path}: {error.strerror or error}") from error
+        write_definition(self.definition, definition.to_dict())
 
 
-_ABSENT = object()
-
-
-def _significant(definition: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the fields of the base that decide nothing."""
-    base = copy.deepcopy(definition["base"])
-    for key in without_effect():
-        *path, name = key.split(".")
-        section = base
-        for part in path:
-            section = section[part]
-        section.pop(name, None)
-    return {**definition, "base": base}
-
-
-def _flat(definition: dict[str, Any]) -> dict[str, Any]:
+def _rows(definition: dict[str, Any]) -> dict[str, Any]:
     """Return the definition by dotted name; options of the space keep their name."""
     space = {f"space.{option}": given for option, given in definition["space"].items()}
-    rows: list[tuple[str, Any]] = [(name, definition[name]) for name in ("sampler", "eta")]
-
-    def walk(tree: dict[str, Any], prefix: str) -> None:
-        for key, value in tree.items():
-            if isinstance(value, dict) and value:
-                walk(value, f"{prefix}{key}.")
-            else:
-                rows.append((f"{prefix}{key}", value))
-
-    walk(definition["base"], "base.")
-    return {**dict(rows), **space}
+    return {**flat({name: definition[name] for name in ("sampler", "eta", "base")}), **space}

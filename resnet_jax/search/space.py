@@ -52,7 +52,7 @@ _COMPARED_BY = (
 #: Arguments of transforms: data.augment.TRANSFORM.ARGUMENT.
 _AUGMENT = "data.augment."
 #: Options that say where a run begins, which every trial does from scratch.
-_BEGINNING = ("recipe", "init_from", "init_head", "init_stem")
+_BEGINNING = ("recipe", "init_from", "init_head", "init_stem", "init_bands", "init_inflate")
 
 
 @dataclasses.dataclass(frozen=True)

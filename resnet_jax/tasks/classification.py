@@ -17,6 +17,7 @@ from resnet_jax.tasks.config import AboveZero, BelowZero, TaskConfig
 from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import LOSS_OPTIONS, LOSSES, dense_targets, get_loss
+from resnet_jax.tasks.ranking import roc_auc
 from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import calibration_sums, expected_calibration_error, mean_known, precision_recall_f1
 from resnet_jax.tasks.task import Batch, TaskBase, mean_yes, ranked
@@ -26,6 +27,8 @@ Criterion = Literal[
 ]
 #: How many of the likeliest classes count as right for ``top5``, which networks of more classes have.
 TOP = 5
+#: Up to how many classes the area under the ROC curve is computed, for which every probability is kept.
+AUC_CLASSES = 20
 #: Parameters of losses for noisy labels, as fields of the task and of its configuration -> whose they are.
 LOSS_PARAMETERS = {option: loss for loss, options in LOSS_OPTIONS.items() for option in options}
 
@@ -35,8 +38,10 @@ class Classification(TaskBase):
     """Every example is of one class; labels are class indices (N,), or soft labels (N, K) from mixing.
 
     Metrics: ``accuracy`` (the headline), ``top5`` of more than 5 classes, macro ``precision``, ``recall`` and ``f1``
-    (over the classes that occur or are predicted, as scikit-learn), and ``ece``, the expected calibration error. With
-    soft labels an example counts as of its largest share.
+    (over the classes that occur or are predicted, as scikit-learn), ``auc`` of 2 to 20 classes, and ``ece``, the
+    expected calibration error. With soft labels an example counts as of its largest share. ``auc`` is the mean over
+    the classes of the area under the ROC curve of one against the rest, by the class's probability: the AUC of MedMNIST
+    (Yang et al. 2023, arXiv 2110.14795), and of two classes that of the second.
 
     Attributes:
         num_outputs: classes; 0 if they are only known from the outputs, which is enough for a step.
@@ -125,19 +130,21 @@ class Classification(TaskBase):
         return sums
 
     def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return ``label`` and ``prediction``, int32 (N,)."""
-        return {"label": hard_labels(batch["label"]), "prediction": _class_of(outputs)}
+        """Return ``label`` and ``prediction``, int32 (N,), and of few classes the outputs, ``scores`` (N, K)."""
+        scores = {"scores": outputs} if 2 <= outputs.shape[-1] <= AUC_CLASSES else {}
+        return {"label": hard_labels(batch["label"]), "prediction": _class_of(outputs), **scores}
 
     def eval_metrics(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, float]:
-        """Return accuracy, top5, macro precision, recall and F1, and the expected calibration error."""
+        """Return accuracy, top5, macro precision, recall and F1, the AUC, and the expected calibration error."""
         details = self.eval_details(sums, rows, count)
         bins = (sums[f"bin_{name}"] for name in ("count", "confidence", "correct"))
         return {
             "accuracy": float(sums["correct"]) / count,
             **({"top5": float(sums["top5"]) / count} if "top5" in sums else {}),
             **{f"macro_{name}": mean_known(details[name]) for name in ("precision", "recall", "f1")},
+            **({"auc": self._auc(rows["label"], rows["scores"])} if "scores" in rows else {}),
             "ece": expected_calibration_error(*bins),
         }
 
@@ -171,6 +178,14 @@ class Classification(TaskBase):
                 return mean_yes(outputs)
             case _:
                 return jax.nn.logsumexp(jax.nn.log_softmax(outputs, axis=-1), axis=0) - math.log(outputs.shape[0])
+
+    def _auc(self, labels: np.ndarray, outputs: np.ndarray) -> float:
+        """Return the mean area under the ROC curve, one against the rest, over the classes that have one."""
+        if not np.isfinite(outputs).all():
+            return math.nan
+        scores = self.probabilities(outputs).T
+        classes = range(len(scores)) if len(scores) > 2 else (1,)  # of two classes both have the same
+        return mean_known(np.array([roc_auc(labels == k, scores[k]) for k in classes]))
 
     def _confidence(self, outputs: jax.Array) -> jax.Array:
         """Return the probability of the predicted class, (N,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 LabelKind = Literal["class", "multi-label", "value", "segmentation", "boxes"]
@@ -20,17 +21,16 @@ SAID_OF_KIND: dict[str, str] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskFacts:
-    """What is known of the labels; all numbers are those of the training examples.
+class TargetFacts:
+    """What is known of what is to be learned; all numbers are those of the training examples.
 
     Attributes:
         label_kind: what labels are.
         names: of the classes, the labels or the targets, in order.
-        examples: training examples; 0 if there are none, as of an imported network.
+        examples: training examples that have one; 0 if there are none, as of an imported network.
         counts: examples of every class, or that have every label; () if not known.
         mean: of every target; () where labels are no numbers, or not known.
         std: their standard deviations.
-        outputs: of the network, if that is given and not to be the number of names.
     """
 
     label_kind: LabelKind = "class"
@@ -39,7 +39,19 @@ class TaskFacts:
     counts: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFacts(TargetFacts):
+    """What is known of the labels, and of other fields of examples that a network learns.
+
+    Attributes:
+        outputs: of the network, if that is given and not to be the number of names.
+        targets: field -> what is known of it, of those that ``task.heads`` names.
+    """
+
     outputs: int | None = None
+    targets: Mapping[str, TargetFacts] = dataclasses.field(default_factory=dict)
 
     @property
     def num_outputs(self) -> int:

@@ -9,7 +9,7 @@ from typing import TypeVar, assert_never
 
 from resnet_jax.errors import UsageError, either, unknown
 from resnet_jax.runtime.registry import Registry
-from resnet_jax.tasks.config import DistillConfig, TaskConfig
+from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.facts import SAID_OF_KIND, TaskFacts
 from resnet_jax.tasks.task import Task
 
@@ -32,7 +32,7 @@ class TaskRule:
 
 TASKS: Registry[TaskRule] = Registry("task.kind")
 #: Modules that register our own, imported when a task is asked for.
-_OURS = ("classification", "multilabel", "regression", "binary", "segmentation")
+_OURS = ("classification", "multilabel", "regression", "binary", "segmentation", "detection", "multitask")
 
 
 def register_task(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[F], F]:
@@ -77,17 +77,26 @@ def make_task(config: TaskConfig, facts: TaskFacts) -> Task:
     >>> make_task(TaskConfig(), TaskFacts(names=("cat", "dog", "owl"))).num_outputs
     3
     """
-    kinds, kind = list_tasks(), config.kind or default_kind(facts)
+    kinds, kind = list_tasks(), config.kind or ("multitask" if config.heads else default_kind(facts))
     rule, default = TASKS[kind], TaskConfig()
     for field in dataclasses.fields(TaskConfig):
         value = getattr(config, field.name)
         if field.name not in ("kind", *rule.uses) and value != getattr(default, field.name):
             users = [name for name in kinds if field.name in TASKS[name].uses]
-            said = f"distill.teacher {value.teacher}" if isinstance(value, DistillConfig) else f"{field.name} {value}"
+            said = _changed(field.name, value, getattr(default, field.name))
             raise UsageError(
                 f"task.{said} is not used by task.kind {kind}" + (f", but by {either(users)}" if users else "")
             )
     return rule.make(config, facts)
+
+
+def _changed(name: str, value: object, default: object) -> str:
+    """Return what is set of a field, such as ``threshold (0.3,)``, or, of a section, ``detection.nms_iou 0.5``."""
+    if not dataclasses.is_dataclass(value):
+        return f"{name} {value}"
+    changed = (part.name for part in dataclasses.fields(value))
+    part = next(part for part in changed if getattr(value, part) != getattr(default, part))
+    return f"{name}.{part} {getattr(value, part)}"
 
 
 def default_kind(facts: TaskFacts) -> str:
@@ -102,10 +111,7 @@ def default_kind(facts: TaskFacts) -> str:
         case "segmentation":
             return "segmentation"
         case "boxes":
-            raise UsageError(
-                f"the examples have {SAID_OF_KIND[facts.label_kind]}, which no task here learns; they can be looked at "
-                "with resnet-jax data check and data show"
-            )
+            return "detection"
         case _:
             assert_never(facts.label_kind)
 

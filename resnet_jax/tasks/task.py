@@ -41,7 +41,7 @@ class Task(Protocol):
     mode: ClassVar[Literal["max", "min"]]
     heads: ClassVar[tuple[str, ...]]
     draws_examples: ClassVar[bool]
-    answers: ClassVar[Literal["probabilities", "values"]]
+    answers: ClassVar[Literal["probabilities", "values", "boxes"]]
 
     @property
     def num_outputs(self) -> int: ...
@@ -137,7 +137,7 @@ class TaskBase:
     draws_examples: ClassVar[bool] = False
 
     #: What the numbers of :meth:`predict` are.
-    answers: ClassVar[Literal["probabilities", "values"]] = "values"
+    answers: ClassVar[Literal["probabilities", "values", "boxes"]] = "values"
 
     num_outputs: int = 0
 
@@ -219,10 +219,10 @@ SHARES = frozenset(
 def format_metric(name: str, value: float, *, width: int = 0) -> str:
     """Write a metric for people: shares in percent, other numbers with four digits.
 
-    >>> format_metric("accuracy", 0.98765), format_metric("r2", 0.98765)
-    ('98.77%', '0.9877')
+    >>> format_metric("accuracy", 0.98765), format_metric("r2", 0.98765), format_metric("digit/f1", 0.98765)
+    ('98.77%', '0.9877', '98.77%')
     """
-    text = f"{value:.2%}" if name in SHARES else f"{value:.4g}"
+    text = f"{value:.2%}" if name.rpartition("/")[2] in SHARES else f"{value:.4g}"
     return f"{text:>{width}}"
 
 

@@ -39,6 +39,7 @@ def accumulate_gradients(
     *,
     steps: int,
     norm_momentum: float | None,
+    like: Any = None,
 ) -> Any:
     """Run ``value_and_grad`` on ``steps`` micro-batches and combine the results as for one batch.
 
@@ -50,6 +51,7 @@ def accumulate_gradients(
         dropout_key: one key is split off per micro-batch.
         steps: number of micro-batches k; must divide N.
         norm_momentum: weight of the old running average in the network's batch norm.
+        like: a tree of arrays as the gradients are; None: that of the parameters.
 
     Raises:
         UsageError: k does not divide N, or there are statistics and no momentum to pool them with.
@@ -67,7 +69,7 @@ def accumulate_gradients(
         (value, (stats, sums)), grads = value_and_grad(params, batch_stats, *part)
         return jax.tree.map(jnp.add, totals, (value, grads)), (stats, sums)
 
-    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params if like is None else like))
     parts = ({name: micro(array) for name, array in batch.items()}, jax.random.split(dropout_key, steps))
     # In a loop XLA:CPU makes the gradients of lax's convolutions (Flax's layers, not ours) 10 to 27 times slower, and
     # the step takes any network: unroll there.

@@ -81,6 +81,9 @@ def _mixing(task: Task) -> str | None:
         module = getattr(getattr(task.criterion, "func", task.criterion), "__module__", "")
         if module != "resnet_jax.tasks.losses":
             return "the loss is not this library's, and might mix examples of the batch"
+    for part in getattr(task, "parts", ()):
+        if (reason := _mixing(part.task)) is not None:
+            return reason
     return None
 
 

@@ -79,6 +79,9 @@ class Observer:
     def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
         """Called where a step measured the norm of the gradient at every block, (blocks,)."""
 
+    def on_task_gradients(self, step: int, cosines: np.ndarray, member: int = 0) -> None:
+        """Called likewise, of a task of several: the cosine between their gradients at every block, (blocks, pairs)."""
+
     def on_reject(self, row: Row) -> None:
         """Called for every rejected update, before what follows from it: step, epoch, loss, grad_norm, and rejected."""
 

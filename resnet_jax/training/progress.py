@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Protocol
 from resnet_jax.training.early_stopping import EarlyStoppingState, Mode
 
 #: Metrics of a train step that are no sums of the task's.
-STEP_METRICS = frozenset({"loss", "count", "grad_norm", "rejected", "loss_scale", "skipped", "block_grad_norm"})
+STEP_METRICS = frozenset(
+    {"loss", "count", "grad_norm", "rejected", "loss_scale", "skipped", "block_grad_norm", "task_cosine"}
+)
 
 
 class Reporting(Protocol):

@@ -21,6 +21,7 @@ The default rules cover the networks of this package and the usual Linen layers 
 | gain       | per-channel gain of a weight-standardized convolution (`conv1/gain`)                    |
 | scalar     | scalars of a block or its branch (`branch/gain`, `branch/scale`, `branch/bias1a`), and  |
 |            | Fixup's two outside of blocks (`stem/bias1`, `bias2`)                                   |
+| log_variance | those of several tasks, which weigh their losses (`head/log_variance`)                |
 
 Only the module that holds the parameter decides, wherever it sits in the tree, so a stage scanned over its
 blocks (`stage1/blocks/conv1/kernel`) has the same roles as the unrolled one.
@@ -70,6 +71,7 @@ def role_rules(head: str = r"head|classifier(?:_\w+)?|logits") -> Rules:
         (rf"{_IN}{_NORM}/bias", "norm_bias"),
         (rf"{_IN}{_CONV}/gain", "gain"),
         (rf"{_IN}{_HOLDER}/{_SCALAR}|{_IN}stem/bias1|bias2", "scalar"),
+        (rf"{_IN}{head}/log_variance", "log_variance"),
     )
 
 
@@ -86,8 +88,8 @@ CLASSIFIER_ROLES = ("head", "head_bias")
 def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:
     """Return the roles that ``rules`` can give, each once, in the order of the rules.
 
-    >>> role_names()
-    ('conv', 'head', 'head_bias', 'whiten', 'dense', 'bias', 'norm_scale', 'norm_bias', 'gain', 'scalar')
+    >>> role_names()[:5], role_names()[-4:]
+    (('conv', 'head', 'head_bias', 'whiten', 'dense'), ('norm_bias', 'gain', 'scalar', 'log_variance'))
     """
     return tuple(dict.fromkeys(role for _, role in rules))
 

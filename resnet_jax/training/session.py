@@ -25,8 +25,8 @@ from resnet_jax.training.spikes import Spiked
 #: late, so the device always has work while the host reads.
 IN_FLIGHT = 3
 
-#: The metric of a step with a probe that is an array.
-BLOCKS = "block_grad_norm"
+#: The metrics of a step with a probe that are arrays.
+BLOCKS, TASKS = "block_grad_norm", "task_cosine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +195,8 @@ class Session:
                 self._read(index, step, scalars)
                 if BLOCKS in columns:
                     tell(self._observers, "on_blocks", step, columns[BLOCKS][number, index], index)
+                if TASKS in columns:
+                    tell(self._observers, "on_task_gradients", step, columns[TASKS][number, index], index)
                 if timed is not None:
                     self._timed_examples += scalars["count"]
         if timed is not None:

@@ -19,6 +19,7 @@ from resnet_jax.models.collections import PROBES
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.losses import Loss
 from resnet_jax.tasks.task import Task
+from resnet_jax.training import task_gradients
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.ema import Averaging
 from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
@@ -88,14 +89,18 @@ def make_train_step(
         ``task.train_sums`` (for classification ``correct``), ``grad_norm`` (global L2 norm before clipping),
         ``rejected`` (0 or 1); with a loss scale also ``loss_scale``, that of this step, and ``skipped`` (0 or 1). With
         a probe there is one array, ``block_grad_norm`` (blocks,): the norm of dL/dx over the whole batch, x the input
-        of each block in depth order, L the mean loss (:func:`~resnet_jax.instrument.probing.chart_blocks` names them).
+        of each block in depth order, L the mean loss (:func:`~resnet_jax.instrument.probing.chart_blocks` names them);
+        of a task of several also ``task_cosine`` (blocks, pairs) (:mod:`resnet_jax.training.task_gradients`).
 
     Raises:
         UsageError: arguments that do not go together, or, when traced, with the state.
     """
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
-    task = task_of(task, loss)
+    task: Any = task_of(task, loss)
+    names, projected = task_gradients.task_names(task), task_gradients.projects(task)
+    apart = bool(names) and (projected or probe is not None)  # whether each task's gradient is needed by itself
+    whole = not projected or probe is not None
 
     def apply(network, variables, images, dropout_key, mutable):
         return network.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": dropout_key})
@@ -106,16 +111,30 @@ def make_train_step(
             variables = {**trained, "batch_stats": batch_stats}
             outputs, updates = apply(network, variables, batch["image"], dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}
-        value = jnp.mean(task.loss(outputs, batch))
+        if apart:
+            value = jnp.stack([jnp.mean(each) for each in task.task_losses(outputs, batch).values()])
+        else:
+            value = jnp.mean(task.loss(outputs, batch))
         return value if scale is None else value * scale, (updates.get("batch_stats", {}), sums)
 
     def gradients(network, trained, batch_stats, batch, dropout_key, scale):
         function = functools.partial(loss_and_updates, network=network, scale=scale)
-        value_and_grad = jax.value_and_grad(function, has_aux=True)
+        if apart:
+            value_and_grad = task_gradients.value_and_task_gradients(function, whole=whole)
+        else:
+            value_and_grad = jax.value_and_grad(function, has_aux=True)
         if accumulate == 1:
             return value_and_grad(trained, batch_stats, batch, dropout_key)
+        like = task_gradients.like_gradients(trained, len(names), whole=whole) if apart else None
         return accumulate_gradients(
-            value_and_grad, trained, batch_stats, batch, dropout_key, steps=accumulate, norm_momentum=norm_momentum
+            value_and_grad,
+            trained,
+            batch_stats,
+            batch,
+            dropout_key,
+            steps=accumulate,
+            norm_momentum=norm_momentum,
+            like=like,
         )
 
     def train_step(state: TrainState, batch: Batch, *given: Any) -> tuple[TrainState, Metrics]:
@@ -126,7 +145,7 @@ def make_train_step(
             )
         scale = None if state.loss_scale is None else state.loss_scale.scale
         batch = prepared(preprocess, state.rng, batch, *given)
-        dropout_key = jax.random.fold_in(state.rng, state.step)
+        step_key = dropout_key = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
         trained, chart = {"params": state.params}, None
@@ -146,7 +165,13 @@ def make_train_step(
         if scale is not None:
             value, grads = jax.tree.map(lambda x: x / scale.astype(x.dtype), (value, grads))
 
-        grads, squares = grads["params"], grads.get(PROBES)
+        own = task_gradients.own_gradients(grads, len(names)) if apart else []
+        squares = grads.get(PROBES)
+        grads = (
+            task_gradients.pcgrad(own, jax.random.fold_in(step_key, task_gradients.ORDER))
+            if projected
+            else grads["params"]
+        )
         new, finite, grad_norm = advance(tx, state, grads, stats, value, ema_decay)
         rejected = 1.0 - finite.astype(jnp.float32)
         metrics = {"loss": value, "count": count, "grad_norm": grad_norm, "rejected": rejected}
@@ -158,6 +183,8 @@ def make_train_step(
                 scale=scale,
                 axis_name=axis_name,
             )
+            if own:
+                metrics["task_cosine"] = task_gradients.block_cosines(chart, own)
         if loss_scaling is not None and state.loss_scale is not None:
             new = new.replace(loss_scale=next_loss_scale(state.loss_scale, finite, loss_scaling))
             metrics |= _scaled_metrics(state.loss_scale, rejected, loss_scaling)

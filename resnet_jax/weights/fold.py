@@ -63,7 +63,7 @@ def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, d
         gain = params[*norm, "scale"] / jnp.sqrt(stats[*norm, "var"] + config.norm_eps)
         mean, bias = stats[*norm, "mean"], params[*norm, "bias"]
         conv = _conv_before(config, norm)
-        if conv is None:
+        if conv is None or (*conv, "kernel") not in params:  # of shortcut B_norm: the norm alone
             folded[*norm, "scale"], folded[*norm, "bias"] = gain, bias - mean * gain
             continue
         kernel = folded[*conv, "kernel"]

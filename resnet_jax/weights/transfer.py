@@ -1,13 +1,22 @@
 """Variables of one network as the start of another: every variable is used exactly once and every one is set.
 
 The two may differ in what does not change shapes (activation, dropout, the scope of batch norm). Another number of
-classes or of input channels is an error, unless it is asked for; the words are those of
+classes, of input channels or of dimensions is an error, unless it is asked for; the words are those of
 :func:`resnet_jax.weights.convert.to_variables`.
+
+**Volumes from images** (``inflate``). A volume whose slices along depth, its first axis, are all alike gives an
+inflated network the features of one slice:
+
+- with ``centre`` everywhere, and so the outputs too: convolutions look at the middle slice alone, and of what pooling
+  and norms look at every slice is alike;
+- with ``mean`` where no window has met the zeros beyond the ends, which count as slices of zeros: at depth index i of
+  a map of stride s and receptive field r, if (r - 1) / 2 <= i s <= D - 1 - (r - 1) / 2 of D slices. Norms must not look
+  at the ends either: running averages, or none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +26,33 @@ from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.layout import stack, unstack
 from resnet_jax.models.paths import HEAD_BIAS, HEAD_KERNEL, STEM_KERNELS
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.weights.kernels import (
+    average_channels,
+    inflate as inflated,
+    place_channels,
+    repeat_channels,
+    require_bands,
+)
 from resnet_jax.weights.names import flat_shapes
 
 Variables = dict[str, Any]
 
 HEADS = ("exact", "new")
-STEMS = ("exact", "mean")
+STEMS = ("exact", "mean", "repeat", "bands")
+INFLATIONS = ("none", "mean", "centre")
 _HEAD = (f"params/{HEAD_KERNEL}", f"params/{HEAD_BIAS}")
 _STEM = tuple(f"params/{path}" for path in STEM_KERNELS)
 
 
 def transfer(
-    source: Mapping[str, Any], model: ResNet, fresh: Mapping[str, Any], *, head: str = "exact", stem: str = "exact"
+    source: Mapping[str, Any],
+    model: ResNet,
+    fresh: Mapping[str, Any],
+    *,
+    head: str = "exact",
+    stem: str = "exact",
+    bands: Sequence[int] = (),
+    inflate: str = "none",
 ) -> Variables:
     """Return variables of ``model`` with the values of ``source``.
 
@@ -38,7 +62,11 @@ def transfer(
         fresh: its own variables, initialized; the new classifier is theirs.
         head: ``exact``, or ``new`` to leave the classifier of ``source`` aside and take the one of ``fresh``.
         stem: ``exact``, or ``mean`` to accept another number of input channels: each gets the average over those of
-            ``source``, scaled so that an image with equal channels gives the same response.
+            ``source``, scaled so that an image with equal channels gives the same response; ``repeat``: the kernels of
+            ``source`` in turn, scaled alike; ``bands``: each where ``bands`` says, other channels begin at zero.
+        bands: with stem ``bands``: which channels of ``model`` are those of ``source``, in their order.
+        inflate: ``mean`` or ``centre`` to make kernels of images kernels of volumes; see the module and
+            :func:`resnet_jax.weights.kernels.inflate`. Depth is the first axis.
 
     Returns:
         ``{"params": ..., "batch_stats": ...}`` of NumPy arrays, in the dtypes and the layout of ``model``.
@@ -46,34 +74,47 @@ def transfer(
     Raises:
         UsageError: they do not fit, see :func:`require_fit`.
     """
-    require_fit(source, model, head=head, stem=stem)
+    require_fit(source, model, head=head, stem=stem, bands=bands, inflate=inflate)
     arrays = _flat(source)
     if head == "new":
         arrays |= {path: leaf for path, leaf in _flat(fresh).items() if path in _HEAD}
     result: dict[str, Any] = {}
     for path, leaf in flat_shapes(model).items():
         array = arrays[path]
+        if array.ndim < len(leaf.shape):
+            array = inflated(np.asarray(array), leaf.shape[0], inflate)
         if array.shape != leaf.shape:  # only the stem's first kernel can still differ, in its input channels
-            array = _average_channels(np.asarray(array), leaf.shape[-2])
+            array = _other_channels(np.asarray(array), leaf.shape[-2], stem, bands)
         result[path] = np.array(array, dtype=leaf.dtype)
     return {"batch_stats": {}, **stack(unflatten_dict(result, sep="/"), model.config.execution)}
 
 
-def require_fit(source: Mapping[str, Any], model: ResNet, *, head: str = "exact", stem: str = "exact") -> None:
+def require_fit(
+    source: Mapping[str, Any],
+    model: ResNet,
+    *,
+    head: str = "exact",
+    stem: str = "exact",
+    bands: Sequence[int] = (),
+    inflate: str = "none",
+) -> None:
     """Refuse what :func:`transfer` cannot do, all of it at once.
 
     Raises:
-        UsageError: unknown ``head`` or ``stem``, or variables that are missing, left over or of another shape.
+        UsageError: unknown ``head``, ``stem`` or ``inflate``, ``bands`` that are none, or variables that are missing,
+            left over or of another shape.
     """
-    for kind, value, known in (("head", head, HEADS), ("stem", stem, STEMS)):
+    for kind, value, known in (("head", head, HEADS), ("stem", stem, STEMS), ("inflate", inflate, INFLATIONS)):
         if value not in known:
             raise unknown(kind, value, known)
     given = {path: tuple(leaf.shape) for path, leaf in _flat(source).items()}
     wanted = {path: tuple(leaf.shape) for path, leaf in flat_shapes(model).items()}
     if head == "new":
         given, wanted = ({path: s for path, s in shapes.items() if path not in _HEAD} for shapes in (given, wanted))
-    if stem == "mean":
-        _forgive_channels(given, wanted, model)
+    if inflate != "none":
+        _forgive_depth(given, wanted, model, inflate)
+    if stem != "exact":
+        _forgive_channels(given, wanted, model, stem, bands)
     faults = [f"missing {path} {shape}" for path, shape in wanted.items() if path not in given]
     faults += [f"unexpected {path} {shape}" for path, shape in given.items() if path not in wanted]
     faults += [_misfit(path, given[path], shape) for path, shape in wanted.items() if given.get(path, shape) != shape]
@@ -85,14 +126,35 @@ def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
     return flatten_dict(unstack(dict(variables)), sep="/")
 
 
-def _forgive_channels(given: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], model: ResNet) -> None:
+def _forgive_depth(
+    given: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], model: ResNet, how: str
+) -> None:
+    for path, shape in wanted.items():
+        if path in given and path.endswith("/kernel") and len(shape) == 5 and len(given[path]) == 4:
+            if model.config.standardizes != "none" and shape[0] > 1:
+                raise _not_kept(f"inflate={how!r}", model)
+            given[path] = (shape[0], *given[path])
+
+
+def _not_kept(what: str, model: ResNet) -> UsageError:
+    return UsageError(
+        f"{what} would not keep the response of this network: weight_standardization is {model.config.standardizes}"
+    )
+
+
+def _forgive_channels(
+    given: dict[str, tuple[int, ...]],
+    wanted: dict[str, tuple[int, ...]],
+    model: ResNet,
+    stem: str,
+    bands: Sequence[int],
+) -> None:
     for path in _STEM:
         if path in given and path in wanted and _channels_differ(given[path], wanted[path]):
             if model.config.standardizes != "none":
-                raise UsageError(
-                    "stem='mean' would not keep the response of this network: weight_standardization is "
-                    f"{model.config.standardizes}"
-                )
+                raise _not_kept(f"stem={stem!r}", model)
+            if stem == "bands":
+                require_bands(bands, given[path][-2], wanted[path][-2])
             given[path] = wanted[path]
 
 
@@ -107,10 +169,16 @@ def _misfit(path: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         fault += f": {given[-1]} classes instead of {wanted[-1]}; head 'new' starts a new classifier"
     elif path in _STEM and _channels_differ(given, wanted):
         fault += f": {given[-2]} input channels instead of {wanted[-2]}; stem 'mean' averages them"
+    elif len(wanted) == 5 and given == wanted[1:]:
+        fault += ": a kernel of images; inflate 'mean' or 'centre' makes one of volumes of it"
     return fault
 
 
-def _average_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """(*window, I, O) -> (*window, channels, O) with the same sum over I."""
-    total = kernel.astype(np.float64).sum(axis=-2, keepdims=True)
-    return np.repeat(total / channels, channels, axis=-2)
+def _other_channels(kernel: np.ndarray, channels: int, stem: str, bands: Sequence[int]) -> np.ndarray:
+    match stem:
+        case "repeat":
+            return repeat_channels(kernel, channels)
+        case "bands":
+            return place_channels(kernel, channels, bands)
+        case _:
+            return average_channels(kernel, channels)

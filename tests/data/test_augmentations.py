@@ -370,3 +370,24 @@ def test_a_crop_may_reflect_the_border(where):
         parse_transform("random_crop(4, border='reflect', where='host')").apply(
             {"image": image}, generator(0, 3, 0, 0), {}
         )
+
+
+def test_gain_and_noise_have_the_levels_that_are_asked_for():
+    """Of 64 sounds of other loudness each: a factor within the range, and a ratio of powers within it."""
+    rng = np.random.default_rng(0)
+    sounds = (rng.normal(size=(64, 4000, 1)) * 10.0 ** rng.uniform(-2, 2, (64, 1, 1))).astype(np.float32)
+    keys, spec = jax.random.split(jax.random.key(0), 64), {"image": Field((4000, 1), "float32", "signal")}
+
+    def run(text):
+        return np.asarray(parse_transform(text).apply({"image": jnp.asarray(sounds)}, keys, spec)["image"])
+
+    factors = 20 * np.log10((run("gain(-6, 12)") / sounds).mean(axis=(1, 2)))
+    added = run("noise(10, 30)") - sounds
+    ratios = 10 * np.log10(np.square(sounds).mean(axis=(1, 2)) / np.square(added).mean(axis=(1, 2)))
+    for found, low, high in ((factors, -6, 12), (ratios, 10, 30)):
+        assert low - 0.2 < found.min() < low + 4, found.min()
+        assert high - 4 < found.max() < high + 0.2, found.max()
+    with pytest.raises(UsageError, match="noise: low 5 is above high 1"):
+        parse_transform("noise(5, 1)")
+    with pytest.raises(UsageError, match="gain takes float inputs, and these are uint8"):
+        parse_transform("gain(0, 1)").apply({"image": jnp.zeros((64, 8, 8, 1), jnp.uint8)}, keys, spec)

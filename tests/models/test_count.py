@@ -174,6 +174,29 @@ for depth, params, stats, macs, fixup, rezero in (
         FAMILIES[f"plain{depth}_cifar"] = (params, stats, macs)
 
 
+# Keras counts 506,818 parameters of hfawaz/dl-4-tsc's network for one dimension and two classes, 2,560 of them statistics.
+# Its convolutions, with their biases: 8, 5 and 3 taps and a 1x1 where the width grows.
+TAPS = (1, 64), (64, 128), (128, 128)
+_KERNELS = sum(8 * i * o + 5 * o * o + 3 * o * o + (i != o) * i * o for i, o in TAPS)
+_BIASES = sum(3 * o + (i != o) * o for i, o in TAPS)
+_HEAD = 128 * 2 + 2
+_MACS = 150 * _KERNELS + 256
+# with a stem of 3 taps: the first block's 8 taps and its 1x1 see 64 channels, and the first skip is the identity
+_STEMMED = _KERNELS + 3 * 64 + 8 * 63 * 64 - 64
+ORACLE |= {"resnet_ts": (506_818 - 2_560, 2_560, _MACS)}
+FAMILIES |= {
+    # a scalar before and after each convolution, one that multiplies a block, and one before the classifier
+    "fixup_resnet_ts": (_KERNELS + 3 * 7 + 1 + _HEAD, 0, _MACS),
+    "skipinit_resnet_ts": (_STEMMED + _BIASES + 3 + _HEAD, 0, 150 * _STEMMED + 256),
+    "nf_resnet_ts": (_STEMMED + 2 * _BIASES + _HEAD, 0, 150 * _STEMMED + 256),
+}
+
+
+def test_the_time_series_network_has_what_keras_counts():
+    norms = 2 * (4 * 64 + 4 * 128 + 4 * 128)
+    assert (ORACLE["resnet_ts"][0], ORACLE["resnet_ts"][1]) == (_KERNELS + _BIASES + norms + _HEAD, norms)
+
+
 def test_every_named_network_has_an_oracle():
     assert set(ORACLE) | set(FAMILIES) == set(MODELS)
     assert not set(ORACLE) & set(FAMILIES)

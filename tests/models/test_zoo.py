@@ -25,7 +25,10 @@ def test_the_classics_are_there():
 
 def test_every_row_says_where_it_is_from():
     assert [name for name, row in MODELS.items() if len(row.source) <= 10] == []
-    assert all(row.input_shape == (row.image_size, row.image_size, 3) for row in MODELS.values())
+    shapes = {name: row.input_shape for name, row in MODELS.items()}
+    series = {name for name in MODELS if name.endswith("_ts")}
+    assert {shapes.pop(name) for name in series} == {(150, 1)}
+    assert all(shape == (MODELS[name].image_size,) * 2 + (3,) for name, shape in shapes.items())
 
 
 def test_patterns_and_natural_order():
@@ -39,7 +42,7 @@ def test_patterns_and_natural_order():
     [
         ("resnet05", {}, "unknown model 'resnet05'; did you mean 'resnet50'"),
         ("resnet50", {"num_clases": 3}, "did you mean 'num_classes'"),
-        ("resnet50", {"shortcut": "E"}, "unknown shortcut 'E'.*A, A_end, B, C"),
+        ("resnet50", {"shortcut": "E"}, "unknown shortcut 'E'.*A, A_end, B, B_norm, C"),
         ("resnet50", {"activation": "rellu"}, "did you mean 'relu'"),
         ("resnet50", {"init": "xavier"}, "unknown init 'xavier'; did you mean 'xavier_"),
         ("resnet50", {"dtype": "bf16"}, "unknown dtype 'bf16'.*bfloat16"),

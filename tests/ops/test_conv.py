@@ -41,11 +41,17 @@ CASES = {
     "depthwise": ((4, 6, 6, 4), (3, 3, 1, 4), {"padding": (1, 1), "groups": 4}),
     "one_dim": ((3, 9, 8), (3, 8, 8), {"strides": (2,), "padding": (1,)}),
     "three_dims": ((2, 4, 5, 3, 2), (3, 2, 1, 2, 4), {"strides": (1, 2, 1), "padding": (1, 0, 1)}),
+    "volume": ((2, 5, 4, 6, 3), (3, 3, 3, 3, 5), {"padding": (1, 1, 1)}),
+    "volume_strided": ((2, 6, 5, 4, 3), (3, 3, 3, 3, 4), {"strides": (2, 2, 2), "padding": (1, 1, 1)}),
+    "volume_uneven": ((2, 7, 6, 5, 2), (4, 2, 3, 2, 3), {"strides": (3, 2, 2), "padding": (2, 0, 1)}),
+    "volume_thin": ((2, 1, 3, 3, 4), (3, 3, 3, 4, 2), {"padding": (1, 1, 1)}),
+    "volume_overpadded": ((1, 3, 4, 4, 2), (2, 3, 3, 2, 2), {"padding": (3, 1, 1)}),
     "one_pixel": ((1, 1, 1, 8), (3, 3, 8, 8), {"padding": (1, 1)}),
 }
 #: Those with a compiled form; test_which_form_is_taken checks it.
 COMPILED = (
     "pointwise", "pointwise_padded", "winograd", "rows", "rows_unpadded", "rows_overpadded", "strided", "one_pixel",
+    "one_dim", "volume", "volume_strided", "volume_uneven", "volume_thin", "volume_overpadded",
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def test_refusals(settings: dict, why: str) -> None:
 
 
 def test_a_parameter_of_unknown_depth_is_named() -> None:
-    params = _tree(dict.fromkeys(["Conv_0/kernel", "stage1/unit0/conv1/kernel", "head/se/kernel", "stem/bias1"], 0))
+    params = _tree(dict.fromkeys(["Conv_0/kernel", "stage1/unit0/conv1/kernel", "neck/se/kernel", "stem/bias1"], 0))
     with pytest.raises(UsageError, match="how deep") as caught:
         rate_factors(params, layer_decay=0.9)
-    assert str(caught.value).split("\n  ")[1:] == ["Conv_0/kernel", "head/se/kernel", "stage1/unit0/conv1/kernel"]
+    assert str(caught.value).split("\n  ")[1:] == ["Conv_0/kernel", "neck/se/kernel", "stage1/unit0/conv1/kernel"]

@@ -107,7 +107,7 @@ def _smallest(config: ResNetConfig) -> ResNetConfig:
 
 
 def _params_of(config: ResNetConfig) -> dict:
-    return abstract_variables(ResNet(config), (32, 32, config.in_channels))["params"]
+    return abstract_variables(ResNet(config), (32,) * config.spatial_dims + (config.in_channels,))["params"]
 
 
 @pytest.mark.slow
@@ -116,8 +116,8 @@ def test_every_network_of_the_table_is_covered() -> None:
     for config in {_smallest(create_model(name).config) for name in list_models()}:
         params = _params_of(config)
         assert {"conv", "head", "head_bias"} <= set(count_by_role(params)), config
-        depth = len(config.stage_sizes) * (1 if config.transition == "stride" else 2)  # conv_pool: a layer before each
-        assert max(jax.tree.leaves(distances(params))) == depth + 1
+        depth = len(config.stage_sizes) * (2 if config.transition == "conv_pool" else 1)  # a layer before each
+        assert max(jax.tree.leaves(distances(params))) == depth + (config.stem != "none")
 
 
 @pytest.mark.parametrize("choices", CHOICES, ids=str)

@@ -213,7 +213,7 @@ def test_formats_cover_the_named_networks_one_to_one():
             assert len(set(names.values())) == len(shapes), (kinds[config], format)
     # these kinds no other library has under names of its own
     homeless = {name.partition("_")[0] for config, name in kinds.items() if not formats[config]}
-    assert homeless == {"nf", "rezero", "skipinit", "airbench94", "airbench96"}
+    assert homeless == {"nf", "rezero", "skipinit", "fixup", "airbench94", "airbench96", "resnet"}
 
 
 @pytest.mark.parametrize(

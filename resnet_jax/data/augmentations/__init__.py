@@ -10,7 +10,7 @@
 | `erase`, `mixing` | cutout, random_erasing; mixup, cutmix, mix |
 | `policy`, `policies`, `auto_tables` | rand_augment, trivial_augment, auto_augment |
 | `augmix` | augmix |
-| `series` | jitter, scaling, time_stretch, time_mask, freq_mask |
+| `series`, `sounds` | jitter, scaling, time_stretch, time_mask, freq_mask; gain, noise |
 """
 
 from resnet_jax.data.augmentations.affine import RandomAffine
@@ -25,6 +25,7 @@ from resnet_jax.data.augmentations.policies import AutoAugment, RandAugment, Tri
 from resnet_jax.data.augmentations.scale_crop import RandomScaleCrop
 from resnet_jax.data.augmentations.series import FreqMask, Jitter, Scaling, TimeMask, TimeStretch
 from resnet_jax.data.augmentations.single import _Single as _Single
+from resnet_jax.data.augmentations.sounds import Gain, Noise
 
 __all__ = [
     "AlternatingFlip",
@@ -36,10 +37,12 @@ __all__ = [
     "Flip",
     "ForExample",
     "FreqMask",
+    "Gain",
     "GaussianBlur",
     "Jitter",
     "Mix",
     "Mixup",
+    "Noise",
     "RandAugment",
     "RandomAffine",
     "RandomCrop",

@@ -78,6 +78,8 @@ class BoxRecords:
         most: M, boxes of an example with the padding.
         channels: as for image files.
         pixels: as for image files.
+        ids: numbers by which the source calls its images; empty: it has none.
+        category_ids: numbers by which it calls its classes, in label order.
     """
 
     paths: tuple[str, ...]
@@ -90,6 +92,8 @@ class BoxRecords:
     most: int
     channels: int = 3
     pixels: str = "uint8"
+    ids: tuple[int, ...] = ()
+    category_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)

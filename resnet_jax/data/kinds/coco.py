@@ -16,6 +16,7 @@ T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; the form
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections import Counter, defaultdict
@@ -55,10 +56,17 @@ def load_coco(location: str, reading: Reading, /) -> Dataset:
     images = {split: _images(tables[split], *files[split], classes) for split in files}
     cleaning = Cleaning()
     records = box_records(images, "crowd", wanted_channels(reading.channels, reading.pixels), reading.pixels, cleaning)
+    records = {split: dataclasses.replace(one, **_numbers(tables[split], classes)) for split, one in records.items()}
     origins = {} if "all" in files else {split: file.name for split, (file, _) in files.items()}
     names = tuple(classes[number] for number in sorted(classes))
     notes = notes_of(records, "crowds", cleaning)
     return Dataset(f"coco:{location}", records, names, notes, origins, reading.least_classes, "boxes")
+
+
+def _numbers(table: Mapping[str, list[dict[str, Any]]], classes: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+    """Return the ids of the images, if they are numbers, and of the categories."""
+    ids = tuple(item["id"] for item in table["images"])
+    return {"ids": ids if all(isinstance(one, int) for one in ids) else (), "category_ids": tuple(sorted(classes))}
 
 
 def find_files(location: str) -> dict[str, tuple[Path, Path]]:

@@ -1,7 +1,8 @@
 """``voc:PATH``: images with boxes as Pascal VOC writes them, one XML file an image.
 
 Three layouts: VOC's own (``PATH/Annotations/*.xml``, ``PATH/JPEGImages``, lists ``PATH/ImageSets/Main/train.txt``,
-``val.txt``, ``test.txt``; ``trainval.txt`` where there is no train; without lists all images are one split), a
+``val.txt``, ``test.txt``; ``trainval.txt`` where there is no train; one list alone, such as a test, is all there is;
+without lists all images are one split), a
 ``VOCdevkit`` with one year in it, and ``PATH/train``, ``PATH/valid``, ``PATH/test`` that each hold images and XML files
 beside each other or in ``JPEGImages`` and ``Annotations``. An image has the name of its XML file.
 
@@ -152,7 +153,7 @@ def _with_lists(root: Path) -> dict[str, list[tuple[str, str]]]:
     whole = root / "ImageSets" / "Main" / "trainval.txt"
     if "train" not in lists and whole.is_file():
         lists = {"train": whole, **{split: path for split, path in lists.items() if split == "test"}}
-    if "train" not in lists:
+    if "train" not in lists and len(lists) != 1:
         return {"all": _all_pairs(root)}
     images = images_by_stem(root / "JPEGImages")
     pairs = {split: listed_stems(path) for split, path in lists.items()}
@@ -164,7 +165,7 @@ def _with_lists(root: Path) -> dict[str, list[tuple[str, str]]]:
             if not os.path.isfile(annotation):
                 raise DataError(f"{lists[split]}: {stem} has no annotation {annotation}")
             found[split].append((str(annotation), _image_of(stem, images, root / "JPEGImages", lists[split])))
-    return found if len(found) > 1 else {"all": found["train"]}
+    return found if len(found) > 1 else {"all": next(iter(found.values()))}
 
 
 def listed_stems(path: Path) -> list[str]:

@@ -27,7 +27,15 @@ HeadRule: TypeAlias = "Callable[[ResNetConfig], nn.Module]"
 #: ``classifier`` (or ``classifier_...``), by which learning rates and fresh heads know them.
 HEADS: Registry[HeadRule] = Registry("head", reserved=("classifier",))
 #: Head of our own -> its module in this package, imported when it is asked for.
-OURS: dict[str, str] = {"fcn": "fcn", "aspp": "aspp", "fpn": "fpn"}
+OURS: dict[str, str] = {
+    "fcn": "fcn",
+    "aspp": "aspp",
+    "fpn": "fpn",
+    "several": "several",
+    "several_uncertain": "several",
+    "fcos": "fcos",
+    "retinanet": "retinanet",
+}
 
 
 def register_head(name: str) -> Callable[[HeadRule], HeadRule]:

@@ -1,0 +1,113 @@
+"""Three tasks on one network against a network for each: scikit-learn's digits, ResNet-20, three seeds.
+
+Command:   python experiments/multitask.py runs/multitask        (again to go on; --minutes 3 stops after about so long)
+Hardware:  two cores of a CPU; 18 runs of about 40 s, compiled programs kept between seeds
+Results:   experiments/results/multitask: results.json (all test metrics of all runs), cosines.csv (mean cosine between
+           the gradients of two tasks by pair, block and third of the training), README.md, task_gradients.png
+
+A network with one head is the recipe digits-multitask with ``task.heads`` of that head alone: everything else is the
+same. Networks with all three heads are weighed in three ways: fixed, by uncertainty, and with PCGrad.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax import fit
+from resnet_jax.report.task_gradients import read_task_gradients
+from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.recipes import load_recipe
+
+RESULTS = Path(__file__).parent / "results" / "multitask"
+HEADS = {"digit": "digit:10", "parity": "parity:2", "thickness": "thickness:value"}
+HEADLINES = {"digit": "digit/accuracy", "parity": "parity/accuracy", "thickness": "thickness/r2"}
+WEIGHTINGS = ("fixed", "uncertainty", "pcgrad")
+SEEDS = (0, 1, 2)
+
+
+def runs() -> dict[str, RunConfig]:
+    """Return the configuration of every run by its name."""
+    base, found = load_recipe("digits-multitask"), {}
+    for seed in SEEDS:
+        for name, head in HEADS.items():
+            task = dataclasses.replace(base.task, heads=(head,))
+            train = dataclasses.replace(base.train, depth_every=None)
+            found[f"{name}-{seed}"] = dataclasses.replace(base, task=task, train=train, seed=seed)
+        for weighting in WEIGHTINGS:
+            task = dataclasses.replace(base.task, weighting=weighting)
+            found[f"{weighting}-{seed}"] = dataclasses.replace(base, task=task, seed=seed)
+    return found
+
+
+def cosines(folder: Path) -> list[dict[str, object]]:
+    """Return the mean cosine of every pair at every block in each third of the training, over the seeds."""
+    rows: list[dict[str, object]] = []
+    for weighting in WEIGHTINGS:
+        found = [read_task_gradients(folder / f"{weighting}-{seed}" / "task_gradients.jsonl") for seed in SEEDS]
+        first = found[0]
+        for third, part in enumerate(np.array_split(np.arange(len(first.steps)), 3), 1):
+            mean = np.nanmean(np.stack([one.cosine[part] for one in found]), axis=(0, 1))
+            for pair, row in zip(first.pairs, mean, strict=True):
+                for block, value in zip(first.names, row.tolist(), strict=True):
+                    rows.append(
+                        {"weighting": weighting, "pair": " ".join(pair), "third": third, "block": block,
+                         "cosine": f"{value:.3f}"}
+                    )  # fmt: skip
+    return rows
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """Return the means over seeds, in points, and how far each task is from the network that learns it alone."""
+    lines = ["| network | digit | parity | thickness (100 R2) |", "|---|---|---|---|"]
+
+    def points(run: str, key: str) -> np.ndarray:
+        return np.array([results[f"{run}-{seed}"][key] for seed in SEEDS]) * 100
+
+    alone = {name: points(name, key) for name, key in HEADLINES.items()}
+    cells = [f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" for values in alone.values()]
+    lines.append(f"| one for each task | {' | '.join(cells)} |")
+    for weighting in WEIGHTINGS:
+        cells = []
+        for name, key in HEADLINES.items():
+            values = points(weighting, key)
+            cells.append(f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({values.mean() - alone[name].mean():+.2f})")
+        lines.append(f"| three tasks, {weighting} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no run after so many")
+    options = parser.parse_args()
+    began, results = time.monotonic(), {}
+    for name, config in runs().items():
+        summary = options.folder / name / "summary.json"
+        if not summary.is_file():
+            if time.monotonic() - began > 60 * options.minutes:
+                print("not done: the same command goes on")
+                return
+            print(name, flush=True)
+            fit(config, options.folder / name)
+        results[name] = json.loads(summary.read_text())["metrics"]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    rows = cosines(options.folder)
+    with (RESULTS / "cosines.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    shutil.copy(options.folder / "fixed-0" / "task_gradients.png", RESULTS)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Sounds (samples, channels): noise of a random level, and loudness. A shift in time is ``random_crop(samples)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from resnet_jax.data.example import Spec
+from resnet_jax.data.transforms import Needs, register_transform
+from resnet_jax.errors import UsageError
+
+
+@dataclass(frozen=True)
+class _Decibels:
+    """Something that is drawn uniformly between two levels for every example.
+
+    Attributes:
+        low: least, in decibels.
+        high: largest.
+    """
+
+    low: float
+    high: float
+    where: ClassVar = "device"
+    needs: ClassVar[Needs] = "any"
+    mixes: ClassVar = False
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise UsageError(f"{self.name}: low {self.low:g} is above high {self.high:g}")
+
+    def _drawn(self, keys: Any, inputs: Any) -> Any:
+        """Return a factor for every example, (n, 1, ...), of amplitudes."""
+        import jax
+        import jax.numpy as jnp
+
+        if not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise UsageError(f"{self.name} takes float inputs, and these are {inputs.dtype}: leave it out")
+        level = jax.vmap(lambda key: jax.random.uniform(key, (), inputs.dtype, self.low, self.high))(keys)
+        return (10.0 ** (level / 20)).reshape(-1, *(1,) * (inputs.ndim - 1))
+
+
+@register_transform("gain")
+@dataclass(frozen=True)
+class Gain(_Decibels):
+    """Every example louder or quieter by a level drawn uniformly in decibels, such as gain(-12, 12); of any rank.
+
+    Attributes:
+        low: least, in decibels.
+        high: largest.
+    """
+
+    stream: ClassVar = 0x6761696E
+    name: ClassVar = "gain"
+
+    def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
+        """Scale every example."""
+        return {**batch, "image": batch["image"] * self._drawn(keys, batch["image"])}
+
+
+@register_transform("noise")
+@dataclass(frozen=True)
+class Noise(_Decibels):
+    """Normal noise so far below the example's own power, drawn uniformly in decibels, such as noise(10, 40).
+
+    Attributes:
+        low: least ratio of signal to noise, in decibels.
+        high: largest.
+    """
+
+    stream: ClassVar = 0x6E6F6973
+    name: ClassVar = "noise"
+
+    def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
+        """Add noise to every example."""
+        import jax
+        import jax.numpy as jnp
+
+        inputs = batch["image"]
+        level, normal = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 2))(keys), 1, 0)
+        power = jnp.square(inputs).mean(axis=tuple(range(1, inputs.ndim)), keepdims=True)
+        noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], inputs.dtype))(normal)
+        return {**batch, "image": inputs + jnp.sqrt(power) / self._drawn(level, inputs) * noise}

@@ -1,0 +1,76 @@
+"""Head ``fcos``: at every place of a feature pyramid classes, distances to the sides of a box, and centre-ness.
+
+Z. Tian et al. 2019, *FCOS: Fully Convolutional One-Stage Object Detection* (arXiv 1904.01355), with centre-ness beside
+the distances, as in the authors' later version (arXiv 2006.09214).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array
+
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.heads.pyramid import Pyramid
+from resnet_jax.models.heads.registry import register_head
+from resnet_jax.models.heads.towers import (
+    Tower,
+    class_logits,
+    first_stage,
+    for_each,
+    grid,
+    last_conv,
+    level_strides,
+    require_images,
+)
+
+
+class FCOSHead(nn.Module):
+    """Two towers on a pyramid's levels. Outputs, of all P positions of all levels, level after level:
+
+    ========= ============= =============================================================================
+    class     (N, P, K)     logits
+    box       (N, P, 4)     what :func:`resnet_jax.ops.boxes.from_distances` takes
+    centre    (N, P)        logit of the centre-ness
+    anchors   (N, P, 4)     the cells, squares of a stride's side: top, left, bottom, right in pixels
+    size      (N, 2)        height and width of the input
+    ========= ============= =============================================================================
+    """
+
+    config: ResNetConfig
+
+    @nn.compact
+    def __call__(self, maps: Mapping[str, Array], *, size: tuple[int, ...], train: bool) -> dict[str, Array]:
+        """Return the outputs above.
+
+        Args:
+            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            size: height and width of the input.
+            train: the mode of norms.
+        """
+        config = self.config
+        pyramid = Pyramid(config, first=first_stage(config), extra=config.pyramid_extra, name="pyramid")
+        levels = pyramid(maps, train=train)
+        classes = Tower(config, name="class_tower")(levels, train=train)
+        boxes = Tower(config, name="box_tower")(levels, train=train)
+        cells = [
+            np.concatenate([grid(x.shape[1:-1], stride), grid(x.shape[1:-1], stride) + stride], axis=1)
+            for x, stride in zip(levels, level_strides(config), strict=True)
+        ]
+        count = len(levels[0])
+        return {
+            "class": class_logits(config, classes),
+            "box": last_conv(config, boxes, 4, name="box"),
+            "centre": last_conv(config, boxes, 1, name="centre")[..., 0],
+            "anchors": for_each(count, np.concatenate(cells)),
+            "size": for_each(count, np.array(size)),
+        }
+
+
+@register_head("fcos")
+def fcos(config: ResNetConfig) -> nn.Module:
+    """FCOS."""
+    require_images(config)
+    return FCOSHead(config, name="head")

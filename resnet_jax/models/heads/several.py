@@ -1,0 +1,111 @@
+"""Heads for several tasks on one backbone: a linear classifier for each task of whole inputs, a map for each of pixels.
+
+``head_outputs`` names them, with their outputs: ``("digit:10", "parity:2", "segmentation:3:pixels")``.
+``several_uncertain`` has a log variance for each task besides, a parameter (Kendall et al. 2018, arXiv 1705.07115).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array
+
+from resnet_jax.errors import UsageError
+from resnet_jax.fields import is_on
+from resnet_jax.models import layers
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.dropout import Dropout
+from resnet_jax.models.heads.registry import register_head
+from resnet_jax.models.init import initializer
+from resnet_jax.models.paths import HEAD
+
+#: The output, and the parameter, of the log variances.
+LOG_VARIANCE = "log_variance"
+
+
+def parse_outputs(outputs: Sequence[str]) -> list[tuple[str, int, bool]]:
+    """Return name, number of outputs, and whether they are of pixels, of each entry of ``head_outputs``.
+
+    Raises:
+        UsageError: an entry that is none.
+
+    >>> parse_outputs(["digit:10", "segmentation:3:pixels"])
+    [('digit', 10, False), ('segmentation', 3, True)]
+    """
+    found = []
+    for text in outputs:
+        name, _, rest = text.partition(":")
+        count, _, where = rest.partition(":")
+        if not name.isidentifier() or not count.isdecimal() or not int(count) or where not in ("", "pixels"):
+            raise UsageError(f"head_outputs {text!r}: need NAME:OUTPUTS or NAME:OUTPUTS:pixels, such as digit:10")
+        found.append((name, int(count), where == "pixels"))
+    return found
+
+
+class Several(nn.Module):
+    """The heads of several tasks.
+
+    Attributes:
+        config: the network's choices.
+        uncertain: whether it has the log variances.
+    """
+
+    config: ResNetConfig
+    uncertain: bool = False
+
+    @nn.compact
+    def __call__(self, maps: Mapping[str, Array], *, size: Sequence[int], train: bool) -> dict[str, Array]:
+        """Return the outputs of every task by its name.
+
+        Args:
+            maps: as :meth:`resnet_jax.models.ResNet.features` gives them.
+            size: sides of the network's input.
+            train: whether to drop what ``head_dropout`` drops.
+
+        Returns:
+            (N, outputs) of a task of whole inputs, (N, *size, outputs) of one of pixels, resized linearly; and with
+            ``uncertain`` ``log_variance`` (N, tasks), the same for all examples.
+        """
+        config, outputs = self.config, {}
+        pooled = maps["pooled"]
+        if is_on(config.head_dropout):
+            pooled = Dropout(config.head_dropout, name="dropout")(pooled, deterministic=not train)
+        for name, count, of_pixels in parse_outputs(config.head_outputs):
+            if of_pixels:
+                x = maps["final"]
+                small = _classifier(config, count, name)(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], count)
+                outputs[name] = jax.image.resize(small, (len(x), *size, count), "linear")
+            else:
+                outputs[name] = _classifier(config, count, name)(pooled)
+        if self.uncertain:
+            values = self.param(LOG_VARIANCE, nn.initializers.zeros, (len(outputs),), config.param_dtype)
+            examples = maps["pooled"].shape[0]
+            outputs[LOG_VARIANCE] = jnp.broadcast_to(values.astype(config.head_dtype)[None], (examples, len(values)))
+        return outputs
+
+
+def _classifier(config: ResNetConfig, count: int, name: str) -> layers.Head:
+    """Return the linear layer of a task, which takes rows (N, C)."""
+    return layers.Head(
+        count,
+        initializer(config.head_kernel_init),
+        dtype=config.head_dtype,
+        param_dtype=config.param_dtype,
+        scale=config.logit_scale,
+        name=f"classifier_{name}",
+    )
+
+
+@register_head("several")
+def several(config: ResNetConfig) -> Several:
+    """Return the heads of several tasks."""
+    return Several(config, name=HEAD)
+
+
+@register_head("several_uncertain")
+def several_uncertain(config: ResNetConfig) -> Several:
+    """Return the heads of several tasks with a log variance for each."""
+    return Several(config, uncertain=True, name=HEAD)

@@ -1,0 +1,128 @@
+"""What the heads that find boxes share: which levels of the pyramid they use, and convolutions common to all levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from resnet_jax.errors import UsageError
+from resnet_jax.models import layers
+from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.init import initializer
+
+#: Probability of an object that every place begins with (Lin et al. 2017, section 4.1).
+PRIOR = 0.01
+
+
+def strides_of(config: ResNetConfig) -> tuple[int, ...]:
+    """Return the pixels of the input between two positions of each stage's map."""
+    later = config.transition == "stride"
+    strides = (config.stem_stride * 2 ** (number + (not later)) for number in range(len(config.stage_sizes)))
+    return tuple(min(stride, config.output_stride or stride) for stride in strides)
+
+
+def first_stage(config: ResNetConfig) -> int:
+    """Return the first stage, counted from 1, whose map the pyramid has: the first of ``pyramid_stride`` or more.
+
+    Raises:
+        UsageError: no stage is so coarse.
+    """
+    strides = strides_of(config)
+    wanted = config.pyramid_stride or min(8, max(strides[-1] // 2, 1))
+    if wanted > strides[-1]:
+        raise UsageError(
+            f"pyramid_stride {wanted} is more than any stage of this network has: its stages have {strides}"
+        )
+    return next(number for number, stride in enumerate(strides, start=1) if stride >= wanted)
+
+
+def level_strides(config: ResNetConfig) -> tuple[int, ...]:
+    """Return the strides of the pyramid's levels, the finest first, the extra ones among them.
+
+    >>> level_strides(ResNetConfig((2, 2, 2, 2), pyramid_extra=2))
+    (8, 16, 32, 64, 128)
+    """
+    strides = strides_of(config)[first_stage(config) - 1 :]
+    return (*strides, *(strides[-1] * 2**more for more in range(1, config.pyramid_extra + 1)))
+
+
+class Tower(nn.Module):
+    """``head_depth`` times a 3x3 convolution, a norm and the activation, with the same weights at every level.
+
+    The norm takes the positions of all levels as one map, so that its statistics are of all of them in training as in
+    evaluation, and it can be folded into the convolution. (The papers have group norm, a level by itself, or none.)
+    """
+
+    config: ResNetConfig
+
+    @nn.compact
+    def __call__(self, levels: Sequence[Array], *, train: bool) -> list[Array]:
+        """Return maps of ``head_width`` channels, as many as were given and of the same sides."""
+        config, maps = self.config, list(levels)
+        finish = layers.Finish(relu=True) if layers.finishes(self, config, train=train) else None
+        for number in range(1, config.head_depth + 1):
+            conv = layers.conv(config, config.head_width, 3, name=f"conv{number}", before_norm=True)
+            maps = [conv(x, finish) for x in maps]
+            if finish is None:
+                joined = layers.norm_and_activate(config, join(maps), name=f"norm{number}", train=train)
+                maps = _apart(joined, maps)
+        return maps
+
+
+def join(maps: Sequence[Array]) -> Float[Array, "n p c"]:
+    """Return the positions of all maps (N, H, W, C), level after level, row after row."""
+    return jnp.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in maps], axis=1)
+
+
+def _apart(joined: Array, like: Sequence[Array]) -> list[Array]:
+    ends = np.cumsum([math.prod(x.shape[1:-1]) for x in like])[:-1].tolist()
+    return [part.reshape(x.shape) for part, x in zip(jnp.split(joined, ends, axis=1), like, strict=True)]
+
+
+def last_conv(config: ResNetConfig, maps: Sequence[Array], features: int, *, name: str) -> Float[Array, "n p f"]:
+    """Return the numbers of a 3x3 convolution at all positions of all levels, float32 or wider.
+
+    It begins with normal weights of deviation 0.01, as in the papers, and is called ``classifier_{name}``.
+    """
+    layer = layers.Conv(
+        features,
+        3,
+        use_bias=True,
+        kernel_init=initializer("normal_0.01"),
+        dtype=config.head_dtype,
+        param_dtype=config.param_dtype,
+        name=f"classifier_{name}",
+    )
+    return join([layer(x) for x in maps])
+
+
+def class_logits(config: ResNetConfig, maps: Sequence[Array], each: int = 1) -> Float[Array, "n p k"]:
+    """Return the logits of ``num_classes`` classes, for ``each`` boxes at every position; they begin at 1 %."""
+    numbers = last_conv(config, maps, each * config.num_classes, name="class")
+    return numbers.reshape(len(numbers), -1, config.num_classes) - math.log((1 - PRIOR) / PRIOR)
+
+
+def grid(sides: tuple[int, ...], stride: int) -> np.ndarray:
+    """Return row and column of the near corner of every cell of a map, float32 (positions, 2), in pixels."""
+    rows, columns = (np.arange(side, dtype=np.float32) * stride for side in sides)
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def require_images(config: ResNetConfig) -> None:
+    """Refuse networks whose inputs are no images.
+
+    Raises:
+        UsageError: they have another number of spatial dimensions.
+    """
+    if config.spatial_dims != 2:
+        raise UsageError(f"head {config.head} finds boxes in images, and spatial_dims is {config.spatial_dims}")
+
+
+def for_each(count: int, constant: np.ndarray) -> Array:
+    """Return a constant (...) for every example, (N, ...)."""
+    return jnp.broadcast_to(jnp.asarray(constant, jnp.float32), (count, *constant.shape))

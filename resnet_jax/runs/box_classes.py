@@ -1,0 +1,74 @@
+"""Boxes of another source, whose classes become positions of a network's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from resnet_jax.data.boxes import NO_BOX
+from resnet_jax.data.classes import match_classes
+from resnet_jax.data.example import Example, Spec
+from resnet_jax.data.records import ArrayRecords, Dataset, Records
+
+
+def with_box_classes(
+    records: Records, dataset: Dataset, names: tuple[str, ...], network: str
+) -> tuple[Records, int, tuple[str, ...]]:
+    """Return records whose boxes have the network's classes, matched by name, how many classes, and what was done.
+
+    Args:
+        records: of the data set.
+        dataset: says what their classes are called.
+        names: of the network's outputs.
+        network: what to call it in messages.
+
+    Raises:
+        UsageError: a class that has boxes and that the network does not know.
+    """
+    present = _present(records, len(dataset.class_names))
+    matching = match_classes(dataset.class_names, names, present=present, source=dataset.name, network=network)
+    table = np.full(len(dataset.class_names) + 1, NO_BOX, np.int32)  # the last, -1, is that of no box
+    table[present] = matching.labels(np.array(present, np.int32))
+    return Reboxed(records, table), len(present), matching.said
+
+
+def _present(records: Records, classes: int) -> list[int]:
+    """Return the classes that have boxes, as far as that is known without reading images; else all."""
+    labels = getattr(records, "box_labels", None)
+    if labels is None and isinstance(records, ArrayRecords):
+        labels = records.fields.get("box_label")
+    if labels is None:
+        return list(range(classes))
+    return np.unique(labels[labels != NO_BOX]).tolist()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reboxed:
+    """Records with other classes of boxes.
+
+    Attributes:
+        records: with a field ``box_label``.
+        table: int32 (K + 1,), class there -> class here; the last is -1.
+    """
+
+    records: Records
+    table: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int, /) -> Example:
+        example = self.records[index]
+        return {**example, "box_label": self.table[example["box_label"]]}
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.records.labels
+
+    @property
+    def spec(self) -> Spec:
+        return self.records.spec
+
+    def describe(self, index: int) -> str:
+        return self.records.describe(index)
