@@ -52,26 +52,29 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.depth.lesion import delete_blocks, permute_blocks
     from resnet_jax.depth.paths import path_lengths
     from resnet_jax.depth.profiling import describe_normalization
+    from resnet_jax.depth.targets import rows
     from resnet_jax.report.lesion_page import FIGURES, write_lesion_report
+    from resnet_jax.runs.outcome import finite
 
     files = ("deletions.npz", "permutations.npz", "paths.npz", *FIGURES)
     out = output_directory(options, files, "lesion")
     console = console_for(options.common)
     with working(console, f"{options.target}: without each of its blocks"):
         target = find(options)
-        target.require_classes("lesions")
         make_directory(out)
         measured = (target.model, target.variables, target.images, target.labels)
         blocks = target.model.config.num_blocks
         counts = sorted({max(1, round(blocks * share)) for share in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)})
         how: dict[str, Any] = {"draws": options.draws, "batch_size": options.at_once, "seed": options.config.seed}
+        how |= target.judged
         deletions = delete_blocks(*measured, counts=counts, **how)
         permutations = paths = None
         if any(size > 2 for size in target.model.config.stage_sizes):
             permutations = permute_blocks(*measured, swaps=(1, 2, 4, 8, 16), **how)
         if target.model.config.shortcut != "none":
-            first = (target.images[: options.at_once], target.labels[: options.at_once])
-            paths = path_lengths(*measured[:2], *first, draws=options.draws, seed=options.config.seed)
+            first = rows(target.images, 0, few := min(options.at_once, len(target.images))), rows(target.labels, 0, few)
+            of = {"draws": options.draws, "seed": options.config.seed, "loss": target.judged["loss"]}
+            paths = path_lengths(*measured[:2], *first, **of)
     for name, result in (("deletions", deletions), ("permutations", permutations), ("paths", paths)):
         if result is not None:
             save(functools.partial(save_arrays, result), out / f"{name}.npz")
@@ -81,4 +84,4 @@ def run(argv: list[str]) -> dict[str, Any]:
         facts["normalization"] = describe_normalization(target.model, target.variables, train=False)
         title = f"Lesions of {target.name}"
         draw(console, lambda: write_lesion_report(deletions, permutations, paths, out, title=title, facts=facts))
-    return {**outcome(blocks, began, out), "accuracy": deletions.whole_accuracy}
+    return {**outcome(blocks, began, out), "accuracy": finite(deletions.whole_accuracy), "loss": deletions.whole_loss}

@@ -19,11 +19,15 @@ from resnet_jax.data.registry import register_source
 
 
 def load_digits(channels: int | None = None) -> Dataset:
-    """Load the digits as one split, ``all``; the stored 0..16 become 0..255 (times 255 / 16, rounded)."""
+    """Load the digits as one split, ``all``."""
+    return Dataset("digits", {"all": digit_records(channels)}, tuple("0123456789"))
+
+
+def digit_records(channels: int | None = None) -> ArrayRecords:
+    """Return the digits; the stored 0..16 become 0..255 (times 255 / 16, rounded)."""
     pixels, labels = _read()
     images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    records = ArrayRecords(to_channels(images, channels), labels, name="digits")
-    return Dataset("digits", {"all": records}, tuple("0123456789"))
+    return ArrayRecords(to_channels(images, channels), labels, name="digits")
 
 
 @register_source("digits", form="digits")

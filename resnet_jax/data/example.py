@@ -23,6 +23,12 @@ with), boxes (n, 4) as top, left, bottom, right in pixels; label; or any array, 
 #: Names that a batch gives to arrays of its own.
 RESERVED = ("mask", "index", "epoch")
 
+INPUTS: tuple[Meaning, ...] = ("image", "signal", "volume")
+"""What a network can be given."""
+
+OTHER = "other"
+"""The second input, of examples that have two."""
+
 MEANING_OF_RANK: dict[int, Meaning] = {2: "signal", 3: "image", 4: "volume"}
 """Axes of an input with its channels -> what it is."""
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class FolderRecords:
         pixels: ``uint8``, or ``stored``: what the files hold.
         orientation: ``stored``, or ``exif`` to turn images upright.
         groups: whom or what each belongs to, such as a patient, if that is known: any values (N,).
+        fields: further classes and numbers of every example, (N,) each.
+        field_names: names of the classes of further fields.
     """
 
     paths: Sequence[str]
@@ -65,21 +67,25 @@ class FolderRecords:
     pixels: Pixels = "uint8"
     orientation: Orientation = "stored"
     groups: np.ndarray | None = None
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    field_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int, /) -> Example:
-        return {"image": self.image(index), "label": self.labels[index]}
+        further = {name: values[index] for name, values in self.fields.items()}
+        return {"image": self.image(index), **further, "label": self.labels[index]}
 
     @property
     def spec(self) -> Spec:
+        further = {name: Field(values.shape[1:], values.dtype.name) for name, values in self.fields.items()}
         if self.pixels == "uint8" and not self.paths[0].endswith(".npy"):
-            return encoded_spec(self.channels, self.labels)
+            return {**encoded_spec(self.channels, self.labels), **further}
         found = spec_of(self[0])
         side = () if len(found["image"].shape) != 3 else (None, None)
         image = dataclasses.replace(found["image"], shape=(*side, *found["image"].shape[len(side) :]))
-        return {"image": image, "label": Field(self.labels.shape[1:], self.labels.dtype.name, "label")}
+        return {"image": image, "label": Field(self.labels.shape[1:], self.labels.dtype.name, "label"), **further}
 
     def image(self, index: int) -> np.ndarray:
         """Return image ``index``, decoded."""
@@ -147,6 +153,8 @@ def dataset_of(index: Index, name: str, reading: Reading) -> Dataset:
             reading.pixels,
             reading.orientation,
             part.groups,
+            part.fields,
+            index.field_names,
         )
         for split, part in index.parts.items()
     }

@@ -32,7 +32,7 @@ from resnet_jax.runtime.plain_json import load_json
 from resnet_jax.runtime.plain_numpy import read_arrays
 from resnet_jax.tasks.facts import LabelKind
 
-VERSION = 1
+VERSION = 2
 """Of what is kept and of the rules by which folders are read: another one is another index."""
 LEAST_KEPT = 10_000
 """Files from which on an index is kept: fewer are listed in a moment."""
@@ -49,12 +49,14 @@ class Part:
         labels: int32 (N,) of classes, float32 (N, K) of several labels or values.
         bytes: size of all files.
         groups: whom or what each belongs to, such as a patient, if that is known: texts (N,).
+        fields: further classes, int32 (N,) with -1 for none, and numbers, float32 (N,) with NaN for none.
     """
 
     paths: PathTable
     labels: np.ndarray
     bytes: int
     groups: np.ndarray | None = None
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Index:
         notes: one line each.
         origins: split -> its folder.
         kind: what the labels are.
+        field_names: names of the classes of further fields.
     """
 
     parts: Mapping[str, Part]
@@ -74,6 +77,7 @@ class Index:
     notes: tuple[str, ...] = ()
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kind: LabelKind = "class"
+    field_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -174,6 +178,7 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
             "notes": index.notes,
             "origins": dict(index.origins),
             "kind": index.kind,
+            "field_names": dict(index.field_names),
             "folders": stamps.folders,
             "files": stamps.files,
         }
@@ -182,6 +187,7 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
     for split, part in index.parts.items():
         found = {"names": part.paths.names, "starts": part.paths.starts, "labels": part.labels}
         found |= {} if part.groups is None else {"groups": part.groups}
+        found |= {f"field.{name}": values for name, values in part.fields.items()}
         arrays |= {f"{split}.{name}": array for name, array in found.items()}
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -210,8 +216,12 @@ def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:
         parts = {}
         for split, (size, prefix) in found["splits"].items():
             paths = PathTable(prefix, arrays[f"{split}.names"], arrays[f"{split}.starts"])
-            parts[split] = Part(paths, arrays[f"{split}.labels"], size, arrays.get(f"{split}.groups"))
-        index = Index(parts, tuple(found["class_names"]), tuple(found["notes"]), found["origins"], found["kind"])
+            of_split, start = (paths, arrays[f"{split}.labels"], size, arrays.get(f"{split}.groups")), f"{split}.field."
+            fields = {name.removeprefix(start): each for name, each in arrays.items() if name.startswith(start)}
+            parts[split] = Part(*of_split, fields)
+        names = {name: tuple(each) for name, each in found["field_names"].items()}
+        about = tuple(found["class_names"]), tuple(found["notes"]), found["origins"], found["kind"], names
+        index = Index(parts, *about)
         return index, Stamps(found["folders"], found["files"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

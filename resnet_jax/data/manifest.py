@@ -6,6 +6,7 @@
 | ``label`` | the class, a text; classes are sorted, numbers as numbers |
 | or ``labels`` | several labels, separated by ``;`` (in JSON Lines a list of texts); empty for none |
 | or ``value``, ``value_NAME`` ... | numbers to predict |
+| ``label_NAME``, ``value_NAME`` | beside these, further classes and numbers for ``task.heads``; empty for none |
 | ``split`` | if there: train, val or test; without it the table is divided here |
 | ``group`` | if there: whom the row belongs to, such as a patient; ``data.group_by group`` keeps each on one side |
 
@@ -65,15 +66,18 @@ def load_manifest(path: str, reading: Reading, /) -> Dataset:
 def _index(table: Path, stamps: Stamps) -> Index:
     columns, rows = _read(table, stamps)
     kind, named = _kind_of(columns, table)
+    beside = [name for name in columns if name.startswith(("label_", "value_")) and name not in named]
     if not rows:
         raise DataError(f"{table}: there are no rows in it; {COLUMNS}")
     problems: list[str] = []
     files, sizes, labels, splits, lines, members = [], [], [], [], [], []
+    further: dict[str, list[Any]] = {name: [] for name in beside}
     for line, row in rows:
         try:
             file, size = _file(row, table.parent)
             label, split = _label(row, kind, named), _split(row, "split" in columns)
             member = _text(row, "group") if "group" in columns else None
+            found = {name: _further(row, name) for name in beside}
         except ValueError as error:
             problems.append(f"line {line}: {error}")
             continue
@@ -83,6 +87,8 @@ def _index(table: Path, stamps: Stamps) -> Index:
         splits.append(split)
         lines.append(line)
         members.append(member)
+        for name, value in found.items():
+            further[name].append(value)
     if problems:
         more = f" and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
         raise DataError(
@@ -90,6 +96,14 @@ def _index(table: Path, stamps: Stamps) -> Index:
         )
     twice = _check_files_of_two_splits(table, files, splits, lines)
     names, array = _labels(labels, kind, named)
+    field_names, fields = {}, {}
+    for name, values in further.items():
+        if name.startswith("value_"):
+            fields[name] = np.array([math.nan if value is None else value for value in values], np.float32)
+        else:
+            field_names[name] = _sorted({value for value in values if value is not None})
+            place = {value: number for number, value in enumerate(field_names[name])}
+            fields[name] = np.array([place.get(value, -1) for value in values], np.int32)
     parts, order = {}, [split for split in ("all", "train", "val", "test") if split in splits]
     given, size = np.array(splits), np.array(sizes)
     prefix = f"{table.parent}{os.sep}" if all(file.startswith(f"{table.parent}{os.sep}") for file in files) else ""
@@ -98,14 +112,16 @@ def _index(table: Path, stamps: Stamps) -> Index:
         chosen = np.flatnonzero(given == split)
         table_of_split = PathTable.of((files[i][len(prefix) :] for i in chosen), prefix)
         of_split = None if groups is None else groups[chosen]
-        parts[split] = Part(table_of_split, array[chosen], int(size[chosen].sum()), of_split)
-    others = [name for name in columns if name not in ("path", "split", "group", *named)]
+        of_fields = {name: values[chosen] for name, values in fields.items()}
+        parts[split] = Part(table_of_split, array[chosen], int(size[chosen].sum()), of_split, of_fields)
+    others = [name for name in columns if name not in ("path", "split", "group", *named, *beside)]
     notes = (f"columns left out: {shortened(others)}",) if others else ()
     if twice:
         notes = (*notes, f"{twice:,} rows name a file that another row of the same split names too")
     for folder in {os.path.dirname(file) or "." for file in files}:
         stamps.add_folder(folder, os.stat(folder).st_mtime_ns, os.listdir(folder))
-    return Index(parts, names, notes, {}, kind)
+    notes = (*notes, f"further columns of every example: {shortened(beside)}") if beside else notes
+    return Index(parts, names, notes, {}, kind, field_names)
 
 
 def _read(table: Path, stamps: Stamps) -> tuple[list[str], list[Row]]:
@@ -157,7 +173,8 @@ def _read_json(table: Path, lines: Iterator[str]) -> tuple[list[str], list[Row]]
 
 def _kind_of(columns: list[str], table: Path) -> tuple[TableKind, list[str]]:
     """Return what the labels are and the columns that hold them."""
-    values = [name for name in columns if name == "value" or name.startswith("value_")]
+    beside = "label" in columns or "labels" in columns  # value_NAME are then further numbers
+    values = [name for name in columns if name == "value" or (name.startswith("value_") and not beside)]
     found: list[tuple[TableKind, list[str]]] = [
         ("class", [name for name in columns if name == "label"]),
         ("multi-label", [name for name in columns if name == "labels"]),
@@ -221,6 +238,13 @@ def _label(row: Mapping[str, Any], kind: TableKind, columns: list[str]) -> Any:
             return [name.strip() for name in _text(row, "labels").split(";") if name.strip()]
         case "value":
             return [_number(row, column) for column in columns]
+
+
+def _further(row: Mapping[str, Any], column: str) -> Any:
+    """Return a further class, a text, or number of a row; None where there is none."""
+    if row.get(column) is None or not _text(row, column):
+        return None
+    return _number(row, column) if column.startswith("value_") else _text(row, column)
 
 
 def _number(row: Mapping[str, Any], column: str) -> float:

@@ -1,7 +1,8 @@
 """``npz:PATH``: arrays in one NumPy file, and the same arrays from Python (`load_arrays`).
 
 Either ``x`` and ``y`` (one split, ``all``), or ``x_train``, ``y_train`` with ``x_test``, ``y_test`` or ``x_val``,
-``y_val`` or both; MedMNIST's ``train_images``, ``train_labels`` and so on are read as these.
+``y_val`` or both; MedMNIST's ``train_images``, ``train_labels`` and so on are read as these. A file of ``x_test`` and
+``y_test`` alone can be evaluated.
 
 **Inputs** ``x`` are images (N, H, W) or (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C), of any numbers; a
 text ``meaning`` (image, signal or volume) says which where the shape alone does not (see `arrays.checked_images`).
@@ -110,7 +111,7 @@ def load_arrays(
 
 def _dataset(arrays: dict[str, np.ndarray], file: str, name: str, channels: int | None, least_classes: int) -> Dataset:
     arrays = _medmnist(arrays)
-    suffixes = _suffixes(arrays, file)
+    suffixes = _suffixes(arrays, file, evaluated=least_classes == 1)
     for suffix in suffixes.values():
         for key in (f"x{suffix}", f"y{suffix}"):
             if key not in arrays:
@@ -148,9 +149,9 @@ def _medmnist(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return MedMNIST's arrays under our names; other arrays as they are.
 
     J. Yang et al., MedMNIST v2, Scientific Data 2023: ``train_images`` (N, ...), ``train_labels`` (N, 1) of classes or
-    (N, K) of several labels, and so on for val and test.
+    (N, K) of several labels, and so on for val and test. Its 3-D sets are grey volumes (N, D, H, W).
     """
-    if not {"train_images", "train_labels"} <= arrays.keys():
+    if not any({f"{split}_images", f"{split}_labels"} <= arrays.keys() for split in _SPLITS):
         return arrays
     renamed = {f"{split}_{old}": f"{new}{end}" for split, end in _SPLITS.items() for old, new in _MEDMNIST.items()}
     found = {renamed.get(key, key): value for key, value in arrays.items()}
@@ -158,6 +159,9 @@ def _medmnist(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         labels = found.get(f"y{end}")
         if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
             found[f"y{end}"] = labels[:, 0]
+        inputs = found.get(f"x{end}")
+        if inputs is not None and inputs.ndim == 4 and len(set(inputs.shape[1:])) == 1 and inputs.shape[-1] > 4:
+            found.setdefault("meaning", np.array("volume"))
     return found
 
 
@@ -242,8 +246,8 @@ def _further(arrays: Mapping[str, np.ndarray], suffixes: Mapping[str, str]) -> t
     return fields, [f"{key} {arrays[key].dtype} {arrays[key].shape}" for key in others if key not in taken]
 
 
-def _suffixes(arrays: Mapping[str, np.ndarray], file: str) -> dict[str, str]:
-    """Return which splits there are, and how their arrays end."""
+def _suffixes(arrays: Mapping[str, np.ndarray], file: str, *, evaluated: bool) -> dict[str, str]:
+    """Return which splits there are, and how their arrays end; one without training will do to be evaluated."""
     present = {split: end for split, end in _SPLITS.items() if f"x{end}" in arrays or f"y{end}" in arrays}
     if "x" in arrays or "y" in arrays:
         if present:
@@ -257,7 +261,7 @@ def _suffixes(arrays: Mapping[str, np.ndarray], file: str) -> dict[str, str]:
             f"{file}: x_train and y_train without x_test or x_val; call them x and y to have validation and test "
             f"images taken from them; need {EXPECTED}"
         )
-    if "train" in present and len(present) > 1:
+    if ("train" in present and len(present) > 1) or (evaluated and present):
         return present
     return {"train": "_train", "test": "_test", **({"val": "_val"} if "val" in present else {})}
 

@@ -64,6 +64,8 @@ _OURS = {
     "masks": ("kinds.masks", "masks:PATH"),
     "voc": ("kinds.voc", "voc:PATH"),
     "voc_segmentation": ("kinds.voc_segmentation", "voc_segmentation:PATH"),
+    "pairs": ("kinds.pairs", "pairs:LEFT+RIGHT or pairs:LEFT+RIGHT@SEED"),
+    "digits_pairs": ("kinds.digits_pairs", "digits_pairs"),
     "coco": ("kinds.coco", "coco:PATH or coco:FILE.json@IMAGE_FOLDER"),
 }
 

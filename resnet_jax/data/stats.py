@@ -16,7 +16,11 @@ CHUNK = 256
 
 
 def channel_stats(
-    records: Source, *, max_examples: int | None = None, unreadable: Unreadable | None = None
+    records: Source,
+    *,
+    max_examples: int | None = None,
+    unreadable: Unreadable | None = None,
+    field: str = "image",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take mean and population standard deviation of the inputs per channel, in float64.
 
@@ -26,6 +30,7 @@ def channel_stats(
         records: the training examples, and only those: others would leak.
         max_examples: use at most so many, evenly spaced; None for all in memory, or 4,096 of others.
         unreadable: counts examples that cannot be read, which are left out; None to stop at one.
+        field: of the examples, the input.
 
     Returns:
         Mean and standard deviation, float64 (C,). Pixels count alike, whatever their image's size. A constant
@@ -43,19 +48,19 @@ def channel_stats(
     limit = max_examples or (len(records) if stored else SAMPLE)
     count = min(limit, len(records))
     indices = np.arange(count) * len(records) // count
-    first = first_readable(records, unreadable)[1]["image"]
+    first = first_readable(records, unreadable)[1][field]
     lost = list(unreadable_in(records)) if unreadable is not None else []
     counter = counter_for(first)
     for start in range(0, count, CHUNK):
         chosen = indices[start : start + CHUNK]
         if stored and (examples := gather(records, chosen[~np.isin(chosen, lost)])) is not None:
-            if len(examples["image"]):
-                counter.add(examples["image"])
+            if len(examples[field]):
+                counter.add(examples[field])
             continue
         for index in chosen.tolist():
             example = records[index] if unreadable is None else read_or_count(records, index, unreadable)
             if example is not None:
-                counter.add(example["image"])
+                counter.add(example[field])
     mean, variance = counter.moments()
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 

@@ -21,7 +21,7 @@ from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.depth.spectra import check_counts
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockIndex, BlockNames
-from resnet_jax.ops.annotations import Images, Labels
+from resnet_jax.ops.annotations import Images, Targets
 from resnet_jax.tasks.losses import Loss, cross_entropy
 
 #: Lanczos keeps so many vectors of all parameters; more bytes than this are refused.
@@ -69,7 +69,7 @@ def hessian_eigenvalues(
     model: nn.Module,
     variables: Mapping[str, Any],
     images: Images,
-    labels: Labels,
+    labels: Targets,
     *,
     train: bool = True,
     loss: Loss = cross_entropy,

@@ -18,14 +18,23 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from resnet_jax.depth.profiling import chart_of, without_drops
+from resnet_jax.depth.targets import require_one_each, rows
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockIndex, BlockNames, Hook, instrumented
 from resnet_jax.models import layout
 from resnet_jax.models.collections import GATES
-from resnet_jax.ops.annotations import Images, Labels
-from resnet_jax.tasks.losses import cross_entropy
+from resnet_jax.ops.annotations import Images, Targets
+from resnet_jax.tasks.losses import Loss, cross_entropy
 
 _KEEP = "keep"
+
+#: Whether the outputs are right for each example, ``(outputs, labels) -> bool (N,)``.
+Right = Callable[[Any, Any], Array]
+
+
+def is_class(outputs: Array, labels: Array) -> Array:
+    """Return whether the largest output is that of the class, bool (N,)."""
+    return jnp.argmax(outputs, -1) == labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +44,8 @@ class Deletions:
     Attributes:
         names: path of every block.
         stages: stage of every block, from 0, int (blocks,).
-        whole_accuracy: fraction of the images that the whole network names correctly.
+        whole_accuracy: fraction of the images that the whole network names correctly; it and all others are NaN where
+            no example is right or wrong.
         whole_loss: its mean loss.
         accuracy: without each block alone, (blocks,); NaN where a block cannot be taken out: it has no skip and changes
             the shape.
@@ -69,6 +79,7 @@ class Permutations:
         loss: (counts, draws).
         whole_accuracy: in the original order.
         images: images evaluated.
+        whole_loss: in the original order.
     """
 
     swaps: np.ndarray
@@ -77,18 +88,21 @@ class Permutations:
     loss: np.ndarray
     whole_accuracy: float
     images: int
+    whole_loss: float = float("nan")
 
 
 def delete_blocks(
     model: nn.Module,
     variables: Mapping[str, Any],
     images: Images,
-    labels: Labels,
+    labels: Targets,
     *,
     counts: Sequence[int] = (),
     draws: int = 8,
     batch_size: int = 256,
     seed: int = 0,
+    loss: Loss = cross_entropy,
+    right: Right | None = is_class,
     anatomy: BlockNames | None = None,
 ) -> Deletions:
     """Take out each block alone, and several random ones together, and evaluate what is left.
@@ -100,11 +114,13 @@ def delete_blocks(
         model: a Linen module called as ``model(x, train=False)``.
         variables: in the layout of its execution.
         images: normalized images, any number.
-        labels: their classes, int (N,).
+        labels: their classes, int (N,), or whatever ``loss`` and ``right`` compare outputs with.
         counts: numbers of blocks to take out together.
         draws: random choices for each.
         batch_size: images at a time.
         seed: of the choices.
+        loss: per-example loss.
+        right: whether outputs are right; None where no example is: of pixels, boxes and values.
         anatomy: what a block is; None: this library's.
 
     Raises:
@@ -118,7 +134,7 @@ def delete_blocks(
     >>> found.accuracy.shape, found.several_accuracy.shape
     ((3,), (2, 3))
     """
-    score = _Score(model, variables, images, labels, batch_size, anatomy)
+    score = _Score(model, variables, images, labels, batch_size, (loss, right), anatomy)
     blocks = len(score.chart.names)
     if not all(1 <= count <= blocks for count in counts):
         raise UsageError(f"counts of blocks to take out must be 1 to {blocks}, got {tuple(counts)}")
@@ -151,12 +167,14 @@ def permute_blocks(
     model: nn.Module,
     variables: Mapping[str, Any],
     images: Images,
-    labels: Labels,
+    labels: Targets,
     *,
     swaps: Sequence[int] = (1, 2, 4, 8, 16),
     draws: int = 8,
     batch_size: int = 256,
     seed: int = 0,
+    loss: Loss = cross_entropy,
+    right: Right | None = is_class,
 ) -> Permutations:
     """Exchange equal blocks within stages and evaluate (section 4.3): parameters and statistics change places.
 
@@ -166,7 +184,7 @@ def permute_blocks(
     Raises:
         UsageError: the network is none of this library's layout, or has no stage with two equal blocks.
     """
-    score = _Score(model, variables, images, labels, batch_size, None)
+    score = _Score(model, variables, images, labels, batch_size, (loss, right), None)
     blocks = len(score.chart.names)
     stages = score.chart.stages
     groups = [np.flatnonzero(stages == stage)[1:] for stage in np.unique(stages)]
@@ -193,6 +211,7 @@ def permute_blocks(
         loss=results[..., 2],
         whole_accuracy=whole[0],
         images=len(images),
+        whole_loss=whole[1],
     )
 
 
@@ -247,19 +266,26 @@ def lesion_hook() -> Hook:
 class _Score:
     """Accuracy and mean loss with some blocks kept, one compiled program."""
 
-    def __init__(self, model, variables, images, labels, batch_size: int, anatomy: BlockNames | None):
-        if len(images) != len(labels) or not len(images):
-            raise UsageError(f"{len(images)} images and {len(labels)} labels: lesions need one label for each image")
+    def __init__(
+        self, model, variables, images, labels, batch_size: int, judged: tuple[Loss, Right | None],
+        anatomy: BlockNames | None,
+    ):  # fmt: skip
+        if not len(images):
+            raise UsageError("lesions need one image at least")
+        require_one_each(images, labels, "lesions need")
         if batch_size < 1:
             raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
         self.model, self.variables = without_drops(model), dict(variables)
         self.anatomy = BlockNames() if anatomy is None else anatomy
         size = min(batch_size, len(images))
-        self.batches = [_padded(images[i : i + size], labels[i : i + size], size) for i in range(0, len(images), size)]
+        self.batches = [
+            (rows(images, start, size), rows(labels, start, size), np.arange(size) < len(images) - start)
+            for start in range(0, len(images), size)
+        ]
         self.chart = chart_of(self.model, self.variables, images[:size], self.anatomy, train=False)
         self.images = len(images)
         self.removable = self._removable(images[:size])
-        self._evaluate = _evaluation(self.model, self.anatomy, self.chart)
+        self._evaluate = _evaluation(self.model, self.anatomy, self.chart, *judged)
 
     def __call__(self, keep: np.ndarray, variables: Any = None) -> tuple[float, float]:
         """Return accuracy and mean loss over all images."""
@@ -291,23 +317,14 @@ class _Score:
         return np.concatenate([np.full(count or 1, found[path]) for path, count in pairs])
 
 
-def _padded(images: Any, labels: Any, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    missing = size - len(images)
-    mask = np.arange(size) < len(images)
-    images, labels = np.asarray(images), np.asarray(labels)
-    return (
-        np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]),
-        np.concatenate([labels, np.zeros(missing, labels.dtype)]),
-        mask,
-    )
-
-
-def _evaluation(model: nn.Module, anatomy: BlockNames, chart: BlockIndex) -> Callable[..., tuple[Array, Array]]:
+def _evaluation(
+    model: nn.Module, anatomy: BlockNames, chart: BlockIndex, loss: Loss, right: Right | None
+) -> Callable[..., tuple[Array, Array]]:
     @jax.jit
     def evaluate(variables, keep, images, labels, mask):
         with instrumented(anatomy, lesion_hook()):
-            logits: Any = model.apply({**variables, GATES: chart.place({_KEEP: keep})}, images, train=False)
-        correct = jnp.sum(mask & (jnp.argmax(logits, -1) == labels))
-        return correct.astype(jnp.float32), jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0.0))
+            outputs: Any = model.apply({**variables, GATES: chart.place({_KEEP: keep})}, images, train=False)
+        correct = jnp.float32(jnp.nan) if right is None else jnp.sum(mask & right(outputs, labels)).astype(jnp.float32)
+        return correct, jnp.sum(jnp.where(mask, loss(outputs, labels), 0.0))
 
     return evaluate

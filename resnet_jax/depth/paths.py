@@ -22,7 +22,7 @@ from resnet_jax.depth.profiling import chart_of, without_drops
 from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames, Hook, instrumented, probe
 from resnet_jax.models.collections import GATES, PROBES
-from resnet_jax.ops.annotations import Images, Labels
+from resnet_jax.ops.annotations import Images, Targets
 from resnet_jax.tasks.losses import Loss, cross_entropy
 
 _BRANCH, _SKIP = "branch", "skip"
@@ -84,7 +84,7 @@ def path_lengths(
     model: nn.Module,
     variables: Mapping[str, Any],
     images: Images,
-    labels: Labels,
+    labels: Targets,
     *,
     lengths: Sequence[int] | None = None,
     draws: int = 16,
@@ -150,7 +150,7 @@ def gradient_through(
     model: nn.Module,
     variables: Mapping[str, Any],
     images: Images,
-    labels: Labels,
+    labels: Targets,
     *,
     train: bool,
     loss: Loss,
@@ -181,7 +181,7 @@ def gradient_through(
                 out, _ = model.apply(
                     {**variables, GATES: gates, PROBES: probes}, images, train=train, mutable=["batch_stats"]
                 )
-            return jnp.mean(loss(out, jnp.asarray(labels)))
+            return jnp.mean(loss(out, jax.tree.map(jnp.asarray, labels)))
 
         zeros = chart.place({"input": jnp.zeros(len(chart.names))})
         return jnp.sqrt(chart.rows(jax.grad(mean_loss)(zeros), "input")[0])

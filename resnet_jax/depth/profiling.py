@@ -15,14 +15,14 @@ from jaxtyping import Array
 
 from resnet_jax.depth.blockwise import nothing_dropped
 from resnet_jax.depth.result import DepthProfile
-from resnet_jax.errors import UsageError
+from resnet_jax.depth.targets import require_one_each
 from resnet_jax.instrument.hooks import BlockIndex, BlockNames, index_blocks, instrumented, probe
 from resnet_jax.instrument.signals import FORWARD, forward_signals
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.models.layout import is_stacked, listed_paths
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import squared_norm
-from resnet_jax.ops.annotations import Images, Labels
+from resnet_jax.ops.annotations import Images, Targets
 from resnet_jax.tasks.losses import Loss, cross_entropy
 
 _POINTS = ("input", "output", "preact", "branch_in", "skip_in", "seen")
@@ -32,7 +32,7 @@ def profile(
     model: nn.Module,
     variables: Mapping[str, Any],
     images: Images,
-    labels: Labels,
+    labels: Targets,
     *,
     train: bool = True,
     loss: Loss = cross_entropy,
@@ -50,7 +50,7 @@ def profile(
         model: a Linen module called as ``model(x, train=...)``.
         variables: ``params`` and, with batch norm, ``batch_stats``; in the layout of the network's execution.
         images: normalized images (or whatever the network takes).
-        labels: for the loss.
+        labels: for the loss: one array, or several by name.
         train: batch norm normalizes by the statistics of this batch, as in a train step; else by its running averages.
             ``about["normalization"]`` of the result says which. Ours drop nothing in either case; other networks drop
             what they drop, by ``key``.
@@ -70,8 +70,7 @@ def profile(
     >>> found.names[0], found.grad_norm.shape, found.about["normalization"]
     ('stage1/block0', (2,), 'batch norm, statistics of this batch')
     """
-    if len(images) != len(labels):
-        raise UsageError(f"{len(images)} images and {len(labels)} labels: profile needs one label for each image")
+    require_one_each(images, labels, "profile needs")
     model, anatomy = without_drops(model), BlockNames() if anatomy is None else anatomy
     tx, state = (None, None) if optimizer is None else optimizer
     key = jax.random.key(0) if key is None else key

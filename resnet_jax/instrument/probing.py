@@ -16,6 +16,7 @@ from resnet_jax import ops
 from resnet_jax.instrument.hooks import BlockIndex, BlockNames, Hook, index_blocks, instrumented
 from resnet_jax.models.collections import PROBES
 from resnet_jax.models.count import abstract_variables
+from resnet_jax.models.towers import abstract_inputs
 
 
 class _Forks:
@@ -132,7 +133,7 @@ def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, ana
     ('stage1/block0', 'stage1/block1')
     """
     variables = abstract_variables(model, image_shape)
-    images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    images = abstract_inputs(model, image_shape, batch)
     charts: list[BlockIndex] = []
 
     def chart(variables, images):

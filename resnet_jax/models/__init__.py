@@ -11,6 +11,7 @@ from resnet_jax.models.norms import NORMS, NormPlace, register_norm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS, NamedModel, register_model
 from resnet_jax.models.spec import ModelSpec
+from resnet_jax.models.towers import TwoTowers, two_towers
 from resnet_jax.models.whitening import whitened, whitening_kernel
 from resnet_jax.models.zoo import create_model, list_models
 
@@ -28,6 +29,7 @@ __all__ = [
     "NormPlace",
     "ResNet",
     "ResNetConfig",
+    "TwoTowers",
     "abstract_variables",
     "count",
     "create_model",
@@ -37,6 +39,7 @@ __all__ = [
     "register_model",
     "register_norm",
     "stack_blocks",
+    "two_towers",
     "unstack_blocks",
     "whitened",
     "whitening_kernel",

@@ -17,6 +17,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.layers import Conv, Head
 from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.towers import TwoTowers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,13 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
     >>> count(create_model("resnet20_cifar"), (32, 32, 3))
     Counts(params=269722, batch_stats=1376, macs=40551040)
     """
+    if isinstance(model, TwoTowers):
+        parts = zip(model.towers.values(), (input_shape, model.other_shape), strict=True)
+        left, right = (count(tower, shape) for tower, shape in parts)
+        temperature = 1
+        return Counts(
+            left.params + right.params + temperature, left.batch_stats + right.batch_stats, left.macs + right.macs
+        )
     macs: dict[tuple[str, ...], int] = {}
 
     def tally(call, args, kwargs, context):
@@ -73,13 +81,17 @@ class Elements:
     residual: int
 
 
-def count_elements(model: ResNet, input_shape: Sequence[int]) -> Elements:
+def count_elements(model: ResNet | TwoTowers, input_shape: Sequence[int]) -> Elements:
     """Count the elements of ``model``'s feature maps for one image of ``input_shape`` (no batch axis).
 
     >>> from resnet_jax.models.zoo import create_model
     >>> count_elements(create_model("resnet50"), (224, 224, 3))
     Elements(conv_in=10662400, conv_out=11113984, residual=5519360)
     """
+    if isinstance(model, TwoTowers):
+        parts = zip(model.towers.values(), (input_shape, model.other_shape), strict=True)
+        each = [dataclasses.astuple(count_elements(tower, shape)) for tower, shape in parts]
+        return Elements(*(sum(both) for both in zip(*each, strict=True)))
     sizes = {"in": 0, "out": 0, "sum": 0}
 
     def tally(call, args, kwargs, context):
@@ -104,6 +116,9 @@ def abstract_variables(model: nn.Module, input_shape: Sequence[int]) -> dict[str
     The blocks of a stage after its second have the shapes of the second: only two are traced, so that 1,202 layers
     take no longer than 14.
     """
+    if isinstance(model, TwoTowers):
+        parts = zip(model.towers.items(), (input_shape, model.other_shape), strict=True)
+        return model.joined({name: abstract_variables(tower, shape) for (name, tower), shape in parts})
     shapes = _listed(model, _shapes(_condensed(model), input_shape))
     return stack(shapes, model.config.execution) if isinstance(model, ResNet) else shapes
 

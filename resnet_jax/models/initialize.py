@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
 from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.towers import TwoTowers
 
 
 def init_variables(model: nn.Module, key: Key[Array, ""], input_shape: Sequence[int]) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def init_variables(model: nn.Module, key: Key[Array, ""], input_shape: Sequence[
     Args:
         model: any Linen module called as ``model(x, train=...)``.
         key: for the parameters.
-        input_shape: shape of one example, without the batch axis.
+        input_shape: shape of one example, without the batch axis; of two towers that of the left.
 
     >>> import jax
     >>> from resnet_jax.models.zoo import create_model
@@ -35,6 +37,11 @@ def init_variables(model: nn.Module, key: Key[Array, ""], input_shape: Sequence[
     >>> bool((listed["branch"]["conv1"]["kernel"] == stacked["branch"]["conv1"]["kernel"][1]).all())
     True
     """
+    if isinstance(model, TwoTowers):
+        keys, shapes = jax.random.split(key), (input_shape, model.other_shape)
+        parts = zip(model.towers.items(), keys, shapes, strict=True)
+        made = {name: init_variables(tower, own, shape) for (name, tower), own, shape in parts}
+        return model.joined(made)
     example = jnp.zeros((1, *input_shape))
     if not isinstance(model, ResNet):
         return dict(model.init(key, example, train=False))

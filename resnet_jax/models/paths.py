@@ -12,6 +12,7 @@ path                                   what it is
 ``norm/...``                           in order ``pre``: after the last block
 ``head/kernel``, ``head/bias``         the classifier
 ``bias2``                              Fixup's scalar before the classifier
+``left/...``, ``right/...``            a network each, of two towers; beside them ``log_scale``
 =====================================  ========================================================================
 """
 
@@ -29,6 +30,11 @@ TRANSITION = "transition"
 """What stands before the blocks of a stage with ``transition="conv_pool"``."""
 STACK = "blocks"
 """The name of stacked blocks."""
+
+TOWERS = ("left", "right")
+"""The networks of two towers."""
+LOG_SCALE = "log_scale"
+"""Their temperature: the logarithm of its inverse."""
 
 HEAD_KERNEL, HEAD_BIAS = f"{HEAD}/kernel", f"{HEAD}/bias"
 STEM_KERNELS = (f"{STEM}/conv/kernel", f"{STEM}/conv1/kernel")

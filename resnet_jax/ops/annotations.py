@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -14,3 +15,5 @@ AnyArray: TypeAlias = jax.Array | np.ndarray
 Images: TypeAlias = Float[AnyArray, "n *spatial c"]
 #: What a loss compares with: one row for each example.
 Labels: TypeAlias = Shaped[AnyArray, "rows *targets"]
+#: Labels, or several such arrays by name: masks, boxes, the labels of several tasks.
+Targets: TypeAlias = Labels | Mapping[str, Any]

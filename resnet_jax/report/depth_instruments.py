@@ -82,6 +82,38 @@ def hessian_figure(depth: DepthAxis, largest_eigenvalue: np.ndarray) -> DepthFig
     )
 
 
+def loss_lesion_figure(depth: DepthAxis, loss: np.ndarray, whole: float) -> DepthFigure:
+    """Draw the loss without each block, of a network whose outputs are not right or wrong.
+
+    Args:
+        depth: the axis.
+        loss: mean loss when this block is taken out, ``(blocks,)``; NaN where it cannot be.
+        whole: of the whole network.
+    """
+    return draw_depth(
+        "lesions",
+        "Loss without one block",
+        f"Mean loss when the branch of one block is taken out and only its skip remains. The line across is the whole "
+        f"network, {whole:.4g}.",
+        depth,
+        [Panel("loss", [Line("", loss)], level=whole)],
+    )
+
+
+def loss_deletions_figure(deleted: np.ndarray, loss: np.ndarray) -> DepthFigure:
+    """Draw the loss over the number of blocks taken out at once; arguments as of :func:`deletions_figure`."""
+    middle, low, high = _over_draws(loss)
+    return draw_over(
+        "deletions",
+        "Loss without several blocks",
+        "Mean loss when several blocks, chosen at random, are taken out at once; the line is the median over random "
+        "choices, the shade reaches from the best to the worst.",
+        np.asarray(deleted),
+        "blocks taken out",
+        [Panel("loss", [Line("", middle, low, high)])],
+    )
+
+
 def lesion_figure(depth: DepthAxis, accuracy: np.ndarray, whole: float) -> DepthFigure:
     """Draw the accuracy without each block.
 

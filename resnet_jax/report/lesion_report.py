@@ -11,10 +11,17 @@ from resnet_jax.report.depth_axes import DepthAxis
 from resnet_jax.report.depth_instruments import (
     deletions_figure,
     lesion_figure,
+    loss_deletions_figure,
+    loss_lesion_figure,
     path_lengths_figure,
     permutations_figure,
 )
 from resnet_jax.report.depth_page import Section, Table
+
+_NOT_AGAIN = (
+    "The trained network is not trained again: blocks are taken out of it, or exchanged, and it is asked once more. "
+    "What a block contributes shows in what is lost without it."
+)
 
 
 def lesion_sections(
@@ -51,12 +58,52 @@ def lesion_sections(
     return [
         Section(
             "Lesions",
-            "The trained network is not trained again: blocks are taken out of it, or exchanged, and it is asked once "
-            "more. What a block contributes shows in what is lost without it.",
+            _NOT_AGAIN,
             figures,
             [Table("Accuracy without each block", columns, meaning)],
         )
     ]
+
+
+def loss_sections(
+    depth: DepthAxis,
+    names: Sequence[str],
+    whole: float,
+    loss: np.ndarray,
+    *,
+    deletions: tuple[np.ndarray, np.ndarray] | None = None,
+) -> list[Section]:
+    """Return the sections of a network whose outputs are not right or wrong; as :func:`lesion_sections`, by its loss.
+
+    Args:
+        depth: the axis.
+        names: of the blocks.
+        whole: mean loss of the whole network.
+        loss: without each block, ``(blocks,)``; NaN for a block that cannot be taken out.
+        deletions: numbers of blocks taken out at once ``(counts,)``, and losses ``(counts, repetitions)``.
+    """
+    figures = [loss_lesion_figure(depth, loss, whole)]
+    if deletions is not None:
+        figures.append(loss_deletions_figure(*deletions))
+    columns: dict[str, Any] = {"block": np.arange(len(depth)), "name": list(names), "stage": depth.stage + 1}
+    columns |= {"loss": np.asarray(loss, np.float64), "more": np.asarray(loss, np.float64) - whole}
+    meaning = {"loss": "mean loss without the block", "more": "how much more than the whole network's that is"}
+    return [Section("Lesions", _NOT_AGAIN, figures, [Table("Loss without each block", columns, meaning)])]
+
+
+def summarize_losses(names: Sequence[str], whole: float, loss: np.ndarray) -> list[str]:
+    """Return what the lesions of single blocks show in sentences, where there is no accuracy.
+
+    >>> summarize_losses(["a", "b", "c"], 0.9, np.array([np.nan, 1.5, 0.99]))[1]
+    'Without block 1 (b), the one it needs most, it is 1.5; without a typical block (median) 1.245.'
+    """
+    known = np.flatnonzero(np.isfinite(loss))
+    first = f"The mean loss of the whole network is {whole:.4g}."
+    if not len(known):
+        return [first, "No block of it can be taken out."]
+    worst = int(known[np.argmax(loss[known])])
+    most = f"Without block {worst} ({names[worst]}), the one it needs most, it is {loss[worst]:.4g}"
+    return [first, f"{most}; without a typical block (median) {np.median(loss[known]):.4g}."]
 
 
 def summarize_lesions(names: Sequence[str], whole: float, accuracy: np.ndarray) -> list[str]:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from resnet_jax.depth.lesion import Right, is_class
 from resnet_jax.depth.profiling import describe_normalization, profile
 from resnet_jax.depth.result import DepthProfile
 from resnet_jax.errors import UsageError, closest, either
@@ -31,8 +30,8 @@ from resnet_jax.runs.images import OtherImages, prepared
 from resnet_jax.runs.own_optimizer import own_optimizer
 from resnet_jax.runs.trained import TrainedRun, load_run, with_moved_data
 from resnet_jax.runtime.paths import user_path
-from resnet_jax.tasks.losses import cross_entropy
-from resnet_jax.tasks.task import LossOf
+from resnet_jax.tasks.losses import Loss, cross_entropy
+from resnet_jax.tasks.task import LossOf, RightOf
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
 from resnet_jax.training.mesh import make_mesh
 
@@ -74,35 +73,34 @@ class AnalysisTarget:
         model: the network.
         variables: its variables, in the layout of its execution, on one device.
         images: normalized, ``(n, *spatial, c)``.
-        labels: int ``(n,)``; of a run on several labels rows of 0 and 1, on values float rows.
+        labels: int ``(n,)``; of a run on several labels rows of 0 and 1, on values float rows; of one whose targets are
+            more than labels, such as masks and boxes, all of them by name.
         train: whether batch norm normalizes by the statistics of the batch.
-        loss: per example, ``(logits, labels) -> (n,)``.
+        loss: per example, ``(outputs, labels) -> (n,)``.
         optimizer: transformation and state.
         facts: label -> value, for a report: the network, its weights, the images, the optimizer, ...
+        right: whether the outputs are right for each example, ``(outputs, labels) -> bool (n,)``; None where that is
+            not said of an example: of pixels, boxes and values.
     """
 
     name: str
     model: ResNet
     variables: dict[str, Any]
     images: jax.Array
-    labels: jax.Array
+    labels: Any
     train: bool
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    loss: Loss
     optimizer: tuple[optax.GradientTransformation, Any]
     facts: dict[str, str]
+    right: Right | None = is_class
 
-    def require_classes(self, what: str) -> None:
-        """Refuse a network whose outputs are no classes.
+    @property
+    def judged(self) -> dict[str, Any]:
+        """How lesions are judged, as arguments of :func:`resnet_jax.depth.lesion.delete_blocks`.
 
-        Args:
-            what: asks for them, such as ``lesions``.
-
-        Raises:
-            UsageError: it has one output, or was trained on several labels or values.
+        Classes by cross-entropy, whatever the network was trained with, so that networks can be compared.
         """
-        if self.labels.ndim != 1 or not jnp.issubdtype(self.labels.dtype, jnp.integer):
-            raise UsageError(f"{what} are counted in accuracy: {self.name} was not trained on classes")
-        _require_classes(self.model, self.name)
+        return {"loss": cross_entropy if self.right is is_class else self.loss, "right": self.right}
 
 
 def find_target(target: str, config: AnalysisConfig, *, learning_rate: float = 0.1) -> AnalysisTarget:
@@ -146,13 +144,23 @@ def named_target(name: str, config: AnalysisConfig, *, learning_rate: float = 0.
             "outputs; name a run directory"
         )
     spec = ModelSpec(name, **config.model.changes)
+    loss: Loss = cross_entropy
+    right: Right | None = is_class
     if config.data.source in (None, RANDOM):
         model = ResNet(spec.config())
         _require_classes(model, name)
+        if model.config.head != "classifier":
+            raise UsageError(
+                f"{name} with model.head {model.config.head}: a named network at its initialization is looked at with "
+                "its classifier, and only a run has a task for another head; train one, a step will do, and name its "
+                "directory"
+            )
         side = MODELS[name].image_size if config.data.image_size is None else config.data.image_size
         shown = random_images(config, (*(side,) * model.config.spatial_dims, model.config.in_channels), model)
     else:
-        shown, model = images_of_source(config, spec)
+        shown, model, task = images_of_source(config, spec)
+        if model.config.head != "classifier":
+            loss, right = LossOf(task), None
     _require_several(config, model)
     mesh = make_mesh(jax.devices()[:1])
     key = jax.random.split(jax.random.key(config.seed))[0]  # as training.state.init_state does
@@ -167,7 +175,7 @@ def named_target(name: str, config: AnalysisConfig, *, learning_rate: float = 0.
         "updates": f"of plain SGD, learning rate {learning_rate:g}",
     }
     optimizer = tx, tx.init(variables["params"])
-    return _target(name, model, variables, shown, config, cross_entropy, optimizer, facts)
+    return _target(name, model, variables, shown, config, loss, optimizer, facts, right)
 
 
 def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float = 0.1) -> AnalysisTarget:
@@ -200,7 +208,9 @@ def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float
         "updates": updates,
     }
     name = trained.path.resolve().name
-    return _target(name, model, trained.variables, shown, config, LossOf(trained.task), optimizer, facts)
+    return _target(
+        name, model, trained.variables, shown, config, LossOf(trained.task), optimizer, facts, _right(trained)
+    )
 
 
 def profile_target(target: AnalysisTarget) -> DepthProfile:
@@ -224,9 +234,10 @@ def _target(
     variables: Any,
     shown: Shown,
     config: AnalysisConfig,
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    loss: Loss,
     optimizer: tuple[optax.GradientTransformation, Any],
     facts: dict[str, str],
+    right: Right | None = is_class,
 ) -> AnalysisTarget:
     environment = describe_environment()
     packages = environment["packages"]
@@ -242,7 +253,14 @@ def _target(
         "device": environment["devices"][0],
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    return AnalysisTarget(name, model, variables, shown.images, shown.labels, train, loss, optimizer, facts)
+    return AnalysisTarget(name, model, variables, shown.images, shown.labels, train, loss, optimizer, facts, right)
+
+
+def _right(trained: TrainedRun) -> Right | None:
+    if trained.task.headline != "accuracy":
+        return None
+    of_classes = trained.card.label_kind == "class" and trained.model.config.num_classes > 1
+    return is_class if of_classes else RightOf(trained.task)
 
 
 def _computed(trained: TrainedRun, config: AnalysisConfig) -> TrainedRun:

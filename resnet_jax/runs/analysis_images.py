@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from resnet_jax.data.view import View
 from resnet_jax.errors import UsageError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.spec import ModelSpec
-from resnet_jax.runs.build import build_model
+from resnet_jax.runs.build import build_model, build_task
 from resnet_jax.runs.chosen import Chosen, choose_images
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.data import geometry_of, load_images
@@ -28,6 +28,8 @@ from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runs.sizes import bring_to_size, describe_sizes
 from resnet_jax.runs.trained import TrainedRun, require_normalization
+from resnet_jax.tasks.facts import SAID_OF_KIND
+from resnet_jax.tasks.task import Task
 from resnet_jax.training.need import ANALYSIS, require_memory
 
 if TYPE_CHECKING:
@@ -45,12 +47,12 @@ class Shown:
 
     Attributes:
         images: normalized, ``(n, *spatial, c)``.
-        labels: int ``(n,)``; rows of 0 and 1, or values, of a network for these.
+        labels: int ``(n,)``; rows of 0 and 1, or values, of a network for these; all targets by name of one for more.
         said: what they are.
     """
 
     images: jax.Array
-    labels: jax.Array
+    labels: Any
     said: str
 
 
@@ -75,13 +77,18 @@ def random_images(
         labels = jax.random.bernoulli(which, 0.5, (config.batch, outputs)).astype(jnp.float32)
     else:
         assert card is not None
+        if kind != "value":
+            raise UsageError(
+                f"random images have no {SAID_OF_KIND.get(kind, kind)} to compare outputs with: leave data.source out, "
+                "or name one that has"
+            )
         mean, std = (jnp.asarray(values or (fallback,), jnp.float32)[None] for values, fallback in _scales(card))
         labels = mean + std * jax.random.normal(which, (config.batch, outputs))
     return Shown(images, labels, f"{config.batch} of independent N(0, 1) pixels, random labels (seed {config.seed})")
 
 
-def images_of_source(config: AnalysisConfig, spec: ModelSpec) -> tuple[Shown, ResNet]:
-    """Read training images of a source for a named network; return them, and the network for their classes."""
+def images_of_source(config: AnalysisConfig, spec: ModelSpec) -> tuple[Shown, ResNet, Task]:
+    """Read training images of a source for a named network; return them, the network for their labels, and its task."""
     source, prepared = str(config.data.source), config.data
     data = DataConfig(source=source, image_size=prepared.image_size, mean=prepared.mean, std=prepared.std)
     if prepared.crop is not None:
@@ -95,7 +102,7 @@ def images_of_source(config: AnalysisConfig, spec: ModelSpec) -> tuple[Shown, Re
     said = "; ".join((said, *found.splits.notes))
     if path := source.partition(":")[2]:
         said = said.replace(path, Path(path).name)
-    return Shown(images, labels, said), model
+    return Shown(images, labels, said), model, build_task(run, found.card)
 
 
 def images_of_run(config: AnalysisConfig, trained: TrainedRun, source: str | None) -> Shown:
@@ -127,11 +134,14 @@ def _first(config: AnalysisConfig, records: Records) -> Subset:
     return Subset(records, permutation(len(records), config.seed, SHUFFLE)[: config.batch])
 
 
-def _normalized(records: Records, model: ResNet, card: DatasetInfo) -> tuple[jax.Array, jax.Array]:
+def _normalized(records: Records, model: ResNet, card: DatasetInfo) -> tuple[jax.Array, Any]:
+    """Return images, and their labels; for a network whose head is no classifier all targets by name."""
     _require_memory(len(records), card.image_shape, model)
-    pixels = View(records, Geometry(), training=False).images(np.arange(len(records)))
-    images = normalize(jnp.asarray(pixels), card.mean, card.std, jnp.dtype(model.config.dtype))
-    return images, jnp.asarray(records.labels)
+    fields = View(records, Geometry(), training=False).examples(np.arange(len(records)))
+    images = normalize(jnp.asarray(fields["image"]), card.mean, card.std, jnp.dtype(model.config.dtype))
+    targets = {name: jnp.asarray(values) for name, values in fields.items() if name != "image"}
+    labels = jnp.asarray(records.labels)
+    return images, labels if model.config.head == "classifier" else {**targets, "label": labels}
 
 
 def _said(config: AnalysisConfig, chosen: Chosen) -> str:

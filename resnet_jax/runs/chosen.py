@@ -24,8 +24,8 @@ from resnet_jax.data.stats import channel_stats
 from resnet_jax.data.tfds import TfdsRecords
 from resnet_jax.errors import DataError, RunError, UsageError, unknown
 from resnet_jax.runs.box_classes import with_box_classes
-from resnet_jax.runs.data import divide, geometry_of, load_splits
-from resnet_jax.runs.directory import DatasetInfo, labels_digest
+from resnet_jax.runs.data import divide, geometry_of, labels_digest, load_splits
+from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.imports import missing_told
 from resnet_jax.runs.pixel_classes import with_pixel_classes
 from resnet_jax.runs.trained import TrainedRun, class_names_of, with_moved_data

@@ -12,12 +12,33 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from resnet_jax.data.config import DataConfig
+from resnet_jax.data.transforms import canonical, divide, transform_names
 from resnet_jax.errors import RunError, UsageError
-from resnet_jax.fields import SAME_RESULT, AtLeast0, check_fields, is_marked, options_of
+from resnet_jax.fields import SAME_RESULT, AtLeast0, Listing, check_fields, is_marked, options_of
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.optimizers import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherConfig:
+    """The second input of a task that has two, the field ``other`` of the examples, and its network."""
+
+    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
+    """Its network; what is left out is the named network's own, and channels and dimensions are those of the input."""
+    augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
+    """What is done to it in training, on the device, in this order, as data.augment to the first. Known."""
+
+    def __post_init__(self) -> None:
+        """Write every transform in its one form, and refuse those of the host."""
+        object.__setattr__(self, "augment", canonical(self.augment, name="other.augment"))
+        found = divide(self.augment, name="other.augment")
+        if found.before or found.after or found.random_resized:
+            raise UsageError(
+                f"other.augment {' '.join(self.augment)}: what is done on the host goes to the first input alone; here "
+                "use what is done on the device"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +58,8 @@ class RunConfig:
     """The training."""
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     """What the outputs mean."""
+    other: OtherConfig = dataclasses.field(default_factory=OtherConfig)
+    """The second input and its network, of a task that has two."""
     seed: AtLeast0 = 0
     """Seed of initialization, order of the images and augmentation."""
     init_from: str | None = None

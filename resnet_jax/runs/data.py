@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 import numpy as np
@@ -23,7 +24,8 @@ from resnet_jax.data.verify import check_readable
 from resnet_jax.data.view import View
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.config import DataConfig, RunConfig
-from resnet_jax.runs.directory import DatasetInfo, labels_digest
+from resnet_jax.runs.directory import DatasetInfo
+from resnet_jax.runs.other_input import OtherInput, other_input
 from resnet_jax.runs.targets import targets_of
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.facts import LabelKind
@@ -112,6 +114,11 @@ class Pixels:
     """Of the inputs."""
     unreadable: Mapping[str, Unreadable] = dataclasses.field(default_factory=dict)
     """Split -> what counts its examples that cannot be read, where they are skipped."""
+
+    @functools.cached_property
+    def other(self) -> OtherInput | None:
+        """What is known of the second input of the examples; None where there is none."""
+        return other_input(self.splits.train, self.unreadable.get("train"))
 
     @functools.cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -206,6 +213,7 @@ def describe_images(pixels: Pixels, data: DataConfig, task: TaskConfig | None = 
         label_counts=label_counts(splits.train, splits.kind, len(pixels.class_names)),
         targets={} if task is None else targets_of(task.heads, splits, pixels.class_names),
         **target_scale(train, splits.kind),
+        other=pixels.other,
     )
     return RunData(splits, pixels.geometry, card, pixels.stored_shape, pixels.unreadable)
 
@@ -231,6 +239,15 @@ def label_counts(records: Records, kind: LabelKind, count: int) -> tuple[int, ..
         case _:
             assert_never(kind)
     return tuple(int(number) for number in found)
+
+
+def labels_digest(labels: Iterable[np.ndarray]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of labels, (N, ...) a split: which label is where in the data."""
+    digest = hashlib.sha256()
+    for part in labels:
+        stored = "<i4" if np.issubdtype(part.dtype, np.integer) else "<f4"
+        digest.update(np.int64(len(part)).tobytes() + np.asarray(part, stored).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def target_scale(labels: np.ndarray, kind: LabelKind) -> dict[str, tuple[float, ...]]:

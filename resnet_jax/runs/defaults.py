@@ -130,7 +130,8 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
             if reason or field in given:
                 reasons[field] = "given" if field in given else reason
 
-    settle(task__kind=_task(found))
+    several = "task.heads" in given
+    settle(task__kind=("multitask", "several heads") if several else _task(found))
     if found.pixels == "stored":
         settle(data__pixels=("stored", f"files of {found.dtype}: 8 bits would lose what they hold"))
     settle(data__image_size=_size(found, machine))
@@ -141,7 +142,7 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
         settle(init_from=(None, f"{found.train_examples:,} are few to begin from nothing: name a trained network"))
     division = _divide(found, given)
     settle(**{name.replace(".", "__"): rule for name, rule in division.values.items()})
-    if found.label_kind == "class":
+    if found.label_kind == "class" and not several:
         balanced = given.get("data.balance") == "classes"
         weights = ("none", "classes are drawn equally often") if balanced else _weights(found, division)
         settle(task__class_weights=weights)

@@ -37,18 +37,17 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.steady_file import set_aside
 from resnet_jax.runs.config import RunConfig, config_to_yaml, differences, require_same
 from resnet_jax.runs.kept import MISSING, Kept, different_fields, read_object, why_damaged
 from resnet_jax.runs.links import check_links
+from resnet_jax.runs.other_input import MOST_SIDE, OtherInput
 from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
 from resnet_jax.runtime.events import EventLog
 from resnet_jax.runtime.files import write_whole
@@ -61,10 +60,6 @@ _log = logging.getLogger(__name__)
 PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-#: Pixels, samples or voxels along one side of an input.
-MOST_SIDE = 1 << 20
-
-
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What a run knows about its data; enough to evaluate and predict without looking at the training images.
@@ -75,7 +70,7 @@ class DatasetInfo:
         mean: per channel, of x / 255.
         std: per channel, of x / 255.
         examples: images per split.
-        labels: digest of the labels of all splits in order (:func:`labels_digest`); empty if it was not kept.
+        labels: digest of the labels of all splits in order (:func:`resnet_jax.runs.data.labels_digest`); empty if it was not kept.
         image_dtype: of the inputs; ``mean`` and ``std`` of another than uint8 are of the values themselves.
         label_kind: class, multi-label or value (:data:`resnet_jax.data.records.LabelKind`); the names are then those of
             classes, labels or targets.
@@ -86,6 +81,7 @@ class DatasetInfo:
         targets: what is known of the further fields that ``task.heads`` names.
         downscale: the network sees images of ``image_shape`` at 1 / downscale of their sides.
         members: digest of which examples are in which split, where names divided them; else empty.
+        other: of examples with a second input, what is known of it.
     """
 
     class_names: tuple[str, ...]
@@ -103,6 +99,7 @@ class DatasetInfo:
     members: str = ""
     targets: dict[str, TargetFacts] = dataclasses.field(default_factory=dict)
     downscale: int = 1
+    other: OtherInput | None = None
 
     def same_as(self, other: DatasetInfo) -> bool:
         """Return whether both describe the same data; labels that one of them does not know are not compared."""
@@ -111,10 +108,6 @@ class DatasetInfo:
         return dataclasses.replace(self, **unknown) == dataclasses.replace(other, **unknown) and (
             not known or self.labels == other.labels
         )
-
-
-MOST_SIDE = 1 << 20
-"""Pixels, samples or voxels along one side of an input."""
 
 
 def parse_card(text: str) -> DatasetInfo:
@@ -159,15 +152,6 @@ def _said(value: Any) -> str:
 
 def _card_changes(before: DatasetInfo, after: DatasetInfo) -> list[str]:
     return different_fields(dataclasses.asdict(before), dataclasses.asdict(after))
-
-
-def labels_digest(labels: Iterable[np.ndarray]) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of labels, (N, ...) a split: which label is where in the data."""
-    digest = hashlib.sha256()
-    for part in labels:
-        stored = "<i4" if np.issubdtype(part.dtype, np.integer) else "<f4"
-        digest.update(np.int64(len(part)).tobytes() + np.asarray(part, stored).tobytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console as RichConsole
 
+from resnet_jax.models.towers import TwoTowers
 from resnet_jax.report.text import say
 from resnet_jax.runs.build import RunComponents
 from resnet_jax.runs.config import RunConfig
@@ -129,8 +130,12 @@ def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
     per_call = job.feed.steps_per_call
     together = f", {per_call} in a call" if per_call > 1 else ""
     optimizer = f"{config.optim.name} {config.optim.learning_rate:g} {config.optim.schedule.kind}"
+    network = config.model.name
+    if isinstance(job.parts.model, TwoTowers) and (other := job.images.card.other) is not None:
+        network += f" and {config.other.model.name}"
+        shape += f" and {'x'.join(str(side) for side in other.shape)}"
     facts = {
-        "network": f"{config.model.name}, {_outputs(job.parts.task, job.images.card.class_names)}",
+        "network": f"{network}, {_outputs(job.parts.task, job.images.card.class_names)}",
         "images": f"{config.data.place}: {sizes} ({shape})",
         "fed": job.parts.fed,
         "training": f"{plan.total_steps:,} steps of {config.train.batch_size} images{together}, {optimizer}",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from resnet_jax.data.transforms import divide
 from resnet_jax.errors import UsageError, either
+from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.models.spec import ModelSpec
+from resnet_jax.models.towers import TwoTowers, two_towers
+from resnet_jax.runs.config import OtherConfig, RunConfig
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.multitask import Multitask
@@ -13,8 +16,10 @@ from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
 
 
-def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet:
+def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet | TwoTowers:
     """Build the network for the data: its classes and channels, unless the configuration says otherwise.
+
+    Of a task with two inputs it is one of two towers, ``model`` on the left and ``other.model`` on the right.
 
     Args:
         config: the run.
@@ -25,27 +30,41 @@ def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = N
     Raises:
         UsageError: the network has fewer outputs than the data has classes, or other choices or the devices do not fit.
     """
-    task, dims = build_task(config, card), len(card.image_shape) - 1
-    outputs, heads = task.num_outputs, getattr(task, "heads", ("classifier",))
+    task = build_task(config, card)
+    network = _network(config.model, task, card.image_shape, "model", devices)
+    if getattr(task, "inputs", ("image",)) == ("image",):
+        if config.other != OtherConfig():
+            raise UsageError(f"other is of tasks of two inputs, such as task.kind contrastive, not of {task.kind}")
+        return ResNet(network)
+    if card.other is None:
+        raise UsageError(
+            f"task.kind {task.kind} takes examples of two inputs, image and other, and those of {config.data.source} "
+            "have one: data.source pairs:LEFT+RIGHT makes pairs of two sources"
+        )
+    other = _network(config.other.model, task, card.other.shape, "other.model", devices)
+    return two_towers(network, other, card.other.shape)
+
+
+def _network(model: ModelSpec, task: Task, shape: tuple[int, ...], where: str, devices: int | None) -> ResNetConfig:
+    """Return the choices of a network for inputs of a shape; ``where`` it is in the configuration, for messages."""
+    outputs, heads, dims = task.num_outputs, getattr(task, "heads", ("classifier",)), len(shape) - 1
     more = {"head_outputs": task.head_outputs} if isinstance(task, Multitask) else {}
-    network = config.model.config(
-        num_classes=outputs, in_channels=card.image_shape[-1], spatial_dims=dims, head=heads[0], **more
-    )
+    network = model.config(num_classes=outputs, in_channels=shape[-1], spatial_dims=dims, head=heads[0], **more)
     if network.head not in heads:
         raise UsageError(
-            f"model.head {network.head} does not make what task.kind {task.kind} takes: use {either(list(heads))}"
+            f"{where}.head {network.head} does not make what task.kind {task.kind} takes: use {either(list(heads))}"
         )
     if network.num_classes != outputs:
         raise UsageError(
-            f"model.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave it "
-            "out"
+            f"{where}.num_classes {network.num_classes} does not go with the task, which has {outputs} outputs: leave "
+            "it out"
         )
     if network.spatial_dims != dims:
         raise UsageError(
-            f"model.spatial_dims {network.spatial_dims} does not go with inputs of {dims} spatial dimensions: leave it "
-            "out, and it is that of the data"
+            f"{where}.spatial_dims {network.spatial_dims} does not go with inputs of {dims} spatial dimensions: leave "
+            "it out, and it is that of the data"
         )
-    return ResNet(network if devices is None else network.on_devices(devices))
+    return network if devices is None else network.on_devices(devices)
 
 
 def build_task(config: RunConfig, card: DatasetInfo) -> Task:

@@ -18,12 +18,15 @@ from resnet_jax.report.example_pairs import draw_pairs
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.plots import plot_confusion, plot_curves
 from resnet_jax.report.prediction_plots import plot_test_rows
+from resnet_jax.report.retrieval import SIMILARITY, draw_retrieval
 from resnet_jax.report.task_gradients import draw_task_gradients, read_task_gradients
+from resnet_jax.report.task_plots import plot_task_rows
 from resnet_jax.report.views import attempt
 from resnet_jax.runs.build import build_task
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.config import OtherConfig, RunConfig
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.tasks.confusion import Confusion
+from resnet_jax.tasks.multitask import Multitask
 from resnet_jax.tasks.task import Task, format_metric
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.stuck import ADVICE
@@ -34,6 +37,10 @@ Say = Callable[[str], None]
 EXAMPLES = "examples"
 #: Kinds of task whose test has a picture.
 _DRAWN = ("classification", "binary", "multilabel", "regression", "segmentation")
+
+
+#: Rows of one of several tasks that are kept of a test.
+KEPT = ("label", "prediction", "score", "there")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +213,10 @@ class Pictures:
     def title(self) -> str:
         """Headline of all of them."""
         config = self.config
-        return (
-            f"{config.model.name} on {config.data.source.split('/')[-1]} (recipe {config.recipe}, seed {config.seed})"
-        )
+        network = config.model.name
+        if config.other != OtherConfig():
+            network += f" and {config.other.model.name}"
+        return f"{network} on {config.data.source.split('/')[-1]} (recipe {config.recipe}, seed {config.seed})"
 
     def draw_training(self) -> None:
         """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
@@ -285,6 +293,9 @@ class Pictures:
             raise RunError(f"{source.name}, which it is drawn of, is missing")
         card = self.run.read_data()
         stored = open_arrays(source)
+        if source == self.run.test_rows and isinstance(task := build_task(self.config, card), Multitask):
+            plot_task_rows(stored, {part.name: part.names for part in task.parts}, path, title=self.title)
+            return
         if source == self.run.test_rows:
             plot_test_rows(stored, card.class_names, path, title=self.title)
             return
@@ -307,6 +318,9 @@ class Pictures:
             return
         card, kept = self.run.read_data(), open_arrays(self.run.examples)
         names, meanings = card.class_names, card.meanings
+        if SIMILARITY in kept:
+            draw_retrieval(kept, self.run.examples_picture, class_names=names, title=self.title)
+            return
         draw_pairs(kept, self.run.examples_picture, class_names=names, meanings=meanings, title=self.title)
 
     def _keep(self, result: Evaluation) -> None:
@@ -317,4 +331,6 @@ class Pictures:
         elif {"label", "prediction"} <= set(result.rows) or {"label", "score"} <= set(result.rows):
             names = ("label", "prediction", "score")
             kept: dict[str, Any] = {name: result.rows[name] for name in names if name in result.rows}
+            np.savez_compressed(self.run.test_rows, **kept)
+        elif kept := {name: each for name, each in result.rows.items() if name.partition("/")[2] in KEPT}:
             np.savez_compressed(self.run.test_rows, **kept)

@@ -34,7 +34,8 @@ class Prediction:
         boxes: of these classes, top, left, bottom, right in pixels of the image as it is stored; ``probabilities`` are
             their scores.
         sides: height and width of the image as it is stored, where there are boxes.
-        fields: of segmentation the field of this name, (H, W), of the image as the network takes it.
+        fields: of tasks of pixels and the like, what examples have: a ``segmentation`` (H, W) of the image as the
+            network takes it.
     """
 
     image: str
@@ -115,8 +116,9 @@ class Predictor(Inference):
             (pairs,) = self.task.predict(row, top)
             names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
             fields: dict[str, np.ndarray] = {}
-            if isinstance(self.task, Segmentation):
-                fields = {field: values[0] for field, values in self.task.predicted_fields(row).items()}
+            if getattr(self.task, "draws_examples", False):
+                said = self.task.predicted_fields(row)
+                fields = {field: values[0] for field, values in said.items()}
             match self.task.answers:
                 case "probabilities":
                     yield Prediction(name, names, numbers, fields=fields)

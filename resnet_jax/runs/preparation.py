@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from resnet_jax.data.augment import downscaled, normalize
-from resnet_jax.data.example import MEANING_OF_RANK, Field, Meaning
+from resnet_jax.data.example import MEANING_OF_RANK, OTHER, Field, Meaning
 from resnet_jax.data.on_device import Prepare, prepare_with
 from resnet_jax.data.transforms import DeviceTransform, divide
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.teacher import Teacher
 from resnet_jax.tasks.distillation import TEACHER
 from resnet_jax.training.step import Preprocess, TrainPreprocess
+
+#: Folded into the key of the run for what is done to the second input.
+_OTHER_STREAM = 0x6F746872
 
 
 def train_preparation(
@@ -35,7 +41,7 @@ def train_preparation(
 
 def train_preprocess(
     config: RunConfig,
-    model: ResNet,
+    model: ResNet | TwoTowers,
     card: DatasetInfo,
     teacher: Teacher | None = None,
     transforms: Sequence[DeviceTransform] | None = None,
@@ -51,11 +57,14 @@ def train_preprocess(
     factor = 1 if any(getattr(transform, "resizes", False) for transform in transforms) else card.downscale
     mixes = any(getattr(transform, "mixes", False) for transform in transforms)
     prepare = train_preparation(config, card, model.config.num_classes, transforms)
+    other = None if not _has_two(model) else _other_preparation(config, card)
 
     def preprocess(key, batch, *given):
         found = prepare(key, batch)
         seen = downscaled(found["image"], factor)
         images = seen.astype(dtype)
+        if other is not None:
+            return {**found, "image": images, OTHER: other(key, found).astype(dtype)}
         if teacher is not None:
             (variables,) = given
             return {**found, "image": images, TEACHER: teacher.logits(variables, seen)}
@@ -66,11 +75,34 @@ def train_preprocess(
     return preprocess
 
 
-def eval_preprocess(model: ResNet, card: DatasetInfo) -> Preprocess:
+def _has_two(model: nn.Module) -> bool:
+    return OTHER in getattr(model, "inputs", ())
+
+
+def _other_preparation(
+    config: RunConfig, card: DatasetInfo
+) -> Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]:
+    """Return ``(key, batch) -> other``: transforms and normalization of the second input, as of the first alone."""
+    assert card.other is not None  # or there is no network of two inputs
+    shape = card.other.shape
+    spec = {"image": Field(shape, card.other.dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
+    prepare = prepare_with(divide(config.other.augment).device, card.other.mean, card.other.std, spec=spec)
+
+    def preprocess(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        alone = {"image": batch[OTHER], "label": batch["label"], "epoch": batch["epoch"], "index": batch["index"]}
+        return prepare(jax.random.fold_in(key, _OTHER_STREAM), alone)["image"]
+
+    return preprocess
+
+
+def eval_preprocess(model: ResNet | TwoTowers, card: DatasetInfo) -> Preprocess:
     """Return the normalization of a run as a ``preprocess`` function without augmentation."""
+    dtype = jnp.dtype(model.config.dtype)
 
     def preprocess(_key, batch):
-        images = normalize(batch["image"], card.mean, card.std, jnp.dtype(model.config.dtype))
-        return downscaled(images, card.downscale)
+        images = downscaled(normalize(batch["image"], card.mean, card.std, dtype), card.downscale)
+        if not _has_two(model) or card.other is None:
+            return images
+        return {"image": images, OTHER: normalize(batch[OTHER], card.other.mean, card.other.std, dtype)}
 
     return preprocess

@@ -38,7 +38,7 @@ def targets_of(heads: Sequence[str], splits: Splits, class_names: Sequence[str])
             found[field] = TargetFacts("segmentation", tuple(class_names) if splits.kind == "segmentation" else ())
             continue
         parts = [_values(part, field) for part in (splits.train, splits.val, splits.test) if part is not None]
-        found[field] = facts_of(parts[0], parts, field)
+        found[field] = facts_of(parts[0], parts, field, _names(splits.train, field))
     return found
 
 
@@ -52,7 +52,16 @@ def _values(records: Source, field: str) -> np.ndarray:
     return values
 
 
-def facts_of(train: np.ndarray, parts: Sequence[np.ndarray], field: str) -> TargetFacts:
+def _names(records: Source, field: str) -> tuple[str, ...]:
+    """Return the names of the classes of a field, if the source knows any."""
+    while (under := getattr(records, "records", None) or getattr(records, "origin", None)) is not None:
+        records = under
+    return tuple(getattr(records, "field_names", {}).get(field, ()))
+
+
+def facts_of(
+    train: np.ndarray, parts: Sequence[np.ndarray], field: str, class_names: tuple[str, ...] = ()
+) -> TargetFacts:
     """Return what is known of a field.
 
     Args:
@@ -60,6 +69,7 @@ def facts_of(train: np.ndarray, parts: Sequence[np.ndarray], field: str) -> Targ
             and 1 (N, K); or numbers (N,), (N, M), where NaN is missing.
         parts: its values in all splits.
         field: its name.
+        class_names: names of its classes; of those beyond them, and if there are none, their numbers.
 
     Raises:
         UsageError: values of another shape or type, or none in the training examples.
@@ -80,11 +90,12 @@ def facts_of(train: np.ndarray, parts: Sequence[np.ndarray], field: str) -> Targ
         raise UsageError(f"no training example has a {field}")
     values, count = train[there], int(there.sum())
     if kind == "class":
-        classes = max(int(part.max(initial=0)) for part in parts) + 1
+        classes = max(len(class_names), 1 + max(int(part.max(initial=0)) for part in parts))
         if classes > CLASSES.value:
             raise UsageError(f"field {field} has {classes:,} classes, {CLASSES.how}; numbers to predict are floats")
         counts = np.bincount(values.astype(np.int64), minlength=classes)
-        return TargetFacts(kind, tuple(str(k) for k in range(classes)), count, tuple(counts.tolist()))
+        names = (*class_names, *(str(k) for k in range(len(class_names), classes)))
+        return TargetFacts(kind, names, count, tuple(counts.tolist()))
     width = 1 if train.ndim == 1 else train.shape[1]
     names = (field.removeprefix("value_"),) if train.ndim == 1 else tuple(str(k) for k in range(width))
     if kind == "multi-label":

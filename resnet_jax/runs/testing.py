@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from resnet_jax.data.example import OTHER
 from resnet_jax.data.records import Records
 from resnet_jax.models.digest import params_digest
 from resnet_jax.report.metrics_file import read_metrics
@@ -16,6 +17,7 @@ from resnet_jax.runs.job import Job
 from resnet_jax.runs.length import earlier_tests
 from resnet_jax.runs.outcome import EXAMPLES, Summary, outcome_of
 from resnet_jax.runs.shown_examples import predicted_examples
+from resnet_jax.runs.shown_pairs import retrieved_examples
 from resnet_jax.runtime.processes import count, from_main
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.progress import Progress
@@ -49,7 +51,11 @@ def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> 
     else:
         job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
     result = _evaluate(job)(state.eval_variables, test)
-    if examples := predicted_examples(job, state.eval_variables, test):
+    if OTHER in getattr(job.parts.task, "inputs", ()):
+        examples = retrieved_examples(job, result, test)
+    else:
+        examples = predicted_examples(job, state.eval_variables, test)
+    if examples:
         result = dataclasses.replace(result, details={**result.details, EXAMPLES: examples})
     epochs = [row for row in read_metrics(job.run.metrics) if row["kind"] == "epoch"]
     task = job.parts.task

@@ -18,7 +18,7 @@ from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
 from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind
-from resnet_jax.tasks.task import Batch, TaskBase, mean_yes
+from resnet_jax.tasks.task import Answers, Batch, TaskBase, mean_yes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Binary(TaskBase):
     kind: ClassVar[str] = "binary"
     headline: ClassVar[str] = "accuracy"
     mode: ClassVar[Literal["max", "min"]] = "max"
-    answers: ClassVar[Literal["probabilities", "values"]] = "probabilities"
+    answers: ClassVar[Answers] = "probabilities"
 
     num_outputs: int = 1
     label_smoothing: float = 0.0

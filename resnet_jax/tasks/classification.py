@@ -20,7 +20,7 @@ from resnet_jax.tasks.losses import LOSS_OPTIONS, LOSSES, dense_targets, get_los
 from resnet_jax.tasks.ranking import roc_auc
 from resnet_jax.tasks.registry import class_weights_of, criterion_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import calibration_sums, expected_calibration_error, mean_known, precision_recall_f1
-from resnet_jax.tasks.task import Batch, TaskBase, mean_yes, ranked
+from resnet_jax.tasks.task import Answers, Batch, TaskBase, mean_yes, ranked
 
 Criterion = Literal[
     "cross_entropy", "bce", "mse", "generalized_cross_entropy", "symmetric_cross_entropy", "soft_bootstrap"
@@ -69,7 +69,7 @@ class Classification(TaskBase):
     kind: ClassVar[str] = "classification"
     headline: ClassVar[str] = "accuracy"
     mode: ClassVar[Literal["max", "min"]] = "max"
-    answers: ClassVar[Literal["probabilities", "values"]] = "probabilities"
+    answers: ClassVar[Answers] = "probabilities"
 
     criterion: Criterion | Callable[[jax.Array, jax.Array], jax.Array] = "cross_entropy"
     label_smoothing: float = 0.0

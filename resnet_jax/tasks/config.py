@@ -12,6 +12,8 @@ from resnet_jax.fields import AtLeast1, BelowOne, NotNegative, Positive, check_f
 
 Open01 = Annotated[float, Interval(gt=0.0, lt=1.0)]
 AboveZero = Annotated[float, Interval(gt=0.0, le=1.0)]
+Positives = Literal["pair", "class"]
+"""What an example of one side is to find on the other: its own partner alone, or all of the batch of its class."""
 BelowZero = Annotated[float, Lt(0.0)]
 
 
@@ -69,8 +71,9 @@ class TaskConfig:
 
     kind: str | None = None
     """classification, multilabel, regression, binary (yes or no by one output), segmentation, detection, multitask
-    (several heads), or a task registered in Python. Default: multitask with heads, else what the labels are: classes,
-    rows of 0 and 1, numbers, a class of every pixel, or boxes."""
+    (several heads), contrastive (two towers, of examples with two inputs), or a task registered in Python. Default:
+    multitask with heads, else what the labels are: classes, rows of 0 and 1, numbers, a class of every pixel, or
+    boxes."""
     loss: str | None = None
     """classification: cross_entropy (the default), bce (one against all), mse (one-hot), or for noisy labels
     generalized_cross_entropy, symmetric_cross_entropy or soft_bootstrap; multilabel and binary: bce; regression: mse
@@ -104,6 +107,11 @@ class TaskConfig:
     """Boxes."""
     distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
     """A teacher."""
+    embedding_width: AtLeast1 = 128
+    """contrastive: numbers of an embedding, of either side."""
+    positives: Positives = "class"
+    """contrastive: what is to be found on the other side: pair, the partner alone, where others of its class in the
+    batch count as wrong; or class, all of its class in the batch."""
     standardize: bool = True
     """regression: the network learns (target - mean) / deviation, of the training set; predictions are in the target's
     units, the loss is not."""

@@ -29,7 +29,7 @@ from resnet_jax.tasks.detection_ap import THRESHOLDS, ImageBoxes, average_precis
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import mean_known
-from resnet_jax.tasks.task import Batch, TaskBase
+from resnet_jax.tasks.task import Answers, Batch, TaskBase
 
 #: Name -> array; :class:`~resnet_jax.tasks.task.TaskBase` writes down one array.
 Outputs: TypeAlias = Any
@@ -61,7 +61,7 @@ class Detection(TaskBase):
     mode: ClassVar[Literal["max", "min"]] = "max"
     heads: ClassVar[tuple[str, ...]] = ("fcos", "retinanet")
     draws_examples: ClassVar[bool] = True
-    answers: ClassVar[Literal["probabilities", "values", "boxes"]] = "boxes"
+    answers: ClassVar[Answers] = "boxes"
 
     threshold: float = 0.5
     options: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)

@@ -18,6 +18,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ ROUNDING = 1e-4
 Number = float | Float[Array, ""]
 """A parameter of a loss: known, or a traced scalar."""
 
-Loss = Callable[[Array, Array], Array]
+Loss = Callable[[Any, Any], Array]
 """(logits (B, K), targets (B,) int or (B, K)) -> (B,), float32 or wider."""
 
 

@@ -17,7 +17,7 @@ from resnet_jax.tasks.losses import binary_cross_entropy, is_yes
 from resnet_jax.tasks.ranking import average_precision, roc_auc
 from resnet_jax.tasks.registry import criterion_of, positive_weights_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import mean_known, precision_recall_f1
-from resnet_jax.tasks.task import Batch, TaskBase, mean_yes
+from resnet_jax.tasks.task import Answers, Batch, TaskBase, mean_yes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MultiLabel(TaskBase):
     kind: ClassVar[str] = "multilabel"
     headline: ClassVar[str] = "map"
     mode: ClassVar[Literal["max", "min"]] = "max"
-    answers: ClassVar[Literal["probabilities", "values"]] = "probabilities"
+    answers: ClassVar[Answers] = "probabilities"
 
     label_smoothing: float = 0.0
     positive_weights: tuple[float, ...] = ()

@@ -222,7 +222,13 @@ class Multitask(TaskBase):
         return tuple(notes)
 
     def mean_outputs(self, outputs: Any) -> Any:
-        """Return the outputs that stand for several views, of each task as it says."""
+        """Return the outputs that stand for several views, of each task as it says.
+
+        Raises:
+            UsageError: outputs of pixels, which lie elsewhere in each view.
+        """
+        if pixels := [part.name for part in self.parts if part.of_pixels]:
+            raise UsageError(f"views move what head {pixels[0]} says of pixels: leave them out, or train it alone")
         means: dict[str, Any] = {name: each.mean(axis=0) for name, each in outputs.items() if name == LOG_VARIANCE}
         for part in self.parts:
             mean: Any = getattr(part.task, "mean_outputs", lambda each: each.mean(axis=0))
@@ -375,6 +381,8 @@ def _part(head: HeadSpec, field: str, target: TargetFacts, weight: float, config
             raise UsageError(
                 f"task.heads {head.text}: {field} has {len(target.names)} classes, {', '.join(target.names[:12])}"
             )
+    if target.label_kind == "segmentation" and not (head.classes or target.names):
+        raise UsageError(f"task.heads {head.text}: say how many classes the pixels have, such as {head.name}:2")
     names = target.names
     if kind == "binary" and target.label_kind == "class" and len(names) < 2:
         names = ("0", "1")

@@ -32,7 +32,16 @@ class TaskRule:
 
 TASKS: Registry[TaskRule] = Registry("task.kind")
 #: Modules that register our own, imported when a task is asked for.
-_OURS = ("classification", "multilabel", "regression", "binary", "segmentation", "detection", "multitask")
+_OURS = (
+    "classification",
+    "multilabel",
+    "regression",
+    "binary",
+    "segmentation",
+    "detection",
+    "multitask",
+    "contrastive",
+)
 
 
 def register_task(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[F], F]:

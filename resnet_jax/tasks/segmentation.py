@@ -19,7 +19,7 @@ from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import class_weights_of, register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import mean_known
-from resnet_jax.tasks.task import Batch, TaskBase
+from resnet_jax.tasks.task import Answers, Batch, TaskBase
 
 #: The class of a pixel that has none, and counts nowhere.
 VOID = 255
@@ -61,7 +61,7 @@ class Segmentation(TaskBase):
     draws_examples: ClassVar[bool] = True
     #: Outputs lie where pixels are, so that those of a mirrored or moved image have to be moved back.
     of_pixels: ClassVar[bool] = True
-    answers: ClassVar[Literal["probabilities", "values"]] = "probabilities"
+    answers: ClassVar[Answers] = "probabilities"
 
     class_weights: tuple[float, ...] = ()
     dice_weight: NotNegative = 0.0

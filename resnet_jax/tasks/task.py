@@ -18,6 +18,8 @@ import jax
 import numpy as np
 
 Batch = Mapping[str, jax.Array]
+Answers = Literal["probabilities", "values", "boxes"]
+"""What the numbers of predictions are."""
 
 
 @runtime_checkable
@@ -31,6 +33,9 @@ class Task(Protocol):
         headline: the metric that decides which state is the best and when to stop early, such as ``accuracy``.
         mode: whether larger or smaller is better.
         heads: which heads of a network make its outputs; the first, unless ``model.head`` says another.
+        inputs: fields of the examples that the network is called with.
+        compares: whether the loss of an example depends on others of its batch. A step then looks at the whole batch:
+            it is neither mapped over devices nor cut into micro-batches.
         draws_examples: whether a run draws test examples with :meth:`predicted_fields`.
         num_outputs: outputs of the network; 0 if that is not known.
         answers: what the numbers of :meth:`predict` are.
@@ -40,8 +45,10 @@ class Task(Protocol):
     headline: ClassVar[str]
     mode: ClassVar[Literal["max", "min"]]
     heads: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[tuple[str, ...]]
+    compares: ClassVar[bool]
     draws_examples: ClassVar[bool]
-    answers: ClassVar[Literal["probabilities", "values", "boxes"]]
+    answers: ClassVar[Answers]
 
     @property
     def num_outputs(self) -> int: ...
@@ -134,10 +141,12 @@ class TaskBase:
     headline: ClassVar[str] = "loss"
     mode: ClassVar[Literal["max", "min"]] = "min"
     heads: ClassVar[tuple[str, ...]] = ("classifier",)
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    compares: ClassVar[bool] = False
     draws_examples: ClassVar[bool] = False
 
     #: What the numbers of :meth:`predict` are.
-    answers: ClassVar[Literal["probabilities", "values", "boxes"]] = "values"
+    answers: ClassVar[Answers] = "values"
 
     num_outputs: int = 0
 
@@ -199,19 +208,41 @@ class TaskBase:
 
 @dataclasses.dataclass(frozen=True)
 class LossOf:
-    """The loss of a task as a function ``(outputs, labels) -> (N,)``, where no more than labels is needed."""
+    """The loss of a task as a function ``(outputs, labels) -> (N,)``, of an array of labels or a batch of targets."""
 
     task: Task
 
-    def __call__(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    def __call__(self, outputs: Any, labels: jax.Array | Batch) -> jax.Array:
         """Return the loss of every example, (N,)."""
-        return self.task.loss(outputs, {"label": labels})
+        return self.task.loss(outputs, _as_batch(labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class RightOf:
+    """Whether the outputs are right for every example, of a task whose headline is accuracy: as :class:`LossOf`."""
+
+    task: Task
+
+    def __call__(self, outputs: Any, labels: jax.Array | Batch) -> jax.Array:
+        """Return bool (N,)."""
+        return self.task.train_sums(outputs, _as_batch(labels))["correct"]
+
+
+def _as_batch(labels: jax.Array | Batch) -> Batch:
+    return labels if isinstance(labels, Mapping) else {"label": labels}
 
 
 #: Metrics that are shares of 1, shown in percent. Others, and those of a task of one's own, are shown as numbers.
 SHARES = frozenset(
     {"accuracy", "top5", "subset_accuracy", "precision", "recall", "f1", "ece"}
     | {"miou", "pixel_accuracy", "mean_class_accuracy"}
+    | {"class_recall1", "batch_recall1", "zero_shot_image", "zero_shot_other", "zero_shot_both"}
+    | {
+        f"{one}_to_{another}_{by}_recall{k}"
+        for one, another in (("image", "other"), ("other", "image"))
+        for by in ("class", "pair")
+        for k in (1, 5, 10)
+    }
     | {f"{mean}_{what}" for mean in ("macro", "micro") for what in ("precision", "recall", "f1")}
 )
 

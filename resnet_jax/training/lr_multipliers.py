@@ -5,7 +5,7 @@
   (:mod:`resnet_jax.runs.companions`); `make_optimizer` does nothing unless it is asked to.
 * By depth: rate = decay ** (distance from the classifier), for fine-tuning (layer-wise rate decay; Bao et al. 2022,
   arXiv 2106.08254, and timm's `layer_decay`). The classifier and what stands beside it (the final norm) are at distance
-  0, the last block at 1, the block before at 2, the stem furthest.
+  0, the last block at 1, the block before at 2, the stem furthest; of two towers each by itself.
 
 The factor multiplies the whole update, decoupled weight decay included, as the rate of a parameter group in PyTorch.
 """
@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from resnet_jax.errors import UsageError, unknown
-from resnet_jax.models.paths import parse
+from resnet_jax.models.paths import TOWERS, parse
 from resnet_jax.training import roles
 
 PyTree = Any
@@ -89,6 +89,11 @@ def distances(params: PyTree) -> PyTree:
     >>> distances({"stem": {"bias1": 0}, "stage1": {"block9": {"gain": 0}, "block10": {"gain": 0}}, "bias2": 0})
     {'bias2': 0, 'stage1': {'block10': {'gain': 1}, 'block9': {'gain': 2}}, 'stem': {'bias1': 3}}
     """
+    if isinstance(params, dict) and set(TOWERS) <= set(params):  # each from its own top; the temperature is there
+        return {
+            name: distances(tree) if name in TOWERS else jax.tree.map(lambda _: 0, tree)
+            for name, tree in params.items()
+        }
     listed = jax.tree_util.tree_map_with_path(roles.listed, params)
     blocks = {path: _block(path) for path in jax.tree.leaves(listed)}
     strange = [

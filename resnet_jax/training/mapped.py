@@ -77,6 +77,8 @@ def _mixing(task: Task) -> str | None:
     """Return why the loss of a task might mix examples; None if it is known not to."""
     if not type(task).__module__.startswith("resnet_jax.tasks."):
         return f"task {type(task).__name__} is not this library's, and might mix examples of the batch"
+    if getattr(task, "compares", False):
+        return f"task {task.kind} compares the examples of the whole batch with each other"
     if isinstance(task, Classification) and not isinstance(task.criterion, str):
         module = getattr(getattr(task.criterion, "func", task.criterion), "__module__", "")
         if module != "resnet_jax.tasks.losses":

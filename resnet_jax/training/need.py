@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from resnet_jax.errors import RunError
 from resnet_jax.models.count import abstract_variables, count_elements
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.towers import TwoTowers
 
 #: The share of the estimate that must fit; the rest is its uncertainty.
 CERTAIN = 0.8
@@ -143,15 +144,28 @@ def fixed_bytes(params: int, fsdp: int = 1) -> int:
 
 def at_most(model: ResNet, input_shape: tuple[int, ...], images: int, members: int = 1) -> int:
     """Return bytes that a step surely does not pass, without tracing anything: with four wide layers in every block."""
+    if isinstance(model, TwoTowers):
+        shapes = input_shape, model.other_shape
+        return sum(at_most(t, s, images, members) for t, s in zip(model.towers.values(), shapes, strict=True))
     c, positions, shrink = model.config, math.prod(input_shape[:-1]), 2 ** (len(input_shape) - 1)
     taps = (8 if c.block == "series" else 3) ** (len(input_shape) - 1)
     first = max(c.stem_width or c.widths[0], input_shape[-1])
-    params = (80 if c.stem == "waveform" else 7 ** (len(input_shape) - 1)) * first**2 + c.widths[-1] * c.expansion * (c.num_classes + 1)
+    params = (80 if c.stem == "waveform" else 7 ** (len(input_shape) - 1)) * first**2 + c.widths[-1] * c.expansion * (
+        c.num_classes + 1
+    )
     elements = 4 * 2 * positions * max(c.stem_width or c.widths[0], input_shape[-1])
     positions = positions if c.stem_stride == 1 else -(-positions // shrink)
     inner = max(1, c.base_width * c.groups // 64)
     for stage, (blocks, width) in enumerate(zip(c.stage_sizes, c.widths, strict=True)):
-        elements += blocks * 4 * 2 * (positions // shrink ** (max(0, stage - 1) * (c.transition != "none")) + 64) * width * c.expansion * inner
+        elements += (
+            blocks
+            * 4
+            * 2
+            * (positions // shrink ** (max(0, stage - 1) * (c.transition != "none")) + 64)
+            * width
+            * c.expansion
+            * inner
+        )
         params += blocks * (2 * taps * (width * inner) ** 2 + 4 * width**2 * c.expansion * inner)
         params += blocks * (width * c.expansion) ** 2
     return 8 * images * elements + 4 * COPIES * params * members

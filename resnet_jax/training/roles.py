@@ -22,6 +22,7 @@ The default rules cover the networks of this package and the usual Linen layers 
 | scalar     | scalars of a block or its branch (`branch/gain`, `branch/scale`, `branch/bias1a`), and  |
 |            | Fixup's two outside of blocks (`stem/bias1`, `bias2`)                                   |
 | log_variance | those of several tasks, which weigh their losses (`head/log_variance`)                |
+| temperature | `log_scale` of two towers                                                              |
 
 Only the module that holds the parameter decides, wherever it sits in the tree, so a stage scanned over its
 blocks (`stage1/blocks/conv1/kernel`) has the same roles as the unrolled one.
@@ -47,6 +48,7 @@ _IN = r"(?:.*/)?"  # any parent modules
 _NORM = r"(?i:[^/]*norm[^/]*|(?:bn|gn|ln)(?:[_\d][^/]*)?)"  # norm1, BatchNorm_0, bn1, bn_init
 _CONV = r"(?i:[^/]*conv[^/]*)"  # conv, conv1, Conv_0, ConvTranspose_0
 _HOLDER = r"(?:blocks?\d*|branch)"
+_TOWER = r"(?:left/|right/)"
 _SCALAR = r"(?:bias\d[ab]|scale|gain)"
 
 
@@ -70,8 +72,9 @@ def role_rules(head: str = r"head|classifier(?:_\w+)?|logits") -> Rules:
         (rf"{_IN}{_NORM}/scale", "norm_scale"),
         (rf"{_IN}{_NORM}/bias", "norm_bias"),
         (rf"{_IN}{_CONV}/gain", "gain"),
-        (rf"{_IN}{_HOLDER}/{_SCALAR}|{_IN}stem/bias1|bias2", "scalar"),
+        (rf"{_IN}{_HOLDER}/{_SCALAR}|{_IN}stem/bias1|{_TOWER}?bias2", "scalar"),
         (rf"{_IN}{head}/log_variance", "log_variance"),
+        ("log_scale", "temperature"),
     )
 
 
@@ -88,8 +91,8 @@ CLASSIFIER_ROLES = ("head", "head_bias")
 def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:
     """Return the roles that ``rules`` can give, each once, in the order of the rules.
 
-    >>> role_names()[:5], role_names()[-4:]
-    (('conv', 'head', 'head_bias', 'whiten', 'dense'), ('norm_bias', 'gain', 'scalar', 'log_variance'))
+    >>> role_names()[:5], role_names()[-3:]
+    (('conv', 'head', 'head_bias', 'whiten', 'dense'), ('scalar', 'log_variance', 'temperature'))
     """
     return tuple(dict.fromkeys(role for _, role in rules))
 

@@ -16,6 +16,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.instrument.probing import block_grad_norm, chart_taps, taps
 from resnet_jax.models.collections import PROBES
+from resnet_jax.models.towers import inputs_of
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.losses import Loss
 from resnet_jax.tasks.task import Task
@@ -31,7 +32,7 @@ from resnet_jax.training.views import Views, predict_views
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Preprocess = Callable[[jax.Array, Batch], jax.Array]
+Preprocess = Callable[[jax.Array, Batch], "jax.Array | Batch"]
 #: ``(key, batch)`` or, of a step that is given more arrays, ``(key, batch, given)``.
 TrainPreprocess = Callable[..., jax.Array | tuple[jax.Array, jax.Array] | Batch]
 
@@ -74,7 +75,7 @@ def make_train_step(
             labels)`` where it changes those too (mixup): the task sees these in the batch. The key is the same at
             every step: derive from it with what identifies an example (epoch and index in the batch).
         accumulate: number of equal micro-batches the batch is cut into; see
-            :mod:`resnet_jax.training.accumulate` for what batch norm does then.
+            :mod:`resnet_jax.training.accumulate` for what batch norm does then. 1 of a task that compares examples.
         norm_momentum: momentum of the network's batch norm; needed to accumulate with one.
         ema_decay: decay per update of the moving averages, which then warm up as TensorFlow's, or all that is to say
             about them (:class:`~resnet_jax.training.ema.Averaging`); the state must hold some
@@ -97,7 +98,12 @@ def make_train_step(
     """
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
-    task: Any = task_of(task, loss)
+    task = task_of(task, loss)
+    if accumulate > 1 and getattr(task, "compares", False):
+        raise UsageError(
+            f"task {task.kind} compares the examples of a batch with each other, and each of {accumulate} "
+            "micro-batches would only be compared with itself: accumulate 1"
+        )
     names, projected = task_gradients.task_names(task), task_gradients.projects(task)
     apart = bool(names) and (projected or probe is not None)  # whether each task's gradient is needed by itself
     whole = not projected or probe is not None
@@ -109,10 +115,10 @@ def make_train_step(
         trained = {**trained, "params": gathered(trained["params"])}
         with taps(probe):
             variables = {**trained, "batch_stats": batch_stats}
-            outputs, updates = apply(network, variables, batch["image"], dropout_key, _STATS)
+            outputs, updates = apply(network, variables, inputs_of(network, batch), dropout_key, _STATS)
         sums = {name: jnp.sum(each.astype(jnp.float32)) for name, each in task.train_sums(outputs, batch).items()}
         if apart:
-            value = jnp.stack([jnp.mean(each) for each in task.task_losses(outputs, batch).values()])
+            value = jnp.stack([jnp.mean(each) for each in task_gradients.losses_of(task, outputs, batch)])
         else:
             value = jnp.mean(task.loss(outputs, batch))
         return value if scale is None else value * scale, (updates.get("batch_stats", {}), sums)
@@ -150,7 +156,8 @@ def make_train_step(
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
         trained, chart = {"params": state.params}, None
         if probe is not None:
-            variables, images = {**trained, "batch_stats": state.batch_stats}, batch["image"][::accumulate]
+            variables = {**trained, "batch_stats": state.batch_stats}
+            images = jax.tree.map(lambda x: x[::accumulate], inputs_of(model, batch))
             chart = chart_taps(lambda mutable: apply(model, variables, images, dropout_key, mutable), probe)
             trained |= {PROBES: chart.zeros}
         devices = None if axis_name is not None else mapped_over(model, task, batch["image"].shape[0], accumulate)
@@ -242,8 +249,9 @@ def make_predict_step(
     """Build ``predict_step(variables, batch) -> logits`` in evaluation mode, float32 or wider."""
 
     def predict_step(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
-        images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
-        devices = mapped_over(model, None, images.shape[0])
+        found = prepared(preprocess, jax.random.key(0), batch)
+        images = inputs_of(model, found)
+        devices = mapped_over(model, None, found["image"].shape[0])
         if devices is not None:
             return mapped_outputs(model, devices)(variables, images)
         logits: Any = model.apply(variables, images, train=False)

@@ -39,6 +39,11 @@ def task_names(task: Task) -> tuple[str, ...]:
     return tuple(getattr(task, "task_names", ()))
 
 
+def losses_of(task: Any, outputs: Any, batch: Mapping[str, Array]) -> list[Array]:
+    """Return the loss of every example for each task, (N,) each, in the order of :func:`task_names`."""
+    return list(task.task_losses(outputs, batch).values())
+
+
 def task_pairs(task: Task) -> tuple[tuple[str, str], ...]:
     """Return the pairs of tasks whose gradients a probed step compares, in the order of its ``task_cosine``."""
     return tuple(itertools.combinations(task_names(task), 2))

@@ -165,9 +165,16 @@ def test_medmnists_names_are_ours(tmp_path):
 
 def test_volumes_in_medmnist_names(shared_data):
     path = str(shared_data / "adrenalmnist3d-train-val.npz")
-    with pytest.raises(DataError, match="may be grey volumes"):
+    assert load_npz(path).splits["train"].spec["image"].shape == (28, 28, 28, 1)
+
+
+def test_a_file_of_test_examples_is_evaluated_and_not_trained_on(tmp_path):
+    cubes = np.zeros((6, 8, 8, 8), np.uint8)
+    path = save(tmp_path, test_images=cubes, test_labels=Y[:6, None])
+    (test,) = load_npz(path, least_classes=1).splits.items()
+    assert (test[0], test[1].spec["image"].shape, test[1].spec["image"].meaning) == ("test", (8, 8, 8, 1), "volume")
+    with pytest.raises(DataError, match="no array 'x_train'"):
         load_npz(path)
-    assert load_npz(path, meaning="volume").splits["train"].spec["image"].shape == (28, 28, 28, 1)
 
 
 def test_lossless_cifar(shared_data):

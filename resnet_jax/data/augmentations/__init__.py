@@ -7,7 +7,7 @@
 | `scale_crop` | random_scale_crop |
 | `affine`, `single` | random_affine; every operation of :mod:`resnet_jax.data.operations` by its name |
 | `colour` | colour_jitter, gaussian_blur |
-| `erase`, `mixing` | cutout, random_erasing; mixup, cutmix, mix |
+| `erase`, `mixing`, `partners` | cutout, random_erasing; mixup, cutmix, mix; shuffle_partners |
 | `policy`, `policies`, `auto_tables` | rand_augment, trivial_augment, auto_augment |
 | `augmix` | augmix |
 | `series`, `sounds` | jitter, scaling, time_stretch, time_mask, freq_mask; gain, noise |
@@ -21,6 +21,7 @@ from resnet_jax.data.augmentations.crop import RandomCrop, RandomResizedCrop
 from resnet_jax.data.augmentations.erase import Cutout, RandomErasing
 from resnet_jax.data.augmentations.flip import AlternatingFlip, Flip, Rotate90
 from resnet_jax.data.augmentations.mixing import CutMix, Mix, Mixup
+from resnet_jax.data.augmentations.partners import ShufflePartners
 from resnet_jax.data.augmentations.policies import AutoAugment, RandAugment, TrivialAugment
 from resnet_jax.data.augmentations.scale_crop import RandomScaleCrop
 from resnet_jax.data.augmentations.series import FreqMask, Jitter, Scaling, TimeMask, TimeStretch
@@ -51,6 +52,7 @@ __all__ = [
     "RandomScaleCrop",
     "Rotate90",
     "Scaling",
+    "ShufflePartners",
     "TimeMask",
     "TimeStretch",
     "TrivialAugment",

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from resnet_jax.data.decode import to_channels
-from resnet_jax.data.digits import load_digits
+from resnet_jax.data.digits import digit_records
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import ArrayRecords, Dataset
 from resnet_jax.data.registry import register_source
@@ -24,7 +24,7 @@ NOISE = 12.0
 
 def load_digits_3d(channels: int | None = None) -> Dataset:
     """Load the volumes as one split, ``all``: uint8 (1797, 16, 16, 16, channels), 10 classes."""
-    digits = load_digits().splits["all"]
+    digits = digit_records()
     flat = digits.images[..., 0]
     volumes = np.stack([compose(flat[index], index) for index in range(len(digits))])[..., None]
     records = ArrayRecords(to_channels(volumes, channels), digits.labels, name="digits_3d", meaning="volume")

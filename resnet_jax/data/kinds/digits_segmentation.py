@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resnet_jax.data.digits import load_digits
+from resnet_jax.data.digits import digit_records
 from resnet_jax.data.reading import Reading
 from resnet_jax.data.records import ArrayRecords, Dataset, Source
 from resnet_jax.data.registry import register_source
@@ -29,7 +29,7 @@ STROKE, EDGE = 110, 40
 @register_source("digits_segmentation", form="digits_segmentation")
 def load_scenes(_location: str, reading: Reading, /) -> Dataset:
     """Compose the scenes; grey, or of as many channels as are asked for."""
-    digits = load_digits(reading.channels).splits["all"]
+    digits = digit_records(reading.channels)
     splits = {}
     for number, (split, count) in enumerate(SCENES.items()):
         own = np.flatnonzero(np.isin(np.arange(len(digits)) % 10, DIGITS[split]))

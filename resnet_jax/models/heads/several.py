@@ -1,4 +1,4 @@
-"""Heads for several tasks on one backbone: a linear classifier for each task of whole inputs, a map for each of pixels.
+"""Heads for several tasks on one backbone: a linear classifier of whole inputs for each, for pixels that of ``fcn``.
 
 ``head_outputs`` names them, with their outputs: ``("digit:10", "parity:2", "segmentation:3:pixels")``.
 ``several_uncertain`` has a log variance for each task besides, a parameter (Kendall et al. 2018, arXiv 1705.07115).
@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
+from resnet_jax import ops
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import is_on
 from resnet_jax.models import layers
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.dropout import Dropout
+from resnet_jax.models.heads.parts import classify_positions, conv_norm
 from resnet_jax.models.heads.registry import register_head
 from resnet_jax.models.init import initializer
 from resnet_jax.models.paths import HEAD
@@ -66,7 +68,7 @@ class Several(nn.Module):
             train: whether to drop what ``head_dropout`` drops.
 
         Returns:
-            (N, outputs) of a task of whole inputs, (N, *size, outputs) of one of pixels, resized linearly; and with
+            (N, outputs) of a task of whole inputs, (N, *size, outputs) of one of pixels; and with
             ``uncertain`` ``log_variance`` (N, tasks), the same for all examples.
         """
         config, outputs = self.config, {}
@@ -75,28 +77,24 @@ class Several(nn.Module):
             pooled = Dropout(config.head_dropout, name="dropout")(pooled, deterministic=not train)
         for name, count, of_pixels in parse_outputs(config.head_outputs):
             if of_pixels:
-                x = maps["final"]
-                small = _classifier(config, count, name)(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], count)
-                outputs[name] = jax.image.resize(small, (len(x), *size, count), "linear")
+                x = conv_norm(self, config, maps["final"], config.head_width, 3, name=name, train=train)
+                of_task = dataclasses.replace(config, num_classes=count)
+                small = classify_positions(of_task, x, train=train, name=f"classifier_{name}")
+                outputs[name] = ops.resize_bilinear(small, tuple(size))
             else:
-                outputs[name] = _classifier(config, count, name)(pooled)
+                outputs[name] = layers.Head(
+                    count,
+                    initializer(config.head_kernel_init),
+                    dtype=config.head_dtype,
+                    param_dtype=config.param_dtype,
+                    scale=config.logit_scale,
+                    name=f"classifier_{name}",
+                )(pooled)
         if self.uncertain:
             values = self.param(LOG_VARIANCE, nn.initializers.zeros, (len(outputs),), config.param_dtype)
             examples = maps["pooled"].shape[0]
             outputs[LOG_VARIANCE] = jnp.broadcast_to(values.astype(config.head_dtype)[None], (examples, len(values)))
         return outputs
-
-
-def _classifier(config: ResNetConfig, count: int, name: str) -> layers.Head:
-    """Return the linear layer of a task, which takes rows (N, C)."""
-    return layers.Head(
-        count,
-        initializer(config.head_kernel_init),
-        dtype=config.head_dtype,
-        param_dtype=config.param_dtype,
-        scale=config.logit_scale,
-        name=f"classifier_{name}",
-    )
 
 
 @register_head("several")
