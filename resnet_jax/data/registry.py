@@ -59,6 +59,7 @@ _OURS = {
     "digits_tasks": ("kinds.digits_tasks", "digits_tasks"),
     "digits_series": ("kinds.digits_series", "digits_series"),
     "ucr": ("kinds.ucr", "ucr:PATH"),
+    "text": ("kinds.text", "text:PATH"),
     "wav": ("kinds.wav", "wav:PATH"),
     "volumes": ("kinds.volumes", "volumes:PATH"),
     "masks": ("kinds.masks", "masks:PATH"),

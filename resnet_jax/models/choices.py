@@ -9,7 +9,7 @@ import numpy as np
 BlockChoice: TypeAlias = Literal["basic", "bottleneck", "single", "series"]
 OrderChoice: TypeAlias = Literal["post", "pre"]
 StemChoice: TypeAlias = Literal["cifar", "imagenet", "deep", "deep_tiered", "deep_wide", "whiten", "waveform", "none"]
-FrontendChoice: TypeAlias = Literal["none", "standardize", "log_mel"]
+FrontendChoice: TypeAlias = Literal["none", "standardize", "log_mel", "one_hot"]
 StemPoolChoice: TypeAlias = Literal["max", "zero_max", "conv"]
 TransitionChoice: TypeAlias = Literal["stride", "conv_pool", "none"]
 ShortcutChoice: TypeAlias = Literal["A", "A_end", "B", "B_norm", "C", "D", "none"]
@@ -53,6 +53,7 @@ class ModelChoices(TypedDict, total=False):
     block: BlockChoice
     order: OrderChoice | None
     frontend: FrontendChoice
+    symbols: int
     mel_rate: int
     mel_window: int
     mel_hop: int

@@ -41,13 +41,16 @@ class ResNetConfig:
     ``post`` has an activation after the sum (arXiv 1512.03385), ``pre`` nothing (arXiv 1603.05027, fig. 4e).
     """
     frontend: choices.FrontendChoice = "none"
-    """What is done to an input before the stem: none, standardize (each by itself) or log_mel (a sound's spectrogram).
+    """What is done to an input before the stem: none, standardize (each by itself), log_mel (of sounds), one_hot (texts).
 
     It has no parameters (:mod:`resnet_jax.models.frontend`). ``standardize``: every channel of an example to mean 0 and
     deviation 1 over its positions, which is the z-normalization of the UCR archive. ``log_mel``: of signals, (N, L, C),
     log-mel spectrograms (N, time, bands, C), standardized; the network is then one for images, and ``spatial_dims``,
-    that of the input, stays 1.
+    that of the input, stays 1. ``one_hot``: of whole numbers, (N, *spatial, 1), ``symbols`` channels of zeros and a
+    one; a convolution of them is an embedding of the symbols and their neighbours.
     """
+    symbols: AtLeast1 = 275
+    """frontend one_hot: how many numbers there are, from 0 on; the characters of source text are 275."""
     mel_rate: AtLeast1 = 16_000
     """frontend log_mel: samples a second."""
     mel_window: AtLeast1 = 400

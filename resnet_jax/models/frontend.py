@@ -1,6 +1,6 @@
-"""What is computed of an input before the stem, without parameters: standardized examples, log-mel spectrograms.
+"""What is computed of an input before the stem, without parameters: standardized examples, log-mel spectrograms, one-hot.
 
-Both belong to the network, not to the data: whoever has the network gives it samples as they are, of any loudness.
+They belong to the network, not to the data: whoever has the network gives it samples as they are, of any loudness.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def apply_frontend(
     x = x.astype(ops.at_least_float32(x.dtype))
     if config.frontend == "standardize":
         return standardized(x, tuple(range(1, x.ndim - 1)))
+    if config.frontend == "one_hot":
+        return jax.nn.one_hot(jnp.round(x[..., 0]).astype(jnp.int32), config.symbols, dtype=x.dtype)
     mel = ops.log_mel(
         x, rate=config.mel_rate, window=config.mel_window, hop=config.mel_hop, bands=config.mel_bands
     )

@@ -343,3 +343,14 @@ def _series() -> dict[str, NamedModel]:
     }
     sizes = (1, 1, 1), (64, 128, 128)
     return {name: NamedModel(ResNetConfig(*sizes, **made), 150, source) for name, (source, made) in ways.items()}
+
+
+@_family
+def _characters() -> dict[str, NamedModel]:
+    paper = "arXiv 1606.01781, table 2, with strides, 1x1 shortcuts, one maximum over all and one dense layer"
+    choices: dict[str, Any] = {
+        "frontend": "one_hot", "stem": "cifar", "head_pool": "max", "spatial_dims": 1, "in_channels": 1,
+        "num_classes": 10,
+    }  # fmt: skip
+    depths = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2)}
+    return {f"vdcnn{depth}": NamedModel(ResNetConfig(sizes, **choices), 128, paper) for depth, sizes in depths.items()}

@@ -90,6 +90,10 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"frontend log_mel is of sounds, whose spatial_dims is 1, and it is {c.spatial_dims}",
         ),
         (
+            c.frontend == "one_hot" and c.in_channels != 1,
+            f"frontend one_hot takes one number a position, and in_channels is {c.in_channels}",
+        ),
+        (
             c.frontend != "log_mel" and c.mel_time_mask + c.mel_band_mask > 0,
             f"mel_time_mask and mel_band_mask are about frontend log_mel, and frontend is {c.frontend}",
         ),

@@ -30,11 +30,11 @@ def usual_augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tup
     elif side >= 8:
         transforms.append(f"random_crop({max(side // 8, 1)})")
         reasons.append("moved by an eighth")
-    mirrored, why = _mirrored(found, side)
-    return [*transforms, *(["flip"] if mirrored else [])], "; ".join([*reasons, why])
+    kept, why = mirrored(found, side)
+    return [*transforms, *(["flip"] if kept else [])], "; ".join([*reasons, why])
 
 
-def _mirrored(found: Findings, side: int) -> tuple[bool, str]:
+def mirrored(found: Findings, side: int) -> tuple[bool, str]:
     """Return whether a mirrored image is one of the same kind, and why (not)."""
     if found.grey or found.channels != 3:
         return False, "grey is not mirrored: it may be writing" if found.grey else "bands are not mirrored"

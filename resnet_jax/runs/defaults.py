@@ -15,14 +15,13 @@ from typing import Any, assert_never
 
 from resnet_jax.data.folds import parse_fold
 from resnet_jax.data.look import Findings
-from resnet_jax.errors import UsageError
 from resnet_jax.models.count import count
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.default_augment import SMALL, usual_augment
+from resnet_jax.runs.default_boxes import box_augment, box_network, box_size
 from resnet_jax.runs.recipes import config_from_dict
-from resnet_jax.tasks.facts import SAID_OF_KIND
 from resnet_jax.training.duration import parse_duration
 
 RECIPE = "auto"
@@ -135,9 +134,14 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     if found.pixels == "stored":
         settle(data__pixels=("stored", f"files of {found.dtype}: 8 bits would lose what they hold"))
     settle(data__image_size=_size(found, machine))
-    shape = _shape(found, values["data.image_size"])
-    settle(**{name.replace(".", "__"): rule for name, rule in _network(found, shape, given).items()})
-    settle(data__augment=usual_augment(found, shape, values["data.image_size"] is not None))
+    boxes = found.label_kind == "boxes"
+    if boxes and found.meaning == "image":
+        settle(data__resize=box_size(found, machine.cores))
+    shape = _shape(found, values["data.image_size"], values.get("data.resize"))
+    network = _network(found, shape, given) | (box_network(machine.cores) if boxes else {})
+    settle(**{name.replace(".", "__"): rule for name, rule in network.items()})
+    resized = values["data.image_size"] is not None
+    settle(data__augment=box_augment(found) if boxes else usual_augment(found, shape, resized))
     if len(shape) == 3 and min(shape[:2]) > SMALL and found.train_examples < FEW_PHOTOGRAPHS:
         settle(init_from=(None, f"{found.train_examples:,} are few to begin from nothing: name a trained network"))
     division = _divide(found, given)
@@ -193,16 +197,14 @@ def _task(found: Findings) -> tuple[str, str]:
         case "segmentation":
             return "segmentation", f"every pixel is of one of {names:,} classes"
         case "boxes":
-            raise UsageError(
-                f"the examples of {found.source} have {SAID_OF_KIND[found.label_kind]}, which no task here learns"
-            )
+            return "detection", f"boxes of {names:,} classes"
         case _:
             assert_never(found.label_kind)
 
 
 def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
     """Return the side that images are brought to, or None."""
-    if found.meaning != "image":
+    if found.meaning != "image" or found.label_kind == "boxes":
         return None, ""
     shape, (least, median, greatest) = found.shapes[0], found.side
     longer = sorted(max(one[:2]) / max(min(one[:2]), 1) for one in found.shapes)[len(found.shapes) // 2]
@@ -225,8 +227,10 @@ def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
     return size, ", ".join(part for part in (seen, why) if part) + ends
 
 
-def _shape(found: Findings, size: Any) -> tuple[int, ...]:
+def _shape(found: Findings, size: Any, resize: Any = None) -> tuple[int, ...]:
     """Return the shape that the network sees."""
+    if resize is not None:
+        return (*(int(side) for side in resize), found.channels)
     if size is not None and len(found.shapes[0]) == 3:
         return (int(size), int(size), found.channels)
     return tuple(found.shapes[0])
@@ -370,7 +374,7 @@ def _optimizer(
     found: Findings, batch: int, values: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, tuple[Any, str]]:
     """Return the fields of ``optim``: SGD with a rate that goes with the batch, or what goes with what was given."""
-    name = given.get("optim.name", "sgd")
+    name = given.get("optim.name", "adamw" if found.label_kind == "boxes" else "sgd")
     rules: dict[str, tuple[Any, str]] = {"optim.name": (name, "")}
     if name == "sgd":
         small = values["model.name"].endswith("_cifar")

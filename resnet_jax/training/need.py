@@ -149,11 +149,11 @@ def at_most(model: ResNet, input_shape: tuple[int, ...], images: int, members: i
         return sum(at_most(t, s, images, members) for t, s in zip(model.towers.values(), shapes, strict=True))
     c, positions, shrink = model.config, math.prod(input_shape[:-1]), 2 ** (len(input_shape) - 1)
     taps = (8 if c.block == "series" else 3) ** (len(input_shape) - 1)
-    first = max(c.stem_width or c.widths[0], input_shape[-1])
-    params = (80 if c.stem == "waveform" else 7 ** (len(input_shape) - 1)) * first**2 + c.widths[-1] * c.expansion * (
-        c.num_classes + 1
-    )
-    elements = 4 * 2 * positions * max(c.stem_width or c.widths[0], input_shape[-1])
+    channels = c.symbols if c.frontend == "one_hot" else input_shape[-1]
+    first = max(c.stem_width or c.widths[0], channels)
+    window = 80 if c.stem == "waveform" else 7 ** (len(input_shape) - 1)
+    params = window * first**2 + c.widths[-1] * c.expansion * (c.num_classes + 1)
+    elements = 4 * 2 * positions * first
     positions = positions if c.stem_stride == 1 else -(-positions // shrink)
     inner = max(1, c.base_width * c.groups // 64)
     for stage, (blocks, width) in enumerate(zip(c.stage_sizes, c.widths, strict=True)):

@@ -184,6 +184,15 @@ _MACS = 150 * _KERNELS + 256
 # with a stem of 3 taps: the first block's 8 taps and its 1x1 see 64 channels, and the first skip is the identity
 _STEMMED = _KERNELS + 3 * 64 + 8 * 63 * 64 - 64
 ORACLE |= {"resnet_ts": (506_818 - 2_560, 2_560, _MACS)}
+#: Characters: a stem of 3 taps over 275 symbols, blocks of two of 3, norms, a 1x1 with a norm from stage 2 on.
+for depth, sizes in {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2)}.items():
+    widths, before = (64, 128, 256, 512), (64, 64, 128, 256)
+    kernels = 3 * 275 * 64 + sum(
+        3 * o * (i + o) + (blocks - 1) * 6 * o * o + (i != o) * i * o
+        for i, o, blocks in zip(before, widths, sizes, strict=True)
+    )
+    norms = 64 + sum(2 * o * blocks + (o != 64) * o for o, blocks in zip(widths, sizes, strict=True))
+    FAMILIES[f"vdcnn{depth}"] = (kernels + 2 * norms + 5130, 2 * norms, None)
 FAMILIES |= {
     # a scalar before and after each convolution, one that multiplies a block, and one before the classifier
     "fixup_resnet_ts": (_KERNELS + 3 * 7 + 1 + _HEAD, 0, _MACS),
