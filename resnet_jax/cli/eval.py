@@ -50,7 +50,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.report.coco_json import write_coco
     from resnet_jax.runs.chosen import describe_moved, own_or_other
     from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
-    from resnet_jax.runs.outcome import finite, said_metric
+    from resnet_jax.runs.outcome import finite, per_class_of, said_metric
     from resnet_jax.runtime.processes import is_main
 
     data = options.data
@@ -73,8 +73,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     accuracy = f"{result.split} {headline}" if result.own else f"{headline} over {result.what}"
     said = (*moved, *result.said, *result.notes)
     others = ", ".join(said_metric(name, value) for name, value in result.metrics.items() if name != task.headline)
+    per_class = per_class_of(result, trained.card.class_names) if task.kind == "segmentation" else {}
+    ious = ", ".join(f"{name} {value:.1%}" for name, value in per_class.get("iou", {}).items() if value is not None)
     for line in (
         *said,
+        *([f"iou of {ious}"] if ious else []),
         *([others] if others else []),
         f"{accuracy}, loss {result.loss:.4f}, state after step {trained.step:,}",
     ):
@@ -86,6 +89,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     return {
         task.headline: finite(result.metrics[task.headline]),
         **correct,
+        **({"per_class": per_class} if per_class else {}),
         "task": task.kind,
         "metrics": {name: finite(value) for name, value in result.metrics.items()},
         "examples": result.examples,

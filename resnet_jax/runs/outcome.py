@@ -133,7 +133,6 @@ def outcome_of(task: Task, result: Evaluation, best: float | None, names: Sequen
         names: of the classes, labels or targets.
     """
     has_accuracy = task.headline == "accuracy"
-    tables = {name: each for name, each in result.details.items() if isinstance(each, np.ndarray) and each.ndim == 1}
     return {
         "test_accuracy": result.accuracy if has_accuracy else None,
         "test_correct": result.correct if has_accuracy and "correct" in result.sums else None,
@@ -144,11 +143,17 @@ def outcome_of(task: Task, result: Evaluation, best: float | None, names: Sequen
         "headline": task.headline,
         "metrics": {name: finite(value) for name, value in result.metrics.items()},
         "best_val": best,
-        "per_class": {
-            table: {name: finite(value) for name, value in zip(output_names(names, len(each)), each, strict=False)}
-            for table, each in tables.items()
-        },
+        "per_class": per_class_of(result, names),
         "notes": result.notes,
+    }
+
+
+def per_class_of(result: Evaluation, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Return the metrics of every class, label or target, by metric and name; None for what is no number."""
+    return {
+        table: {name: finite(value) for name, value in zip(output_names(names, len(each)), each, strict=False)}
+        for table, each in result.details.items()
+        if isinstance(each, np.ndarray) and each.ndim == 1
     }
 
 

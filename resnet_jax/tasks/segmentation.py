@@ -89,7 +89,7 @@ class Segmentation(TaskBase):
         each = -(log_p * self._weighted(rows)).sum(axis=-1)
         wrong = known & (labels >= classes)
         each = jnp.where(known, each, 0.0) + jnp.where(wrong, jnp.nan, 0.0)
-        losses = each.sum(axis=1) / jnp.maximum(known.sum(axis=1), 1)
+        losses = each.sum(axis=1) / jnp.maximum(known.sum(axis=1, dtype=each.dtype), 1)
         return losses if self.dice_weight == 0 else losses + self.dice_weight * _dice(log_p, rows, known)
 
     def _weighted(self, rows: jax.Array) -> jax.Array:
@@ -247,7 +247,7 @@ def _dice(log_p: jax.Array, rows: jax.Array, known: jax.Array) -> jax.Array:
     total, true = p.sum(axis=1) + y.sum(axis=1), y.sum(axis=1)
     present = true > 0
     dice = 2 * (p * y).sum(axis=1) / jnp.where(present, total, 1.0)
-    return jnp.where(present, 1.0 - dice, 0.0).sum(axis=1) / jnp.maximum(present.sum(axis=1), 1)
+    return jnp.where(present, 1.0 - dice, 0.0).sum(axis=1) / jnp.maximum(present.sum(axis=1, dtype=p.dtype), 1)
 
 
 @register_task("segmentation", uses=("class_weights", "dice_weight"))

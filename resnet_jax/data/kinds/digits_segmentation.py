@@ -1,6 +1,6 @@
 """``digits_segmentation``: scenes composed of scikit-learn's handwritten digits, with the class of every pixel.
 
-Three to five real digits (8x8, enlarged two to three times), none on another, on a canvas of 48x48 pixels with a slowly
+Up to five real digits (8x8, enlarged two to three times), none on another, on a canvas of 48x48 pixels with a slowly
 changing grey and noise. Pixels of a digit's strokes are of its class, those of its faint edge of none (255), the
 rest is background: 11 classes. Training, validation and test scenes are composed of disjoint digits, always the same.
 """
