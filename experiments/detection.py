@@ -13,7 +13,7 @@ BCCD is the folder with Annotations, ImageSets and JPEGImages. Its 87 validation
 by them, and the last averaged state is scored once.
 
 Hardware and time: 2 CPU cores; 2 minutes for the digits, 30 minutes of a quiet machine for BCCD.
-Comes out: results/detection/NAME with config.yaml, metrics.jsonl, curves.png, result.json, and of the digits examples.png.
+Comes out: results/detection/NAME: config.yaml, metrics.jsonl, curves.png, result.json, and of the digits examples.png.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def truth_of(run: Path, said: dict[str, Any]) -> dict[str, Any]:
 def by_pycocotools(truth: dict[str, Any], said: dict[str, Any]) -> dict[str, float]:
     """Return its AP at 0.5 to 0.95, 0.5 and 0.75."""
     with contextlib.redirect_stdout(io.StringIO()):
-        true = COCO()
+        true: Any = COCO()
         true.dataset = truth
         true.createIndex()
         evaluation = COCOeval(true, true.loadRes(said["annotations"]), "bbox")
