@@ -150,7 +150,7 @@ class Detection(TaskBase):
             if "centre" in outputs:
                 scores = jnp.sqrt(scores * jax.nn.sigmoid(outputs["centre"])[:, None])
             found = best_boxes(
-                clipped(decoded(outputs), outputs["size"]),
+                clipped(decoded(outputs), outputs["size"][None]),
                 scores,
                 score_threshold=options.score_threshold,
                 iou_threshold=options.nms_iou,
@@ -206,7 +206,7 @@ class Detection(TaskBase):
         """Refuse it: the boxes of a mirrored or shifted image are elsewhere."""
         raise UsageError("test-time views are not for detection: the boxes of a mirrored image lie elsewhere")
 
-    def located(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def located(self, outputs: Outputs) -> dict[str, np.ndarray]:
         """Return :meth:`detections` on the host; those below ``threshold`` have the label -1."""
         found = jax.tree.map(np.asarray, _detections(self, dict(outputs)))
         return {**found, "labels": np.where(found["scores"] >= self.threshold, found["labels"], NO_BOX)}

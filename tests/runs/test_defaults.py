@@ -74,6 +74,26 @@ def test_small_images_stay_and_large_ones_are_brought_to_a_usual_size(quickly, d
 
 
 @pytest.mark.parametrize(
+    ("data", "machine", "resize"),
+    [
+        (of_size((480, 640, 3)), Machine(cores=2), (240, 320)),
+        (of_size((480, 640, 3)), Machine(), None),
+        (of_size((1080, 1920, 3)), Machine(), (352, 640)),
+        (of_size((400, 300, 3), (410, 300, 3), (90, 300, 3)), Machine(), (400, 304)),
+        (of_size((64, 64, 1), grey=True), Machine(cores=2), None),
+    ],
+)
+def test_images_with_boxes_stay_whole(quickly, data, machine, resize):
+    data = dataclasses.replace(data, label_kind="boxes", counts=())
+    chosen = choose(data, machine)
+    config = chosen.config
+    assert (config.task.kind, config.data.image_size, config.data.resize) == ("detection", None, resize)
+    assert (config.model.changes["head"], config.optim.name) == ("fcos", "adamw")
+    assert any(text.startswith("random_affine") for text in config.data.augment)
+    assert ("flip" in config.data.augment) == (not data.grey)
+
+
+@pytest.mark.parametrize(
     ("data", "name", "stem"),
     [
         (of_size((32, 32, 3)), "resnet20_cifar", None),

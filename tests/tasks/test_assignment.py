@@ -30,11 +30,11 @@ def test_by_place_is_the_rule_of_fcos(seed):
         row, column, stride = (top + bottom) / 2, (left + right) / 2, bottom - top
         low, high = {4: (0, 32), 8: (32, 64), 16: (64, np.inf)}[int(stride)]
         fitting = []
-        for index, (t, l, b, r) in enumerate(boxes):
-            sides = (row - t, column - l, b - row, r - column)
-            near = max(abs(row - (t + b) / 2), abs(column - (l + r) / 2)) < 1.5 * stride
+        for index, (t, w, b, e) in enumerate(boxes):
+            sides = (row - t, column - w, b - row, e - column)
+            near = max(abs(row - (t + b) / 2), abs(column - (w + e) / 2)) < 1.5 * stride
             if there[index] and min(sides) > 0 and near and low < max(sides) <= high:
-                fitting.append(((b - t) * (r - l), index))
+                fitting.append(((b - t) * (e - w), index))
         assert bool(found.positive[number]) == bool(fitting)
         positives += bool(fitting)
         if fitting:

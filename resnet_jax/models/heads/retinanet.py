@@ -5,7 +5,7 @@ T.-Y. Lin et al. 2017, *Focal Loss for Dense Object Detection* (arXiv 1708.02002
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from flax import linen as nn
@@ -45,6 +45,20 @@ def anchor_shapes(stride: int) -> np.ndarray:
     return np.round(np.stack([-heights, -widths, heights, widths], axis=1) / 2).astype(np.float32)
 
 
+def anchors_of(sides: Sequence[tuple[int, ...]], strides: Sequence[int]) -> np.ndarray:
+    """Return the anchors of all levels, float32 (P, 4): level after level, row after row, nine at each position.
+
+    Args:
+        sides: height and width of each level's map.
+        strides: of the levels.
+    """
+    levels = [
+        np.tile(grid(side, stride), 2)[:, None] + anchor_shapes(stride)[None]
+        for side, stride in zip(sides, strides, strict=True)
+    ]
+    return np.concatenate([level.reshape(-1, 4) for level in levels])
+
+
 class RetinaNetHead(nn.Module):
     """Two towers on a pyramid's levels. Outputs, P the positions of all levels, level after level, times nine anchors:
 
@@ -72,15 +86,12 @@ class RetinaNetHead(nn.Module):
         levels = pyramid(maps, train=train)
         classes = Tower(config, name="class_tower")(levels, train=train)
         boxes = Tower(config, name="box_tower")(levels, train=train)
-        anchors = [
-            np.tile(grid(x.shape[1:-1], stride), 2)[:, None] + anchor_shapes(stride)[None]
-            for x, stride in zip(levels, level_strides(config), strict=True)
-        ]
+        anchors = anchors_of([x.shape[1:-1] for x in levels], level_strides(config))
         count, each = len(levels[0]), len(anchor_shapes(1))
         return {
             "class": class_logits(config, classes, each),
             "box": last_conv(config, boxes, 4 * each, name="box").reshape(count, -1, 4),
-            "anchors": for_each(count, np.concatenate([part.reshape(-1, 4) for part in anchors])),
+            "anchors": for_each(count, anchors),
             "size": for_each(count, np.array(size)),
         }
 

@@ -33,7 +33,7 @@ def first_stage(config: ResNetConfig) -> int:
         UsageError: no stage is so coarse.
     """
     strides = strides_of(config)
-    wanted = config.pyramid_stride or min(8, max(strides[-1] // 2, 1))
+    wanted = config.pyramid_stride or min(8, max(config.own_stride // 2, 1), strides[-1])
     if wanted > strides[-1]:
         raise UsageError(
             f"pyramid_stride {wanted} is more than any stage of this network has: its stages have {strides}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnet_jax.data import load_dataset
+from resnet_jax.data.kinds.box_records import BoxRecords
 from resnet_jax.errors import DataError
 
 from .conftest import noise, write_image
@@ -45,6 +46,9 @@ def test_x_y_width_height_become_corners_and_ids_labels(tmp_path):
     assert data.splits["all"][1]["box_label"].tolist() == [-1, -1]
     assert any("1 images have no boxes and stay" in note for note in data.notes)
     assert any("1 boxes are marked crowds" in note for note in data.notes)
+    records = data.splits["all"]
+    assert isinstance(records, BoxRecords)
+    assert (records.ids[0], records.category_ids) == (7, (3, 90))  # for detections in COCO's format
 
 
 def test_the_layouts(tmp_path):
