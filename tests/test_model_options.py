@@ -29,8 +29,8 @@ from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.images import OtherImages
 from resnet_jax.runs.recipes import load_recipe, parse_config
 
-#: What the run decides, not its user: how many devices share the batch, and their axis.
-OF_THE_RUN = {"norm_devices", "axis_name"}
+#: What the run decides, not its user: how many devices share the batch, their axis, the outputs of several heads.
+OF_THE_RUN = {"norm_devices", "axis_name", "head_outputs"}
 #: A value other than the default of every field, and what must go with it.
 VALUES: dict[str, Any] = {
     "stage_sizes": (1, 2, 1), "widths": (4, 8, 16), "block": "bottleneck", "order": "pre",

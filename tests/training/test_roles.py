@@ -54,6 +54,8 @@ OURS = {
     "norm/bias": "norm_bias",
     "head/kernel": "head",
     "head/bias": "head_bias",
+    "head/classifier_digit/kernel": "head",
+    "head/log_variance": "log_variance",
 }
 STRANGERS = {
     "Conv_0/kernel": "conv",
