@@ -23,6 +23,7 @@ from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelChanges, ModelSpec
+from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.analysis_images import RANDOM, Shown, images_of_run, images_of_source, random_images
 from resnet_jax.runs.chosen import own_or_other
 from resnet_jax.runs.directory import describe_environment
@@ -30,6 +31,7 @@ from resnet_jax.runs.images import OtherImages, prepared
 from resnet_jax.runs.own_optimizer import own_optimizer
 from resnet_jax.runs.trained import TrainedRun, load_run, with_moved_data
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.losses import Loss, cross_entropy
 from resnet_jax.tasks.task import LossOf, RightOf
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
@@ -186,6 +188,11 @@ def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float
         RunError: no such checkpoint, or the images are not what they were.
     """
     trained, source = load_run(path, config.checkpoint), config.data.source
+    if isinstance(trained.model, TwoTowers):
+        raise UsageError(
+            f"{path} has two inputs and a network for each; depth instruments look at one network: train one of the two "
+            "alone to look at it"
+        )
     if source is None and not trained.was_trained_here:
         raise UsageError(f"{path} was imported: it has no training images to look with; name a data.source, or random")
     if source != RANDOM and config.data.moved_to is None:
@@ -260,7 +267,7 @@ def _right(trained: TrainedRun) -> Right | None:
     if trained.task.headline != "accuracy":
         return None
     of_classes = trained.card.label_kind == "class" and trained.model.config.num_classes > 1
-    return is_class if of_classes else RightOf(trained.task)
+    return is_class if of_classes else RightOf(trained.task) if isinstance(trained.task, Binary) else None
 
 
 def _computed(trained: TrainedRun, config: AnalysisConfig) -> TrainedRun:
