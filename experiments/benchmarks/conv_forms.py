@@ -62,7 +62,18 @@ NETWORKS = {
         (16, 7, 512, 2048, 1, 1),
         (16, 7, 2048, 512, 1, 1),
     ],
+    "volumes": [
+        (32, 28, 1, 32, 3, 1),
+        (32, 28, 1, 64, 7, 2),
+        (32, 28, 16, 16, 3, 1),
+        (32, 14, 64, 64, 3, 1),
+        (32, 7, 64, 128, 3, 2),
+        (32, 4, 128, 128, 3, 1),
+    ],
+    "signals": [(32, 1024, 1, 64, 7, 1), (32, 1024, 64, 64, 3, 1), (32, 512, 64, 128, 3, 2)],
 }
+#: Spatial dimensions of those that are not of images.
+DIMENSIONS = {"volumes": 3, "signals": 1}
 Operation = Callable[[Array, Array], Array]
 
 
@@ -108,19 +119,19 @@ def shortest(functions: dict[str, Operation], operands: tuple[Array, Array], sec
     return best
 
 
-def measure(shape: tuple[int, int, int, int, int, int], seconds: float) -> list[dict]:
+def measure(shape: tuple[int, int, int, int, int, int], seconds: float, dims: int = 2) -> list[dict]:
     """Return a row for each operation of one convolution, outside and inside a loop."""
     n, side, c_in, c_out, window, stride = shape
     pad = (window - 1) // 2
-    spec = ConvSpec((side,) * 2, (window,) * 2, (stride,) * 2, (pad,) * 2, (1, 1))
+    spec = ConvSpec((side,) * dims, (window,) * dims, (stride,) * dims, (pad,) * dims, (1,) * dims)
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(n, side, side, c_in)), jnp.float32)
-    w = jnp.asarray(rng.normal(size=(window, window, c_in, c_out)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(n, *spec.size, c_in)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*spec.window, c_in, c_out)), jnp.float32)
     g = conv_spec.forward(x, w, spec)
     operands = {"forward": (x, w), "input gradient": (g, w), "weight gradient": (x, g)}
     ours = operations(spec, lambda x, w: ops.conv(x, w, strides=spec.strides, padding=spec.padding))
     theirs = operations(spec, lambda x, w: conv_spec.forward(x, w, spec))
-    gflop = 2 * g.size * window**2 * c_in / 1e9
+    gflop = 2 * g.size * window**dims * c_in / 1e9
     rows = []
     for name, pair in operands.items():
         for where, wrap in {"outside": lambda f: f, "in loop": in_loop}.items():
@@ -149,7 +160,7 @@ def main() -> None:
         {"network": network} | row
         for network in arguments.network or NETWORKS
         for shape in NETWORKS[network]
-        for row in measure(shape, arguments.seconds)
+        for row in measure(shape, arguments.seconds, DIMENSIONS.get(network, 2))
     ]
     if arguments.json:
         arguments.json.write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=1) + "\n")

@@ -22,7 +22,7 @@ ABOUT = (
     "it is stored; with --data.augment or --data.image-size as a network would see it. "
 )
 #: Fields that say how a source is read, and not what a network sees.
-READING = ("pixels", "orientation", "class_pattern", "class_list", "moved_to", "threads")
+READING = ("pixels", "shown_bands", "orientation", "class_pattern", "class_list", "moved_to", "threads")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,6 +70,9 @@ class DataConfig:
     """Divides what is left, per channel; empty: that of the training images."""
     pixels: Pixels = "uint8"
     """What image files become: uint8, or stored: what they hold (16 bits, floats, four bands) without loss."""
+    shown_bands: Annotated[tuple[AtLeast0, ...], SAME_RESULT] = ()
+    """Of images of other channels than grey or red, green, blue: which of them, from 0, pictures show, three as red,
+    green and blue or one as grey, such as 3 2 1; empty: the first three."""
     orientation: Orientation = "stored"
     """stored: pixels as they lie in the image files; exif: turned upright, as the tag of a camera says."""
     class_pattern: str | None = None
@@ -98,6 +101,8 @@ class DataConfig:
         self.division()  # which checks what it is made of
         check_normalization(self.mean, self.std, dtype=None)
         parse_sizes(self.sizes)
+        if len(self.shown_bands) not in (0, 1, 3):
+            raise UsageError(f"data.shown_bands names three channels, or one, got {self.shown_bands}")
         object.__setattr__(self, "augment", canonical(self.augment))
         if self.resize is not None:
             others = {

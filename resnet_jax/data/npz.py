@@ -261,8 +261,10 @@ def _suffixes(arrays: Mapping[str, np.ndarray], file: str, *, evaluated: bool) -
             f"{file}: x_train and y_train without x_test or x_val; call them x and y to have validation and test "
             f"images taken from them; need {EXPECTED}"
         )
-    if ("train" in present and len(present) > 1) or (evaluated and present):
+    if "train" in present and len(present) > 1:
         return present
+    if evaluated and len(present) == 1:
+        return {"all": next(iter(present.values()))}
     return {"train": "_train", "test": "_test", **({"val": "_val"} if "val" in present else {})}
 
 

@@ -2,7 +2,7 @@
 
 A volume is its slices along the first axis: the taps of that axis become channels, copied side by side, and one
 convolution of images does the rest, with as many channels as both together. A signal is an image of one row. The sums
-are the same; in GFLOP/s of one core of an AMD EPYC (CPU seconds, the copies included; ``three_dims`` of
+are the same; in GFLOP/s of one core of an AMD EPYC (CPU seconds, the copies included; ``--network volumes`` of
 ``experiments/benchmarks/conv_forms.py``) what XLA makes of them comes first, then these forms:
 
 ==============================  ========  ==============  ===============

@@ -35,6 +35,7 @@ class Style:
         low: value that is black, or the lower end of a signal's axis.
         high: value that is white, or the upper end.
         hz: samples a second of sounds, if that is known.
+        bands: channels of an image that are drawn, three as red, green and blue or one as grey; empty: the first three.
     """
 
     class_names: Sequence[str]
@@ -42,6 +43,7 @@ class Style:
     low: float = 0.0
     high: float = 255.0
     hz: int | None = None
+    bands: tuple[int, ...] = ()
 
 
 def colour_of(number: int) -> Any:
@@ -126,6 +128,8 @@ def as_colours(image: np.ndarray, low: float, high: float) -> np.ndarray:
 def _draw_image(axes: Any, image: np.ndarray, masks: Sequence[np.ndarray], style: Style) -> set[int]:
     from matplotlib.colors import to_rgb
 
+    if style.bands and image.shape[-1] > max(style.bands):
+        image = image[..., list(style.bands)]
     colours, used = as_colours(image, style.low, style.high), set[int]()
     for mask in masks:
         for number in np.unique(mask).tolist():

@@ -25,6 +25,7 @@ def draw_pairs(
     class_names: Sequence[str],
     meanings: Mapping[str, str],
     title: str,
+    bands: tuple[int, ...] = (),
 ) -> None:
     """Draw examples, and beside each what is said of it.
 
@@ -35,6 +36,7 @@ def draw_pairs(
         class_names: of pixels and boxes.
         meanings: of fields other than ``image``; see :data:`resnet_jax.data.example.Meaning`.
         title: of the picture.
+        bands: channels that are drawn; see :class:`resnet_jax.report.example_axes.Style`.
     """
     images = kept["image"]
     said_fields = {name.removeprefix(SAID): values for name, values in kept.items() if name.startswith(SAID)}
@@ -50,9 +52,9 @@ def draw_pairs(
         said = {**true, **{field: values[row] for field, values in said_fields.items()}}
         captions = [str(one.pop(CAPTION, "")) for one in (true, said)]
         if set(said_fields) == {CAPTION}:  # there is nothing but words to tell: the example once
-            shown.append(Shown(name, Seen(true, f"{captions[0]}\nnetwork: {captions[1]}")))
+            shown.append(Shown(name, Seen(true, f"true: {captions[0]}\nnetwork: {captions[1]}")))
             continue
         shown.append(Shown(name, Seen(true, captions[0]), Seen(said, captions[1])))
     lines = (f"{len(shown)} test examples: what they are, and what the network says",)
-    style = Style(class_names, known, low, high if high > low else low + 1)
+    style = Style(class_names, known, low, high if high > low else low + 1, bands=bands)
     draw_sheet(Sheet(title, lines, shown, style, ("true", "network")), path)

@@ -23,6 +23,7 @@ from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelChanges, ModelSpec
+from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.analysis_images import RANDOM, Shown, images_of_run, images_of_source, random_images
 from resnet_jax.runs.chosen import own_or_other
 from resnet_jax.runs.directory import describe_environment
@@ -30,6 +31,7 @@ from resnet_jax.runs.images import OtherImages, prepared
 from resnet_jax.runs.own_optimizer import own_optimizer
 from resnet_jax.runs.trained import TrainedRun, load_network, with_moved_data
 from resnet_jax.runtime.paths import user_path
+from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.losses import Loss, cross_entropy
 from resnet_jax.tasks.task import LossOf, RightOf
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
@@ -260,7 +262,7 @@ def _right(trained: TrainedRun) -> Right | None:
     if trained.task.headline != "accuracy":
         return None
     of_classes = trained.card.label_kind == "class" and trained.model.config.num_classes > 1
-    return is_class if of_classes else RightOf(trained.task)
+    return is_class if of_classes else RightOf(trained.task) if isinstance(trained.task, Binary) else None
 
 
 def _computed(trained: TrainedRun, config: AnalysisConfig) -> TrainedRun:

@@ -118,7 +118,7 @@ def sheet_of_source(config: RunConfig, which: Which) -> Sheet:
     ]
     said = f"{len(shown)} of {len(records):,} examples as they are stored: {_fields(records)}"
     title = f"{_short(data.place)}, split {split}"
-    return Sheet(title, (said, *_notes(dataset.notes)), shown, _style(records, stored, names))
+    return Sheet(title, (said, *_notes(dataset.notes)), shown, _style(records, stored, names, config.data.shown_bands))
 
 
 def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
@@ -181,7 +181,7 @@ def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
     place = _short(config.data.place)
     title = f"{place}, {split}" if named.bare else f"{named.what}: {place}, {split}"
     lines = (said, _steps(config, training, view, card), *_notes(splits.notes))
-    return Sheet(title, lines, shown, _style(records, stored, names))
+    return Sheet(title, lines, shown, _style(records, stored, names, config.data.shown_bands))
 
 
 def _undivided(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
@@ -264,7 +264,7 @@ def _say_label(label: np.ndarray, kind: LabelKind, names: Sequence[str]) -> str:
     return "\n".join(f"{share * 100:.0f} % {name}" for name, share in shares)
 
 
-def _style(records: Source, stored: Sequence[Example], names: Sequence[str]) -> Style:
+def _style(records: Source, stored: Sequence[Example], names: Sequence[str], bands: tuple[int, ...]) -> Style:
     """Return how examples are drawn: bytes from 0 to 255, other numbers between the 0.5th and 99.5th percentile."""
     spec = fields_of(records.spec)
     meanings: dict[str, Meaning] = {name: field.meaning for name, field in spec.items()}
@@ -276,7 +276,7 @@ def _style(records: Source, stored: Sequence[Example], names: Sequence[str]) -> 
         values = values[np.isfinite(values)]
         ends = (0.0, 100.0) if meanings["image"] == "signal" else (0.5, 99.5)
         low, high = (float(end) for end in np.percentile(values, ends)) if len(values) else (0.0, 1.0)
-    return Style(names, meanings, low, high if high > low else low + 1, _rate(records))
+    return Style(names, meanings, low, high if high > low else low + 1, _rate(records), bands)
 
 
 def _rate(records: Source) -> int | None:

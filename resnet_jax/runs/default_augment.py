@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from resnet_jax.data.augmentations.flip import AlternatingFlip, Flip
 from resnet_jax.data.look import Findings
+from resnet_jax.errors import UsageError
 
 SMALL = 64
 """Shorter side in pixels up to which images are small: networks of stride 4, crops of padded images."""
@@ -47,3 +50,37 @@ def mirrored(found: Findings, side: int) -> tuple[bool, str]:
     if all(name.isdecimal() for name in found.names):
         return False, "not mirrored: classes without names may be signs"
     return True, "mirrored"
+
+
+def require_mirrors_keep_classes(transforms: Sequence[object], names: Sequence[str], rank: int) -> None:
+    """Refuse mirrors that make one class another: of a left kidney a right one.
+
+    Args:
+        transforms: of the training examples.
+        names: of the classes.
+        rank: axes of an input, channels among them: an image is mirrored so along its width, a volume along any axis.
+
+    Raises:
+        UsageError: with the two classes.
+    """
+    mirrors = [one for one in transforms if isinstance(one, Flip | AlternatingFlip)]
+    if not any(rank > 3 or -1 in getattr(one, "axes", (-1,)) for one in mirrors):
+        return
+    for name in names:
+        other = re.sub("left|right", _other_side, name, flags=re.IGNORECASE)
+        if other != name and other in names:
+            raise UsageError(
+                f"data.augment has a flip, which makes an example of class {name} one of {other}: leave it out, or put "
+                "the two into one class"
+            )
+
+
+def _other_side(found: re.Match[str]) -> str:
+    """Return the word for the other side, written alike.
+
+    >>> re.sub("left|right", _other_side, "Left_kidney", flags=re.IGNORECASE)
+    'Right_kidney'
+    """
+    word = found[0]
+    other = "right" if word.lower() == "left" else "left"
+    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.augment import downscaled, normalize
-from resnet_jax.data.decode import decode_image, has_colours
+from resnet_jax.data.decode import decode_image, decode_stored, has_colours
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import resize_bilinear
@@ -28,7 +28,8 @@ BUCKETS = (16,)
 """Sizes of the batches that are compiled. One for any number of images; small, so that results come soon."""
 
 Image = str | Path | bytes | np.ndarray | DataError
-"""The path of an image file, the bytes of one, its pixels, uint8 (H, W, C), or why there is none."""
+"""The path of an image file, the bytes of one, its pixels (H, W, C), uint8 or what the network takes, or why there is
+none."""
 
 
 class Inference:
@@ -55,7 +56,7 @@ class Inference:
         self._greyed = 0
 
     def outputs(self, images: np.ndarray) -> Any:
-        """Return what the network gives, float32 (N, ...), for uint8 images (N, H, W, C) of the network's size.
+        """Return what the network gives, float32 (N, ...), for images (N, H, W, C) of the network's size and dtype.
 
         Of heads with several outputs it is a dict of such arrays.
 
@@ -63,22 +64,24 @@ class Inference:
             UsageError: images of another shape or dtype.
         """
         card, images = self.trained.card, np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != tuple(card.image_shape):
+        if images.dtype != card.image_dtype or images.shape[1:] != tuple(card.image_shape):
             shape = ", ".join(str(side) for side in card.image_shape)
             raise UsageError(
-                f"outputs are computed of uint8 images (N, {shape}), got {images.dtype} {images.shape}; predict takes "
-                "images of any size"
+                f"outputs are computed of {card.image_dtype} images (N, {shape}), got {images.dtype} {images.shape}; "
+                "predict takes images of any size"
             )
         model, variables = self._prepared
         arguments = (model, card.mean, card.std, card.downscale, self.part, variables)
         if not len(images):
-            empty = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.uint8)
+            empty = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
             shapes = jax.eval_shape(functools.partial(_outputs, *arguments), empty)
             return jax.tree.map(lambda each: np.zeros((0, *each.shape[1:]), np.float32), shapes)
         parts = []
         for start in range(0, len(images), self.buckets[-1]):
             part = images[start : start + self.buckets[-1]]
-            batch = np.zeros((next(size for size in self.buckets if size >= len(part)), *images.shape[1:]), np.uint8)
+            batch = np.zeros(
+                (next(size for size in self.buckets if size >= len(part)), *images.shape[1:]), images.dtype
+            )
             batch[: len(part)] = part
             found, count = _outputs(*arguments, batch), len(part)
             parts.append(jax.tree.map(lambda each, count=count: np.asarray(each)[:count], found))
@@ -107,7 +110,7 @@ class Inference:
 
         Args:
             images: any number; bytes and pixels are named by their position, counted from 0.
-            compute: what is computed of uint8 images (N, H, W, C), a row for each (default: :meth:`outputs`).
+            compute: what is computed of images (N, H, W, C), a row for each (default: :meth:`outputs`).
         """
         numbered = enumerate(images)
         compute = self.outputs if compute is None else compute
@@ -129,7 +132,7 @@ class Inference:
         return (*sizes, f"{images} in colours turned to grey: the network takes 1 channel")
 
     def read(self, image: Image, name: str) -> np.ndarray | DataError:
-        """Return an image as the network takes it, uint8 (H, W, C), or why it cannot be read.
+        """Return an image as the network takes it, (H, W, C), or why it cannot be read.
 
         Args:
             image: see :data:`Image`.
@@ -139,17 +142,24 @@ class Inference:
 
     def _read(self, image: Image, name: str) -> tuple[np.ndarray | DataError, tuple[int, int]]:
         """Return also height and width of the image as it is stored."""
-        height, width, channels = self.trained.card.image_shape
+        (height, width, channels), dtype = self.trained.card.image_shape, self.trained.card.image_dtype
         try:
             if isinstance(image, DataError):
                 return image, (0, 0)
             if isinstance(image, np.ndarray):
-                stored, colours = _checked(image, channels, name), False
+                stored, colours = _checked(image, channels, dtype, name), False
             else:
                 where = str(user_path(image)) if isinstance(image, str | Path) else f"image {name}"
                 data = image if isinstance(image, bytes) else _read_bytes(Path(where))
-                stored = decode_image(data, channels, where, self.trained.config.data.orientation)
-                colours = channels == 1 and has_colours(decode_image(data, 3, where))
+                orientation = self.trained.config.data.orientation
+                if self.trained.config.data.pixels == "stored":
+                    stored, colours = (
+                        _checked(decode_stored(data, 0, where, orientation), channels, dtype, where),
+                        False,
+                    )
+                else:
+                    stored = decode_image(data, channels, where, orientation)
+                    colours = channels == 1 and has_colours(decode_image(data, 3, where))
             found = self.trained.geometry.eval_image(stored)
         except DataError as error:
             return error, (0, 0)
@@ -175,7 +185,7 @@ def _outputs(
     variables: dict[str, Any],
     images: jax.Array,
 ) -> jax.Array:
-    """Return the outputs for uint8 images. One function of the module: JAX then keeps what it compiled by network."""
+    """Return the outputs for images. One function of the module: JAX then keeps what it compiled by network."""
 
     def preprocess(_key: Any, batch: Any) -> jax.Array:
         return downscaled(normalize(batch["image"], mean, std, jnp.dtype(model.config.dtype)), downscale)
@@ -188,10 +198,10 @@ def _outputs(
     return resize_bilinear(outputs, images.shape[1:-1]) if of_pixels else outputs
 
 
-def _checked(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != channels:
+def _checked(pixels: np.ndarray, channels: int, dtype: str, name: str) -> np.ndarray:
+    if pixels.dtype != dtype or pixels.ndim != 3 or pixels.shape[-1] != channels:
         raise DataError(
-            f"image {name}: pixels must be uint8 (height, width, {channels}), got {pixels.dtype} {pixels.shape}"
+            f"image {name}: pixels must be {dtype} (height, width, {channels}), got {pixels.dtype} {pixels.shape}"
         )
     return pixels
 

@@ -326,7 +326,8 @@ class Pictures:
         if SIMILARITY in kept:
             draw_retrieval(kept, self.run.examples_picture, class_names=names, title=self.title)
             return
-        draw_pairs(kept, self.run.examples_picture, class_names=names, meanings=meanings, title=self.title)
+        of = {"class_names": names, "meanings": meanings, "bands": self.config.data.shown_bands}
+        draw_pairs(kept, self.run.examples_picture, title=self.title, **of)
 
     def _keep(self, result: Evaluation) -> None:
         confusion = result.details.get("confusion")

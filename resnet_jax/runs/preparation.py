@@ -16,6 +16,7 @@ from resnet_jax.data.transforms import DeviceTransform, divide
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.default_augment import require_mirrors_keep_classes
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.teacher import Teacher
 from resnet_jax.tasks.distillation import TEACHER
@@ -35,7 +36,9 @@ def train_preparation(
     shape: tuple[int | None, ...] = card.image_shape
     spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
     spec |= {name: Field((), "", cast(Meaning, meaning)) for name, meaning in card.meanings.items()}
-    transforms = divide(config.data.augment).device if transforms is None else transforms
+    found = divide(config.data.augment)
+    require_mirrors_keep_classes([*found.before, *found.after, *found.device], card.class_names, len(shape))
+    transforms = found.device if transforms is None else transforms
     return prepare_with(transforms, card.mean, card.std, spec=spec, num_classes=num_classes)
 
 

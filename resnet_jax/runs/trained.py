@@ -217,6 +217,9 @@ def require_images(trained: TrainedRun) -> None:
     """
     require_one_input(trained)
     card, config = trained.card, trained.model.config
+    if trained.config.data.pixels == "stored" and config.spatial_dims == 2:
+        require_normalization(trained)
+        return
     if config.spatial_dims != 2 or card.image_shape[-1] not in (1, 3):
         raise UsageError(
             f"{trained.path} takes inputs of {config.spatial_dims} dimensions and {card.image_shape[-1]} channels; "

@@ -172,7 +172,7 @@ def test_a_file_of_test_examples_is_evaluated_and_not_trained_on(tmp_path):
     cubes = np.zeros((6, 8, 8, 8), np.uint8)
     path = save(tmp_path, test_images=cubes, test_labels=Y[:6, None])
     (test,) = load_npz(path, least_classes=1).splits.items()
-    assert (test[0], test[1].spec["image"].shape, test[1].spec["image"].meaning) == ("test", (8, 8, 8, 1), "volume")
+    assert (test[0], test[1].spec["image"].shape, test[1].spec["image"].meaning) == ("all", (8, 8, 8, 1), "volume")
     with pytest.raises(DataError, match="no array 'x_train'"):
         load_npz(path)
 

@@ -95,6 +95,16 @@ def test_the_calibration_error_is_that_of_its_definition():
     assert certain.metrics["ece"] == pytest.approx(0.25), "always sure, right in 3 of 4"
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_auc_of_classes_is_that_of_scikit_learn(classes):
+    labels, outputs = RNG.integers(0, classes, 80).astype(np.int32), tied(80, classes)
+    found = evaluation(Classification(classes), outputs, labels).metrics["auc"]
+    p = np.exp(outputs - np.logaddexp.reduce(outputs.astype(np.float64), axis=1, keepdims=True))
+    expected = sk.roc_auc_score(labels, p[:, 1] if classes == 2 else p, multi_class="ovr")
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert "auc" not in evaluation(Classification(21), tied(80, 21), labels).metrics
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_rankings_are_those_of_scikit_learn_with_ties(seed):
     rng = np.random.default_rng(seed)

@@ -17,7 +17,7 @@ from resnet_jax.data.registry import register_source
 
 SIDE = 16
 #: Slices that the bar goes through; how far its ends are from the middle of the volume; how much it turns.
-LENGTH, OFFSET, DEGREES = (5, 11), 3.0, 40.0
+LENGTH, OFFSET, DEGREES = (6, 12), 2.5, 30.0
 #: Standard deviation of what is added everywhere, of 255.
 NOISE = 12.0
 
