@@ -1,7 +1,7 @@
 r"""Language identification from 128 characters: translated manual pages, cut by whole pages.
 
 Claim examined: a small residual network that sees single characters (VDCNN-like, recipe `text-languages`) tells ten
-languages of one alphabet apart in texts that it has not seen, 99 % of windows of 128 characters and more.
+languages of one alphabet apart in texts that it has not seen: 99 % of windows of 128 characters and more.
 
     uv run python experiments/languages.py texts runs/languages
     resnet-jax train text-languages --data.source text:runs/languages --run-dir runs/text-languages
@@ -9,8 +9,9 @@ languages of one alphabet apart in texts that it has not seen, 99 % of windows o
 The texts are the manual pages in /usr/share/man of a Debian base system (packages dpkg, dpkg-dev, apt, man-db, passwd,
 login, procps, xz-utils, debianutils, net-tools and others), in every language that has 30 pages; English are the
 originals of the same names. **Licences** are the packages' own (dpkg GPL-2+, apt GPL-2+, passwd and login BSD-3-clause,
-man-db GPL-3+, procps GPL-2+, xz-utils public domain and GPL-2+): /usr/share/doc/PACKAGE/copyright. None of the texts is in
-this repository. What roff commands are is left out: requests, escapes, and lines that are the same in another language.
+man-db GPL-3+, procps GPL-2+, xz-utils public domain and GPL-2+): /usr/share/doc/PACKAGE/copyright. None of the texts is
+in this repository. Left out is what is no running text: requests and escapes of roff, short lines, and lines that are
+the same in two languages.
 
 Hardware, time and result: experiments/results/languages/README.md.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -28,13 +30,38 @@ LEAST = 40
 """Characters of a line that is taken: a sentence, not a table or an option."""
 MOST = 400_000
 """Characters of a language."""
+_ACCENTS = {
+    ":": "\u0308",
+    "'": "\u0301",
+    "`": "\u0300",
+    "^": "\u0302",
+    "~": "\u0303",
+    ",": "\u0327",
+    "o": "\u030a",
+    "v": "\u030c",
+}
+_GLYPHS = {
+    "ss": "ß", "ae": "æ", "AE": "Æ", "/o": "ø", "/O": "Ø", "-D": "Ð", "Sd": "ð", "/l": "ł", "/L": "Ł", "aq": "'",
+    "dq": '"', "lq": "“", "rq": "”", "oq": "‘", "cq": "’", "Fo": "«", "Fc": "»", "em": "—", "en": "–",
+}  # fmt: skip
+_GLYPH = re.compile(r"\\\((..)|\\\*?\[([^]]*)\]")
 _ESCAPES = (
     (re.compile(r"\\f(?:\[[^]]*\]|\(..|.)"), ""),
     (re.compile(r"\\[-e]"), "-"),
-    (re.compile(r"\\\(..|\\\*\(..|\\\*?\[[^]]*\]|\\[&%|^:/,]|\\s[+-]?\d"), ""),
+    (re.compile(r"\\\*\(..|\\[&%|^:/,]|\\s[+-]?\d"), ""),
     (re.compile(r"\\ "), " "),
     (re.compile(r"\\"), ""),
 )
+
+
+def glyph(match: re.Match[str]) -> str:
+    r"""Return the character that an escape such as ``\(:o`` or ``\[u00E9]`` stands for; nothing if it is none."""
+    name = match[1] or match[2]
+    if re.fullmatch("u[0-9A-F]{4,5}", name):
+        return chr(int(name[1:], 16))
+    if len(name) == 2 and name[0] in _ACCENTS and name[1].isalpha():
+        return unicodedata.normalize("NFC", name[1] + _ACCENTS[name[0]])
+    return _GLYPHS.get(name, "")
 
 
 def sentences(file: Path) -> list[str]:
@@ -47,6 +74,7 @@ def sentences(file: Path) -> list[str]:
     for line in text.splitlines():
         if line.startswith((".", "'")):
             continue
+        line = _GLYPH.sub(glyph, line)
         for pattern, by in _ESCAPES:
             line = pattern.sub(by, line)
         if len(line) >= LEAST:

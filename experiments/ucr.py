@@ -1,9 +1,10 @@
 r"""Time series of the UCR archive: the published ResNet and three without normalization, five seeds each.
 
 Claims examined: the network of Wang et al. 2017 (arXiv 1611.06455) reaches here what its public code reaches (mean and
-deviation of 10 runs, result tables of hfawaz/dl-4-tsc), in 500 updates of 16 series with a cosine schedule where that
-code makes 1,500 epochs with a rate that halves on plateaus and tests the state of least training loss; and normalization
-is not needed for that. Training is the recipe `ucr`; no figure of these networks without norms was published.
+deviation of 10 runs, result tables of hfawaz/dl-4-tsc), in far fewer updates with a cosine schedule than that code
+makes in 1,500 epochs with a rate that halves on plateaus, of which it tests the state of least training loss; and
+normalization is not needed for that. Training is the recipe `ucr`; of these networks without norms no figure was
+published.
 
     uv run python experiments/ucr.py FOLDER --out experiments/results/ucr
 

@@ -34,8 +34,8 @@ OF_THE_RUN = {"norm_devices", "axis_name", "head_outputs"}
 #: A value other than the default of every field, and what must go with it.
 VALUES: dict[str, Any] = {
     "stage_sizes": (1, 2, 1), "widths": (4, 8, 16), "block": "bottleneck", "order": "pre",
-    "frontend": "standardize", "symbols": 9, "mel_rate": 8000, "mel_window": 200, "mel_hop": 80, "mel_bands": 40, "mel_time_mask": 5,
-    "mel_band_mask": 4, "stem": "imagenet",
+    "frontend": "standardize", "symbols": 9, "mel_rate": 8000, "mel_window": 200, "mel_hop": 80, "mel_bands": 40,
+    "mel_time_mask": 5, "mel_band_mask": 4, "stem": "imagenet",
     "stem_width": 12, "stem_pool": "zero_max", "whiten_window": 3, "transition": "conv_pool",
     "shortcut": "C", "stride_in": "1x1", "output_stride": 16, "groups": 2,
     "base_width": 32, "norm": "group", "norm_eps": 1e-3, "norm_momentum": 0.5, "norm_running_variance": "unbiased",

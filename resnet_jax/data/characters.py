@@ -1,4 +1,4 @@
-"""Characters as numbers: one table for all texts, so that a network reads any text as it read the one it was trained on.
+"""Characters as numbers: one table for all texts, so that any text is read as the one that was trained on.
 
 Texts are brought to NFC, lower case, and single spaces. 0 stands for no character: what is beyond a text's end.
 
@@ -24,9 +24,7 @@ def _lower(first: str, last: str) -> str:
 
 #: Letters of Latin, punctuation, Latin-1, Latin Extended-A, Greek and Cyrillic; in the order of their numbers, from 2.
 ALPHABET = "".join(
-    dict.fromkeys(
-        _LATIN + _SIGNS + _lower("\xaa", "\u017f") + _lower("\u03ac", "\u03ce") + _lower("\u0430", "\u0491")
-    )
+    dict.fromkeys(_LATIN + _SIGNS + _lower("\xaa", "\u017f") + _lower("\u03ac", "\u03ce") + _lower("\u0430", "\u0491"))
 )
 #: A character that is not in the alphabet.
 OTHER = 1
@@ -36,9 +34,9 @@ _NUMBERS = {one: number for number, one in enumerate(ALPHABET, 2)}
 
 
 def plain(text: str) -> str:
-    """Return a text in NFC, lower case, with single spaces.
+    r"""Return a text in NFC, lower case, with single spaces.
 
-    >>> plain("  Two\\n Words ")
+    >>> plain("  Two\n Words ")
     'two words'
     """
     return " ".join(unicodedata.normalize("NFC", text).lower().split())

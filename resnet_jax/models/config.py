@@ -41,7 +41,7 @@ class ResNetConfig:
     ``post`` has an activation after the sum (arXiv 1512.03385), ``pre`` nothing (arXiv 1603.05027, fig. 4e).
     """
     frontend: choices.FrontendChoice = "none"
-    """What is done to an input before the stem: none, standardize (each by itself), log_mel (of sounds), one_hot (texts).
+    """What is done to an input before the stem: none, standardize (each), log_mel (sounds) or one_hot (texts).
 
     It has no parameters (:mod:`resnet_jax.models.frontend`). ``standardize``: every channel of an example to mean 0 and
     deviation 1 over its positions, which is the z-normalization of the UCR archive. ``log_mel``: of signals, (N, L, C),
@@ -64,10 +64,10 @@ class ResNetConfig:
     mel_band_mask: AtLeast0 = 0
     """frontend log_mel: in training, at most so many neighbouring bands become the mean (SpecAugment); 0 for none."""
     stem: choices.StemChoice = "imagenet"
-    """imagenet (7x7 stride 2, pool), cifar (3x3), whiten (PCA), waveform, none, deep, deep_tiered, deep_wide (3 times 3x3).
+    """imagenet (7x7 stride 2, pool), cifar (3x3), whiten (PCA), waveform, none, deep, deep_tiered or deep_wide.
 
-    The first 3x3 of the deep stems has stride 2. Their widths: ``deep`` 32-32-64 (ResNet-C/D, arXiv 1812.01187),
-    ``deep_tiered`` 24-32-64, ``deep_wide`` 64-64-128.
+    The deep stems are three 3x3, the first of stride 2, and a pool. Their widths: ``deep`` 32-32-64 (ResNet-C/D, arXiv
+    1812.01187), ``deep_tiered`` 24-32-64, ``deep_wide`` 64-64-128.
     ``whiten``: a convolution of stride 1 whose kernel is never trained, with a bias and the activation and no norm. Its
     filters are the eigenvectors of the patches of training images over the root of their eigenvalues, and the negative
     of each (Page 2018; arXiv 2404.00498, section 3.1): a run computes them before its first step
@@ -85,14 +85,14 @@ class ResNetConfig:
     whiten_window: AtLeast1 = 2
     """Side of the patches of stem whiten; it has 2 * window^2 * in_channels filters, for images."""
     transition: choices.TransitionChoice = "stride"
-    """How stages shrink the map: stride (the first block of stages 2, 3, ...), conv_pool (at the start of each) or none.
+    """How stages shrink the map: stride (first block from stage 2 on), conv_pool (at the start of each) or none.
 
     ``conv_pool``: every stage, the first too, begins with a 3x3 convolution to its width, the maximum over windows of
-    2x2, a norm and the activation; its blocks keep the shape (the ResNet-9 of Page 2018; arXiv 2404.00498). ``none``: all
-    stages have the resolution of the stem.
+    2x2, a norm and the activation; its blocks keep the shape (the ResNet-9 of Page 2018; arXiv 2404.00498). ``none``:
+    all stages have the resolution of the stem.
     """
     shortcut: choices.ShortcutChoice = "B"
-    """A or A_end (identity and zeros), B (1x1 where the shape changes), B_norm, C (1x1 everywhere), D (mean, 1x1), none.
+    """A or A_end (identity and zeros), B (1x1 where the shape changes), B_norm, C (always 1x1), D (mean, 1x1), none.
 
     ``A`` puts the zero channels on both sides where the identity grows, ``A_end`` all of them behind; ``B`` and ``C``:
     arXiv 1512.03385, section 4.1; ``D``: as B with a 2x2 mean before it instead of its stride (arXiv 1812.01187);

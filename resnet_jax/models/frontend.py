@@ -1,4 +1,4 @@
-"""What is computed of an input before the stem, without parameters: standardized examples, log-mel spectrograms, one-hot.
+"""What is computed of an input before the stem, without parameters: standardized, log-mel spectrograms, one-hot.
 
 They belong to the network, not to the data: whoever has the network gives it samples as they are, of any loudness.
 """
@@ -49,13 +49,13 @@ def apply_frontend(
         return standardized(x, tuple(range(1, x.ndim - 1)))
     if config.frontend == "one_hot":
         return jax.nn.one_hot(jnp.round(x[..., 0]).astype(jnp.int32), config.symbols, dtype=x.dtype)
-    mel = ops.log_mel(
-        x, rate=config.mel_rate, window=config.mel_window, hop=config.mel_hop, bands=config.mel_bands
-    )
+    mel = ops.log_mel(x, rate=config.mel_rate, window=config.mel_window, hop=config.mel_hop, bands=config.mel_bands)
     mel = standardized(mel, (1, 2))
     if key is None:
         return mel
-    for axis, most, own in zip((1, 2), (config.mel_time_mask, config.mel_band_mask), jax.random.split(key), strict=True):
+    for axis, most, own in zip(
+        (1, 2), (config.mel_time_mask, config.mel_band_mask), jax.random.split(key), strict=True
+    ):
         mel = _masked(mel, axis, most, own)
     return mel
 

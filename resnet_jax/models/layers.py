@@ -80,8 +80,8 @@ class Conv(nn.Module):
         param_dtype: of the parameters.
         dilation: distance between the taps of the window.
         fixed: whether the kernel has no gradient: it stays what it was set to.
-        same: of ``p = dilation * (kernel_size - 1)`` zeros in all put p // 2 before and the others after the map, so that
-            stride 1 keeps its size for even windows too: "same" of Keras, TensorFlow and PyTorch.
+        same: of ``p = dilation * (kernel_size - 1)`` zeros in all put p // 2 before the map and the others after it, so
+            that stride 1 keeps its size for even windows too: "same" of Keras, TensorFlow and PyTorch.
     """
 
     features: int

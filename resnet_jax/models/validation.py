@@ -124,7 +124,8 @@ def conflicts(c: ResNetConfig) -> list[str]:
         ),
         (
             c.stem_stride != 4 and c.stem_pool != "max",
-            f"stem {c.stem} has no such pool, so stem_pool {c.stem_pool} has no place",
+            f"stem {c.stem} {'pools itself' if c.stem_stride > 1 else 'does not pool'}, so stem_pool {c.stem_pool} has "
+            "no place",
         ),
         (
             c.transition == "conv_pool" and (c.is_nf or c.residual == "fixup"),

@@ -51,7 +51,11 @@ def smallest(config: ResNetConfig, equal: int = 1) -> ResNetConfig:
 
 def pictures(config: ResNetConfig) -> np.ndarray:
     size = 8 if config.stem in ("cifar", "none") else 16
-    return np.random.default_rng(1).normal(size=(BATCH, *(size,) * config.spatial_dims, config.in_channels)).astype(np.float32)
+    return (
+        np.random.default_rng(1)
+        .normal(size=(BATCH, *(size,) * config.spatial_dims, config.in_channels))
+        .astype(np.float32)
+    )
 
 
 class Materialised:

@@ -174,8 +174,8 @@ for depth, params, stats, macs, fixup, rezero in (
         FAMILIES[f"plain{depth}_cifar"] = (params, stats, macs)
 
 
-# Keras counts 506,818 parameters of hfawaz/dl-4-tsc's network for one dimension and two classes, 2,560 of them statistics.
-# Its convolutions, with their biases: 8, 5 and 3 taps and a 1x1 where the width grows.
+# Keras counts 506,818 parameters of hfawaz/dl-4-tsc's network for one dimension and two classes, 2,560 of them
+# statistics. Its convolutions, with their biases: 8, 5 and 3 taps and a 1x1 where the width grows.
 TAPS = (1, 64), (64, 128), (128, 128)
 _KERNELS = sum(8 * i * o + 5 * o * o + 3 * o * o + (i != o) * i * o for i, o in TAPS)
 _BIASES = sum(3 * o + (i != o) * o for i, o in TAPS)

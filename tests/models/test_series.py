@@ -51,7 +51,9 @@ def test_the_network_is_the_published_one():
         return y + layer["bias"][None, None]
 
     def norm(x, layer, moments):
-        scale, bias, mean, var = (v[None, None] for v in (layer["scale"], layer["bias"], moments["mean"], moments["var"]))
+        scale, bias, mean, var = (
+            v[None, None] for v in (layer["scale"], layer["bias"], moments["mean"], moments["var"])
+        )
         return (x - mean) / jnp.sqrt(var + 1e-3) * scale + bias
 
     x = series

@@ -10,7 +10,7 @@ from resnet_jax.ops import log_mel, mel_filters
 
 
 def torchaudio_filters(rate: int, size: int, bands: int) -> np.ndarray:
-    """``torchaudio.functional.melscale_fbanks(size // 2 + 1, 0, rate / 2, bands, rate, None, "htk")``, written again."""
+    """``torchaudio.functional.melscale_fbanks(size // 2 + 1, 0, rate / 2, bands, rate, None, "htk")``, in NumPy."""
     all_freqs = np.linspace(0, rate // 2, size // 2 + 1)
     m_pts = np.linspace(0.0, 2595.0 * np.log10(1.0 + (rate / 2) / 700.0), bands + 2)
     f_pts = 700.0 * (10.0 ** (m_pts / 2595.0) - 1.0)

@@ -36,7 +36,14 @@ def inferred(model, variables, x):
         {"weight_standardization": "scaled", "conv_bias": True, "attention": "eca"},
         {"norm_scope": "ghost", "ghost_size": 2, "residual": "skipinit"},
         pytest.param({"spatial_dims": 1}, marks=pytest.mark.slow),
-        {"spatial_dims": 1, "block": "series", "stem": "none", "transition": "none", "shortcut": "B_norm", "widths": (4, 4)},
+        {
+            "spatial_dims": 1,
+            "block": "series",
+            "stem": "none",
+            "transition": "none",
+            "shortcut": "B_norm",
+            "widths": (4, 4),
+        },
         {"stem": "whiten", "transition": "conv_pool", "logit_scale": 0.5},
         pytest.param(
             {"stem": "whiten", "transition": "conv_pool", "block": "single", "order": "pre", "activation": "gelu_erf"},

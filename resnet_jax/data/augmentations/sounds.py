@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from resnet_jax.data.example import Spec
 from resnet_jax.data.transforms import Needs, register_transform
 from resnet_jax.errors import UsageError
+from resnet_jax.fields import Share
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ class Noise(_Decibels):
     Attributes:
         low: least ratio of signal to noise, in decibels.
         high: largest.
+        probability: of an example to get some.
     """
 
+    probability: Share = 1.0
     stream: ClassVar = 0x6E6F6973
     name: ClassVar = "noise"
 
@@ -78,7 +81,9 @@ class Noise(_Decibels):
         import jax.numpy as jnp
 
         inputs = batch["image"]
-        level, normal = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 2))(keys), 1, 0)
+        level, normal, chance = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
         power = jnp.square(inputs).mean(axis=tuple(range(1, inputs.ndim)), keepdims=True)
         noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], inputs.dtype))(normal)
-        return {**batch, "image": inputs + jnp.sqrt(power) / self._drawn(level, inputs) * noise}
+        noisy = inputs + jnp.sqrt(power) / self._drawn(level, inputs) * noise
+        chosen = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(chance) < self.probability
+        return {**batch, "image": jnp.where(chosen.reshape(-1, *(1,) * (inputs.ndim - 1)), noisy, inputs)}

@@ -1,8 +1,8 @@
 """``text:PATH``: text files by class, cut into windows of characters: signals (length, 1) of numbers, int16.
 
-The class is the folder (``PATH/CLASS/*.txt``, or ``PATH/train/CLASS`` with ``PATH/test`` or ``PATH/val``), or is found in
-the path by ``data.class_pattern``. A window has ``data.signal_length`` characters (128), windows do not overlap, and the
-rest of a file is left out unless the file has nothing else; such a one ends in zeros. Numbers are those of
+The class is the folder (``PATH/CLASS/*.txt``, or ``PATH/train/CLASS`` with ``PATH/test`` or ``PATH/val``), or is found
+in the path by ``data.class_pattern``. A window has ``data.signal_length`` characters (128), windows do not overlap, and
+the rest of a file is left out unless the file has nothing else; such a one ends in zeros. Numbers are those of
 :mod:`resnet_jax.data.characters`. Windows of one file are alike, so ``data.group_by group`` keeps them in one part.
 """
 
@@ -61,7 +61,12 @@ def load_text(path: str, reading: Reading, /) -> Dataset:
             raise DataError(f"{empty[0]}: there are no characters in it but spaces; remove it")
         of = np.repeat(np.arange(len(paths)), [len(found) for found in cut])
         splits[split] = TextRecords(
-            np.concatenate(cut)[..., None], files.labels[split][of], name="text", meaning="signal", groups=of, paths=paths
+            np.concatenate(cut)[..., None],
+            files.labels[split][of],
+            name="text",
+            meaning="signal",
+            groups=of,
+            paths=paths,
         )
         count += len(of)
     total = sum(map(len, files.paths.values()))
