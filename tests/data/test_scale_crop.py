@@ -35,7 +35,7 @@ def cropped(text, count=16):
         "epoch": np.zeros(count, np.int32),
     }
     prepare = prepare_with([parse_transform(text)], (0.0,) * 3, (1.0,) * 3, spec=SPEC)
-    found = prepare(jax.random.key(0), {name: jnp.asarray(values) for name, values in batch.items()})
+    found = jax.jit(prepare)(jax.random.key(0), {name: jnp.asarray(values) for name, values in batch.items()})
     return batch, {name: np.asarray(values) for name, values in found.items()}
 
 

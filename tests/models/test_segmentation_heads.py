@@ -78,7 +78,7 @@ def test_heads_follow_the_rules_of_the_network(rule):
         assert set(jax.tree.leaves(distances(shapes["params"])["head"])) == {0}
 
 
-@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize("order", [pytest.param("post", marks=pytest.mark.slow), "pre"])
 def test_a_head_is_folded_with_its_network(order):
     config = ResNetConfig((1, 1), (4, 8), stem="cifar", head="fpn", head_width=8, num_classes=3, order=order)
     model, images = ResNet(config), jax.random.normal(jax.random.key(0), (2, 12, 10, 3))
