@@ -27,7 +27,7 @@ from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import load_recipe
 
 TEST_TAKES = range(5, 10)
-FIELDS = ("part", "network", "seed", "correct", "examples", "accuracy", "seconds")
+FIELDS: tuple[str, ...] = ("part", "network", "seed", "correct", "examples", "accuracy", "seconds")
 
 
 def divide(recordings: Path, part: str, target: Path) -> None:

@@ -37,7 +37,7 @@ PUBLISHED = {
     "ArrowHead": (84.46, 1.17),
     "OSULeaf": (97.85, 0.78),
 }
-FIELDS = ("set", "net", "seed", "accuracy", "parameters", "seconds of all seeds")
+FIELDS: tuple[str, ...] = ("set", "net", "seed", "accuracy", "parameters", "seconds of all seeds")
 
 
 def train(folder: Path, nets: tuple[str, ...], seeds: str, out: Path) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ def _draw_matrix(figure: Any, similarity: np.ndarray, labels: np.ndarray, names:
         axes.axhline(edge - 0.5, color=GREY, linewidth=0.4)
         axes.axvline(edge - 0.5, color=GREY, linewidth=0.4)
     if len(present) <= _NAMED:
-        middles, said = first + (count - 1) / 2, [short(drawn(names[label]), 12) for label in present]
+        middles, said = first + (count - 1) / 2, [short(drawn(names[int(label)]), 12) for label in present]
         axes.set_xticks(middles, said, fontsize=TEXT, rotation=90 if max(map(len, said)) > 3 else 0)
         axes.set_yticks(middles, said, fontsize=TEXT)
     axes.set(xlabel="class of other", ylabel="class of image")

@@ -23,7 +23,6 @@ from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelChanges, ModelSpec
-from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.analysis_images import RANDOM, Shown, images_of_run, images_of_source, random_images
 from resnet_jax.runs.chosen import own_or_other
 from resnet_jax.runs.directory import describe_environment

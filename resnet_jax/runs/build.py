@@ -19,6 +19,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.towers import TwoTowers
 from resnet_jax.ops import in_forms
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.corrupt import said_skipped, share
@@ -26,7 +27,7 @@ from resnet_jax.runs.data import RunData, geometry_of
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.feeding import describe_feed, steps_per_dispatch
 from resnet_jax.runs.length import length_of
-from resnet_jax.runs.network import build_model, build_task
+from resnet_jax.runs.network import build_model as build_model, build_network as build_network, build_task
 from resnet_jax.runs.preparation import eval_preprocess, train_preprocess
 from resnet_jax.runs.stages import in_stages
 from resnet_jax.runs.teacher import Teacher, find_teacher
@@ -103,7 +104,8 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     warmup = warmup_steps(config.optim.schedule, feed.steps_per_epoch, total_steps)
     plan = dataclasses.replace(plan, warmup=warmup)
 
-    model, task = build_model(config, card, devices=placement.size), build_task(config, card)
+    model: Any = build_network(config, card, devices=placement.size)  # one, or one of two towers
+    task = build_task(config, card)
     teacher = find_teacher(config, card, model, placement)
     given = None if teacher is None else teacher.variables
     task = task if teacher is None else distilled(task, config.task.distill)
@@ -160,7 +162,7 @@ def _given_last(preprocess: TrainPreprocess, given: Any, key: jax.Array, batch: 
     return preprocess(key, batch, given)
 
 
-def loss_scaling(config: RunConfig, model: ResNet) -> LossScaling | None:
+def loss_scaling(config: RunConfig, model: ResNet | TwoTowers) -> LossScaling | None:
     """Return the loss scale's rules where the network computes in float16, else None.
 
     Raises:

@@ -13,7 +13,7 @@ from resnet_jax.errors import DamagedError, UsageError, unknown
 from resnet_jax.models.count import count
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.report.plots import NO_METRICS
-from resnet_jax.runs.build import build_model, build_task
+from resnet_jax.runs.build import build_network, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.imports import missing_told
@@ -145,7 +145,7 @@ def read_run(path: Path, metric: str | None = None, counted: dict[Any, int] | No
 
 def _parameters(config: RunConfig, card: DatasetInfo, counted: dict[Any, int]) -> int:
     """Return the parameters of a network; ``counted`` are those of others, which many seeds share."""
-    model = build_model(config, card)
+    model = build_network(config, card)
     key = (model.config, card.image_shape)
     if key not in counted:
         counted[key] = count(model, card.image_shape).params

@@ -16,7 +16,19 @@ from resnet_jax.tasks.registry import make_task
 from resnet_jax.tasks.task import Task
 
 
-def build_model(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet | TwoTowers:
+def build_model(config: RunConfig, card: DatasetInfo) -> ResNet:
+    """Build the network for the data, one of one input; see :func:`build_network`.
+
+    Raises:
+        UsageError: as that, or it is one of two towers.
+    """
+    network = build_network(config, card)
+    if isinstance(network, TwoTowers):
+        raise UsageError("this takes a network of one input, and that of task.kind contrastive has two towers")
+    return network
+
+
+def build_network(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet | TwoTowers:
     """Build the network for the data: its classes and channels, unless the configuration says otherwise.
 
     Of a task with two inputs it is one of two towers, ``model`` on the left and ``other.model`` on the right.

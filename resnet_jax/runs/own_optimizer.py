@@ -12,7 +12,7 @@ import optax
 
 from resnet_jax.errors import RunError
 from resnet_jax.models.count import abstract_variables
-from resnet_jax.runs.build import build_model, loss_scaling
+from resnet_jax.runs.build import build_network, loss_scaling
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.length import length_of
 from resnet_jax.runs.trained import TrainedRun
@@ -68,7 +68,7 @@ def _restored(trained: TrainedRun, tx: optax.GradientTransformation, checkpoint:
             key,
             trained.card.image_shape,
             ema=config.train.averaging() is not None,
-            loss_scaling=loss_scaling(config, build_model(config, trained.card)),
+            loss_scaling=loss_scaling(config, build_network(config, trained.card)),
         ),
         jax.random.key(0),
     )

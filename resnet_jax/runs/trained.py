@@ -27,7 +27,7 @@ from resnet_jax.runs.data import geometry_of
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.imports import missing_told
 from resnet_jax.runs.legacy_augment import with_old_fields
-from resnet_jax.runs.network import build_model, build_task
+from resnet_jax.runs.network import build_network, build_task
 from resnet_jax.runtime.limits import too_much_unpacked
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
@@ -102,7 +102,7 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     if checkpoint not in ("last", "best"):
         raise unknown("checkpoint", checkpoint, ("last", "best"))
     with missing_told(config.imports, where=str(run.path)):
-        model: Any = build_model(config, card)
+        model: Any = build_network(config, card)
     if model.config.num_blocks > MOST_BLOCKS:
         raise RunError(f"{run.path}: a network of {model.config.num_blocks:,} blocks; at most {MOST_BLOCKS:,} are read")
     variables = Placement.of().abstract(abstract_variables(model, card.image_shape))

@@ -15,7 +15,7 @@ from resnet_jax.tasks.config import Positives, TaskConfig
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import register_task, require_kind
 from resnet_jax.tasks.retrieval import RANKS, recalls, zero_shot
-from resnet_jax.tasks.task import Batch, TaskBase, ranked
+from resnet_jax.tasks.task import Answers, Batch, TaskBase, ranked
 
 #: What stands for the logarithm of 0 where an example of the batch is padding.
 _NEVER = -1e9
@@ -59,7 +59,7 @@ class Contrastive(TaskBase):
     inputs: ClassVar[tuple[str, ...]] = _SIDES
     compares: ClassVar[bool] = True
     draws_examples: ClassVar[bool] = False
-    answers: ClassVar[Literal["probabilities", "values"]] = "values"
+    answers: ClassVar[Answers] = "values"
 
     classes: int = 0
     positives: Positives = "class"

@@ -66,6 +66,7 @@ def make_pooling_step(
     def step(carry: tuple[Mapping[str, Any], Pooled], batch: Batch) -> Pooled:
         variables, pooled = carry
         images = batch["image"] if preprocess is None else preprocess(jax.random.key(0), batch)
+        examples = jax.tree.leaves(images)[0].shape[0]
         with leave_biased() as counts:
             _, updates = model.apply(
                 {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])},
@@ -75,9 +76,9 @@ def make_pooling_step(
                 rngs={"dropout": jax.random.fold_in(jax.random.key(0), pooled.batches)},
             )
         if positions is not None:
-            positions.update({path: count // images.shape[0] for path, count in counts.items()})
+            positions.update({path: count // examples for path, count in counts.items()})
         stats = jax.tree.map(lambda moved: _wide(moved) / (1.0 - norm_momentum), updates["batch_stats"])
-        count = jnp.float32(images.shape[0])
+        count = jnp.float32(examples)
         examples = pooled.examples + count
         return Pooled(pooled.batches + 1, examples, _union(pooled.stats, stats, count / examples, "batch_stats"))
 

@@ -16,7 +16,7 @@ from resnet_jax.models.towers import TwoTowers
 from resnet_jax.runs.config import config_to_yaml
 from resnet_jax.runs.directory import DatasetInfo, parse_card
 from resnet_jax.runs.evaluate import evaluate_run
-from resnet_jax.runs.network import build_model
+from resnet_jax.runs.network import build_network
 from resnet_jax.runs.other_input import OtherInput, other_input, require_other
 from resnet_jax.runs.promise import smoke_config
 from resnet_jax.runs.recipes import load_about, parse_config
@@ -48,7 +48,7 @@ def parsed(text):
 
 
 def test_each_input_has_its_own_network():
-    model = build_model(parsed(PAIRS + "other: {model: {name: resnet18, stem: cifar}}\n"), CARD)
+    model = build_network(parsed(PAIRS + "other: {model: {name: resnet18, stem: cifar}}\n"), CARD)
     assert isinstance(model, TwoTowers)
     left, right = model.left.config, model.right.config
     assert (left.spatial_dims, left.in_channels, left.num_classes, len(left.stage_sizes)) == (2, 1, 12, 3)
@@ -79,7 +79,7 @@ def test_the_configuration_and_what_is_known_of_the_data_are_read_back():
 )
 def test_what_does_not_go_together_is_refused(text, card, said):
     with pytest.raises(UsageError, match=said):
-        build_model(parsed(text), card)
+        build_network(parsed(text), card)
 
 
 def test_what_is_done_on_the_host_is_not_for_the_second_input():

@@ -22,7 +22,7 @@ from resnet_jax.models.count import abstract_variables, count
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops import in_forms
-from resnet_jax.runs.build import build_model, build_task
+from resnet_jax.runs.build import build_model, build_network, build_task
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.preparation import eval_preprocess, train_preprocess
@@ -144,7 +144,8 @@ def training(request: Request, placement: Placement) -> tuple[Any, tuple[Any, ..
     workload = request.workload
     check_batch_size(workload.batch, placement, accumulate=workload.accumulate)
     config, card = run_of(request)
-    model, task = build_model(config, card, devices=placement.size), build_task(config, card)
+    model: Any = build_network(config, card, devices=placement.size)
+    task = build_task(config, card)
     params = abstract_variables(model, card.image_shape)["params"]
     tx = make_optimizer(OPTIMIZER, params, steps_per_epoch=1000, total_steps=100_000)[0]
     pure = make_train_step(

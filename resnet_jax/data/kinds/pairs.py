@@ -114,7 +114,9 @@ def load_pairs(location: str, reading: Reading, /) -> Dataset:
 
     location, end = re.fullmatch(r"(.*?)(?:@(\d+|all))?", location, re.DOTALL).groups()  # pyright: ignore
     sides = _sides(location)
-    uses = [set(kind.uses) if (kind := find_source(side.partition(":")[0])) else set(OPTIONAL) for side in sides]
+    uses: list[set[str]] = [
+        set(kind.uses) if (kind := find_source(side.partition(":")[0])) else set(OPTIONAL) for side in sides
+    ]
     for name in OPTIONAL:
         if getattr(reading, name) != getattr(Reading(), name) and not any(name in used for used in uses):
             raise UsageError(f"data.{name} {getattr(reading, name)} is not used by {' or '.join(sides)}")
