@@ -24,8 +24,6 @@ PIXEL_VIEWS = ("multi_scale", "sliding")
 SCALES = (0.75, 1.0, 1.25)
 #: Windows of sliding along a side: each is half of it, and half of the next one.
 WINDOWS = 3
-#: Sides of views are multiples of it, so that every factor of ``data.downscale`` up to it divides them.
-MULTIPLE = 8
 
 
 def predict_pixel_views(predict_step: PredictStep, task: Any, views: str) -> PredictStep:
@@ -58,9 +56,9 @@ def predict_pixel_views(predict_step: PredictStep, task: Any, views: str) -> Pre
         if views == "sliding":
             return _sliding(outputs, task, images)
         sides = jax.eval_shape(outputs, images).shape[1:-1]
-        found = []
+        found, factor = [], max(images.shape[1] // sides[0], 1)  # of data.downscale, which has to divide every view
         for scale in SCALES if views == "multi_scale" else (1.0,):
-            seen = _scaled(images, scale)
+            seen = _scaled(images, scale, factor)
             found += [
                 ops.resize_bilinear(each, sides) for each in (outputs(seen), outputs(seen[:, :, ::-1])[:, :, ::-1])
             ]
@@ -69,11 +67,11 @@ def predict_pixel_views(predict_step: PredictStep, task: Any, views: str) -> Pre
     return predict
 
 
-def _scaled(images: jax.Array, scale: float) -> jax.Array:
-    """Return images at another scale, of the same dtype, with sides that are multiples of :data:`MULTIPLE`."""
+def _scaled(images: jax.Array, scale: float, multiple: int) -> jax.Array:
+    """Return images at another scale, of the same dtype, with sides that are multiples of a number."""
     if scale == 1.0:
         return images
-    sides = tuple(max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in images.shape[1:-1])
+    sides = tuple(max(round(side * scale / multiple), 1) * multiple for side in images.shape[1:-1])
     shape = (images.shape[0], *sides, images.shape[-1])
     found = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
     whole = jnp.issubdtype(images.dtype, jnp.integer)

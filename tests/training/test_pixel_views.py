@@ -44,7 +44,7 @@ def test_scales_of_an_even_image_are_the_whole_and_are_brought_to_its_sides():
         return at_half(variables, batch)
 
     predict_views(noted, Segmentation(3), "multi_scale")({}, {"image": even})
-    assert set(seen) == {(16, 16), (16, 24), (16, 32)}  # 12 and 20 rows are brought to multiples of 8
+    assert set(seen) == {(12, 18), (16, 24), (20, 30)}
 
 
 def test_probabilities_are_averaged():
