@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,8 @@ def test_a_louder_sound_is_the_same_to_the_network(frontend):
     model = create_model("resnet20_cifar", stage_sizes=(1,), widths=(4,), num_classes=3, in_channels=1,
                          **{**MEL, "frontend": frontend})  # fmt: skip
     variables = random_variables(model, (800, 1))
-    quiet, loud = (model.apply(variables, factor * SOUND, train=False) for factor in (0.01, 1.0))
+    run: Any = model.apply
+    quiet, loud = (run(variables, factor * SOUND, train=False) for factor in (0.01, 1.0))
     assert quiet.shape == (3, 3)
     np.testing.assert_allclose(quiet, loud, rtol=1e-3, atol=1e-3)
 
