@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import chex
 import jax
@@ -31,7 +32,7 @@ def inputs(count=3):
     }
 
 
-def towers(left=LEFT, right=RIGHT):
+def towers(left=LEFT, right=RIGHT) -> Any:
     return two_towers(left, right, SHAPES[1])
 
 
