@@ -56,7 +56,7 @@ def test_each_tower_is_a_network_by_itself():
     model = towers()
     variables = initial(model)
     outputs = model.apply(variables, inputs(), train=False)
-    alone = ResNet(RIGHT).apply(
+    alone: Any = ResNet(RIGHT).apply(
         {name: tree["right"] for name, tree in variables.items()}, inputs()["other"], train=False
     )
     np.testing.assert_allclose(outputs["other"], alone / np.linalg.norm(alone, axis=1, keepdims=True), rtol=1e-5)
