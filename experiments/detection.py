@@ -36,7 +36,7 @@ from resnet_jax.runs.chosen import choose_images
 from resnet_jax.runs.trained import load_run
 
 RESULTS = Path(__file__).parent / "results" / "detection"
-KEPT = ("config.yaml", "data.json", "environment.json", "metrics.jsonl", "curves.png", "summary.json")
+KEPT = ("data.json", "environment.json", "metrics.jsonl", "curves.png")
 
 
 def truth_of(run: Path, said: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--source", help="where the data lies, for bccd")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--length", help="another length, such as '12 epochs'")
+    parser.add_argument("--name", help="of the folder of results (default: the recipe)")
     parser.add_argument("--run-dir", type=Path)
     args = parser.parse_args()
     config = dataclasses.replace(load_recipe(args.recipe), seed=args.seed)
@@ -87,23 +88,24 @@ def main() -> None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=args.source))
     if args.length:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, length=args.length))
-    name = args.recipe if args.seed == 0 else f"{args.recipe}-seed{args.seed}"
+    name = args.name or (args.recipe if args.seed == 0 else f"{args.recipe}-seed{args.seed}")
     run = args.run_dir or Path("runs") / name
     summary = fit(config, run_dir=run).summary
     result = evaluate_run(run, "test", coco=True)
     assert result.coco is not None
     theirs = by_pycocotools(truth_of(run, result.coco), result.coco)
-    differences = {metric: abs(value - result.metrics[metric]) for metric, value in theirs.items()}
+    differences = [abs(value - result.metrics[metric]) for metric, value in theirs.items()]
     out = RESULTS / name
     out.mkdir(parents=True, exist_ok=True)
     for kept in (*KEPT, *(("examples.png",) if args.recipe == "digits-detection" else ())):
-        if (run / kept).is_file():
-            shutil.copy(run / kept, out / kept)
+        shutil.copyfile(run / kept, out / kept)
+    path = config.data.source.partition(":")[2] or "-"
+    (out / "config.yaml").write_text((run / "config.yaml").read_text().replace(path, "BCCD" if args.source else path))
     found = {
         "metrics": dict(result.metrics),
         "per_class": summary.per_class,
         "pycocotools": theirs,
-        "largest_difference": max(differences.values()),
+        "largest_difference": max(differences),
         "images": result.examples,
         "seconds": summary.seconds,
         "images_per_second": summary.images_per_second,

@@ -48,42 +48,59 @@ def runs() -> dict[str, RunConfig]:
 
 
 def cosines(folder: Path) -> list[dict[str, object]]:
-    """Return the mean cosine of every pair at every block in each third of the training, over the seeds."""
+    """Return the mean cosine of every pair at every block in each third of the training, over the seeds there are."""
     rows: list[dict[str, object]] = []
     for weighting in WEIGHTINGS:
-        found = [read_task_gradients(folder / f"{weighting}-{seed}" / "task_gradients.jsonl") for seed in SEEDS]
-        first = found[0]
-        for third, part in enumerate(np.array_split(np.arange(len(first.steps)), 3), 1):
+        paths = [folder / f"{weighting}-{seed}" / "task_gradients.jsonl" for seed in SEEDS]
+        found = [read_task_gradients(path) for path in paths if (path.parent / "summary.json").is_file()]
+        for third in range(3) if found else ():
+            part = np.array_split(np.arange(len(found[0].steps)), 3)[third]
             mean = np.nanmean(np.stack([one.cosine[part] for one in found]), axis=(0, 1))
-            for pair, row in zip(first.pairs, mean, strict=True):
-                for block, value in zip(first.names, row.tolist(), strict=True):
-                    rows.append(
-                        {"weighting": weighting, "pair": " ".join(pair), "third": third, "block": block,
-                         "cosine": f"{value:.3f}"}
-                    )  # fmt: skip
+            for pair, row in zip(found[0].pairs, mean, strict=True):
+                about = {"weighting": weighting, "seeds": len(found), "pair": " ".join(pair), "third": third + 1}
+                rows += [
+                    {**about, "block": block, "cosine": f"{value:.3f}"}
+                    for block, value in zip(found[0].names, row.tolist(), strict=True)
+                ]
     return rows
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    """Return the means over seeds, in points, and how far each task is from the network that learns it alone."""
-    lines = ["| network | digit | parity | thickness (100 R2) |", "|---|---|---|---|"]
+    """Return the means over the seeds there are, in points, and how far each task is from its network alone."""
 
     def points(run: str, key: str) -> np.ndarray:
-        return np.array([results[f"{run}-{seed}"][key] for seed in SEEDS]) * 100
+        return np.array([results[f"{run}-{seed}"][key] for seed in SEEDS if f"{run}-{seed}" in results]) * 100
+
+    def said(values: np.ndarray) -> str:
+        return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
     alone = {name: points(name, key) for name, key in HEADLINES.items()}
-    cells = [f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" for values in alone.values()]
-    lines.append(f"| one for each task | {' | '.join(cells)} |")
+    lines = ["| network | seeds | digit | parity | thickness (100 R2) |", "|---|---|---|---|---|"]
+    lines.append(f"| one for each task | {len(alone['digit'])} | {' | '.join(map(said, alone.values()))} |")
     for weighting in WEIGHTINGS:
-        cells = []
-        for name, key in HEADLINES.items():
-            values = points(weighting, key)
-            cells.append(f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({values.mean() - alone[name].mean():+.2f})")
-        lines.append(f"| three tasks, {weighting} | {' | '.join(cells)} |")
+        each = {name: points(weighting, key) for name, key in HEADLINES.items()}
+        if len(each["digit"]):
+            cells = [f"{said(values)} ({values.mean() - alone[name].mean():+.2f})" for name, values in each.items()]
+            lines.append(f"| three tasks, {weighting} | {len(each['digit'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def write(folder: Path, results: dict[str, dict[str, float]]) -> None:
+    """Write what came out so far."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    if rows := cosines(folder):
+        with (RESULTS / "cosines.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    for name in ("task_gradients.png", "curves.png", "predictions.png"):
+        if (folder / "fixed-0" / name).is_file():
+            shutil.copy(folder / "fixed-0" / name, RESULTS)
+
+
 def main() -> None:
+    """Train what is missing, and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no run after so many")
@@ -91,22 +108,13 @@ def main() -> None:
     began, results = time.monotonic(), {}
     for name, config in runs().items():
         summary = options.folder / name / "summary.json"
-        if not summary.is_file():
-            if time.monotonic() - began > 60 * options.minutes:
-                print("not done: the same command goes on")
-                return
+        if not summary.is_file() and time.monotonic() - began < 60 * options.minutes:
             print(name, flush=True)
             fit(config, options.folder / name)
-        results[name] = json.loads(summary.read_text())["metrics"]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    rows = cosines(options.folder)
-    with (RESULTS / "cosines.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    shutil.copy(options.folder / "fixed-0" / "task_gradients.png", RESULTS)
-    print(table(results))
+        if summary.is_file():
+            results[name] = json.loads(summary.read_text())["metrics"]
+    write(options.folder, results)
+    print(f"{len(results)} of {len(runs())} runs", table(results), sep="\n")
 
 
 if __name__ == "__main__":

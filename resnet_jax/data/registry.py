@@ -113,7 +113,7 @@ def find_source(kind: str) -> SourceKind | None:
 def source_forms() -> str:
     """Return how a source of every kind is written, in a row.
 
-    >>> source_forms().startswith("digits, digits_detection")
+    >>> source_forms().startswith("digits, digits_")
     True
     """
     return ", ".join(KINDS.values())

@@ -76,8 +76,14 @@ def is_gone(spec: str) -> bool:
 
     >>> is_gone("digits"), is_gone("npz:nowhere/x.npz"), is_gone("tfds:mnist@nowhere")
     (False, True, True)
+    >>> is_gone("pairs:digits+digits"), is_gone("pairs:digits+wav:nowhere")
+    (False, True)
     """
     kind, _, location = spec.partition(":")
+    if kind == "pairs":
+        from resnet_jax.data.kinds.pairs import sides_of
+
+        return any(is_gone(side) for side in sides_of(location)[:2])
     if kind == "tfds":
         location = location.partition("@")[2]
     elif kind == "coco" and ".json@" in location:

@@ -134,7 +134,7 @@ def _stem(config: ResNetConfig, train: bool) -> tuple[Any, Any]:
     stem = Stem(config)
 
     def apply(variables, images):
-        y, _ = stem.apply(variables, images.astype(config.dtype), train=train, mutable=["batch_stats"])
+        y, _ = stem.apply(variables, images, train=train, mutable=["batch_stats"])
         return y, _reduce(y)
 
     return _compiled_init(stem), jax.jit(apply)

@@ -187,10 +187,10 @@ class ResNetConfig:
     head_depth: AtLeast0 = 4
     """Convolutions of the towers of heads fcos and retinanet, before their last ones."""
     pyramid_stride: AtLeast1 | None = None
-    """Pixels between positions of the finest map that heads fcos and retinanet use; None: 8, or of small strides half
-    the network's.
+    """Pixels between positions of the finest map of heads fcos and retinanet; None: 8, or half a smaller stride.
 
-    Small objects need a fine one: one that is smaller than the stride may have no position in its middle.
+    Half the network's own stride, where that is below 16. Small objects need a fine map: one that is smaller than the
+    stride may have no position in its middle.
     """
     pyramid_extra: AtLeast0 = 0
     """Maps of heads fcos and retinanet beyond the last stage's, each of twice the stride; the papers have 2."""

@@ -26,7 +26,7 @@ _AXES = {1: "W", 2: "H, W", 3: "D, H, W"}
 
 
 class Stem(nn.Module):
-    """From pixels to the first stage. In pre-activation order its last norm and activation belong to the blocks."""
+    """From the input to the first stage, front end included. In order ``pre`` its last norm is that of the blocks."""
 
     config: ResNetConfig
 
@@ -34,6 +34,9 @@ class Stem(nn.Module):
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
         """Return the first feature map; ``stem_stride`` positions of the input are one of it."""
         config = self.config
+        if config.frontend != "none":
+            x = apply_frontend(config, x, self.make_rng("dropout") if train and masks_bands(config) else None)
+        x = x.astype(config.dtype)
         if config.stem == "none":
             return x
         widths = stem_widths(config)
@@ -283,9 +286,7 @@ class ResNet(nn.Module):
                 f"pass in_channels={x.shape[-1]} to create_model, or move the channels last"
             )
         key = self.make_rng("dropout") if train and (is_on(config.dropout) or is_on(config.drop_path)) else None
-        if config.frontend != "none":
-            x = apply_frontend(config, x, self.make_rng("dropout") if train and masks_bands(config) else None)
-        x = Stem(config, name=paths.STEM)(x.astype(config.dtype), train=train)
+        x = Stem(config, name=paths.STEM)(x, train=train)
         maps = {"stem": x}
         for index, blocks in enumerate(plan_stages(config)):
             x = Stage(config, blocks, name=paths.stage_name(index))(x, train=train, key=key)

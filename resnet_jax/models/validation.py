@@ -90,6 +90,10 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"frontend log_mel is of sounds, whose spatial_dims is 1, and it is {c.spatial_dims}",
         ),
         (
+            c.stem == "whiten" and c.frontend != "none",
+            f"stem whiten is computed of the inputs as they are, and frontend {c.frontend} changes them",
+        ),
+        (
             c.frontend == "one_hot" and c.in_channels != 1,
             f"frontend one_hot takes one number a position, and in_channels is {c.in_channels}",
         ),

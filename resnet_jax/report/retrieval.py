@@ -37,7 +37,7 @@ def draw_retrieval(kept: Mapping[str, np.ndarray], path: Path, *, class_names: S
     nearest = kept[f"{FOUND}image/{LABELS}"].shape[1]
     columns, cell = nearest + 1, 1.35
     width, matrix = 2 * columns * cell, 5.4
-    figure = new_figure((width, matrix + asked * cell + 0.8))
+    figure = new_figure((width, matrix + asked * cell + 0.8), dpi=80)
     above, below = figure.subfigures(2, 1, height_ratios=(matrix, asked * cell + 0.3))
     above.suptitle(headline(title, width), fontsize=12)
     matrix_figure, bars = above.subfigures(1, 2)
@@ -81,8 +81,8 @@ def _draw_bars(figure: Any, found: np.ndarray, zero_shot: np.ndarray) -> None:
         bars = left.bar(places + 0.4 * way, 100 * found[way], 0.36, color=colour, label=name.replace("_", " "))
         left.bar_label(bars, fmt="%.1f", fontsize=TEXT - 1)
     left.set_xticks(places + 0.2, [f"@{k}" for k in RANKS])
-    left.set(ylim=(0, 112), ylabel="%", title="recall by class")
-    left.legend(frameon=False, fontsize=TEXT, loc="lower left")
+    left.set(ylim=(0, 122), ylabel="%", title="recall by class")
+    left.legend(frameon=False, fontsize=TEXT, loc="upper center", ncols=2)
     bars = right.bar(np.arange(3), 100 * zero_shot, 0.6, color=(BLUE, AMBER, GREEN))
     right.bar_label(bars, fmt="%.1f", fontsize=TEXT - 1)
     right.set_xticks(np.arange(3), ["image\nalone", "other\nalone", "both"], fontsize=TEXT)

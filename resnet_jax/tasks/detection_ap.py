@@ -56,7 +56,7 @@ def average_precisions(found: ImageBoxes, true: ImageBoxes, classes: int) -> np.
 
     >>> one = np.array([[[0.0, 0, 4, 4]]])
     >>> found = ImageBoxes(one, np.array([[0]]), scores=np.array([[0.9]]))
-    >>> average_precisions(found, ImageBoxes(one + [0, 0, 0, 1], np.array([[0]])), 2)[[0, 6, 7]].tolist()
+    >>> average_precisions(found, ImageBoxes(one + [0, 0, 0, 1], np.array([[0]])), 2)[[0, 6, 7]].round(9).tolist()
     [[1.0, nan], [1.0, nan], [0.0, nan]]
     """
     return np.stack([_of_class(found, true, label) for label in range(classes)], axis=1)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from resnet_jax.depth import predict_moments
+from resnet_jax.depth.blockwise import chain
 from resnet_jax.errors import UsageError
-from resnet_jax.models import ResNetConfig, create_model
+from resnet_jax.models import ResNet, ResNetConfig, create_model
 from resnet_jax.models.frontend import apply_frontend, standardized
 from tests.tools import random_variables
 
@@ -30,7 +33,8 @@ def test_a_louder_sound_is_the_same_to_the_network(frontend):
     model = create_model("resnet20_cifar", stage_sizes=(1,), widths=(4,), num_classes=3, in_channels=1,
                          **{**MEL, "frontend": frontend})  # fmt: skip
     variables = random_variables(model, (800, 1))
-    quiet, loud = (model.apply(variables, factor * SOUND, train=False) for factor in (0.01, 1.0))
+    run: Any = model.apply
+    quiet, loud = (run(variables, factor * SOUND, train=False) for factor in (0.01, 1.0))
     assert quiet.shape == (3, 3)
     np.testing.assert_allclose(quiet, loud, rtol=1e-3, atol=1e-3)
 
@@ -66,3 +70,16 @@ def test_characters_become_zeros_and_a_one():
     np.testing.assert_array_equal(apply_frontend(config, codes, None), expected)
     with pytest.raises(UsageError, match="one_hot takes one number a position, and in_channels is 3"):
         ResNetConfig((1,), (4,), stem="cifar", spatial_dims=1, frontend="one_hot")
+
+
+@pytest.mark.parametrize("frontend", ["standardize", "log_mel"])
+def test_a_network_taken_apart_has_its_front_end_once(frontend):
+    """Stem, blocks and the rest one after the other give what the network gives."""
+    config = create_model("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8), in_channels=1, num_classes=3,
+                          **{**MEL, "frontend": frontend}).config  # fmt: skip
+    model: Any = ResNet(config)
+    variables, x = random_variables(model, (800, 1)), jnp.asarray(SOUND)
+    expected = model.apply(variables, x, train=False)
+    for link in chain(config, variables, train=False):
+        x = link.kind(link.variables, jnp.asarray(link.beta), x)
+    np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ from tests.tools import random_variables
 )
 def test_same_is_what_tensorflow_pads(window, dilation, strides):
     """Of stride 1 and dilation 1: (k - 1) // 2 zeros before, k // 2 after. With a stride TensorFlow pads less."""
-    x = np.random.default_rng(0).normal(size=(2, 16, 3)).astype(np.float32)
-    layer = Conv(4, window, strides, dilation=dilation, same=True)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 3)), jnp.float32)
+    layer: Any = Conv(4, window, strides, dilation=dilation, same=True)
     variables = layer.init(jax.random.key(0), x)
     kernel = variables["params"]["kernel"]
     padding = "SAME" if strides == 1 else [((window - 1) // 2, window // 2)]
@@ -41,7 +42,7 @@ def test_without_same_an_even_window_shrinks_the_map_as_before():
 
 def test_the_network_is_the_published_one():
     """Against the layers of hfawaz/dl-4-tsc written out with ``lax``, in evaluation."""
-    model = create_model("resnet_ts", widths=(4, 6, 6), num_classes=3)
+    model: Any = create_model("resnet_ts", widths=(4, 6, 6), num_classes=3)
     variables = random_variables(model, (20, 1))
     params, stats = variables["params"], variables["batch_stats"]
     series = np.random.default_rng(1).normal(size=(2, 20, 1)).astype(np.float32)
@@ -88,6 +89,6 @@ def test_what_does_not_go_together(choices, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fixup_resnet_ts", "skipinit_resnet_ts", "nf_resnet_ts"])
 def test_networks_without_norms_keep_the_length(name):
-    model = ResNet(dataclasses.replace(create_model(name).config, widths=(4, 6, 6)))
+    model: Any = ResNet(dataclasses.replace(create_model(name).config, widths=(4, 6, 6)))
     maps = model.apply(random_variables(model, (11, 1)), jnp.ones((2, 11, 1)), train=False, method="features")
     assert [maps[f"stage{s}"].shape for s in (1, 2, 3)] == [(2, 11, 4), (2, 11, 6), (2, 11, 6)]

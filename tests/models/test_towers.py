@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import chex
 import jax
@@ -31,7 +32,7 @@ def inputs(count=3):
     }
 
 
-def towers(left=LEFT, right=RIGHT):
+def towers(left=LEFT, right=RIGHT) -> Any:
     return two_towers(left, right, SHAPES[1])
 
 
@@ -55,7 +56,7 @@ def test_each_tower_is_a_network_by_itself():
     model = towers()
     variables = initial(model)
     outputs = model.apply(variables, inputs(), train=False)
-    alone = ResNet(RIGHT).apply(
+    alone: Any = ResNet(RIGHT).apply(
         {name: tree["right"] for name, tree in variables.items()}, inputs()["other"], train=False
     )
     np.testing.assert_allclose(outputs["other"], alone / np.linalg.norm(alone, axis=1, keepdims=True), rtol=1e-5)

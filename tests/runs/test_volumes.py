@@ -101,11 +101,10 @@ def test_files_of_sixteen_bits_are_predicted_as_they_are_evaluated(tmp_path):
         pixels = RNG.integers(0, 5000, (8, 8, 4), np.uint16) + np.uint16(3000 * (number % 2))
         cv2.imwrite(str(folder / f"{number}.png"), pixels)
     changes = {**TINY, "data.source": f"folder:{tmp_path / 'scenes'}", "data.pixels": "stored"}
-    run = fit(with_values(RunConfig(), changes), tmp_path / "run")
-    trained = load_run(run.path)
+    trained = fit(with_values(RunConfig(), changes), tmp_path / "run").trained
     assert trained.card.image_dtype == "uint16"
     predictor, files = Predictor(trained), sorted((tmp_path / "scenes").rglob("*.png"))[:6]
-    stored = np.stack([cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[..., [2, 1, 0, 3]] for file in files])
+    stored = np.stack([np.asarray(cv2.imread(str(file), cv2.IMREAD_UNCHANGED))[..., [2, 1, 0, 3]] for file in files])
     expected = predictor.probabilities(stored).max(axis=1)
     found = list(predictor.predict(files))
     np.testing.assert_allclose([one.probabilities[0] for one in found], expected, rtol=1e-6)

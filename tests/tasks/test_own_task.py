@@ -105,7 +105,7 @@ def test_a_loss_alone_is_a_task():
 
 
 def test_a_setting_that_it_does_not_use_and_a_name_that_is_taken_are_refused():
-    with pytest.raises(UsageError, match=r"task.threshold .* is not used by task.kind ordinal, but by multilabel or"):
+    with pytest.raises(UsageError, match=r"task.threshold .* is not used by task.kind ordinal, but by multilabel, "):
         make_task(TaskConfig(kind="ordinal", threshold=(0.2,)), TaskFacts(names=("a", "b")))
     with pytest.raises(UsageError, match="called 'ordinal' already"):
         register_task("ordinal")(make_ordinal)

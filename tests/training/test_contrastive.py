@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -25,7 +26,7 @@ SHAPES = (8, 8, 1), (12, 2)
 TX = optax.sgd(1.0)  # what the parameters move by is the gradient
 
 
-def towers(norm="batch"):
+def towers(norm: Any = "batch") -> Any:
     left = ResNetConfig((1,), (4,), stem="cifar", num_classes=6, in_channels=1, norm=norm, norm_groups=2)
     right = ResNetConfig((1,), (4,), stem="cifar", num_classes=6, in_channels=2, spatial_dims=1, norm="batch")
     return two_towers(left, right, SHAPES[1])

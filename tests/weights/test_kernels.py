@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from resnet_jax.weights.transfer import transfer
 from tests.tools import random_variables
 
 RNG = np.random.default_rng(0)
-SMALL = {"stage_sizes": (1, 1), "widths": (4, 6), "num_classes": 3, "stem": "cifar"}
+SMALL: dict[str, Any] = {"stage_sizes": (1, 1), "widths": (4, 6), "num_classes": 3, "stem": "cifar"}
 DEPTH = 25
 #: Of stem, stage1 and stage2: taps of 3, the first of stage2 at stride 2: 3; then 3, 3; then 3, and 3 at stride 2.
 STRIDES, FIELDS = {"stem": 1, "stage1": 1, "stage2": 2}, {"stem": 3, "stage1": 7, "stage2": 13}
@@ -37,7 +39,7 @@ def flat():
 
 def inflated(variables, how, **choices):
     model = create_model("resnet20_cifar", **SMALL, spatial_dims=3, **choices)
-    return model, transfer(variables, model, {}, inflate=how, **({"stem": "mean"} if choices else {}))
+    return model, transfer(variables, model, {}, inflate=how, stem="mean" if choices else "exact")
 
 
 def test_centre_gives_the_features_of_the_image_everywhere_and_its_outputs(flat):
@@ -112,8 +114,8 @@ def test_the_sum_over_depth_is_the_kernel(how):
     ],
 )
 def test_what_cannot_be_done_is_said(choices, asked, why):
-    small = {**SMALL, "norm": "none", **choices}
+    small: dict[str, Any] = {**SMALL, "norm": "none", **choices}
     source = create_model("resnet20_cifar", **{**small, "in_channels": 3})
-    model = create_model("resnet20_cifar", **small, spatial_dims=3)
+    model = create_model("resnet20_cifar", **{**small, "spatial_dims": 3})
     with pytest.raises(UsageError, match=why):
         transfer(random_variables(source, (8, 8, 3)), model, {}, **asked)

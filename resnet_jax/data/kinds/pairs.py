@@ -112,8 +112,7 @@ def load_pairs(location: str, reading: Reading, /) -> Dataset:
     """
     from resnet_jax.data.source import load_dataset
 
-    location, end = re.fullmatch(r"(.*?)(?:@(\d+|all))?", location, re.DOTALL).groups()  # pyright: ignore
-    sides = _sides(location)
+    *sides, end = sides_of(location)
     uses: list[set[str]] = [
         set(kind.uses) if (kind := find_source(side.partition(":")[0])) else set(OPTIONAL) for side in sides
     ]
@@ -177,8 +176,20 @@ def _divided(dataset: Dataset, seed: int, *, whole: bool) -> dict[str, Source]:
     return {name: Subset(records, part) for name, part in parts.items()}
 
 
-def _sides(location: str) -> tuple[str, str]:
-    """Return both sources of a location: it is cut at the first + that is followed by a kind of source."""
+def sides_of(location: str) -> tuple[str, str, str]:
+    """Return both sources of a location, and the seed or ``all`` at its end, or nothing.
+
+    It is cut at the first + that is followed by a kind of source.
+
+    Raises:
+        UsageError: it is not two sources.
+
+    >>> sides_of("digits+npz:a+b.npz@3")
+    ('digits', 'npz:a+b.npz', '3')
+    """
+    found = re.fullmatch(r"(.*?)(?:@(\d+|all))?", location, re.DOTALL)
+    assert found is not None
+    location, end = found[1], found[2] or ""
     known = "|".join(sorted(re.escape(kind) for kind in KINDS))
     match = re.search(rf"\+(?=(?:{known})(?::|$))", location)
     if match is None:
@@ -186,4 +197,4 @@ def _sides(location: str) -> tuple[str, str]:
             f"data source pairs:{location} is not complete; write pairs:LEFT+RIGHT, two sources such as "
             "pairs:digits+wav:PATH"
         )
-    return location[: match.start()], location[match.end() :]
+    return location[: match.start()], location[match.end() :], end
