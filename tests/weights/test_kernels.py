@@ -115,7 +115,9 @@ def test_the_sum_over_depth_is_the_kernel(how):
 )
 def test_what_cannot_be_done_is_said(choices, asked, why):
     small: dict[str, Any] = {**SMALL, "norm": "none", **choices}
-    source = create_model("resnet20_cifar", **{**small, "in_channels": 3})
-    model = create_model("resnet20_cifar", **{**small, "spatial_dims": 3})
+    volumes: dict[str, Any] = {**small, "spatial_dims": 3}
+    flat: dict[str, Any] = {**small, "in_channels": 3}
+    source = create_model("resnet20_cifar", **flat)
+    model = create_model("resnet20_cifar", **volumes)
     with pytest.raises(UsageError, match=why):
         transfer(random_variables(source, (8, 8, 3)), model, {}, **asked)

