@@ -44,7 +44,7 @@ def apply_frontend(
         x: inputs.
         key: of the masks; None for none.
     """
-    x = x.astype(ops.at_least_float32(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
+    x = x.astype(ops.at_least_float32(x.dtype))
     if config.frontend == "standardize":
         return standardized(x, tuple(range(1, x.ndim - 1)))
     if config.frontend == "one_hot":
