@@ -52,7 +52,7 @@ class DamagedError(RunError):
 
 
 #: So many names are listed in a message; of more the nearest three are.
-FEW = 12
+FEW = 14
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:

@@ -36,7 +36,7 @@ def masks_bands(config: ResNetConfig) -> bool:
 
 def apply_frontend(
     config: ResNetConfig, x: Float[Array, "n *spatial c"], key: Key[Array, ""] | None
-) -> Float[Array, "n *out c"]:
+) -> Float[Array, "n *out f"]:
     """Return what the stem sees, in float32 or wider.
 
     Args:

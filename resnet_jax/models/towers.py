@@ -143,7 +143,7 @@ def _projecting(config: ResNetConfig) -> ResNetConfig:
     return dataclasses.replace(config, head_init=starts)
 
 
-def inputs_of(network: nn.Module, batch: Mapping[str, Any]) -> Any:
+def inputs_of(network: Any, batch: Mapping[str, Any]) -> Any:
     """Return what of a batch a network is called with: its ``image``, or of two towers both inputs by name."""
     names = getattr(network, "inputs", None)
     return batch["image"] if names is None else {name: batch[name] for name in names}

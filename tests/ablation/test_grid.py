@@ -68,7 +68,8 @@ def test_every_option_of_all_sections_is_there_and_only_those_of_one_value_are_a
         for name, value in config[part].items():
             flat |= {f"{part}.{name}.{child}" for child in value} if isinstance(value, dict) else {f"{part}.{name}"}
     before = {f"data.{name}" for name in OLD_FIELDS}  # which edit data.augment
-    assert set(options()) == flat | before | {f"model.{name}" for name in ModelSpec.option_hints()}
+    networks = {f"{network}.{name}" for network in ("model", "other.model") for name in ModelSpec.option_hints()}
+    assert set(options()) == flat | before | networks | {"other.augment"}
     assert {"data.mean", "data.std", "optim.decay_roles", "optim.schedule.milestones"} <= flat - set(scalar_options())
     assert {"model.name", "train.length", "optim.schedule.kind", "task.loss"} <= set(scalar_options())
 

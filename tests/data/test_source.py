@@ -60,7 +60,7 @@ def test_a_path_alone_is_described_with_what_to_type(make_folder, tmp_path):
         with pytest.raises(UsageError, match=f"has no kind before the path; it is {said}"):
             load_dataset(str(root / given))
     with pytest.raises(
-        UsageError, match=r"gone': there is no such file or folder, and no kind before it; write digits, fold"
+        UsageError, match=r"gone': there is no such file or folder, and no kind before it; write digits, "
     ):
         load_dataset(str(tmp_path / "gone"))
     with pytest.raises(UsageError, match="nothing is downloaded; fetch it first"):

@@ -27,7 +27,8 @@ def said(recipe: str, stored: int, seen: int | None = None, source: str = "folde
 
 
 def test_every_recipe_says_what_it_was_made_for():
-    assert set(MADE_FOR) == {load_recipe(name).data.source for name in list_recipes()}
+    sources = {load_recipe(name).data.source or "" for name in list_recipes()}
+    assert set(MADE_FOR) == {one for one in sources if one == "digits" or one.startswith("tfds:")}  # images of classes
     assert {load_recipe(made.recipe).data.source for made in MADE_FOR.values()} == set(MADE_FOR)
 
 
