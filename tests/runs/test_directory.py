@@ -23,7 +23,9 @@ SUMMARY = {"test_accuracy": 0.5, "steps": 10, "finished": "steps"}
 FILES = ("config.yaml", "data.json", "start.json", "summary.json")
 #: What makes a file unreadable.
 DAMAGES = {
-    "cut": lambda content: content[: len(content) // 2 - 3] if content.startswith(b"{") else content[: content.rindex(b"seed:")],
+    "cut": lambda content: (
+        content[: len(content) // 2 - 3] if content.startswith(b"{") else content[: content.rindex(b"seed:")]
+    ),
     "empty": lambda content: b"",
     "NUL bytes": lambda content: bytes(len(content)),
     "not UTF-8": lambda content: b"\xff\xfe" + content,
