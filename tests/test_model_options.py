@@ -42,7 +42,7 @@ VALUES: dict[str, Any] = {
     "norm_groups": 4, "norm_scope": "frozen", "ghost_size": 3, "norm_group_devices": 2, "residual": "rezero",
     "alpha": 0.5, "weight_standardization": "standard", "ws_eps": 1e-4, "conv_bias": True, "attention": "se",
     "se_ratio": 0.5,
-    "se_divisor": 2, "dropout": 0.25, "head": "classifier", "head_width": 64, "head_depth": 2,
+    "se_divisor": 2, "dropout": 0.25, "head": "fpn", "head_width": 64, "head_depth": 2,
     "pyramid_stride": 16, "pyramid_extra": 1, "head_dropout": 0.5,
     "drop_path": 0.125, "head_pool": "max",
     "activation": "gelu_erf", "init": "normal_0.01", "head_init": "zeros", "logit_scale": 0.125, "num_classes": 7,
@@ -72,7 +72,13 @@ def test_every_choice_of_a_network_is_an_option():
             ModelSpec("resnet20_cifar", **{name: 1})
 
 
-@pytest.mark.parametrize("field", VALUES)
+#: Of each kind of value one; the slow tests have all.
+_QUICK = {"stage_sizes", "block", "head", "symbols", "norm_eps", "ghost_size", "conv_bias", "dtype", "output_stride"}
+
+
+@pytest.mark.parametrize(
+    "field", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VALUES]
+)
 def test_every_choice_can_be_made_in_yaml_and_on_the_command_line(field):
     choices = {**TOGETHER.get(field, {}), field: VALUES[field]}
     written = {name: list(value) if isinstance(value, tuple) else value for name, value in choices.items()}

@@ -113,7 +113,7 @@ def test_a_mask_and_a_class(tmp_path):
     base = smoke_config(recipe, load_about("digits-multitask"), "digits-multitask")
     model = base.model.replace(head_width=8, head="several_uncertain")
     task = TaskConfig(heads=("digit", "segmentation:2"), weighting="uncertainty")
-    train = dataclasses.replace(base.train, length="40 steps")
+    train = dataclasses.replace(base.train, length="160 steps")
     config = dataclasses.replace(base, task=task, model=model, train=train)
     found = fit(config, tmp_path, data={"x": images, "y": labels, "segmentation": ink})
     assert (found.summary.metrics["segmentation/miou"] or 0.0) > 0.5

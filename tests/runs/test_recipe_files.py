@@ -101,8 +101,10 @@ def test_every_recipe_is_sourced_and_its_choices_go_together(name):
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_s_network_can_be_built(name):
     config = load_recipe(name)
-    shape = MODELS[config.model.name].input_shape
-    assert abstract_variables(ResNet(config.model.config()), shape)["params"]["head"]
+    network, shape = ResNet(config.model.config()), MODELS[config.model.name].input_shape
+    if network.config.spatial_dims != len(shape) - 1:  # the data's, and so its sides
+        shape = (*(64,) * network.config.spatial_dims, network.config.in_channels)
+    assert abstract_variables(network, shape)["params"]["head"]
 
 
 def test_figures_that_others_published():

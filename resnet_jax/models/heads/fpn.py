@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from resnet_jax import ops
 from resnet_jax.models.config import ResNetConfig
@@ -33,19 +35,31 @@ class FPNHead(nn.Module):
             size: sides of the input.
             train: the mode of norms and dropout.
         """
-        config = self.config
-        levels = Pyramid(config, smooth=False, upsample="bilinear", name="pyramid")(maps, train=train)
-        finest = levels[0].shape[1:-1]
-        parts = [
-            ops.resize_bilinear(
-                conv_norm(self, config, level, config.head_width, 3, name=f"level{at}", train=train), finest
-            )
-            for at, level in enumerate(levels, start=1)
-        ]
-        x = parts[0]
-        for part in parts[1:]:
-            x = x + part
-        return ops.resize_bilinear(classify_positions(config, x, train=train), size)
+        x = sum_of_levels(self, self.config, maps, train=train)
+        return ops.resize_bilinear(classify_positions(self.config, x, train=train), size)
+
+
+def sum_of_levels(
+    module: nn.Module, config: ResNetConfig, maps: Mapping[str, Array], *, train: bool
+) -> Float[Array, "n *spatial c"]:
+    """Return one map of the finest stage's resolution, ``head_width`` wide, that knows all stages.
+
+    Args:
+        module: the one that has the layers, ``pyramid`` and ``level1_conv`` to the last stage's, within whose call
+            this runs.
+        config: the network's choices.
+        maps: of :meth:`resnet_jax.models.ResNet.features`.
+        train: the mode of the norms.
+    """
+    levels = Pyramid(config, smooth=False, upsample="bilinear", name="pyramid")(maps, train=train)
+    finest = levels[0].shape[1:-1]
+    parts = [
+        ops.resize_bilinear(
+            conv_norm(module, config, level, config.head_width, 3, name=f"level{at}", train=train), finest
+        )
+        for at, level in enumerate(levels, start=1)
+    ]
+    return functools.reduce(operator.add, parts)
 
 
 @register_head("fpn")

@@ -19,7 +19,8 @@ from resnet_jax.fields import is_on
 from resnet_jax.models import layers
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.dropout import Dropout
-from resnet_jax.models.heads.parts import classify_positions, conv_norm
+from resnet_jax.models.heads.fpn import sum_of_levels
+from resnet_jax.models.heads.parts import classify_positions
 from resnet_jax.models.heads.registry import register_head
 from resnet_jax.models.init import initializer
 from resnet_jax.models.paths import HEAD
@@ -68,18 +69,19 @@ class Several(nn.Module):
             train: whether to drop what ``head_dropout`` drops.
 
         Returns:
-            (N, outputs) of a task of whole inputs, (N, *size, outputs) of one of pixels; and with
-            ``uncertain`` ``log_variance`` (N, tasks), the same for all examples.
+            (N, outputs) of a task of whole inputs, (N, *size, outputs) of one of pixels, all from the
+            map of head ``fpn``; and with ``uncertain`` ``log_variance`` (N, tasks), the same for all examples.
         """
         config, outputs = self.config, {}
         pooled = maps["pooled"]
         if is_on(config.head_dropout):
             pooled = Dropout(config.head_dropout, name="dropout")(pooled, deterministic=not train)
-        for name, count, of_pixels in parse_outputs(config.head_outputs):
-            if of_pixels:
-                x = conv_norm(self, config, maps["final"], config.head_width, 3, name=name, train=train)
+        wanted = parse_outputs(config.head_outputs)
+        finest = sum_of_levels(self, config, maps, train=train) if any(pixels for *_, pixels in wanted) else None
+        for name, count, of_pixels in wanted:
+            if of_pixels and finest is not None:
                 of_task = dataclasses.replace(config, num_classes=count)
-                small = classify_positions(of_task, x, train=train, name=f"classifier_{name}")
+                small = classify_positions(of_task, finest, train=train, name=f"classifier_{name}")
                 outputs[name] = ops.resize_bilinear(small, tuple(size))
             else:
                 outputs[name] = layers.Head(
