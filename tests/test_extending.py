@@ -23,7 +23,7 @@ from resnet_jax.data.registry import SOURCES
 from resnet_jax.data.transforms import TRANSFORMS, divide, list_transforms
 from resnet_jax.depth.predict import check_predictable
 from resnet_jax.errors import UsageError
-from resnet_jax.models import MODELS, ResNetConfig, create_model
+from resnet_jax.models import HEADS, MODELS, ResNetConfig, create_model
 from resnet_jax.models.branches import BLOCKS, BranchConv, register_block
 from resnet_jax.models.norms import NORMS, register_norm
 from resnet_jax.report.trackers import OBSERVERS, make_observers
@@ -32,6 +32,7 @@ from resnet_jax.tasks.registry import TASKS, list_tasks
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.observers import RunFacts
 from resnet_jax.training.roles import mask
+from tests.tools import random_variables
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 LINES = 25
@@ -47,7 +48,7 @@ def registries_as_before():
     """Forget what an example registers."""
     list_tasks()  # registers ours
     list_transforms()
-    tables = (MODELS, BLOCKS, NORMS, SOURCES, TRANSFORMS, TASKS, OBSERVERS)
+    tables = (MODELS, BLOCKS, HEADS, NORMS, SOURCES, TRANSFORMS, TASKS, OBSERVERS)
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -93,6 +94,14 @@ def test_a_block_from_outside_is_counted_and_computed():
         for i, o in [(16, 16)] * 3 + [(16, 32)] + [(32, 32)] * 2 + [(32, 64)] + [(64, 64)] * 2
     )
     assert found["counts"].params == plain + blocks
+
+
+def test_a_head_from_outside_makes_the_outputs():
+    found = run("A head")
+    head = found["variables"]["params"]["head"]
+    assert head["classifier"]["kernel"].shape == (64, 5)
+    variables = random_variables(found["model"], (16, 16, 3))
+    assert found["model"].apply(variables, jnp.ones((2, 16, 16, 3)), train=False).shape == (2, 16, 16, 5)
 
 
 def test_a_network_from_outside_is_found_by_name():

@@ -4,6 +4,7 @@ from resnet_jax.models.block import Block
 from resnet_jax.models.branches import BLOCKS, BranchConv, register_block
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.count import Counts, abstract_variables, count
+from resnet_jax.models.heads.registry import HEADS, register_head
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import stack as stack_blocks, unstack as unstack_blocks
 from resnet_jax.models.norm import BatchNorm, GroupNorm
@@ -17,6 +18,7 @@ from resnet_jax.models.zoo import create_model, list_models
 
 __all__ = [
     "BLOCKS",
+    "HEADS",
     "MODELS",
     "NORMS",
     "BatchNorm",
@@ -36,6 +38,7 @@ __all__ = [
     "init_variables",
     "list_models",
     "register_block",
+    "register_head",
     "register_model",
     "register_norm",
     "stack_blocks",
