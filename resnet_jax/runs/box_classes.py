@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from resnet_jax.data.boxes import NO_BOX
 from resnet_jax.data.classes import match_classes
-from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.records import ArrayRecords, Dataset, Records
+from resnet_jax.runs.recoded import Recoded
 
 
 def with_box_classes(
@@ -30,7 +28,7 @@ def with_box_classes(
     matching = match_classes(dataset.class_names, names, present=present, source=dataset.name, network=network)
     table = np.full(len(dataset.class_names) + 1, NO_BOX, np.int32)  # the last, -1, is that of no box
     table[present] = matching.labels(np.array(present, np.int32))
-    return Reboxed(records, table), len(present), matching.said
+    return Recoded(records, "box_label", table), len(present), matching.said
 
 
 def _present(records: Records, classes: int) -> list[int]:
@@ -41,34 +39,3 @@ def _present(records: Records, classes: int) -> list[int]:
     if labels is None:
         return list(range(classes))
     return np.unique(labels[labels != NO_BOX]).tolist()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Reboxed:
-    """Records with other classes of boxes.
-
-    Attributes:
-        records: with a field ``box_label``.
-        table: int32 (K + 1,), class there -> class here; the last is -1.
-    """
-
-    records: Records
-    table: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int, /) -> Example:
-        example = self.records[index]
-        return {**example, "box_label": self.table[example["box_label"]]}
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.records.labels
-
-    @property
-    def spec(self) -> Spec:
-        return self.records.spec
-
-    def describe(self, index: int) -> str:
-        return self.records.describe(index)

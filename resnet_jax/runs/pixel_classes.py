@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
-from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.records import Dataset, Records
 from resnet_jax.errors import UsageError
+from resnet_jax.runs.recoded import Recoded
 
 NO_CLASS = 255
 """Of a pixel."""
@@ -34,35 +32,4 @@ def with_pixel_classes(records: Records, dataset: Dataset, names: tuple[str, ...
         )
     table = np.full(256, NO_CLASS, np.uint8)
     table[:count] = [names.index(name) for name in dataset.class_names]
-    return Reclassified(records, table)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Reclassified:
-    """Records with other classes of pixels.
-
-    Attributes:
-        records: with a field ``segmentation``.
-        table: uint8 (256,), class there -> class here.
-    """
-
-    records: Records
-    table: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int, /) -> Example:
-        example = self.records[index]
-        return {**example, "segmentation": self.table[example["segmentation"]]}
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.records.labels
-
-    @property
-    def spec(self) -> Spec:
-        return self.records.spec
-
-    def describe(self, index: int) -> str:
-        return self.records.describe(index)
+    return Recoded(records, "segmentation", table)
