@@ -12,17 +12,15 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.heads.pyramid import Pyramid
 from resnet_jax.models.heads.registry import register_head
 from resnet_jax.models.heads.towers import (
-    Tower,
     class_logits,
-    first_stage,
     for_each,
     grid,
     last_conv,
     level_strides,
     require_images,
+    towers_of,
 )
 
 #: Height over width of the anchors.
@@ -82,10 +80,7 @@ class RetinaNetHead(nn.Module):
             train: the mode of norms.
         """
         config = self.config
-        pyramid = Pyramid(config, first=first_stage(config), extra=config.pyramid_extra, name="pyramid")
-        levels = pyramid(maps, train=train)
-        classes = Tower(config, name="class_tower")(levels, train=train)
-        boxes = Tower(config, name="box_tower")(levels, train=train)
+        levels, classes, boxes = towers_of(config, maps, train=train)
         anchors = anchors_of([x.shape[1:-1] for x in levels], level_strides(config))
         count, each = len(levels[0]), len(anchor_shapes(1))
         return {

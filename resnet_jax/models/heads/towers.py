@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import UsageError
 from resnet_jax.models import layers
 from resnet_jax.models.config import ResNetConfig
+from resnet_jax.models.heads.pyramid import Pyramid
 from resnet_jax.models.init import initializer
 
 #: Probability of an object that every place begins with (Lin et al. 2017, section 4.1).
@@ -72,6 +73,19 @@ class Tower(nn.Module):
                 joined = layers.norm_and_activate(config, join(maps), name=f"norm{number}", train=train)
                 maps = _apart(joined, maps)
         return maps
+
+
+def towers_of(
+    config: ResNetConfig, maps: Mapping[str, Array], *, train: bool
+) -> tuple[tuple[Array, ...], list[Array], list[Array]]:
+    """Return the levels of the pyramid, and the maps of the tower of classes and of that of boxes, level by level.
+
+    Called within a head's call, which then has the modules ``pyramid``, ``class_tower`` and ``box_tower``.
+    """
+    pyramid = Pyramid(config, first=first_stage(config), extra=config.pyramid_extra, name="pyramid")
+    levels = pyramid(maps, train=train)
+    classes, boxes = (Tower(config, name=f"{what}_tower")(levels, train=train) for what in ("class", "box"))
+    return levels, classes, boxes
 
 
 def join(maps: Sequence[Array]) -> Float[Array, "n p c"]:
