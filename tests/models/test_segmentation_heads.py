@@ -13,7 +13,7 @@ from resnet_jax.models.heads.pyramid import Pyramid
 from resnet_jax.training.lr_multipliers import distances
 from resnet_jax.training.roles import count_by_role
 from resnet_jax.weights.fold import fold_batch_norm
-from tests.tools import initialize
+from tests.tools import initialize, random_variables
 
 #: Channels of ResNet-50's stages.
 C50 = (256, 512, 1024, 2048)
@@ -125,3 +125,18 @@ def test_bilinear_is_opencvs_between_half_pixels():
     x = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
     wanted = cv2.resize(x, (21, 12), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(ops.resize_bilinear(x[None], (12, 21))[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["fpn", "aspp"])
+def test_every_convolution_of_a_head_is_in_its_outputs(head):
+    """Its gradient is not zero: no level of the pyramid, and no view, is left out."""
+    model = ResNet(ResNetConfig((1, 1), (4, 8), stem="cifar", num_classes=3, head=head, head_width=4))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
+    variables = random_variables(model, (16, 16, 3))
+
+    def loss(params):
+        return jnp.sum(model.apply({**variables, "params": params}, images, train=False) ** 3)
+
+    grads = jax.jit(jax.grad(loss))(variables["params"])["head"]
+    silent = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(grads) if not leaf.any()]
+    assert not silent
