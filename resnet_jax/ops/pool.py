@@ -57,5 +57,15 @@ def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
 
 
 def global_max_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
-    """Maximum over all spatial positions, returned in float32 or wider."""
-    return jnp.max(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
+    """Maximum over all spatial positions, returned in float32 or wider; the gradient goes to the first maximum.
+
+    The gradient of ``jnp.max`` asks once more which values equal the maximum. A compiler that computes them twice,
+    rounded otherwise, then finds none, and the gradient is divided by none. So the place is found once, and taken.
+
+    >>> global_max_pool(jnp.asarray([1.0, 3.0, 3.0]).reshape(1, 3, 1)).tolist()
+    [[3.0]]
+    """
+    x = x.astype(at_least_float32(x.dtype)).reshape(x.shape[0], -1, x.shape[-1])
+    first = jnp.argmax(x, axis=1)[:, None]
+    there = jax.lax.broadcasted_iota(first.dtype, x.shape, 1) == first
+    return jnp.sum(jnp.where(there, x, jnp.zeros((), x.dtype)), axis=1)

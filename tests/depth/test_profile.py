@@ -51,11 +51,11 @@ def smallest(config: ResNetConfig, equal: int = 1) -> ResNetConfig:
 
 def pictures(config: ResNetConfig) -> np.ndarray:
     size = 8 if config.stem in ("cifar", "none") else 16
-    return (
-        np.random.default_rng(1)
-        .normal(size=(BATCH, *(size,) * config.spatial_dims, config.in_channels))
-        .astype(np.float32)
-    )
+    shape, generator = (BATCH, *(size,) * config.spatial_dims, config.in_channels), np.random.default_rng(1)
+    if config.frontend == "one_hot":
+        # all of them unlike: equal symbols make equal windows, and of equal largest values the gradient takes either
+        return generator.permutation(config.symbols)[: np.prod(shape)].reshape(shape).astype(np.float32)
+    return generator.normal(size=shape).astype(np.float32)
 
 
 class Materialised:
