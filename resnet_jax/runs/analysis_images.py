@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.augment import normalize
+from resnet_jax.data.augment import downscaled, normalize
 from resnet_jax.data.in_memory import materialize
 from resnet_jax.data.records import Records, Subset
 from resnet_jax.data.rng import SHUFFLE, permutation
@@ -139,6 +139,7 @@ def _normalized(records: Records, model: ResNet, card: DatasetInfo) -> tuple[jax
     _require_memory(len(records), card.image_shape, model)
     fields = View(records, Geometry(), training=False).examples(np.arange(len(records)))
     images = normalize(jnp.asarray(fields["image"]), card.mean, card.std, jnp.dtype(model.config.dtype))
+    images = downscaled(images, card.downscale)
     targets = {name: jnp.asarray(values) for name, values in fields.items() if name != "image"}
     labels = jnp.asarray(records.labels)
     return images, labels if model.config.head == "classifier" else {**targets, "label": labels}

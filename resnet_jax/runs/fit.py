@@ -140,6 +140,7 @@ def _fit(
         devices=parts.placement.devices,
         fsdp=parts.placement.fsdp,
         warn=sayer(console),
+        beside=None if parts.teacher is None else parts.teacher.trained.model,
     )
     other_kind = misfit(config, images)
     notes = [*images.splits.notes, *([other_kind] if other_kind else [])]

@@ -184,6 +184,7 @@ def require_memory(
     warn: Callable[[str], None],
     backward: bool = True,
     options: Options = Options(),
+    beside: ResNet | None = None,
 ) -> None:
     """Refuse a step that cannot fit; warn of one that does not fit at the moment.
 
@@ -199,6 +200,7 @@ def require_memory(
         warn: is given a line.
         backward: whether there is a backward pass.
         options: what to name in the way out.
+        beside: a network whose forward pass on the same images is part of the step (a teacher).
 
     Raises:
         RunError: it needs more than there is, with what fits.
@@ -210,15 +212,20 @@ def require_memory(
     sharing = len(devices) // (len(here) if here[0].platform == "cpu" else 1)  # devices of one CPU share its memory
     at_once = members if at_once is None else at_once
     images = at_once * -(-batch // (accumulate * sharing))
-    if at_most(model, input_shape, images, members) < 0.25 * min(total, free or total):
+    networks = [model] if beside is None else [model, beside]
+    if sum(at_most(network, input_shape, images, members) for network in networks) < 0.25 * min(total, free or total):
         return
     need = estimate(model, input_shape, images, backward=backward, fsdp=fsdp)
     need = dataclasses.replace(need, fixed=members * need.fixed)
+    if beside is not None:
+        more = estimate(beside, input_shape, images, backward=False)
+        need = dataclasses.replace(need, fixed=need.fixed + more.fixed, per_image=need.per_image + more.per_image)
     if CERTAIN * need.total <= min(total, free or total):
         return
     size = "x".join(str(side) for side in input_shape)
     where = "this machine" if devices[0].platform == "cpu" else f"a {devices[0].device_kind}"
     what = "a train step" if backward else "a forward pass"
+    what += "" if beside is None else ", the teacher's forward pass included,"
     fact = f"{what} on {images:,} images of {size} needs about {gib(need.total)} of memory"
     if CERTAIN * need.total <= total:
         warn(f"warning: {fact}, and {gib(free or 0)} of the {gib(total)} of {where} are free")

@@ -110,3 +110,11 @@ def test_image_files_are_refused_by_a_network_for_other_numbers(tmp_path):
     run, _ = made(tmp_path, {"y": np.arange(COUNT) % 2}, x=RNG.normal(size=(COUNT, 8, 8, 1)).astype(np.float32))
     with pytest.raises(UsageError, match="trained on float32, and image files are read as uint8"):
         Predictor(load_run(run))
+
+
+def test_an_analysis_shows_the_network_what_a_training_does(tmp_path):
+    np.savez(tmp_path / "data.npz", x=IMAGES, y=np.arange(COUNT) % 2)
+    spec = ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,))
+    config = RunConfig(model=spec, data=DataConfig(f"npz:{tmp_path / 'data.npz'}", downscale=2))
+    write_run(tmp_path / "run", config)
+    assert run_target(tmp_path / "run", AnalysisConfig(batch=8)).images.shape == (8, 4, 4, 1)

@@ -124,3 +124,10 @@ def test_a_state_cut_over_devices_needs_less_and_is_named_as_a_way_out():
     with pytest.raises(RunError) as caught:
         need.require_memory(model, (32, 32, 3), batch=8, devices=limited, fsdp=8, warn=lines.append)
     assert "train.placement" not in str(caught.value)
+
+
+def test_a_teacher_counts():
+    student, teacher = create_model("resnet20_cifar"), create_model("resnet152")
+    require(student, (32, 32, 3), 8, GIB // 8)
+    with pytest.raises(RunError, match="the teacher's forward pass included, on 8 images of 32x32x3 needs about"):
+        require(student, (32, 32, 3), 8, GIB // 8, beside=teacher)
