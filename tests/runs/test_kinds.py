@@ -115,6 +115,7 @@ def test_image_files_are_refused_by_a_network_for_other_numbers(tmp_path):
 def test_an_analysis_shows_the_network_what_a_training_does(tmp_path):
     np.savez(tmp_path / "data.npz", x=IMAGES, y=np.arange(COUNT) % 2)
     spec = ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,))
-    config = RunConfig(model=spec, data=DataConfig(f"npz:{tmp_path / 'data.npz'}", downscale=2))
+    data = DataConfig(f"npz:{tmp_path / 'data.npz'}", downscale=2)
+    config = RunConfig(model=spec, data=data, train=TrainConfig(batch_size=8))
     write_run(tmp_path / "run", config)
     assert run_target(tmp_path / "run", AnalysisConfig(batch=8)).images.shape == (8, 4, 4, 1)
