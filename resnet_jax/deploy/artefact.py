@@ -1,0 +1,234 @@
+"""Exported networks loaded for use: an ONNX file in ONNX Runtime or OpenVINO, or a jax export.
+
+An artefact is a program: load files of people you trust.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import numpy as np
+
+from resnet_jax.deploy.metadata import Metadata, Preprocessing
+from resnet_jax.deploy.packages import is_installed, package
+from resnet_jax.errors import DataError, UsageError, unknown
+from resnet_jax.runtime.paths import user_path
+
+RuntimeChoice: TypeAlias = Literal["onnxruntime", "openvino", "jax"]
+#: The files in the zip file of a jax export.
+PROGRAM, WEIGHTS, METADATA = "program.bin", "weights.safetensors", "metadata.json"
+
+
+class Artefact(abc.ABC):
+    """An exported network, ready to run.
+
+    Attributes:
+        path: of the file.
+        runtime: what runs it.
+        metadata: what it says of itself.
+        batch: examples of a batch, where the file has only that one; None: any number.
+        output_names: of the outputs; one, ``output``, unless the network's head makes several.
+    """
+
+    path: Path
+    runtime: RuntimeChoice
+    metadata: Metadata
+    batch: int | None
+    output_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the outputs; may be empty."""
+        return self.metadata.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What its graph takes."""
+        return self.metadata.preprocessing
+
+    def outputs(self, images: np.ndarray) -> Any:
+        """Return the network's outputs, float32 (N, ...), or a dict of such arrays: as :meth:`Inference.outputs`.
+
+        Args:
+            images: (N, *sides, C), of the dtype of ``preprocessing``, normalized if that says so. A file of one size of
+                batch gets them in such batches, the last one padded.
+
+        Raises:
+            UsageError: images of another shape or dtype.
+        """
+        said, images = self.preprocessing, np.asarray(images)
+        fits = images.shape[1:] == said.shape or (
+            said.any_sides and images.ndim == len(said.shape) + 1 and images.shape[-1] == said.channels
+        )
+        if images.dtype != said.dtype or not fits:
+            shape = ", ".join(str(side) for side in said.shape)
+            raise UsageError(
+                f"{self.path} takes {said.dtype} (N, {shape}), {said.takes}; got {images.dtype} {images.shape}"
+            )
+        if said.layout == "channels_first":
+            images = np.moveaxis(images, -1, 1)
+        parts = []
+        size = self.batch or max(len(images), 1)
+        for start in range(0, max(len(images), 1), size):
+            part = images[start : start + size]
+            missing = size - len(part)
+            padded = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
+            parts.append([np.asarray(each)[: len(part)] for each in self._run(np.ascontiguousarray(padded))])
+        whole = [np.concatenate(each) for each in zip(*parts, strict=True)]
+        return whole[0] if len(whole) == 1 else dict(zip(self.output_names, whole, strict=True))
+
+    def outputs_of_pixels(self, images: np.ndarray) -> Any:
+        """Return the same for stored values (N, *sides, C), such as uint8 pixels, whatever the graph takes.
+
+        Raises:
+            UsageError: as :meth:`outputs`, or nobody said how inputs are normalized.
+        """
+        said = self.preprocessing
+        return self.outputs(images if said.takes == "pixels" else said.normalized(images))
+
+    @abc.abstractmethod
+    def _run(self, inputs: np.ndarray) -> Sequence[Any]:
+        """Return the outputs, in the order of ``output_names``, for inputs in the graph's layout."""
+
+
+def load_artefact(
+    path: str | Path,
+    runtime: RuntimeChoice | None = None,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> Artefact:
+    """Load an exported network.
+
+    Args:
+        path: a file of ``resnet-jax export --format onnx`` or ``jax``, or of ``resnet-jax quantize``.
+        runtime: what is to run it; None: of an ONNX file ONNX Runtime if it is installed, else OpenVINO.
+        threads: of ONNX Runtime and OpenVINO: how many compute an output; None: as many as the runtime takes.
+        providers: of ONNX Runtime, in the order in which they are tried.
+
+    Raises:
+        DataError: there is no such file, or it is none of these.
+        UsageError: the runtime is not installed, or does not run such files.
+    """
+    path = user_path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; `resnet-jax export` writes one")
+    if runtime is not None and runtime not in get_args(RuntimeChoice):
+        raise unknown("runtime", runtime, get_args(RuntimeChoice))
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be 1 or more, got {threads}")
+    if zipfile.is_zipfile(path):
+        if runtime not in (None, "jax"):
+            raise UsageError(f"{path} is a jax export, which {runtime} does not run: leave the runtime out")
+        if threads is not None:
+            raise UsageError("XLA computes with all processors of the process: threads is of ONNX files")
+        return JaxArtefact(path)
+    if runtime == "jax":
+        raise UsageError(f"{path} is no jax export: use runtime onnxruntime or openvino")
+    if runtime is None:
+        runtime = "openvino" if is_installed("openvino") and not is_installed("onnxruntime") else "onnxruntime"
+    if runtime == "onnxruntime":
+        return OnnxRuntimeArtefact(path, threads, providers)
+    return OpenVinoArtefact(path, threads)
+
+
+class OnnxRuntimeArtefact(Artefact):
+    """An ONNX file in ONNX Runtime; see :func:`load_artefact`."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int | None, providers: Sequence[str]) -> None:
+        ort = package("onnxruntime", f"running {path.name}")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
+        except Exception as error:
+            raise _not_read(path, "ONNX Runtime", error) from error
+        found = self._session.get_modelmeta().custom_metadata_map
+        self.path, self.metadata = path, Metadata.read(found, path)
+        (given,) = self._session.get_inputs()
+        self._input, first = given.name, given.shape[0]
+        self.batch = first if isinstance(first, int) else None
+        self.output_names = tuple(each.name for each in self._session.get_outputs())
+
+    def _run(self, inputs: np.ndarray) -> Sequence[Any]:
+        return self._session.run(list(self.output_names), {self._input: inputs})
+
+
+class OpenVinoArtefact(Artefact):
+    """An ONNX file in OpenVINO, on the CPU, in float32; see :func:`load_artefact`."""
+
+    runtime = "openvino"
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        openvino = package("openvino", f"running {path.name}")
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 would take that
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+        try:
+            model = core.read_model(str(path))
+            compiled = core.compile_model(model, "CPU", options)
+        except Exception as error:
+            raise _not_read(path, "OpenVINO", error) from error
+        self.path, self.metadata = path, Metadata.read(_onnx_texts(model), path)
+        first = compiled.input(0).partial_shape[0]
+        self.batch = first.get_length() if first.is_static else None
+        self.output_names = tuple(each.any_name for each in compiled.outputs)
+        self._request = compiled.create_infer_request()
+
+    def _run(self, inputs: np.ndarray) -> Sequence[Any]:
+        found = self._request.infer([inputs], share_inputs=True)
+        return [np.array(found[index]) for index in range(len(self.output_names))]
+
+
+class JaxArtefact(Artefact):
+    """A jax export: the zip file of a program, its weights and its metadata."""
+
+    runtime = "jax"
+
+    def __init__(self, path: Path) -> None:
+        from jax import export
+        from safetensors.numpy import load
+
+        try:
+            with zipfile.ZipFile(path) as file:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+                    raise ValueError("its files are compressed")  # so that no small file becomes a large one
+                texts = json.loads(file.read(METADATA))
+                exported = export.deserialize(bytearray(file.read(PROGRAM)))
+                weights = load(file.read(WEIGHTS))
+        except Exception as error:
+            raise DataError(
+                f"{path}: not a jax export as `resnet-jax export --format jax` writes it: {error}"
+            ) from error
+        self.path, self.metadata = path, Metadata.read(texts, path)
+        first = exported.in_avals[-1].shape[0]
+        self.batch = first if isinstance(first, int) else None
+        self._weights, self._call = jax.device_put(weights), jax.jit(exported.call)
+        tree = jax.tree.unflatten(exported.out_tree, range(exported.out_tree.num_leaves))
+        self.output_names = tuple(sorted(tree)) if isinstance(tree, dict) else ("output",)
+
+    def _run(self, inputs: np.ndarray) -> Sequence[Any]:
+        return jax.tree.leaves(self._call(self._weights, inputs))
+
+
+def _onnx_texts(model: Any) -> dict[str, str]:
+    """Return the metadata of an ONNX file as OpenVINO keeps them: in ``rt_info``, under ``framework``."""
+    if not model.has_rt_info(["framework"]):
+        return {}
+    return {name: str(value) for name, value in model.get_rt_info(["framework"]).value.items()}
+
+
+def _not_read(path: Path, runtime: str, error: Exception) -> DataError:
+    first = str(error).strip().partition("\n")[0]
+    return DataError(f"{path}: {runtime} does not read it: {first}")
