@@ -25,7 +25,8 @@ from jaxtyping import Array, Float
 
 #: The least value of a spectrogram, as a share of its largest: 80 dB.
 FLOOR = 1e-8
-_TINY = 1e-30
+#: The least value in any case.
+TINY = 1e-30
 
 
 def mel_of(hertz: float) -> float:
@@ -78,5 +79,5 @@ def log_mel(x: Float[Array, "n l c"], *, rate: int, window: int, hop: int, bands
     bins = jnp.fft.rfft(frames, size, axis=-1)
     power = jnp.square(bins.real) + jnp.square(bins.imag)
     mel = jnp.einsum("nctk,kb->ntbc", power, jnp.asarray(mel_filters(rate, size, bands), x.dtype), precision="highest")
-    floor = jnp.maximum(FLOOR * mel.max(axis=(1, 2, 3), keepdims=True), _TINY)
+    floor = jnp.maximum(FLOOR * mel.max(axis=(1, 2, 3), keepdims=True), TINY)
     return 10.0 * jnp.log10(jnp.maximum(mel, floor))

@@ -1,0 +1,83 @@
+"""Pooling, and bringing maps to other sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from resnet_jax.deploy.onnx.graph import Graph
+
+
+def max_pool(graph: Graph, x: str, name: str, *, window: int, stride: int, padding: int = 0) -> str:
+    """Return the maximum over windows; the padding never wins."""
+    dims = graph.dims
+    return graph.node(
+        "MaxPool", x, name=name, kernel_shape=[window] * dims, strides=[stride] * dims, pads=[padding] * (2 * dims)
+    )
+
+
+def mean_pool_2(graph: Graph, x: str, name: str) -> str:
+    """Return the mean over windows of 2 with stride 2; at an odd edge of what there is of the window."""
+    dims = graph.dims
+    return graph.node(
+        "AveragePool", x, name=name, kernel_shape=[2] * dims, strides=[2] * dims, ceil_mode=1, count_include_pad=0
+    )
+
+
+def dilated_mean_2(graph: Graph, x: str, name: str, distance: int) -> str:
+    """Return the mean of each position and the one ``distance`` after it along every dimension, of what there is."""
+    dims = graph.dims
+    return graph.node(
+        "AveragePool", x, name=name, kernel_shape=[2] * dims, strides=[1] * dims, dilations=[distance] * dims,
+        pads=[0] * dims + [distance] * dims, count_include_pad=0,
+    )  # fmt: skip
+
+
+def mean_of_blocks(graph: Graph, x: str, name: str, side: int) -> str:
+    """Return the mean over blocks of ``side`` positions along every dimension."""
+    return graph.node("AveragePool", x, name=name, kernel_shape=[side] * graph.dims, strides=[side] * graph.dims)
+
+
+def global_pool(graph: Graph, x: str, name: str, kind: Literal["mean", "max"]) -> str:
+    """Return mean or maximum over all positions, (N, C)."""
+    op = {"mean": "GlobalAveragePool", "max": "GlobalMaxPool"}[kind]
+    return graph.node("Flatten", graph.node(op, x, name=f"{name}/all"), name=name)
+
+
+def padded(graph: Graph, x: str, name: str, before: Sequence[int], after: Sequence[int]) -> str:
+    """Return a map with zeros before and after every axis, those of examples and channels included."""
+    return graph.node("Pad", x, graph.integers(f"{name}/pads", [*before, *after]), name=name)
+
+
+def sides_of(graph: Graph, x: str, name: str) -> str:
+    """Return the sides of a map, int64 (dims,), as the graph is run."""
+    return graph.node("Shape", x, name=name, start=2)
+
+
+def resize_bilinear(graph: Graph, x: str, name: str, sides: str) -> str:
+    """Return a map of other sides, interpolated linearly along every axis, pixel centres at half pixels."""
+    first = graph.node("Shape", x, name=f"{name}/examples", end=2)
+    to = graph.node("Concat", first, sides, name=f"{name}/shape", axis=0)
+    return graph.node("Resize", x, "", "", to, name=name, mode="linear", coordinate_transformation_mode="half_pixel")
+
+
+def double_nearest(graph: Graph, x: str, name: str, sides: str) -> str:
+    """Return a map with every position twice along every axis, and what is more than ``sides`` cut off."""
+    dims = graph.dims
+    scales = graph.constant(f"{name}/scales", [1.0, 1.0, *[2.0] * dims])
+    twice = graph.node(
+        "Resize", x, "", scales, name=f"{name}/twice", mode="nearest", nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )  # fmt: skip
+    starts, axes = graph.integers(f"{name}/starts", [0] * dims), graph.integers(f"{name}/axes", range(2, dims + 2))
+    return graph.node("Slice", twice, starts, sides, axes, name=name)
+
+
+def channels_last(graph: Graph, x: str, name: str) -> str:
+    """Return (N, *spatial, C) of a map."""
+    return graph.node("Transpose", x, name=name, perm=[0, *range(2, graph.dims + 2), 1])
+
+
+def channels_first(graph: Graph, x: str, name: str, dims: int) -> str:
+    """Return the map of (N, *spatial, C), of ``dims`` spatial dimensions."""
+    return graph.node("Transpose", x, name=name, perm=[0, dims + 1, *range(1, dims + 1)])
