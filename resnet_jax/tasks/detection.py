@@ -146,12 +146,9 @@ class Detection(TaskBase):
         options = self.options
 
         def of_image(outputs: Outputs) -> dict[str, jax.Array]:
-            scores = jax.nn.sigmoid(outputs["class"])
-            if "centre" in outputs:
-                scores = jnp.sqrt(scores * jax.nn.sigmoid(outputs["centre"])[:, None])
             found = best_boxes(
                 clipped(decoded(outputs), outputs["size"][None]),
-                scores,
+                box_scores(outputs),
                 score_threshold=options.score_threshold,
                 iou_threshold=options.nms_iou,
                 candidates=options.candidates,
@@ -228,6 +225,12 @@ class Detection(TaskBase):
 @functools.partial(jax.jit, static_argnums=0)
 def _detections(task: Detection, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return task.detections(outputs)
+
+
+def box_scores(outputs: Outputs) -> jax.Array:
+    """Return the score of every place of an image for every class, (P, K), by which its boxes are ranked."""
+    scores = jax.nn.sigmoid(outputs["class"])
+    return jnp.sqrt(scores * jax.nn.sigmoid(outputs["centre"])[:, None]) if "centre" in outputs else scores
 
 
 def decoded(outputs: Outputs) -> jax.Array:

@@ -1,0 +1,174 @@
+"""Which number of a network's outputs is explained: a class's score, a box's, or that of the pixels of a class."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from resnet_jax.errors import UsageError
+from resnet_jax.tasks.binary import Binary
+from resnet_jax.tasks.classification import Classification
+from resnet_jax.tasks.detection import Detection, box_scores
+from resnet_jax.tasks.multilabel import MultiLabel
+from resnet_jax.tasks.multitask import Multitask
+from resnet_jax.tasks.segmentation import Segmentation
+from resnet_jax.tasks.task import Task
+
+Kind: TypeAlias = Literal["softmax", "sigmoid", "value", "yes_no", "pixels", "box"]
+"""What an output is: of a class among others, of a label by itself, a number, a yes or no, of pixels, of a box."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One number of the outputs of every image. A value that may go into a compiled function: its arrays are traced.
+
+    Attributes:
+        index: of the class, label or value, int32 (N,).
+        region: of pixels, those that count, bool (N, *sides of the outputs).
+        place: of boxes, which of the P places of the outputs, int32 (N,).
+        kind: what the output is; see :data:`Kind`.
+        head: of several heads, the name of the one that is explained.
+
+    >>> target = Target(jnp.array([1], jnp.int32))
+    >>> outputs = jnp.array([[0.0, 2.0]])
+    >>> target.score(outputs).tolist(), target.probability(outputs).round(3).tolist()
+    ([2.0], [0.8809999823570251])
+    """
+
+    index: Int[Array, " n"]
+    region: Bool[Array, " n *sides"] | None = None
+    place: Int[Array, " n"] | None = None
+    kind: Kind = dataclasses.field(default="softmax", metadata={"static": True})
+    head: str | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def score(self, outputs: Any) -> Float[Array, " n"]:
+        """Return what is differentiated, float32 (N,).
+
+        Of classes and labels the logit, as Grad-CAM and Captum take it; of a yes or no the logit of that answer; of
+        pixels the sum of the class's logit over ``region``; of a box the score by which boxes are ranked.
+        """
+        return self._pick(outputs, probability=False)
+
+    def probability(self, outputs: Any) -> Float[Array, " n"]:
+        """Return the number between 0 and 1 that people read, float32 (N,): of pixels its mean; of a value itself."""
+        return self._pick(outputs, probability=True)
+
+    def _pick(self, outputs: Any, *, probability: bool) -> Array:
+        outputs = outputs if self.head is None else outputs[self.head]
+        rows = jnp.arange(self.index.shape[0])
+        if self.kind == "box":
+            return place_scores(outputs)[rows, self.place, self.index].astype(jnp.float32)
+        values = outputs.astype(jnp.float32)
+        match self.kind:
+            case "softmax":
+                return (jax.nn.softmax(values, axis=-1) if probability else values)[rows, self.index]
+            case "sigmoid":
+                return (jax.nn.sigmoid(values) if probability else values)[rows, self.index]
+            case "value":
+                return values[rows, self.index]
+            case "yes_no":
+                logit = jnp.where(self.index == 1, values[:, 0], -values[:, 0])
+                return jax.nn.sigmoid(logit) if probability else logit
+            case "pixels":
+                assert self.region is not None
+                own = _of_class(jax.nn.softmax(values, axis=-1) if probability else values, self.index)
+                weights = self.region.astype(jnp.float32)
+                axes = tuple(range(1, own.ndim))
+                total = (own * weights).sum(axis=axes)
+                return total / jnp.maximum(weights.sum(axis=axes), 1.0) if probability else total
+            case _:
+                raise UsageError(f"no such kind of target: {self.kind!r}")
+
+
+TargetLike: TypeAlias = Target | jax.Array
+"""A target, or the classes of a classifier's images, int (N,)."""
+
+
+def as_target(target: Any) -> Target:
+    """Return a target, made of classes (N,) where it is none yet."""
+    return target if isinstance(target, Target) else Target(jnp.asarray(target, jnp.int32))
+
+
+def choose_target(task: Task, outputs: Any, wanted: Any = None, head: str | None = None) -> Target:
+    """Return what is explained of every image: what the network says first, or what is wanted. It may be traced.
+
+    ==============  ====================================================================================
+    task            target
+    ==============  ====================================================================================
+    classification  the likeliest class
+    multilabel      the likeliest label
+    binary          the answer, yes or no
+    regression      the first value
+    segmentation    the class with most pixels, over the pixels that are taken for it
+    detection       the box with the highest score
+    multitask       that of the first head, or of ``head``
+    ==============  ====================================================================================
+
+    Args:
+        task: what the outputs mean.
+        outputs: of N images.
+        wanted: another class, label or value, an index or int (N,): its score, the pixels taken for it, its best box.
+        head: of several tasks, which.
+
+    Raises:
+        UsageError: no such head.
+    """
+    if isinstance(task, Multitask):
+        parts = {part.name: part.task for part in task.parts}
+        name = next(iter(parts)) if head is None else head
+        if name not in parts:
+            raise UsageError(f"no head {name!r}: the network has {', '.join(parts)}")
+        return dataclasses.replace(choose_target(parts[name], outputs[name], wanted), head=name)
+    if head is not None:
+        raise UsageError(f"head {head!r}: a network for {task.kind} has one head; leave it out")
+    if isinstance(task, Detection):
+        scores = place_scores(outputs)
+        if wanted is None:
+            best = scores.reshape(scores.shape[0], -1).argmax(axis=1)
+            place, index = jnp.divmod(best, scores.shape[-1])
+        else:
+            index = _rows(wanted, scores.shape[0])
+            place = _of_class(scores, index).argmax(axis=1)
+        return Target(index.astype(jnp.int32), place=place.astype(jnp.int32), kind="box")
+    if isinstance(task, Segmentation):
+        found = outputs.argmax(axis=-1)
+        if wanted is None:
+            flat = found.reshape(found.shape[0], -1)
+            counts = (flat[..., None] == jnp.arange(outputs.shape[-1])[None, None]).sum(axis=1)
+            index = counts.argmax(axis=1)
+        else:
+            index = _rows(wanted, found.shape[0])
+        region = found == index.reshape(-1, *(1,) * (found.ndim - 1))
+        return Target(index.astype(jnp.int32), region=region, kind="pixels")
+    count = outputs.shape[0]
+    if isinstance(task, Binary):
+        index = outputs.reshape(count, -1)[:, 0] > 0 if wanted is None else _rows(wanted, count)
+        return Target(index.astype(jnp.int32), kind="yes_no")
+    kind: Kind = "value"
+    best = jnp.zeros(count, jnp.int32)
+    if isinstance(task, Classification | MultiLabel):
+        best = outputs.argmax(axis=-1)
+        kind = "sigmoid"
+        if isinstance(task, Classification) and task.criterion != "bce":
+            kind = "value" if task.criterion == "mse" else "softmax"  # of mse an output is trained to be 0 or 1
+    return Target((best if wanted is None else _rows(wanted, count)).astype(jnp.int32), kind=kind)
+
+
+def place_scores(outputs: Any) -> Float[Array, "n p k"]:
+    """Return the score of every place of a detector for every class, by which its boxes are ranked."""
+    return jax.vmap(box_scores)(dict(outputs))
+
+
+def _of_class(values: Array, index: Array) -> Array:
+    """Return (N, ..., K) at a class of every image, (N, ...)."""
+    at = index.reshape(-1, *(1,) * (values.ndim - 1)).astype(jnp.int32)
+    return jnp.take_along_axis(values, at, axis=-1)[..., 0]
+
+
+def _rows(wanted: Any, count: int) -> Array:
+    return jnp.broadcast_to(jnp.asarray(wanted, jnp.int32).reshape(-1), (count,))

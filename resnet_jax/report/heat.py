@@ -1,0 +1,71 @@
+"""Maps of what counts in an image, drawn over it, and pictures as PNG bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: Sides of pictures in pixels: smaller images are enlarged to at least this, every pixel to a square.
+LEAST_SIDE = 256
+#: Share of the colours over the image where the map is largest.
+MOST = 0.8
+
+
+def overlay(image: np.ndarray, heat: np.ndarray, *, signed: bool = False) -> np.ndarray:
+    """Return an image with a map over it: grey where nothing counts, coloured where something does.
+
+    Args:
+        image: uint8 (H, W, C), C 1 or 3, or colours 0..1.
+        heat: (H, W), any scale; what is not finite counts as 0.
+        signed: whether below 0 means against: then red is for, blue against. Else dark violet to bright yellow, from 0
+            to the largest.
+
+    Returns:
+        uint8 (h, w, 3), RGB; h and w are H and W times the smallest whole number that makes the longer side at least
+        :data:`LEAST_SIDE`.
+    """
+    import cv2
+
+    colours = image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
+    colours = np.repeat(colours, 3, axis=-1) if colours.shape[-1] == 1 else colours[..., :3]
+    times = enlargement(heat.shape)
+    colours = colours.repeat(times, 0).repeat(times, 1)
+    height, width = colours.shape[:2]
+    values = np.nan_to_num(np.asarray(heat, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    values = values / max(float(np.abs(values).max()), 1e-20)
+    grey = colours @ np.array([0.299, 0.587, 0.114], np.float32)
+    if signed:
+        strength = np.abs(values)[..., None]
+        tint = np.where(values[..., None] > 0, np.float32([0.84, 0.15, 0.10]), np.float32([0.10, 0.35, 0.85]))
+        base = 0.45 + 0.5 * grey[..., None]  # pale, so that both colours are seen
+        mixed = base * (1 - MOST * strength) + tint * (MOST * strength)
+    else:
+        values = np.clip(values, 0.0, 1.0)
+        table = cv2.applyColorMap(np.rint(values * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        tint = table[..., ::-1].astype(np.float32) / 255
+        strength = (0.35 + (MOST - 0.35) * values)[..., None]
+        mixed = grey[..., None] * (1 - strength) + tint * strength
+    return np.rint(np.clip(mixed, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Return an image, uint8 (H, W, C), as :func:`overlay` enlarges it, (h, w, 3)."""
+    times = enlargement(image.shape[:2])
+    image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+    return image.repeat(times, 0).repeat(times, 1)
+
+
+def enlargement(sides: tuple[int, ...]) -> int:
+    """Return how many times as large an image of these sides is shown.
+
+    >>> enlargement((32, 32)), enlargement((224, 200)), enlargement((480, 640))
+    (8, 2, 1)
+    """
+    return max(1, -(-LEAST_SIDE // max(sides)))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return RGB or grey pixels, uint8 (H, W, C), as the bytes of a PNG file."""
+    import cv2
+
+    return cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
