@@ -56,7 +56,8 @@ def keep(run_dir: Path, folder: Path) -> None:
     if source.startswith(("folder:", "npz:")):
         text = (folder / "config.yaml").read_text()
         kind, _, path = source.partition(":")
-        (folder / "config.yaml").write_text(text.replace(path, Path(path).name if kind == "npz" else "FOLDER"))
+        named = Path(path).name if kind == "npz" else "FOLDER"
+        (folder / "config.yaml").write_text(text.replace(source, f"{kind}:{named}"))
 
 
 def score(run_dir: Path, sources: dict[str, str], folder: Path) -> None:
