@@ -38,7 +38,7 @@ VALUES: dict[str, Any] = {
     "mel_time_mask": 5, "mel_band_mask": 4, "stem": "imagenet",
     "stem_width": 12, "stem_pool": "zero_max", "whiten_window": 3, "transition": "conv_pool",
     "shortcut": "C", "stride_in": "1x1", "output_stride": 16, "groups": 2,
-    "base_width": 32, "norm": "group", "norm_eps": 1e-3, "norm_momentum": 0.5, "norm_running_variance": "unbiased",
+    "base_width": 32, "branch_widths": (4, 5, 6, 7, 8, 9, 10, 11, 12), "norm": "group", "norm_eps": 1e-3, "norm_momentum": 0.5, "norm_running_variance": "unbiased",
     "norm_groups": 4, "norm_scope": "frozen", "ghost_size": 3, "norm_group_devices": 2, "residual": "rezero",
     "alpha": 0.5, "weight_standardization": "standard", "ws_eps": 1e-4, "conv_bias": True, "attention": "se",
     "se_ratio": 0.5,

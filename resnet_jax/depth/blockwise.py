@@ -104,7 +104,7 @@ def chain(config: ResNetConfig, variables: Mapping[str, Any], train: bool) -> li
     dtype = jnp.promote_types(config.dtype, jnp.float32)
     config = dataclasses.replace(nothing_dropped(config), dtype=dtype, remat="none")
     listed = unstack(dict(variables))
-    bare = dataclasses.replace(config, stage_sizes=(1,) * len(config.stage_sizes))
+    bare = dataclasses.replace(config, stage_sizes=(1,) * len(config.stage_sizes), branch_widths=())
     one = np.asarray(1.0, dtype)
 
     def of(*path: str) -> dict[str, Any]:

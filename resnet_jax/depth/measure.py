@@ -168,7 +168,7 @@ def _without_depth(config: ResNetConfig) -> ResNetConfig:
     """Return ``config`` with one block per stage, unless (Fixup) a block's initial weights depend on the depth."""
     if config.residual == "fixup":
         return config
-    return dataclasses.replace(config, stage_sizes=(1,) * len(config.stage_sizes))
+    return dataclasses.replace(config, stage_sizes=(1,) * len(config.stage_sizes), branch_widths=())
 
 
 def _moments(config: ResNetConfig, stem: ArrayLike, rows: ArrayLike) -> Moments:

@@ -91,7 +91,7 @@ def branch_convs(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...
     Raises:
         UsageError: a registered block lists convolutions that do not bring the input to the block's output.
     """
-    convs = BLOCKS[config.block].convs(config, plan)
+    convs = _with_widths(BLOCKS[config.block].convs(config, plan), plan.inner, config.block)
     strides = math.prod(conv.strides for conv in convs)
     if not convs or strides != plan.strides or convs[-1].features != plan.features:
         found = f"stride {strides} and {convs[-1].features} channels" if convs else "no convolution"
@@ -100,6 +100,20 @@ def branch_convs(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...
             f"{plan.strides} and {plan.features} channels"
         )
     return convs
+
+
+def _with_widths(convs: tuple[BranchConv, ...], inner: tuple[int, ...], block: str) -> tuple[BranchConv, ...]:
+    """Return the convolutions with ``inner`` channels out of all but the last; as they are if it is empty."""
+    if not inner:
+        return convs
+    if len(inner) != len(convs) - 1 or any(conv.groups != 1 for conv in convs):
+        raise UsageError(
+            f"branch_widths gives {len(inner)} numbers of channels a block, and block {block!r} has {len(convs) - 1} "
+            f"convolutions before its last{', in groups' if any(conv.groups != 1 for conv in convs) else ''}: it takes "
+            "one number for each, in a block without groups"
+        )
+    features = (*inner, convs[-1].features)
+    return tuple(dataclasses.replace(conv, features=each) for conv, each in zip(convs, features, strict=True))
 
 
 @register_block("basic", expansion=1)

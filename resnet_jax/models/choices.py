@@ -70,6 +70,7 @@ class ModelChoices(TypedDict, total=False):
     output_stride: OutputStrideChoice | None
     groups: int
     base_width: int
+    branch_widths: tuple[int, ...]
     norm: NormChoice
     norm_eps: float
     norm_momentum: float

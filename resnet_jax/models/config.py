@@ -115,6 +115,13 @@ class ResNetConfig:
     """Channel groups of a bottleneck's 3x3, the cardinality of ResNeXt (arXiv 1611.05431)."""
     base_width: AtLeast1 = 64
     """A bottleneck is int(width * base_width / 64) * groups channels wide inside."""
+    branch_widths: tuple[AtLeast1, ...] = ()
+    """Channels within each block's branch, block after block; empty: as the width of its stage says.
+
+    One number for every convolution of a branch but its last: one a ``basic`` block, two a ``bottleneck``. Networks whose
+    channels were pruned have them (:mod:`resnet_jax.deploy.prune`). Blocks that differ are computed one after the other,
+    whatever ``execution`` is.
+    """
     norm: Annotated[choices.NormChoice, MoreOf(NORMS)] = "batch"
     """batch, group (arXiv 1803.08494), layer (one group), instance (a group per channel), none, or folded.
 
@@ -252,7 +259,7 @@ class ResNetConfig:
         """Normalize dtypes to their names and check every field; raises UsageError with the way out."""
         for name in ("dtype", "param_dtype"):
             object.__setattr__(self, name, dtype_name(name, getattr(self, name)))
-        for name in ("stage_sizes", "widths", "head_outputs"):
+        for name in ("stage_sizes", "widths", "branch_widths", "head_outputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
         if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):

@@ -131,16 +131,18 @@ def _shapes(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
 
 
 def _condensed(model: nn.Module) -> nn.Module:
-    """Return the network with at most two blocks per stage; other modules as they are."""
+    """Return the network with at most two blocks per stage; other modules, and one whose blocks differ, as they are."""
     if not isinstance(model, ResNet):
         return model
+    if model.config.branch_widths:
+        return ResNet(dataclasses.replace(model.config, execution="unroll"))
     sizes = tuple(min(size, 2) for size in model.config.stage_sizes)
     return ResNet(dataclasses.replace(model.config, stage_sizes=sizes, execution="unroll"))
 
 
 def _listed(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
     """Repeat the second block of each stage as often as ``model`` has blocks after it."""
-    if not isinstance(model, ResNet):
+    if not isinstance(model, ResNet) or model.config.branch_widths:
         return variables
     expanded = {}
     for collection, tree in variables.items():
@@ -157,7 +159,8 @@ def _listed(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
 def _repeats(model: nn.Module, path: tuple[str, ...]) -> int:
     """Return how many layers of ``model`` the condensed network's layer at ``path`` stands for."""
     place = paths.parse(path)
-    if isinstance(model, ResNet) and place.stage is not None and place.block == 1:
+    condensed = isinstance(model, ResNet) and not model.config.branch_widths
+    if condensed and place.stage is not None and place.block == 1:
         return model.config.stage_sizes[place.stage] - 1
     return 1
 

@@ -32,6 +32,7 @@ class BlockSpec:
         dilation: distance between the taps of a window at the resolution the block would put out without
             ``output_stride``: as many positions of its output.
         undone: the stride that dilation replaces in this block, 1 or 2; then ``strides`` is 1.
+        inner: channels out of each convolution of its branch but the last (``branch_widths``); empty: as its kind says.
     """
 
     stage: int
@@ -45,6 +46,7 @@ class BlockSpec:
     drop_rate: float | Float[Array, ""]
     dilation: int = 1
     undone: int = 1
+    inner: tuple[int, ...] = ()
 
     @property
     def changes_shape(self) -> bool:
@@ -84,6 +86,11 @@ class BlockInputs(NamedTuple):
             jnp.asarray([block.drop_rate for block in blocks], jnp.float32),
             None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, depths),
         )
+
+
+def are_alike(blocks: Sequence[BlockSpec]) -> bool:
+    """Return whether the blocks of a stage after its first are equal, as those that run in a loop have to be."""
+    return len({block.inner for block in blocks[1:]}) == 1
 
 
 def projects(config: ResNetConfig, block: BlockSpec) -> bool:
@@ -137,6 +144,7 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockSpec, ...], ...]:
     stages, features, depth, variance = [], stem_widths(config)[-1], 0, 1.0
     last = max(config.num_blocks - 1, 1)
     stride, dilation = config.stem_stride, 1
+    inner = len(config.branch_widths) // config.num_blocks
     for stage, (size, width) in enumerate(zip(config.stage_sizes, config.widths, strict=True)):
         blocks = []
         pools = config.transition == "conv_pool"
@@ -158,6 +166,7 @@ def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockSpec, ...], ...]:
                 drop_rate=config.drop_path * depth / last,
                 dilation=dilation,
                 undone=undone if index == 0 else 1,
+                inner=config.branch_widths[depth * inner : (depth + 1) * inner],
             )
             if projects(config, block):
                 variance = 1.0

@@ -20,7 +20,7 @@ from resnet_jax.models.dropout import Dropout
 from resnet_jax.models.frontend import apply_frontend, masks_bands
 from resnet_jax.models.heads.registry import make_head
 from resnet_jax.models.init import initializer
-from resnet_jax.models.plan import BlockInputs, BlockSpec, plan_stages, stem_widths
+from resnet_jax.models.plan import BlockInputs, BlockSpec, are_alike, plan_stages, stem_widths
 
 _AXES = {1: "W", 2: "H, W", 3: "D, H, W"}
 
@@ -146,7 +146,7 @@ class Stage(nn.Module):
         def run(block: Block, x: Array, varying: BlockInputs) -> tuple[Array, None]:
             return block(x, train=train, varying=varying), None
 
-        scanned = layout.stacks(config.execution, len(self.blocks))
+        scanned = layout.stacks(config.execution, len(self.blocks)) and are_alike(self.blocks)
         if not self.is_initializing() and self.has_variable("params", paths.block_name(1) if scanned else layout.STACK):
             raise UsageError(
                 f"{'/'.join(self.path)}: these variables are {'listed block by block' if scanned else 'stacked'}, and "

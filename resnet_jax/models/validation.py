@@ -123,6 +123,15 @@ def conflicts(c: ResNetConfig) -> list[str]:
             f"base_width {c.base_width} of 64 leaves no channel of width {min(c.widths)} inside a bottleneck",
         ),
         (
+            len(c.branch_widths) % sum(c.stage_sizes) != 0,
+            f"branch_widths gives every block as many channel numbers, and {len(c.branch_widths)} numbers are not "
+            f"equally many for each of {sum(c.stage_sizes)} blocks",
+        ),
+        (
+            bool(c.branch_widths) and c.groups != 1,
+            f"branch_widths is about convolutions of all channels, and groups is {c.groups}",
+        ),
+        (
             c.stem == "waveform" and (c.spatial_dims != 1 or c.frontend == "log_mel"),
             f"stem waveform is of sounds as they are: spatial_dims is {c.spatial_dims}, frontend {c.frontend}",
         ),

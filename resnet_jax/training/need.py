@@ -155,7 +155,7 @@ def at_most(model: ResNet, input_shape: tuple[int, ...], images: int, members: i
     params = window * first**2 + c.widths[-1] * c.expansion * (c.num_classes + 1)
     elements = 4 * 2 * positions * first
     positions = positions if c.stem_stride == 1 else -(-positions // shrink)
-    inner = max(1, c.base_width * c.groups // 64)
+    inner = max([1, c.base_width * c.groups // 64, *(-(-each // min(c.widths)) for each in c.branch_widths)])
     for stage, (blocks, width) in enumerate(zip(c.stage_sizes, c.widths, strict=True)):
         elements += (
             blocks

@@ -10,7 +10,9 @@ The order is fixed and the same for all:
 5. decoupled weight decay, where the optimizer's paper has it: adamw, lars, lamb;
 6. multiply by the learning rate of the schedule, and by each parameter's own factor of it (lr_multipliers.py);
 7. with ``l1_step`` proximal, L1 by soft-thresholding instead of in step 3 (shrinkage.py): exact zeros;
-8. with ``lookahead``, slow weights, to which the parameters return every few updates (lookahead.py).
+8. with ``lookahead``, slow weights, to which the parameters return every few updates (lookahead.py);
+9. with ``keep_zeros``, masks: gradients before step 1 and updates behind step 8 are 0 where weights began at 0
+   (sparsity.py).
 
 Frozen parameters (freeze.py) take part in none of this.
 
@@ -67,6 +69,7 @@ from resnet_jax.training.lr_multipliers import rate_factors, scale_rates
 from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.schedules import ScheduleConfig, make_schedule
 from resnet_jax.training.shrinkage import soft_threshold
+from resnet_jax.training.sparsity import keep_zeros
 
 PyTree = Any
 _Settings = Mapping[str, float]
@@ -114,6 +117,12 @@ class OptimConfig:
     ends with soft-thresholding, which makes them exactly 0 (sgd, adam, adamw, rmsprop)."""
     decay_roles: tuple[str, ...] = roles.KERNEL_ROLES
     """Roles of the parameters that both penalties act on (see roles.py)."""
+    l1_roles: tuple[str, ...] | None = None
+    """Roles that l1 acts on (default: decay_roles). norm_scale is network slimming (arXiv 1708.06519), which lets
+    channels go."""
+    keep_zeros: bool = False
+    """Kernel weights that are exactly 0 at the start stay 0 (masks in the optimizer's state): for networks of which
+    weights were pruned."""
     clip_norm: Positive | None = None
     """Largest global norm of the gradient; None does not clip (lamb by timm's convention: clips to 1)."""
     agc: Positive | None = None
@@ -172,26 +181,29 @@ def make_optimizer(
     settings = _settings(cfg, spec.defaults)
     lr = make_schedule(cfg.schedule, cfg.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     decayed = roles.mask(params, cfg.decay_roles, rules)
+    shrunk = decayed if cfg.l1_roles is None else roles.mask(params, cfg.l1_roles, rules)
     frozen = find_frozen(params, cfg.freeze, rules)
     factors = rate_factors(params, role_rates=cfg.role_rates, layer_decay=cfg.layer_decay, rules=rules)
     if cfg.agc is not None:
         require_excluded(params, cfg.agc_exclude, rules)
-    chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), rules)
+    chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), without(shrunk, frozen), rules)
     if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
     if is_on(cfg.l1) and cfg.l1_step == "proximal":
         strength = cfg.l1 / (1.0 - settings.get("momentum", 0.0))  # momentum lengthens the gradient's step alike
-        chain.append(soft_threshold(strength, lr, without(decayed, frozen), without(factors, frozen)))
+        chain.append(soft_threshold(strength, lr, without(shrunk, frozen), without(factors, frozen)))
     tx = look_ahead(optax.chain(*chain), cfg.lookahead, total_steps)
     tx = update_only_the_rest(tx, frozen) if cfg.freeze else tx
+    masked = jax.tree.map(lambda role: cfg.keep_zeros and role in roles.KERNEL_ROLES, roles.roles(params, rules))
+    tx = keep_zeros(tx, masked) if cfg.keep_zeros else tx
     if spec.elementwise and cfg.agc is None:
-        tx = ElementwiseTransformation.of(tx, jax.tree.map(_label, decayed, frozen, factors))
+        tx = ElementwiseTransformation.of(tx, jax.tree.map(_label, decayed, shrunk, masked, frozen, factors))
     return tx, lr
 
 
-def _label(decayed: bool, frozen: bool, factor: float | np.ndarray) -> str | None:
+def _label(decayed: bool, shrunk: bool, masked: bool, frozen: bool, factor: float | np.ndarray) -> str | None:
     """Return what a parameter's update depends on beside its elements; None: on what no other's does."""
-    return None if frozen or isinstance(factor, np.ndarray) else f"decayed {decayed}, rate {factor}"
+    return None if frozen or isinstance(factor, np.ndarray) else f"decayed {decayed} {shrunk}, masked {masked}, rate {factor}"
 
 
 def _chain(
@@ -201,6 +213,7 @@ def _chain(
     lr: optax.Schedule,
     params: PyTree,
     decayed: PyTree,
+    shrunk: PyTree,
     rules: roles.Rules,
 ) -> list[optax.GradientTransformation]:
     """Return steps 1 to 6 without the factors, for the parameters that are trained."""
@@ -214,7 +227,7 @@ def _chain(
     if clip_norm is not None:
         chain.append(optax.clip_by_global_norm(clip_norm))
     if is_on(cfg.l1) and cfg.l1_step == "subgradient":
-        chain.append(optax.masked(_add_l1(cfg.l1), decayed))
+        chain.append(optax.masked(_add_l1(cfg.l1), shrunk))
     if is_on(cfg.weight_decay) and spec.coupled:
         chain.append(optax.add_decayed_weights(cfg.weight_decay, mask=decayed))
     decay = _Decay(0.0 if spec.coupled else cfg.weight_decay, decayed)
@@ -262,6 +275,8 @@ def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, floa
         raise UsageError(f"{cfg.name} does not use {', '.join(unused)}; it accepts: {', '.join(defaults)}")
     if cfg.convention is not None and cfg.name not in ("lars", "lamb"):
         raise UsageError(f"{cfg.name} does not use convention: only lars and lamb have two")
+    if cfg.l1_roles is not None and not is_on(cfg.l1):
+        raise UsageError("optim.l1_roles needs optim.l1, such as 1e-4")
     if cfg.l1_step == "proximal":
         if not is_on(cfg.l1):
             raise UsageError("optim.l1_step proximal needs optim.l1, such as 1e-5")
