@@ -23,7 +23,7 @@ from resnet_jax.runtime.absent_chips import say_nothing_of_absent_chips
 from resnet_jax.runtime.alarm import let_jax_compile_without
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
-from resnet_jax.runtime.ending import ENDING, end_in_bounded_time, exit_now, own_process, say_no_more
+from resnet_jax.runtime.ending import ENDING, Stopped, end_in_bounded_time, exit_now, own_process, say_no_more
 from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.runtime.together import has_failed, leave
 
@@ -47,6 +47,7 @@ VERBS = {
     "predict": "name what is in images",
     "compare": "runs side by side: what differs, curves, and which differ by more than their seeds do",
     "checkpoints": "list the checkpoints of a run, and compare them with their digests",
+    "serve": "a server that names what is in images: a page for people, HTTP for programs",
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",
     "models": "list the networks with their exact sizes",
@@ -110,6 +111,9 @@ def run(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 128 + (stopped.request.signal or 0)
+    except Stopped as stopped:
+        print(f"Stopped by {stopped}.", file=sys.stderr)
+        return 128 + stopped.signal
     except CheckError as failed:
         print(visible(str(failed), keep=_LINES), file=sys.stderr)
         if "--json" in argv:

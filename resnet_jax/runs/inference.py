@@ -27,6 +27,9 @@ from resnet_jax.weights.prepare import prepare_for_inference
 BUCKETS = (16,)
 """Sizes of the batches that are compiled. One for any number of images; small, so that results come soon."""
 
+WITH_POOLED = "outputs and pooled"
+"""In place of a part of the network: its outputs, and the pooled features that they are made of, by one program."""
+
 Image = str | Path | bytes | np.ndarray | DataError
 """The path of an image file, the bytes of one, its pixels (H, W, C), uint8 or what the network takes, or why there is
 none."""
@@ -39,7 +42,8 @@ class Inference:
         trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
         buckets: sizes of batches, ascending. Images go in batches of the largest; those left over fill the smallest
             that holds them, padded. A server that answers single images as fast as it can takes (1, 8, 64).
-        part: None for the network's outputs, or what of :meth:`resnet_jax.models.ResNet.features`.
+        part: None for the network's outputs, or what of :meth:`resnet_jax.models.ResNet.features`; of
+            :data:`WITH_POOLED` :meth:`outputs` gives a dict of both, ``outputs`` and ``pooled``.
 
     Raises:
         UsageError: a network whose normalization is not known; buckets that are not ascending.
@@ -116,7 +120,7 @@ class Inference:
         compute = self.outputs if compute is None else compute
         while batch := list(islice(numbered, self.buckets[-1])):
             names = [str(image) if isinstance(image, str | Path) else str(index) for index, image in batch]
-            read = [self._read(image, name) for name, (_, image) in zip(names, batch, strict=True)]
+            read = [self.read_with_sides(image, name) for name, (_, image) in zip(names, batch, strict=True)]
             pixels = [image for image, _ in read if not isinstance(image, DataError)]
             found = compute(np.stack(pixels)) if pixels else None
             rows = (jax.tree.map(lambda each, row=row: each[row], found) for row in range(len(pixels)))
@@ -138,10 +142,10 @@ class Inference:
             image: see :data:`Image`.
             name: what to call it in messages.
         """
-        return self._read(image, name)[0]
+        return self.read_with_sides(image, name)[0]
 
-    def _read(self, image: Image, name: str) -> tuple[np.ndarray | DataError, tuple[int, int]]:
-        """Return also height and width of the image as it is stored."""
+    def read_with_sides(self, image: Image, name: str) -> tuple[np.ndarray | DataError, tuple[int, int]]:
+        """Return what :meth:`read` does, and height and width of the image as it is stored."""
         (height, width, channels), dtype = self.trained.card.image_shape, self.trained.card.image_dtype
         try:
             if isinstance(image, DataError):
@@ -184,18 +188,39 @@ def _outputs(
     part: str | None,
     variables: dict[str, Any],
     images: jax.Array,
-) -> jax.Array:
+) -> Any:
     """Return the outputs for images. One function of the module: JAX then keeps what it compiled by network."""
 
     def preprocess(_key: Any, batch: Any) -> jax.Array:
         return downscaled(normalize(batch["image"], mean, std, jnp.dtype(model.config.dtype)), downscale)
 
+    if part == WITH_POOLED:
+        (outputs, pooled) = _with_pooled(model, variables, preprocess(None, {"image": images}))
+        return {"outputs": _of_stored_size(outputs, images, downscale), "pooled": pooled.astype(jnp.float32)}
     if part is not None:
         features: Any = model.apply(variables, preprocess(None, {"image": images}), train=False, method="features")
         return features[part].astype(jnp.float32)
     outputs = make_predict_step(model, preprocess=preprocess)(variables, {"image": images})
+    return _of_stored_size(outputs, images, downscale)
+
+
+def _of_stored_size(outputs: Any, images: jax.Array, downscale: int) -> Any:
+    """Return maps of the size of the images; other outputs as they are."""
     of_pixels = downscale > 1 and outputs.ndim == images.ndim
     return resize_bilinear(outputs, images.shape[1:-1]) if of_pixels else outputs
+
+
+def _with_pooled(model: ResNet, variables: dict[str, Any], images: jax.Array) -> tuple[Any, jax.Array]:
+    """Return outputs and pooled features; the other maps that are captured are not computed, as nothing uses them."""
+    found: Any = model.apply(
+        variables,
+        images,
+        train=False,
+        mutable=["intermediates"],
+        capture_intermediates=lambda _module, method: method == "features",
+    )
+    outputs, seen = found
+    return outputs, seen["intermediates"]["features"][0]["pooled"]
 
 
 def _checked(pixels: np.ndarray, channels: int, dtype: str, name: str) -> np.ndarray:

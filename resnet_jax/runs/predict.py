@@ -54,13 +54,14 @@ class Predictor(Inference):
     Args:
         trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
         buckets: see :class:`resnet_jax.runs.inference.Inference`.
+        part: None, or :data:`resnet_jax.runs.inference.WITH_POOLED` for a server that watches features.
 
     Raises:
         UsageError: a network without classes, or whose normalization is not known; buckets that are not ascending.
     """
 
-    def __init__(self, trained: TrainedRun, buckets: Sequence[int] = BUCKETS):
-        super().__init__(trained, buckets)
+    def __init__(self, trained: TrainedRun, buckets: Sequence[int] = BUCKETS, part: str | None = None):
+        super().__init__(trained, buckets, part)
         self.class_names, self.task = class_names_of(trained), trained.task
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -108,26 +109,36 @@ class Predictor(Inference):
         for name, sides, row in self.each_with_sides(images):
             if isinstance(row, DataError):
                 yield Prediction(name, (), (), str(row))
-                continue
-            row = jax.tree.map(lambda each: each[None], row)
-            if isinstance(self.task, Detection):
-                yield self._located(self.task, name, sides, row)
-                continue
-            (pairs,) = self.task.predict(row, top)
-            names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
-            fields: dict[str, np.ndarray] = {}
-            if getattr(self.task, "draws_examples", False):
-                said = self.task.predicted_fields(row)
-                fields = {field: values[0] for field, values in said.items()}
-            match self.task.answers:
-                case "probabilities":
-                    yield Prediction(name, names, numbers, fields=fields)
-                case "values":
-                    yield Prediction(name, names, (), values=numbers, fields=fields)
-                case "boxes":
-                    raise UsageError(f"task {self.task.kind} answers with boxes, which only detection can place")
-                case _:
-                    assert_never(self.task.answers)
+            else:
+                yield self.prediction(name, sides, row, top)
+
+    def prediction(self, name: str, sides: tuple[int, int], row: Any, top: int) -> Prediction:
+        """Say what the outputs for one image mean.
+
+        Args:
+            name: of the image.
+            sides: height and width of the image as it is stored.
+            row: of :meth:`outputs`, without the axis of examples.
+            top: see :meth:`predict`.
+        """
+        row = jax.tree.map(lambda each: each[None], row)
+        if isinstance(self.task, Detection):
+            return self._located(self.task, name, sides, row)
+        (pairs,) = self.task.predict(row, top)
+        names, numbers = tuple(self.class_names[index] for index, _ in pairs), tuple(number for _, number in pairs)
+        fields: dict[str, np.ndarray] = {}
+        if getattr(self.task, "draws_examples", False):
+            said = self.task.predicted_fields(row)
+            fields = {field: values[0] for field, values in said.items()}
+        match self.task.answers:
+            case "probabilities":
+                return Prediction(name, names, numbers, fields=fields)
+            case "values":
+                return Prediction(name, names, (), values=numbers, fields=fields)
+            case "boxes":
+                raise UsageError(f"task {self.task.kind} answers with boxes, which only detection can place")
+            case _:
+                assert_never(self.task.answers)
 
     def _located(self, task: Detection, name: str, sides: tuple[int, int], row: Any) -> Prediction:
         """Return the boxes of an image, in its own pixels."""

@@ -18,6 +18,20 @@ LAST_WORDS = 0.5
 #: Seconds that a process may take to end once it has said that it does.
 ENDING = 10.0
 
+
+class Stopped(Exception):
+    """A command that runs until it is told to stop was told so, by a signal, and has done what it does then.
+
+    Args:
+        signal: which.
+        done: what it has done.
+    """
+
+    def __init__(self, signal: signal.Signals, done: str):
+        super().__init__(f"{signal.name}: {done}")
+        self.signal = signal
+
+
 _owned = False
 _before: list[Callable[[], None]] = []
 

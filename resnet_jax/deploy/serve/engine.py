@@ -1,0 +1,187 @@
+"""What is served: a run, or an exported file, as one interface of images in and answers out."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.deploy.serve.images import check_file
+from resnet_jax.deploy.serve.problems import not_readable
+from resnet_jax.errors import DataError, UsageError
+from resnet_jax.models.digest import params_digest
+from resnet_jax.runs.images import ImagePreparation, prepared
+from resnet_jax.runs.inference import WITH_POOLED
+from resnet_jax.runs.predict import Prediction, Predictor
+from resnet_jax.runs.trained import TrainedRun, load_run
+from resnet_jax.runtime.paths import user_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """An image as the network takes it.
+
+    Attributes:
+        pixels: (H, W, C).
+        sides: height and width as it was stored.
+    """
+
+    pixels: np.ndarray
+    sides: tuple[int, int]
+
+
+class Engine(abc.ABC):
+    """A network that is served.
+
+    Attributes:
+        name: of the network.
+        digest: of its parameters.
+        classes: what it can say, in order.
+        shape: of one image as the network takes it, (H, W, C).
+        dtype: of its pixels.
+        sizes: of batches; every one is compiled once.
+    """
+
+    name: str
+    digest: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    dtype: str
+    sizes: tuple[int, ...]
+
+    def read(self, data: bytes, pixels: int) -> Ready:
+        """Return an image file as the network takes it.
+
+        Args:
+            data: the file, as it was sent.
+            pixels: of the largest image that is decoded.
+
+        Raises:
+            Problem: why not.
+        """
+        check_file(data, pixels)
+        return self._ready(data)
+
+    def take(self, array: np.ndarray) -> Ready:
+        """Return pixels (H, W, C), (H, W) of grey ones, as the network takes them.
+
+        Raises:
+            Problem: why not.
+        """
+        array = array[..., None] if array.ndim == 2 and self.shape[-1] == 1 else array
+        if array.ndim != 3 or array.shape[-1] != self.shape[-1]:
+            raise not_readable(f"pixels must be (height, width, {self.shape[-1]}), got {array.shape}")
+        return self._ready(np.ascontiguousarray(array))
+
+    @abc.abstractmethod
+    def _ready(self, image: bytes | np.ndarray) -> Ready: ...
+
+    @abc.abstractmethod
+    def compute(self, images: np.ndarray) -> Any:
+        """Return the outputs for images (N, H, W, C), and what is watched of them: a tree of arrays (N, ...)."""
+
+    @abc.abstractmethod
+    def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
+        """Say what a row of :meth:`compute` means."""
+
+    @abc.abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Return network, classes and preprocessing."""
+
+
+class RunEngine(Engine):
+    """The network of a run directory.
+
+    Args:
+        trained: the run.
+        sizes: of batches.
+        watched: whether pooled features are computed too.
+    """
+
+    def __init__(self, trained: TrainedRun, sizes: Sequence[int], *, watched: bool = False):
+        self.predictor = Predictor(trained, sizes, WITH_POOLED if watched else None)
+        self.trained, self.watched = trained, watched
+        self.name, self.sizes = trained.config.model.name, tuple(sizes)
+        self.classes, card = self.predictor.class_names, trained.card
+        height, width, channels = card.image_shape
+        self.shape, self.dtype = (height, width, channels), card.image_dtype
+        self.digest = params_digest(trained.variables["params"], trained.variables.get("batch_stats", {}))
+
+    def _ready(self, image: bytes | np.ndarray) -> Ready:
+        found, sides = self.predictor.read_with_sides(image, "")
+        if isinstance(found, DataError):
+            said = str(found).removeprefix("image : ").strip().replace(str(self.trained.path), "the network")
+            raise not_readable(said)
+        return Ready(found, sides)
+
+    def compute(self, images: np.ndarray) -> Any:
+        """Return the outputs, of a watched network a dict of ``outputs`` and ``pooled``."""
+        return self.predictor.outputs(images)
+
+    def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
+        """Say what a row means."""
+        return self.predictor.prediction("", sides, row["outputs"] if self.watched else row, top)
+
+    def info(self) -> dict[str, Any]:
+        """Return network, classes and preprocessing."""
+        trained, geometry = self.trained, self.trained.geometry
+        return {
+            "network": self.name,
+            "task": trained.task.kind,
+            "step": trained.step,
+            "digest": self.digest,
+            "classes": list(self.classes),
+            "preprocessing": {
+                "height": self.shape[0],
+                "width": self.shape[1],
+                "channels": self.shape[2],
+                "dtype": self.dtype,
+                "mean": list(trained.card.mean),
+                "std": list(trained.card.std),
+                "shorter_side": geometry.shorter_side if geometry.image_size is not None else None,
+                "resize": None if geometry.resize is None else list(geometry.resize),
+            },
+            "runtime": f"jax {jax.__version__} on {jax.default_backend()}",
+        }
+
+
+def row_of(found: Any, index: int) -> Any:
+    """Return the row of one image of what :meth:`Engine.compute` gives."""
+    return jax.tree.map(lambda each: each[index], found)
+
+
+def open_engine(
+    path: Path,
+    sizes: Sequence[int],
+    *,
+    checkpoint: str | None = None,
+    data: ImagePreparation | None = None,
+    class_names: Path | None = None,
+    watched: bool = False,
+) -> Engine:
+    """Return the engine of a run directory, or of an exported file.
+
+    Args:
+        path: of either.
+        sizes: of batches.
+        checkpoint: of a run.
+        data: of a run: how images are prepared, where that is not the run's own way.
+        class_names: of a run: a file that names the outputs.
+        watched: whether pooled features are computed too.
+
+    Raises:
+        UsageError: neither, or options of a run with a file.
+    """
+    data = ImagePreparation() if data is None else data
+    if user_path(path).is_file():
+        if checkpoint is not None or class_names is not None or data != ImagePreparation():
+            raise UsageError(f"{path} is a file, which says itself how images are prepared and what its classes are")
+        from resnet_jax.deploy.serve.exported import ArtefactEngine
+
+        return ArtefactEngine(path, sizes)
+    return RunEngine(prepared(load_run(path, checkpoint), data, class_names), sizes, watched=watched)

@@ -1,0 +1,272 @@
+"""From bytes to rows: threads that decode, one that computes batches, and a bound on what waits between them.
+
+An event loop submits images and awaits futures. Decoders put what they have read into one list; the computing thread
+takes from it the size of batch that gives the most images a second, and tells the loop once per batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.deploy.serve.engine import Engine, Ready, row_of
+from resnet_jax.deploy.serve.problems import Problem, busy
+
+Reader = Callable[[], Ready]
+"""Reads one image; raises :class:`Problem`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed:
+    """One image, computed.
+
+    Attributes:
+        row: of :meth:`Engine.compute`.
+        ready: the image as the network took it.
+        batch: images in its batch.
+    """
+
+    row: Any
+    ready: Ready
+    batch: int
+
+
+@dataclasses.dataclass(eq=False)
+class _Job:
+    future: asyncio.Future[Computed]
+    read: Reader
+    began: float
+    ready: Ready | None = None
+
+
+class Pipeline:
+    """Decodes and computes images that an event loop submits.
+
+    Args:
+        engine: computes.
+        most: images that may be between submission and answer.
+        wait: seconds that an image waits at most for others that are being decoded.
+        decoders: threads.
+        on_batch: called in the computing thread after each batch, with its images, the size it was padded to, its
+            seconds and what was computed of them: (N, ...) and the images (N, H, W, C).
+
+    Attributes:
+        coming: images whose requests are being received; the loop counts them, so that a batch waits for them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        most: int,
+        wait: float,
+        decoders: int,
+        on_batch: Callable[[int, int, float, Any, np.ndarray], None] = lambda *_: None,
+    ):
+        self._engine, self._most, self._wait, self._on_batch = engine, most, wait, on_batch
+        self.coming = 0
+        self._seconds: dict[int, float] = {}
+        self._inside = 0
+        self._to_read: deque[_Job] = deque()
+        self._ready: deque[_Job] = deque()
+        self._reading = 0
+        self._calls: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._some_to_read, self._some_ready = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._decode, name=f"decode {n}", daemon=True) for n in range(decoders)
+        ]
+        self._threads.append(threading.Thread(target=self._compute, name="compute", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def inside(self) -> int:
+        """Images that are neither answered nor given up."""
+        return self._inside
+
+    def warm(self, repeats: int = 3) -> dict[int, float]:
+        """Compile every size and measure it; return its seconds. Blocks, and is called before anything is submitted."""
+        for size in self._engine.sizes:
+            images = np.zeros((size, *self._engine.shape), self._engine.dtype)
+            times = []
+            for _ in range(repeats + 1):
+                began = time.perf_counter()
+                self._engine.compute(images)
+                times.append(time.perf_counter() - began)
+            self._seconds[size] = min(times[1:])
+        return dict(self._seconds)
+
+    def submit(self, reader: Reader, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Computed]:
+        """Have an image read and computed; called in the loop.
+
+        Raises:
+            Problem: 503, as many wait as may.
+        """
+        if self._closed:
+            raise busy("the server is stopping")
+        if self._inside >= self._most:
+            raise busy(f"{self._inside:,} images wait already: try again")
+        job = _Job(loop.create_future(), reader, time.monotonic())
+        self._inside += 1
+        job.future.add_done_callback(lambda _: self._left(job))
+        with self._lock:
+            self._to_read.append(job)
+            self._some_to_read.notify()
+        return job.future
+
+    def call(self, call: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
+        """Have something else computed, between two batches, in the computing thread; called in the loop."""
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def made() -> None:
+            found: Any = None
+            problem: Exception | None = None
+            if not future.cancelled():
+                try:
+                    found = call()
+                except Exception as error:
+                    problem = error
+            _tell(loop, _settle, future, found, problem)
+
+        with self._lock:
+            self._calls.append(made)
+            self._some_ready.notify()
+        return future
+
+    def close(self, seconds: float) -> None:
+        """Stop the threads, after what was submitted; waits for so many seconds."""
+        with self._lock:
+            self._closed = True
+            self._some_to_read.notify_all()
+            self._some_ready.notify_all()
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _left(self, job: _Job) -> None:
+        self._inside -= 1
+        job.read = _read_already  # what it holds, the bytes of a body, is free now
+
+    def _decode(self) -> None:
+        while True:
+            with self._lock:
+                while not self._to_read:
+                    if self._closed:
+                        return
+                    self._some_to_read.wait()
+                job = self._to_read.popleft()
+                self._reading += 1
+            problem: Exception | None = None
+            if not job.future.cancelled():
+                read, job.read = job.read, _read_already
+                try:
+                    job.ready = read()
+                except Exception as error:
+                    problem = error
+                del read
+            with self._lock:
+                self._reading -= 1
+                if job.ready is not None:
+                    self._ready.append(job)
+                self._some_ready.notify()
+            if problem is not None:
+                _tell(job.future.get_loop(), _settle, job.future, None, problem)
+
+    def _compute(self) -> None:
+        while True:
+            with self._lock:
+                jobs, calls = self._next()
+            if not jobs and not calls:
+                return
+            for call in calls:
+                call()
+            jobs = [job for job in jobs if not job.future.cancelled()]
+            if jobs:
+                self._batch(jobs)
+
+    def _next(self) -> tuple[list[_Job], list[Callable[[], None]]]:
+        """Wait for a batch, or for something else to compute; nothing of both at the end."""
+        largest = self._engine.sizes[-1]
+        while True:
+            calls = list(self._calls)
+            self._calls.clear()
+            if calls:
+                return [], calls
+            while self._ready and self._ready[0].future.cancelled():
+                self._ready.popleft()
+            if not self._ready:
+                if self._closed and not self._to_read and not self._reading:
+                    return [], []
+                self._some_ready.wait(1.0 if self._closed else None)
+                continue
+            count = len(self._ready)
+            others = len(self._to_read) + self._reading + self.coming
+            left = self._wait - (time.monotonic() - self._ready[0].began)
+            if count < largest and others and left > 0 and not self._closed:
+                self._some_ready.wait(left)
+                continue
+            return [self._ready.popleft() for _ in range(min(count, self.best_size(count)))], []
+
+    def best_size(self, count: int) -> int:
+        """Return the size of batch that gives the most images a second where ``count`` wait, by what was measured."""
+
+        def rate(size: int) -> tuple[float, int]:
+            return min(count, size) / self._seconds.get(size, float(size)), size
+
+        return max(self._engine.sizes, key=rate)
+
+    def _batch(self, jobs: Sequence[_Job]) -> None:
+        """Compute images, and tell whoever waits for them."""
+        images = np.stack([job.ready.pixels for job in jobs if job.ready is not None])
+        began, problem, found = time.perf_counter(), None, None
+        try:
+            found = self._engine.compute(images)
+        except Exception as error:
+            problem = error
+        seconds = time.perf_counter() - began
+        size = next(size for size in self._engine.sizes if size >= len(jobs))
+        rows = [None if problem else Computed(row_of(found, n), job.ready, len(jobs)) for n, job in enumerate(jobs)]  # pyright: ignore[reportArgumentType]
+        _tell(jobs[0].future.get_loop(), _settle_all, [job.future for job in jobs], rows, problem)
+        if problem is None:
+            self._on_batch(len(jobs), size, seconds, found, images)
+
+
+def _read_already() -> Ready:
+    raise RuntimeError("this image was read already")
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
+    """Call something in the loop; a loop that is closed hears nothing."""
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        return
+
+
+def _settle(future: asyncio.Future[Any], found: Any, problem: Exception | None) -> None:
+    if future.done():
+        return
+    if problem is None:
+        future.set_result(found)
+    else:
+        future.set_exception(problem if isinstance(problem, Problem) else _failed(problem))
+
+
+def _settle_all(futures: Sequence[asyncio.Future[Any]], rows: Sequence[Any], problem: Exception | None) -> None:
+    for future, row in zip(futures, rows, strict=True):
+        _settle(future, row, problem)
+
+
+def _failed(error: Exception) -> Problem:
+    problem = Problem(500, "failed", f"the server failed to compute this: {type(error).__name__}")
+    problem.__cause__ = error
+    return problem
