@@ -13,6 +13,7 @@ from resnet_jax.data.reading import Orientation, Pixels, Reading
 from resnet_jax.data.registry import source_forms
 from resnet_jax.data.sizes import parse_sizes
 from resnet_jax.data.stats import check_normalization
+from resnet_jax.data.transform import Interpolation
 from resnet_jax.data.transforms import canonical, divide, transform_names
 from resnet_jax.data.unreadable import SHARE, OnCorrupt, Unreadable
 from resnet_jax.errors import UsageError
@@ -58,6 +59,12 @@ class DataConfig:
     resize: tuple[AtLeast1, AtLeast1] | None = None
     """Height and width in pixels that images are brought to in place of image_size: nothing is cut off, and what is in
     another ratio is stretched. For boxes and masks."""
+    eval_side: AtLeast1 | None = None
+    """Pixels that evaluation brings the shorter side of an image to, before it cuts the centre of image_size out; None:
+    image_size, or image_size / 0.875 after random resized crops."""
+    interpolation: Interpolation = "area"
+    """How evaluation resizes: area (means of pixels; bilinear where an image grows), or bilinear or bicubic as
+    torchvision does on Pillow images, which published weights were measured with."""
     sizes: tuple[str, ...] = ()
     """Progressive resolution: sides that training images are brought to, each from a point of the run on, such as
     "128@0%" "160@40%" "224@80%"; evaluation is at data.image_size, or at the images' own."""
@@ -109,10 +116,15 @@ class DataConfig:
                 "image_size": self.image_size,
                 "sizes": self.sizes,
                 "augment random_resized_crop": self.crop != "none",
+                "eval_side": self.eval_side,
             }
             for name, value in others.items():
                 if value:
                     raise UsageError(f"data.resize and data.{name} both say what size images are brought to: give one")
+        if self.eval_side is not None and (self.image_size is None or self.eval_side < self.image_size):
+            raise UsageError(
+                f"data.eval_side {self.eval_side} is what data.image_size is cut from, and that is {self.image_size}"
+            )
         if self.repeats > 1 and not self.augment:
             raise UsageError(
                 f"data.repeats {self.repeats} has an image in a batch so often, augmented anew each time, and "

@@ -14,12 +14,15 @@ import numpy as np
 
 from resnet_jax.data.boxes import without_empty
 from resnet_jax.data.example import Example, Spec
+from resnet_jax.data.resample import Filter, resample
 from resnet_jax.data.rng import CROP, HOST, generator
 from resnet_jax.errors import UsageError
 
 EVAL_CENTRE = 0.875
 """Part of the shorter side that evaluation sees after `random_resized` training: 224 of 256."""
 SCALE, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+Interpolation = Literal["area", Filter]
+"""``area``: :func:`resize`; ``bilinear`` and ``bicubic``: as torchvision resizes images and cuts out their centre."""
 
 
 class HostTransform(Protocol):
@@ -52,6 +55,8 @@ class Geometry:
     images (CIFAR, digits) it would cut away content for nothing.
 
     With ``resize`` both bring all of an image to that height and width, stretched where its sides are in another ratio.
+    With ``eval_side`` evaluation brings the shorter side to that, and with ``interpolation`` it resizes and cuts as
+    those did who published weights: Pillow's filter, the longer side rounded down, the cut rounded to even.
 
     Attributes:
         image_size: S, pixels; None to keep the stored size, which must then be the same for all images.
@@ -59,9 +64,12 @@ class Geometry:
         before: host transforms of training, in order, on the stored example.
         after: host transforms of training, in order, on what has the network's size.
         resize: height and width in place of ``image_size``; nothing is cut off.
+        eval_side: pixels that evaluation brings the shorter side to; None: as in the table.
+        interpolation: how evaluation resizes.
 
     Raises:
-        UsageError: a size below 1, an unknown ``train``, random crops without a size, or two sizes.
+        UsageError: a size below 1, an unknown ``train``, random crops without a size, two sizes, or a crop larger than
+            what it is cut from.
     """
 
     image_size: int | None = None
@@ -69,6 +77,8 @@ class Geometry:
     before: tuple[HostTransform, ...] = ()
     after: tuple[HostTransform, ...] = ()
     resize: tuple[int, int] | None = None
+    eval_side: int | None = None
+    interpolation: Interpolation = "area"
 
     def __post_init__(self) -> None:
         if self.train not in ("none", "random_resized"):
@@ -79,6 +89,11 @@ class Geometry:
             raise UsageError(f"image_size {self.image_size} must be at least 1")
         if self.resize is not None and self.image_size is not None:
             raise UsageError(f"image_size {self.image_size} and resize {self.resize} are both a size: give one")
+        if self.eval_side is not None and (self.image_size is None or self.eval_side < self.image_size):
+            raise UsageError(
+                f"the shorter side of {self.eval_side} pixels is what image_size is cut from, and image_size is "
+                f"{self.image_size}"
+            )
 
     @property
     def random(self) -> bool:
@@ -89,6 +104,8 @@ class Geometry:
     def shorter_side(self) -> int:
         """Pixels that the shorter side of an image is brought to in evaluation, before the centre is cut out."""
         size = self.image_size or 0
+        if self.eval_side is not None:
+            return self.eval_side
         return round(size / EVAL_CENTRE) if self.train == "random_resized" else size
 
     def keeps(self, shape: tuple[int, ...], *, training: bool) -> bool:
@@ -135,11 +152,19 @@ class Geometry:
             return example
         sides = _sides(example)
         if self.resize is not None:
-            return _warped(example, spec, (0, 0, *sides), self.resize)
+            return _warped(example, spec, (0, 0, *sides), self.resize, interpolation=self.interpolation)
+        to, cut = self._centre_of(sides)
+        return _warped(example, spec, (0, 0, *sides), to, self.image_size, cut, self.interpolation)
+
+    def _centre_of(self, sides: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return to what height and width evaluation brings an image, and what it cuts off at top and left."""
         assert self.image_size is not None
         shorter = self.shorter_side
-        height, width = (round(side * shorter / min(sides)) for side in sides)
-        return _warped(example, spec, (0, 0, *sides), (height, width), self.image_size)
+        if self.interpolation == "area":
+            height, width = (round(side * shorter / min(sides)) for side in sides)
+            return (height, width), ((height - self.image_size) // 2, (width - self.image_size) // 2)
+        height, width = (int(shorter * side / min(sides)) for side in sides)
+        return (height, width), (round((height - self.image_size) / 2), round((width - self.image_size) / 2))
 
     def boxes_as_stored(self, boxes: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
         """Return boxes (n, 4) that were found in what :meth:`eval_image` gives as boxes of the stored image.
@@ -153,8 +178,8 @@ class Geometry:
         elif self.image_size is None or self.keeps(sides, training=False):
             scale, shift = np.ones(2), np.zeros(2)
         else:
-            to = np.array([round(side * self.shorter_side / min(sides)) for side in sides])
-            scale, shift = np.divide(sides, to), (to - self.image_size) // 2
+            to, cut = self._centre_of(sides)
+            scale, shift = np.divide(sides, to), np.array(cut)
         found = (boxes.astype(np.float64) + np.tile(shift, 2)) * np.tile(scale, 2)
         return np.clip(found, 0, [*sides, *sides])
 
@@ -177,16 +202,22 @@ def _sides(example: Example) -> tuple[int, int]:
 
 
 def _warped(
-    example: Example, spec: Spec, box: tuple[int, int, int, int], to: tuple[int, int], size: int | None = None
+    example: Example,
+    spec: Spec,
+    box: tuple[int, int, int, int],
+    to: tuple[int, int],
+    size: int | None = None,
+    cut: tuple[int, int] | None = None,
+    interpolation: Interpolation = "area",
 ) -> Example:
-    """Cut out a box, bring it to a height and width, and keep the middle ``size`` x ``size`` of that, or all.
+    """Cut out a box, bring it to a height and width, and keep ``size`` x ``size`` of that behind ``cut``, or all.
 
     Masks are cut alike and resized to the nearest pixel; boxes are moved and cut off at the border, and those of which
     nothing is left lose their label.
     """
     top, left, height, width = box
     kept = to if size is None else (size, size)
-    down, right = ((side - own) // 2 for side, own in zip(to, kept, strict=True))
+    down, right = ((side - own) // 2 for side, own in zip(to, kept, strict=True)) if cut is None else cut
 
     def moved(name: str, values: np.ndarray) -> np.ndarray:
         meaning = "image" if name == "image" else spec[name].meaning if name in spec else "array"
@@ -197,10 +228,13 @@ def _warped(
         if meaning not in ("image", "mask"):
             return values
         flat = values.ndim == 2
-        cut = (values[..., None] if flat else values)[top : top + height, left : left + width]
-        cut = resize(cut, *to, nearest=meaning == "mask")
-        cut = cut if size is None else centre_crop(cut, size)
-        return cut[..., 0] if flat else cut
+        part = (values[..., None] if flat else values)[top : top + height, left : left + width]
+        if meaning == "mask" or interpolation == "area":
+            part = resize(part, *to, nearest=meaning == "mask")
+        else:
+            part = resample(part, *to, interpolation)
+        part = part[down : down + kept[0], right : right + kept[1]]
+        return part[..., 0] if flat else part
 
     return without_empty({name: moved(name, values) for name, values in example.items()}, spec)
 
@@ -224,12 +258,6 @@ def resize(image: np.ndarray, height: int, width: int, *, nearest: bool = False)
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized.reshape(height, width, image.shape[2])
-
-
-def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the middle size x size of (h, w, c), half a pixel up and left where a side is odd."""
-    top, left = ((side - size) // 2 for side in image.shape[:2])
-    return image[top : top + size, left : left + size]
 
 
 def random_resized_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

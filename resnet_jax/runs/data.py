@@ -52,7 +52,8 @@ def geometry_of(config: DataConfig) -> Geometry:
     """Return the host-side geometry of a configuration."""
     host = divide_transforms(config.augment)
     crop = "random_resized" if host.random_resized else "none"
-    return Geometry(config.image_size, crop, host.before, host.after, config.resize)
+    sized = config.eval_side if config.image_size is not None else None
+    return Geometry(config.image_size, crop, host.before, host.after, config.resize, sized, config.interpolation)
 
 
 def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:

@@ -229,8 +229,10 @@ def evaluation_config(trained: TrainedRun, mesh: Mesh) -> RunConfig:
     """
     config = trained.config
     size = -(-config.train.batch_size // mesh.size) * mesh.size
+    geometry = trained.geometry
+    sized = {"image_size": geometry.image_size, "resize": geometry.resize, "eval_side": geometry.eval_side}
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=trained.geometry.image_size, resize=trained.geometry.resize),
+        data=dataclasses.replace(config.data, **sized),
         train=dataclasses.replace(config.train, batch_size=size),
     )

@@ -78,4 +78,4 @@ def in_stages(
 
 
 def _brought_to(images: RunData, size: int) -> RunData:
-    return dataclasses.replace(images, geometry=dataclasses.replace(images.geometry, image_size=size))
+    return dataclasses.replace(images, geometry=dataclasses.replace(images.geometry, image_size=size, eval_side=None))

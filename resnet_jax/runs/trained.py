@@ -184,9 +184,13 @@ def with_geometry(trained: TrainedRun, image_size: int | None, crop: str | None)
         if image_size < 1:
             raise UsageError(f"the side of an image must be 1 pixel or more, got {image_size}")
         shape = (*(image_size,) * trained.model.config.spatial_dims, card.image_shape[-1])
+        if data.eval_side is not None:  # the same margin
+            side = max(image_size, round(data.eval_side * image_size / card.image_shape[0]))
+            data = dataclasses.replace(data, image_size=image_size, eval_side=side)
         card = dataclasses.replace(card, image_shape=shape)  # pyright: ignore[reportArgumentType]
     if crop is not None:
-        data = dataclasses.replace(data, augment=with_old_fields(data.augment, {"crop": crop}))
+        augment = with_old_fields(data.augment, {"crop": crop})
+        data = dataclasses.replace(data, augment=augment, eval_side=None)
     changed = dataclasses.replace(trained, card=card, config=dataclasses.replace(trained.config, data=data))
     if crop is not None:
         changed.geometry  # refuses what cannot be  # noqa: B018

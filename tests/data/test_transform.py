@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from resnet_jax.data.config import DataConfig
 from resnet_jax.data.rng import CROP, generator
-from resnet_jax.data.transform import Geometry, centre_crop, random_resized_box, resize
+from resnet_jax.data.transform import Geometry, random_resized_box, resize
 from resnet_jax.errors import UsageError
 
 SIDES = st.integers(1, 90)
@@ -69,9 +70,37 @@ def test_shrinking_averages_areas_and_growing_interpolates():
     assert resize(image, 8, 12) is image
 
 
-def test_centre_crop():
-    image = np.arange(5 * 4).reshape(5, 4, 1)
-    assert centre_crop(image, 2)[..., 0].tolist() == [[5, 6], [9, 10]]
+def test_the_centre_is_half_a_pixel_up_and_left_where_a_side_is_odd():
+    image = np.arange(5 * 4, dtype=np.uint8).reshape(5, 4, 1)
+    assert Geometry(2, eval_side=4).eval_image(image)[..., 0].tolist() == [[5, 6], [9, 10]]
+
+
+@pytest.mark.parametrize("sides", [(375, 500), (500, 333), (46, 47), (33, 90), (232, 300), (30, 40)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_published_weights_see_what_torchvision_shows_them(sides, interpolation):
+    """torchvision's Resize(size) and CenterCrop of a Pillow image: its formulas, and Pillow's own resize."""
+    from PIL import Image
+
+    image = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+    size, side = 24, 31
+    geometry = Geometry(size, "random_resized", eval_side=side, interpolation=interpolation)
+    short, long = sorted(sides)
+    new = {short: side, long: int(side * long / short)}
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    whole = np.asarray(Image.fromarray(image).resize((new[sides[1]], new[sides[0]]), filters[interpolation]))
+    top, left = (round((new[each] - size) / 2.0) for each in sides)
+    np.testing.assert_array_equal(geometry.eval_image(image), whole[top : top + size, left : left + size])
+    assert geometry.train_image(image, generator(0, CROP, 0, 0)).shape == (size, size, 3)
+    box = geometry.boxes_as_stored(np.array([[0.0, 0.0, size, size]]), sides)[0]
+    scale = np.divide(sides, [new[each] for each in sides])
+    np.testing.assert_allclose(box, [top * scale[0], left * scale[1], (top + size) * scale[0], (left + size) * scale[1]])
+
+
+def test_a_crop_larger_than_what_it_is_cut_from_is_refused():
+    with pytest.raises(UsageError, match="shorter side of 20 pixels"):
+        Geometry(24, eval_side=20)
+    with pytest.raises(UsageError, match=r"data\.eval_side 20 is what data\.image_size is cut from"):
+        DataConfig(image_size=24, eval_side=20)
 
 
 @settings(deadline=None)
