@@ -17,8 +17,8 @@ import numpy as np
 from resnet_jax.deploy.packages import package
 from resnet_jax.errors import UsageError
 
-#: Of the operators. 19 is the first with dilated mean pools; ONNX Runtime reads it from 1.15 on.
-OPSET, IR_VERSION = 19, 9
+#: Of the operators and of the file. ONNX Runtime reads them from 1.14 on, OpenVINO from 2023.0.
+OPSET, IR_VERSION = 18, 8
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,12 +25,21 @@ def mean_pool_2(graph: Graph, x: str, name: str) -> str:
 
 
 def dilated_mean_2(graph: Graph, x: str, name: str, distance: int) -> str:
-    """Return the mean of each position and the one ``distance`` after it along every dimension, of what there is."""
-    dims = graph.dims
-    return graph.node(
-        "AveragePool", x, name=name, kernel_shape=[2] * dims, strides=[1] * dims, dilations=[distance] * dims,
-        pads=[0] * dims + [distance] * dims, count_include_pad=0,
-    )  # fmt: skip
+    """Return the mean of each position and the one ``distance`` after it along every dimension, of what there is.
+
+    Where nothing is after a position, it is taken twice. (ONNX Runtime refuses a mean pool whose padding is as wide as
+    its window.)
+    """
+    with graph.scope(name):
+        last = graph.integers("last", [2**31 - 1])
+        for number in range(graph.dims):
+            axis = graph.integers(f"axis{number}", [number + 2])
+            after, edge = graph.integers("after", [distance]), graph.integers("edge", [-distance])
+            later = graph.node("Slice", x, after, last, axis, name=f"later{number}")
+            ends = graph.node("Slice", x, edge, last, axis, name=f"ends{number}")
+            shifted = graph.node("Concat", later, ends, name=f"shifted{number}", axis=number + 2)
+            x = graph.node("Add", x, shifted, name=f"sum{number}")
+    return graph.binary("Mul", x, 0.5**graph.dims, name=name)
 
 
 def mean_of_blocks(graph: Graph, x: str, name: str, side: int) -> str:
