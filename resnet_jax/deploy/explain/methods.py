@@ -1,0 +1,121 @@
+"""The methods by name, all as functions from images to maps of their sides."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from annotated_types import Ge, Gt
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from resnet_jax.deploy.explain.forward import FINAL, upsampled
+from resnet_jax.deploy.explain.gradcam import grad_cam
+from resnet_jax.deploy.explain.gradcam_plus import grad_cam_plus_plus
+from resnet_jax.deploy.explain.integrated import STEPS, integrated_gradients
+from resnet_jax.deploy.explain.occluded import occlusion
+from resnet_jax.deploy.explain.smoothgrad import NOISE, SAMPLES, smooth_grad
+from resnet_jax.deploy.explain.targets import Target
+from resnet_jax.errors import unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How maps are computed."""
+
+    layer: str = FINAL
+    """Whose map Grad-CAM and Grad-CAM++ look at: stem, stage1, ..., or final, what is pooled."""
+    steps: Annotated[int, Ge(1)] = STEPS
+    """Points between baseline and image of integrated gradients."""
+    samples: Annotated[int, Ge(1)] = SAMPLES
+    """Noisy copies of an image of SmoothGrad."""
+    noise: Annotated[float, Gt(0)] = NOISE
+    """Their standard deviation, as a share of the range of the image's values."""
+    window: int | None = None
+    """Side of the window of occlusion in pixels (default: a quarter of the sides); it moves by half of it."""
+    seed: int = 0
+    """Of noise, random orders and randomized weights."""
+
+
+Compute = Callable[[nn.Module, Mapping[str, Any], Array, Target, Settings], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        title: for people.
+        signed: whether its maps say for (above 0) and against (below 0).
+        compute: ``(model, variables, images, target, settings) -> (N, *sides)``.
+        says: what the map is, in a sentence.
+    """
+
+    title: str
+    signed: bool
+    compute: Compute
+    says: str
+
+
+def explain(
+    name: str, model: nn.Module, variables: Mapping[str, Any], images: Array, target: Target, settings: Settings
+) -> Float[Array, " n *sides"]:
+    """Return the maps of a method by its name, at the sides of the images.
+
+    Raises:
+        UsageError: no such method, or no such layer.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return _compiled(name, model, variables, images, target, settings)
+
+
+@functools.partial(jax.jit, static_argnames=("name", "model", "settings"))
+def _compiled(
+    name: str, model: nn.Module, variables: Mapping[str, Any], images: Array, target: Target, settings: Settings
+) -> Array:
+    return METHODS[name].compute(model, variables, images, target, settings)
+
+
+def _grad_cam(model: Any, variables: Any, images: Array, target: Target, settings: Settings) -> Array:
+    return upsampled(grad_cam(model, variables, images, target, layer=settings.layer), images.shape[1:-1])
+
+
+def _grad_cam_plus_plus(model: Any, variables: Any, images: Array, target: Target, settings: Settings) -> Array:
+    return upsampled(grad_cam_plus_plus(model, variables, images, target, layer=settings.layer), images.shape[1:-1])
+
+
+def _integrated(model: Any, variables: Any, images: Array, target: Target, settings: Settings) -> Array:
+    return integrated_gradients(model, variables, images, target, steps=settings.steps).values.sum(axis=-1)
+
+
+def _smooth_grad(model: Any, variables: Any, images: Array, target: Target, settings: Settings) -> Array:
+    key = jax.random.key(settings.seed)
+    found = smooth_grad(model, variables, images, target, key, samples=settings.samples, noise=settings.noise)
+    return jnp.abs(found).sum(axis=-1)
+
+
+def _occlusion(model: Any, variables: Any, images: Array, target: Target, settings: Settings) -> Array:
+    sides = images.shape[1:-1]
+    window = None if settings.window is None else tuple(min(settings.window, side) for side in sides)
+    return occlusion(model, variables, images, target, window=window)
+
+
+METHODS: dict[str, Method] = {
+    "grad_cam": Method("Grad-CAM", False, _grad_cam, "channels of the map weighed by their mean gradient"),
+    "grad_cam_plus_plus": Method(
+        "Grad-CAM++", False, _grad_cam_plus_plus, "the same with positions weighed by what they alone would explain"
+    ),
+    "integrated_gradients": Method(
+        "Integrated gradients", True, _integrated, "what every pixel adds to the score (red) or takes from it (blue)"
+    ),
+    "smooth_grad": Method("SmoothGrad", False, _smooth_grad, "the size of the gradient, averaged over noisy copies"),
+    "occlusion": Method(
+        "Occlusion", True, _occlusion, "how far the score falls (red) or rises (blue) when a window is covered"
+    ),
+}
+"""Name -> method."""
