@@ -17,6 +17,7 @@ import numpy as np
 from resnet_jax.errors import RunError
 from resnet_jax.report.depth_axes import DepthFigure
 from resnet_jax.report.numbers import short_number
+from resnet_jax.report.picture import Picture
 from resnet_jax.report.svg import inline_svg
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.files import write_whole
@@ -53,13 +54,13 @@ class Section:
     Attributes:
         title: headline.
         text: one paragraph, or "".
-        figures: those that are empty are left out.
+        figures: those that are empty are left out; pictures of pixels stand before the others, side by side.
         tables: each can be folded away.
     """
 
     title: str
     text: str = ""
-    figures: Sequence[DepthFigure] = ()
+    figures: Sequence[DepthFigure | Picture] = ()
     tables: Sequence[Table] = ()
 
 
@@ -80,7 +81,7 @@ class Page:
     sections: Sequence[Section]
 
     @property
-    def figures(self) -> list[DepthFigure]:
+    def figures(self) -> list[DepthFigure | Picture]:
         """All figures with something in them."""
         return [figure for section in self.sections for figure in section.figures if not figure.empty]
 
@@ -147,12 +148,15 @@ def render_page(page: Page) -> str:
 
 
 def _section(section: Section, anchor: str) -> str:
-    figures = "\n".join(_figure(figure) for figure in section.figures if not figure.empty)
+    shown = [figure for figure in section.figures if not figure.empty]
+    pictures = "\n".join(_picture(one) for one in shown if isinstance(one, Picture))
+    figures = "\n".join(_figure(one) for one in shown if not isinstance(one, Picture))
     tables = "\n".join(_table(table, f"{anchor}-table-{index}") for index, table in enumerate(section.tables))
     missing = [figure.title for figure in section.figures if figure.empty]
     paragraphs = [section.text, f"Left out, having no values to draw: {', '.join(missing)}." if missing else ""]
     text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs if paragraph)
-    grid = f'<div class="figures">\n{figures}\n</div>' if figures else ""
+    grid = f'<div class="pictures">\n{pictures}\n</div>' if pictures else ""
+    grid += f'<div class="figures">\n{figures}\n</div>' if figures else ""
     return f"""<section aria-labelledby="{anchor}">
 <h2 id="{anchor}">{escape(section.title)}</h2>
 {text}
@@ -167,6 +171,15 @@ def _figure(figure: DepthFigure) -> str:
 <h3>{escape(figure.title)}</h3>
 {inline_svg(figure.figure, figure.name, label)}
 <figcaption>{escape(figure.caption)}</figcaption>
+</figure>"""
+
+
+def _picture(picture: Picture) -> str:
+    lines = "<br>".join(escape(line) for line in picture.caption.split("\n"))
+    return f"""<figure id="picture-{picture.name}"{' class="wide"' if picture.wide else ""}>
+<h3>{escape(picture.title)}</h3>
+{picture.markup()}
+<figcaption>{lines}</figcaption>
 </figure>"""
 
 

@@ -84,8 +84,8 @@ def draw_example(figure: Any, cell: Any, example: Example, style: Style, *, titl
             used |= _draw_boxes(axes, example, style)
         case "volume":
             axes = figure.add_subplot(cell)
-            masks = [_slices(mask[..., None])[..., 0] for mask in _masks(example, style)]
-            used = _draw_image(axes, _slices(example["image"]), masks, style)
+            masks = [slices(mask[..., None])[..., 0] for mask in _masks(example, style)]
+            used = _draw_image(axes, slices(example["image"]), masks, style)
         case "signal":
             axes = _draw_signal(figure, cell, example["image"], style)
         case "mask" | "boxes" | "label" | "array":
@@ -168,7 +168,7 @@ def _draw_boxes(axes: Any, example: Example, style: Style) -> set[int]:
     return {number for _, number in shown}
 
 
-def _slices(volume: np.ndarray) -> np.ndarray:
+def slices(volume: np.ndarray) -> np.ndarray:
     """Return the middle slices of (d, h, w, c) across depth, height and width, side by side, (h', w', c)."""
     depth, height, width = (side // 2 for side in volume.shape[:3])
     parts = [volume[depth], volume[:, height], volume[:, :, width]]

@@ -15,7 +15,7 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, signed: bool = False) -> np.
 
     Args:
         image: uint8 (H, W, C), C 1 or 3, or colours 0..1.
-        heat: (H, W), any scale; what is not finite counts as 0.
+        heat: of any sides and scale; it is stretched over the image; what is not finite counts as 0.
         signed: whether below 0 means against: then red is for, blue against. Else dark violet to bright yellow, from 0
             to the largest.
 
@@ -27,7 +27,7 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, signed: bool = False) -> np.
 
     colours = image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
     colours = np.repeat(colours, 3, axis=-1) if colours.shape[-1] == 1 else colours[..., :3]
-    times = enlargement(heat.shape)
+    times = enlargement(image.shape[:2])
     colours = colours.repeat(times, 0).repeat(times, 1)
     height, width = colours.shape[:2]
     values = np.nan_to_num(np.asarray(heat, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
@@ -46,6 +46,55 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, signed: bool = False) -> np.
         strength = (0.35 + (MOST - 0.35) * values)[..., None]
         mixed = grey[..., None] * (1 - strength) + tint * strength
     return np.rint(np.clip(mixed, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def picture(image: np.ndarray, heat: np.ndarray | None, *, signed: bool = False) -> bytes:
+    """Return any input with a map over it, or as it is, as the bytes of a PNG file.
+
+    Args:
+        image: an image (H, W, C), a volume (D, H, W, C), whose middle slices are drawn, or a signal (L, C).
+        heat: of its rank without channels; None for the input alone.
+        signed: as for :func:`overlay`.
+    """
+    if image.ndim == 2:
+        return _signal(image, heat, signed)
+    if image.ndim == 4:
+        from resnet_jax.report.example_axes import slices
+
+        image, heat = slices(image), None if heat is None else slices(heat[..., None])[..., 0]
+    if image.dtype != np.uint8 or image.shape[-1] not in (1, 3):
+        low, high = (float(end) for end in np.percentile(image, (0.5, 99.5)))
+        shown = np.clip((image.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1) * 255
+        image = np.rint(shown[..., : 3 if shown.shape[-1] >= 3 else 1]).astype(np.uint8)
+    return encode_png(enlarged(image) if heat is None else overlay(image, heat, signed=signed))
+
+
+def _signal(signal: np.ndarray, heat: np.ndarray | None, signed: bool) -> bytes:
+    """Draw the curves of a signal (L, C), the map as colours behind them."""
+    import io
+
+    from resnet_jax.report.canvas import PALETTE, new_figure
+    from resnet_jax.report.example_axes import MAX_LINES
+
+    figure = new_figure((6.4, 2.2), dpi=100)
+    axes = figure.subplots()
+    low, high = float(signal.min()), float(signal.max())
+    margin = 0.05 * max(high - low, 1e-12)
+    extent = (-0.5, len(signal) - 0.5, low - margin, high + margin)
+    if signal.shape[1] > MAX_LINES:
+        axes.imshow(signal.T, aspect="auto", origin="lower", cmap="gray", extent=extent)
+    if heat is not None:
+        most = max(float(np.abs(heat).max()), 1e-20)
+        limits = {"vmin": -most if signed else 0.0, "vmax": most, "cmap": "coolwarm" if signed else "YlOrRd"}
+        axes.imshow(heat[None], aspect="auto", extent=extent, alpha=0.75, interpolation="nearest", **limits)
+    for channel in range(signal.shape[1] if signal.shape[1] <= MAX_LINES else 0):
+        width = 0.5 if len(signal) > 1000 else 1.2
+        axes.plot(signal[:, channel], color="black" if heat is not None else PALETTE[channel], linewidth=width)
+    axes.set(xlim=extent[:2], ylim=extent[2:])
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

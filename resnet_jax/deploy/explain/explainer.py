@@ -1,0 +1,244 @@
+"""A trained network that says of its images what each answer comes from, and how far that can be believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data.augment import downscaled, normalize
+from resnet_jax.deploy.explain.forward import layers_of, probability, score
+from resnet_jax.deploy.explain.methods import METHODS, Settings, explain
+from resnet_jax.deploy.explain.perturbation import Curves, deletion_insertion, random_order
+from resnet_jax.deploy.explain.randomized import parts_of, randomization_check
+from resnet_jax.deploy.explain.stagewise import stage_activations
+from resnet_jax.deploy.explain.targets import Target, choose_target
+from resnet_jax.errors import UsageError, unknown
+from resnet_jax.runs.trained import TrainedRun, class_names_of, require_normalization, require_one_input
+from resnet_jax.tasks.detection import Detection
+from resnet_jax.tasks.multitask import Multitask
+from resnet_jax.tasks.task import Task
+
+#: Images computed at a time.
+BATCH = 8
+#: Randomized to the end, a map that is at least so alike to the trained network's shows little of what was learned.
+ALIKE = 0.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Map:
+    """What one method says of one image.
+
+    Attributes:
+        values: at the sides of the network's input.
+        deletion: probability as the most important cells go, (steps + 1,); empty without checks, like what follows.
+        insertion: as they come.
+        similarity: to the maps of the network with more and more of its weights randomized.
+        completeness: of integrated gradients, how far their sum is from the change of the score, as a share of it.
+    """
+
+    values: np.ndarray
+    deletion: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    insertion: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    similarity: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    completeness: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explained:
+    """What a network says of one image and where it comes from.
+
+    Attributes:
+        name: of the image.
+        image: as the network is given it, not normalized, (*sides, C).
+        answers: what the network says, name and number, the first first.
+        target: name of what is explained.
+        probability: of it; of a value the value.
+        maps: by method.
+        stages: class activation by stage, (*sides) each.
+        random: of random orders, deletion and insertion (steps + 1,); empty without checks.
+        label: what it is, in words, or empty.
+        box: of a box that is explained, top, left, bottom, right in pixels of ``image``.
+    """
+
+    name: str
+    image: np.ndarray
+    answers: tuple[tuple[str, float], ...]
+    target: str
+    probability: float
+    maps: Mapping[str, Map]
+    stages: Mapping[str, np.ndarray]
+    random: tuple[np.ndarray, np.ndarray]
+    label: str = ""
+    box: tuple[float, ...] | None = None
+
+
+class Explainer:
+    """A network ready to explain its answers; every method is compiled once.
+
+    Args:
+        trained: as :func:`resnet_jax.runs.trained.load_run` gives it; imported ones too.
+        methods: names of :data:`.METHODS`.
+        settings: of them.
+        wanted: name of the class, label or value that is explained; None: what the network says first.
+        head: of a network with several tasks, which one; None: the first.
+        checks: whether to make the randomization check, deletion and insertion.
+
+    Raises:
+        UsageError: a network of two towers or of text, no such method, class or head.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedRun,
+        methods: Sequence[str] = tuple(METHODS),
+        settings: Settings | None = None,
+        *,
+        wanted: str | None = None,
+        head: str | None = None,
+        checks: bool = True,
+    ):
+        require_one_input(trained)
+        require_normalization(trained)
+        if trained.model.config.frontend == "characters":
+            raise UsageError(
+                f"{trained.path} reads characters, whose codes have no gradient and no mean: it is not explained here"
+            )
+        for name in methods:
+            if name not in METHODS:
+                raise unknown("method", name, METHODS)
+        self.trained, self.methods, self.checks, self.head = trained, tuple(methods), checks, head
+        self.settings = Settings() if settings is None else settings
+        if self.settings.layer not in layers_of(trained.model):
+            raise unknown("layer", self.settings.layer, layers_of(trained.model))
+        self.task: Task = trained.task
+        self.parts = parts_of(trained.model, trained.variables)
+        self.names = self._target_names()
+        self.wanted = None if wanted is None else _position(wanted, self.names)
+
+    def _target_names(self) -> tuple[str, ...]:
+        if not isinstance(self.task, Multitask):
+            if self.head is not None:
+                raise UsageError(f"head {self.head!r}: {self.trained.path} has one head; leave it out")
+            return class_names_of(self.trained)
+        parts = {part.name: part for part in self.task.parts}
+        self.head = next(iter(parts)) if self.head is None else self.head
+        if self.head not in parts:
+            raise unknown("head", self.head, parts)
+        return parts[self.head].task.answer_names(parts[self.head].names)
+
+    def each(self, images: Sequence[tuple[str, np.ndarray, str]]) -> Iterator[Explained]:
+        """Yield what is said of images: name, pixels as the network is given them, and what it is, in words."""
+        size = min(BATCH, len(images))
+        for start in range(0, len(images), max(size, 1)):
+            part = list(images[start : start + size])
+            full = part + [part[-1]] * (size - len(part))  # one program for every batch
+            yield from self._batch(part, np.stack([pixels for _, pixels, _ in full]))
+
+    def _batch(self, part: Sequence[tuple[str, np.ndarray, str]], raw: np.ndarray) -> list[Explained]:
+        trained, settings = self.trained, self.settings
+        model, variables = trained.model, trained.variables
+        card = trained.card
+        inputs = _prepared(jnp.asarray(raw), card.mean, card.std, card.downscale, model.config.dtype)
+        outputs = _outputs(model, variables, inputs)
+        target = choose_target(self.task, outputs, self.wanted, self.head)
+        likely = np.asarray(probability(model, variables, inputs, target))
+        stages = stage_activations(model, variables, inputs, target)
+        random = None
+        if self.checks:
+            random = random_order(model, variables, inputs, target, jax.random.key(settings.seed + 1))
+        found = {name: self._maps(name, inputs, target, len(part)) for name in self.methods}
+        index = np.asarray(target.index)
+        boxes = _boxes(self.task, outputs, target)
+        pairs = self.task.predict(jax.tree.map(np.asarray, outputs), 5)
+        said = self.task.answer_names(trained.card.class_names) if isinstance(self.task, Multitask) else self.names
+        return [
+            Explained(
+                name,
+                raw[row],
+                tuple((said[at] if at < len(said) else str(at), float(number)) for at, number in pairs[row][:5]),
+                self.names[index[row]] if index[row] < len(self.names) else str(index[row]),
+                float(likely[row]),
+                {method: maps[row] for method, maps in found.items()},
+                {stage: np.asarray(values[row]) for stage, values in stages.items()},
+                _row(random, row),
+                label,
+                None if boxes is None else tuple(boxes[row].tolist()),
+            )
+            for row, (name, _, label) in enumerate(part)
+        ]
+
+    def _maps(self, name: str, inputs: jax.Array, target: Target, count: int) -> list[Map]:
+        model, variables = self.trained.model, self.trained.variables
+
+        def compute(variables: Any) -> jax.Array:
+            return explain(name, model, variables, inputs, target, self.settings)
+
+        values = compute(variables)
+        complete: list[float | None] = [None] * count
+        if name == "integrated_gradients":
+            empty = jnp.zeros_like(inputs)
+            wanted = score(model, variables, inputs, target) - score(model, variables, empty, target)
+            sums = values.sum(axis=tuple(range(1, values.ndim)))
+            complete = [float(each) for each in np.abs((sums - wanted) / wanted)[:count]]
+        if not self.checks:
+            return [Map(np.asarray(values[row]), completeness=complete[row]) for row in range(count)]
+        curves = deletion_insertion(model, variables, inputs, target, values)
+        alike = randomization_check(compute, variables, self.parts, jax.random.key(self.settings.seed))
+        return [
+            Map(np.asarray(values[row]), *_row(curves, row), alike.values[:, row], complete[row])
+            for row in range(count)
+        ]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _prepared(images: jax.Array, mean: Any, std: Any, downscale: int, dtype: str) -> jax.Array:
+    return downscaled(normalize(images, mean, std, jnp.dtype(dtype)), downscale)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(model: Any, variables: Any, inputs: jax.Array) -> Any:
+    outputs = model.apply(variables, inputs, train=False)
+    return jax.tree.map(
+        lambda each: each.astype(jnp.float32) if jnp.issubdtype(each.dtype, jnp.floating) else each, outputs
+    )
+
+
+def _boxes(task: Task, outputs: Any, target: Target) -> np.ndarray | None:
+    """Return the boxes that are explained, (N, 4), within the input; None of other targets."""
+    if not isinstance(task, Detection) or target.place is None:
+        return None
+    from resnet_jax.ops.boxes import clipped
+    from resnet_jax.tasks.detection import decoded
+
+    rows = jnp.arange(target.place.shape[0])
+    boxes = decoded(outputs)[rows, target.place]
+    return np.asarray(clipped(boxes, outputs["size"]))
+
+
+def _row(curves: Curves | None, row: int) -> tuple[np.ndarray, np.ndarray]:
+    if curves is None:
+        return np.zeros(0), np.zeros(0)
+    return np.asarray(curves.deletion[row]), np.asarray(curves.insertion[row])
+
+
+def _position(wanted: str, names: Sequence[str]) -> int:
+    if wanted in names:
+        return list(names).index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(names):
+        return int(wanted)
+    raise unknown("class", wanted, names)
+
+
+def mean_area(curves: Sequence[np.ndarray]) -> float:
+    """Return the mean area under curves; NaN of none."""
+    from resnet_jax.deploy.explain.perturbation import area
+
+    known = [curve for curve in curves if len(curve)]
+    return float(area(np.stack(known)).mean()) if known else math.nan
