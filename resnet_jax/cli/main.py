@@ -45,6 +45,7 @@ VERBS = {
     "lr-range": "which learning rates lower the loss: one short run with a growing rate, drawn",
     "eval": "evaluate a run on one of its splits",
     "predict": "name what is in images",
+    "explain": "which parts of images a network's answers come from: maps, their checks, a page",
     "compare": "runs side by side: what differs, curves, and which differ by more than their seeds do",
     "checkpoints": "list the checkpoints of a run, and compare them with their digests",
     "serve": "a server that names what is in images: a page for people, HTTP for programs",

@@ -36,7 +36,9 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, signed: bool = False) -> np.
     grey = colours @ np.array([0.299, 0.587, 0.114], np.float32)
     if signed:
         strength = np.abs(values)[..., None]
-        tint = np.where(values[..., None] > 0, np.float32([0.84, 0.15, 0.10]), np.float32([0.10, 0.35, 0.85]))
+        tint = np.where(
+            values[..., None] > 0, np.array([0.84, 0.15, 0.10], np.float32), np.array([0.10, 0.35, 0.85], np.float32)
+        )
         base = 0.45 + 0.5 * grey[..., None]  # pale, so that both colours are seen
         mixed = base * (1 - MOST * strength) + tint * (MOST * strength)
     else:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -21,6 +20,7 @@ from resnet_jax.deploy.explain.occluded import occlusion
 from resnet_jax.deploy.explain.smoothgrad import NOISE, SAMPLES, smooth_grad
 from resnet_jax.deploy.explain.targets import Target
 from resnet_jax.errors import unknown
+from resnet_jax.fields import AtLeast1, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Settings:
 
     layer: str = FINAL
     """Whose map Grad-CAM and Grad-CAM++ look at: stem, stage1, ..., or final, what is pooled."""
-    steps: Annotated[int, Ge(1)] = STEPS
+    steps: AtLeast1 = STEPS
     """Points between baseline and image of integrated gradients."""
-    samples: Annotated[int, Ge(1)] = SAMPLES
+    samples: AtLeast1 = SAMPLES
     """Noisy copies of an image of SmoothGrad."""
-    noise: Annotated[float, Gt(0)] = NOISE
+    noise: Positive = NOISE
     """Their standard deviation, as a share of the range of the image's values."""
     window: int | None = None
     """Side of the window of occlusion in pixels (default: a quarter of the sides); it moves by half of it."""

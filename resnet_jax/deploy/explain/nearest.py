@@ -1,0 +1,98 @@
+"""The training images that a network takes for most like an image: neighbours by its penultimate features."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from resnet_jax.data.records import Records, Subset
+from resnet_jax.errors import DataError, UsageError
+from resnet_jax.runs.features import Described, Embedder, features_of, find_images
+from resnet_jax.runs.trained import TrainedRun
+
+#: Images of a data set that are compared; of more, evenly spaced ones.
+MOST = 20_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Neighbour:
+    """An image near another one.
+
+    Attributes:
+        name: of the image.
+        label: its class, or empty.
+        similarity: cosine of the features, at most 1.
+        image: as it is stored.
+    """
+
+    name: str
+    label: str
+    similarity: float
+    image: np.ndarray
+
+
+class Neighbours:
+    """The features of a data set's images, computed once.
+
+    Args:
+        trained: the network.
+        source: a data source; None for the run's own training images.
+        most: images that are compared at most.
+
+    Raises:
+        UsageError: no such source, or an imported network without one.
+    """
+
+    def __init__(self, trained: TrainedRun, source: str | None = None, most: int = MOST):
+        described = find_images(trained, source)
+        if described is None:
+            raise UsageError(f"{source}: name a data source, such as folder:PATH or npz:PATH")
+        split = next(name for name in ("train", "all", *described.splits) if name in described.splits)
+        records: Records = described.splits[split]
+        if len(records) > most:
+            records = Subset(records, np.arange(most) * len(records) // most)
+        self.records, self.class_names, self.split = records, described.class_names, split
+        self._embedder = Embedder(trained, buckets=(64,))
+        found = list(features_of(self._embedder, Described({split: records}, described.class_names)))
+        self._index = np.array([index for index, each in enumerate(found) if each.values is not None], np.int64)
+        if not len(self._index):
+            raise DataError(f"no image of {source or trained.path} could be read: there is nothing to compare with")
+        self._features = unit(np.stack([each.values for each in found if each.values is not None]))
+        self._found = found
+
+    def __len__(self) -> int:
+        """Return how many images are compared."""
+        return len(self._index)
+
+    def of(self, images: np.ndarray, count: int = 6) -> list[list[Neighbour]]:
+        """Return the nearest of each image (N, H, W, C) as the network takes it, the nearest first."""
+        similar = unit(self._embedder.outputs(images)) @ self._features.T
+        return [
+            [self._neighbour(row, at) for at in best] for row, best in zip(similar, top(similar, count), strict=True)
+        ]
+
+    def _neighbour(self, similar: np.ndarray, at: int) -> Neighbour:
+        index = int(self._index[at])
+        label = self._found[index].label
+        named = 0 <= label < len(self.class_names)
+        name = self.records.describe(index)
+        return Neighbour(
+            name, self.class_names[label] if named else "", float(similar[at]), self.records[index]["image"]
+        )
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return rows of length 1, float32; those of length 0 as they are."""
+    rows = np.asarray(rows, np.float32).reshape(len(rows), -1)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def top(similar: np.ndarray, count: int) -> Sequence[np.ndarray]:
+    """Return the positions of the largest of each row (N, M), the largest first.
+
+    >>> [row.tolist() for row in top(np.array([[0.1, 0.9, 0.5]]), 2)]
+    [[1, 2]]
+    """
+    return [np.argsort(-row, kind="stable")[:count] for row in similar]

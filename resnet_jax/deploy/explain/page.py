@@ -1,0 +1,214 @@
+"""What a network's answers come from as one HTML page, with every picture as a PNG file beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.deploy.explain.explainer import ALIKE, Explained, Map, mean_area
+from resnet_jax.deploy.explain.methods import METHODS
+from resnet_jax.deploy.explain.nearest import Neighbour
+from resnet_jax.deploy.explain.perturbation import area
+from resnet_jax.report.canvas import GREY, PALETTE, new_figure
+from resnet_jax.report.depth_axes import INK, WIDTH, DepthFigure, plain
+from resnet_jax.report.depth_page import Page, Section, Table, write_page
+from resnet_jax.report.heat import encode_png, enlarged, picture
+from resnet_jax.report.picture import Picture
+from resnet_jax.report.text import visible
+
+_MARKERS = ("o", "s", "^", "D", "v")
+
+
+def write_explanations(
+    found: Sequence[Explained],
+    folder: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    parts: Sequence[str],
+    neighbours: Sequence[Sequence[Neighbour]] = (),
+    sheets: Mapping[str, bytes] | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write ``report.html`` and the pictures; return the page's path.
+
+    Args:
+        found: of every image.
+        folder: to write to.
+        title: headline.
+        facts: label -> value.
+        parts: of the randomization check, in order.
+        neighbours: of every image, or nothing.
+        sheets: contact sheets, title -> PNG.
+        notes: sentences that go first.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    sections, used = [], set[str]()
+    if found and found[0].random[0].size:
+        sections.append(_checks(found, parts))
+    for row, one in enumerate(found):
+        sections.append(_section(one, _unused(one.name, used), parts, neighbours[row] if neighbours else ()))
+    for name, png in (sheets or {}).items():
+        shown = Picture(
+            _slug(name), name, "What it is, and what the network says, with their probabilities.", png, True
+        )
+        sections.append(Section(name, figures=[shown]))
+    return write_page(Page(title, facts, [*notes, *summary(found, parts)], sections), folder)
+
+
+def summary(found: Sequence[Explained], parts: Sequence[str]) -> list[str]:
+    """Return what the checks say, a sentence for each method."""
+    sentences = []
+    if not found or not found[0].random[0].size:
+        return sentences
+    deleted, inserted = (mean_area([one.random[way] for one in found]) for way in (0, 1))
+    for name in found[0].maps:
+        maps = [one.maps[name] for one in found]
+        ours = mean_area([each.deletion for each in maps]), mean_area([each.insertion for each in maps])
+        alike = float(np.mean([each.similarity[-1] for each in maps]))
+        follows = "follows" if ours[0] < deleted and ours[1] > inserted else "does not clearly follow"
+        depends = "depends on" if alike < ALIKE else "hardly depends on"
+        sentences.append(
+            f"{METHODS[name].title}: the score {follows} it (deletion {ours[0]:.2f} against {deleted:.2f} in random "
+            f"order, insertion {ours[1]:.2f} against {inserted:.2f}), and it {depends} what was learned (similarity "
+            f"{alike:.2f} once all weights are randomized)."
+        )
+    return sentences
+
+
+def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Neighbour]) -> Section:
+    answers = ", ".join(f"{name} {_number(number)}" for name, number in one.answers[:3]) or "nothing"
+    text = f"The network says: {answers}." + (f" It is: {one.label}." if one.label else "")
+    text += f" Explained: {one.target}, {_number(one.probability)}"
+    text += f", of the box {tuple(round(side) for side in one.box)} (top, left, bottom, right)." if one.box else "."
+    shown: list[Any] = [Picture(slug, "Input", "As the network sees it.", picture(one.image, None))]
+    for name, found in one.maps.items():
+        method = METHODS[name]
+        shown.append(
+            Picture(
+                f"{slug}_{name}", method.title, _caption(name, found, one),
+                picture(one.image, found.values, signed=method.signed),
+            )
+        )  # fmt: skip
+    shown += [
+        Picture(
+            f"{slug}_{stage}", f"Class activation, {stage}", "Where this stage has evidence for it (LayerCAM).",
+            picture(one.image, values),
+        )
+        for stage, values in one.stages.items()
+    ]  # fmt: skip
+    if near:
+        strip = _strip([each.image for each in near])
+        told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})" for each in near)
+        title = "Nearest training images, by the features before the classifier"
+        shown.append(Picture(f"{slug}_nearest", title, f"Cosine similarity, from the left: {told}", strip, True))
+    tables = []
+    if one.random[0].size:
+        columns: dict[str, Any] = {"method": [METHODS[name].title for name in one.maps]}
+        for way, label in ((0, "deletion"), (1, "insertion")):
+            curves = [(found.deletion, found.insertion)[way] for found in one.maps.values()]
+            columns[label] = np.array([area(curve[None])[0] for curve in curves])
+            columns[f"{label} random"] = np.full(len(curves), area(one.random[way][None])[0])
+        for step, part in enumerate(parts):
+            columns[f"to {part}"] = np.array([found.similarity[step] for found in one.maps.values()])
+        meaning = {
+            "deletion": "area under the curve; small is good",
+            "insertion": "area under the curve; large is good",
+        }
+        meaning[f"to {parts[0]}"] = "similarity of the map once all from the top down to this part is randomized"
+        tables.append(Table("Checks of every map", columns, meaning))
+    return Section(f"{Path(visible(one.name)).name}: {one.target}", text, shown, tables)
+
+
+def _caption(name: str, found: Map, one: Explained) -> str:
+    lines = [METHODS[name].says]
+    if found.deletion.size:
+        deleted, inserted = (area(curve[None])[0] for curve in (found.deletion, found.insertion))
+        by_chance = [area(curve[None])[0] for curve in one.random]
+        lines.append(
+            f"deletion {deleted:.2f} (random {by_chance[0]:.2f}), insertion {inserted:.2f} ({by_chance[1]:.2f})"
+        )
+        warning = ": hardly depends on the weights" if found.similarity[-1] >= ALIKE else ""
+        lines.append(f"similarity with randomized weights {found.similarity[-1]:.2f}{warning}")
+    if found.completeness is not None:
+        lines.append(f"completeness: sum off by {found.completeness:.1%}")
+    return "\n".join(lines)
+
+
+def _checks(found: Sequence[Explained], parts: Sequence[str]) -> Section:
+    text = (
+        "Two checks of every method, means over the images. A map that explains changes when weights are randomized "
+        "(Adebayo et al. 2018): the similarity falls towards 0. And the score follows it: it falls early when the "
+        "places that the map names are covered, and rises early when only these are shown (Petsiuk et al. 2018)."
+    )
+    names = list(found[0].maps)
+    alike = {name: np.mean([one.maps[name].similarity for one in found], axis=0) for name in names}
+    figure = new_figure((WIDTH, 3.4))
+    axes = figure.subplots()
+    for at, (name, values) in enumerate(alike.items()):
+        axes.plot(range(len(parts)), values, label=METHODS[name].title, color=PALETTE[at], marker=_MARKERS[at])
+    axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
+    axes.set_xticks(range(len(parts)), [f"…{part}" if at else part for at, part in enumerate(parts)])
+    axes.set_ylabel("rank correlation", color=INK)
+    axes.set_xlabel("randomized from the top down to", color=INK)
+    _finish(axes)
+    caption = "Similarity of maps to those of the network with randomized weights: 1 the same, 0 nothing in common."
+    figures = [DepthFigure("randomization", "Randomization check", caption, figure)]
+    for way, label in ((0, "Deletion"), (1, "Insertion")):
+        figure = new_figure((WIDTH, 3.4))
+        axes = figure.subplots()
+        steps = np.linspace(0, 1, found[0].random[way].size)
+        for at, name in enumerate(names):
+            curves = [(one.maps[name].deletion, one.maps[name].insertion)[way] for one in found]
+            axes.plot(steps, np.mean(curves, axis=0), label=METHODS[name].title, color=PALETTE[at])
+        by_chance = np.mean([one.random[way] for one in found], axis=0)
+        axes.plot(steps, by_chance, color=GREY, linestyle="--", label="random order")
+        axes.set_xlabel("share of the input " + ("covered" if way == 0 else "shown"), color=INK)
+        axes.set_ylabel("probability", color=INK)
+        _finish(axes)
+        caption = f"Mean probability as cells are {'covered' if way == 0 else 'shown'}, the most important first."
+        caption += " Lower is better." if way == 0 else " Higher is better."
+        figures.append(DepthFigure(label.lower(), label, caption, figure))
+    return Section("Can the maps be believed?", text, figures)
+
+
+def _finish(axes: Any) -> None:
+    plain(axes)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.01), ncols=3, frameon=False, fontsize=8.5, labelcolor=INK,
+        handlelength=1.6, columnspacing=1.0,
+    )  # fmt: skip
+
+
+def _strip(images: Sequence[np.ndarray]) -> bytes:
+    """Return images beside each other, of one height, as a PNG."""
+    import cv2
+
+    tall, parts = 128, []
+    for image in images:
+        shown = enlarged(image) if image.ndim == 3 and image.dtype == np.uint8 else np.zeros((tall, tall, 3), np.uint8)
+        wide = max(1, round(shown.shape[1] * tall / shown.shape[0]))
+        parts += [cv2.resize(shown, (wide, tall), interpolation=cv2.INTER_AREA), np.full((tall, 6, 3), 255, np.uint8)]
+    return encode_png(np.concatenate(parts[:-1], axis=1))
+
+
+def _number(number: float) -> str:
+    return f"{number:.1%}" if 0 <= number <= 1 else f"{number:.4g}"
+
+
+def _slug(name: str) -> str:
+    stem = re.sub(r"\.(jpe?g|png|bmp|webp|tiff?|gif)$", "", Path(name).name, flags=re.IGNORECASE)
+    return re.sub(r"[^A-Za-z0-9-]+", "-", stem).strip("-").lower()[:60] or "image"
+
+
+def _unused(name: str, used: set[str]) -> str:
+    stem = _slug(name)
+    slug = next(one for n in range(1, len(used) + 2) if (one := stem if n == 1 else f"{stem}-{n}") not in used)
+    used.add(slug)
+    return slug
