@@ -9,7 +9,7 @@ times weights, which adds no error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,50 +43,62 @@ def quantize_model(
     """Return the graph with everything quantized that :func:`.find_sites` finds.
 
     Args:
-        model: a ModelProto of a float graph; it is not changed.
+        model: a ModelProto of a float graph, of operator set 13 or later; it is not changed.
         ranges: of every tensor of ``sites.calibrated``.
         most_weight: 127, or 63 for processors whose 8-bit products saturate (AVX2 and AVX-512 without VNNI).
         sites: what is quantized, if that is known.
     """
-    import onnx
-    from onnx import helper
-
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
-    graph = found.graph
+    graph = model.graph
     sites = find_sites(graph) if sites is None else sites
-    index, writer, channels = Index.of(graph), _Writer(), _channels(model)
+    index, writer, channels = Index.of(graph), Writer(), _channels(model)
     linear = {node.output[0] for node in sites.linear}
+
+    def range_of(name: str) -> Range:
+        return ranges[sites.tensors[name]]
+
     nodes: list[Any] = []
     for name in index.inputs:
         if name in sites.tensors:
-            nodes += writer.pair(name, ranges[sites.tensors[name]])
-    for node in list(graph.node):
-        inputs = list(node.input)
-        for position, name in enumerate(inputs):
-            if name in sites.tensors:
-                inputs[position] = f"{name}_dequantized"
-        if node.op_type == "Pad" and node.output[0] in sites.tensors and ranges[sites.tensors[node.output[0]]].low < 0:
-            node = writer.padding_convolution(index, node, channels)
-            inputs = [inputs[0], *node.input[1:]]
-            nodes += writer.pending()
-        if node.output[0] in linear:
-            before = ranges[sites.tensors[node.input[0]]]
-            nodes += writer.weights(index, node, inputs, before, most_weight)
+            nodes += writer.pair(name, range_of(name))
+    for original in graph.node:
+        node = type(original)()
+        node.CopyFrom(original)
+        inputs = [f"{name}_dequantized" if name in sites.tensors else name for name in node.input]
+        if node.op_type == "Pad" and node.output[0] in sites.tensors and range_of(node.output[0]).low < 0:
+            weights, node = writer.padding_convolution(index, node, channels)
+            nodes.append(weights)
+            inputs = [inputs[0], node.input[1]]
+        elif node.output[0] in linear:
+            nodes += writer.weights(index, node, inputs, range_of(node.input[0]), most_weight)
         del node.input[:]
         node.input.extend(inputs)
         nodes.append(node)
         for name in node.output:
             if name in sites.tensors:
-                nodes += writer.pair(name, ranges[sites.tensors[name]])
+                nodes += writer.pair(name, range_of(name))
+    return finished_model(model, nodes, writer)
+
+
+def finished_model(model: Any, nodes: Sequence[Any], writer: Writer) -> Any:
+    """Return a model with other nodes and their constants; everything else, metadata too, stays.
+
+    Args:
+        model: it is not changed.
+        nodes: in order; of the constants of ``model`` those that they take are kept.
+        writer: has further constants.
+    """
+    import onnx
+
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    graph = found.graph
     del graph.node[:]
     graph.node.extend(nodes)
     taken = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in taken]
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in taken]
     del graph.initializer[:]
     graph.initializer.extend([*kept, *writer.initializers])
     del graph.value_info[:]
-    _require_opset(found, 13, helper)
     onnx.checker.check_model(found)
     return found
 
@@ -103,24 +115,19 @@ def _channels(model: Any) -> dict[str, int]:
     return found
 
 
-def _require_opset(model: Any, least: int, helper: Any) -> None:
-    """Scales of channels need operator set 13; the operations used before are the same in it."""
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version < least:
-            model.opset_import.remove(opset)
-            model.opset_import.append(helper.make_opsetid("", least))
-            return
+class Writer:
+    """Makes nodes, and keeps the constants that they need.
 
-
-class _Writer:
-    """Makes the nodes, and keeps the initializers that they need."""
+    Attributes:
+        initializers: these constants.
+    """
 
     def __init__(self) -> None:
         self.initializers: list[Any] = []
-        self._pending: list[Any] = []
         self._names: set[str] = set()
 
     def constant(self, name: str, array: np.ndarray) -> str:
+        """Keep a constant, once; return its name."""
         from onnx import numpy_helper
 
         if name not in self._names:  # weights that two nodes share
@@ -154,6 +161,8 @@ class _Writer:
         position = LINEAR[node.op_type]
         name = node.input[position]
         weights, axis = numpy_helper.to_array(index.constants[name]), output_axis(node)
+        if len(index.takers[name]) > 1:  # towers share their weights, and the bias may widen a scale
+            name = f"{name}@{node.output[0]}"
         scales = weight_scales(weights, axis, most)
         bias_name = node.input[2] if len(node.input) > 2 else ""
         step = np.float32(before.scale_and_zero()[0])
@@ -163,18 +172,14 @@ class _Writer:
             scales = np.maximum(scales, (np.abs(bias) / (step * 2.0**30)).astype(np.float32))  # int32 must hold it
             steps = (step * scales).astype(np.float32)
             values = np.rint(bias / steps).astype(np.int32)
-            nodes.append(self._dequantize(f"{bias_name}@{node.output[0]}", values, steps, 0))
+            nodes.append(self.dequantize(f"{bias_name}@{node.output[0]}", values, steps, 0))
             inputs[2] = nodes[-1].output[0]
-        nodes.append(self._dequantize(name, quantized_weights(weights, scales, axis), scales, axis))
+        nodes.append(self.dequantize(name, quantized_weights(weights, scales, axis), scales, axis))
         inputs[position] = nodes[-1].output[0]
         return nodes
 
-    def pending(self) -> list[Any]:
-        """Return the nodes that the last convolution in place of a padding takes."""
-        return [self._pending.pop()]
-
-    def padding_convolution(self, index: Index, node: Any, channels: Mapping[str, int]) -> Any:
-        """Return a convolution of windows of 1 that puts zeros around a map and before and after its channels.
+    def padding_convolution(self, index: Index, node: Any, channels: Mapping[str, int]) -> tuple[Any, Any]:
+        """Return the weights and the node of a convolution of windows of 1 that puts zeros around a map and before and after its channels.
 
         OpenVINO (2026.4) pads a tensor in 8 bits with the step 0 and not with the one that is 0, which is another one
         where there are negative values.
@@ -187,13 +192,13 @@ class _Writer:
         kernel = np.zeros((before + count + after, count, *(1,) * dims), np.int8)
         kernel[before + np.arange(count), np.arange(count)] = 1
         name = f"{node.output[0]}/identity"
-        self._pending.append(self._dequantize(name, kernel, np.ones(len(kernel), np.float32), 0))
+        weights = self.dequantize(name, kernel, np.ones(len(kernel), np.float32), 0)
         around = [*pads[2 : dims + 2], *pads[dims + 4 :]]
-        return helper.make_node(
-            "Conv", [node.input[0], f"{name}_dequantized"], list(node.output), name=node.name, pads=around
-        )
+        conv = helper.make_node("Conv", [node.input[0], weights.output[0]], node.output, name=node.name, pads=around)
+        return weights, conv
 
-    def _dequantize(self, name: str, values: np.ndarray, scales: np.ndarray, axis: int) -> Any:
+    def dequantize(self, name: str, values: np.ndarray, scales: np.ndarray, axis: int) -> Any:
+        """Return the node that gives integers times the scale of their channel."""
         from onnx import helper
 
         zeros = np.zeros(scales.shape, values.dtype)
