@@ -25,7 +25,7 @@ class Quantization:
     kind: tuple[Kind, ...] = ("static",)
     """static: weights and activations in 8 bits, calibrated; qat: the same after training with rounding in the loop;
     weights: int8 weights, computed in float32; bf16: bfloat16 weights, likewise. Several give a file each."""
-    calibration: AtLeast1 = 512
+    calibration: AtLeast1 = 1024
     """Training images that the ranges of activations are measured on."""
     method: Method = "minmax"
     """Range of an activation: minmax (all of it), percentile (99.99 %), mse (least squared error) or entropy."""
