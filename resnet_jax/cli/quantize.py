@@ -44,7 +44,9 @@ class QuantizeOptions:
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Write the files; return what they are worth."""
-    options = parse(QuantizeOptions, argv, verb="quantize", about="Write the network in 8 bits, as ONNX, and measure it.")
+    options = parse(
+        QuantizeOptions, argv, verb="quantize", about="Write the network in 8 bits, as ONNX, and measure it."
+    )
     from resnet_jax.deploy.quantize.convert import measure_files, quantize_run
     from resnet_jax.deploy.quantize.images import require_apart, training_images
     from resnet_jax.deploy.quantize.measure import Processor, batches_of
@@ -80,7 +82,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"files": [{**dataclasses.asdict(file), "path": str(file.path)} for file in files]}
     if tested is None:
         if options.measure:
-            say(console, f"{trained.path} has no test images of its own: nothing was measured; name some with test-source")
+            say(
+                console,
+                f"{trained.path} has no test images of its own: nothing was measured; name some with test-source",
+            )
         return result
     processor = Processor.here()
     plain, rows = measure_files(
@@ -90,7 +95,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     headline = trained.task.headline
     for line in tested.said:
         say(console, line)
-    say(console, f"over {tested.what}; {processor.name}, {' '.join(processor.instructions) or 'instructions not known'}")
+    say(
+        console, f"over {tested.what}; {processor.name}, {' '.join(processor.instructions) or 'instructions not known'}"
+    )
     say(console, f"{'':12} {'runtime':12} {'bytes':>11} {headline:>20} {'same':>7} {'images/s':>9} {'by float':>8}")
     for row in rows:
         counted = "" if row.correct is None else f" ({row.correct:,} of {row.examples:,})"

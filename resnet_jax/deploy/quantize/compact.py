@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.deploy.quantize.graph import LINEAR, Index
-from resnet_jax.deploy.quantize.qdq import MOST_WEIGHT, Writer, finished_model, output_axis, quantized_weights
-from resnet_jax.deploy.quantize.qdq import weight_scales as _scales
+from resnet_jax.deploy.quantize.qdq import (
+    MOST_WEIGHT,
+    Writer,
+    finished_model,
+    output_axis,
+    quantized_weights,
+    weight_scales as _scales,
+)
 
 
 def int8_weights(model: Any, most_weight: int = MOST_WEIGHT) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
@@ -151,7 +152,9 @@ def quantize_run(
     paths = paths_of(out, options.kind)
     network = FloatNetwork.of(trained, pixels=pixels)
     calibrated = _Calibrated.of(network, options, train_source, say) if {"static", "qat"} & {*options.kind} else None
-    return [_convert(network, kind, path, options, calibrated, say) for kind, path in zip(options.kind, paths, strict=True)]
+    return [
+        _convert(network, kind, path, options, calibrated, say) for kind, path in zip(options.kind, paths, strict=True)
+    ]
 
 
 def paths_of(out: Path, kinds: Sequence[Kind]) -> list[Path]:
@@ -298,7 +301,8 @@ def measure_files(
     """
     installed: tuple[RuntimeChoice, ...] = ("onnxruntime", "openvino")
     runtimes = [name for name in installed if is_installed(name)] if runtimes is None else runtimes
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)  # OpenVINO, when it is imported
         model = FloatNetwork.of(trained, pixels=pixels).graph()
         plain = _written(model, "float", Path(folder) / "float.onnx")
         rows = []

@@ -42,7 +42,9 @@ def batches_of(trained: TrainedRun, chosen: Chosen) -> list[Mapping[str, np.ndar
         DataError: an image is unreadable.
         UsageError: images of another kind than the network's.
     """
-    records, _ = bring_to_size(trained, chosen.records, trained.config.data.unreadable(chosen.split, len(chosen.records)))
+    records, _ = bring_to_size(
+        trained, chosen.records, trained.config.data.unreadable(chosen.split, len(chosen.records))
+    )
     return list(evaluation_feed(evaluation_config(trained, make_mesh()), records))
 
 

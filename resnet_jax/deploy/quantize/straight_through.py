@@ -9,7 +9,7 @@ trained is what the file computes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ def round_activations(x: Float[Array, "*any"], range_: Range) -> Float[Array, "*
 
 def round_weights(kernel: Float[Array, "*window o"], most: int = MOST_WEIGHT) -> Float[Array, "*window o"]:
     """Return a kernel as int8 holds it, one scale for each channel out (the last axis); the gradient is 1."""
-    largest = jnp.max(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
+    largest = jnp.max(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)), keepdims=True)
     scale = jnp.where(largest > 0, largest / most, 1)
     return kernel + jax.lax.stop_gradient(jnp.round(kernel / scale) * scale - kernel)
 
@@ -120,7 +120,9 @@ def rounded_network(
     kernels = tuple(dict.fromkeys(_path(node.name) for node in sites.linear))
     known = {path[:-1] for path in flatten_dict(unstack(variables["params"])) if path[-1] == "kernel"}
     if strange := [path for path in kernels if path not in known]:
-        raise UsageError(f"no kernel {'/'.join(strange[0])}: kind qat trains classifiers without towers of several maps")
+        raise UsageError(
+            f"no kernel {'/'.join(strange[0])}: kind qat trains classifiers without towers of several maps"
+        )
     for node in sites.linear:
         before[_path(node.name)] = range_of(node.input[0])
     index = Index.of(graph)
@@ -135,6 +137,7 @@ def rounded_network(
         ends = [node.output[0], *(taker.output[0] for taker in index.takers.get(node.output[0], []))]
         found = [range_of(name) for name in ends if name in ("/".join([*block, end]) for end in ("sum", "act"))]
         after[tuple(block)] = next((each for each in found if each is not None), None)
+    after["stem",] = _range_of_stem(graph, index, range_of)
     listed = ResNetConfig(**{**_fields(config), "execution": "unroll"})
     network = RoundedResNet(
         listed,
@@ -144,6 +147,13 @@ def rounded_network(
         most_weight=most_weight,
     )
     return network, {"params": unstack(variables["params"])}
+
+
+def _range_of_stem(graph: Any, index: Index, range_of: Callable[[str], Range | None]) -> Range | None:
+    """Return the range of what the stem puts out: the last of its tensors."""
+    made = [node.output[0] for node in graph.node if node.name.startswith("stem/") and node.output[0] in index.takers]
+    leaves = [name for name in made if any(not taker.name.startswith("stem/") for taker in index.takers[name])]
+    return range_of(leaves[-1]) if leaves else None
 
 
 def _path(name: str) -> Path:

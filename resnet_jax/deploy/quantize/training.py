@@ -50,7 +50,10 @@ def train_rounded(
         RunError: the loss is not finite.
         UsageError: a batch that the images cannot fill.
     """
-    schedule = optax.cosine_decay_schedule(options.learning_rate, options.steps)
+
+    def schedule(count: jax.Array) -> jax.Array:
+        return options.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / options.steps))
+
     tx = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(schedule, MOMENTUM))
     preprocess = train_preprocess(trained.config, network, trained.card)
     step = jax.jit(make_train_step(network, tx, task=trained.task, preprocess=preprocess), donate_argnums=0)
