@@ -62,5 +62,5 @@ class _Watched:
         )
 
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        found = dict(zip(self.names, self.session.run(self.names, {self.input: batch}), strict=True))
+        found: dict[str, Any] = dict(zip(self.names, self.session.run(self.names, {self.input: batch}), strict=True))
         return {name: batch if name == self.input else found[name] for name in self.all}

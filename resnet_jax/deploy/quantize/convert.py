@@ -123,7 +123,7 @@ class Converted:
 def quantize_run(
     trained: TrainedRun,
     out: Path,
-    options: Quantization = Quantization(),
+    options: Quantization | None = None,
     *,
     train_source: str | None = None,
     pixels: bool = False,
@@ -134,7 +134,7 @@ def quantize_run(
     Args:
         trained: the run.
         out: the file; of several forms each has its kind in the name, ``net-static.onnx``.
-        options: how.
+        options: how (default: int8, calibrated).
         train_source: training images of a run that has none of its own.
         pixels: whether the files take stored pixels and normalize them.
         say: is told what is done.
@@ -147,6 +147,7 @@ def quantize_run(
         DataError: images that are not there, or unreadable.
         RunError: a file cannot be written, or training diverged.
     """
+    options = options or Quantization()
     package("onnx", "quantize")
     package("onnxruntime", "quantize")
     paths = paths_of(out, options.kind)

@@ -120,7 +120,7 @@ def find_sites(graph: Any) -> Sites:
         maker = index.maker.get(name)
         if name in wanted:
             moved = maker is not None and maker.op_type in MOVES
-            scale_of[name] = scale_of.get(maker.input[0], name) if moved else name
+            scale_of[name] = scale_of.get(str(maker.input[0]), name) if moved and maker is not None else name
     left: dict[str, int] = defaultdict(int)
     for node in graph.node:
         finishes = node.op_type == "Relu" and id(index.maker.get(node.input[0])) in integer

@@ -78,8 +78,8 @@ def require_apart(trained: TrainedRun, training: Chosen, tested: Chosen) -> None
     """
     if not training.own and not tested.own and (training.place, training.split) == (tested.place, tested.split):
         raise UsageError(
-            f"train-source and test-source are the same {tested.split} images of {tested.place}: {trained.path} would be "
-            "measured on what it was calibrated on"
+            f"train-source and test-source are the same {tested.split} images of {tested.place}: {trained.path} "
+            "would be measured on what it was calibrated on"
         )
 
 

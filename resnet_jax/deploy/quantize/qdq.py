@@ -197,7 +197,7 @@ class Writer:
         return nodes
 
     def padding_convolution(self, index: Index, node: Any, channels: Mapping[str, int]) -> tuple[Any, Any]:
-        """Return the weights and the node of a convolution of windows of 1 that puts zeros around a map and before and after its channels.
+        """Return weights and node of a convolution of windows of 1 in place of a padding: around a map or of channels.
 
         OpenVINO (2026.4) pads a tensor in 8 bits with the step 0 and not with the one that is 0, which is another one
         where there are negative values.

@@ -51,7 +51,7 @@ def train_rounded(
         UsageError: a batch that the images cannot fill.
     """
 
-    def schedule(count: jax.Array) -> jax.Array:
+    def schedule(count: Any) -> Any:
         return options.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / options.steps))
 
     tx = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(schedule, MOMENTUM))
