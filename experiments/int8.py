@@ -3,8 +3,8 @@ r"""Two pretrained CIFAR networks in 8 bits: accuracy of the files in their runt
     uv run python experiments/int8.py --data /path/to/shared/data --train folder:/path/to/cifar10/train
 
 Calibrated on 1,024 JPEG training images with several seeds, tested on the 1,017 pixel-exact test images; ONNX Runtime
-and OpenVINO on one thread, all files in turns, batches of 1 and 16. A quiet machine of 2 cores takes about 6 minutes; with
-``--qat`` (400 updates) about 10 more. Writes results/int8/results.json; what is there already is not measured again.
+and OpenVINO on one thread, all files in turns, batches of 1 and 16. A quiet machine of 2 cores takes about 6 minutes;
+with ``--qat`` (400 updates) about 10 more. Writes results/int8/results.json; what is there is not measured again.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ def main() -> None:
     found["processor"] = dataclasses.asdict(Processor.here())
     print(found["processor"])
     wanted: list[tuple[int, tuple[Kind, ...], int]] = [(0, ("static", "weights", "bf16"), 16), (0, ("static",), 1)]
-    for seed in range(1, options.seeds):
-        wanted.append((seed, ("static",), 16))
+    wanted.extend((seed, ("static",), 16) for seed in range(1, options.seeds))
     if options.qat:
         wanted.append((0, ("qat",), 16))
     with tempfile.TemporaryDirectory() as folder:

@@ -119,8 +119,8 @@ def find_sites(graph: Any) -> Sites:
     for name in [*index.inputs, *(name for node in graph.node for name in node.output)]:
         maker = index.maker.get(name)
         if name in wanted:
-            moved = maker is not None and maker.op_type in MOVES
-            scale_of[name] = scale_of.get(str(maker.input[0]), name) if moved and maker is not None else name
+            source = str(maker.input[0]) if maker is not None and maker.op_type in MOVES else name
+            scale_of[str(name)] = scale_of.get(source, str(name))
     left: dict[str, int] = defaultdict(int)
     for node in graph.node:
         finishes = node.op_type == "Relu" and id(index.maker.get(node.input[0])) in integer

@@ -92,11 +92,11 @@ def test_every_form_is_written_and_measured_in_its_runtime(trained, tmp_path):
 @pytest.mark.slow  # a train step to compile
 def test_a_network_trained_with_rounding_is_a_file_of_the_same_form(trained, tmp_path):
     said: list[str] = []
-    options = Quantization(("static", "qat"), calibration=64, steps=9, batch_size=64, learning_rate=0.05)
+    options = Quantization(("static", "qat"), calibration=64, steps=100, batch_size=64, learning_rate=0.5)
     static, qat = quantize_run(trained, tmp_path / "net.onnx", options, say=said.append)
     assert qat.operations == static.operations
     assert abs(qat.bytes - static.bytes) < 200  # the metadata
-    assert any(line.startswith("  update 9 of 9: loss") for line in said)
+    assert any(line.startswith("  update 100 of 100: loss") for line in said)
     batches = batches_of(trained, choose_images(trained, "test"))
     _, rows = measure_files(trained, [static, qat], batches, runtimes=["onnxruntime"], threads=1)
     assert rows[2].metric > rows[1].metric + 0.1  # it has learned
