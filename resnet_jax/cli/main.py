@@ -56,6 +56,7 @@ VERBS = {
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
     "events": "what happened to a run: starts, saves, restores, damage, stops",
+    "quantize": "the network in 8 bits, as ONNX: calibrated or trained for it; accuracy and speed of the file",
     "weights": "bring in another library's weights, or write ours under its names",
     "launch": "run a verb in several processes on this machine",
 }

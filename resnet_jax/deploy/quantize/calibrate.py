@@ -1,0 +1,66 @@
+"""Ranges of a graph's tensors on some images, computed in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.deploy.quantize.ranges import Histogram, Method, Range, range_of
+
+
+def calibrate(
+    model: Any, tensors: Sequence[str], batches: Iterable[np.ndarray], method: Method = "percentile"
+) -> dict[str, Range]:
+    """Return the range of each tensor over all batches.
+
+    Args:
+        model: a ModelProto of a float graph with one input.
+        tensors: names of its tensors, inputs among them.
+        batches: what the graph takes; they are gone through twice.
+        method: see :func:`.range_of`.
+    """
+    batches = list(batches)
+    watched = _Watched(model, tensors)
+    ends = dict.fromkeys(tensors, (np.inf, -np.inf))
+    for batch in batches:
+        for name, values in watched(batch).items():
+            low, high = ends[name]
+            ends[name] = min(low, float(values.min())), max(high, float(values.max()))
+    if method == "minmax":
+        return {name: Range(*ends[name]) for name in tensors}
+    histograms = {name: Histogram.between(*ends[name]) for name in tensors}
+    for batch in batches:
+        for name, values in watched(batch).items():
+            histograms[name].add(values)
+    return {name: range_of(histograms[name], method) for name in tensors}
+
+
+class _Watched:
+    """A session that gives tensors of a graph, its inputs among them."""
+
+    def __init__(self, model: Any, tensors: Sequence[str]):
+        import onnx
+        import onnxruntime
+
+        watching = onnx.ModelProto()
+        watching.CopyFrom(model)
+        self.input = next(
+            value.name
+            for value in model.graph.input
+            if value.name not in {tensor.name for tensor in model.graph.initializer}
+        )
+        self.names = [name for name in tensors if name != self.input]
+        self.all = tuple(tensors)
+        already = {value.name for value in watching.graph.output}
+        watching.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.names if name not in already)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            watching.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, Any] = dict(zip(self.names, self.session.run(self.names, {self.input: batch}), strict=True))
+        return {name: batch if name == self.input else found[name] for name in self.all}

@@ -1,0 +1,88 @@
+"""The images that a network is calibrated on, trained on further, and measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from resnet_jax.data.in_memory import materialize
+from resnet_jax.data.records import Records, Subset
+from resnet_jax.data.rng import SHUFFLE, permutation
+from resnet_jax.errors import UsageError
+from resnet_jax.runs.chosen import Chosen, choose_images
+from resnet_jax.runs.trained import TrainedRun, require_images
+
+
+def training_images(trained: TrainedRun, source: str | None) -> Chosen:
+    """Return the training images of a run, or those of a source for a run that has none.
+
+    Args:
+        trained: the run.
+        source: None for the run's own.
+
+    Raises:
+        UsageError: an imported run and no source.
+        DataError: the images are not there.
+        RunError: the run's own data is not what it was.
+    """
+    if source is None and not trained.was_trained_here:
+        raise UsageError(
+            f"{trained.path} was imported and has no training images: name some with train-source, as folder:PATH. "
+            "Not those that it is tested on: their accuracy would be too good"
+        )
+    return choose_images(trained, "train", source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Images that ranges are measured on.
+
+    Attributes:
+        pixels: (N, H, W, C) as stored, of the network's size.
+        said: which they are, in words.
+    """
+
+    pixels: np.ndarray
+    said: str
+
+
+def calibration_images(trained: TrainedRun, chosen: Chosen, count: int, seed: int = 0) -> Calibration:
+    """Return images for the calibration, drawn without replacement, prepared as in evaluation: no augmentation.
+
+    Args:
+        trained: the run.
+        chosen: :func:`training_images`.
+        count: how many.
+        seed: of the choice.
+
+    Raises:
+        UsageError: fewer images than that, or a network that takes none.
+    """
+    require_images(trained)
+    total = len(chosen.records)
+    if count > total:
+        raise UsageError(f"calibration {count:,}: {chosen.what} has {total:,} images")
+    some = Subset(chosen.records, permutation(total, seed, SHUFFLE)[:count])
+    records = materialize(some, trained.geometry, training=False, limit_bytes=1 << 40)
+    pixels = np.stack([records[index]["image"] for index in range(count)])
+    where = "the run's own training images" if chosen.own else f"the {chosen.split} images of {chosen.place}"
+    return Calibration(pixels, f"{count:,} of {total:,}, {where}")
+
+
+def require_apart(trained: TrainedRun, training: Chosen, tested: Chosen) -> None:
+    """Refuse to test on the images that a network was calibrated on.
+
+    Raises:
+        UsageError: it names them.
+    """
+    if not training.own and not tested.own and (training.place, training.split) == (tested.place, tested.split):
+        raise UsageError(
+            f"train-source and test-source are the same {tested.split} images of {tested.place}: {trained.path} "
+            "would be measured on what it was calibrated on"
+        )
+
+
+def trainable(trained: TrainedRun, records: Records) -> Records:
+    """Return training images in memory where they fit, of the geometry of training."""
+    return materialize(records, trained.geometry, training=True)

@@ -1,0 +1,143 @@
+"""From the values that a tensor had on some images to the range that 256 steps cover."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, assert_never
+
+import numpy as np
+
+Method = Literal["minmax", "percentile", "mse", "entropy"]
+BINS = 2048
+"""Of the histogram of a tensor."""
+PERCENTILE = 99.99
+"""Of the magnitudes: what method ``percentile`` keeps."""
+LEVELS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a tensor in 8 bits can take: 256 steps from ``low`` to ``high``, 0 among them exactly.
+
+    >>> Range(0.0, 2.55).scale_and_zero()[1], Range(-1.0, 1.0).scale_and_zero()[1]
+    (0, 128)
+    """
+
+    low: float
+    high: float
+
+    def scale_and_zero(self) -> tuple[float, int]:
+        """Return the size of a step, and the step that is 0."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        if high == low:
+            return 1.0, 0
+        scale = float(np.float32((high - low) / (LEVELS - 1)))
+        return scale, int(np.clip(np.rint(-low / scale), 0, LEVELS - 1))
+
+    def rounded(self, values: np.ndarray) -> np.ndarray:
+        """Return values as 8 bits hold them."""
+        scale, zero = self.scale_and_zero()
+        return (np.clip(np.rint(values / scale) + zero, 0, LEVELS - 1) - zero) * scale
+
+
+@dataclasses.dataclass
+class Histogram:
+    """How often a tensor had which values, in bins of one width.
+
+    Attributes:
+        low: lower end of the first bin; the smallest value.
+        high: upper end of the last; the largest.
+        counts: (BINS,).
+    """
+
+    low: float
+    high: float
+    counts: np.ndarray
+
+    @classmethod
+    def between(cls, low: float, high: float) -> Histogram:
+        """Return an empty one."""
+        return cls(low, high, np.zeros(BINS, np.int64))
+
+    def add(self, values: np.ndarray) -> None:
+        """Count values."""
+        if self.high > self.low:
+            self.counts += np.histogram(values, bins=BINS, range=(self.low, self.high))[0]
+
+    @property
+    def middles(self) -> np.ndarray:
+        """Middles of the bins."""
+        edges = np.linspace(self.low, self.high, BINS + 1)
+        return (edges[1:] + edges[:-1]) / 2
+
+
+def range_of(histogram: Histogram, method: Method) -> Range:
+    """Choose the range of a tensor.
+
+    ``minmax``: all values. ``percentile``: all but the largest 0.01 % of magnitudes. ``mse``: of 100 shares of that of
+    ``minmax``, the one with the least mean squared error. ``entropy``: the one whose quantized distribution has the
+    least Kullback-Leibler divergence from the clipped one (Migacz 2017, TensorRT).
+    """
+    whole = Range(histogram.low, histogram.high)
+    if method == "minmax" or not histogram.counts.sum():
+        return whole
+    match method:
+        case "percentile":
+            return _clipped(whole, _percentile(histogram))
+        case "mse":
+            return _clipped(whole, _least(histogram, _squared_error))
+        case "entropy":
+            return _clipped(whole, _least(histogram, _divergence))
+        case _:
+            assert_never(method)
+
+
+def _clipped(whole: Range, most: float) -> Range:
+    return Range(max(whole.low, -most), min(whole.high, most))
+
+
+def _percentile(histogram: Histogram) -> float:
+    magnitudes = np.abs(histogram.middles)
+    order = np.argsort(magnitudes)
+    total = np.cumsum(histogram.counts[order])
+    place = int(np.searchsorted(total, total[-1] * PERCENTILE / 100))
+    width = (histogram.high - histogram.low) / BINS
+    return float(magnitudes[order[min(place, BINS - 1)]] + width / 2)
+
+
+def _least(histogram: Histogram, error) -> float:
+    """Return the largest magnitude kept with which ``error`` is least."""
+    largest = max(abs(histogram.low), abs(histogram.high))
+    whole = Range(histogram.low, histogram.high)
+    kept = largest * np.linspace(0.01, 1.0, 100)
+    return float(kept[int(np.argmin([error(histogram, _clipped(whole, most)) for most in kept]))])
+
+
+def _squared_error(histogram: Histogram, range_: Range) -> float:
+    middles = histogram.middles
+    return float((histogram.counts * (range_.rounded(middles) - middles) ** 2).sum())
+
+
+def _divergence(histogram: Histogram, range_: Range) -> float:
+    """Divergence of the distribution in 256 steps, spread over the bins that were not empty, from the clipped one.
+
+    The bins at 0 are left out: after a ReLU half of all values are exactly 0, and 8 bits hold them exactly.
+    """
+    middles, counts = histogram.middles, histogram.counts.astype(np.float64)
+    counts = np.where(np.abs(middles) <= (histogram.high - histogram.low) / BINS, 0, counts)
+    inside = (middles >= range_.low) & (middles <= range_.high)
+    if counts[inside].sum() == 0:
+        return np.inf
+    reference = np.where(inside, counts, 0)
+    places = np.flatnonzero(inside)
+    reference[places[0]] += counts[middles < range_.low].sum()
+    reference[places[-1]] += counts[middles > range_.high].sum()
+    scale, zero = range_.scale_and_zero()
+    steps = (np.clip(np.rint(middles[inside] / scale) + zero, 0, LEVELS - 1)).astype(int)
+    filled = counts[inside] > 0
+    mass = np.bincount(steps, counts[inside], LEVELS)
+    share = mass / np.maximum(np.bincount(steps, filled, LEVELS), 1)
+    candidate = np.where(filled, share[steps], 0)
+    p, q = reference[inside] / reference.sum(), candidate / candidate.sum()
+    some = p > 0
+    return float((p[some] * np.log(p[some] / np.maximum(q[some], 1e-12))).sum())
