@@ -1,4 +1,4 @@
-"""Published weights by name: over HTTP on this machine, from a file, from a folder; never another file than was meant."""
+"""Published weights by name: over HTTP on this machine, from a file, from a folder; never another file."""
 
 from __future__ import annotations
 
