@@ -91,7 +91,7 @@ def loading() -> str:
     """Return how to load a run in Python."""
     return (
         "from resnet_jax import load_run, predict_images\n\n"
-        'trained = load_run("RUN_DIR")          # or: resnet-jax weights pull SOURCE RUN_DIR\n'
+        'trained = load_run("RUN_DIR")\n'
         'for found in predict_images(trained, ["image.jpg"], top=5):\n'
         "    print(found.image, found.classes, found.probabilities)\n\n"
         "logits = trained.model.apply(trained.variables, images, train=False)   # images normalized, (N, H, W, C)\n"
@@ -193,7 +193,7 @@ def reliability(before: Calibration, after: Calibration | None) -> DepthFigure:
     percent_axis(axes.xaxis)
     percent_axis(axes.yaxis)
     plain(axes)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     caption = "Examples by the probability of the answer, 15 bins; below the diagonal the network is too sure."
     return DepthFigure("reliability", "Reliability", caption, figure)
 
