@@ -1,12 +1,12 @@
 """The public names, for type checkers; :mod:`lazy_loader` reads them here too."""
 
+from .deploy.pretrained import create_model as create_model, load_weights as load_weights
 from .models import (
     ModelSpec as ModelSpec,
     ResNet as ResNet,
     ResNetConfig as ResNetConfig,
     abstract_variables as abstract_variables,
     count as count,
-    create_model as create_model,
     init_variables as init_variables,
     list_models as list_models,
     stack_blocks as stack_blocks,

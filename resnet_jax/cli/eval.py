@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.report.text import say
 from resnet_jax.runs.images import EvaluatedImages, prepared
@@ -19,7 +20,7 @@ class EvalOptions:
     """Options of ``eval``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory."""
+    """The run directory, or a name that `weights list` lists."""
     split: str = "test"
     """train, val or test, as the run divided its data; of another source, its own. all: all images of --data.source."""
     checkpoint: str | None = None
@@ -54,7 +55,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.runtime.processes import is_main
 
     data = options.data
-    trained, source, moved = load_run(options.run_dir, options.checkpoint), data.source, ()
+    trained, source, moved = load_run(run_directory(options.run_dir), options.checkpoint), data.source, ()
     if data.moved_to is not None:
         trained = with_moved_data(trained, data.moved_to)
         moved = describe_moved(trained)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, parse, spelled_out
 from resnet_jax.cli.train import split_data, typed_values
 from resnet_jax.errors import UsageError
@@ -22,7 +23,8 @@ class FinetuneOptions:
     """Options of ``finetune``."""
 
     start: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_OR_WEIGHTS")]
-    """A run directory, trained or imported; or a weights file, with --model NAME where it does not name its network."""
+    """A run directory, trained or imported; a name that `weights list` lists; or a weights file, with --model NAME
+    where it does not name its network."""
     how: Annotated[HowToFinetune, tyro.conf.arg(name="")] = dataclasses.field(default_factory=HowToFinetune)
     """How to fine-tune."""
     out: Path | None = None
@@ -67,7 +69,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     out = options.out or default_out(str(options.start), str(data), options.how, given)
     table = finetune(
-        options.start,
+        run_directory(options.start),
         str(data),
         options.how,
         out=out,

@@ -48,6 +48,7 @@ VERBS = {
     "explain": "which parts of images a network's answers come from: maps, their checks, a page",
     "compare": "runs side by side: what differs, curves, and which differ by more than their seeds do",
     "checkpoints": "list the checkpoints of a run, and compare them with their digests",
+    "card": "a model card: figures with intervals, calibration, speed and size, how to load it",
     "serve": "a server that names what is in images: a page for people, HTTP for programs",
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",

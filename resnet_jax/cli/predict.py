@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.runs.images import ImagePreparation, prepared
 
@@ -20,7 +21,7 @@ class PredictOptions:
     """Options of ``predict``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory."""
+    """The run directory, or a name that `weights list` lists."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Image files, folders (with all below them), quoted patterns such as 'shots/**/*.jpg', or - for a list of files on
     standard input, one a line. Any number: they are read and answered batch by batch."""
@@ -55,7 +56,7 @@ def run(argv: list[str]) -> Any:
 
     if not options.images:
         raise UsageError("name at least one image: resnet-jax predict RUN_DIR IMAGE ...")
-    trained = prepared(load_run(options.run_dir, options.checkpoint), options.data, options.class_names)
+    trained = prepared(load_run(run_directory(options.run_dir), options.checkpoint), options.data, options.class_names)
     failures = Console(stderr=True)
     predictor = Predictor(trained, (options.batch_size,))
     files = None

@@ -1,4 +1,4 @@
-"""``resnet-jax weights import | export | fold``: weights for, from and of a run directory."""
+"""``resnet-jax weights import | export | fold``, and the verbs of :mod:`resnet_jax.cli.weights_hub`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli import weights_hub as hub
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
+from resnet_jax.data.transform import Interpolation
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.text import say
@@ -39,6 +41,10 @@ class ImportOptions:
     """Normalization of the images, per channel of x / 255 (default: what the file or its format says, if known)."""
     std: tuple[float, ...] = ()
     """The same."""
+    eval_side: int | None = None
+    """Pixels the shorter side of an image is brought to before the centre is cut out (default: by --crop)."""
+    interpolation: Interpolation = "area"
+    """How images are resized: area, or bilinear or bicubic as torchvision does, as data.interpolation."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -75,18 +81,19 @@ VERBS = {
     "import": "FILE: another library's weights as a run directory",
     "export": "RUN_DIR: its weights under another library's names, as safetensors",
     "fold": "RUN_DIR: batch norm folded into the convolutions, for inference",
+    **hub.VERBS,
 }
 
 
 def run(argv: list[str]) -> dict[str, Any] | None:
-    """Import, export or fold."""
-    verbs = {"import": _import, "export": _export, "fold": _fold}
+    """Do what the first word says."""
+    verbs = {"import": _import, "export": _export, "fold": _fold, **hub.RUN}
     argv = flags_last(argv)
     if asks_for_help(argv):
         print(list_verbs("weights", VERBS, ""))
         return None
     if not argv or argv[0].startswith("-"):
-        raise UsageError("name what to do: resnet-jax weights import FILE ..., export RUN_DIR ... or fold RUN_DIR ...")
+        raise UsageError(f"name what to do: resnet-jax weights {', '.join(VERBS)}; resnet-jax weights --help")
     if argv[0] not in verbs:
         raise unknown("weights verb", argv[0], verbs)
     return verbs[argv[0]](argv[1:])
@@ -106,6 +113,8 @@ def _import(argv: list[str]) -> dict[str, Any]:
         class_names=options.class_names,
         mean=options.mean,
         std=options.std,
+        eval_side=options.eval_side,
+        interpolation=options.interpolation,
     )
     console = console_for(options.common)
     say(console, f"{options.file} is now {imported.path}")

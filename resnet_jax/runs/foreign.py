@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.stats import check_normalization
+from resnet_jax.data.transform import Interpolation
 from resnet_jax.errors import DataError, UsageError, unknown
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
@@ -78,6 +79,8 @@ def import_weights(
     class_names: Sequence[str] | Path | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    eval_side: int | None = None,
+    interpolation: Interpolation = "area",
 ) -> Imported:
     """Write a run directory that holds the weights of ``file``, complete or not at all.
 
@@ -95,6 +98,8 @@ def import_weights(
         class_names: of the outputs in order, or a file with them, one a line or a JSON list.
         mean: normalization of the images per channel of x / 255.
         std: the same.
+        eval_side: pixels that evaluation brings the shorter side to, as ``data.eval_side``.
+        interpolation: how evaluation resizes, as ``data.interpolation``.
 
     Raises:
         UsageError: ``out`` is in use, a value is out of range, or their number does not fit the network.
@@ -129,6 +134,8 @@ def import_weights(
     fit = best_fit(read.tensors, network.config, flat_shapes(network))
     known = known_of(fit.format, model.name, network.config)
     shape, crop, about_size = _geometry(known, notes, image_size, crop, network.config.spatial_dims, channels)
+    if eval_side is not None:
+        about_size = f"{shape[0]} pixels, cut from the centre of {eval_side}, resized {interpolation} (given)"
     mean, std, about_normalization = _normalization(known, notes, mean, std)
     names, about_names = _names(known, notes, names, outputs)
     card = DatasetInfo(class_names=names, image_shape=shape, mean=mean, std=std, examples={})
@@ -140,7 +147,10 @@ def import_weights(
         recipe=f"imported-{file.stem}",
         model=model,
         data=DataConfig(
-            image_size=shape[0] if len(set(shape[:-1])) == 1 else None, augment=with_old_fields((), {"crop": crop})
+            image_size=shape[0] if len(set(shape[:-1])) == 1 else None,
+            eval_side=eval_side,
+            interpolation=interpolation,
+            augment=with_old_fields((), {"crop": crop}),
         ),
         task=task,
     )

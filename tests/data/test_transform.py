@@ -78,7 +78,7 @@ def test_the_centre_is_half_a_pixel_up_and_left_where_a_side_is_odd():
 @pytest.mark.parametrize("sides", [(375, 500), (500, 333), (46, 47), (33, 90), (232, 300), (30, 40)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_published_weights_see_what_torchvision_shows_them(sides, interpolation):
-    """torchvision's Resize(size) and CenterCrop of a Pillow image: its formulas, and Pillow's own resize."""
+    """What Resize(size) and CenterCrop of torchvision do to a Pillow image: its formulas, and Pillow's own resize."""
     from PIL import Image
 
     image = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
@@ -93,7 +93,9 @@ def test_published_weights_see_what_torchvision_shows_them(sides, interpolation)
     assert geometry.train_image(image, generator(0, CROP, 0, 0)).shape == (size, size, 3)
     box = geometry.boxes_as_stored(np.array([[0.0, 0.0, size, size]]), sides)[0]
     scale = np.divide(sides, [new[each] for each in sides])
-    np.testing.assert_allclose(box, [top * scale[0], left * scale[1], (top + size) * scale[0], (left + size) * scale[1]])
+    np.testing.assert_allclose(
+        box, [top * scale[0], left * scale[1], (top + size) * scale[0], (left + size) * scale[1]]
+    )
 
 
 def test_a_crop_larger_than_what_it_is_cut_from_is_refused():
