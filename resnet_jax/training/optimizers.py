@@ -186,9 +186,7 @@ def make_optimizer(
     factors = rate_factors(params, role_rates=cfg.role_rates, layer_decay=cfg.layer_decay, rules=rules)
     if cfg.agc is not None:
         require_excluded(params, cfg.agc_exclude, rules)
-    chain = _chain(
-        cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), without(shrunk, frozen), rules
-    )
+    chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), without(shrunk, frozen), rules)
     if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
     if is_on(cfg.l1) and cfg.l1_step == "proximal":
@@ -205,11 +203,7 @@ def make_optimizer(
 
 def _label(decayed: bool, shrunk: bool, masked: bool, frozen: bool, factor: float | np.ndarray) -> str | None:
     """Return what a parameter's update depends on beside its elements; None: on what no other's does."""
-    return (
-        None
-        if frozen or isinstance(factor, np.ndarray)
-        else f"decayed {decayed} {shrunk}, masked {masked}, rate {factor}"
-    )
+    return None if frozen or isinstance(factor, np.ndarray) else f"decayed {decayed} {shrunk}, masked {masked}, rate {factor}"
 
 
 def _chain(
