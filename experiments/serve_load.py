@@ -1,12 +1,12 @@
 """32 clients over loopback: images a second of `resnet-jax serve`, beside `bench infer` and LitServe.
 
-    uv run python experiments/serve_load.py --network resnet18 --litserve-python PYTHON --out experiments/results/serve_load
+    uv run python experiments/serve_load.py --network resnet18 --litserve-python PYTHON --out DIRECTORY
 
 PYTHON has litserve and this package. Clients send one JPEG a request, keep their connections, and run in this process
-beside the server, on the same cores. Every side is measured for `--seconds` in each of `--rounds` turns, in alternation;
-the figures are medians. The baseline is `resnet-jax bench infer` of the same network and batch, before and after. Weights
-are random: speed does not depend on them. Writes load.json: images/s, their shares, p50 and p95 of a request, and p95 over
-the seconds of a full batch. On 2 cores resnet18 takes about 4 minutes.
+beside the server, on the same cores. Every side is measured for `--seconds` in each of `--rounds` turns, one after the
+other; the figures are medians. The baseline is `resnet-jax bench infer` of the same network and batch, before and after.
+Weights are random: speed does not depend on them. Writes load_NETWORK.json: images/s, their shares, p50 and p95 of a
+request, and p95 over the seconds of a full batch.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def make_run(network: str, path: Path) -> None:
 
 def litserve_app(run: Path, port: int) -> None:
     """Serve the same network with LitServe; called in PYTHON."""
-    import litserve
+    import litserve  # pyright: ignore[reportMissingImports]
     import numpy as np
-    from fastapi import Request
+    from fastapi import Request  # pyright: ignore[reportMissingImports]
 
     from resnet_jax.runs.predict import Predictor
     from resnet_jax.runs.trained import load_run
@@ -175,7 +175,8 @@ def main() -> None:
     full = BATCH / median(bench)
     ours = middle["ours"]
     result = {
-        "network": given.network, "cores": len(os.sched_getaffinity(0)), "processor": processor_line(describe_processor()),
+        "network": given.network, "cores": len(os.sched_getaffinity(0)),
+        "processor": processor_line(describe_processor()),
         "clients": given.clients, "bench_infer": bench, "batch_seconds": full, **middle,
         "over_bench": ours["images_per_second"] / median(bench), "p95_over_batch": ours["p95"] / full,
     }  # fmt: skip

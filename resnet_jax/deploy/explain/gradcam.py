@@ -38,10 +38,10 @@ def grad_cam(
     return weighted_map(found.values[layer], found.gradients[layer])
 
 
-def weighted_map(
-    values: Float[Array, "n *sides c"], gradients: Float[Array, "n *sides c"]
-) -> Float[Array, " n *sides"]:
+def weighted_map(values: Float[Array, "n *sides c"], gradients: Float[Array, "n *sides c"]) -> Float[Array, " n *sides"]:
     """Return equation 2 of a map and its gradient."""
     axes = tuple(range(1, values.ndim - 1))
     weights = gradients.mean(axis=axes, keepdims=True)
     return jax.nn.relu((weights * values).sum(axis=-1))
+
+
