@@ -4,7 +4,7 @@
 
 PYTHON has litserve and this package. Clients send one JPEG a request, keep their connections, and run in this process
 beside the server, on the same cores. Every side is measured for `--seconds` in each of `--rounds` turns, one after the
-other; the figures are medians. The baseline is `resnet-jax bench infer` of the same network and batch, before and after.
+other; figures are medians. The baseline is `resnet-jax bench infer` of the same network and batch, before and after.
 Weights are random: speed does not depend on them. Writes load_NETWORK.json: images/s, their shares, p50 and p95 of a
 request, and p95 over the seconds of a full batch.
 """
