@@ -50,6 +50,7 @@ VERBS = {
     "checkpoints": "list the checkpoints of a run, and compare them with their digests",
     "card": "a model card: figures with intervals, calibration, speed and size, how to load it",
     "serve": "a server that names what is in images: a page for people, HTTP for programs",
+    "drift": "whether images are still those that a network was made for; watch a folder of new ones",
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",
     "models": "list the networks with their exact sizes",

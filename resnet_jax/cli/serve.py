@@ -11,6 +11,7 @@ import tyro
 
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.deploy.serve.options import Batching, Limits
+from resnet_jax.fields import AtLeast1
 from resnet_jax.runs.images import ImagePreparation
 
 
@@ -31,6 +32,8 @@ class ServeOptions:
     """Answer /explain: pictures of where a class is seen."""
     drift: bool = True
     """Compare the images with the run's reference (drift.npz, which `resnet-jax drift` writes), if it has one."""
+    drift_window: AtLeast1 = 256
+    """Images that are compared at a time, 16 or more."""
     access_log: Literal["json", "none"] = "json"
     """A line of JSON for each request, on standard error; or none."""
     checkpoint: str | None = None
@@ -49,6 +52,7 @@ class ServeOptions:
 def run(argv: list[str]) -> Any:
     """Serve until a signal."""
     options = parse(ServeOptions, argv, verb="serve", about="Serve a network: a page for people, HTTP for programs.")
+    from resnet_jax.deploy.drift_watch import reference_path
     from resnet_jax.deploy.serve.access import read_token
     from resnet_jax.deploy.serve.app import Service
     from resnet_jax.deploy.serve.engine import open_engine
@@ -56,6 +60,7 @@ def run(argv: list[str]) -> Any:
     from resnet_jax.deploy.serve.heatmap import heatmap_of
     from resnet_jax.deploy.serve.metrics import Metrics
     from resnet_jax.deploy.serve.process import allow_descriptors, bind, require_packages, serve
+    from resnet_jax.deploy.serve.watch import Watch
     from resnet_jax.report.text import say
 
     require_packages()
@@ -63,12 +68,15 @@ def run(argv: list[str]) -> Any:
     limits = dataclasses.replace(options.limits, connections=allow_descriptors(options.limits))
     bound = bind(options.host, options.port)
     console = console_for(options.common)
+    watched = options.drift and reference_path(options.run).exists()
     engine = open_engine(
         options.run, options.batching.sizes, checkpoint=options.checkpoint, data=options.data,
-        class_names=options.class_names, watched=False,
+        class_names=options.class_names, watched=watched,
     )  # fmt: skip
-    service = Service(
-        engine, options.batching, limits, Metrics(), heatmap=heatmap_of(engine) if options.heatmap else None
-    )
-    log = AccessLog(sys.stderr if options.access_log == "json" else None)
+    metrics, log = Metrics(), AccessLog(sys.stderr if options.access_log == "json" else None)
+    watch = Watch(engine, reference_path(options.run), options.drift_window, metrics, log) if watched else None
+    if options.drift and watch is None:
+        say(console, f"No reference of images: `resnet-jax drift {options.run}` makes one, and drift is watched then")
+    heatmap = heatmap_of(engine) if options.heatmap else None
+    service = Service(engine, options.batching, limits, metrics, heatmap=heatmap, watch=watch)
     serve(service, bound, host=options.host, token=token, log=log, say=lambda text: say(console, text))

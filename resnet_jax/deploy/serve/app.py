@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_jax.deploy.packages import package
 from resnet_jax.deploy.serve.engine import Engine
-from resnet_jax.deploy.serve.heatmap import Heatmap, png
+from resnet_jax.deploy.serve.heatmap import Heatmap, seen
 from resnet_jax.deploy.serve.metrics import Metrics
 from resnet_jax.deploy.serve.openapi import openapi
 from resnet_jax.deploy.serve.options import MIB, Batching, Limits
@@ -58,7 +58,12 @@ class Service:
     ):
         self.engine, self.limits, self.metrics, self.heatmap, self._watch = engine, limits, metrics, heatmap, watch
         self.pipeline = Pipeline(
-            engine, most=limits.queue, wait=batching.wait_ms / 1000, decoders=batching.decoders, on_batch=self._batch
+            engine,
+            most=limits.queue,
+            wait=batching.wait_ms / 1000,
+            decoders=batching.decoders,
+            on_batch=metrics.batch,
+            on_outputs=watch,
         )
         self.memory = Memory(limits.memory_mib * MIB)
         self.status: str = "warming"
@@ -154,7 +159,7 @@ class Service:
         finally:
             self._explaining -= 1
         explanation = Explanation(
-            image=answer, explained=name, method=draw.method, picture=_url(drawn), seen=_url(png(pixels))
+            image=answer, explained=name, method=draw.method, picture=_url(drawn), seen=_url(seen(pixels))
         )
         return _response(explanation.model_dump_json(exclude_none=True))
 
@@ -242,11 +247,6 @@ class Service:
         listed = [answer.model_dump(exclude_none=True) for answer in answers]
         problem.more = {"images": listed}  # pyright: ignore[reportAttributeAccessIssue]
         raise problem
-
-    def _batch(self, images: int, size: int, seconds: float, found: Any, pixels: np.ndarray) -> None:
-        self.metrics.batch(images, size, seconds)
-        if self._watch is not None:
-            self._watch(found, pixels)
 
 
 def _only(method: str, call: Callable[..., Any]) -> Callable[..., Any]:

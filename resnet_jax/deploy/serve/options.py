@@ -63,6 +63,11 @@ class Limits:
                 f"{self.body_mib:g}"
             )
 
+        if self.queue < self.images:
+            raise UsageError(
+                f"limits.queue {self.queue:,} is less than one request may have, limits.images {self.images:,}"
+            )
+
     @property
     def body(self) -> int:
         """Bytes of a body."""

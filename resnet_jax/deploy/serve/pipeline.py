@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sys
 import threading
 import time
 from collections import deque
@@ -54,8 +55,10 @@ class Pipeline:
         most: images that may be between submission and answer.
         wait: seconds that an image waits at most for others that are being decoded.
         decoders: threads.
-        on_batch: called in the computing thread after each batch, with its images, the size it was padded to, its
-            seconds and what was computed of them: (N, ...) and the images (N, H, W, C).
+        on_batch: called in the computing thread after each batch, with its images, the size it was padded to and its
+            seconds.
+        on_outputs: called there when those who wait have been told, with what was computed, (N, ...), and the images
+            (N, H, W, C).
 
     Attributes:
         coming: images whose requests are being received; the loop counts them, so that a batch waits for them.
@@ -68,9 +71,11 @@ class Pipeline:
         most: int,
         wait: float,
         decoders: int,
-        on_batch: Callable[[int, int, float, Any, np.ndarray], None] = lambda *_: None,
+        on_batch: Callable[[int, int, float], None] = lambda *_: None,
+        on_outputs: Callable[[Any, np.ndarray], None] | None = None,
     ):
-        self._engine, self._most, self._wait, self._on_batch = engine, most, wait, on_batch
+        self._engine, self._most, self._wait = engine, most, wait
+        self._on_batch, self._on_outputs = on_batch, on_outputs
         self.coming = 0
         self._seconds: dict[int, float] = {}
         self._inside = 0
@@ -235,9 +240,15 @@ class Pipeline:
         seconds = time.perf_counter() - began
         size = next(size for size in self._engine.sizes if size >= len(jobs))
         rows = [None if problem else Computed(row_of(found, n), job.ready, len(jobs)) for n, job in enumerate(jobs)]  # pyright: ignore[reportArgumentType]
-        _tell(jobs[0].future.get_loop(), _settle_all, [job.future for job in jobs], rows, problem)
         if problem is None:
-            self._on_batch(len(jobs), size, seconds, found, images)
+            self._on_batch(len(jobs), size, seconds)
+        _tell(jobs[0].future.get_loop(), _settle_all, [job.future for job in jobs], rows, problem)
+        if problem is None and self._on_outputs is not None:
+            try:
+                self._on_outputs(found, images)
+            except Exception as error:  # who watches must not stop who answers
+                self._on_outputs = None
+                print(f"error: watching the images ended: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _read_already() -> Ready:

@@ -42,6 +42,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: the address is taken, or none of this machine's.
     """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"cannot listen at port {port}: ports are 0 to 65,535, and 0 takes a free one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

@@ -1,0 +1,192 @@
+"""32 clients over loopback: images a second of `resnet-jax serve`, beside `bench infer` and LitServe.
+
+    uv run python experiments/serve_load.py --network resnet18 --litserve-python PYTHON --out DIRECTORY
+
+PYTHON has litserve and this package. Clients send one JPEG a request, keep their connections, and run in this process
+beside the server, on the same cores. Every side is measured for `--seconds` in each of `--rounds` turns, one after the
+other; figures are medians. The baseline is `resnet-jax bench infer` of the same network and batch, before and after.
+Weights are random: speed does not depend on them. Writes load_NETWORK.json: images/s, their shares, p50 and p95 of a
+request, and p95 over the seconds of a full batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+BATCH = 16
+
+
+def make_run(network: str, path: Path) -> None:
+    """Write a run directory of a named network with random weights."""
+    import dataclasses
+
+    import jax
+
+    from resnet_jax.models.initialize import init_variables
+    from resnet_jax.models.rows import MODELS
+    from resnet_jax.models.spec import ModelSpec
+    from resnet_jax.runs.directory import DatasetInfo
+    from resnet_jax.runs.foreign import write_network
+    from resnet_jax.runs.network import build_network
+    from resnet_jax.runs.recipes import load_recipe
+
+    side, classes = MODELS[network].image_size, MODELS[network].config.num_classes
+    names = tuple(f"class {n}" for n in range(classes))
+    card = DatasetInfo(names, (side, side, 3), (0.5,) * 3, (0.25,) * 3, {})
+    config = dataclasses.replace(load_recipe("digits"), model=ModelSpec(network))
+    model: Any = build_network(config, card)
+    write_network(path, config, card, init_variables(model, jax.random.key(0), (side, side, 3)), step=0, origin={})
+
+
+def litserve_app(run: Path, port: int) -> None:
+    """Serve the same network with LitServe; called in PYTHON."""
+    import litserve  # pyright: ignore[reportMissingImports]
+    import numpy as np
+    from fastapi import Request  # pyright: ignore[reportMissingImports]
+
+    from resnet_jax.runs.predict import Predictor
+    from resnet_jax.runs.trained import load_run
+
+    class Api(litserve.LitAPI):
+        def setup(self, device: Any) -> None:
+            self.predictor = Predictor(load_run(run), (1, 4, BATCH))
+            for size in (1, 4, BATCH):
+                self.predictor.outputs(np.zeros((size, *self.predictor.trained.card.image_shape), np.uint8))
+
+        async def decode_request(self, request: Request) -> Any:
+            return self.predictor.read(await request.body(), "0")
+
+        def batch(self, inputs: Any) -> Any:
+            return np.stack(inputs)
+
+        def predict(self, x: Any) -> Any:
+            return self.predictor.outputs(x)
+
+        def unbatch(self, output: Any) -> Any:
+            return list(output)
+
+        def encode_response(self, output: Any) -> Any:
+            return {"classes": [self.predictor.class_names[k] for k in np.argsort(-output)[:5]]}
+
+    api = Api(max_batch_size=BATCH, batch_timeout=0.005, enable_async=False)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=60)
+    server.run(port=port, log_level="warning", generate_client_file=False)
+
+
+async def load(port: int, image: bytes, clients: int, seconds: float) -> dict[str, float]:
+    """Send images from so many clients, one after the other each; return images/s and latencies."""
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+    )
+    request, times, until = head.encode() + image, [], time.perf_counter() + seconds
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (began := time.perf_counter()) < until:
+            writer.write(request)
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if b" 200 " not in answer[:16]:
+                raise SystemExit(f"port {port} answered {answer[:200]!r}")
+            await reader.readexactly(int(answer.split(b"content-length:")[1].split(b"\r\n")[0]))
+            times.append(time.perf_counter() - began)
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(clients)))
+    taken, ordered = time.perf_counter() - began, sorted(times)
+    found = {"images_per_second": len(times) / taken, "p50": median(times)}
+    return {**found, "p95": ordered[int(0.95 * len(ordered))]}
+
+
+def wait_for(port: int, path: str, process: subprocess.Popen[Any]) -> None:
+    """Wait until a server answers 200."""
+    import urllib.request
+
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit("the server ended")
+        try:
+            if urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).status == 200:
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise SystemExit(f"nothing at port {port} answers")
+
+
+def baseline(network: str) -> float:
+    """Return images/s of `bench infer`."""
+    command = ["-m", "resnet_jax", "bench", "infer", network, "--batch", str(BATCH), "--rounds", "3", "--json"]
+    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])["ours"]
+
+
+def main() -> None:
+    """Measure, and write the figures."""
+    parser = argparse.ArgumentParser()
+    for name, default in (("network", "resnet18"), ("litserve-python", ""), ("out", ""), ("litserve-app", "")):
+        parser.add_argument(f"--{name}", default=default)
+    for name, default in (("clients", 32), ("rounds", 3), ("seconds", 8), ("port", 8130)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    if given.litserve_app:
+        return litserve_app(Path(given.litserve_app), given.port)
+    import cv2
+    import numpy as np
+
+    from resnet_jax.bench.processor import describe_processor, processor_line
+    from resnet_jax.models.rows import MODELS
+
+    side = MODELS[given.network].image_size
+    scene = cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8), (side, side))
+    image = cv2.imencode(".jpg", scene)[1].tobytes()
+    with tempfile.TemporaryDirectory() as folder:
+        run, ports = Path(folder) / "run", {"ours": given.port, "litserve": given.port + 1}
+        make_run(given.network, run)
+        bench = [baseline(given.network)]
+        sides = {"ours": [sys.executable, "-m", "resnet_jax", "serve", str(run), "--access-log", "none", "--port"]}
+        if given.litserve_python:
+            sides["litserve"] = [given.litserve_python, __file__, "--litserve-app", str(run), "--port"]
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        servers = {name: subprocess.Popen([*side, str(ports[name])]) for name, side in sides.items()}
+        try:
+            for name, server in servers.items():
+                wait_for(ports[name], "/healthz" if name == "ours" else "/health", server)
+                asyncio.run(load(ports[name], image, given.clients, 2))
+            for _ in range(given.rounds):
+                for name in sides:
+                    found[name].append(asyncio.run(load(ports[name], image, given.clients, given.seconds)))
+        finally:
+            for server in servers.values():
+                server.terminate()
+            for server in servers.values():
+                server.wait(60)
+        bench.append(baseline(given.network))
+    middle = {name: {key: median(row[key] for row in rows) for key in rows[0]} for name, rows in found.items()}
+    full = BATCH / median(bench)
+    ours = middle["ours"]
+    result = {
+        "network": given.network, "cores": len(os.sched_getaffinity(0)),
+        "processor": processor_line(describe_processor()),
+        "clients": given.clients, "bench_infer": bench, "batch_seconds": full, **middle,
+        "over_bench": ours["images_per_second"] / median(bench), "p95_over_batch": ours["p95"] / full,
+    }  # fmt: skip
+    if "litserve" in middle:
+        result["over_litserve"] = ours["images_per_second"] / middle["litserve"]["images_per_second"]
+    print(json.dumps(result, indent=1))
+    if given.out:
+        Path(given.out).mkdir(parents=True, exist_ok=True)
+        (Path(given.out) / f"load_{given.network}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
