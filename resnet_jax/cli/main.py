@@ -55,6 +55,7 @@ VERBS = {
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
     "events": "what happened to a run: starts, saves, restores, damage, stops",
+    "prune": "a smaller and faster network of a trained one, fine-tuned; or zero weights that stay zero",
     "weights": "bring in another library's weights, or write ours under its names",
     "launch": "run a verb in several processes on this machine",
 }
