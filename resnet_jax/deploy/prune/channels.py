@@ -111,7 +111,7 @@ def keep_channels(model: ResNet, variables: Variables, kept: Sequence[np.ndarray
     """
     layers = layers_of(model.config)
     _check(layers, kept)
-    flat = {name: flatten_dict(unstack(dict(tree))) for name, tree in variables.items()}
+    flat: Any = {name: flatten_dict(unstack(dict(tree))) for name, tree in variables.items()}
     for layer, indices in zip(layers, kept, strict=True):
         for tree in flat.values():
             for path in list(tree):
