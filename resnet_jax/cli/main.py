@@ -59,6 +59,7 @@ VERBS = {
     "plan": "memory, operations and compile time of a train step before it runs",
     "events": "what happened to a run: starts, saves, restores, damage, stops",
     "quantize": "the network in 8 bits, as ONNX: calibrated or trained for it; accuracy and speed of the file",
+    "prune": "a smaller and faster network of a trained one, fine-tuned; or zero weights that stay zero",
     "weights": "bring in another library's weights, or write ours under its names",
     "launch": "run a verb in several processes on this machine",
 }

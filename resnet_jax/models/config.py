@@ -118,8 +118,8 @@ class ResNetConfig:
     branch_widths: tuple[AtLeast1, ...] = ()
     """Channels within each block's branch, block after block; empty: as the width of its stage says.
 
-    One number for every convolution of a branch but its last: one a ``basic`` block, two a ``bottleneck``. Networks whose
-    channels were pruned have them (:mod:`resnet_jax.deploy.prune`). Blocks that differ are computed one after the other,
+    One number for every convolution of a branch but its last: one a ``basic`` block, two a ``bottleneck``. Networks
+    whose channels were pruned have them (``resnet-jax prune``). Blocks that differ are computed one after the other,
     whatever ``execution`` is.
     """
     norm: Annotated[choices.NormChoice, MoreOf(NORMS)] = "batch"

@@ -186,7 +186,8 @@ def make_optimizer(
     factors = rate_factors(params, role_rates=cfg.role_rates, layer_decay=cfg.layer_decay, rules=rules)
     if cfg.agc is not None:
         require_excluded(params, cfg.agc_exclude, rules)
-    chain = _chain(cfg, spec, settings, lr, without(params, frozen), without(decayed, frozen), without(shrunk, frozen), rules)
+    trained, penalized = without(params, frozen), (without(decayed, frozen), without(shrunk, frozen))
+    chain = _chain(cfg, spec, settings, lr, trained, *penalized, rules)
     if any(np.any(np.not_equal(factor, 1.0)) for factor in jax.tree.leaves(factors)):
         chain.append(scale_rates(without(factors, frozen)))
     if is_on(cfg.l1) and cfg.l1_step == "proximal":
@@ -203,7 +204,9 @@ def make_optimizer(
 
 def _label(decayed: bool, shrunk: bool, masked: bool, frozen: bool, factor: float | np.ndarray) -> str | None:
     """Return what a parameter's update depends on beside its elements; None: on what no other's does."""
-    return None if frozen or isinstance(factor, np.ndarray) else f"decayed {decayed} {shrunk}, masked {masked}, rate {factor}"
+    if frozen or isinstance(factor, np.ndarray):
+        return None
+    return f"decayed {decayed}, shrunk {shrunk}, masked {masked}, rate {factor}"
 
 
 def _chain(
