@@ -107,7 +107,7 @@ def explained(net: Net, images: torch.Tensor) -> dict[str, np.ndarray]:
         images, sliding_window_shapes=(3, window, window), strides=(3, stride, stride), target=targets, baselines=0
     )
     found["occlusion"] = occluded[:, 0]
-    return {name: np.asarray(each.detach() if isinstance(each, torch.Tensor) else each) for name, each in found.items()}
+    return {name: np.asarray(each.detach() if isinstance(each, torch.Tensor) else each) for name, each in found.items()}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 if __name__ == "__main__":
@@ -129,7 +129,7 @@ if __name__ == "__main__":
     weights = {name.removeprefix("module."): each for name, each in file["state_dict"].items()}
     pretrained.load_state_dict(weights, strict=False)
     found |= {f"resnet20/{name}": each for name, each in explained(pretrained, smooth_images(2, 32)).items()}
-    np.savez_compressed(OUT, **found)
+    np.savez_compressed(OUT, **found)  # pyright: ignore[reportArgumentType]
     for net in ("tiny", "resnet20"):
         picked = found[f"{net}/logits"].max(1)
         print(net, "targets", found[f"{net}/targets"], "logits", picked, "delta", found[f"{net}/delta"])

@@ -108,7 +108,7 @@ def texts(values: Any) -> str:
 
 def torchvision_rows() -> list[dict[str, Any]]:
     """Return torchvision's weights of residual networks: what its enumerations say."""
-    from torchvision.models import get_model_weights, list_models
+    from torchvision.models import get_model_weights, list_models  # pyright: ignore[reportMissingImports]
 
     rows = []
     for name in list_models():
@@ -129,7 +129,7 @@ def torchvision_rows() -> list[dict[str, Any]]:
 
 def timm_rows(results: str) -> list[dict[str, Any]]:
     """Return timm's weights of networks that are ours: its default configurations and its table of results."""
-    from timm.models import get_pretrained_cfg, list_models
+    from timm.models import get_pretrained_cfg, list_models  # pyright: ignore[reportMissingImports]
 
     with open(results, encoding="utf-8") as file:
         measured = {(row["model"], int(row["img_size"]), float(row["crop_pct"])): row for row in csv.DictReader(file)}
@@ -193,7 +193,7 @@ def main() -> None:
     table = csv.DictWriter(sys.stdout, COLUMNS, restval="", lineterminator="\n")
     table.writeheader()
     for row in [*cifar_rows(), *torchvision_rows(), *timm_rows(sys.argv[1])]:
-        table.writerow({**row, "sha256": checksum(row["url"])})
+        table.writerow({**row, "sha256": checksum(row["url"])})  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":
