@@ -60,6 +60,7 @@ VERBS = {
     "events": "what happened to a run: starts, saves, restores, damage, stops",
     "quantize": "the network in 8 bits, as ONNX: calibrated or trained for it; accuracy and speed of the file",
     "weights": "bring in another library's weights, or write ours under its names",
+    "export": "a network as ONNX, a jax export, a SavedModel or safetensors, checked against the run",
     "launch": "run a verb in several processes on this machine",
 }
 
