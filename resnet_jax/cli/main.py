@@ -61,6 +61,7 @@ VERBS = {
     "quantize": "the network in 8 bits, as ONNX: calibrated or trained for it; accuracy and speed of the file",
     "prune": "a smaller and faster network of a trained one, fine-tuned; or zero weights that stay zero",
     "weights": "bring in another library's weights, or write ours under its names",
+    "export": "a network as ONNX, a jax export, a SavedModel or safetensors, checked against the run",
     "launch": "run a verb in several processes on this machine",
 }
 

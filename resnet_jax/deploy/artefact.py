@@ -183,7 +183,8 @@ class OpenVinoArtefact(Artefact):
         self.path, self.metadata = path, Metadata.read(_onnx_texts(model), path)
         first = compiled.input(0).partial_shape[0]
         self.batch = first.get_length() if first.is_static else None
-        self.output_names = tuple(each.any_name for each in compiled.outputs)
+        results = (each.get_friendly_name() for each in model.get_results())  # a tensor may have several names
+        self.output_names = tuple(name.removesuffix("/sink_port_0") for name in results)
         self._request = compiled.create_infer_request()
 
     def _run(self, inputs: np.ndarray) -> Sequence[Any]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 from resnet_jax.errors import UsageError
+
+#: Package -> what it imports to report its use over the network, and does without where that is missing. OpenVINO
+#: does so when it is imported, by a forked process, which JAX warns of; ours neither reports nor forks.
+_REPORTS = {"openvino": "openvino_telemetry"}
 
 
 def package(name: str, purpose: str, install: str | None = None) -> ModuleType:
@@ -27,7 +35,8 @@ def package(name: str, purpose: str, install: str | None = None) -> ModuleType:
 pip install no_such_package
     """
     try:
-        return importlib.import_module(name)
+        with _without(_REPORTS.get(name)):
+            return importlib.import_module(name)
     except ImportError as error:
         wanted = install or name
         missing = isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]
@@ -36,13 +45,22 @@ pip install no_such_package
 
 
 def is_installed(name: str) -> bool:
-    """Return whether the package called ``name`` can be imported; it is imported to know.
+    """Return whether there is a package called ``name``; it is not imported.
 
     >>> is_installed("json"), is_installed("no_such_package")
     (True, False)
     """
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+@contextlib.contextmanager
+def _without(name: str | None) -> Iterator[None]:
+    """Let nobody import the module called ``name`` in the ``with`` block, unless it is imported already."""
+    if name is None or name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # how Python says that there is none
     try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True
+        yield
+    finally:
+        del sys.modules[name]

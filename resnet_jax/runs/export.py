@@ -27,7 +27,7 @@ def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
     out = user_path(out)
     trained = load_network(run_dir)
     state_dict = from_variables(trained.variables, trained.model, format)
-    metadata = {"model": trained.config.model.name, "step": str(trained.step), **_notes(trained).as_metadata()}
+    metadata = {"model": trained.config.model.name, "step": str(trained.step), **notes_of(trained).as_metadata()}
     try:
         save_safetensors(state_dict, out, metadata)
     except OSError as error:
@@ -35,7 +35,7 @@ def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
     return len(state_dict)
 
 
-def _notes(trained: TrainedRun) -> Notes:
+def notes_of(trained: TrainedRun) -> Notes:
     """Return what an exported file says of the network of a run."""
     config, card = trained.config, trained.card
     choices = {name: value for name, value in config.model.changes.items() if name not in _HOW_COMPUTED}

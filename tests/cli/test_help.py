@@ -48,6 +48,7 @@ VERBS = [
         "lr-range",
         "eval",
         "predict",
+        "export",
         "compare",
         "recipes",
         "checkpoints",

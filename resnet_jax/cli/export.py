@@ -1,0 +1,57 @@
+"""``resnet-jax export RUN_DIR --format onnx|jax|saved|safetensors --out FILE``: a network for another program."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.deploy.export import ExportConfig
+from resnet_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Options of ``export``."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    """The run directory."""
+    out: Path | None = None
+    """The file to write. One that is there is replaced, but only by one that passed the check."""
+    checkpoint: str | None = None
+    """last or best (default: the one the run tested)."""
+    how: Annotated[ExportConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExportConfig)
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Write the file; return what it is."""
+    options = parse(ExportOptions, argv, verb="export", about="Write a network for another program, and check it.")
+    from resnet_jax.deploy.export import export_run
+    from resnet_jax.report.text import say
+    from resnet_jax.runs.trained import load_run
+
+    if options.out is None:
+        raise UsageError("say where to write: resnet-jax export RUN_DIR --format onnx --out FILE")
+    exported = export_run(load_run(options.run_dir, options.checkpoint), options.out, options.how)
+    console = console_for(options.common)
+    say(console, f"{exported.path}: {options.how.format}, {exported.size / 2**20:.2f} MiB")
+    for runtime, apart in exported.differences.items():
+        say(
+            console,
+            f"  {runtime:<12} gives the network's outputs; largest difference {apart:.1e} of the largest output",
+        )
+    for note in exported.notes:
+        say(console, f"  {note}")
+    return {
+        "out": str(exported.path),
+        "format": options.how.format,
+        "bytes": exported.size,
+        "differences": exported.differences,
+        "classes": list(exported.metadata.classes),
+        "digest": exported.metadata.digest,
+        "notes": list(exported.notes),
+    }

@@ -1,0 +1,50 @@
+"""Networks as jax exports: StableHLO for CPU, CUDA and TPU, with their weights and metadata in one zip file.
+
+The file holds ``program.bin`` (:func:`jax.export.Exported.serialize`), a function of the weights, by name, and inputs;
+``weights.safetensors``; and ``metadata.json`` (:mod:`resnet_jax.deploy.metadata`). Nothing in it is compressed. A
+program for other machines has XLA's forms of all operations, none compiled for one processor.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export
+
+from resnet_jax.deploy.artefact import METADATA, PROGRAM, WEIGHTS
+from resnet_jax.deploy.function import NetworkFunction
+from resnet_jax.deploy.metadata import Metadata
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_jax_export(network: NetworkFunction, metadata: Metadata, path: Path, batch: int | None = None) -> None:
+    """Write a network as a jax export.
+
+    Args:
+        network: the function.
+        metadata: what the file says of itself.
+        path: of the file.
+        batch: examples of a batch; None: any number.
+    """
+    from safetensors.numpy import save
+
+    weights = {name: np.asarray(leaf, order="C") for name, leaf in flatten_dict(network.variables, sep="/").items()}
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in weights.items()}
+    (examples,) = export.symbolic_shape("batch") if batch is None else (batch,)
+    inputs = jax.ShapeDtypeStruct((examples, *network.sides, network.channels), network.dtype)
+
+    def outputs(weights: dict[str, jax.Array], images: jax.Array) -> Any:
+        return network(unflatten_dict(weights, sep="/"), images)
+
+    program = export.export(jax.jit(outputs), platforms=PLATFORMS)(shapes, inputs)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr(PROGRAM, bytes(program.serialize()))
+        file.writestr(WEIGHTS, save(weights))
+        file.writestr(METADATA, json.dumps(metadata.as_texts(), indent=1))
