@@ -45,7 +45,14 @@ def make_run(network: str, path: Path) -> None:
     card = DatasetInfo(names, (side, side, 3), (0.5,) * 3, (0.25,) * 3, {})
     config = dataclasses.replace(load_recipe("digits"), model=ModelSpec(network))
     model: Any = build_network(config, card)
-    write_network(path, config, card, init_variables(model, jax.random.key(0), (side, side, 3)), step=0, origin={})
+    write_network(
+        path,
+        config,
+        card,
+        init_variables(model, jax.random.key(0), (side, side, 3)),
+        step=0,
+        origin={"made": "random weights"},
+    )
 
 
 def litserve_app(run: Path, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ def save_figure(figure: Any, path: Path, **how: Any) -> None:
     use_fonts(figure)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", **how)
+
+
+def figure_bytes(figure: Any) -> bytes:
+    """Return a figure as the bytes of a PNG file, as :func:`save_figure` writes it."""
+    buffer = io.BytesIO()
+    use_fonts(figure)
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def use_fonts(figure: Any) -> None:

@@ -73,9 +73,7 @@ def picture(image: np.ndarray, heat: np.ndarray | None, *, signed: bool = False)
 
 def _signal(signal: np.ndarray, heat: np.ndarray | None, signed: bool) -> bytes:
     """Draw the curves of a signal (L, C), the map as colours behind them."""
-    import io
-
-    from resnet_jax.report.canvas import PALETTE, new_figure
+    from resnet_jax.report.canvas import PALETTE, figure_bytes, new_figure
     from resnet_jax.report.example_axes import MAX_LINES
 
     figure = new_figure((6.4, 2.2), dpi=100)
@@ -94,9 +92,7 @@ def _signal(signal: np.ndarray, heat: np.ndarray | None, signed: bool) -> bytes:
         axes.plot(signal[:, channel], color="black" if heat is not None else PALETTE[channel], linewidth=width)
     axes.set(xlim=extent[:2], ylim=extent[2:])
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return figure_bytes(figure)
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from .methods import METHODS as METHODS, Method as Method, Settings as Settings
 from .mistakes import Mistakes as Mistakes, find_mistakes as find_mistakes
 from .nearest import Neighbour as Neighbour, Neighbours as Neighbours
 from .occluded import occlusion as occlusion
-from .overlay import Overlay as Overlay, gradcam_overlay as gradcam_overlay
 from .perturbation import Curves as Curves, deletion_insertion as deletion_insertion, random_order as random_order
 from .randomized import (
     Similarities as Similarities,

@@ -19,8 +19,8 @@ LEVELS = 256
 class Range:
     """The values that a tensor in 8 bits can take: 256 steps from ``low`` to ``high``, 0 among them exactly.
 
-    >>> Range(0.0, 2.55).scale_and_zero()[1], Range(-1.0, 1.0).scale_and_zero()[1]
-    (0, 128)
+    >>> Range(0.0, 2.55).scale_and_zero()[1], Range(-1.0, 3.0).scale_and_zero()[1]
+    (0, 64)
     """
 
     low: float

@@ -27,7 +27,7 @@ def check_file(data: bytes, pixels: int) -> Literal["jpeg", "png"]:
 
     >>> check_file(b"hello", 100)
     Traceback (most recent call last):
-    resnet_jax.deploy.serve.problems.Problem: this is no JPEG or PNG image
+    resnet_jax.deploy.serve.problems.Problem: this is no JPEG or PNG image: it looks like text
     """
     kind = "jpeg" if data.startswith(_JPEG) else "png" if data.startswith(_PNG) else None
     if kind is None:
