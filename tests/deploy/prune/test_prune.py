@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.deploy.prune.how import HowToPrune
-from resnet_jax.deploy.prune.prune import prune
 from resnet_jax.deploy.prune.lottery import rewound
+from resnet_jax.deploy.prune.prune import prune
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.config import DataConfig, RunConfig
