@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 BATCH = 16
+PEER = Path(__file__).parent / "benchmarks" / "peers" / "litserve_peer.py"
 
 
 def make_run(network: str, path: Path) -> None:
@@ -53,41 +54,6 @@ def make_run(network: str, path: Path) -> None:
         step=0,
         origin={"made": "random weights"},
     )
-
-
-def litserve_app(run: Path, port: int) -> None:
-    """Serve the same network with LitServe; called in PYTHON."""
-    import litserve  # pyright: ignore[reportMissingImports]
-    import numpy as np
-    from fastapi import Request  # pyright: ignore[reportMissingImports]
-
-    from resnet_jax.runs.predict import Predictor
-    from resnet_jax.runs.trained import load_run
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: Any) -> None:
-            self.predictor = Predictor(load_run(run), (1, 4, BATCH))
-            for size in (1, 4, BATCH):
-                self.predictor.outputs(np.zeros((size, *self.predictor.trained.card.image_shape), np.uint8))
-
-        async def decode_request(self, request: Request) -> Any:
-            return self.predictor.read(await request.body(), "0")
-
-        def batch(self, inputs: Any) -> Any:
-            return np.stack(inputs)
-
-        def predict(self, x: Any) -> Any:
-            return self.predictor.outputs(x)
-
-        def unbatch(self, output: Any) -> Any:
-            return list(output)
-
-        def encode_response(self, output: Any) -> Any:
-            return {"classes": [self.predictor.class_names[k] for k in np.argsort(-output)[:5]]}
-
-    api = Api(max_batch_size=BATCH, batch_timeout=0.005, enable_async=False)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=60)
-    server.run(port=port, log_level="warning", generate_client_file=False)
 
 
 async def load(port: int, image: bytes, clients: int, seconds: float) -> dict[str, float]:
@@ -140,13 +106,11 @@ def baseline(network: str) -> float:
 def main() -> None:
     """Measure, and write the figures."""
     parser = argparse.ArgumentParser()
-    for name, default in (("network", "resnet18"), ("litserve-python", ""), ("out", ""), ("litserve-app", "")):
+    for name, default in (("network", "resnet18"), ("litserve-python", ""), ("out", "")):
         parser.add_argument(f"--{name}", default=default)
     for name, default in (("clients", 32), ("rounds", 3), ("seconds", 8), ("port", 8130)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    if given.litserve_app:
-        return litserve_app(Path(given.litserve_app), given.port)
     import cv2
     import numpy as np
 
@@ -160,11 +124,12 @@ def main() -> None:
         run, ports = Path(folder) / "run", {"ours": given.port, "litserve": given.port + 1}
         make_run(given.network, run)
         bench = [baseline(given.network)]
-        sides = {"ours": [sys.executable, "-m", "resnet_jax", "serve", str(run), "--access-log", "none", "--port"]}
+        sides = {"ours": [sys.executable, "-m", "resnet_jax", "serve", str(run), "--access-log", "none",
+                          "--port", str(given.port)]}  # fmt: skip
         if given.litserve_python:
-            sides["litserve"] = [given.litserve_python, __file__, "--litserve-app", str(run), "--port"]
+            sides["litserve"] = [given.litserve_python, str(PEER), str(run), str(given.port + 1), str(BATCH)]
         found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-        servers = {name: subprocess.Popen([*side, str(ports[name])]) for name, side in sides.items()}
+        servers = {name: subprocess.Popen(side) for name, side in sides.items()}
         try:
             for name, server in servers.items():
                 wait_for(ports[name], "/healthz" if name == "ours" else "/health", server)

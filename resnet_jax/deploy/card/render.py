@@ -113,8 +113,8 @@ def facts(card: CardFacts) -> dict[str, str]:
 def limits(card: CardFacts) -> list[str]:
     """Return what a user must know."""
     found: list[str] = list(LIMITS)
-    worst = sorted(card.classes, key=lambda each: each.recall)[:WORST]
-    if len(card.classes) > 2:
+    worst = sorted((each for each in card.classes if each.recall < 1), key=lambda each: each.recall)[:WORST]
+    if len(card.classes) > 2 and worst:
         shown = ", ".join(f"{each.name} ({said('accuracy', each.recall)})" for each in worst)
         found.insert(0, f"Least often right: {shown}.")
     if not card.trained.was_trained_here:
