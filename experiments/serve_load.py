@@ -2,7 +2,7 @@
 
     uv run python experiments/serve_load.py --network resnet18 --litserve-python PYTHON --out DIRECTORY
 
-PYTHON has litserve and this package. Clients send one JPEG a request, keep their connections, and run in this process
+PYTHON has litserve and this package. Clients send one JPEG a request (to LitServe in JSON, its usual form), keep their connections, and run in this process
 beside the server, on the same cores. Every side is measured for `--seconds` in each of `--rounds` turns, one after the
 other; figures are medians. The baseline is `resnet-jax bench infer` of the same network and batch, before and after.
 Weights are random: speed does not depend on them. Writes load_NETWORK.json: images/s, their shares, p50 and p95 of a
@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,12 +59,10 @@ def make_run(network: str, path: Path) -> None:
     )
 
 
-async def load(port: int, image: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """Send images from so many clients, one after the other each; return images/s and latencies."""
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
-    )
-    request, times, until = head.encode() + image, [], time.perf_counter() + seconds
+async def load(port: int, body: bytes, kind: str, clients: int, seconds: float) -> dict[str, float]:
+    """Send a body from so many clients, one after the other each; return images/s and latencies."""
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    request, times, until = head.encode() + body, [], time.perf_counter() + seconds
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -120,6 +121,8 @@ def main() -> None:
     side = MODELS[given.network].image_size
     scene = cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8), (side, side))
     image = cv2.imencode(".jpg", scene)[1].tobytes()
+    as_json = json.dumps({"image": base64.b64encode(image).decode()}).encode()
+    bodies = {"ours": (image, "image/jpeg"), "litserve": (as_json, "application/json")}
     with tempfile.TemporaryDirectory() as folder:
         run, ports = Path(folder) / "run", {"ours": given.port, "litserve": given.port + 1}
         make_run(given.network, run)
@@ -129,19 +132,20 @@ def main() -> None:
         if given.litserve_python:
             sides["litserve"] = [given.litserve_python, str(PEER), str(run), str(given.port + 1), str(BATCH)]
         found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-        servers = {name: subprocess.Popen(side) for name, side in sides.items()}
+        servers = {name: subprocess.Popen(side, start_new_session=True) for name, side in sides.items()}
         try:
             for name, server in servers.items():
                 wait_for(ports[name], "/healthz" if name == "ours" else "/health", server)
-                asyncio.run(load(ports[name], image, given.clients, 2))
+                asyncio.run(load(ports[name], *bodies[name], given.clients, 2))
             for _ in range(given.rounds):
                 for name in sides:
-                    found[name].append(asyncio.run(load(ports[name], image, given.clients, given.seconds)))
+                    found[name].append(asyncio.run(load(ports[name], *bodies[name], given.clients, given.seconds)))
         finally:
-            for server in servers.values():
-                server.terminate()
-            for server in servers.values():
-                server.wait(60)
+            servers["ours"].terminate()
+            servers["ours"].wait(60)
+            for server in servers.values():  # LitServe leaves processes behind
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGKILL)
         bench.append(baseline(given.network))
     middle = {name: {key: median(row[key] for row in rows) for key in rows[0]} for name, rows in found.items()}
     full = BATCH / median(bench)
