@@ -67,6 +67,7 @@ def main() -> None:
                 key = f"{name} seed {seed} {'+'.join(kinds)} batch {batch}"
                 if key not in found:
                     found[key] = rows_of(trained, options, seed, kinds, batch)
+                    RESULT.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(RESULT, json.dumps(found, indent=1) + "\n")
                 for row in found[key]["rows"]:
                     print(
