@@ -43,6 +43,7 @@ def on_one_device(tree) -> int:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_arguments_are_the_bytes_of_the_real_state_and_batch(tiny):
     tiny = dataclasses.replace(tiny, accumulate=2)
     result, mesh, model = compile_plan(tiny), make_mesh(), tiny.network()

@@ -122,6 +122,7 @@ def last_json_of(command, *argv):
     return last_json(out)
 
 
+@pytest.mark.slow
 def test_the_run_s_own_data_elsewhere_is_divided_as_the_run_divided_it(place, tmp_path, command):
     """`--data.source NEW` said "test accuracy" of all images, those trained on included."""
     own = last_json_of(command, "eval", place / "run")

@@ -24,6 +24,7 @@ def file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_imported_and_exported_is_the_identity(file, tmp_path, command):
     status, out, _ = command(
         "weights", "import", file, "--model", "resnet20_cifar", "--out", tmp_path / "run", "--json"

@@ -346,6 +346,7 @@ def test_nf_follows_its_analytic_curve():
 SMALL = ["--image-size", "8", "--model.widths", "8", "--draws", "1", "--json", "--model.stage-sizes"]
 
 
+@pytest.mark.slow
 def test_the_command_fails_with_its_sentences(capsys, tmp_path):
     folder = tmp_path / "bad"
     arguments = ["resnet56_cifar", "--model.norm", "none", *SMALL, "27", "--out", str(folder)]

@@ -55,6 +55,7 @@ def test_a_deleted_block_is_its_skip(variables):
         np.testing.assert_allclose(found.loss[index], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_probe_of_the_step_and_the_profile_are_the_derivative(variables):
     model, mesh, tx = MyNet(), make_mesh(jax.devices()[:1]), optax.sgd(0.1)
     state = create_state(model, tx, jax.random.key(0), (WIDTH,), mesh=mesh)

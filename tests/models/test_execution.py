@@ -142,6 +142,7 @@ def test_what_the_backward_pass_keeps():
     assert kept("none") > 3
 
 
+@pytest.mark.slow
 def test_a_loop_works_under_vmap_and_forward_mode():
     scanned, unrolled = (build({}, execution=name) for name in ("scan", "unroll"))
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 4, 3))

@@ -40,6 +40,7 @@ def test_without_same_an_even_window_shrinks_the_map_as_before():
     assert Conv(4, 2).init_with_output(jax.random.key(0), x)[0].shape == (1, 7, 7, 4)
 
 
+@pytest.mark.slow
 def test_the_network_is_the_published_one():
     """Against the layers of hfawaz/dl-4-tsc written out with ``lax``, in evaluation."""
     model: Any = create_model("resnet_ts", widths=(4, 6, 6), num_classes=3)

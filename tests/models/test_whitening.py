@@ -92,6 +92,7 @@ def test_the_kernel_has_no_gradient_and_its_bias_has():
     assert np.abs(grads["bias"]).min() > 0
 
 
+@pytest.mark.slow
 def test_the_network_is_the_composition_of_its_layers():
     """Whitening, then of each stage conv, maximum, norm, activation and a residual block; maximum, classifier / 9."""
     model, x = ResNet(FAST), jnp.asarray(_images(2, 12, 12, 3), jnp.float32)

@@ -255,6 +255,7 @@ def test_a_browser_runs_it_on_a_phone_s_width(everything, tmp_path):
 
 
 @in_a_browser
+@pytest.mark.slow
 def test_a_browser_draws_it_in_the_light_and_in_the_dark(everything, tmp_path):
     page = tmp_path / "report.html"
     page.write_text(everything, encoding="utf-8")

@@ -76,6 +76,7 @@ def unpictured(tmp_path_factory):
     return path, summary, printed
 
 
+@pytest.mark.slow
 def test_a_result_is_not_lost_to_its_pictures(unpictured):
     path, summary, printed = unpictured
     assert json.loads((path / "summary.json").read_text()) == summary.to_json()
@@ -180,6 +181,7 @@ def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resum
     assert resumed.best_val_accuracy == longer.best_val_accuracy
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_at_chance_is_said_to_be_stuck(tmp_path, monkeypatch):
     monkeypatch.setattr("resnet_jax.training.stuck.MIN_UPDATES", 1)
     summary, printed = run(tmp_path / "run", rate=1e-12)

@@ -57,6 +57,7 @@ def test_a_loss_that_only_rises_has_no_suggestion_and_one_that_only_falls_says_w
     assert any("a higher --to" in line for line in sentences(found, 0.1))
 
 
+@pytest.mark.slow
 def test_a_short_test_of_two_seeds_ends_when_the_loss_is_far_up_and_writes_both_files(tmp_path: Path) -> None:
     said = Console(record=True, width=200)
     found = lr_range(TINY, tmp_path / "new", low=1e-3, high=1e4, steps=60, seeds=(0, 3), console=said)

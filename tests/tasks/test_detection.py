@@ -120,6 +120,7 @@ def test_what_is_true_everywhere_is_found_and_costs_little(kind):
     assert sorted(task.predict(outputs, 5)[0])[0] == (1, pytest.approx(1.0, abs=1e-3))
 
 
+@pytest.mark.slow
 def test_places_in_a_crowd_are_no_background():
     task, outputs = Detection(CLASSES), outputs_of("fcos")
     crowd = {**BATCH, "crowd": np.array([[False, True, False, False], [False] * 4])}

@@ -137,6 +137,7 @@ def test_evaluation_takes_the_state_as_it_lies():
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(whole))
 
 
+@pytest.mark.slow
 def test_states_move_between_placements_through_a_checkpoint(tmp_path):
     """Replicated on 4 devices, cut over 8, in two groups of 2 on 4, whole on 1: the same bits."""
     at, note = trained("replicated")[0], {"epoch": 1}

@@ -33,6 +33,7 @@ def test_flips_and_windows_of_a_network_of_single_pixels_are_the_whole(step, vie
     np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scales_of_an_even_image_are_the_whole_and_are_brought_to_its_sides():
     even = jnp.full((1, 16, 24, 3), jnp.array([10, 200, 90], jnp.uint8).reshape(1, 1, 1, 3))
     found = predict_views(at_half, Segmentation(3), "multi_scale")({}, {"image": even})

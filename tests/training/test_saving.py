@@ -126,6 +126,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_saves_that_take_too_long_become_fewer_and_again_as_many(tmp_path, monkeypatch):
     """A save that seems to take a second, steps of another: one in twenty steps, after the first five; then cheap."""
     now = [0.0]

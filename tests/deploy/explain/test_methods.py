@@ -68,6 +68,7 @@ def test_a_small_network_equals_captum(tiny):
     np.testing.assert_allclose(found.values, CAPTUM["tiny/integrated_gradients"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_resnet20_equals_captum_and_is_complete_within_one_percent(shared_data):
     model = create_model("resnet20_cifar")
     file = shared_data / "pytorch-cifar-resnets" / "resnet20-12fca82f.th"
@@ -114,6 +115,7 @@ def test_deletion_and_insertion_by_hand():
     np.testing.assert_allclose(found.deletion_auc, [(four / 2 + one + none + none + none / 2) / 4], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_randomized_weights_give_unlike_maps_and_a_map_of_the_image_alone_is_found_out(tiny):
     model, variables = tiny
     images, targets = case("tiny")

@@ -69,6 +69,7 @@ def test_other_flags_or_another_compiler_is_another_library(quick_compiler, cach
     assert len(names) == 4
 
 
+@pytest.mark.slow
 def test_three_at_once_compile_once(quick_compiler, cache, tmp_path):
     """The lock is one of open files, so threads take turns as processes do."""
     compiler, runs = quick_compiler

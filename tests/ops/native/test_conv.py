@@ -138,6 +138,7 @@ def digest() -> str:
     return found.hexdigest()
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_threads():
     """Bit for bit: here as many threads as devices at least, there a single one."""
     program = "import jax; from tests.ops.native import test_conv; print(test_conv.digest())"
