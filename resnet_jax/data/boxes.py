@@ -16,6 +16,8 @@ NO_BOX = -1
 LEAST_SIDE = 1.0
 """Pixels that height and width of a box need for it to count after it was moved and cut off, as in torchvision's
 SanitizeBoundingBoxes."""
+WHOLE = 0.0
+"""The same where nothing is cut off: every box counts."""
 
 
 def without_empty(example: Example, spec: Spec, least_side: float = LEAST_SIDE) -> Example:

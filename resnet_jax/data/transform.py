@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from resnet_jax.data.boxes import without_empty
+from resnet_jax.data.boxes import LEAST_SIDE, WHOLE, without_empty
 from resnet_jax.data.example import Example, Spec
 from resnet_jax.data.resample import Filter, resample
 from resnet_jax.data.rng import CROP, HOST, generator
@@ -130,7 +130,7 @@ class Geometry:
         if self.train == "random_resized":
             example = self._random_part(example, spec, generator(seed, CROP, epoch, index))
         else:
-            example = self.eval_example(example, spec)
+            example = self._fixed(example, spec, LEAST_SIDE)
         for place, transform in enumerate(self.after, len(self.before)):
             example = transform.apply(example, generator(seed, HOST + place, epoch, index), spec)
         return example
@@ -147,12 +147,20 @@ class Geometry:
         return self._random_part({"image": image}, {}, rng)["image"]
 
     def eval_example(self, example: Example, spec: Spec) -> Example:
-        """Apply the evaluation geometry; the same every time."""
+        """Apply the evaluation geometry; the same every time.
+
+        Where the whole image is shown every true box counts, however small it becomes.
+        """
+        return self._fixed(example, spec, WHOLE)
+
+    def _fixed(self, example: Example, spec: Spec, least_side: float) -> Example:
         if self.keeps(example["image"].shape, training=False):
             return example
         sides = _sides(example)
         if self.resize is not None:
-            return _warped(example, spec, (0, 0, *sides), self.resize, interpolation=self.interpolation)
+            return _warped(
+                example, spec, (0, 0, *sides), self.resize, interpolation=self.interpolation, least_side=least_side
+            )
         to, cut = self._centre_of(sides)
         return _warped(example, spec, (0, 0, *sides), to, self.image_size, cut, self.interpolation)
 
@@ -209,6 +217,7 @@ def _warped(
     size: int | None = None,
     cut: tuple[int, int] | None = None,
     interpolation: Interpolation = "area",
+    least_side: float = LEAST_SIDE,
 ) -> Example:
     """Cut out a box, bring it to a height and width, and keep ``size`` x ``size`` of that behind ``cut``, or all.
 
@@ -236,7 +245,7 @@ def _warped(
         part = part[down : down + kept[0], right : right + kept[1]]
         return part[..., 0] if flat else part
 
-    return without_empty({name: moved(name, values) for name, values in example.items()}, spec)
+    return without_empty({name: moved(name, values) for name, values in example.items()}, spec, least_side)
 
 
 def resize(image: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:

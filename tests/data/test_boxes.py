@@ -48,3 +48,14 @@ def test_after_a_random_crop_a_box_has_its_label_and_a_part_of_the_object_or_nei
         assert inside.mean() > 100
     elif found["box_label"][0] == NO_BOX:
         assert (found["image"] > 250).mean() < 0.05
+
+
+def test_a_resize_of_the_whole_image_loses_no_true_box():
+    """A box of a pixel is half of one in an image of half the sides; it is still there to be found."""
+    example = {"image": np.zeros((8, 8, 3), np.uint8), "boxes": np.array([[2, 3, 3, 4]], np.float32),
+               "box_label": np.array([5], np.int32)}  # fmt: skip
+    geometry, spec = Geometry(resize=(4, 4)), spec_of(example)
+    shown = geometry.eval_example(example, spec)
+    assert shown["box_label"].tolist() == [5]
+    assert shown["boxes"].tolist() == [[1.0, 1.5, 1.5, 2.0]]
+    assert geometry.train_example(example, spec, (0, 0, 0))["box_label"].tolist() == [NO_BOX]
