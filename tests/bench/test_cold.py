@@ -38,6 +38,7 @@ def test_ratios_are_over_the_first_and_cold_means_without_a_cache(monkeypatch):
     assert " - " in compile_table(result)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled():
     with pytest.raises(UsageError, match="name at least one network"):
         compile_models([])

@@ -53,6 +53,7 @@ def studied(experiment, problem, folder, command, *, manifest=False, options=())
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name != "labels" else name for name in HEADLINES]
 )
+@pytest.mark.slow
 def test_every_metric_of_arrays_is_that_of_scikit_learn(name, experiment, problems, tmp_path, command):
     result = studied(experiment, problems[name], tmp_path, command)
     assert result.difference < 1e-5

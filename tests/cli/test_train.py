@@ -322,6 +322,7 @@ def test_wrong_use_of_a_run(finished, command, argv, status, message):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(stripes, tmp_path, command):
     run_dir = tmp_path / "run"
     status, _, err = command(*train_command(stripes, run_dir, "--optim.learning-rate", "1e30"))

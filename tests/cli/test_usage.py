@@ -171,6 +171,7 @@ program.main(["models"])
 
 
 @pytest.mark.parametrize("argv", [["models", "resnet20_cifar"], ["models", "--help"]])
+@pytest.mark.slow
 def test_nobody_reads_and_nothing_is_said(argv):
     """The status is 128 + SIGPIPE, as in a shell."""
     code = f"from resnet_jax.cli.main import main; main({argv})"

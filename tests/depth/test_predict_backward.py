@@ -39,6 +39,7 @@ QUICK = {"nf", "batch norm, post"}
 
 
 @pytest.mark.parametrize("rule", [rule if rule in QUICK else pytest.param(rule, marks=SLOW) for rule in RULES])
+@pytest.mark.slow
 def test_prediction_agrees_with_measurement(rule):
     choices, tolerance = RULES[rule]
     config = cifar(**{"sizes": (3,), "widths": (32,), "stem_width": 16, **choices})

@@ -71,6 +71,7 @@ def test_levels_go_by_stride():
         {"norm": "group", "norm_groups": 4, "weight_standardization": "standard"},
     ],
 )
+@pytest.mark.slow
 def test_places_are_those_of_all_levels_whatever_the_norm(changes):
     found, variables = outputs_shape(dataclasses.replace(TINY, **changes))
     places = 8 * 12 + 4 * 6

@@ -393,6 +393,7 @@ def test_max_pooled_head():
         pytest.param({"spatial_dims": 3, "shortcut": "D", "stem": "imagenet"}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient(choices):
     """From random values: at zero-initialized ones some gradients vanish by design."""
     model, variables, x = build(**choices)

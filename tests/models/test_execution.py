@@ -111,6 +111,7 @@ _QUICK_REMATS = [("plain", "scan", "conv"), ("both", "unroll", "block")]
     ("name", "execution", "remat"),
     [case if case in _QUICK_REMATS else pytest.param(*case, marks=pytest.mark.slow) for case in _REMATS],
 )
+@pytest.mark.slow
 def test_rematerialization_changes_nothing(name, execution, remat):
     plain, again = build(NETS[name], execution=execution), build(NETS[name], execution=execution, remat=remat)
     x = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))

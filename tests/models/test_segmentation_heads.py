@@ -79,6 +79,7 @@ def test_heads_follow_the_rules_of_the_network(rule):
 
 
 @pytest.mark.parametrize("order", [pytest.param("post", marks=pytest.mark.slow), "pre"])
+@pytest.mark.slow
 def test_a_head_is_folded_with_its_network(order):
     config = ResNetConfig((1, 1), (4, 8), stem="cifar", head="fpn", head_width=8, num_classes=3, order=order)
     model, images = ResNet(config), jax.random.normal(jax.random.key(0), (2, 12, 10, 3))

@@ -66,6 +66,7 @@ def test_what_cannot_be_whitened_is_said():
 
 
 @pytest.mark.parametrize(("dims", "window", "channels"), [(1, 2, 2), (2, 3, 1), (3, 2, 1)])
+@pytest.mark.slow
 def test_inputs_of_any_rank_have_a_whitening_stem(dims, window, channels):
     config = dataclasses.replace(FAST, spatial_dims=dims, in_channels=channels, whiten_window=window, norm="none")
     shape = (8,) * dims + (channels,)

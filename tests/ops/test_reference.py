@@ -105,6 +105,7 @@ def test_a_gradient_multiplies_twice_more_for_every_layer_but_the_first():
     assert multiply_adds(program) == 3 * count(model, (8, 8, 3)).macs - first
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_usual_forms():
     """Of a scanned stage that is computed again, with a max-pool and convolutions along the channels."""
     choices: dict[str, Any] = {"stem": "imagenet", "attention": "eca", "execution": "scan", "remat": "block"}

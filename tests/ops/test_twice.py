@@ -27,6 +27,7 @@ def plain_twice(x, *, relu):
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("shape", [(3, 5, 4, 16), (2, 9000), (1,)])
+@pytest.mark.slow
 def test_gradient_tangent_and_their_compositions(form, shape, relu):
     x, a, b = arrays(shape)
 

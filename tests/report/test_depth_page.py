@@ -240,6 +240,7 @@ def browse(page: Path, tmp_path: Path, *flags: str) -> str:
 
 
 @in_a_browser
+@pytest.mark.slow
 def test_a_browser_runs_it_on_a_phone_s_width(everything, tmp_path):
     (tmp_path / "report.html").write_text(everything, encoding="utf-8")
     (tmp_path / "probe.html").write_text(PROBE, encoding="utf-8")

@@ -74,6 +74,7 @@ def test_a_task_that_is_not_registered_here_is_refused_at_import(tmp_path, monke
 
 
 @pytest.mark.parametrize("name", ["rows", *(pytest.param(name, marks=pytest.mark.slow) for name in ("value", "yes"))])
+@pytest.mark.slow
 def test_depth_takes_the_loss_of_the_run_and_labels_of_its_kind(name, tmp_path):
     arrays, task = CASES[name]
     run, _ = made(tmp_path, arrays, task)

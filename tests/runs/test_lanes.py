@@ -116,6 +116,7 @@ def one_trace(monkeypatch):
     monkeypatch.setattr(module, "compile_multi_step", counted)
 
 
+@pytest.mark.slow
 def test_lanes_are_the_runs_of_their_values_by_one_program(base, one_trace):
     """float32, within rounding of constants that a run computes in float64."""
     small = changed(base, model=ModelSpec("resnet20_cifar", stage_sizes=(1,), widths=(4,)), data=DataConfig())

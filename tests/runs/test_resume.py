@@ -308,6 +308,7 @@ def floats():
     return images.astype(np.float32) / 255, labels
 
 
+@pytest.mark.slow
 def test_a_loss_spike_sends_the_run_back_and_it_recovers(bad_batch, tmp_path):
     """Every row is there once; the order differs from where it went back to on, and the network is not spoiled."""
     said = io.StringIO()

@@ -28,6 +28,7 @@ TINY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_depth_instruments_take_a_network_of_volumes(tmp_path):
     arrays = {"y": np.arange(COUNT) % 2, "meaning": np.array("volume")}
     run, _ = made(tmp_path, arrays, x=RNG.integers(0, 256, (COUNT, 4, 4, 4, 1), np.uint8))

@@ -53,6 +53,7 @@ def test_only_in_a_compilation_that_takes_long(capfd):
     assert capfd.readouterr().err.encode() == FIRST + b"one\ntwo\nthree\nfour\n"
 
 
+@pytest.mark.slow
 def test_a_process_that_was_started_meanwhile_holds_nobody_up_and_is_heard(capfd):
     with no_alarm(patience=0.0):
         time.sleep(0.2)

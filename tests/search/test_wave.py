@@ -129,6 +129,7 @@ def test_without_halving_all_have_the_whole_length(tmp_path):
 
 
 @pytest.mark.parametrize("dies_at", [3, *(pytest.param(call, marks=pytest.mark.slow) for call in (1, 2, 5))])
+@pytest.mark.slow
 def test_killed_anywhere_no_trial_is_lost_or_doubled(tmp_path, dies_at, save_at_once):
     """The same trials with the same values, seeds and measurements as without; what was told stays."""
     (tmp_path / "whole").mkdir()

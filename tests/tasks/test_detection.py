@@ -104,6 +104,7 @@ def test_gradients_are_finite_with_and_without_boxes(kind):
 
 
 @pytest.mark.parametrize("kind", ["fcos", "retinanet"])
+@pytest.mark.slow
 def test_what_is_true_everywhere_is_found_and_costs_little(kind):
     task, outputs = Detection(CLASSES, options=DetectionConfig(candidates=40, max_detections=6)), perfect(kind)
     both = jax.jit(lambda outputs: (task.train_sums(outputs, BATCH), task.eval_rows(outputs, BATCH)))

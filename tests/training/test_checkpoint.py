@@ -92,6 +92,7 @@ QUICK = {("auto", "unroll", 10), ("unroll", "auto", 10), ("auto", "auto", 4), ("
         for case in itertools.product(("auto", "scan", "unroll"), ("auto", "scan", "unroll"), (4, 10))
     ],
 )
+@pytest.mark.slow
 def test_any_execution_goes_on_with_the_state_of_any_other(tmp_path, written, read, blocks):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save("last", layered_state(written, blocks), NOTE)

@@ -32,6 +32,7 @@ def waves(dims, count, seed):
 
 
 @pytest.mark.parametrize("dims", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_learns_signals_of_any_dimension(dims):
     train, classes = waves(dims, 96, seed=0)
     test, _ = waves(dims, 64, seed=1)

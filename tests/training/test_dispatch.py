@@ -98,6 +98,7 @@ def test_a_chunk_has_the_passes_of_balanced_and_repeated_examples(mesh):
         (2, {"dtype": "float16", "dropout": 0.3}, {"loss_scaling": LossScaling(initial=2.0**24)}),  # at first too large
     ],
 )
+@pytest.mark.slow
 def test_the_same_numbers_as_single_calls(devices, choices, options):
     """Augmentation, dropout, averages, batch norm of each scope, accumulation, mixing, loss scale: all of it."""
     mesh, model = make_mesh(jax.devices()[:devices]), small_model(**choices)

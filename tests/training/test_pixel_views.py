@@ -27,6 +27,7 @@ def at_half(_variables, batch):
 
 @pytest.mark.parametrize("step", [of_pixels, at_half])
 @pytest.mark.parametrize("views", ["flip", "sliding"])
+@pytest.mark.slow
 def test_flips_and_windows_of_a_network_of_single_pixels_are_the_whole(step, views):
     found = predict_views(step, Segmentation(3), views)({}, {"image": jnp.asarray(IMAGES)})
     whole = jax.nn.log_softmax(step({}, {"image": jnp.asarray(IMAGES)}))

@@ -126,6 +126,7 @@ def test_members_start_as_the_states_of_their_keys():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.slow
 def test_a_rate_scale_is_a_learning_rate_for_every_optimizer(name):
     """Clipped, decayed, under warm-up and cosine: members at 4 and 1/2 times the rate against such runs."""
     scales, rng = (4.0, 0.5), np.random.default_rng(0)

@@ -261,6 +261,7 @@ def alone(mesh, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop_after", [10, *(pytest.param(step, marks=pytest.mark.slow) for step in (None, 3, 18))])
+@pytest.mark.slow
 def test_a_member_that_stops_early_and_its_best_are_those_of_its_own_run(mesh, step, alone, tmp_path, stop_after):
     """Also if the population is interrupted: before any has stopped, after one has, after two."""
     choices = {"plan": STOPPING, "evaluate": scored()}

@@ -68,6 +68,7 @@ FORMS = update._leaf_by_leaf, update._packed, update._vectors_packed
 
 
 @pytest.mark.parametrize("name", [pytest.param("sgd", marks=pytest.mark.slow), "frozen", "adamw"])
+@pytest.mark.slow
 def test_all_forms_give_the_same(name):
     params, stats, grads, new = a_state()
     tx = optimizer(name, params)

@@ -81,6 +81,7 @@ def assert_equal_or_beside(a, b):
         ("resnetv2_50", "timm", {"spatial_dims": 3}),
     ],
 )
+@pytest.mark.slow
 def test_round_trip_of_a_block_of_each_kind(name, format, choices):
     model = create_model(name, stage_sizes=(1, 1), widths=(8, 16), stem_width=8, num_classes=5, **choices)
     variables = random_variables(model, (32,) * model.config.spatial_dims + (3,))

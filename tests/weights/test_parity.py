@@ -51,6 +51,7 @@ def test_stored_reference(parity):
         ({"norm_eps": 1e-3, "norm_momentum": 0.99}, "train", ("logits", "grad", "stats")),
     ],
 )
+@pytest.mark.slow
 def test_another_network_does_not_pass(parity, choices, mode, figures):
     case = parity.CASES["transformers-tiny"]
     other = dataclasses.replace(case, choices={**case.choices, **choices})

@@ -74,8 +74,8 @@ def distinct() -> dict[ResNetConfig, str]:
 
 
 QUICK = {
-    "airbench94_cifar", "bit_r50x1", "ecaresnet26t", "fixup_resnet20_cifar", "nf_resnet20_cifar", "preact20_cifar",
-    "resnet18", "resnet20_cifar", "resnet26d", "resnet_ts", "resnext29_8x64d_cifar", "vdcnn9",
+    "ecaresnet26t", "fixup_resnet20_cifar", "nf_resnet20_cifar", "preact20_cifar",
+    "resnet18", "resnet20_cifar", "resnet_ts", "resnext29_8x64d_cifar", "vdcnn9",
 }  # fmt: skip
 ZOO = {name: config for config, name in distinct().items()}
 
