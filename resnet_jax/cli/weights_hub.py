@@ -1,4 +1,4 @@
-"""``resnet-jax weights list | fetch``: published weights by name."""
+"""``resnet-jax weights list | fetch | push | pull``: published weights by name, and runs as folders for a hub."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from resnet_jax.report.text import say
 VERBS = {
     "list": "published weights by name: network, size, accuracy, licence, checksum",
     "fetch": "NAME: published weights into the cache, compared with their checksum",
+    "push": "RUN_DIR FOLDER: a run as a folder for a model hub, with its card and checksums",
+    "pull": "FOLDER: such a folder as a run directory, compared with its checksums",
 }
 
 
@@ -41,6 +43,53 @@ class FetchOptions:
     via: Literal["auto", "url", "hub"] = "auto"
     """Where they lie at a URL and on the hub: from which (auto: the one of which a checksum is known)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+@dataclasses.dataclass(frozen=True)
+class PushOptions:
+    """Options of ``weights push``."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    """The run directory."""
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """The folder to write; upload it with the hub's own program (hf upload OWNER/NAME FOLDER)."""
+    licence: str
+    """Licence of the weights, as the hub writes it (apache-2.0, cc-by-4.0, ...)."""
+    card: bool = True
+    """Evaluate the run for a model card; --no-card where its images are not at hand."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+@dataclasses.dataclass(frozen=True)
+class PullOptions:
+    """Options of ``weights pull``."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """What `weights push` wrote, downloaded whole (hf download OWNER/NAME --local-dir FOLDER)."""
+    out: Path
+    """The run directory to write."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
+
+
+def _push(argv: list[str]) -> dict[str, Any]:
+    options = parse(PushOptions, argv, verb="weights push", about="Write a run as a folder for a model hub.")
+    from resnet_jax.deploy.hub_folder import push_run
+
+    console = console_for(options.common)
+    folder = push_run(
+        options.run_dir, options.folder, licence=options.licence, card=options.card, say=lambda line: say(console, line)
+    )
+    say(console, f"{options.run_dir} is {folder}; nothing was uploaded")
+    return {"folder": str(folder)}
+
+
+def _pull(argv: list[str]) -> dict[str, Any]:
+    options = parse(PullOptions, argv, verb="weights pull", about="Make a run directory of a folder from a hub.")
+    from resnet_jax.deploy.hub_folder import pull_run
+
+    run = pull_run(options.folder, options.out)
+    say(console_for(options.common), f"{options.folder} is now {run.path}")
+    return {"run_dir": str(run.path)}
 
 
 def _list(argv: list[str]) -> list[dict[str, Any]]:
@@ -89,4 +138,4 @@ def _fetch(argv: list[str]) -> dict[str, Any]:
 
 
 #: Sub-verb -> what runs it.
-RUN: dict[str, Callable[[list[str]], Any]] = {"list": _list, "fetch": _fetch}
+RUN: dict[str, Callable[[list[str]], Any]] = {"list": _list, "fetch": _fetch, "push": _push, "pull": _pull}

@@ -28,6 +28,7 @@ from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.runs.legacy_augment import with_old_fields
 from resnet_jax.runs.sizes import bring_to_size, describe_sizes
 from resnet_jax.runs.trained import TrainedRun, require_normalization
+from resnet_jax.runtime.paths import source_name
 from resnet_jax.tasks.facts import SAID_OF_KIND
 from resnet_jax.tasks.task import Task
 from resnet_jax.training.need import ANALYSIS, require_memory
@@ -98,7 +99,7 @@ def images_of_source(config: AnalysisConfig, spec: ModelSpec) -> tuple[Shown, Re
     model = build_model(run, found.card)
     records = materialize(_first(config, found.splits.train), geometry_of(data), training=False)
     images, labels = _normalized(records, model, found.card)
-    said = f"{config.batch} training images of {_short(source)} (seed {config.seed}), not augmented"
+    said = f"{config.batch} training images of {source_name(source)} (seed {config.seed}), not augmented"
     said = "; ".join((said, *found.splits.notes))
     if path := source.partition(":")[2]:
         said = said.replace(path, Path(path).name)
@@ -113,7 +114,7 @@ def images_of_run(config: AnalysisConfig, trained: TrainedRun, source: str | Non
     images, labels = _normalized(records, trained.model, trained.card)
     said = "; ".join((_said(config, chosen), *chosen.said, *describe_sizes(trained, sizes.seen)))
     for place in (trained.config.data.source, chosen.place):
-        said = said.replace(place, _short(place))
+        said = said.replace(place, source_name(place))
     return Shown(images, labels, said.replace(str(trained.path), trained.path.resolve().name))
 
 
@@ -150,11 +151,5 @@ def _said(config: AnalysisConfig, chosen: Chosen) -> str:
         whose = "of the run's own training images"
     else:
         part = "" if chosen.split == "all" else f"{chosen.split} "
-        whose = f"{part}images of {_short(chosen.place)}"
+        whose = f"{part}images of {source_name(chosen.place)}"
     return f"{config.batch} {whose} (seed {config.seed}), not augmented"
-
-
-def _short(source: str) -> str:
-    """Return a source without the folders of its path: a report may travel."""
-    kind, colon, path = source.partition(":")
-    return f"{kind}{colon}{Path(path).name}"

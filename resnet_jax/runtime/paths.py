@@ -35,6 +35,16 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def source_name(source: str) -> str:
+    """Return a source of data without the folders of its path: what travels names no folder of this machine.
+
+    >>> source_name("folder:/home/me/photos"), source_name("digits")
+    ('folder:photos', 'digits')
+    """
+    kind, colon, path = source.partition(":")
+    return f"{kind}{colon}{Path(path).name}"
+
+
 def identity(path: Path) -> tuple[int, int] | None:
     """Return what tells a file or directory from another one at the same path later; None if there is none.
 

@@ -19,6 +19,7 @@ from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.evaluate import RunEvaluation, evaluate_run
 from resnet_jax.runs.trained import TrainedRun, load_network, require_normalization
 from resnet_jax.runtime.cache import processor
+from resnet_jax.runtime.paths import source_name
 from resnet_jax.tasks.classification import Classification
 
 EXPORTED = (".onnx", ".jaxexport", ".jax")
@@ -85,6 +86,11 @@ class CardFacts:
     licence: str
     notes: tuple[str, ...]
 
+    @property
+    def evaluated(self) -> str:
+        """Return the images that the figures are of, in words, without the folders they lie in."""
+        return self.result.what.replace(self.result.place, source_name(self.result.place))
+
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
         calibrated = {"temperature": self.temperature, "fitted_on": self.fitted_on}
@@ -93,7 +99,7 @@ class CardFacts:
         return {
             "model": self.trained.config.model.name,
             "digest": self.digest,
-            "split": self.result.what,
+            "split": self.evaluated,
             "examples": self.result.examples,
             "metrics": [dataclasses.asdict(figure) for figure in self.figures],
             "classes": [dataclasses.asdict(each) for each in self.classes],

@@ -13,6 +13,7 @@ from resnet_jax.deploy.card.temperature import Calibration
 from resnet_jax.report.canvas import BLUE, VERMILION, new_figure
 from resnet_jax.report.depth_axes import INK, DepthFigure, percent_axis, plain
 from resnet_jax.report.depth_page import Page, Section, Table
+from resnet_jax.runtime.paths import source_name
 from resnet_jax.tasks.task import SHARES
 
 LIMITS = (
@@ -44,7 +45,7 @@ def markdown(card: CardFacts, page: str | None = "report.html") -> str:
     parts.append(_rows(("what", "value"), list(_data(card).items())))
     parts.append("## Recipe\n")
     parts.append(_rows(("option", "value"), list(_recipe(card).items())))
-    parts.append(f"## Figures: {_cell(card.result.what)}\n")
+    parts.append(f"## Figures: {_cell(card.evaluated)}\n")
     parts.append(
         _rows(
             ("metric", "value", "95 % interval", "how"),
@@ -159,7 +160,7 @@ def page(card: CardFacts) -> Page:
         unfolded=True,
     )
     sections = [
-        Section("Figures", f"Of {card.result.what}.", tables=[metrics, *([classes] if card.classes else [])]),
+        Section("Figures", f"Of {card.evaluated}.", tables=[metrics, *([classes] if card.classes else [])]),
         Section("Calibration", " ".join(_calibration(card)), figures=figures),
         Section("Speed and size", f"On {card.machine or 'this machine'}; it may have been busy.", tables=[forms]),
         Section("Data", tables=[_two_columns("Data", _data(card))]),
@@ -171,7 +172,7 @@ def page(card: CardFacts) -> Page:
     for figure in (headline, *[f for f in card.figures if f.name == card.trained.task.headline]):
         if figure is not None and figure.name == card.trained.task.headline:
             interval = _interval(figure.name, figure.low, figure.high)
-            summary.insert(0, f"{figure.name} {said(figure.name, figure.value)} ({interval}) of {card.result.what}.")
+            summary.insert(0, f"{figure.name} {said(figure.name, figure.value)} ({interval}) of {card.evaluated}.")
             break
     return Page(f"Model card: {name}", facts(card), summary, sections)
 
@@ -203,7 +204,7 @@ def _calibration(card: CardFacts) -> list[str]:
         return [f"Temperature {card.fitted_on}."]
     lines = [
         f"Expected calibration error (15 bins) {100 * card.before.ece:.2f} %, cross-entropy {card.before.loss:.4f}, "
-        f"of {card.result.what}."
+        f"of {card.evaluated}."
     ]
     if card.after is None or card.temperature is None:
         return [*lines, f"Temperature {card.fitted_on}."]
@@ -222,7 +223,7 @@ def _data(card: CardFacts) -> dict[str, str]:
     if geometry.image_size is not None:
         size += f", shorter side to {geometry.shorter_side} ({geometry.interpolation}), centre cut out"
     return {
-        "source": run.config.data.source if run.was_trained_here else "that of the imported weights",
+        "source": source_name(run.config.data.source) if run.was_trained_here else "that of the imported weights",
         "images": counts or "none of its own: imported",
         "classes": f"{len(data.class_names)}: {', '.join(data.class_names[:12])}"
         + (", ..." if len(data.class_names) > 12 else ""),
@@ -230,7 +231,7 @@ def _data(card: CardFacts) -> dict[str, str]:
         "input": size,
         "mean": " ".join(f"{value:.4f}" for value in data.mean),
         "std": " ".join(f"{value:.4f}" for value in data.std),
-        "evaluated on": f"{card.result.examples:,} images, {card.result.what}",
+        "evaluated on": f"{card.result.examples:,} images, {card.evaluated}",
     }
 
 
