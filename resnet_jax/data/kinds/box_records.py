@@ -12,6 +12,9 @@ from resnet_jax.data.example import Example, Field, Spec
 from resnet_jax.data.kinds.files import read_bytes, read_image
 from resnet_jax.errors import DataError
 
+LONGEST_SIDE = 2**31 - 1
+"""Pixels of a side of an image, as many as its size is kept in."""
+
 
 @dataclass(frozen=True)
 class ImageBoxes:
@@ -159,7 +162,7 @@ def box_records(
         cleaning: takes what was done.
 
     Raises:
-        DataError: numbers that are not finite.
+        DataError: numbers that are not finite, or images larger than any.
     """
     clean = {split: [_clipped(image, cleaning) for image in images] for split, images in splits.items()}
     most = max((len(boxes) for found in clean.values() for boxes, _, _ in found), default=0)
@@ -188,6 +191,10 @@ def _clipped(image: ImageBoxes, cleaning: Cleaning) -> tuple[np.ndarray, np.ndar
     if not np.isfinite(boxes).all():
         raise DataError(f"{image.annotation}: a box of {boxes[~np.isfinite(boxes).all(axis=1)][0].tolist()}")
     height, width = image.sides
+    if max(image.sides) > LONGEST_SIDE:
+        raise DataError(
+            f"{image.annotation}: an image of {height} x {width} pixels; a side has at most {LONGEST_SIDE:,}"
+        )
     clipped = np.clip(boxes, 0, [height, width, height, width])
     empty = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     reach = np.abs(clipped - boxes).max(axis=1, initial=0)

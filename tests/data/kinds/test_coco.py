@@ -106,6 +106,7 @@ def changed(**how):
         (changed(images=(1, {"file_name": "/etc/passwd"})), "leads out of"),
         (changed(images=(1, {"height": "12"})), "image 9: height is '12'"),
         (changed(images=(1, {"height": 0})), "image 9: 0 x 16 pixels"),
+        (changed(images=(1, {"width": 429496729610})), "an image of 12 x 429496729610 pixels; a side has at most"),
         (changed(categories=(1, {"id": 90})), "category 1: id 90 is that of 'zebra' already"),
         (changed(categories=(1, {"name": "zebra"})), "several categories are called zebra"),
         (changed(categories=(None, [])), "its list of categories is empty"),
