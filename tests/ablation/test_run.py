@@ -96,6 +96,7 @@ def test_a_cell_that_breaks_says_where_in_fault_json_as_a_run_does(whole):
     assert {block["block"] for block in fault["blocks"]} == {"stage1/block0"}
 
 
+@pytest.mark.slow
 def test_every_seed_is_the_training_run_of_that_seed(whole, tmp_path):
     """The same validation in every epoch and the same test as ``train`` with that seed, within float rounding."""
     out, result = whole

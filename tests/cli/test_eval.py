@@ -156,6 +156,7 @@ def lost(place, tmp_path):
     return tmp_path / "lost", save(tmp_path / "here.npz")
 
 
+@pytest.mark.slow
 def test_eval_reestimate_and_depth_find_data_that_moved(place, lost, command):
     run, here = lost
     status, _, err = command("eval", run)

@@ -60,6 +60,7 @@ def forgotten():
     forget()
 
 
+@pytest.mark.slow
 def test_what_a_file_registers_can_be_trained_and_is_not_imported_unasked(
     stripes, tmp_path, command, forgotten, monkeypatch
 ):

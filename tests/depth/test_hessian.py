@@ -55,6 +55,7 @@ def dense(model, variables, inputs, labels, blocks, train):
         *(pytest.param(*case, marks=SLOW) for case in ((True, "unroll"), (False, "unroll"), (True, "scan"))),
     ],
 )
+@pytest.mark.slow
 def test_eigenvalues_are_those_of_the_dense_hessian(train, execution):
     """Blocks in a loop have those of the same blocks one after the other."""
     model = network(stage_sizes=(2,))

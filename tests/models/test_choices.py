@@ -289,6 +289,7 @@ def test_logits_are_zero_at_first(choices):
         {"residual": "zero_gamma", "norm": "group"},
     ],
 )
+@pytest.mark.slow
 def test_silent_branches_at_first(choices):
     model, _, x = build(**choices)
     inside = captured(model, initialize(model, x), x)

@@ -44,6 +44,7 @@ ORIGINAL = [*(f"resnet{d}" for d in (18, 34, 50, 101, 152, 200)), *list_models("
 
 
 @pytest.mark.parametrize("name", [*ORIGINAL, "preact110_cifar", "preact1001_cifar", "fixup_resnet56_cifar"])
+@pytest.mark.slow
 def test_convolutions_and_classifier_add_up_to_the_name(name):
     """6n + 2 layers, or the ImageNet depth: projections and norms are not counted."""
     params = abstract_variables(create_model(name, execution="unroll"), (32, 32, 3))["params"]

@@ -29,6 +29,7 @@ def parts(x, kernel, bias, skip):
     return jax.nn.relu(skip + (ops.conv(x, kernel, **WINDOW) + jnp.reshape(bias, (1, 1, 1, -1))))
 
 
+@pytest.mark.slow
 def test_it_is_its_parts_in_either_form(form, operands):
     exact.close(jax.jit(layer)(*operands), parts(*operands))
     exact.close(layer(*operands), parts(*operands))

@@ -40,6 +40,7 @@ def by_definition(x: np.ndarray, rate: int, window: int, hop: int, bands: int) -
 
 
 @pytest.mark.parametrize(("window", "hop"), [(200, 80), (256, 128), (201, 67)])
+@pytest.mark.slow
 def test_it_is_the_definition_in_float64(window, hop):
     rng, time = np.random.default_rng(0), np.arange(1200) / 8000
     x = np.stack([np.sin(2 * np.pi * 440 * time) + 0.01 * rng.normal(size=1200), rng.normal(size=1200)])

@@ -88,6 +88,7 @@ ALONE = [pytest.param([name], marks=pytest.mark.slow, id=ascii(name)[:20]) for n
 
 
 @pytest.mark.parametrize("names", [*TOGETHER, *ALONE])
+@pytest.mark.slow
 def test_every_picture_of_a_run_is_drawn(tmp_path, names):
     """Warnings are errors here: a missing glyph, an axis without room."""
     name = " ".join(names)

@@ -253,6 +253,7 @@ def test_an_observer_that_there_is_not_is_refused_before_anything_is_written(tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_arrays_are_divided_trained_evaluated_and_needed_again(tmp_path):
     """As the same arrays in a file; others are refused, also when the run is finished."""
     dataset = load_dataset("digits").splits["all"]

@@ -65,6 +65,7 @@ def trained(photographs, tmp_path_factory):
         yield config, run_dir, said.getvalue()
 
 
+@pytest.mark.slow
 def test_train_says_them_and_keeps_them(trained):
     _, run_dir, said = trained
     for note in (*NOTES, MISFIT):

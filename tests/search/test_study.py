@@ -36,6 +36,7 @@ def finish(study, trial):
 @pytest.mark.parametrize(
     "sampler", ["tpe", pytest.param("random", marks=pytest.mark.slow), pytest.param("qmc", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_opened_again_it_proposes_what_it_would_have_proposed(tmp_path, sampler):
     (tmp_path / "a").mkdir()
     whole, cut = opened(tmp_path / "a", sampler=sampler, seed=3), opened(tmp_path, sampler=sampler, seed=3)

@@ -77,6 +77,7 @@ def test_metrics_are_those_of_each_task_alone_over_what_it_has():
     assert trained["size/loss"] == pytest.approx(metrics["size/loss"])
 
 
+@pytest.mark.slow
 def test_evaluation_in_batches_counts_padding_nowhere():
     batches = []
     for start in range(0, COUNT, 16):

@@ -82,6 +82,7 @@ def trained(kind: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "2d"])
+@pytest.mark.slow
 def test_the_numbers_are_those_of_a_replicated_state(kind):
     """To 1e-6: the compiler sums gradients in another order. (They were equal to the bit where it does not.)"""
     (state, metrics, _, gone), (plain, wanted, *_) = trained(kind), trained("replicated")

@@ -81,6 +81,7 @@ QUICK = {"dropped", "group"}
 @pytest.mark.parametrize(
     "case", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_compilers_cut(case):
     """What is dropped, running averages of every scope, probes, momentum: everything a step reads and writes."""
     options = CASES[case]

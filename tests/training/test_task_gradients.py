@@ -105,6 +105,7 @@ def cosine(a: Any, b: Any) -> float:
         pytest.param({"scaling": LossScaling(1024.0, 100)}, {}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_cosines_at_every_block_are_those_of_gradients_computed_one_by_one(options, choices):
     model: Any = network(**choices)
     task = Multitask(6, PARTS)

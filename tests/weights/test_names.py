@@ -201,6 +201,7 @@ def fitting(config: ResNetConfig) -> list[str]:
     return formats
 
 
+@pytest.mark.slow
 def test_formats_cover_the_named_networks_one_to_one():
     kinds = {reduced(name): name for name in list_models()}  # equal but for size
     assert len(kinds) > 20

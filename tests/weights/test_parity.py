@@ -33,6 +33,7 @@ def parity(monkeypatch):
     return importlib.import_module("compare")
 
 
+@pytest.mark.slow
 def test_stored_reference(parity):
     differences = parity.compare(parity.CASES["transformers-tiny"], parity.Reference(REFERENCE))
     assert sorted(differences) == ["eval", "train"]

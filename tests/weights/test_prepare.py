@@ -52,6 +52,7 @@ QUICK = ("groups", "pre", "scaled", "signals")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CHOICES]
 )
+@pytest.mark.slow
 def test_the_logits_are_those_of_the_network(name):
     model, variables, shape = built(**CHOICES[name])
     fast, prepared = prepare_for_inference(model, variables, shape)
