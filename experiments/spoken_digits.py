@@ -78,10 +78,15 @@ def main() -> None:
                           found["test_accuracy"], round(found["seconds"], 1))  # fmt: skip
                 rows.append(dict(zip(FIELDS, values, strict=True)))
                 print(rows[-1], flush=True)
-    with (given.out / "runs.csv").open("w", newline="") as stream:
+    file = given.out / "runs.csv"
+    if file.is_file():  # rows of other parts, networks and seeds stay
+        made = {(row["part"], row["network"], str(row["seed"])) for row in rows}
+        with file.open(newline="") as stream:
+            rows += [row for row in csv.DictReader(stream) if (row["part"], row["network"], row["seed"]) not in made]
+    with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, FIELDS)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(sorted(rows, key=lambda row: (row["part"], row["network"], int(row["seed"]))))
 
 
 if __name__ == "__main__":
