@@ -1,4 +1,4 @@
-"""The table of the shipped recipes: for a terminal, and for the README, whose table is this one."""
+"""The table of the shipped recipes: for a terminal, and for docs/recipes.md, whose table is this one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def readme_table() -> str:
-    """Return the README's table of recipes, in Markdown."""
+    """Return the table of docs/recipes.md, in Markdown."""
     rows = [HEADER, ("---",) * len(HEADER)]
     rows += [(f"`{name}`", *rest) for name, *rest in (cells(*row) for row in recipe_rows())]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows).replace("| --- ", "|---").replace("--- |", "---|")

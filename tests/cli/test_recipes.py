@@ -1,4 +1,4 @@
-"""The verb ``recipes``, the README's table, and recipes that are compared with what they promise."""
+"""The verb ``recipes``, and recipes that are compared with what they promise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 
 from resnet_jax.errors import UsageError
-from resnet_jax.runs.recipe_table import readme_table
 from resnet_jax.runs.recipes import list_recipes
 from tests.cli.conftest import last_json
 from tests.tools import TINY
-
-README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def test_the_table_has_every_recipe(command):
@@ -44,10 +41,6 @@ def test_one_in_full(command):
     assert row["config"]["train"]["length"] == "15 epochs"
     status, _, err = command("recipes", "digist")
     assert (status, "'digits'" in err, "`resnet-jax recipes` lists all" in err) == (2, True, True)
-
-
-def test_the_table_of_the_readme_is_the_recipes_own():
-    assert f"\n\n{readme_table()}\n\n" in README.read_text(encoding="utf-8")
 
 
 def recipe(folder: Path, expected: float) -> Path:
