@@ -6,4 +6,7 @@ that ``import resnet_jax`` costs little more than JAX and Flax themselves.
 
 import lazy_loader
 
+#: Written here and nowhere else; what is built takes it from here.
+__version__ = "0.1.0"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,7 @@
 """The public names, for type checkers; :mod:`lazy_loader` reads them here too."""
 
+__version__: str
+
 from .deploy.pretrained import create_model as create_model, load_weights as load_weights
 from .models import (
     ModelSpec as ModelSpec,

@@ -127,8 +127,9 @@ def peers_folder() -> Path:
     Raises:
         UsageError: this is an installed package, which has none.
     """
-    folder = Path(resnet_jax.__file__).parents[1] / "experiments" / "benchmarks" / "peers"
-    if not folder.is_dir():
+    checkout = Path(resnet_jax.__file__).parents[1]
+    folder = checkout / "experiments" / "benchmarks" / "peers"
+    if not ((checkout / "pyproject.toml").is_file() and folder.is_dir()):
         raise UsageError(
             "a comparison needs experiments/benchmarks/peers, which an installed package does not have: "
             "run it from a checkout of the repository"

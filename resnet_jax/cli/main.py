@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from resnet_jax import __version__
 from resnet_jax.cli.imports import FLAG, import_given
 from resnet_jax.cli.options import ANYWHERE, HELP
 from resnet_jax.cli.several import said_elsewhere, several_processes
@@ -168,9 +169,7 @@ def _dispatch(argv: list[str]) -> Any:
         )
         return None
     if "--version" in argv:
-        from importlib.metadata import version
-
-        print(version("resnet-jax"))
+        print(__version__)
         return None
     if argv[0] not in VERBS:
         raise unknown("verb", argv[0], VERBS)

@@ -28,7 +28,7 @@ class PlanOptions:
     """Devices to share the batch."""
     chips: str | None = None
     """Plan for these accelerators, which need not be there: v5e:4x4, v6e:2x2, v4:2x2x1, v5p:2x2x1 (a slice of TPUs),
-    h100, h200 or a100, with :N for several. It needs pip install 'resnet-jax[tpu]' or 'resnet-jax[cuda12]'."""
+    h100, h200 or a100, with :N for several. It needs the extra tpu or cuda12."""
     batch_per_chip: int | None = None
     """With chips: images of a step on each."""
     infer: bool = False

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from resnet_jax.errors import RunError
+from resnet_jax.runtime.distribution import install
 
 #: What the system says when there is no room, no permission, or something else in the way, and what would help.
 _HELP = {
@@ -72,7 +73,7 @@ def no_platform(error: BaseException) -> str:
         + (f" ({because})" if because else "")
         + f"; this machine and installation have: {listed}. Unset JAX_PLATFORMS to take the best of them"
         + (f", or set JAX_PLATFORMS={there[0]}" if there else "")
-        + ". GPUs need an extra (uv run --extra cuda12 resnet-jax ..., or cuda13), TPUs --extra tpu"
+        + f". GPUs need the extra cuda12 or cuda13, TPUs the extra tpu: {install('cuda12')}"
     )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import DataError, nearest
+from resnet_jax.runtime.distribution import install
 
-INSTALL = "pip install 'resnet-jax[tf]'"
+INSTALL = install("tf")
 """What brings TensorFlow, for the sets whose own code needs it."""
 
 

@@ -20,13 +20,13 @@ key                               value
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from resnet_jax import __version__
 from resnet_jax.errors import DataError, UsageError
 from resnet_jax.models.digest import params_digest
 from resnet_jax.runs.trained import TrainedRun, class_names_of
@@ -138,7 +138,7 @@ class Metadata:
             _plain(_task_note(trained, classes)),
             licence,
             params_digest(trained.variables["params"], trained.variables.get("batch_stats", {})),
-            f"resnet_jax {importlib.metadata.version('resnet-jax')}",
+            f"resnet_jax {__version__}",
         )
 
     def as_texts(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from resnet_jax.errors import UsageError
+from resnet_jax.runtime import distribution
 
 #: Package -> what it imports to report its use over the network, and does without where that is missing. OpenVINO
 #: does so when it is imported, by a forked process, which JAX warns of; ours neither reports nor forks.
@@ -22,7 +23,7 @@ def package(name: str, purpose: str, install: str | None = None) -> ModuleType:
     Args:
         name: of the module, such as ``onnxruntime``.
         purpose: what it is needed for, such as ``--format onnx``.
-        install: what ``pip install`` takes, if that is not the module's name.
+        install: what the package is called where it is installed from, if that is not the module's name.
 
     Raises:
         UsageError: it is not installed; it says how to.
@@ -41,7 +42,9 @@ pip install no_such_package
         wanted = install or name
         missing = isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]
         said = "which is not installed" if missing else f"and importing it failed ({error})"
-        raise UsageError(f"{purpose} needs the package {wanted}, {said}: pip install {wanted}") from error
+        extra = distribution.EXTRA_OF.get(name)
+        how = distribution.install(extra) if extra else f"pip install {wanted}"
+        raise UsageError(f"{purpose} needs the package {wanted}, {said}: {how}") from error
 
 
 def is_installed(name: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from resnet_jax.errors import UsageError
 from resnet_jax.report.own_thread import OwnThread
+from resnet_jax.runtime.distribution import install
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.registry import Registry
 from resnet_jax.training.cadence import Ticker
@@ -108,8 +109,7 @@ class _Tracked(Scalars):
             self._tracker: Any = importlib.import_module(self.package)
         except ImportError as error:
             raise UsageError(
-                f"train.observers {self.package} needs a package that is not installed: pip install "
-                f'"resnet-jax[{self.package}]"'
+                f"train.observers {self.package} needs a package that is not installed: {install(self.package)}"
             ) from error
         self._run: Any = None
         self._thread: OwnThread | None = None

@@ -250,7 +250,7 @@ def _target(
         "normalization": describe_normalization(model, variables, train),
         "updates": facts["updates"],
         "computed in": f"{network.dtype}, execution {network.execution}, remat {network.remat}",
-        "versions": ", ".join(f"{name} {packages[name]}" for name in ("resnet-jax", "jax", "flax") if packages[name]),
+        "versions": ", ".join(f"{name} {packages[name]}" for name in ("resnet_jax", "jax", "flax") if packages[name]),
         "device": environment["devices"][0],
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -49,6 +48,7 @@ from resnet_jax.runs.kept import MISSING, Kept, different_fields, read_object, w
 from resnet_jax.runs.links import check_links
 from resnet_jax.runs.other_input import MOST_SIDE, OtherInput
 from resnet_jax.runs.recipes import list_recipes, load_recipe, parse_config
+from resnet_jax.runtime.distribution import versions
 from resnet_jax.runtime.events import EventLog
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.lock import Held, locked
@@ -57,7 +57,7 @@ from resnet_jax.tasks.facts import TargetFacts
 
 _log = logging.getLogger(__name__)
 
-PACKAGES = ("resnet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("resnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,16 +369,10 @@ def describe_environment() -> dict[str, Any]:
     """Return versions and devices, for the record."""
     import jax
 
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     return {
         "python": sys.version.split()[0],
         "system": platform.platform(),
-        "packages": versions,
+        "packages": versions(PACKAGES),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
         "cpus": os.cpu_count(),

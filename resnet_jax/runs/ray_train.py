@@ -15,6 +15,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.runs.config import RunConfig, config_to_yaml
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.outcome import Summary
+from resnet_jax.runtime.distribution import install
 
 
 def fit_with_ray(
@@ -48,7 +49,7 @@ def fit_with_ray(
         from ray.train.v2.jax import JaxTrainer  # pyright: ignore[reportMissingImports]
         from ray.train.v2.jax.config import JaxConfig  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UsageError(f"this needs Ray (the extra ray: pip install 'resnet-jax[ray]'): {error}") from error
+        raise UsageError(f"this needs Ray, which cannot be imported ({error}): {install('ray')}") from error
 
     run = RunDirectory(Path(run_dir).absolute())
     gpus = platform == "cuda"

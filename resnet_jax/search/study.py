@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, assert_never
 import numpy as np
 
 from resnet_jax.errors import DamagedError, UsageError
+from resnet_jax.runtime.distribution import install
 from resnet_jax.search.allowance import Allowance
 from resnet_jax.search.halving import WHOLE, Mode, Rung, rank
 from resnet_jax.search.space import SEED, Space
@@ -102,10 +103,7 @@ def require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise UsageError(
-            "resnet-jax search needs Optuna, which is not installed: it is the extra search (uv sync --extra search, "
-            "or pip install 'optuna>=4.5')"
-        ) from error
+        raise UsageError(f"resnet-jax search needs Optuna, which is not installed: {install('search')}") from error
 
 
 class Study:

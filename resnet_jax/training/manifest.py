@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnet_jax.errors import DamagedError, RunError
+from resnet_jax.runtime.distribution import versions
 
 #: Version of the checkpoints that this package writes. Those of version 1 have no manifest.
 FORMAT = 2
@@ -154,7 +154,7 @@ def sync_folder(folder: Path) -> None:
 def stamped(kind: str, step: int, files: dict[str, tuple[int, str]], score: Score | None) -> Manifest:
     """Return a manifest of now, by the packages that are installed."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Manifest(kind, step, files, score, now, {name: _version(name) for name in _PACKAGES})
+    return Manifest(kind, step, files, score, now, versions(_PACKAGES))
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -265,13 +265,6 @@ def _require_file(path: Path, name: str) -> None:
 
 def _files_below(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def copy_verified(source: Path, target: Path, files: dict[str, tuple[int, str]]) -> None:

@@ -24,6 +24,7 @@ from resnet_jax.data.prepare import prepare
 from resnet_jax.data.tfds_builder import find_builder
 from resnet_jax.data.tfds_examples import PreparedExamples, _parse
 from resnet_jax.errors import DataError, UsageError
+from resnet_jax.runtime.distribution import install
 
 #: Sets of the catalogue with one class an image, in all the shapes that their features have.
 NAMES = (
@@ -348,7 +349,7 @@ def test_code_that_needs_tensorflow_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(DataError) as error:
         prepare("own", tmp_path)
     assert str(error.value) == (
-        "tfds:own: the code of this set needs TensorFlow, which is not installed: pip install 'resnet-jax[tf]', then "
+        f"tfds:own: the code of this set needs TensorFlow, which is not installed: {install('tf')}, then "
         f"again\n  resnet-jax data prepare own --data-dir {tmp_path}\nWhat was downloaded stays in {tmp_path}/downloads"
         "; reading the set needs no TensorFlow"
     )

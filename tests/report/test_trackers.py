@@ -146,7 +146,7 @@ def test_an_id_that_was_cut_is_made_again(tracker, tmp_path):
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_package_that_is_not_installed_is_named_with_what_installs_it(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UsageError, match=rf'train.observers {name} needs .* pip install "resnet-jax\[{name}\]"'):
+    with pytest.raises(UsageError, match=rf"train.observers {name} needs .* pip install 'resnet-flax\[{name}\]'"):
         make_observers([name])
 
 

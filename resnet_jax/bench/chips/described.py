@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_jax.bench.chips.table import Chips
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.runtime.distribution import install
 
 #: What keeps libtpu from looking for the machine it is on, and the CUDA plugin from asking for a driver.
 ENVIRONMENT = {
@@ -34,9 +35,7 @@ def missing(platform: str) -> str:
     if any(importlib.util.find_spec(package) is not None for package in packages):
         return ""
     kind = "TPUs" if platform == "tpu" else "NVIDIA GPUs"
-    return (
-        f"the compiler for {kind} is not installed: pip install 'resnet-jax[{extra}]'; it needs no {platform.upper()}"
-    )
+    return f"the compiler for {kind} is not installed: {install(extra)}; it needs no {platform.upper()}"
 
 
 def require_compiler(platform: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from resnet_jax.data.arrays import MOST_CHANNELS, on_devices
 from resnet_jax.data.kinds.files import read_bytes
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.distribution import install
 from resnet_jax.runtime.limits import too_much_unpacked
 from resnet_jax.runtime.plain_files import open_file
 from resnet_jax.runtime.plain_numpy import read_either
@@ -71,8 +72,8 @@ def _nifti(path: str) -> np.ndarray:
         import nibabel  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(
-            f"{path}: NIfTI is read by the package nibabel, which is not installed: pip install 'resnet-jax[volumes]'; "
-            "or save the volumes as .npy"
+            f"{path}: NIfTI is read by the package nibabel, which is not installed: {install('volumes')}; or save the "
+            "volumes as .npy"
         ) from error
     library: Any = nibabel
     try:

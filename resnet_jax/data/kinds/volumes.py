@@ -1,7 +1,7 @@
 """``volumes:PATH``: volumes (depth, height, width, channels) by class.
 
 ``PATH`` is a folder with one folder of ``.npy``, ``.npz`` or NIfTI files (``.nii``, ``.nii.gz``; needs
-``resnet-jax[volumes]``) a class, with splits or without (`class_files` has the layouts), read when asked; or an .npz
+``resnet-flax[volumes]``) a class, with splits or without (`class_files` has the layouts), read when asked; or an .npz
 file, which is that of ``npz:PATH`` with its inputs taken for volumes: MedMNIST's too. All volumes must have one shape:
 nothing is resampled, cropped or padded.
 """

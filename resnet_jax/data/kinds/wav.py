@@ -7,7 +7,7 @@ in the path by ``data.class_pattern``: ``'^([0-9]+)_'``. Where ``PATH`` has Spee
 Headers are read at opening: all sounds must have one sample rate and one number of channels; nothing is resampled or
 mixed. **Sounds of different lengths** end in zeros up to the longest of all splits; with ``data.signal_length`` they
 are brought to that length: shorter ones end in zeros, longer ones lose their end. FLAC and Ogg need
-``resnet-jax[audio]``.
+``resnet-flax[audio]``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.distribution import install
 from resnet_jax.runtime.limits import too_much_unpacked
 from resnet_jax.runtime.plain_files import open_file
 
@@ -155,7 +156,7 @@ def _with_soundfile(path: str, read: Any) -> Any:
     except ImportError as error:
         raise DataError(
             f"{path}: FLAC and Ogg are read by the package soundfile, which is not installed: "
-            "pip install 'resnet-jax[audio]'; or save the sounds as WAV"
+            f"{install('audio')}; or save the sounds as WAV"
         ) from error
     try:
         with open_file(path) as file:

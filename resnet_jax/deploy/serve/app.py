@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.metadata
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax import __version__
 from resnet_jax.deploy.packages import package
 from resnet_jax.deploy.serve.engine import Engine
 from resnet_jax.deploy.serve.heatmap import Heatmap, seen
@@ -189,7 +189,7 @@ class Service:
             },
             explains=self.heatmap is not None,
             drift=self._watch is not None,
-            version=importlib.metadata.version("resnet-jax"),
+            version=__version__,
         )
         return _response(about.model_dump_json())
 

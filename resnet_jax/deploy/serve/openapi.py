@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from resnet_jax import __version__
 from resnet_jax.deploy.serve.options import Limits
 from resnet_jax.deploy.serve.schema import Answer, Explanation, Failure, Health, Info, PixelRequest
 
@@ -66,7 +66,7 @@ def openapi(limits: Limits) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "resnet-jax serve",
-            "version": importlib.metadata.version("resnet-jax"),
+            "version": __version__,
             "description": "Names what is in images. Every error is JSON with status, code and message.",
         },
         "security": [{}, {"token": []}],

@@ -76,7 +76,7 @@ def test_the_table_is_whole_and_fits_into_100_columns(name):
 @pytest.mark.parametrize(("chips", "extra"), [("v5e:2x2", "tpu"), ("h100", "cuda12")])
 def test_without_the_compiler_it_says_what_to_install(monkeypatch, chips, extra):
     monkeypatch.setattr(described.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=rf"pip install 'resnet-jax\[{extra}\]'"):
+    with pytest.raises(UsageError, match=rf"pip install 'resnet-flax\[{extra}\]'"):
         plan_chips(Request(Workload(ModelSpec("resnet20_cifar"), 8), chips))
 
 

@@ -105,7 +105,7 @@ def test_nifti_is_turned_to_one_orientation(tmp_path):
 
 def test_without_nibabel_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nibabel", None)
-    with pytest.raises(DataError, match=r"pip install 'resnet-jax\[volumes\]'"):
+    with pytest.raises(DataError, match=r"pip install 'resnet-flax\[volumes\]'"):
         read_volume(str(tmp_path / "x.nii.gz"))
 
 

@@ -116,7 +116,7 @@ def test_flac_gives_what_was_written(tmp_path):
 def test_without_soundfile_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     (tmp_path / "x.flac").write_bytes(b"fLaC")
-    with pytest.raises(DataError, match=r"pip install 'resnet-jax\[audio\]'"):
+    with pytest.raises(DataError, match=r"pip install 'resnet-flax\[audio\]'"):
         read_header(str(tmp_path / "x.flac"))
 
 
