@@ -15,12 +15,15 @@ it. Images are smooth random ones; both networks are the CIFAR ResNet with short
 | ``NET/grad_cam/LAYER`` | LayerGradCam with relu_attributions, (N, h, w), of stage2 and stage3 |
 | ``NET/grad_cam_pp/LAYER`` | the weighted sum after ReLU with GradCAMPlusPlus's weights, (N, h, w) |
 | ``NET/integrated_gradients``, ``NET/delta`` | 64 steps, gausslegendre, baseline 0: (N, side, side, 3), (N,) |
+| ``NET/float64/middle`` | the same in float64 with riemann_middle, whose weights are exact: float64 |
+| ``NET/float64/gausslegendre`` | the same in float64 (with weights that Captum rounds to float32), kept as float32 |
 | ``NET/occlusion`` | windows of a quarter of the side, at strides of an eighth, baseline 0: (N, side, side) |
 """
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -102,6 +105,11 @@ def explained(net: Net, images: torch.Tensor) -> dict[str, np.ndarray]:
         images, torch.zeros_like(images), targets, n_steps=STEPS, method="gausslegendre", return_convergence_delta=True
     )
     found["integrated_gradients"], found["delta"] = integrated.permute(0, 2, 3, 1), delta
+    wide, doubled = images.double(), copy.deepcopy(net).double()
+    for rule, dtype in (("middle", torch.float64), ("gausslegendre", torch.float32)):
+        method = "riemann_middle" if rule == "middle" else rule
+        precise = IntegratedGradients(doubled).attribute(wide, wide * 0, targets, n_steps=STEPS, method=method)
+        found[f"float64/{rule}"] = precise.permute(0, 2, 3, 1).to(dtype)
     window, stride = side // 4, side // 8
     occluded = Occlusion(net).attribute(
         images, sliding_window_shapes=(3, window, window), strides=(3, stride, stride), target=targets, baselines=0

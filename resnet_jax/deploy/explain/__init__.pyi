@@ -9,7 +9,11 @@ from .forward import (
 )
 from .gradcam import grad_cam as grad_cam
 from .gradcam_plus import grad_cam_plus_plus as grad_cam_plus_plus
-from .integrated import Attributions as Attributions, integrated_gradients as integrated_gradients
+from .integrated import (
+    Attributions as Attributions,
+    integrated_gradients as integrated_gradients,
+    integrated_gradients_within as integrated_gradients_within,
+)
 from .methods import METHODS as METHODS, Method as Method, Settings as Settings
 from .mistakes import Mistakes as Mistakes, find_mistakes as find_mistakes
 from .nearest import Neighbour as Neighbour, Neighbours as Neighbours

@@ -153,7 +153,9 @@ def _drawn(sheet: Sheet, out: Path, name: str) -> bytes:
 def _as_json(one: Explained, parts: tuple[str, ...]) -> dict[str, Any]:
     maps = {}
     for name, found in one.maps.items():
-        maps[name] = {} if found.completeness is None else {"completeness_error": _finite(found.completeness)}
+        maps[name] = {}
+        if found.completeness is not None:
+            maps[name] = {"completeness_error": _finite(found.completeness), "steps": found.steps}
         if found.deletion.size:
             maps[name] |= {
                 "deletion_auc": float(area(found.deletion[None])[0]),

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.augment import downscaled, normalize
-from resnet_jax.deploy.explain.forward import layers_of, probability, score
-from resnet_jax.deploy.explain.methods import METHODS, Settings, explain
+from resnet_jax.deploy.explain.forward import layers_of, network_inputs, probability
+from resnet_jax.deploy.explain.methods import METHODS, Settings, explain, integrated
 from resnet_jax.deploy.explain.perturbation import Curves, deletion_insertion, random_order
 from resnet_jax.deploy.explain.randomized import parts_of, randomization_check
 from resnet_jax.deploy.explain.stagewise import stage_activations
@@ -41,6 +40,7 @@ class Map:
         insertion: as they come.
         similarity: to the maps of the network with more and more of its weights randomized.
         completeness: of integrated gradients, how far their sum is from the change of the score, as a share of it.
+        steps: of integrated gradients, those that were taken.
     """
 
     values: np.ndarray
@@ -48,6 +48,7 @@ class Map:
     insertion: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     similarity: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     completeness: float | None = None
+    steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,6 +134,11 @@ class Explainer:
             raise unknown("head", self.head, parts)
         return parts[self.head].task.answer_names(parts[self.head].names)
 
+    def _target_name(self, index: int) -> str:
+        """Return what is explained in words: of several heads with the head's name first, as the answers have it."""
+        name = self.names[index] if index < len(self.names) else str(index)
+        return name if self.head is None or name == self.head else f"{self.head} {name}"
+
     def each(self, images: Sequence[tuple[str, np.ndarray, str]]) -> Iterator[Explained]:
         """Yield what is said of images: name, pixels as the network is given them, and what it is, in words."""
         size = min(BATCH, len(images))
@@ -145,7 +151,7 @@ class Explainer:
         trained, settings = self.trained, self.settings
         model, variables = trained.model, trained.variables
         card = trained.card
-        inputs = _prepared(jnp.asarray(raw), card.mean, card.std, card.downscale, model.config.dtype)
+        inputs = network_inputs(jnp.asarray(raw), card.mean, card.std, card.downscale, model.config.dtype)
         outputs = _outputs(model, variables, inputs)
         target = choose_target(self.task, outputs, self.wanted, self.head)
         likely = np.asarray(probability(model, variables, inputs, target))
@@ -154,6 +160,7 @@ class Explainer:
         if self.checks:
             random = random_order(model, variables, inputs, target, jax.random.key(settings.seed + 1))
         found = {name: self._maps(name, inputs, target, len(part)) for name in self.methods}
+        order = [layer for layer in layers_of(model) if layer in stages]  # a compiled function sorts them by name
         index = np.asarray(target.index)
         boxes = _boxes(self.task, outputs, target)
         pairs = self.task.predict(jax.tree.map(np.asarray, outputs), 5)
@@ -163,10 +170,10 @@ class Explainer:
                 name,
                 raw[row],
                 tuple((said[at] if at < len(said) else str(at), float(number)) for at, number in pairs[row][:5]),
-                self.names[index[row]] if index[row] < len(self.names) else str(index[row]),
+                self._target_name(int(index[row])),
                 float(likely[row]),
                 {method: maps[row] for method, maps in found.items()},
-                {stage: np.asarray(values[row]) for stage, values in stages.items()},
+                {stage: np.asarray(stages[stage][row]) for stage in order},
                 _row(random, row),
                 label,
                 None if boxes is None else tuple(boxes[row].tolist()),
@@ -178,28 +185,27 @@ class Explainer:
         model, variables = self.trained.model, self.trained.variables
 
         def compute(variables: Any) -> jax.Array:
+            if name == "integrated_gradients":
+                return integrated(model, variables, inputs, target, self.settings, refine=False).values.sum(axis=-1)
             return explain(name, model, variables, inputs, target, self.settings)
 
-        values = compute(variables)
-        complete: list[float | None] = [None] * count
+        complete: list[tuple[float, int] | tuple[None, None]] = [(None, None)] * count
         if name == "integrated_gradients":
-            empty = jnp.zeros_like(inputs)
-            wanted = score(model, variables, inputs, target) - score(model, variables, empty, target)
-            sums = values.sum(axis=tuple(range(1, values.ndim)))
-            complete = [float(each) for each in np.abs((sums - wanted) / wanted)[:count]]
+            found = integrated(model, variables, inputs, target, self.settings)
+            values = found.values.sum(axis=-1)
+            errors, steps = np.asarray(found.relative_error), np.asarray(found.steps)
+            complete = [(float(errors[row]), int(steps[row])) for row in range(count)]
+        else:
+            values = compute(variables)
         if not self.checks:
-            return [Map(np.asarray(values[row]), completeness=complete[row]) for row in range(count)]
+            empty = np.zeros(0)
+            return [Map(np.asarray(values[row]), empty, empty, empty, *complete[row]) for row in range(count)]
         curves = deletion_insertion(model, variables, inputs, target, values)
         alike = randomization_check(compute, variables, self.parts, jax.random.key(self.settings.seed))
         return [
-            Map(np.asarray(values[row]), *_row(curves, row), alike.values[:, row], complete[row])
+            Map(np.asarray(values[row]), *_row(curves, row), alike.values[:, row], *complete[row])
             for row in range(count)
         ]
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _prepared(images: jax.Array, mean: Any, std: Any, downscale: int, dtype: str) -> jax.Array:
-    return downscaled(normalize(images, mean, std, jnp.dtype(dtype)), downscale)
 
 
 @functools.partial(jax.jit, static_argnums=0)

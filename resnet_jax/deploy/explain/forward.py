@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax import ops
+from resnet_jax.data.augment import downscaled, normalize
 from resnet_jax.deploy.explain.targets import Target, as_target
 from resnet_jax.errors import unknown
 from resnet_jax.models import paths
@@ -112,7 +113,7 @@ def input_gradient(
         return scores.sum(), scores
 
     gradients, scores = jax.grad(total, has_aux=True)(images)
-    return scores, gradients.astype(jnp.float32)
+    return scores, gradients.astype(ops.at_least_float32(gradients.dtype))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -125,6 +126,14 @@ def score(model: nn.Module, variables: Mapping[str, Any], images: Array, target:
 def probability(model: nn.Module, variables: Mapping[str, Any], images: Array, target: Any) -> Float[Array, " n"]:
     """Return the target's probability for every image, (N,); see :meth:`.Target.probability`."""
     return as_target(target).probability(model.apply(variables, images, train=False))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def network_inputs(
+    images: Array, mean: tuple[float, ...], std: tuple[float, ...], downscale: int, dtype: str
+) -> Float[Array, "n *sides c"]:
+    """Return images (N, *sides, C), as they are stored, as the network takes them: normalized and made smaller."""
+    return downscaled(normalize(images, mean, std, jnp.dtype(dtype)), downscale)
 
 
 def upsampled(maps: Float[Array, " n *sides"], sides: Sequence[int]) -> Float[Array, " n *out"]:

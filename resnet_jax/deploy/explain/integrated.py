@@ -13,10 +13,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax.deploy.explain.forward import input_gradient, score
-from resnet_jax.deploy.explain.targets import as_target
+from resnet_jax.deploy.explain.targets import Target, as_target
 from resnet_jax.errors import UsageError
 
-STEPS = 64
+STEPS, MOST_STEPS = 64, 1024
+TOLERANCE = 0.01
 Quadrature: TypeAlias = Literal["midpoint", "gauss_legendre"]
 """Where the gradient is taken: in the middle of equal parts of the way, or at the points of a Gauss-Legendre sum."""
 
@@ -25,14 +26,16 @@ class Attributions(NamedTuple):
     """What every value of an image adds to the score.
 
     Attributes:
-        values: float32 (N, *sides, C), positive where it raises the score.
+        values: (N, *sides, C), positive where it raises the score; float32, or float64 of a network in float64.
         difference: the score of the image minus that of the baseline, (N,), which the values should add up to.
         error: their sum minus that difference, (N,).
+        steps: parts of the way from the baseline to the image, int32 (N,).
     """
 
     values: Array
     difference: Array
     error: Array
+    steps: Array
 
     @property
     def relative_error(self) -> Array:
@@ -57,9 +60,9 @@ def integrated_gradients(
               \sum_i a_i = f(x) - f(b)
 
     M. Sundararajan et al. 2017, *Axiomatic Attribution for Deep Networks* (arXiv 1703.01365, equation 1). The integral
-    is a sum over ``steps`` points, and the second equation, completeness, holds up to ``error``. The gradient of a ReLU
-    network jumps along the way, so that a Gauss-Legendre sum (Captum's default) has no advantage: see
-    docs/explain.md for how far either is from the integral.
+    is a sum over ``steps`` points, and the second equation, completeness, holds up to ``error``.
+    The gradient of a ReLU network jumps along the way, so that a Gauss-Legendre sum (Captum's default) has no
+    advantage: see docs/explain.md. :func:`.integrated_gradients_within` takes as many steps as an error needs.
 
     Args:
         model: the network.
@@ -67,7 +70,7 @@ def integrated_gradients(
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
         baseline: an image without content, that broadcasts to the images: 0 is the mean of the training images.
-        steps: points of the sum.
+        steps: parts of the way.
         rule: how they are chosen.
 
     Raises:
@@ -76,9 +79,9 @@ def integrated_gradients(
     if steps < 1:
         raise UsageError(f"integrated gradients need 1 step or more, got {steps}")
     target = as_target(target)
-    images = images.astype(jnp.float32)
-    base = jnp.broadcast_to(jnp.asarray(baseline, jnp.float32), images.shape)
-    points = tuple(jnp.asarray(each, jnp.float32) for each in _points(steps, rule))
+    images = images.astype(images.dtype if images.dtype == jnp.float64 else jnp.float32)
+    base = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
+    points = tuple(jnp.asarray(each, images.dtype) for each in _points(steps, rule))
 
     def add(total: Array, point: tuple[Array, ...]) -> tuple[Array, None]:
         at, weight = point
@@ -86,9 +89,93 @@ def integrated_gradients(
         return total + weight * gradient, None
 
     mean, _ = jax.lax.scan(add, jnp.zeros_like(images), points)
-    values = mean * (images - base)
-    difference = score(model, variables, images, target) - score(model, variables, base, target)
-    return Attributions(values, difference, values.sum(axis=tuple(range(1, values.ndim))) - difference)
+    values, difference = mean * (images - base), _difference(model, variables, images, base, target)
+    return Attributions(values, difference, _total(values) - difference, jnp.full(len(images), steps, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps", "most"))
+def integrated_gradients_within(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Float[Array, "n *sides c"],
+    target: Any,
+    tolerance: Any = TOLERANCE,
+    baseline: Any = 0.0,
+    *,
+    steps: int = STEPS,
+    most: int = MOST_STEPS,
+) -> Attributions:
+    r"""Return integrated gradients that add up to the change of the score within a relative error, where steps suffice.
+
+    A sum over the middles of n parts of the way, M_n, is followed by sums by trapezoids, T, of twice the parts before,
+    for which all gradients are used again:
+
+    .. math:: T_{2n} = (M_n + T_n) / 2, \qquad T_{4n} = (T_{2n} + M_{2n}) / 2, \qquad \ldots
+
+    An image that is within the tolerance keeps its values, whatever the others of the batch need; the time of a batch
+    is that of the image with most steps.
+
+    Args:
+        model: the network.
+        variables: its own.
+        images: normalized, (N, *sides, C).
+        target: a :class:`.Target`, or classes (N,).
+        tolerance: largest ``relative_error``, a number or one of every image (N,); infinity: ``steps`` and no more.
+        baseline: as of :func:`integrated_gradients`.
+        steps: parts of the way to begin with.
+        most: after which it ends, within the tolerance or not.
+
+    Raises:
+        UsageError: fewer than 1 step, or fewer at most than at first.
+    """
+    if not 1 <= steps <= most:
+        raise UsageError(f"integrated gradients need 1 step or more and at most {most}, got {steps}")
+    target = as_target(target)
+    images = images.astype(images.dtype if images.dtype == jnp.float64 else jnp.float32)
+    base = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
+    difference = _difference(model, variables, images, base, target)
+
+    def mean(parts: Array, ends: Array) -> Array:
+        """Average gradients over the ends of parts, of which the outer two count half, or over their middles."""
+
+        def add(i: Array, total: Array) -> Array:
+            at = (i + jnp.where(ends, 0.0, 0.5)).astype(images.dtype) / parts.astype(images.dtype)
+            weight = jnp.where(ends & ((i == 0) | (i == parts)), 0.5, 1.0).astype(images.dtype)
+            return total + weight * input_gradient(model, variables, base + at * (images - base), target)[1]
+
+        count = parts + ends.astype(parts.dtype)
+        return jax.lax.fori_loop(0, count, add, jnp.zeros_like(images)) / parts.astype(images.dtype)
+
+    def refined(state: tuple[Array, Attributions]) -> tuple[Array, Attributions]:
+        level, known = state
+        parts = steps * 2 ** jnp.maximum(level - 1, 0)
+        values = mean(parts, level == 1) * (images - base)
+        values = jnp.where(level == 0, values, (known.values + values) / 2)
+        reached = jnp.full_like(known.steps, steps * 2**level)
+        found = Attributions(values, difference, _total(values) - difference, reached)
+        done = known.relative_error <= tolerance
+
+        def kept(old: Array, new: Array) -> Array:
+            return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
+
+        return level + 1, jax.tree.map(kept, known, found)
+
+    def unfinished(state: tuple[Array, Attributions]) -> Array:
+        level, known = state
+        return (level == 0) | ((steps * 2**level <= most) & ~(known.relative_error <= tolerance).all())
+
+    unknown = Attributions(
+        jnp.zeros_like(images), difference, jnp.full_like(difference, jnp.nan), jnp.zeros(len(images), jnp.int32)
+    )
+    return jax.lax.while_loop(unfinished, refined, (jnp.int32(0), unknown))[1]
+
+
+def _difference(model: nn.Module, variables: Any, images: Array, base: Array, target: Target) -> Array:
+    return score(model, variables, images, target) - score(model, variables, base, target)
+
+
+def _total(values: Array) -> Array:
+    return values.sum(axis=tuple(range(1, values.ndim)))
 
 
 def _points(steps: int, rule: Quadrature) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,18 @@ from jaxtyping import Array, Float
 from resnet_jax.deploy.explain.forward import FINAL, upsampled
 from resnet_jax.deploy.explain.gradcam import grad_cam
 from resnet_jax.deploy.explain.gradcam_plus import grad_cam_plus_plus
-from resnet_jax.deploy.explain.integrated import STEPS, integrated_gradients
+from resnet_jax.deploy.explain.integrated import (
+    MOST_STEPS,
+    STEPS,
+    TOLERANCE,
+    Attributions,
+    integrated_gradients_within,
+)
 from resnet_jax.deploy.explain.occluded import occlusion
 from resnet_jax.deploy.explain.smoothgrad import NOISE, SAMPLES, smooth_grad
 from resnet_jax.deploy.explain.targets import Target
 from resnet_jax.errors import unknown
-from resnet_jax.fields import AtLeast1, Positive
+from resnet_jax.fields import AtLeast1, NotNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +36,12 @@ class Settings:
     layer: str = FINAL
     """Whose map Grad-CAM and Grad-CAM++ look at: stem, stage1, ..., or final, what is pooled."""
     steps: AtLeast1 = STEPS
-    """Points between baseline and image of integrated gradients."""
+    """Parts of the way from baseline to image of integrated gradients: at first, see tolerance."""
+    tolerance: NotNegative = TOLERANCE
+    """Integrated gradients: the steps of an image are doubled until the sum of its map is so close to the change of the
+    score, as a share of it (0: they are not doubled)."""
+    most_steps: AtLeast1 = MOST_STEPS
+    """The most steps, within the tolerance or not."""
     samples: AtLeast1 = SAMPLES
     """Noisy copies of an image of SmoothGrad."""
     noise: Positive = NOISE
@@ -89,8 +100,17 @@ def _grad_cam_plus_plus(model: Any, variables: Any, images: Array, target: Targe
     return upsampled(grad_cam_plus_plus(model, variables, images, target, layer=settings.layer), images.shape[1:-1])
 
 
+def integrated(
+    model: Any, variables: Any, images: Array, target: Target, settings: Settings, *, refine: bool = True
+) -> Attributions:
+    """Return integrated gradients with these settings; without refinement of the steps it is the same program."""
+    tolerance = settings.tolerance if refine and settings.tolerance else float("inf")
+    most = max(settings.steps, settings.most_steps)
+    return integrated_gradients_within(model, variables, images, target, tolerance, steps=settings.steps, most=most)
+
+
 def _integrated(model: Any, variables: Any, images: Array, target: Target, settings: Settings) -> Array:
-    return integrated_gradients(model, variables, images, target, steps=settings.steps).values.sum(axis=-1)
+    return integrated(model, variables, images, target, settings).values.sum(axis=-1)
 
 
 def _smooth_grad(model: Any, variables: Any, images: Array, target: Target, settings: Settings) -> Array:

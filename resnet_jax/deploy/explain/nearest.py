@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.records import Records, Subset
+from resnet_jax.deploy.explain.forward import network_inputs
 from resnet_jax.errors import DataError, UsageError
-from resnet_jax.runs.features import Described, Embedder, features_of, find_images
+from resnet_jax.runs.features import Described, Embedder, Feature, features_of, find_images
+from resnet_jax.runs.shown_examples import is_unusual
+from resnet_jax.runs.sizes import bring_to_size
 from resnet_jax.runs.trained import TrainedRun
 
 #: Images of a data set that are compared; of more, evenly spaced ones.
 MOST = 20_000
+#: Images computed at a time.
+BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,8 +63,13 @@ class Neighbours:
         if len(records) > most:
             records = Subset(records, np.arange(most) * len(records) // most)
         self.records, self.class_names, self.split = records, described.class_names, split
-        self._embedder = Embedder(trained, buckets=(64,))
-        found = list(features_of(self._embedder, Described({split: records}, described.class_names)))
+        if is_unusual(trained.card.image_shape):
+            self._outputs = functools.partial(_pooled, trained)
+            found = list(_features(self._outputs, bring_to_size(trained, records)[0]))
+        else:
+            embedder = Embedder(trained, buckets=(BATCH,))
+            self._outputs = embedder.outputs
+            found = list(features_of(embedder, Described({split: records}, described.class_names)))
         self._index = np.array([index for index, each in enumerate(found) if each.values is not None], np.int64)
         if not len(self._index):
             raise DataError(f"no image of {source or trained.path} could be read: there is nothing to compare with")
@@ -67,8 +81,8 @@ class Neighbours:
         return len(self._index)
 
     def of(self, images: np.ndarray, count: int = 6) -> list[list[Neighbour]]:
-        """Return the nearest of each image (N, H, W, C) as the network takes it, the nearest first."""
-        similar = unit(self._embedder.outputs(images)) @ self._features.T
+        """Return the nearest of each image (N, *sides, C) as the network takes it, the nearest first."""
+        similar = unit(self._outputs(images)) @ self._features.T
         return [
             [self._neighbour(row, at) for at in best] for row, best in zip(similar, top(similar, count), strict=True)
         ]
@@ -81,6 +95,33 @@ class Neighbours:
         return Neighbour(
             name, self.class_names[label] if named else "", float(similar[at]), self.records[index]["image"]
         )
+
+
+def _features(outputs: Callable[[np.ndarray], np.ndarray], records: Records) -> Iterator[Feature]:
+    """Yield the features of signals, volumes and images of many bands, which are in memory."""
+    labels = np.asarray(records.labels)
+    for start in range(0, len(records), BATCH):
+        part = range(start, min(start + BATCH, len(records)))
+        values = outputs(np.stack([records[index]["image"] for index in part]))
+        for index, row in zip(part, values, strict=True):
+            yield Feature(records.describe(index), "", int(labels[index]) if labels.ndim == 1 else -1, row)
+
+
+def _pooled(trained: TrainedRun, images: np.ndarray) -> np.ndarray:
+    """Return the classifier's inputs, float32 (N, C), for inputs (N, *sides, C) of any rank."""
+    card, model, parts = trained.card, trained.model, []
+    size = min(BATCH, len(images))
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])  # one program for every batch
+        inputs = network_inputs(jnp.asarray(filled), card.mean, card.std, card.downscale, model.config.dtype)
+        parts.append(np.asarray(_features_of(model, trained.variables, inputs))[: len(part)])
+    return np.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features_of(model: Any, variables: Any, inputs: jax.Array) -> jax.Array:
+    return model.apply(variables, inputs, method="features")["pooled"].astype(jnp.float32)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

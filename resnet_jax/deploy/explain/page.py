@@ -16,7 +16,7 @@ from resnet_jax.deploy.explain.perturbation import area
 from resnet_jax.report.canvas import GREY, PALETTE, new_figure
 from resnet_jax.report.depth_axes import INK, WIDTH, DepthFigure, plain
 from resnet_jax.report.depth_page import Page, Section, Table, write_page
-from resnet_jax.report.heat import encode_png, enlarged, picture
+from resnet_jax.report.heat import encode_png, picture
 from resnet_jax.report.picture import Picture
 from resnet_jax.report.text import visible
 
@@ -127,17 +127,17 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
 
 
 def _caption(name: str, found: Map, one: Explained) -> str:
-    lines = [METHODS[name].says]
+    lines = [METHODS[name].says[:1].upper() + METHODS[name].says[1:] + "."]
     if found.deletion.size:
         deleted, inserted = (area(curve[None])[0] for curve in (found.deletion, found.insertion))
         by_chance = [area(curve[None])[0] for curve in one.random]
         lines.append(
-            f"deletion {deleted:.2f} (random {by_chance[0]:.2f}), insertion {inserted:.2f} ({by_chance[1]:.2f})"
+            f"Deletion {deleted:.2f} (random {by_chance[0]:.2f}), insertion {inserted:.2f} ({by_chance[1]:.2f})."
         )
-        warning = ": hardly depends on the weights" if found.similarity[-1] >= ALIKE else ""
-        lines.append(f"similarity with randomized weights {found.similarity[-1]:.2f}{warning}")
+        warning = ": it hardly depends on them" if found.similarity[-1] >= ALIKE else ""
+        lines.append(f"Similarity with randomized weights {found.similarity[-1]:.2f}{warning}.")
     if found.completeness is not None:
-        lines.append(f"completeness: sum off by {found.completeness:.1%}")
+        lines.append(f"Completeness: sum off by {found.completeness:.1%} after {found.steps} steps.")
     return "\n".join(lines)
 
 
@@ -192,9 +192,11 @@ def _strip(images: Sequence[np.ndarray]) -> bytes:
 
     tall, parts = 128, []
     for image in images:
-        shown = enlarged(image) if image.ndim == 3 and image.dtype == np.uint8 else np.zeros((tall, tall, 3), np.uint8)
+        shown = cv2.imdecode(np.frombuffer(picture(image, None), np.uint8), cv2.IMREAD_COLOR)
+        assert shown is not None
         wide = max(1, round(shown.shape[1] * tall / shown.shape[0]))
-        parts += [cv2.resize(shown, (wide, tall), interpolation=cv2.INTER_AREA), np.full((tall, 6, 3), 255, np.uint8)]
+        parts.append(cv2.resize(shown[..., ::-1], (wide, tall), interpolation=cv2.INTER_AREA))
+        parts.append(np.full((tall, 6, 3), 255, np.uint8))
     return encode_png(np.concatenate(parts[:-1], axis=1))
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from resnet_jax.errors import UsageError
+from resnet_jax.ops import at_least_float32
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.detection import Detection, box_scores
@@ -63,7 +64,7 @@ class Target:
         rows = jnp.arange(self.index.shape[0])
         if self.kind == "box":
             return place_scores(outputs)[rows, self.place, self.index].astype(jnp.float32)
-        values = outputs.astype(jnp.float32)
+        values = outputs.astype(at_least_float32(outputs.dtype))
         match self.kind:
             case "softmax":
                 return (jax.nn.softmax(values, axis=-1) if probability else values)[rows, self.index]
