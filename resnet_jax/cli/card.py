@@ -29,6 +29,10 @@ class CardOptions:
     """Images to fit the temperature on, in place of the run's own validation images."""
     licence: str = ""
     """Licence of the weights, as the hub writes it (apache-2.0, cc-by-4.0, ...)."""
+    forms: tuple[Path, ...] = ()
+    """Exported files to measure too, beside those that lie in the run directory."""
+    depth: bool = True
+    """Measure signals and gradients through depth, on images of the run's own training or of --source."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -40,7 +44,13 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     path = run_directory(options.run_dir)
     card = measure(
-        path, split=options.split, source=options.source, val_source=options.val_source, licence=options.licence
+        path,
+        split=options.split,
+        source=options.source,
+        val_source=options.val_source,
+        licence=options.licence,
+        forms=options.forms,
+        depth=options.depth,
     )
     written = write_card(card, options.out or path / "card")
     say(console_for(options.common), f"the card is {written}; with pictures {written.parent / 'report.html'}")

@@ -103,6 +103,16 @@ class Browser:
         node = (await self.call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
         await self.call("DOM.setFileInputFiles", nodeId=node, files=files)
 
+    async def drop(self, selector: str, files: list[str]) -> None:
+        """Drag files from outside of the browser onto an element, and let go."""
+        box = await self.run(
+            f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector({selector!r})"
+            ".getBoundingClientRect())"
+        )
+        for kind in ("dragEnter", "dragOver", "drop"):
+            data = {"items": [], "files": files, "dragOperationsMask": 1}
+            await self.call("Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=data)
+
     async def screenshot(self, path: str | Path) -> None:
         """Write a picture of the page."""
         found = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
