@@ -20,7 +20,8 @@ class CardOptions:
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory, or a name that `weights list` lists."""
     out: Path | None = None
-    """The folder to write README.md, report.html and card.json to (default: card in the run directory)."""
+    """The folder to write README.md, report.html and card.json to (default: card in the run directory; of weights by
+    name card-NAME here)."""
     split: str = "test"
     """The split that the figures are of; of another source, its own, or all."""
     source: str | None = None
@@ -52,6 +53,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         forms=options.forms,
         depth=options.depth,
     )
-    written = write_card(card, options.out or path / "card")
+    own = path / "card" if path == options.run_dir else Path(f"card-{options.run_dir}")
+    written = write_card(card, options.out or own)
     say(console_for(options.common), f"the card is {written}; with pictures {written.parent / 'report.html'}")
     return {"card": str(written), **card.to_json()}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.deploy.explain.methods import METHODS, Settings
 from resnet_jax.fields import AtLeast0, AtLeast1
@@ -21,7 +22,7 @@ class ExplainOptions:
     """Options of ``explain``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory."""
+    """The run directory, or a name that `weights list` lists."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")] = ()
     """Image files, folders, quoted patterns, or - for a list on standard input. None: examples of a split."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -69,7 +70,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     if options.out is None:
         raise UsageError("say where to write: resnet-jax explain RUN_DIR [IMAGE ...] --out DIR")
-    trained = prepared(load_run(options.run_dir, options.checkpoint), options.data, options.class_names)
+    trained = prepared(load_run(run_directory(options.run_dir), options.checkpoint), options.data, options.class_names)
     named = NamedImages(options.images, sys.stdin.buffer if LIST in options.images else ())
     result, failed = explain_run(trained, named if options.images else None, options, options.out)
     failures = Console(stderr=True)

@@ -45,7 +45,8 @@ def depth_section(found: DepthProfile | str | None) -> Section | None:
     if isinstance(found, str):
         return Section(title, f"Not measured: {found}.")
     depth = DepthAxis(found.stage)
-    text = f"One forward and one backward pass; images: {found.about['facts']['images']}."
+    said = found.about["facts"]["images"].split("; ")
+    text = f"One forward and one backward pass; inputs: {said[0]}, {said[-1]} each."
     figures = [
         draw.gradient_figure(depth, found.grad_norm, found.branch_grad_norm, found.skip_grad_norm),
         draw.activation_figure(depth, found.act_var, found.act_mean),

@@ -136,7 +136,7 @@ def measure(
         depth=measure_depth(trained, source) if depth else None,
         machine=machine(),
         licence=licence,
-        notes=(*result.said, *result.notes, *notes),
+        notes=tuple(dict.fromkeys((*result.said, *result.notes, *notes))),
     )
 
 
@@ -148,4 +148,10 @@ def _temperature(trained: TrainedRun, split: str, val_source: str | None) -> tup
         found = evaluate_run(trained, "all" if val_source else "val", source=val_source, logits=True)
     except ResNetJaxError as error:
         return None, f"not fitted: {error}"
-    return fit_temperature(*answers(found)), f"{found.examples:,} images, {found.what}"
+    logits, labels = answers(found)
+    if (logits.argmax(axis=1) == labels).all():
+        return None, (
+            f"not fitted: the network is right about all {found.examples:,} validation examples, so that they want it "
+            "surer without end"
+        )
+    return fit_temperature(logits, labels), f"{found.examples:,} examples, {found.what}"

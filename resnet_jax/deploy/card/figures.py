@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.deploy.card.intervals import bootstrap, wilson
-from resnet_jax.deploy.card.resampling import DRAWS, intervals
+from resnet_jax.deploy.card.resampling import DRAWS, EACH, intervals
 from resnet_jax.deploy.card.temperature import log_softmax
 from resnet_jax.runs.evaluate import RunEvaluation
 from resnet_jax.runs.trained import TrainedRun
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.tasks.contrastive import Contrastive
+from resnet_jax.tasks.task import SHARES, Task
 
 WILSON = "Wilson"
 COUNTED = {"accuracy": "correct", "top5": "top5"}
@@ -27,8 +28,6 @@ BY_CLASS = {
     "regression": {"R2": "r2", "RMSE": "rmse", "MAE": "mae"},
 }
 """Task -> head of a column -> what of its ``eval_details`` is in it."""
-DRAWN = {"ap50": "ap50 of a class", "map": "map of a class"}
-"""Of detection, where a class has the same metric as all together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +91,10 @@ def figures_of(trained: TrainedRun, result: RunEvaluation) -> Figures:
         result: with ``summands``, and of classification with ``logits``.
     """
     drawn, draws = intervals(trained.task, result)
-    how = f"bootstrap, {draws:,} draws" + (" of what is asked" if isinstance(trained.task, Contrastive) else "")
+    how = f"bootstrap, {draws:,} draws"
     found = []
     for name, value in result.metrics.items():
-        counts = _counted(result, name)
+        counts = _counted(trained.task, result, name)
         if counts is not None:
             found.append(Figure(name, value, *wilson(*counts), WILSON))
         else:
@@ -114,8 +113,13 @@ def _figure(name: str, value: float, interval: tuple[Any, Any] | None, how: str)
     return Figure(name, value, float(interval[0]), float(interval[1]), how)
 
 
-def _counted(result: RunEvaluation, name: str) -> tuple[int, int] | None:
-    """Return how many examples are right, of how many; None of a metric that is no share of examples."""
+def _counted(task: Task, result: RunEvaluation, name: str) -> tuple[int, int] | None:
+    """Return how many examples are right, of how many; None of a metric that is no share of examples.
+
+    Of pairs these are the queries, what they search stays as it is; ``class_recall1`` is a mean of two shares.
+    """
+    if isinstance(task, Contrastive) and name in SHARES and name != task.headline:
+        return round(result.metrics[name] * result.examples), result.examples
     above, _, last = name.rpartition("/")
     prefix = f"{above}/" if above else ""
     right = result.sums.get(prefix + COUNTED.get(last, "?"))
@@ -135,7 +139,7 @@ def _by_class(
     for place, name in enumerate(names):
         row = []
         for head, detail in columns.items():
-            low, high = drawn[DRAWN.get(detail, detail) if trained.task.kind == "detection" else detail]
+            low, high = drawn[f"{detail}{EACH}"]
             value = float(result.details[detail][place])
             row.append(_figure(head, value, (low[place], high[place]), how))
         found[name] = tuple(row)

@@ -29,6 +29,8 @@ Scores: TypeAlias = "Mapping[str, float | np.ndarray]"
 Statistic: TypeAlias = "Callable[[np.ndarray], Scores]"
 """``times`` (N,) -> the scores of these examples."""
 
+EACH = " of each"
+"""After the name of what is of every class, label or target."""
 DRAWS = 1000
 SEVERAL, FEW = 4000, 200
 """More examples than this are drawn less often where every draw counts all of them anew."""
@@ -79,7 +81,7 @@ def _anew(task: Task, rows: Mapping[str, Any]) -> Statistic:
         sums = {name: np.asarray(np.tensordot(times.astype(np.float64), each, 1)) for name, each in terms.items()}
         drawn = jax.tree.map(lambda each: each[index], kept)
         details = task.eval_details(sums, drawn, count)
-        arrays = {name: each for name, each in details.items() if isinstance(each, np.ndarray) and each.ndim == 1}
+        arrays = {f"{n}{EACH}": each for n, each in details.items() if isinstance(each, np.ndarray) and each.ndim == 1}
         return {**arrays, **task.eval_metrics(sums, drawn, count)}
 
     return scores
@@ -94,7 +96,7 @@ def _boxes(task: Detection, rows: Mapping[str, Any]) -> Statistic:
         by_class = np.stack([each.precisions(times) for each in matches], axis=1)
         means = by_class.mean(axis=0)
         metrics = {"ap50": mean_known(by_class[0]), "ap75": mean_known(by_class[at75]), "map": mean_known(means)}
-        return {**metrics, "ap50 of a class": by_class[0], "map of a class": means}
+        return {**metrics, f"ap50{EACH}": by_class[0], f"map{EACH}": means}
 
     return scores
 
