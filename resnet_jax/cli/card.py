@@ -20,7 +20,8 @@ class CardOptions:
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory, or a name that `weights list` lists."""
     out: Path | None = None
-    """The folder to write README.md, report.html and card.json to (default: card in the run directory)."""
+    """The folder to write README.md, report.html and card.json to (default: card in the run directory; of weights by
+    name card-NAME here)."""
     split: str = "test"
     """The split that the figures are of; of another source, its own, or all."""
     source: str | None = None
@@ -29,6 +30,10 @@ class CardOptions:
     """Images to fit the temperature on, in place of the run's own validation images."""
     licence: str = ""
     """Licence of the weights, as the hub writes it (apache-2.0, cc-by-4.0, ...)."""
+    forms: tuple[Path, ...] = ()
+    """Exported files to measure too, beside those that lie in the run directory."""
+    depth: bool = True
+    """Measure signals and gradients through depth, on images of the run's own training or of --source."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -40,8 +45,15 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     path = run_directory(options.run_dir)
     card = measure(
-        path, split=options.split, source=options.source, val_source=options.val_source, licence=options.licence
+        path,
+        split=options.split,
+        source=options.source,
+        val_source=options.val_source,
+        licence=options.licence,
+        forms=options.forms,
+        depth=options.depth,
     )
-    written = write_card(card, options.out or path / "card")
+    own = path / "card" if path == options.run_dir else Path(f"card-{options.run_dir}")
+    written = write_card(card, options.out or own)
     say(console_for(options.common), f"the card is {written}; with pictures {written.parent / 'report.html'}")
     return {"card": str(written), **card.to_json()}

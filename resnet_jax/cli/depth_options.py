@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.text import say
@@ -26,7 +27,8 @@ class TargetOptions:
     """What to analyse, with what, and where to write."""
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
-    """A network, as `resnet-jax models` names it, at its initialization; or a run directory."""
+    """A network, as `resnet-jax models` names it, at its initialization; a run directory; or published weights, as
+    `weights list` names them."""
     out: Path | None = None
     """Directory for arrays, figures and report.html (default: RUN_DIR/depth/VERB, or depth-NETWORK/VERB)."""
     force: bool = False
@@ -42,7 +44,7 @@ def find(options: TargetOptions, **more: Any) -> AnalysisTarget:
         options: as given.
         **more: for :func:`resnet_jax.runs.analysis.find_target`.
     """
-    target = find_target(options.target, options.config, **more)
+    target = find_target(str(_named(options.target)), options.config, **more)
     say(console_for(options.common), f"images  {target.facts['images']}")
     return target
 
@@ -76,8 +78,16 @@ def default_directory(target: str, verb: str) -> Path:
     """
     from resnet_jax.models.rows import MODELS
 
-    above = Path(f"depth-{target}") if target in MODELS else RunDirectory(Path(target)).looked
+    by_name = target in MODELS or not Path(target).exists()
+    above = Path(f"depth-{target}") if by_name and Path(target).name == target else RunDirectory(Path(target)).looked
     return above / verb
+
+
+def _named(target: str) -> str | Path:
+    """Return a network's name as it is; else a run directory, also of the name of published weights."""
+    from resnet_jax.models.rows import MODELS
+
+    return target if target in MODELS else run_directory(Path(target))
 
 
 def make_directory(out: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.errors import CheckError, UsageError
 from resnet_jax.fields import AtLeast1, Positive
@@ -32,8 +33,8 @@ class DriftOptions:
     """Options of ``drift``."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR|FILE")]
-    """A run directory, or a file that `resnet-jax export` wrote. Its reference is drift.npz in it, FILE.drift.npz
-    beside it."""
+    """A run directory, a name that `weights list` lists, or a file that `resnet-jax export` wrote. Its reference is
+    drift.npz in it, FILE.drift.npz beside it."""
     source: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="SOURCE")] = None
     """Images to compare with the reference: a folder, a file, a quoted pattern, or a data source (npz:PATH, ...)."""
     reference: str | None = None
@@ -70,8 +71,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     if options.watch is not None and (options.source is None or not Path(options.source).is_dir()):
         raise UsageError("--watch takes a folder: resnet-jax drift RUN_DIR FOLDER --watch 10")
     console, failures = console_for(options.common), Console(stderr=True)
-    engine = open_engine(options.run, (16,), checkpoint=options.checkpoint, data=options.data, watched=True)
-    path = reference_path(options.run)
+    run = run_directory(options.run)
+    engine = open_engine(run, (16,), checkpoint=options.checkpoint, data=options.data, watched=True)
+    path = reference_path(run)
     if options.reference is not None or not path.exists():
         reference = _made(options, engine, failures)
         reference.write(path)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.deploy.export import ExportConfig
 from resnet_jax.errors import UsageError
@@ -18,7 +19,7 @@ class ExportOptions:
     """Options of ``export``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory."""
+    """The run directory, or a name that `weights list` lists."""
     out: Path | None = None
     """The file to write. One that is there is replaced, but only by one that passed the check."""
     checkpoint: str | None = None
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     if options.out is None:
         raise UsageError("say where to write: resnet-jax export RUN_DIR --format onnx --out FILE")
-    exported = export_run(load_run(options.run_dir, options.checkpoint), options.out, options.how)
+    exported = export_run(load_run(run_directory(options.run_dir), options.checkpoint), options.out, options.how)
     console = console_for(options.common)
     say(console, f"{exported.path}: {options.how.format}, {exported.size / 2**20:.2f} MiB")
     for runtime, apart in exported.differences.items():

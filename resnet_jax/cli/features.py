@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.runs.images import ImagePreparation, prepared
 
@@ -19,7 +20,7 @@ class FeatureOptions:
     """Options of ``features``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory."""
+    """The run directory, or a name that `weights list` lists."""
     source: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE ...")] = ()
     """A data source (digits, folder:PATH, npz:PATH or tfds:NAME): all its splits, with labels. Or image files, folders,
     quoted patterns, - for a list on standard input. None: the run's own images, as it divided them."""
@@ -48,7 +49,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     if options.out is None:
         raise UsageError("say where to write: resnet-jax features RUN_DIR [SOURCE] --out FILE.npz")
-    trained = prepared(load_run(options.run_dir, options.checkpoint), options.data, None)
+    trained = prepared(load_run(run_directory(options.run_dir), options.checkpoint), options.data, None)
     embedder = Embedder(trained, options.part, (options.batch_size,))
     one = options.source[0] if len(options.source) == 1 else None
     described = find_images(trained, one) if len(options.source) < 2 else None

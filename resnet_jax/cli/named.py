@@ -13,9 +13,36 @@ def run_directory(given: Path) -> Path:
 
     Raises:
         DataError: the weights cannot be had, or are not what they should be.
+        UsageError: a word that is neither, but near to the name of weights, or the name of a network.
     """
     if given.exists() or len(given.parts) != 1:
         return given
     from resnet_jax.deploy.hub import run_path
+    from resnet_jax.weights.published import published
 
+    if (name := str(given)) not in published():
+        _suggest(name)
     return run_path(given, say=lambda line: print(line, file=sys.stderr))
+
+
+def _suggest(name: str) -> None:
+    """Raise an error that names the weights which may be meant; of a word that is like none do nothing."""
+    import difflib
+
+    from resnet_jax.errors import UsageError, either
+    from resnet_jax.models.rows import MODELS
+    from resnet_jax.weights.published import published
+
+    rows = published()
+    if name in MODELS:
+        weights = [row for row in rows if rows[row].model == name]
+        known = f"weights of it: {', '.join(weights[:4])}{', ...' if len(weights) > 4 else ''}" if weights else ""
+        raise UsageError(
+            f"{name} is a network without weights: name a run directory, or one of the weights that "
+            f"`resnet-jax weights list` lists{f'; {known}' if known else ''}"
+        )
+    if near := difflib.get_close_matches(name, rows, 3, 0.7):
+        raise UsageError(
+            f"{name} is no run directory, and no weights that `resnet-jax weights list` lists are called so; did you "
+            f"mean {either(near)}?"
+        )

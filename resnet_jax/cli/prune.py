@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, flags_last, parse
 from resnet_jax.cli.train import typed_values
 from resnet_jax.deploy.prune.how import HowToPrune
@@ -22,7 +23,7 @@ class PruneOptions:
     """Options of ``prune``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, trained or imported."""
+    """The run directory, trained or imported, or a name that `weights list` lists."""
     out: Path
     """The directory to write: with one ratio a run directory, with several one of each."""
     how: Annotated[HowToPrune, tyro.conf.arg(name="")] = dataclasses.field(default_factory=HowToPrune)
@@ -47,5 +48,5 @@ def run(argv: list[str]) -> dict[str, Any]:
     given, console = typed_values(options.config, words), console_for(options.common)
     from resnet_jax.deploy.prune.prune import prune
 
-    return prune(options.run_dir, options.out, options.how, given=given, console=console,
+    return prune(run_directory(options.run_dir), options.out, options.how, given=given, console=console,
                  tell=lambda line: say(console, line))  # fmt: skip

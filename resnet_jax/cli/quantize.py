@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.deploy.quantize.options import KINDS, Quantization
 from resnet_jax.fields import AtLeast1
@@ -18,7 +19,7 @@ class QuantizeOptions:
     """Options of ``quantize``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory."""
+    """The run directory, or a name that `weights list` lists."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx")] = None
     """The file to write; of several kinds each has its kind in the name."""
     how: Annotated[Quantization, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Quantization)
@@ -59,7 +60,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     if options.out is None:
         raise UsageError("say where to write: resnet-jax quantize RUN_DIR --out FILE.onnx")
     console = console_for(options.common)
-    trained = load_run(options.run_dir, options.checkpoint)
+    trained = load_run(run_directory(options.run_dir), options.checkpoint)
     tested = None
     if options.measure and (options.test_source is not None or trained.was_trained_here):
         tested = choose_images(trained, "test", options.test_source)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.deploy.serve.options import Batching, Limits
 from resnet_jax.fields import AtLeast1
@@ -20,7 +21,7 @@ class ServeOptions:
     """Options of ``serve``."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR|FILE")]
-    """A run directory, or a file that `resnet-jax export` wrote."""
+    """A run directory, a name that `weights list` lists, or a file that `resnet-jax export` wrote."""
     port: int = 8000
     """Where to listen; 0: a free one, which is printed."""
     host: str = "127.0.0.1"
@@ -68,13 +69,14 @@ def run(argv: list[str]) -> Any:
     limits = dataclasses.replace(options.limits, connections=allow_descriptors(options.limits))
     bound = bind(options.host, options.port)
     console = console_for(options.common)
-    watched = options.drift and reference_path(options.run).exists()
+    run = run_directory(options.run)
+    watched = options.drift and reference_path(run).exists()
     engine = open_engine(
-        options.run, options.batching.sizes, checkpoint=options.checkpoint, data=options.data,
+        run, options.batching.sizes, checkpoint=options.checkpoint, data=options.data,
         class_names=options.class_names, watched=watched,
     )  # fmt: skip
     metrics, log = Metrics(), AccessLog(sys.stderr if options.access_log == "json" else None)
-    watch = Watch(engine, reference_path(options.run), options.drift_window, metrics, log) if watched else None
+    watch = Watch(engine, reference_path(run), options.drift_window, metrics, log) if watched else None
     if options.drift and watch is None:
         say(console, f"No reference of images: `resnet-jax drift {options.run}` makes one, and drift is watched then")
     heatmap = heatmap_of(engine) if options.heatmap else None

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.cli import weights_hub as hub
+from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.data.transform import Interpolation
 from resnet_jax.errors import UsageError, unknown
@@ -57,7 +58,7 @@ class ExportOptions:
     """Options of ``weights export``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory."""
+    """The run directory, or a name that `weights list` lists."""
     format: str = "torchvision"
     """Whose names to use: torchvision, timm, cifar (akamaster's), transformers, pytorchcv or fixup."""
     out: Path = Path("model.safetensors")
@@ -70,7 +71,7 @@ class FoldOptions:
     """Options of ``weights fold``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, of a network with batch norm."""
+    """The run directory of a network with batch norm, or a name that `weights list` lists."""
     out: Path
     """The directory to write; it is then accepted wherever a run directory is."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
@@ -140,7 +141,7 @@ def _export(argv: list[str]) -> dict[str, Any]:
     options = parse(ExportOptions, argv, verb="weights export", about="Write weights under another library's names.")
     from resnet_jax.runs.export import export_weights
 
-    tensors = export_weights(options.run_dir, options.out, format=options.format)
+    tensors = export_weights(run_directory(options.run_dir), options.out, format=options.format)
     say(console_for(options.common), f"{tensors} tensors in {options.out}")
     return {"out": str(options.out), "tensors": tensors, "format": options.format}
 
@@ -149,6 +150,6 @@ def _fold(argv: list[str]) -> dict[str, Any]:
     options = parse(FoldOptions, argv, verb="weights fold", about="Fold batch norm into convolutions, for inference.")
     from resnet_jax.runs.foreign import fold_run
 
-    run = fold_run(options.run_dir, options.out)
+    run = fold_run(run_directory(options.run_dir), options.out)
     say(console_for(options.common), f"{options.run_dir} without batch norm is {run.path}")
     return {"run_dir": str(run.path), "folded_from": str(options.run_dir)}

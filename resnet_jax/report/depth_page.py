@@ -56,12 +56,22 @@ class Section:
         text: one paragraph, or "".
         figures: those that are empty are left out; pictures of pixels stand before the others, side by side.
         tables: each can be folded away.
+        points: sentences, as a list beneath the text.
+        code: lines to type or to run.
     """
 
     title: str
     text: str = ""
     figures: Sequence[DepthFigure | Picture] = ()
     tables: Sequence[Table] = ()
+    points: Sequence[str] = ()
+    code: str = ""
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The text, and which figures are left out."""
+        missing = ", ".join(figure.title for figure in self.figures if figure.empty)
+        return [each for each in (self.text, missing and f"Left out, having no values to draw: {missing}.") if each]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,9 +162,11 @@ def _section(section: Section, anchor: str) -> str:
     pictures = "\n".join(_picture(one) for one in shown if isinstance(one, Picture))
     figures = "\n".join(_figure(one) for one in shown if not isinstance(one, Picture))
     tables = "\n".join(_table(table, f"{anchor}-table-{index}") for index, table in enumerate(section.tables))
-    missing = [figure.title for figure in section.figures if figure.empty]
-    paragraphs = [section.text, f"Left out, having no values to draw: {', '.join(missing)}." if missing else ""]
-    text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs if paragraph)
+    text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in section.paragraphs)
+    if section.points:
+        text += '<ul class="summary">' + "".join(f"<li>{escape(point)}</li>" for point in section.points) + "</ul>"
+    if section.code:
+        text += f"<pre><code>{html.escape(section.code)}</code></pre>"
     grid = f'<div class="pictures">\n{pictures}\n</div>' if pictures else ""
     grid += f'<div class="figures">\n{figures}\n</div>' if figures else ""
     return f"""<section aria-labelledby="{anchor}">

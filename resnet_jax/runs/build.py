@@ -270,6 +270,7 @@ def build_evaluation(
     mesh: Devices,
     *,
     logits: bool = False,
+    summands: bool = False,
     views: Views = "none",
     unreadable_of: Callable[[Records], Unreadable | None] = lambda _: None,
 ) -> Callable[[Any, Records], Evaluation]:
@@ -281,10 +282,12 @@ def build_evaluation(
         card: its data.
         mesh: the devices.
         logits: whether to keep the outputs.
+        summands: whether to keep what is added up, of every example (:func:`.make_eval_step`).
         views: of every image, whose probabilities are averaged.
         unreadable_of: records -> what counts those that cannot be read; None where one stops.
     """
-    compiled = compile_eval_step(build_eval_step(config, model, card, logits=logits, views=views), mesh)
+    step = build_eval_step(config, model, card, logits=logits, summands=summands, views=views)
+    compiled = compile_eval_step(step, mesh)
     task = build_task(config, card)
 
     def evaluation(variables: Any, records: Records) -> Evaluation:
@@ -303,7 +306,13 @@ def build_evaluation(
 
 
 def build_eval_step(
-    config: RunConfig, model: ResNet, card: DatasetInfo, *, logits: bool = False, views: Views = "none"
+    config: RunConfig,
+    model: ResNet,
+    card: DatasetInfo,
+    *,
+    logits: bool = False,
+    summands: bool = False,
+    views: Views = "none",
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return the eval step of a run as a pure function; of views a crop has the size of the card's images."""
     step = make_eval_step(
@@ -311,6 +320,7 @@ def build_eval_step(
         task=build_task(config, card),
         preprocess=eval_preprocess(model, card),
         logits=logits,
+        summands=summands,
         views=views,
         crop=card.image_shape[0],
     )

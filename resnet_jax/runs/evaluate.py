@@ -91,6 +91,7 @@ def evaluate_run(
     source: str | None = None,
     data: Arrays | None = None,
     logits: bool = False,
+    summands: bool = False,
     views: Views = "none",
     coco: bool = False,
 ) -> RunEvaluation:
@@ -106,6 +107,8 @@ def evaluate_run(
         data: arrays in place of a source, ``(x, y)`` or any that :func:`resnet_jax.data.load_arrays` takes; those that
             a run was trained on are divided as it divided them.
         logits: also return the outputs of the network, in the order of the images.
+        summands: also return, in ``rows``, what is added up over the images, of each of them
+            (:data:`resnet_jax.training.step.SUMMAND`).
         views: test-time views: ``flip``: the mean over the image and its mirror image; ``flip_shift``: half of that,
             and half of these moved by a pixel either way; ``ten_crop``: over the corners and the centre of an image
             that is 1 / 0.875 times as large, and their mirror images. Probabilities are averaged; of regression,
@@ -136,6 +139,7 @@ def evaluate_run(
         trained.card,
         mesh,
         logits=logits,
+        summands=summands,
         views=views,
         unreadable_of=lambda _: unreadable,
     )

@@ -25,7 +25,13 @@ from resnet_jax.ops.boxes import clipped, decode, encode, from_distances, genera
 from resnet_jax.ops.nms import NO_BOX, best_boxes
 from resnet_jax.tasks.assignment import Assigned, by_overlap, by_place, centreness
 from resnet_jax.tasks.config import DetectionConfig, TaskConfig
-from resnet_jax.tasks.detection_ap import THRESHOLDS, ImageBoxes, average_precisions
+from resnet_jax.tasks.detection_ap import (
+    THRESHOLDS,
+    ImageBoxes,
+    RankedMatches,
+    average_precisions,
+    ranked_matches,
+)
 from resnet_jax.tasks.facts import TaskFacts
 from resnet_jax.tasks.registry import register_task, require_kind, require_outputs
 from resnet_jax.tasks.scores import mean_known
@@ -194,10 +200,12 @@ class Detection(TaskBase):
         more = ", ..." if len(missing) > 5 else ""
         return (f"{len(missing)} of {self.num_outputs} classes ({listed}{more}) have no boxes: means leave them out",)
 
+    def matches(self, rows: Mapping[str, np.ndarray], label: int) -> RankedMatches:
+        """Return which detections of a class are right, from :meth:`eval_rows` of all images."""
+        return ranked_matches(*_image_boxes(rows), label)
+
     def _precisions(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-        found = ImageBoxes(rows["found_boxes"], rows["found_labels"], scores=rows["found_scores"])
-        true = ImageBoxes(rows["boxes"], rows["box_label"], **{name: rows[name] for name in FLAGS if name in rows})
-        return average_precisions(found, true, self.num_outputs)
+        return average_precisions(*_image_boxes(rows), self.num_outputs)
 
     def mean_outputs(self, outputs: Any) -> Any:
         """Refuse it: the boxes of a mirrored or shifted image are elsewhere."""
@@ -220,6 +228,12 @@ class Detection(TaskBase):
         counts = (found["labels"] != NO_BOX).sum(axis=1)
         captions = [f"{count} box{'' if count == 1 else 'es'} of {self.threshold:g} or more" for count in counts]
         return {"boxes": found["boxes"], "box_label": found["labels"], "caption": np.array(captions)}
+
+
+def _image_boxes(rows: Mapping[str, np.ndarray]) -> tuple[ImageBoxes, ImageBoxes]:
+    """Return detections and true boxes of :meth:`Detection.eval_rows`."""
+    found = ImageBoxes(rows["found_boxes"], rows["found_labels"], scores=rows["found_scores"])
+    return found, ImageBoxes(rows["boxes"], rows["box_label"], **{name: rows[name] for name in FLAGS if name in rows})
 
 
 @functools.partial(jax.jit, static_argnums=0)

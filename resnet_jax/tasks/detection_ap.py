@@ -62,6 +62,53 @@ def average_precisions(found: ImageBoxes, true: ImageBoxes, classes: int) -> np.
     return np.stack([_of_class(found, true, label) for label in range(classes)], axis=1)
 
 
+@dataclasses.dataclass(frozen=True)
+class RankedMatches:
+    """The M detections of a class in N images, the best first, and which of them are right.
+
+    With these the average precision of images drawn again and again costs no matching of boxes.
+
+    Attributes:
+        image: of each detection, (M,).
+        right: bool (10, M), by threshold.
+        counted: bool (10, M): what takes an ignored box counts nowhere.
+        positives: true boxes that count, of each image, (N,).
+    """
+
+    image: np.ndarray
+    right: np.ndarray
+    counted: np.ndarray
+    positives: np.ndarray
+
+    def precisions(self, times: np.ndarray) -> np.ndarray:
+        """Return the average precision at each threshold, (10,), if image n is there ``times[n]`` times; else NaN.
+
+        An image that is there twice has each of its detections and boxes twice, one behind the other.
+        """
+        positives = int((times * self.positives).sum())
+        if not positives:
+            return np.full(len(THRESHOLDS), np.nan)
+        weights = times[self.image].astype(np.float64)
+        true = np.cumsum(self.right * weights, axis=1)
+        precision = true / (np.cumsum(self.counted * weights, axis=1) + np.spacing(1))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)
+        places = [np.searchsorted(each / positives, RECALLS, side="left") for each in true]
+        return np.take_along_axis(best, np.stack(places), axis=1).mean(axis=1)
+
+
+def ranked_matches(found: ImageBoxes, true: ImageBoxes, label: int) -> RankedMatches:
+    """Match the detections of a class with the true boxes, once for all draws of images."""
+    there = true.labels == label
+    ignored = there & (_flags(true.crowd, there) | _flags(true.difficult, there))
+    scores, right, left_out = _matched_class(found, true, label)
+    flat = scores.reshape(-1)
+    kept = np.flatnonzero(np.isfinite(flat))
+    order = kept[np.argsort(-flat[kept], kind="stable")]
+    hits, none = (each.reshape(len(THRESHOLDS), -1)[:, order] for each in (right, left_out))
+    return RankedMatches(order // scores.shape[1], hits, ~none, (there & ~ignored).sum(axis=1))
+
+
 def _of_class(found: ImageBoxes, true: ImageBoxes, label: int) -> np.ndarray:
     """Return the average precision at each threshold, (10,)."""
     there = true.labels == label
@@ -70,6 +117,14 @@ def _of_class(found: ImageBoxes, true: ImageBoxes, label: int) -> np.ndarray:
     positives = int((there & ~ignored).sum())
     if not positives:
         return np.full(len(THRESHOLDS), np.nan)
+    return _interpolated(*_matched_class(found, true, label), positives)
+
+
+def _matched_class(found: ImageBoxes, true: ImageBoxes, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores of the detections (N, D), the best first, and which are right and which left out, (10, N, D)."""
+    there = true.labels == label
+    crowd = there & _flags(true.crowd, there)
+    ignored = crowd | (there & _flags(true.difficult, there))
     assert found.scores is not None
     scores = np.where(found.labels == label, found.scores.astype(np.float64), -np.inf)
     order = np.argsort(-scores, axis=1, kind="stable")[:, : min(MOST, max((found.labels == label).sum(1).max(), 1))]
@@ -78,8 +133,7 @@ def _of_class(found: ImageBoxes, true: ImageBoxes, label: int) -> np.ndarray:
     places = np.argsort(~there, axis=1, kind="stable")[:, : max(there.sum(1).max(), 1)]
     kept = [np.take_along_axis(each, places, axis=1) for each in (there, ignored, crowd)]
     truth = np.take_along_axis(true.boxes, places[..., None], axis=1).astype(np.float64)
-    right, left_out = _matched(boxes, scores, truth, *kept)
-    return _interpolated(scores, right, left_out, positives)
+    return scores, *_matched(boxes, scores, truth, *kept)
 
 
 def _flags(flags: np.ndarray | None, like: np.ndarray) -> np.ndarray:

@@ -37,6 +37,8 @@ Preprocess = Callable[[jax.Array, Batch], "jax.Array | Batch"]
 TrainPreprocess = Callable[..., jax.Array | tuple[jax.Array, jax.Array] | Batch]
 
 _STATS = ["batch_stats"]
+#: Before the name of what an eval step adds up, where it is kept of every example.
+SUMMAND = "summand "
 
 
 def make_train_step(
@@ -267,6 +269,7 @@ def make_eval_step(
     loss: Loss | None = None,
     preprocess: Preprocess | None = None,
     logits: bool = False,
+    summands: bool = False,
     views: Views = "none",
     crop: int | None = None,
 ) -> Callable[[Mapping[str, Any], Batch], dict[str, Any]]:
@@ -280,6 +283,7 @@ def make_eval_step(
         loss: in its place, for classification: per example, ``(logits, labels) -> (N,)``.
         preprocess: as for :func:`make_train_step`.
         logits: whether to return the outputs of the network as well, as they are.
+        summands: whether ``rows`` also have what is added up, of every example, as :data:`SUMMAND` and its name.
         views: of every image; what the network says of them is averaged as the task does.
         crop: side of the crops that are taken of larger images, pixels.
 
@@ -301,11 +305,15 @@ def make_eval_step(
             counted = mask.reshape(-1, *(1,) * (values.ndim - 1))
             return jnp.sum(jnp.where(counted, values, jnp.zeros((), values.dtype)), axis=0)
 
+        terms = task.eval_sums(outputs, batch)
+        rows = {**task.eval_rows(outputs, batch), **({"logits": outputs} if logits else {})}
+        if summands:
+            rows |= {f"{SUMMAND}{name}": each for name, each in terms.items()}
         return {
             "loss_sum": unmasked_sum(task.loss(outputs, batch)),
             "count": jnp.sum(mask, dtype=jnp.int32),
-            "sums": {name: unmasked_sum(each) for name, each in task.eval_sums(outputs, batch).items()},
-            "rows": {**task.eval_rows(outputs, batch), **({"logits": outputs} if logits else {})},
+            "sums": {name: unmasked_sum(each) for name, each in terms.items()},
+            "rows": rows,
             "mask": mask,
         }
 

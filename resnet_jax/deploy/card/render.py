@@ -1,4 +1,4 @@
-"""A model card as Markdown with the hub's front matter, and as one HTML page."""
+"""A model card as one page, which is written as HTML and as Markdown with the hub's front matter."""
 
 from __future__ import annotations
 
@@ -6,22 +6,36 @@ import json
 import math
 from typing import Any
 
-import numpy as np
-
+from resnet_jax.deploy.card.depth import depth_section
 from resnet_jax.deploy.card.facts import CardFacts
+from resnet_jax.deploy.card.figures import Figure
 from resnet_jax.deploy.card.temperature import Calibration
 from resnet_jax.report.canvas import BLUE, VERMILION, new_figure
 from resnet_jax.report.depth_axes import INK, DepthFigure, percent_axis, plain
 from resnet_jax.report.depth_page import Page, Section, Table
+from resnet_jax.report.markdown_page import render_markdown
 from resnet_jax.runtime.paths import source_name
 from resnet_jax.tasks.task import SHARES
 
 LIMITS = (
     "The figures are of the images named above and of nothing else: other cameras, crops, compressions and classes "
     "give other figures.",
-    "An image of no class that the network knows still gets one, often with a high probability.",
     "Intervals are of the choice of test images; they do not say how much another seed of training would differ.",
 )
+OF_TASK = {
+    "classification": "An image of no class that the network knows still gets one, often with a high probability.",
+    "multilabel": "What has no label that the network knows may still get some.",
+    "segmentation": "Every pixel gets a class, also what is of no class that the network knows.",
+    "detection": "Objects of no class that the network knows are passed over, or taken for one that it knows.",
+    "regression": "A number is given whatever is shown, also far from what the network was trained on.",
+    "contrastive": "How often the right thing is found depends on how many there are to be searched.",
+}
+HUB_TASKS = {
+    "classification": "image-classification",
+    "segmentation": "image-segmentation",
+    "detection": "object-detection",
+}
+"""Task -> what hubs call it, of images."""
 WORST = 5
 
 
@@ -29,73 +43,37 @@ def said(name: str, value: float) -> str:
     """Return a metric as a person reads it."""
     if not math.isfinite(value):
         return "none"
-    return f"{100 * value:.2f} %" if name in SHARES or name in ("accuracy", "top5", "ece") else f"{value:.4f}"
+    last = name.rpartition("/")[2]
+    return f"{100 * value:.2f} %" if last in SHARES or last in ("IoU", "F1") else f"{value:.4f}"
 
 
-def markdown(card: CardFacts, page: str | None = "report.html") -> str:
-    """Return the card as Markdown."""
-    run, config, data = card.trained, card.trained.config, card.trained.card
-    parts = [_front_matter(card), f"# {config.model.name}\n"]
-    parts.append(
-        f"A residual network in JAX, {card.counts.params:,} parameters, {card.counts.macs:,} multiply-additions an "
-        f"image of {'x'.join(map(str, data.image_shape))}. Task: {run.task.kind}.\n"
-    )
-    parts.append(_rows(("what", "value"), list(facts(card).items())))
-    parts.append("## Data\n")
-    parts.append(_rows(("what", "value"), list(_data(card).items())))
-    parts.append("## Recipe\n")
-    parts.append(_rows(("option", "value"), list(_recipe(card).items())))
-    parts.append(f"## Figures: {_cell(card.evaluated)}\n")
-    parts.append(
-        _rows(
-            ("metric", "value", "95 % interval", "how"),
-            [
-                (
-                    figure.name,
-                    said(figure.name, figure.value),
-                    _interval(figure.name, figure.low, figure.high),
-                    figure.how,
-                )
-                for figure in card.figures
-            ],
-        )
-    )
-    if card.classes:
-        parts.append("Of every class (Wilson's intervals):\n")
-        head = ("class", "images", "recall", "95 % interval", "precision", "95 % interval")
-        table = []
-        for each in card.classes:
-            recall = said("accuracy", each.recall), _interval("accuracy", *each.recall_interval)
-            precision = said("accuracy", each.precision), _interval("accuracy", *each.precision_interval)
-            table.append((each.name, f"{each.examples:,}", *recall, *precision))
-        parts.append(_rows(head, table))
-    parts.append("## Calibration\n")
-    parts.append("\n".join(_calibration(card)) + "\n")
-    parts.append("## Speed and size\n")
-    parts.append(
-        f"On {card.machine or 'this machine'}, median of five, milliseconds; the machine may have been busy.\n"
-    )
-    head = ("form", "MB", "1 image", "16 images", "note")
-    forms = [(f.name, f"{f.megabytes:.2f}", _time(f.one), _time(f.sixteen), f.said) for f in card.forms]
-    parts.append(_rows(head, forms))
-    parts.append("## Known limits\n")
-    parts.append("\n".join(f"- {line}" for line in limits(card)) + "\n")
-    parts.append(f"## Licence\n\n{_cell(card.licence) or 'Not stated.'}\n")
-    parts.append("## How to load it\n")
-    parts.append(f"```python\n{loading()}```\n")
-    if page:
-        parts.append(f"The same with pictures: [{page}]({page}).\n")
-    return "\n".join(parts)
+def markdown(card: CardFacts, shown: Page) -> str:
+    """Return :func:`page` of a card as Markdown, after the front matter that hubs read."""
+    return _front_matter(card) + render_markdown(shown)
 
 
-def loading() -> str:
-    """Return how to load a run in Python."""
-    return (
-        "from resnet_jax import load_run, predict_images\n\n"
-        'trained = load_run("RUN_DIR")\n'
-        'for found in predict_images(trained, ["image.jpg"], top=5):\n'
-        "    print(found.image, found.classes, found.probabilities)\n\n"
-        "logits = trained.model.apply(trained.variables, images, train=False)   # images normalized, (N, H, W, C)\n"
+def loading(card: CardFacts) -> str:
+    """Return how to load a run in Python, as far as its task and inputs go."""
+    lines = ["from resnet_jax import load_run, predict_images", "", 'trained = load_run("RUN_DIR")']
+    task, shape = card.trained.task, card.trained.card.image_shape
+    if len(shape) != 3 or "other" in task.inputs:
+        lines[0] = "from resnet_jax import load_run"
+        given = '{"image": images, "other": others}' if "other" in task.inputs else "inputs"
+        said_of = f"normalized, (N, {', '.join(map(str, shape))})"
+        lines.append(f"outputs = trained.model.apply(trained.variables, {given}, train=False)  # {said_of}")
+        return "\n".join(lines) + "\n"
+    numbers = "values" if task.answers == "values" else "probabilities"
+    more = ", found.boxes" if task.answers == "boxes" else ""
+    return "\n".join(
+        [
+            *lines,
+            'for found in predict_images(trained, ["image.jpg"], top=5):',
+            f"    print(found.image, found.classes, found.{numbers}{more})",
+            "",
+            "# images normalized, (N, H, W, C)",
+            "outputs = trained.model.apply(trained.variables, images, train=False)",
+            "",
+        ]
     )
 
 
@@ -104,7 +82,9 @@ def facts(card: CardFacts) -> dict[str, str]:
     return {
         "network": card.trained.config.model.name,
         "changed in it": ", ".join(f"{k} {v}" for k, v in card.trained.config.model.changes.items()) or "nothing",
+        "task": card.trained.task.kind,
         "parameters": f"{card.counts.params:,}",
+        "multiply-additions": f"{card.counts.macs:,} for each input of {'x'.join(map(str, _shape(card)))}",
         "updates": f"{card.trained.step:,}",
         "digest of parameters": card.digest,
         "licence": card.licence or "not stated",
@@ -113,11 +93,16 @@ def facts(card: CardFacts) -> dict[str, str]:
 
 def limits(card: CardFacts) -> list[str]:
     """Return what a user must know."""
-    found: list[str] = list(LIMITS)
+    found = [LIMITS[0], *([OF_TASK[kind]] if (kind := card.trained.task.kind) in OF_TASK else []), LIMITS[1]]
     worst = sorted((each for each in card.classes if each.recall < 1), key=lambda each: each.recall)[:WORST]
     if len(card.classes) > 2 and worst:
         shown = ", ".join(f"{each.name} ({said('accuracy', each.recall)})" for each in worst)
         found.insert(0, f"Least often right: {shown}.")
+    if card.trained.task.mode == "max" and len(card.by_class) > 2:
+        first = [(name, row[0]) for name, row in card.by_class.items() if math.isfinite(row[0].value)]
+        least = sorted(first, key=lambda pair: pair[1].value)[:WORST]
+        shown = ", ".join(f"{name} ({said(each.name, each.value)})" for name, each in least)
+        found.insert(0, f"Smallest {least[0][1].name if least else ''}: {shown}.")
     if not card.trained.was_trained_here:
         found.append("The weights were imported: what they were trained on is what their source says.")
     return [*found, *card.notes]
@@ -125,55 +110,27 @@ def limits(card: CardFacts) -> list[str]:
 
 def page(card: CardFacts) -> Page:
     """Return the card as a page."""
-    name = card.trained.config.model.name
     figures = [] if card.before is None else [reliability(card.before, card.after)]
-    metrics = Table(
-        "Metrics",
-        {
-            "metric": [figure.name for figure in card.figures],
-            "value": [said(figure.name, figure.value) for figure in card.figures],
-            "95 % interval": [_interval(figure.name, figure.low, figure.high) for figure in card.figures],
-            "how": [figure.how for figure in card.figures],
-        },
-        unfolded=True,
-    )
-    classes = Table(
-        "Classes",
-        {
-            "class": [each.name for each in card.classes],
-            "images": np.array([each.examples for each in card.classes]),
-            "recall": np.array([each.recall for each in card.classes]),
-            "recall interval": [_interval("accuracy", *each.recall_interval) for each in card.classes],
-            "precision": np.array([each.precision for each in card.classes]),
-            "precision interval": [_interval("accuracy", *each.precision_interval) for each in card.classes],
-        },
-    )
-    forms = Table(
-        "Forms",
-        {
-            "form": [form.name for form in card.forms],
-            "MB": [f"{form.megabytes:.2f}" for form in card.forms],
-            "ms, 1 image": [_time(form.one) for form in card.forms],
-            "ms, 16 images": [_time(form.sixteen) for form in card.forms],
-            "note": [form.said for form in card.forms],
-        },
-        unfolded=True,
-    )
+    depth = depth_section(card.depth)
+    name, headline = card.trained.config.model.name, card.trained.task.headline
+    speed = f"Milliseconds, the median of five, on {card.machine or 'this machine'}; it may have been busy."
     sections = [
-        Section("Figures", f"Of {card.evaluated}.", tables=[metrics, *([classes] if card.classes else [])]),
-        Section("Calibration", " ".join(_calibration(card)), figures=figures),
-        Section("Speed and size", f"On {card.machine or 'this machine'}; it may have been busy.", tables=[forms]),
         Section("Data", tables=[_two_columns("Data", _data(card))]),
         Section("Recipe", tables=[_two_columns("Options", _recipe(card))]),
-        Section("Known limits", " ".join(limits(card))),
+        Section("Figures", f"Of {card.evaluated}.", tables=_figures(card)),
+        Section("Calibration", " ".join(_calibration(card)), figures),
+        *([] if depth is None else [depth]),
+        Section("Speed and size", speed, tables=[_forms(card)]),
+        Section("Known limits", points=limits(card)),
+        Section("Licence", card.licence or "Not stated."),
+        Section("How to load it", code=loading(card)),
     ]
-    headline = card.figures[0] if card.figures else None
-    summary = [f"{card.counts.params:,} parameters, {card.counts.macs:,} multiply-additions an image."]
-    for figure in (headline, *[f for f in card.figures if f.name == card.trained.task.headline]):
-        if figure is not None and figure.name == card.trained.task.headline:
+    summary = [f"{card.counts.params:,} parameters, {card.counts.macs:,} multiply-additions an input."]
+    for figure in card.figures:
+        if figure.name == headline:
             interval = _interval(figure.name, figure.low, figure.high)
-            summary.insert(0, f"{figure.name} {said(figure.name, figure.value)} ({interval}) of {card.evaluated}.")
-            break
+            value = f"{figure.name} {said(figure.name, figure.value)}"
+            summary.insert(0, f"{value}{f' ({interval})' if interval else ''} of {card.evaluated}.")
     return Page(f"Model card: {name}", facts(card), summary, sections)
 
 
@@ -199,6 +156,56 @@ def reliability(before: Calibration, after: Calibration | None) -> DepthFigure:
     return DepthFigure("reliability", "Reliability", caption, figure)
 
 
+def _shape(card: CardFacts) -> tuple[int, ...]:
+    return tuple(card.trained.card.image_shape)
+
+
+def _figures(card: CardFacts) -> list[Table]:
+    """Return the tables of metrics, and of classes, labels or targets."""
+    shown = {
+        "metric": [figure.name for figure in card.figures],
+        "value": [said(figure.name, figure.value) for figure in card.figures],
+        "95 % interval": [_interval(figure.name, figure.low, figure.high) for figure in card.figures],
+        "how": [figure.how for figure in card.figures],
+    }
+    tables = [Table("Metrics", shown, unfolded=True)]
+    if card.classes:
+        each = card.classes
+        columns = {
+            "class": [one.name for one in each],
+            "images": [f"{one.examples}" for one in each],
+            "recall": [said("accuracy", one.recall) for one in each],
+            "interval of recall": [_interval("accuracy", *one.recall_interval) for one in each],
+            "precision": [said("accuracy", one.precision) for one in each],
+            "interval of precision": [_interval("accuracy", *one.precision_interval) for one in each],
+        }
+        tables.append(Table("Of every class, with Wilson's intervals", columns, unfolded=len(each) <= 20))
+    if card.by_class:
+        tables.append(_by_class(list(card.by_class), list(zip(*card.by_class.values(), strict=True))))
+    return tables
+
+
+def _by_class(names: list[str], figures: list[tuple[Figure, ...]]) -> Table:
+    columns = {"name": names}
+    for column in figures:
+        head = column[0].name
+        columns[head] = [said(each.name, each.value) for each in column]
+        columns[f"interval of {head}"] = [_interval(each.name, each.low, each.high) for each in column]
+    how = next((each.how for column in figures for each in column if each.how), "")
+    return Table(f"Of every class or target{f', by {how}' if how else ''}", columns, unfolded=len(names) <= 20)
+
+
+def _forms(card: CardFacts) -> Table:
+    forms = {
+        "form": [form.name for form in card.forms],
+        "MB": [f"{form.megabytes:.2f}" for form in card.forms],
+        "1 input": [_time(form.one) for form in card.forms],
+        "16 inputs": [_time(form.sixteen) for form in card.forms],
+        "note": [form.said for form in card.forms],
+    }
+    return Table("Forms", forms, unfolded=True)
+
+
 def _calibration(card: CardFacts) -> list[str]:
     if card.before is None:
         return [f"Temperature {card.fitted_on}."]
@@ -222,16 +229,20 @@ def _data(card: CardFacts) -> dict[str, str]:
     size = "x".join(map(str, data.image_shape))
     if geometry.image_size is not None:
         size += f", shorter side to {geometry.shorter_side} ({geometry.interpolation}), centre cut out"
-    return {
+    names = ", ".join(data.class_names[:12]) + (", ..." if len(data.class_names) > 12 else "")
+    found = {
         "source": source_name(run.config.data.source) if run.was_trained_here else "that of the imported weights",
-        "images": counts or "none of its own: imported",
-        "classes": f"{len(data.class_names)}: {', '.join(data.class_names[:12])}"
-        + (", ..." if len(data.class_names) > 12 else ""),
+        "examples": counts or "none of its own: imported",
+        "classes": f"{len(data.class_names)}: {names}" if data.class_names else "none",
         "digest of labels": data.labels or "not kept",
         "input": size,
-        "mean": " ".join(f"{value:.4f}" for value in data.mean),
-        "std": " ".join(f"{value:.4f}" for value in data.std),
-        "evaluated on": f"{card.result.examples:,} images, {card.evaluated}",
+    }
+    if data.other is not None:
+        found["second input"] = "x".join(map(str, data.other.shape))
+    return found | {
+        "mean": " ".join(f"{value:.4f}" for value in data.mean) or "not subtracted",
+        "std": " ".join(f"{value:.4f}" for value in data.std) or "not divided by",
+        "evaluated on": f"{card.result.examples:,} examples, {card.evaluated}",
     }
 
 
@@ -241,7 +252,7 @@ def _recipe(card: CardFacts) -> dict[str, str]:
         return {"recipe": f"{config.recipe} (not trained here)"}
     optim, train = config.optim, config.train
     return {
-        "recipe": config.recipe,
+        "recipe": str(config.recipe),
         "seed": str(config.seed),
         "length": str(train.length),
         "batch": str(train.batch_size),
@@ -263,43 +274,23 @@ def _time(milliseconds: float | None) -> str:
     return "" if milliseconds is None else f"{milliseconds:.2f}"
 
 
-def _cell(text: Any) -> str:
-    """Return text that stays in its cell of a Markdown table and is no markup of its own."""
-    plain_text = " ".join(str(text).split())
-    for mark in "\\`*_[]<>|#":
-        plain_text = plain_text.replace(mark, f"\\{mark}")
-    return plain_text
-
-
-def _rows(head: tuple[str, ...], rows: list[Any]) -> str:
-    lines = [head, tuple("---" for _ in head), *[tuple(_cell(cell) for cell in row) for row in rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _front_matter(card: CardFacts) -> str:
     """Return the hub's front matter, in YAML (every value is JSON, which is YAML)."""
     metrics = [
         {"type": figure.name, "value": figure.value}
         for figure in card.figures
-        if figure.how == "Wilson" and math.isfinite(figure.value)
+        if figure.how and math.isfinite(figure.value)
     ]
-    name = card.trained.config.model.name
-    source = card.trained.config.data.source if card.trained.was_trained_here else card.result.place
-    index = {
-        "name": name,
-        "results": [
-            {
-                "task": {"type": "image-classification"},
-                "dataset": {"name": source.rpartition("/")[2] or source, "type": source.partition(":")[0] or "images"},
-                "metrics": metrics,
-            }
-        ],
-    }
     values: dict[str, Any] = {
         "license": card.licence or "unknown",
         "library_name": "resnet_jax",
         "tags": ["jax", "resnet"],
     }
-    if card.trained.task.kind == "classification":
-        values |= {"pipeline_tag": "image-classification", **({"model-index": [index]} if metrics else {})}
+    task = HUB_TASKS.get(card.trained.task.kind)
+    if task is not None and len(_shape(card)) == 3:
+        source = card.trained.config.data.source if card.trained.was_trained_here else card.result.place
+        kind, name = source.partition(":")[0] or "images", source.rpartition("/")[2] or source
+        result = {"task": {"type": task}, "dataset": {"name": name, "type": kind}, "metrics": metrics}
+        index = [{"name": card.trained.config.model.name, "results": [result]}]
+        values |= {"pipeline_tag": task, **({"model-index": index} if metrics else {})}
     return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()) + "---\n"

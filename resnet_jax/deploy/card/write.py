@@ -20,10 +20,11 @@ def write_card(card: CardFacts, out: Path) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    write_page(page(card), out)
+    shown = page(card)
+    write_page(shown, out)
     try:
         write_whole(out / FIGURES, json.dumps(card.to_json(), indent=2) + "\n")
-        write_whole(out / README, markdown(card))
+        write_whole(out / README, markdown(card, shown))
     except OSError as error:
         raise RunError(f"cannot write the card in {out}: {error.strerror or error}") from error
     return out / README

@@ -13,7 +13,7 @@ import numpy as np
 
 from resnet_jax import __version__
 from resnet_jax.deploy.packages import package
-from resnet_jax.deploy.serve.engine import Engine
+from resnet_jax.deploy.serve.engine import Engine, row_of
 from resnet_jax.deploy.serve.heatmap import Heatmap, seen
 from resnet_jax.deploy.serve.metrics import Metrics
 from resnet_jax.deploy.serve.openapi import openapi
@@ -23,6 +23,7 @@ from resnet_jax.deploy.serve.pipeline import Computed, Pipeline
 from resnet_jax.deploy.serve.problems import Problem, busy, not_readable
 from resnet_jax.deploy.serve.requests import Memory, Named, images_in, read_body
 from resnet_jax.deploy.serve.schema import Answer, Error, Explanation, Health, ImageAnswer, Info, answers_of
+from resnet_jax.report.heat import encode_png
 
 TOP = 5
 EXPLANATIONS = 8
@@ -77,7 +78,10 @@ class Service:
         """Compile everything; blocks."""
         self._seconds = self.pipeline.warm()
         if self.heatmap is not None:
-            self.heatmap(np.zeros(self.engine.shape, self.engine.dtype), 0)
+            pixels = np.zeros(self.engine.shape, self.engine.dtype)
+            row = row_of(self.engine.compute(pixels[None]), 0)
+            for wanted in (None, self.engine.classes[0]):
+                self.heatmap(pixels, row, wanted, self.engine.classes[:1])
         self.status = "ready"
         self.metrics.ready.set(1)
 
@@ -112,7 +116,9 @@ class Service:
 
     async def predict(self, request: Any) -> Any:
         """``POST /predict``: an answer for each image."""
-        asked = _top(request.query_params)
+        asked, masked = _top(request.query_params), _mask(request.query_params)
+        if masked and self.engine.task != "segmentation":
+            raise not_readable(f"mask is of segmentation, and this network is of {self.engine.task}")
         loop = asyncio.get_running_loop()
         with self.memory.hold() as add:
             self.pipeline.coming += 1
@@ -126,14 +132,14 @@ class Service:
             request.scope["noted"] = {"images": len(named)}
             found = await self._within(futures, request.scope["noted"])
             top = min(asked or top or TOP, len(self.engine.classes))
-            answers = [self._answer(name, each, top) for (name, _), each in zip(named, found, strict=True)]
+            answers = [self._answer(name, each, top, masked) for (name, _), each in zip(named, found, strict=True)]
         return self._json(answers)
 
     async def explain(self, request: Any) -> Any:
         """``POST /explain``: what one image is, and a picture of where."""
         draw = self.heatmap
         if draw is None:
-            raise Problem(501, "no_picture", "this network has no map of where a class is seen")
+            raise Problem(501, "no_picture", f"there is no picture of what this network says: {self._no_picture()}")
         asked, wanted = _top(request.query_params), request.query_params.get("class")
         classes = self.engine.classes
         if wanted is not None and wanted not in classes:
@@ -151,15 +157,21 @@ class Service:
                 if isinstance(found, Problem):
                     raise found
                 answer = self._answer(named[0][0], found, min(asked or top or TOP, len(classes)))
-                name = wanted if wanted is not None else answer.classes[0].name if answer.classes else classes[0]
-                index, pixels = classes.index(name), found.ready.pixels
-                (drawn,) = await self._within([self.pipeline.call(lambda: draw(pixels, index), loop)], {})
+                names = list(dict.fromkeys(each.name for each in answer.classes))
+                row, pixels = found.row, found.ready.pixels
+                (drawn,) = await self._within([self.pipeline.call(lambda: draw(pixels, row, wanted, names), loop)], {})
                 if isinstance(drawn, Problem):
                     raise drawn
         finally:
             self._explaining -= 1
         explanation = Explanation(
-            image=answer, explained=name, method=draw.method, picture=_url(drawn), seen=_url(seen(pixels))
+            image=answer,
+            explained=drawn.explained,
+            method=draw.method,
+            caption=drawn.caption,
+            colours=dict(drawn.colours) or None,
+            picture=_url(drawn.png),
+            seen=_url(seen(pixels)),
         )
         return _response(explanation.model_dump_json(exclude_none=True))
 
@@ -226,13 +238,19 @@ class Service:
                 raise each
         return found
 
-    def _answer(self, name: str, found: Computed | Problem, top: int) -> ImageAnswer:
+    def _no_picture(self) -> str:
+        if self.engine.task in ("classification", "detection"):
+            return "serve the run directory for one, without --no-heatmap"
+        return f"its task is {self.engine.task}; POST /predict has its answers"
+
+    def _answer(self, name: str, found: Computed | Problem, top: int, masked: bool = False) -> ImageAnswer:
         if isinstance(found, Problem):
             self.metrics.images.labels("failed").inc()
-            return ImageAnswer(name=name, classes=[], error=Error(**found.as_json()))
+            return ImageAnswer(name=name, classes=[], mask=None, error=Error(**found.as_json()))
         self.metrics.images.labels("answered").inc()
         prediction = self.engine.prediction(found.row, found.ready.sides, top)
-        return ImageAnswer(name=name, classes=answers_of(prediction), error=None)
+        mask = _url(encode_png(prediction.fields["segmentation"][..., None])) if masked else None
+        return ImageAnswer(name=name, classes=answers_of(prediction), mask=mask, error=None)
 
     def _json(self, answers: list[ImageAnswer]) -> Any:
         """Return the answer; where no image was answered it has the status of their errors."""
@@ -265,6 +283,13 @@ def _top(query: Any) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 9 and int(text) > 0):
         raise not_readable(f"top must be a whole number, 1 or more, got {text[:40]!r}")
     return int(text)
+
+
+def _mask(query: Any) -> bool:
+    text = query.get("mask", "0")
+    if text not in ("0", "1"):
+        raise not_readable(f"mask must be 0 or 1, got {text[:40]!r}")
+    return text == "1"
 
 
 def _response(body: Any, kind: str = "application/json", status: int = 200, headers: Any = None) -> Any:

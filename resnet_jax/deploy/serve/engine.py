@@ -6,11 +6,12 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+from resnet_jax.data.boxes import NO_BOX
 from resnet_jax.deploy.serve.images import check_file
 from resnet_jax.deploy.serve.problems import not_readable
 from resnet_jax.errors import DataError, UsageError
@@ -20,6 +21,9 @@ from resnet_jax.runs.inference import WITH_POOLED
 from resnet_jax.runs.predict import Prediction, Predictor
 from resnet_jax.runs.trained import TrainedRun, load_run
 from resnet_jax.runtime.paths import user_path
+
+ArrayTree: TypeAlias = Any
+"""An array, or a dict of arrays: what :meth:`Engine.compute` gives, or a row of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Engine(abc.ABC):
 
     Attributes:
         name: of the network.
+        task: what its outputs mean, such as ``classification``.
         digest: of its parameters.
         classes: what it can say, in order.
         shape: of one image as the network takes it, (H, W, C).
@@ -48,6 +53,7 @@ class Engine(abc.ABC):
     """
 
     name: str
+    task: str
     digest: str
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
@@ -89,6 +95,10 @@ class Engine(abc.ABC):
     def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
         """Say what a row of :meth:`compute` means."""
 
+    def outputs_in(self, row: ArrayTree) -> ArrayTree:
+        """Return the network's outputs in a row of :meth:`compute`."""
+        return row
+
     @abc.abstractmethod
     def info(self) -> dict[str, Any]:
         """Return network, classes and preprocessing."""
@@ -106,7 +116,7 @@ class RunEngine(Engine):
     def __init__(self, trained: TrainedRun, sizes: Sequence[int], *, watched: bool = False):
         self.predictor = Predictor(trained, sizes, WITH_POOLED if watched else None)
         self.trained, self.watched = trained, watched
-        self.name, self.sizes = trained.config.model.name, tuple(sizes)
+        self.name, self.task, self.sizes = trained.config.model.name, trained.task.kind, tuple(sizes)
         self.classes, card = self.predictor.class_names, trained.card
         height, width, channels = card.image_shape
         self.shape, self.dtype = (height, width, channels), card.image_dtype
@@ -125,14 +135,25 @@ class RunEngine(Engine):
 
     def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
         """Say what a row means."""
-        return self.predictor.prediction("", sides, row["outputs"] if self.watched else row, top)
+        return self.predictor.prediction("", sides, self.outputs_in(row), top)
+
+    def outputs_in(self, row: ArrayTree) -> ArrayTree:
+        """Return the network's outputs in a row."""
+        return row["outputs"] if self.watched else row
+
+    def boxes_in(self, row: ArrayTree) -> list[tuple[int, list[float]]]:
+        """Return class and box of what is found, in pixels of the image as the network takes it."""
+        task: Any = self.predictor.task
+        found = task.located(jax.tree.map(lambda each: each[None], self.outputs_in(row)))
+        pairs = zip(found["labels"][0].tolist(), found["boxes"][0].tolist(), strict=True)
+        return [(label, box) for label, box in pairs if label != NO_BOX]
 
     def info(self) -> dict[str, Any]:
         """Return network, classes and preprocessing."""
         trained, geometry = self.trained, self.trained.geometry
         return {
             "network": self.name,
-            "task": trained.task.kind,
+            "task": self.task,
             "step": trained.step,
             "digest": self.digest,
             "classes": list(self.classes),

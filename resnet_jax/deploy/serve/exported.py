@@ -32,12 +32,13 @@ class ArtefactEngine(Engine):
     def __init__(self, path: Path, sizes: Sequence[int]):
         self.artefact = artefact = load_artefact(path)
         said = artefact.preprocessing
-        self.task = artefact.metadata.make_task()
+        self._task = artefact.metadata.make_task()
+        self.task = self._task.kind
         if len(said.shape) != 3 or said.channels not in (1, 3):
             raise UsageError(f"{path} takes {said.shape}, and a server is of images of 1 or 3 channels")
         if said.takes == "normalized" and not said.mean:
             raise UsageError(f"{path} does not say how images are normalized: export it with data.mean and data.std")
-        if self.task.answers == "boxes":
+        if self._task.answers == "boxes":
             raise UsageError(f"{path} answers with boxes: serve the run directory, which places them")
         if not artefact.classes:
             raise UsageError(f"{path} does not say what its outputs are: export it with class names")
@@ -73,18 +74,21 @@ class ArtefactEngine(Engine):
 
     def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
         """Say what a row means."""
-        (pairs,) = self.task.predict(jax.tree.map(lambda each: each[None], row), top)
+        (pairs,) = self._task.predict(jax.tree.map(lambda each: each[None], row), top)
         names, numbers = tuple(self.classes[index] for index, _ in pairs), tuple(number for _, number in pairs)
-        if self.task.answers == "values":
+        if self._task.answers == "values":
             return Prediction("", names, (), values=numbers)
-        return Prediction("", names, numbers)
+        fields = {}
+        if getattr(self._task, "of_pixels", False):
+            fields = {name: each[0] for name, each in self._task.predicted_fields(np.asarray(row)[None]).items()}
+        return Prediction("", names, numbers, fields=fields)
 
     def info(self) -> dict[str, Any]:
         """Return network, classes and preprocessing."""
         said = self.artefact.preprocessing
         return {
             "network": self.name,
-            "task": self.task.kind,
+            "task": self.task,
             "digest": self.digest,
             "licence": self.artefact.metadata.licence,
             "classes": list(self.classes),

@@ -1,16 +1,35 @@
-"""Where in an image a class is seen, as a picture: the one place that knows who computes it."""
+"""The picture beside an answer: where a class is seen, what every pixel is taken for, the boxes that were found."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from resnet_jax.deploy.serve.engine import Engine, RunEngine
+from resnet_jax.deploy.serve.engine import ArrayTree, Engine, RunEngine
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A picture.
+
+    Attributes:
+        png: bytes of the file.
+        caption: what it shows, for a person.
+        explained: the class that it is of; None: it shows all.
+        colours: class -> its colour ``#rrggbb``, of tasks whose pictures have one for each class.
+    """
+
+    png: bytes
+    caption: str
+    explained: str | None = None
+    colours: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Heatmap(Protocol):
-    """Draws a map over an image.
+    """Draws what a network says of an image.
 
     Attributes:
         method: its name.
@@ -18,8 +37,15 @@ class Heatmap(Protocol):
 
     method: str
 
-    def __call__(self, pixels: np.ndarray, index: int) -> bytes:
-        """Return a PNG of an image (H, W, C) as the network takes it, with the map of class ``index`` over it."""
+    def __call__(self, pixels: np.ndarray, row: ArrayTree, wanted: str | None, answers: Sequence[str]) -> Drawn:
+        """Draw it.
+
+        Args:
+            pixels: the image (H, W, C) as the network takes it.
+            row: what the network gave for it.
+            wanted: the class that was asked for; None: nobody asked for one.
+            answers: the classes that the network says, the likeliest first.
+        """
         ...
 
 
@@ -40,27 +66,117 @@ class GradCam:
     method = "Grad-CAM"
 
     def __init__(self, engine: RunEngine):
-        self._trained = engine.trained
+        self._trained, self._classes = engine.trained, engine.classes
 
-    def __call__(self, pixels: np.ndarray, index: int) -> bytes:
-        """Return a PNG; see :class:`Heatmap`."""
+    def __call__(self, pixels: np.ndarray, row: ArrayTree, wanted: str | None, answers: Sequence[str]) -> Drawn:
+        """Draw the map of a class over the image; see :class:`Heatmap`."""
         import jax.numpy as jnp
 
         from resnet_jax.data.augment import downscaled, normalize
         from resnet_jax.deploy.explain import grad_cam, upsampled
         from resnet_jax.report.heat import encode_png, overlay
 
+        name = wanted if wanted is not None else answers[0] if answers else self._classes[0]
         card, model = self._trained.card, self._trained.model
         images = normalize(jnp.asarray(pixels[None]), card.mean, card.std, jnp.dtype(model.config.dtype))
         images = downscaled(images, card.downscale)
-        heat = grad_cam(model, self._trained.variables, images, jnp.array([index]))
-        return encode_png(overlay(pixels, np.asarray(upsampled(heat, pixels.shape[:2])[0], np.float32)))
+        index = jnp.array([self._classes.index(name)])
+        heat = grad_cam(model, self._trained.variables, images, index)
+        drawn = overlay(pixels, np.asarray(upsampled(heat, pixels.shape[:2])[0], np.float32))
+        return Drawn(encode_png(drawn), f"where “{name}” is seen (Grad-CAM)", name)
+
+
+class PixelClasses:
+    """The class of every pixel in its colour, or how likely each pixel is of one class.
+
+    Args:
+        engine: of segmentation; a run or an exported file.
+    """
+
+    method = "segmentation"
+
+    def __init__(self, engine: Engine):
+        self._engine, self._hex = engine, colours_of(engine.classes)
+        self._table = np.array([_rgb(self._hex[name]) for name in engine.classes], np.float32)
+
+    def __call__(self, pixels: np.ndarray, row: ArrayTree, wanted: str | None, answers: Sequence[str]) -> Drawn:
+        """Draw them over the image; see :class:`Heatmap`."""
+        from resnet_jax.report.heat import encode_png, enlarged, enlargement, overlay
+
+        if wanted is not None:
+            scores = np.asarray(self._engine.outputs_in(row), np.float64)
+            shares = np.exp(scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True))
+            heat = overlay(pixels, shares[..., self._engine.classes.index(wanted)])
+            return Drawn(encode_png(heat), f"where “{wanted}” is likely: the brighter the likelier", wanted, self._hex)
+        found = self._engine.prediction(row, pixels.shape[:2], 1).fields["segmentation"]
+        times = enlargement(pixels.shape[:2])
+        found = found[_nearest(found.shape[0], pixels.shape[0])][:, _nearest(found.shape[1], pixels.shape[1])]
+        tint = self._table[found].repeat(times, 0).repeat(times, 1)
+        mixed = 0.45 * enlarged(pixels).astype(np.float32) + 0.55 * tint
+        return Drawn(encode_png(np.rint(mixed).astype(np.uint8)), "what every pixel is taken for", None, self._hex)
+
+
+class Boxes:
+    """The boxes that were found, in the colours of their classes.
+
+    Args:
+        engine: of detection, a run.
+    """
+
+    method = "boxes"
+
+    def __init__(self, engine: RunEngine):
+        self._engine, self._hex = engine, colours_of(engine.classes)
+
+    def __call__(self, pixels: np.ndarray, row: ArrayTree, wanted: str | None, answers: Sequence[str]) -> Drawn:
+        """Draw them, of one class where one is wanted; see :class:`Heatmap`."""
+        import cv2
+
+        from resnet_jax.report.heat import encode_png, enlarged, enlargement
+
+        shown = np.ascontiguousarray(enlarged(pixels))
+        times, count = enlargement(pixels.shape[:2]), 0
+        for label, box in self._engine.boxes_in(row):
+            name = self._engine.classes[label]
+            if wanted in (None, name):
+                top, left, bottom, right = (round(times * side) for side in box)
+                count += 1
+                width = max(1, min(shown.shape[:2]) // 160)
+                cv2.rectangle(shown, (left, top), (right, bottom), _rgb(self._hex[name]), width)
+        what = "no box" if not count else f"{count} box{'' if count == 1 else 'es'}"
+        what += "" if wanted is None else f" of “{wanted}”"
+        return Drawn(encode_png(shown), what, wanted, self._hex)
+
+
+def colours_of(classes: Sequence[str]) -> dict[str, str]:
+    """Return the colour of every class, as elsewhere (:func:`.colour_of`), as ``#rrggbb``."""
+    from matplotlib.colors import to_hex
+
+    from resnet_jax.report.example_axes import colour_of
+
+    return {name: to_hex(colour_of(number)) for number, name in enumerate(classes)}
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
+def _nearest(have: int, side: int) -> np.ndarray:
+    """Return which of ``have`` pixels is nearest to each of ``side``."""
+    return np.minimum((2 * np.arange(side) + 1) * have // (2 * side), have - 1)
 
 
 def heatmap_of(engine: Engine) -> Heatmap | None:
-    """Return what draws for an engine; None if nothing does: an exported file, or outputs that are no classes."""
-    if not isinstance(engine, RunEngine) or engine.trained.task.kind != "classification":
+    """Return what draws for an engine; None if nothing does: values, several tasks, a classifier in a file."""
+    if engine.dtype != "uint8" or engine.shape[-1] not in (1, 3):
         return None
-    if engine.trained.card.image_dtype != "uint8" or engine.shape[-1] not in (1, 3):
-        return None
-    return GradCam(engine)
+    match engine.task:
+        case "segmentation":
+            return PixelClasses(engine)
+        case "classification" if isinstance(engine, RunEngine):
+            return GradCam(engine)
+        case "detection" if isinstance(engine, RunEngine):
+            return Boxes(engine)
+        case _:
+            return None

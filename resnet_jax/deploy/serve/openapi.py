@@ -36,13 +36,18 @@ def openapi(limits: Limits) -> dict[str, Any]:
         [(model, "serialization") for model in _MODELS], ref_template="#/components/schemas/{model}"
     )
     top = _parameter("top", "classes of an answer", {"type": "integer", "minimum": 1})
-    wanted = _parameter("class", "the class that the picture is of (default: the likeliest)", {"type": "string"})
+    wanted = _parameter(
+        "class",
+        "the class that the picture is of (default: the likeliest; of pixels and boxes all)",
+        {"type": "string"},
+    )
+    mask = _parameter("mask", "1: of segmentation also the class of every pixel", {"type": "integer", "enum": [0, 1]})
     predict = {
         "summary": "What is in images",
         "description": f"At most {limits.images:,} images and {limits.body:,} bytes. Where some of several images "
         "cannot be read the others are answered; where none can, the status is that of their errors.",
         "operationId": "predict",
-        "parameters": [top],
+        "parameters": [top, mask],
         "requestBody": _body(several=True),
         "responses": _responses("Answer", "an answer for each image", _FAILURES),
     }

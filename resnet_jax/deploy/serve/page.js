@@ -48,26 +48,43 @@
   const figure = (source, text, caption) =>
     make("figure", {}, make("img", { src: source, alt: text }), make("figcaption", {}, caption));
 
+  // Boxes of one class are one row: how many, and the highest score.
+  const grouped = (answers) => {
+    if (!answers.some((answer) => answer.box)) return answers;
+    const found = new Map();
+    for (const answer of answers) {
+      const known = found.get(answer.name);
+      if (known) { known.count += 1; known.probability = Math.max(known.probability, answer.probability); }
+      else found.set(answer.name, { name: answer.name, probability: answer.probability, count: 1 });
+    }
+    return [...found.values()];
+  };
+
   const show = (card, blob, found) => {
     const pictures = card.querySelector(".pictures"), bars = card.querySelector(".bars");
     if (found.picture) {
       pictures.replaceChildren(
         figure(found.seen, "The image as the network sees it", "as the network sees it"),
-        figure(found.picture, `Where ${found.explained} is seen`, `where “${found.explained}” is seen (${found.method})`),
+        figure(found.picture, found.caption, found.caption),
       );
     } else if (!pictures.childElementCount && blob.type.startsWith("image/")) {
       pictures.replaceChildren(figure(URL.createObjectURL(blob), "The image", "the image"));
     }
-    bars.replaceChildren(...found.image.classes.map((answer) => {
+    bars.replaceChildren(...grouped(found.image.classes).map((answer) => {
       const isShare = answer.probability !== undefined;
-      const number = isShare ? `${(100 * answer.probability).toFixed(1)} %` : String(Number(answer.value.toPrecision(5)));
+      const share = isShare ? `${(100 * answer.probability).toFixed(1)} %` : String(Number(answer.value.toPrecision(5)));
+      const number = answer.count === undefined ? share : `${answer.count} ${answer.count === 1 ? "box" : "boxes"}, ${share}`;
       const name = facts.explains ? make("button", { type: "button", class: "name", "aria-pressed": String(answer.name === found.explained) }, answer.name) : make("span", { class: "name" }, answer.name);
-      if (facts.explains) name.addEventListener("click", () => answered(card, blob, answer.name));
-      const row = make("div", { class: "row" }, name, make("span", { class: "number" }, number));
+      if (facts.explains) name.addEventListener("click", () => answered(card, blob, facts.whole && answer.name === found.explained ? undefined : answer.name));
+      const colour = found.colours?.[answer.name];
+      const label = make("span", { class: "name" }, ...(colour ? [make("span", { class: "colour", "aria-hidden": "true", style: `background: ${colour}` })] : []), name);
+      const row = make("div", { class: "row" }, label, make("span", { class: "number" }, number));
       const fill = make("div", { class: "fill" });
       if (isShare) fill.style.width = `${100 * answer.probability}%`;
+      if (colour) fill.style.background = colour;
       return make("li", {}, row, ...(isShare ? [make("div", { class: "track", "aria-hidden": "true" }, fill)] : []));
     }));
+    if (!found.image.classes.length) bars.replaceChildren(make("li", { class: "quiet" }, facts.nothing));
   };
 
   const answered = async (card, blob, wanted) => {

@@ -18,7 +18,9 @@ class ClassAnswer(_Model):
     """A class, label or target, and what the network says of it."""
 
     name: str
-    probability: float | None = Field(None, description="of classes and labels; the score of a box")
+    probability: float | None = Field(
+        None, description="of classes and labels; the score of a box; of segmentation the share of the pixels"
+    )
     value: float | None = Field(None, description="of a target, in its unit")
     box: list[float] | None = Field(None, description="top, left, bottom, right, in pixels of the image as it was sent")
 
@@ -36,6 +38,11 @@ class ImageAnswer(_Model):
 
     name: str = Field(description="of the file in a form; else the position, counted from 0")
     classes: list[ClassAnswer]
+    mask: str | None = Field(
+        None,
+        description="of segmentation, if asked for with mask=1: data: URL of a grey PNG whose values are the classes "
+        "of the pixels, by their position in /info's classes, at the sides of preprocessing",
+    )
     error: Error | None = Field(None, description="why this image was not answered")
 
 
@@ -58,9 +65,11 @@ class Explanation(_Model):
     """What the network says of one image, and where in it."""
 
     image: ImageAnswer
-    explained: str = Field(description="the class that the picture is of")
+    explained: str | None = Field(None, description="the class that the picture is of, if it is of one")
     method: str
-    picture: str = Field(description="data: URL of a PNG: the image as the network sees it, with the map over it")
+    caption: str = Field(description="what the picture shows")
+    colours: dict[str, str] | None = Field(None, description="class -> its colour, #rrggbb, where classes have one")
+    picture: str = Field(description="data: URL of a PNG: the image as the network sees it, with map, classes or boxes")
     seen: str = Field(description="data: URL of a PNG: the image as the network sees it")
 
 

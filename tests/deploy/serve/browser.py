@@ -25,16 +25,13 @@ class Browser:
         read_theirs, write_ours = os.pipe()
         read_ours, write_theirs = os.pipe()
 
-        def files() -> None:  # the browser reads commands from 3 and writes to 4
-            os.dup2(read_theirs, 100)
-            os.dup2(write_theirs, 101)
-            os.dup2(100, 3)
-            os.dup2(101, 4)
-
+        # The browser reads commands from 3 and writes to 4; a shell puts them there, for a fork with Python in it would
+        # warn beside JAX's threads.
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--hide-scrollbars"]
+        moved = f'exec "$@" 3</dev/fd/{read_theirs} 4>/dev/fd/{write_theirs}'
         self._process = await asyncio.create_subprocess_exec(
-            COMMAND, *flags, f"--user-data-dir={self._folder.name}", "about:blank",
-            preexec_fn=files, close_fds=False, stderr=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            "sh", "-c", moved, "sh", COMMAND, *flags, f"--user-data-dir={self._folder.name}", "about:blank",
+            pass_fds=(read_theirs, write_theirs), stderr=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         os.close(read_theirs), os.close(write_theirs)
         self._write = os.fdopen(write_ours, "wb", buffering=0)
@@ -102,6 +99,16 @@ class Browser:
         root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
         node = (await self.call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
         await self.call("DOM.setFileInputFiles", nodeId=node, files=files)
+
+    async def drop(self, selector: str, files: list[str]) -> None:
+        """Drag files from outside of the browser onto an element, and let go."""
+        box = await self.run(
+            f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector({selector!r})"
+            ".getBoundingClientRect())"
+        )
+        for kind in ("dragEnter", "dragOver", "drop"):
+            data = {"items": [], "files": files, "dragOperationsMask": 1}
+            await self.call("Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=data)
 
     async def screenshot(self, path: str | Path) -> None:
         """Write a picture of the page."""

@@ -15,10 +15,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from resnet_jax.deploy.serve.guard import AccessLog
+from resnet_jax.deploy.serve.heatmap import Drawn
 from resnet_jax.deploy.serve.openapi import openapi
 from resnet_jax.deploy.serve.options import Batching, Limits
 from resnet_jax.errors import UsageError
-from tests.deploy.serve.tools import ColourEngine, here, image, run
+from tests.deploy.serve.tools import COLOURS, ColourEngine, here, image, run
 
 DOCUMENT = openapi(Limits())
 
@@ -320,17 +321,20 @@ def test_paths_methods_and_headers():
 
 
 def test_pictures():
-    class Drawn:
+    class OfClass:
         method = "drawn"
 
-        def __call__(self, pixels, index):
-            return b"\x89PNG" + bytes([index])
+        def __call__(self, pixels, row, wanted, answers):
+            name = wanted or answers[0]
+            assert np.allclose(pixels.mean(axis=(0, 1)), row)
+            return Drawn(b"\x89PNG" + bytes([COLOURS.index(name)]), f"where {name} is", name)
 
     async def answers():
-        async with here(heatmap=Drawn()) as server:
+        async with here(heatmap=OfClass()) as server:
             found = checked(await server.post("/explain", content=image("green")))
             assert (found["explained"], found["image"]["classes"][0]["name"]) == ("green", "green")
             assert base64.b64decode(found["picture"].partition(",")[2]) == b"\x89PNG\x01"
+            assert (found["caption"], "colours" in found) == ("where green is", False)
             other = checked(await server.post("/explain?class=blue", content=image("green")))
             assert (other["explained"], base64.b64decode(other["picture"].partition(",")[2])[-1]) == ("blue", 2)
             unknown = await server.post("/explain?class=pink", content=image("green"))

@@ -35,7 +35,7 @@ COLOURS = ("red", "green", "blue")
 class ColourEngine(Engine):
     """Says how red, green and blue an image is."""
 
-    name, digest, classes, dtype = "colours", "0" * 64, COLOURS, "uint8"
+    name, task, digest, classes, dtype = "colours", "classification", "0" * 64, COLOURS, "uint8"
     shape: tuple[int, int, int] = (8, 8, 3)
     sizes: tuple[int, ...] = (1, 4)
 
