@@ -102,9 +102,11 @@ def test_a_pretrained_network_is_as_good_whatever_way_the_images_come(shared_dat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "count"), [("resnet20", 932), ("resnet44", 950)])
-def test_932_and_950_of_1017(shared_data, tmp_path, name, count):
-    assert check(Images(shared_data, 1017), name, tmp_path) == count
+@pytest.mark.parametrize(
+    ("name", "ways", "count"), [("resnet20", WAYS, 932), ("resnet44", ((32, "name"), (64, "some-numbers")), 950)]
+)
+def test_932_and_950_of_1017(shared_data, tmp_path, name, ways, count):
+    assert check(Images(shared_data, 1017), name, tmp_path, ways) == count
 
 
 @pytest.mark.slow
