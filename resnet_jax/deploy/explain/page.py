@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,23 +63,45 @@ def write_explanations(
 
 
 def summary(found: Sequence[Explained], parts: Sequence[str]) -> list[str]:
-    """Return what the checks say, a sentence for each method."""
-    sentences = []
+    """Return which methods' maps can be believed, by the means of the checks over the images: a sentence or three."""
     if not found or not found[0].random[0].size:
-        return sentences
+        return []
+    rows = _means(found)
+    followed = {
+        row.title for row in rows if row.deletion < row.deletion_random and row.insertion > row.insertion_random
+    }
+    learned = {row.title for row in rows if row.similarity < ALIKE}
+    groups = (
+        ("The score follows, and what was learned decides", lambda title: title in followed and title in learned),
+        ("The score does not clearly follow", lambda title: title not in followed),
+        ("With randomized weights much the same", lambda title: title not in learned),
+    )
+    sentences = []
+    for what, belongs in groups:
+        if titles := [row.title for row in rows if belongs(row.title)]:
+            sentences.append(f"{what}: {', '.join(titles)}.")
+    return sentences
+
+
+class _Mean(NamedTuple):
+    title: str
+    deletion: float
+    deletion_random: float
+    insertion: float
+    insertion_random: float
+    similarity: float
+
+
+def _means(found: Sequence[Explained]) -> list[_Mean]:
+    """Return the means of the checks over the images, a row for each method."""
     deleted, inserted = (mean_area([one.random[way] for one in found]) for way in (0, 1))
+    rows = []
     for name in found[0].maps:
         maps = [one.maps[name] for one in found]
         ours = mean_area([each.deletion for each in maps]), mean_area([each.insertion for each in maps])
         alike = float(np.mean([each.similarity[-1] for each in maps]))
-        follows = "follows" if ours[0] < deleted and ours[1] > inserted else "does not clearly follow"
-        depends = "depends on" if alike < ALIKE else "hardly depends on"
-        sentences.append(
-            f"{METHODS[name].title}: the score {follows} it (deletion {ours[0]:.2f} against {deleted:.2f} in random "
-            f"order, insertion {ours[1]:.2f} against {inserted:.2f}), and it {depends} what was learned (similarity "
-            f"{alike:.2f} once all weights are randomized)."
-        )
-    return sentences
+        rows.append(_Mean(METHODS[name].title, ours[0], deleted, ours[1], inserted, alike))
+    return rows
 
 
 def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Neighbour]) -> Section:
@@ -175,7 +197,14 @@ def _checks(found: Sequence[Explained], parts: Sequence[str]) -> Section:
         caption = f"Mean probability as cells are {'covered' if way == 0 else 'shown'}, the most important first."
         caption += " Lower is better." if way == 0 else " Higher is better."
         figures.append(DepthFigure(label.lower(), label, caption, figure))
-    return Section("Can the maps be believed?", text, figures)
+    rows = _means(found)
+    labels = ("deletion", "deletion random", "insertion", "insertion random", "similarity, all randomized")
+    columns: dict[str, Any] = {"method": [row.title for row in rows]}
+    columns |= {label: np.array([row[at] for row in rows]) for at, label in enumerate(labels, 1)}
+    meaning = {"deletion": "mean area under the curve; small is good", "insertion": "the same; large is good"}
+    return Section(
+        "Can the maps be believed?", text, figures, [Table("Means of the checks", columns, meaning, unfolded=True)]
+    )
 
 
 def _finish(axes: Any) -> None:
