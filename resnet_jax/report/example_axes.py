@@ -168,18 +168,25 @@ def _draw_boxes(axes: Any, example: Example, style: Style) -> set[int]:
     return {number for _, number in shown}
 
 
-def slices(volume: np.ndarray) -> np.ndarray:
-    """Return the middle slices of (d, h, w, c) across depth, height and width, side by side, (h', w', c)."""
-    depth, height, width = (side // 2 for side in volume.shape[:3])
+def slices(volume: np.ndarray, at: Sequence[int] | None = None, between: float | None = None) -> np.ndarray:
+    """Return slices of (d, h, w, c) across depth, height and width, side by side, (h', w', c).
+
+    Args:
+        volume: what is cut.
+        at: where, a position along each of the three (default: in the middle).
+        between: value between the slices (default: the largest of the volume or of its type of integers).
+    """
+    depth, height, width = (side // 2 for side in volume.shape[:3]) if at is None else at
     parts = [volume[depth], volume[:, height], volume[:, :, width]]
     tall = max(part.shape[0] for part in parts)
-    white = np.iinfo(volume.dtype).max if volume.dtype.kind in "iu" else np.nanmax(volume)
+    largest = np.iinfo(volume.dtype).max if volume.dtype.kind in "iu" else np.nanmax(volume)
+    colour = largest if between is None else between
     gap = max(1, tall // 20)
     padded = []
     for part in parts:
         above = (tall - part.shape[0]) // 2
         around = ((above, tall - part.shape[0] - above), (0, gap), (0, 0))
-        padded.append(np.pad(part, around, constant_values=white))
+        padded.append(np.pad(part, around, constant_values=colour))
     return np.concatenate(padded, axis=1)[:, :-gap]
 
 

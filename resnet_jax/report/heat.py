@@ -54,7 +54,8 @@ def picture(image: np.ndarray, heat: np.ndarray | None, *, signed: bool = False)
     """Return any input with a map over it, or as it is, as the bytes of a PNG file.
 
     Args:
-        image: an image (H, W, C), a volume (D, H, W, C), whose middle slices are drawn, or a signal (L, C).
+        image: an image (H, W, C), a signal (L, C), or a volume (D, H, W, C), of which three slices are drawn:
+            through the largest value of the map, or of the input alone through its middle.
         heat: of its rank without channels; None for the input alone.
         signed: as for :func:`overlay`.
     """
@@ -63,7 +64,14 @@ def picture(image: np.ndarray, heat: np.ndarray | None, *, signed: bool = False)
     if image.ndim == 4:
         from resnet_jax.report.example_axes import slices
 
-        image, heat = slices(image), None if heat is None else slices(heat[..., None])[..., 0]
+        if heat is None:
+            image = slices(image)
+        else:
+            peak = int(np.abs(np.nan_to_num(heat)).argmax())
+            at = tuple(int(each) for each in np.unravel_index(peak, heat.shape))
+            image, heat = slices(image, at), slices(heat[..., None], at, 0.0)[..., 0]
+        times = max(1, -(-LEAST_SIDE // (2 * image.shape[0])))
+        image = image.repeat(times, 0).repeat(times, 1)
     if image.dtype != np.uint8 or image.shape[-1] not in (1, 3):
         low, high = (float(end) for end in np.percentile(image, (0.5, 99.5)))
         shown = np.clip((image.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1) * 255

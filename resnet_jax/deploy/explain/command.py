@@ -72,13 +72,13 @@ def explain_run(
         DataError: no image could be read.
         RunError: the folder cannot be written.
     """
+    if files is None and not trained.was_trained_here and options.source is None:
+        raise UsageError(f"{trained.path} was imported and has no images of its own: name some, or give --source")
     explainer = Explainer(
         trained, options.methods, options.settings, wanted=options.target, head=options.head, checks=options.checks
     )
     failed: list[str] = []
     if files is None:
-        if not trained.was_trained_here and options.source is None:
-            raise UsageError(f"{trained.path} was imported and has no images of its own: name some, or give --source")
         images, notes = _examples(trained, options)
     else:
         images, notes = _read(trained, files, options.most, failed)

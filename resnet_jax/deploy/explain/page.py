@@ -150,6 +150,8 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
 
 def _caption(name: str, found: Map, one: Explained) -> str:
     lines = [METHODS[name].says[:1].upper() + METHODS[name].says[1:] + "."]
+    if one.image.ndim == 4:
+        lines.append("Slices through its largest value.")
     if found.deletion.size:
         deleted, inserted = (area(curve[None])[0] for curve in (found.deletion, found.insertion))
         by_chance = [area(curve[None])[0] for curve in one.random]
