@@ -121,7 +121,7 @@ def _pooled(trained: TrainedRun, images: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _features_of(model: Any, variables: Any, inputs: jax.Array) -> jax.Array:
-    return model.apply(variables, inputs, method="features")["pooled"].astype(jnp.float32)
+    return model.apply(variables, inputs, train=False, method="features")["pooled"].astype(jnp.float32)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
