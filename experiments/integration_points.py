@@ -118,7 +118,10 @@ def main() -> None:
         rules[f"{n} parts, halved where the sum is wrong"] = lambda f, d, n=n: halved_where_wrong(f, d, n, 65)
     rules["middles of 64, weights made complete"] = lambda f, d: made_complete(middles(64), f, d)
     rules["middles of 64, then trapezoids until within 1 %"] = lambda f, d: refined(chain, f, d)
-    rows, names = [], ("rule", "gradients", "sum off, median", "most", "within 1 %", "map off, median", "most")
+    rows, names = (
+        [],
+        ("rule", "gradients", "sum off, median", "sum off, most", "within 1 %", "map off, median", "map off, most"),
+    )
     for rule, choose in rules.items():
         weights = np.stack([choose(f[:, row], d[:, row]) for row in range(IMAGES)], axis=1)
         wrong = np.abs((weights * d).sum(0) / (f[-1] - f[0]) - 1)

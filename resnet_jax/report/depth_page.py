@@ -188,7 +188,8 @@ def _figure(figure: DepthFigure) -> str:
 
 def _picture(picture: Picture) -> str:
     lines = "<br>".join(escape(line) for line in picture.caption.split("\n"))
-    return f"""<figure id="picture-{picture.name}"{' class="wide"' if picture.wide else ""}>
+    width = ' class="wide"' if picture.wide else ' class="double"' if picture.double else ""
+    return f"""<figure id="picture-{picture.name}"{width}>
 <h3>{escape(picture.title)}</h3>
 {picture.markup()}
 <figcaption>{lines}</figcaption>

@@ -20,7 +20,8 @@ class Picture:
         title: headline.
         caption: what is seen, and numbers; lines.
         png: bytes of a PNG file.
-        wide: whether it takes the width of several.
+        wide: whether it takes the width of all columns.
+        double: whether it takes the width of two columns, where there are several.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Picture:
     caption: str
     png: bytes
     wide: bool = False
+    double: bool = False
 
     #: There is always something in it.
     empty = False

@@ -88,7 +88,7 @@ def explain_run(
     if options.nearest:
         neighbours = Neighbours(trained, options.nearest_from)
         near = neighbours.of(np.stack([pixels for _, pixels, _ in images]), options.nearest)
-        notes.append(f"nearest of {len(neighbours):,} images of split {neighbours.split}")
+        notes.append(f"nearest of {len(neighbours):,} examples of split {neighbours.split}")
     found = list(explainer.each(images))
     sheets = {}
     if options.mistakes:

@@ -131,7 +131,7 @@ METHODS: dict[str, Method] = {
         "Grad-CAM++", False, _grad_cam_plus_plus, "the same with positions weighed by what they alone would explain"
     ),
     "integrated_gradients": Method(
-        "Integrated gradients", True, _integrated, "what every pixel adds to the score (red) or takes from it (blue)"
+        "Integrated gradients", True, _integrated, "what every position adds to the score (red) or takes from it (blue)"
     ),
     "smooth_grad": Method("SmoothGrad", False, _smooth_grad, "the size of the gradient, averaged over noisy copies"),
     "occlusion": Method(

@@ -109,26 +109,27 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
     text = f"The network says: {answers}." + (f" It is: {one.label}." if one.label else "")
     text += f" Explained: {one.target}, {_number(one.probability)}"
     text += f", of the box {tuple(round(side) for side in one.box)} (top, left, bottom, right)." if one.box else "."
-    shown: list[Any] = [Picture(slug, "Input", "As the network sees it.", picture(one.image, None))]
+    broad = one.image.ndim != 3  # curves, and slices beside each other
+    shown: list[Any] = [Picture(slug, "Input", "As the network sees it.", picture(one.image, None), double=broad)]
     for name, found in one.maps.items():
         method = METHODS[name]
         shown.append(
             Picture(
                 f"{slug}_{name}", method.title, _caption(name, found, one),
-                picture(one.image, found.values, signed=method.signed),
+                picture(one.image, found.values, signed=method.signed), double=broad,
             )
         )  # fmt: skip
     shown += [
         Picture(
             f"{slug}_{stage}", f"Class activation, {stage}", "Where this stage has evidence for it (LayerCAM).",
-            picture(one.image, values),
+            picture(one.image, values), double=broad,
         )
         for stage, values in one.stages.items()
     ]  # fmt: skip
     if near:
         strip = _strip([each.image for each in near])
         told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})" for each in near)
-        title = "Nearest training images, by the features before the classifier"
+        title = "Nearest training examples, by the features before the classifier"
         shown.append(Picture(f"{slug}_nearest", title, f"Cosine similarity, from the left: {told}", strip, True))
     tables = []
     if one.random[0].size:
