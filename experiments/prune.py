@@ -5,8 +5,8 @@ r"""A pruned ResNet-20 and ResNet-18: accuracy after fine-tuning, and speed in t
 
 ResNet-20 is the pretrained one, fine-tuned on JPEG CIFAR-10; ResNet-18 a run directory of ``cifar10-adam-10ep``. Each
 is pruned in several ways, and every network, **the full one among them**, is then trained alike, taught by the network
-that all were made of. Tested on the JPEG test images and on the 1,017 lossless ones. Then the networks of a
-family take turns: ours (as ``predict`` computes), ONNX Runtime and OpenVINO, batches of 1 and 128, all cores.
+that all were made of. Tested on the JPEG test images and on the 1,017 without the losses of JPEG. Then the networks of
+a family take turns: ours (as ``predict`` computes), ONNX Runtime and OpenVINO, batches of 1 and 128, all cores.
 
 Two quiet cores take about 25 minutes for ResNet-20 and 20 for ResNet-18 (``--families resnet18``: this one alone). The
 same command goes on with what was stopped; ``--steps 20`` tries everything in short. Writes results/prune/results.json.

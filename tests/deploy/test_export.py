@@ -173,7 +173,7 @@ def test_openvino_does_not_report():
 
 @pytest.mark.slow
 def test_saved_model_and_litert(run, images, tmp_path):
-    tf = pytest.importorskip("tensorflow")
+    tf = pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install tensorflow-cpu")
     exported = export_run(run, tmp_path / "saved", config("saved"))
     assert exported.differences["tensorflow"] <= 1e-5
     loaded = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
