@@ -109,6 +109,7 @@ def _list(argv: list[str]) -> list[dict[str, Any]]:
     for line in table:
         say(console, "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     say(console, f"{len(rows)} weights. top-1: percent, as their source says; +: the network with choices of its own.")
+    say(console, "resnet-jax predict NAME IMAGE fetches them if need be; so do eval, finetune, export, serve, ...")
     return [row.to_json() for row in rows]
 
 
@@ -127,6 +128,10 @@ def _fetch(argv: list[str]) -> dict[str, Any]:
     row = found.row
     say(console, f"{found.path}: {row.model}, {found.checked}")
     say(console, f"licence {row.licence or 'not stated'}, as {row.source} states it")
+    say(
+        console,
+        f"its name stands for a run directory: resnet-jax predict {row.name} IMAGE, eval, finetune, export, ...",
+    )
     return {
         "name": row.name,
         "path": str(found.path),

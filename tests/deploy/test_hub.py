@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -164,6 +165,21 @@ def test_a_path_stays_a_path(tmp_path, monkeypatch):
         assert run_path(given) == given
 
 
+def test_a_word_that_is_near_to_a_name_or_a_network_says_what_to_type(tmp_path, monkeypatch):
+    from resnet_jax.cli.depth_options import default_directory
+    from resnet_jax.cli.named import run_directory
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"did you mean resnet20_cifar\.akamaster"):
+        run_directory(Path("resnet20_cifar.akamster"))
+    with pytest.raises(UsageError, match=r"resnet18 is a network without weights.*resnet18\."):
+        run_directory(Path("resnet18"))
+    for given in ("my-run", "runs/resnet18", "."):
+        assert run_directory(Path(given)) == Path(given)
+    # what is written here must not have the weights' name: a folder goes before them
+    assert default_directory("resnet20_cifar.akamaster", "profile") == Path("depth-resnet20_cifar.akamaster/profile")
+
+
 def test_in_python(weights, tmp_path):
     path, row, variables = weights
     here = at(row, "https://nowhere.invalid")
@@ -211,3 +227,10 @@ def test_eval_of_a_name(shared_data, tmp_path, monkeypatch, capsys):
     source = f"npz:{tmp_path / 'some.npz'}"
     assert run(["eval", "resnet20_cifar.akamaster", "--split", "all", "--data.source", source, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["correct"] == right
+    # every other verb that takes a trained network
+    monkeypatch.chdir(tmp_path)
+    name = "resnet20_cifar.akamaster"
+    assert run(["features", name, source, "--out", "features.npz"]) == 0
+    assert run(["export", name, "--format", "safetensors", "--out", "net.safetensors"]) == 0
+    assert run(["weights", "fold", name, "--out", "folded"]) == 0
+    assert {"features.npz", "net.safetensors", "folded"} <= {path.name for path in tmp_path.iterdir()}

@@ -14,7 +14,7 @@ import numpy as np
 from resnet_jax import __version__
 from resnet_jax.deploy.packages import package
 from resnet_jax.deploy.serve.engine import Engine, row_of
-from resnet_jax.deploy.serve.heatmap import Heatmap, seen
+from resnet_jax.deploy.serve.heatmap import Heatmap, at_sides, seen
 from resnet_jax.deploy.serve.metrics import Metrics
 from resnet_jax.deploy.serve.openapi import openapi
 from resnet_jax.deploy.serve.options import MIB, Batching, Limits
@@ -249,7 +249,9 @@ class Service:
             return ImageAnswer(name=name, classes=[], mask=None, error=Error(**found.as_json()))
         self.metrics.images.labels("answered").inc()
         prediction = self.engine.prediction(found.row, found.ready.sides, top)
-        mask = _url(encode_png(prediction.fields["segmentation"][..., None])) if masked else None
+        mask = None
+        if masked:
+            mask = _url(encode_png(at_sides(prediction.fields["segmentation"], self.engine.shape[:2])[..., None]))
         return ImageAnswer(name=name, classes=answers_of(prediction), mask=mask, error=None)
 
     def _json(self, answers: list[ImageAnswer]) -> Any:

@@ -110,8 +110,7 @@ class PixelClasses:
             return Drawn(encode_png(heat), f"where “{wanted}” is likely: the brighter the likelier", wanted, self._hex)
         found = self._engine.prediction(row, pixels.shape[:2], 1).fields["segmentation"]
         times = enlargement(pixels.shape[:2])
-        found = found[_nearest(found.shape[0], pixels.shape[0])][:, _nearest(found.shape[1], pixels.shape[1])]
-        tint = self._table[found].repeat(times, 0).repeat(times, 1)
+        tint = self._table[at_sides(found, pixels.shape[:2])].repeat(times, 0).repeat(times, 1)
         mixed = 0.45 * enlarged(pixels).astype(np.float32) + 0.55 * tint
         return Drawn(encode_png(np.rint(mixed).astype(np.uint8)), "what every pixel is taken for", None, self._hex)
 
@@ -162,9 +161,13 @@ def _rgb(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _nearest(have: int, side: int) -> np.ndarray:
-    """Return which of ``have`` pixels is nearest to each of ``side``."""
-    return np.minimum((2 * np.arange(side) + 1) * have // (2 * side), have - 1)
+def at_sides(classes: np.ndarray, sides: Sequence[int]) -> np.ndarray:
+    """Return classes of pixels (h, w) at other sides: those of the nearest pixel."""
+    rows, columns = (
+        np.minimum((2 * np.arange(side) + 1) * have // (2 * side), have - 1)
+        for have, side in zip(classes.shape, sides, strict=True)
+    )
+    return classes[rows][:, columns]
 
 
 def heatmap_of(engine: Engine) -> Heatmap | None:

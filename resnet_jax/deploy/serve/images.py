@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Iterator
 from typing import Literal
 
 from resnet_jax.data.formats import HEAD_BYTES, identify
@@ -11,6 +14,8 @@ from resnet_jax.deploy.serve.problems import not_an_image, not_readable, too_lar
 SCANS = 100
 """Scans of a JPEG that are decoded. Cameras and programs write 1 to 12; each costs a pass over all of the image, and a
 few bytes can ask for one."""
+LITTLE = 1 << 16
+"""Packed bytes of a PNG's pixels that are left to the decoder: a byte unpacks to 1,032 at most."""
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -46,6 +51,50 @@ def check_file(data: bytes, pixels: int) -> Literal["jpeg", "png"]:
         )
     if kind == "jpeg" and data.count(b"\xff\xda") > SCANS:
         raise not_readable(f"a JPEG of {data.count(bytes((0xFF, 0xDA))):,} scans; at most {SCANS} are decoded")
-    if kind == "png" and png_layout(data) == "broken":
-        raise not_readable("a PNG that is cut short, or whose parts are longer than the file")
+    if kind == "png":
+        if png_layout(data) == "broken":
+            raise not_readable("a PNG that is cut short, or whose parts are longer than the file")
+        _require_its_size(data)
     return kind
+
+
+def _require_its_size(data: bytes) -> None:
+    """Refuse a PNG whose pixels unpack to more bytes than its sides have: decoders unpack the rest too, for minutes.
+
+    Raises:
+        Problem: 422.
+    """
+    packed = [data[start:end] for name, start, end in _chunks(data) if name == b"IDAT"]
+    if sum(map(len, packed)) <= LITTLE:
+        return
+    left, unpacking = _bytes_of_pixels(data), zlib.decompressobj()
+    for part in packed:
+        for start in range(0, len(part), LITTLE):
+            try:
+                left -= len(unpacking.decompress(part[start : start + LITTLE], left + 1))
+            except zlib.error as error:
+                raise not_readable("a PNG that is damaged: its pixels cannot be unpacked") from error
+            if left < 0 or unpacking.unconsumed_tail:
+                raise not_readable("a PNG whose pixels unpack to more than its width and height have: damaged")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the contents of every part of a PNG."""
+    at = len(_PNG)
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 8], at + 8, at + 8 + length
+        at += 12 + length
+
+
+def _bytes_of_pixels(data: bytes) -> int:
+    """Return the bytes of the rows of a PNG, each with the byte of its filter; PNG specification, 7.2 and 8.2."""
+    width, height, depth, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, len(_PNG) + 8)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours, 4)
+    adam7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    total = 0
+    for left, top, across, down in adam7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0:
+            total += max(rows, 0) * (1 + -(-columns * bits // 8))
+    return total

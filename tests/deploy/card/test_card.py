@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -53,6 +54,11 @@ def test_the_card(cards, capsys):
     assert front["model-index"][0]["results"][0]["metrics"][0] == {"type": "accuracy", "value": evaluated["accuracy"]}
     for heading in ("Data", "Recipe", "Calibration", "Speed and size", "Known limits", "Licence", "How to load it"):
         assert f"## {heading}" in text
+    assert "![Gradient through depth](gradient.png)" in text
+    pictures = re.findall(r"!\[[^\]]*\]\((.*?)\)", text)
+    assert len(pictures) == 4
+    assert all((folder / name).stat().st_size > 5000 for name in pictures)
+    assert len(card["depth"]["grad_norm"]) == len(card["depth"]["blocks"]) == 9
     compile(text.split("```python")[1].split("```")[0], "card", "exec")
     page = (folder / "report.html").read_text()
     assert 'id="figure-reliability"' in page

@@ -99,6 +99,16 @@ def scans(count: int) -> bytes:
     return data[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" * count + data[-2:]
 
 
+def endless_pixels() -> bytes:
+    """A PNG of 8x8 pixels whose 250 kB unpack to 256 MB."""
+    whole = image("red")
+    before, (length,) = whole.index(b"IDAT") - 4, struct.unpack_from(">I", whole, whole.index(b"IDAT") - 4)
+    packing = zlib.compressobj(9)
+    packed = b"".join(packing.compress(bytes(1 << 20)) for _ in range(256)) + packing.flush()
+    data = struct.pack(">I", len(packed)) + b"IDAT" + packed + struct.pack(">I", zlib.crc32(b"IDAT" + packed))
+    return whole[:before] + data + whole[before + 12 + length :]
+
+
 JSON = {"content-type": "application/json"}
 REFUSED = {
     "text": (b"hello, I am a JPEG", {"content-type": "image/jpeg"}, 415, "no JPEG or PNG"),
@@ -106,6 +116,13 @@ REFUSED = {
     "nothing": (b"", {}, 422, "empty"),
     "cut": (image("red")[:-30], {}, 422, "cut short"),
     "bomb": (bomb(60_000, 60_000), {}, 413, "3,600,000,000 pixels"),
+    "bomb in base64": (
+        json.dumps({"images": [base64.b64encode(bomb(9_999, 9_999)).decode()]}).encode(),
+        JSON,
+        413,
+        "pixels",
+    ),
+    "unpacks to more": (endless_pixels(), {}, 422, "unpack to more"),
     "scans": (scans(200), {}, 422, "scans"),
     "kind of body": (b"<x/>", {"content-type": "application/xml"}, 415, "Content-Type"),
     "no JSON": (b"{", JSON, 422, "no JSON"),
@@ -118,6 +135,9 @@ REFUSED = {
     "values": (b'{"images": [[[[1,2,300]]]]}', JSON, 422, "0 to 255"),
     "fractions": (b'{"images": [[[[1,2,0.5]]]]}', JSON, 422, "whole numbers"),
     "infinite": (b'{"images": [[[[1,2,1e999]]]]}', JSON, 422, "whole numbers"),
+    "not a number": (b'{"images": [[[[NaN,2,3]]]]}', JSON, 422, "whole numbers"),
+    "nothing in it": (b'{"images": [[[]]]}', JSON, 422, "pixels must be"),
+    "objects": (b'{"images": [[[{}]]]}', JSON, 422, "pixels must be"),
     "giant": (b'{"images": [[[[1,2,' + b"9" * 400 + b"]]]]}", JSON, 422, "pixels must be"),
     "channels": (b'{"images": [[[[1,2]]]]}', JSON, 422, "(height, width, 3)"),
     "words": (b'{"images": ["?"]}', JSON, 422, "base64"),
@@ -183,13 +203,13 @@ def test_full_slow_and_not_ready():
     async def answers():
         engine = ColourEngine()
         async with here(engine, limits=Limits(images=4, queue=4, seconds=0.05)) as server:
-            engine.seconds = 0.2
+            engine.seconds = 0.1
             late = await server.post("/predict", content=image("red"))
             assert late.status_code == 504
             checked(late)
             engine.seconds = 0.0
         async with here(engine, limits=Limits(images=4, queue=4)) as server:
-            engine.seconds = 0.2
+            engine.seconds = 0.1
             sent = [server.post("/predict", content=image("red")) for _ in range(8)]
             found = await asyncio.gather(*sent)
             statuses = sorted(response.status_code for response in found)

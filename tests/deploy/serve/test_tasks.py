@@ -63,7 +63,7 @@ def test_pixels():
             assert [(c["name"], c["probability"]) for c in plain["classes"]] == [("green", 0.5), ("blue", 0.5)]
             assert "mask" not in plain
             mask = decoded(checked(await server.post("/predict?mask=1", content=halves()))["images"][0]["mask"])
-            assert mask.tolist() == [[1, 1, 2, 2]] * 4
+            assert mask.tolist() == [[1] * 4 + [2] * 4] * 8
             assert (await server.post("/predict?mask=yes", content=halves())).status_code == 422
             whole = checked(await server.post("/explain", content=halves()))
             assert (whole.get("explained"), whole["caption"]) == (None, "what every pixel is taken for")
