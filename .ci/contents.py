@@ -22,8 +22,8 @@ NEEDED = (
     "py.typed", "__init__.pyi", "recipes/digits.yaml", "ops/native/conv.cc", "ops/native/common.h", "report/page.css",
     "report/page.js", "deploy/serve/page.html", "deploy/serve/page.js", "weights/published.csv",
 )  # fmt: skip
-#: Folders of somebody's machine: home directories, and the checkout's own.
-MACHINE = re.compile(rb"/(?:home|Users)/[a-z]\w*/|/root/|" + re.escape(str(Path.cwd().resolve()).encode() + b"/"))
+#: Folders of this machine: who builds, and where.
+MACHINE = re.compile(b"|".join(re.escape(f"{folder.resolve()}/".encode()) for folder in (Path.home(), Path.cwd())))
 
 
 def members(path: Path) -> dict[str, bytes]:
