@@ -13,7 +13,6 @@ from .lesion import (
 from .measure import Moments as Moments, measure_moments as measure_moments, sample_moments as sample_moments
 from .own_blocks import (
     BLOCK_AXES as BLOCK_AXES,
-    Anatomy as Anatomy,
     BlockNames as BlockNames,
     Identity as Identity,
     instrumented as instrumented,

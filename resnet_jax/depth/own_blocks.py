@@ -3,7 +3,4 @@
 from resnet_jax.instrument.hooks import BlockNames, Identity, instrumented
 from resnet_jax.models.collections import BLOCK_AXES
 
-__all__ = ["BLOCK_AXES", "Anatomy", "BlockNames", "Identity", "instrumented"]
-
-#: The name of before; use :class:`BlockNames`.
-Anatomy = BlockNames
+__all__ = ["BLOCK_AXES", "BlockNames", "Identity", "instrumented"]
