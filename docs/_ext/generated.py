@@ -1,0 +1,36 @@
+"""Sphinx extension: pages that are made before the site is read, and links that leave ``docs/``.
+
+Results (``experiments/results/**/README.md``), the command line (the parsers' help) and the API (the public names of
+each package) become pages in folders that git does not know. A link of a page in ``docs/`` to one of these files
+becomes a link to its page; a link to another file of the repository offers that file.
+"""
+
+from pathlib import Path
+
+import api_pages
+import cli_pages
+import result_pages
+from links import rewritten
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def generate(app) -> None:
+    """Write what has changed."""
+    result_pages.write(HERE)
+    api_pages.write(HERE)
+    cli_pages.write(HERE)
+
+
+def read_source(app, docname: str, source: list[str]) -> None:
+    """Turn links to files outside ``docs/`` into links to pages or files."""
+    path = Path(app.env.doc2path(docname)).resolve()
+    if path.suffix == ".md" and "generated: true" not in source[0][:200]:
+        source[0] = rewritten(source[0], path, path)
+
+
+def setup(app) -> dict:
+    """Connect."""
+    app.connect("builder-inited", generate, priority=100)
+    app.connect("source-read", read_source)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
