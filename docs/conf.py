@@ -35,7 +35,7 @@ myst_links_external_new_tab = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -44,6 +44,7 @@ autodoc_class_signature = "mixed"
 autosummary_generate = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
+default_role = "code"
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 

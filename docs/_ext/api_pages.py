@@ -1,6 +1,7 @@
 """Pages of the API: the public names of each package, documented by their docstrings."""
 
 import importlib
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,13 +64,29 @@ def _directive(module: str, name: str) -> list[str]:
         return [f".. autoclass:: {module}.{name}", "   :members:", "   :show-inheritance:", ""]
     if callable(value):
         return [f".. autofunction:: {module}.{name}", ""]
-    return [f".. autodata:: {module}.{name}", "   :no-value:", ""]
+    return [f".. autodata:: {_home(module, name)}.{name}", "   :no-value:", ""]
+
+
+def _shown(module: str, name: str) -> str:
+    value = getattr(importlib.import_module(module), name)
+    return f"{module if callable(value) else _home(module, name)}.{name}"
+
+
+def _home(package: str, name: str) -> str:
+    """Return the module that assigns a value, where its description is."""
+    value = getattr(importlib.import_module(package), name)
+    homes = [
+        module for module, found in sorted(sys.modules.items())
+        if module.startswith("resnet_jax.") and getattr(found, name, None) is value
+        and f"\n{name}" in Path(found.__file__ or "").read_text(encoding="utf-8")
+    ]  # fmt: skip
+    return homes[0] if homes else package
 
 
 def _page(part: Part) -> str:
     found = entries(part)
     lines = [f"# {part.title}", "", part.about, "", "```{eval-rst}", ".. autosummary::", "   :nosignatures:", ""]
-    lines += [f"   {module}.{name}" for module, name in found]
+    lines += [f"   {_shown(module, name)}" for module, name in found]
     lines += ["```", "", "## Reference", "", "```{eval-rst}"]
     for module, name in found:
         lines += _directive(module, name)

@@ -5,10 +5,12 @@ each package) become pages in folders that git does not know. A link of a page i
 becomes a link to its page; a link to another file of the repository offers that file.
 """
 
+import re
 from pathlib import Path
 
 import api_pages
 import cli_pages
+import recipe_page
 import result_pages
 from links import rewritten
 
@@ -20,6 +22,7 @@ def generate(app) -> None:
     result_pages.write(HERE)
     api_pages.write(HERE)
     cli_pages.write(HERE)
+    recipe_page.write(HERE)
 
 
 def read_source(app, docname: str, source: list[str]) -> None:
@@ -29,8 +32,18 @@ def read_source(app, docname: str, source: list[str]) -> None:
         source[0] = rewritten(source[0], path, path)
 
 
+#: A star of a shape, ``(N, *spatial, C)``, where it is not marked as code.
+_STAR = re.compile(r"(``.*?``|`.*?`)|(?<![\w*\\\\])\*(?=[a-z_]+[,)])")
+
+
+def mend_shapes(app, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep the star of a shape from beginning an emphasis."""
+    lines[:] = [_STAR.sub(lambda match: match[1] or r"\*", line) for line in lines]
+
+
 def setup(app) -> dict:
     """Connect."""
     app.connect("builder-inited", generate, priority=100)
     app.connect("source-read", read_source)
+    app.connect("autodoc-process-docstring", mend_shapes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

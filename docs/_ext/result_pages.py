@@ -29,7 +29,9 @@ def write(docs: Path) -> None:
     for path in files.values():
         page = page_of(path)
         assert page is not None
-        write_if_changed(page, MARK + rewritten(path.read_text(encoding="utf-8"), path, page))
+        text = rewritten(path.read_text(encoding="utf-8"), path, page)
+        title = "" if text.startswith("# ") else f"# {page.stem.replace('-', ': ')}\n\n"
+        write_if_changed(page, MARK + title + text)
     security = docs / PAGES[ROOT / "SECURITY.md"]
     write_if_changed(security, MARK + rewritten((ROOT / "SECURITY.md").read_text(encoding="utf-8"), ROOT / "SECURITY.md", security))
     named = [name for names in GROUPS.values() for name in names]

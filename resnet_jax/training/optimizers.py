@@ -115,7 +115,7 @@ class OptimConfig:
     weight_decay: NotNegative = 0.0
     """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
     l1: NotNegative = 0.0
-    """L1 penalty (lasso), l1 * |w|."""
+    """L1 penalty (lasso), `l1 * |w|`."""
     l1_step: L1Step = "subgradient"
     """How l1 acts: subgradient, the gradient gets l1 * sign(w), which leaves weights near 0; or proximal, each update
     ends with soft-thresholding, which makes them exactly 0 (sgd, adam, adamw, rmsprop)."""
