@@ -4,10 +4,12 @@ The costs of one image (MACs: multiply-adds of :func:`resnet_jax.models.count`; 
 convolutions, out of them, and of the residual sums, :func:`resnet_jax.models.count.count_elements`; b: bytes of an
 element of the computation):
 
-|               | operations | bytes to and from memory                                                            |
-|---------------|------------|-------------------------------------------------------------------------------------|
-| training      | 6 x MACs   | b (3 X + 11 Y + 4 R): convolution and batch norm each read and write for themselves |
-| inference     | 2 x MACs   | b (X + Y + R)                                                                       |
+=========  ==========  ===================================================================================
+           operations  bytes to and from memory
+=========  ==========  ===================================================================================
+training   6 x MACs    b (3 X + 11 Y + 4 R): convolution and batch norm each read and write for themselves
+inference  2 x MACs    b (X + Y + R)
+=========  ==========  ===================================================================================
 
 In training the forward convolution reads x and writes y; the statistics read y; applying them reads y and writes z;
 backward, the sums read dz and y; applying them reads dz and y and writes dy; the input gradient reads dy and writes dx;

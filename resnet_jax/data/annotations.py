@@ -1,10 +1,13 @@
 """Labels of held-out images that lie in no class folders, as sets are published.
 
-| set | what names the class of a validation image |
-|---|---|
-| Tiny ImageNet | ``val/val_annotations.txt``: file, class and box by tab |
-| ImageNet | the devkit: ``ILSVRC2012_validation_ground_truth.txt``, a number a line, and ``meta.mat`` for the numbers |
-| ImageNet at Kaggle | ``LOC_val_solution.csv``: file and, after a comma, the class and the box of every object |
+==================  ====================================================================================================
+set                 what names the class of a validation image
+==================  ====================================================================================================
+Tiny ImageNet       ``val/val_annotations.txt``: file, class and box by tab
+ImageNet            the devkit: ``ILSVRC2012_validation_ground_truth.txt``, a number a line, and ``meta.mat`` for the
+                    numbers
+ImageNet at Kaggle  ``LOC_val_solution.csv``: file and, after a comma, the class and the box of every object
+==================  ====================================================================================================
 
 The classes are the folders of the training images (``n01440764``).
 """

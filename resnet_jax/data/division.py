@@ -24,12 +24,16 @@ Method = Literal["stratified", "hash"]
 class Division:
     """How a data set is divided, the same for every run that is compared.
 
-    | | stratified | hash |
-    |---|---|---|
-    | an example's part goes by | the labels of all examples, and where it stands among them | its name alone |
-    | sizes, and shares of classes | exact, to within rounding | about right |
-    | when examples are added or removed | all parts change | the others stay where they are |
-    | with groups | whole groups, as near to the shares as they come | a group's part goes by its name |
+    ==================================  ==========================================================  ====================
+                                        stratified                                                  hash
+    ==================================  ==========================================================  ====================
+    an example's part goes by           the labels of all examples, and where it stands among them  its name alone
+    sizes, and shares of classes        exact, to within rounding                                   about right
+    when examples are added or removed  all parts change                                            the others stay
+                                                                                                    where they are
+    with groups                         whole groups, as near to the shares as they come            a group's part goes
+                                                                                                    by its name
+    ==================================  ==========================================================  ====================
 
     Attributes:
         val_fraction: share of the training examples that is held out for validation; of all, where there is no test.

@@ -1,12 +1,14 @@
 """``folder:PATH``: image files below a folder, whose classes are in the folders' or the files' names.
 
-| layout | what is read |
-|---|---|
-| ``PATH/CLASS/*.jpg`` | one split, ``all`` |
-| ``PATH/train/CLASS/*.jpg`` with ``PATH/test`` or ``PATH/val`` or both | these splits |
-| the same below the only folder of PATH | the same, and the notes say so |
-| ``PATH/cat_001.jpg`` with ``data.class_pattern`` | see :mod:`resnet_jax.data.class_pattern` |
-| Tiny ImageNet, ImageNet with its devkit, ImageNet of Kaggle | see :mod:`resnet_jax.data.annotations` |
+=====================================================================  ========================================
+layout                                                                 what is read
+=====================================================================  ========================================
+``PATH/CLASS/*.jpg``                                                   one split, ``all``
+``PATH/train/CLASS/*.jpg`` with ``PATH/test`` or ``PATH/val`` or both  these splits
+the same below the only folder of PATH                                 the same, and the notes say so
+``PATH/cat_001.jpg`` with ``data.class_pattern``                       see :mod:`resnet_jax.data.class_pattern`
+Tiny ImageNet, ImageNet with its devkit, ImageNet of Kaggle            see :mod:`resnet_jax.data.annotations`
+=====================================================================  ========================================
 
 Splits may also be called ``training``, ``testing``, ``valid`` and ``validation``, in capitals or not.
 

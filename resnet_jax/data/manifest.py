@@ -1,14 +1,17 @@
 """``manifest:PATH``: a table of files, CSV (comma), TSV (tab) or JSON Lines, in UTF-8.
 
-| column | what it holds |
-|---|---|
-| ``path`` | an image file, or an ``.npy`` file with one array; relative to the table |
-| ``label`` | the class, a text; classes are sorted, numbers as numbers |
-| or ``labels`` | several labels, separated by ``;`` (in JSON Lines a list of texts); empty for none |
-| or ``value``, ``value_NAME`` ... | numbers to predict |
-| ``label_NAME``, ``value_NAME`` | beside these, further classes and numbers for ``task.heads``; empty for none |
-| ``split`` | if there: train, val or test; without it the table is divided here |
-| ``group`` | if there: whom the row belongs to, such as a patient; ``data.group_by group`` keeps each on one side |
+================================  ======================================================================================
+column                            what it holds
+================================  ======================================================================================
+``path``                          an image file, or an ``.npy`` file with one array; relative to the table
+``label``                         the class, a text; classes are sorted, numbers as numbers
+or ``labels``                     several labels, separated by ``;`` (in JSON Lines a list of texts); empty for none
+or ``value``, ``value_NAME`` ...  numbers to predict
+``label_NAME``, ``value_NAME``    beside these, further classes and numbers for ``task.heads``; empty for none
+``split``                         if there: train, val or test; without it the table is divided here
+``group``                         if there: whom the row belongs to, such as a patient; ``data.group_by group`` keeps
+                                  each on one side
+================================  ======================================================================================
 
 Other columns are left out, and the notes say so. All wrong rows are found before anything else is done. The index of a
 long table is kept (:mod:`resnet_jax.data.index`).

@@ -3,14 +3,16 @@
 So a run resumes exactly with one number, a batch can be looked at again after the fact, and threads, worker processes,
 restarts and the number of processes change nothing. Who makes them is decided in :mod:`.executor`.
 
-| key | array | meaning |
-|---|---|---|
-| image | (B, ..., C) | what the network is given: uint8 (B, H, W, C) of pixels 0..255, or as the source has it |
-| label | int32 (B,) | class; float32 (B, K) of several labels, (B,) or (B, M) of values |
-| others | (B, ...) | every other field of the examples, by its name |
-| mask | bool (B,) | False for padding and what evaluation could not read, which must count nowhere |
-| index | int32 (B,) | position in the records, -1 where mask is False |
-| epoch | int32 (B,) | passes over this example completed before this one: how often it was drawn before |
+======  ===========  =======================================================================================
+key     array        meaning
+======  ===========  =======================================================================================
+image   (B, ..., C)  what the network is given: uint8 (B, H, W, C) of pixels 0..255, or as the source has it
+label   int32 (B,)   class; float32 (B, K) of several labels, (B,) or (B, M) of values
+others  (B, ...)     every other field of the examples, by its name
+mask    bool (B,)    False for padding and what evaluation could not read, which must count nowhere
+index   int32 (B,)   position in the records, -1 where mask is False
+epoch   int32 (B,)   passes over this example completed before this one: how often it was drawn before
+======  ===========  =======================================================================================
 """
 
 from __future__ import annotations

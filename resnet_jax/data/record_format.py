@@ -1,10 +1,12 @@
 """How a data set lies in one ArrayRecord file: examples, then the labels of each split, then a header.
 
-| records | what they hold |
-|---|---|
-| 0 .. N-1 | the examples, split after split: each field in the order of the header, then where the example came from |
-| N .. | for each split its labels and, if there are any, its groups, as ``.npy`` without pickles |
-| the last | ``MAGIC``, then the header as JSON: splits, fields, class names, kind of labels, notes |
+========  ========================================================================================================
+records   what they hold
+========  ========================================================================================================
+0 .. N-1  the examples, split after split: each field in the order of the header, then where the example came from
+N ..      for each split its labels and, if there are any, its groups, as ``.npy`` without pickles
+the last  ``MAGIC``, then the header as JSON: splits, fields, class names, kind of labels, notes
+========  ========================================================================================================
 
 A field of an image file is its length (32 bits) and its bytes, as they were. An array is its sides (32 bits each, only
 where they vary from example to example) and its values. All numbers are little-endian. Labels are not repeated in the

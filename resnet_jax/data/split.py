@@ -51,12 +51,14 @@ class Splits:
 def resolve_splits(dataset: Dataset, division: Division | None = None, **wanted: Any) -> Splits:
     """Give every example of a data set one role, holding out what the source does not.
 
-    | the source has | train | val | test |
-    |---|---|---|---|
-    | all | the rest | ``val_fraction`` of all | ``test_fraction`` of all |
-    | train, test | the rest | ``val_fraction`` of train | test |
-    | train, val | the rest | ``val_fraction`` of train | **val**: what is reported must not be selected on |
-    | train, val, test | train | val | test |
+    ================  ========  =========================  =================================================
+    the source has    train     val                        test
+    ================  ========  =========================  =================================================
+    all               the rest  ``val_fraction`` of all    ``test_fraction`` of all
+    train, test       the rest  ``val_fraction`` of train  test
+    train, val        the rest  ``val_fraction`` of train  **val**: what is reported must not be selected on
+    train, val, test  train     val                        test
+    ================  ========  =========================  =================================================
 
     With a ``fold``, val is that part of what would be train and val; of a source that has both it is refused. With a
     ``subset``, train is a part of what it would be.

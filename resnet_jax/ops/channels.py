@@ -44,7 +44,7 @@ PerChannel = Float[Array, "parts c"]
 def moments(x: Float[Array, "parts *positions c"], near: PerChannel | None = None) -> tuple[PerChannel, PerChannel]:
     """Return mean and variance over all positions.
 
-    The variance is the mean squared distance from the mean: E[x^2] - E[x]^2 would cancel for |mean| >> std.
+    The variance is the mean squared distance from the mean: E[x^2] - E[x]^2 would cancel for ``|mean| >> std``.
 
     Args:
         x: the array.

@@ -4,11 +4,13 @@ Kolesnikov et al. 2020, "Big Transfer (BiT): General Visual Representation Learn
 SGD of rate 0.003 and momentum 0.9, batches of 512, the rate divided by 10 at 30, 60 and 90 % of the length, no weight
 decay, a classifier that begins at zero.
 
-| task   | examples        | updates | mixup |
-|--------|-----------------|---------|-------|
-| small  | below 20,000    | 500     | none  |
-| medium | below 500,000   | 10,000  | 0.1   |
-| large  | 500,000 or more | 20,000  | 0.1   |
+======  ===============  =======  =====
+task    examples         updates  mixup
+======  ===============  =======  =====
+small   below 20,000     500      none
+medium  below 500,000    10,000   0.1
+large   500,000 or more  20,000   0.1
+======  ===============  =======  =====
 
 Images of less than 96 x 96 pixels in area are resized to 160 and cropped to 128 at random, larger ones to 448 and 384.
 

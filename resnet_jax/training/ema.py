@@ -5,11 +5,13 @@
 (Polyak & Juditsky, 1992, in the exponential form common since Inception; Szegedy et al., 2016). The decay d_n is up to
 the **warm-up**, of which there are three; with k = n - 1, the updates before this one:
 
-| warmup     | d_n                                                  | follows                                          |
-|------------|------------------------------------------------------|--------------------------------------------------|
-| tensorflow | min(d, (1 + k) / (10 + k))                           | TensorFlow's ExponentialMovingAverage            |
-| power      | 0 for k = 0, then min(d, 1 - (1 + k / gamma)^-power) | timm's ModelEmaV3 with use_warmup                |
-| none       | 0 for k = 0, then d                                  | its default; PyTorch's AveragedModel             |
+==========  ====================================================  =====================================
+warmup      d_n                                                   follows
+==========  ====================================================  =====================================
+tensorflow  min(d, (1 + k) / (10 + k))                            TensorFlow's ExponentialMovingAverage
+power       0 for k = 0, then min(d, 1 - (1 + k / gamma)^-power)  timm's ModelEmaV3 with use_warmup
+none        0 for k = 0, then d                                   its default; PyTorch's AveragedModel
+==========  ====================================================  =====================================
 
 How long a warm-up takes is easily underestimated: d = 0.9999 is reached at update 89,990 with ``tensorflow`` and after
 a million with ``power`` 2/3; until then the average is of about the last ninth, or half, of what was trained, however

@@ -18,14 +18,16 @@ Frozen parameters (freeze.py) take part in none of this.
 
 With g the gradient after 1 to 3, m' and s' Adam's bias-corrected moments, and norms taken per parameter:
 
-| name    | update                                                            | follows                   |
-|---------|-------------------------------------------------------------------|---------------------------|
-| sgd     | v <- m v + g; w -= lr v (nesterov: w -= lr (g + m v))             | PyTorch; Sutskever 2013   |
-| adam    | w -= lr m' / (sqrt(s') + eps)                                     | Kingma, Ba 2015 (with L2) |
-| adamw   | w -= lr (m' / (sqrt(s') + eps) + wd w)                            | Loshchilov, Hutter 2019   |
-| rmsprop | s <- a s + (1 - a) g^2; v <- m v + g / (sqrt(s) + eps); w -= lr v | PyTorch (s_0 = 0)         |
-| lars    | v <- m v + lr q (g + wd w); w -= v; q = c |w| / (|g| + wd |w|)    | You et al. 2017           |
-| lamb    | r = m' / (sqrt(s') + eps) + wd w; w -= lr r |w| / |r|             | You et al. 2020           |
+=======  ==================================================================  =========================
+name     update                                                              follows
+=======  ==================================================================  =========================
+sgd      v <- m v + g; w -= lr v (nesterov: w -= lr (g + m v))               PyTorch; Sutskever 2013
+adam     w -= lr m' / (sqrt(s') + eps)                                       Kingma, Ba 2015 (with L2)
+adamw    w -= lr (m' / (sqrt(s') + eps) + wd w)                              Loshchilov, Hutter 2019
+rmsprop  s <- a s + (1 - a) g^2; v <- m v + g / (sqrt(s) + eps); w -= lr v   PyTorch (s_0 = 0)
+lars     ``v <- m v + lr q (g + wd w); w -= v; q = c |w| / (|g| + wd |w|)``  You et al. 2017
+lamb     ``r = m' / (sqrt(s') + eps) + wd w; w -= lr r |w| / |r|``           You et al. 2020
+=======  ==================================================================  =========================
 
 Penalties reach only the parameters whose role is in ``decay_roles``. The trust ratios of lars and lamb reach
 only kernels (`roles.KERNEL_ROLES`), decayed or not, as in MLPerf's LARS and the LAMB authors' code; elsewhere they
@@ -33,12 +35,14 @@ are 1.
 
 timm's Lars and Lamb are others by the same names; ``convention="timm"`` gives those, number by number:
 
-|                           | paper (the default)             | timm                                              |
-|---------------------------|---------------------------------|---------------------------------------------------|
-| trust ratios reach        | kernels, decayed or not         | what decays: nothing at all where weight_decay is 0 |
-| lars, the rate            | inside the momentum, as above   | outside: v <- m v + q (g + wd w); w -= lr v         |
-| lars, q                   | c |w| / (|g| + wd |w|)          | c |w| / (|g| + wd |w| + 1e-8)                       |
-| lamb, global norm of g    | not clipped unless clip_norm is | clipped to 1 unless clip_norm says another        |
+======================  ===============================  ===================================================
+                        paper (the default)              timm
+======================  ===============================  ===================================================
+trust ratios reach      kernels, decayed or not          what decays: nothing at all where weight_decay is 0
+lars, the rate          inside the momentum, as above    outside: v <- m v + q (g + wd w); w -= lr v
+lars, q                 ``c |w| / (|g| + wd |w|)``       ``c |w| / (|g| + wd |w| + 1e-8)``
+lamb, global norm of g  not clipped unless clip_norm is  clipped to 1 unless clip_norm says another
+======================  ===============================  ===================================================
 
 Inside and outside differ as soon as the rate moves: a warm-up or a drop acts at once outside, and over the memory of
 the momentum inside. With nesterov g is looked ahead in the same place. Both keep q = 1 for w or g of norm 0. timm's own
@@ -111,7 +115,7 @@ class OptimConfig:
     weight_decay: NotNegative = 0.0
     """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
     l1: NotNegative = 0.0
-    """L1 penalty (lasso), l1 * |w|."""
+    """L1 penalty (lasso), `l1 * |w|`."""
     l1_step: L1Step = "subgradient"
     """How l1 acts: subgradient, the gradient gets l1 * sign(w), which leaves weights near 0; or proximal, each update
     ends with soft-thresholding, which makes them exactly 0 (sgd, adam, adamw, rmsprop)."""

@@ -8,21 +8,23 @@ skipped.
 
 The default rules cover the networks of this package and the usual Linen layers under their automatic names:
 
-| role       | parameters                                                                              |
-|------------|-----------------------------------------------------------------------------------------|
-| conv       | kernel of a module with "conv" in its name (`stem/conv`, `conv1`, `Conv_0`, `eca/conv`) |
-| head       | kernel of the classifier: module `head`, `classifier`, `classifier_*` or `logits`        |
-| head_bias  | bias of the classifier                                                                  |
-| whiten     | kernel of the convolution `stem/whiten`, which has no gradient and is not to decay        |
-| dense      | every other kernel (`Dense_0`, squeeze-excite)                                          |
-| bias       | bias of everything else that is not a normalization                                     |
-| norm_scale | scale of a normalization (`norm1`, `BatchNorm_0`, `bn1`)                                |
-| norm_bias  | bias of a normalization                                                                 |
-| gain       | per-channel gain of a weight-standardized convolution (`conv1/gain`)                    |
-| scalar     | scalars of a block or its branch (`branch/gain`, `branch/scale`, `branch/bias1a`), and  |
-|            | Fixup's two outside of blocks (`stem/bias1`, `bias2`)                                   |
-| log_variance | those of several tasks, which weigh their losses (`head/log_variance`)                |
-| temperature | `log_scale` of two towers                                                              |
+============  ===============================================================================================
+role          parameters
+============  ===============================================================================================
+conv          kernel of a module with "conv" in its name (``stem/conv``, ``conv1``, ``Conv_0``, ``eca/conv``)
+head          kernel of the classifier: module ``head``, ``classifier``, ``classifier_*`` or ``logits``
+head_bias     bias of the classifier
+whiten        kernel of the convolution ``stem/whiten``, which has no gradient and is not to decay
+dense         every other kernel (``Dense_0``, squeeze-excite)
+bias          bias of everything else that is not a normalization
+norm_scale    scale of a normalization (``norm1``, ``BatchNorm_0``, ``bn1``)
+norm_bias     bias of a normalization
+gain          per-channel gain of a weight-standardized convolution (``conv1/gain``)
+scalar        scalars of a block or its branch (``branch/gain``, ``branch/scale``, ``branch/bias1a``), and
+              Fixup's two outside of blocks (``stem/bias1``, ``bias2``)
+log_variance  those of several tasks, which weigh their losses (``head/log_variance``)
+temperature   ``log_scale`` of two towers
+============  ===============================================================================================
 
 Only the module that holds the parameter decides, wherever it sits in the tree, so a stage scanned over its
 blocks (`stage1/blocks/conv1/kernel`) has the same roles as the unrolled one.

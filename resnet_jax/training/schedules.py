@@ -3,14 +3,16 @@
 Every schedule is ``base_lr * warmup(t) * body(t)``, where t is the 0-based index of the update that uses the
 rate, W the steps of warm-up, T those of the whole run and u = (t - W) / (T - W):
 
-| kind       | body(t)                                                             | source                  |
-|------------|---------------------------------------------------------------------|-------------------------|
-| constant   | 1                                                                   |                         |
-| multistep  | factor ** (number of milestones <= t), counted from step 0          | He et al. 2016          |
-| cosine     | end + (1 - end) (1 + cos(pi u)) / 2                                 | Loshchilov, Hutter 2017 |
-| polynomial | end + (1 - end) (1 - u) ** power                                    | You et al. 2017         |
-| onecycle   | from 1/div_factor up to 1, down to 1/(div_factor final_div_factor)  | Smith, Topin 2019       |
-| exponential| start ** (1 - t / (T - 1)), from start up to 1: the range test      | Smith 2017              |
+===========  ==================================================================  =======================
+kind         body(t)                                                             source
+===========  ==================================================================  =======================
+constant     1
+multistep    factor ** (number of milestones <= t), counted from step 0          He et al. 2016
+cosine       end + (1 - end) (1 + cos(pi u)) / 2                                 Loshchilov, Hutter 2017
+polynomial   end + (1 - end) (1 - u) ** power                                    You et al. 2017
+onecycle     from 1/div_factor up to 1, down to 1/(div_factor final_div_factor)  Smith, Topin 2019
+exponential  start ** (1 - t / (T - 1)), from start up to 1: the range test      Smith 2017
+===========  ==================================================================  =======================
 
 Warm-up is linear: s + (1 - s) t / W for t < W, then 1 (Goyal et al. 2017). Cosine and polynomial reach their
 end value at t = T, one update after the last, as in Optax and timm, and stay there. One cycle follows

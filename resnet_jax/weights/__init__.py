@@ -1,18 +1,20 @@
 """Foreign checkpoints in and out, without the libraries that wrote them.
 
-| file | one concept |
-|---|---|
-| `sniff` | what a file is that is no checkpoint |
-| `torch_file` | PyTorch's two checkpoint containers as NumPy arrays |
-| `select` | which part of a checkpoint is the state dict |
-| `files` | a state dict from a file of any format; safetensors out |
-| `conventions` | what other libraries call our variables, as data |
-| `names` | looking names up, and finding out whose they are |
-| `convert` | state dict to variables and back, complete or refused |
-| `known` | size, normalization and class names of published weights |
-| `notes` | the same of our own exported files |
-| `transfer` | one network's variables as the start of another |
-| `fold` | batch norm folded into convolutions |
+===============  ========================================================
+file             one concept
+===============  ========================================================
+``sniff``        what a file is that is no checkpoint
+``torch_file``   PyTorch's two checkpoint containers as NumPy arrays
+``select``       which part of a checkpoint is the state dict
+``files``        a state dict from a file of any format; safetensors out
+``conventions``  what other libraries call our variables, as data
+``names``        looking names up, and finding out whose they are
+``convert``      state dict to variables and back, complete or refused
+``known``        size, normalization and class names of published weights
+``notes``        the same of our own exported files
+``transfer``     one network's variables as the start of another
+``fold``         batch norm folded into convolutions
+===============  ========================================================
 
 >>> from resnet_jax.models import create_model
 >>> from resnet_jax.weights import name_map

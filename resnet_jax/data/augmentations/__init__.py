@@ -1,16 +1,19 @@
 """The transforms of this package, by their names; JAX is imported when one is applied.
 
-| file | transforms |
-|---|---|
-| `base` | what is done to one example, on the host or on the device |
-| `crop`, `flip` | random_resized_crop, random_crop, flip, alternating_flip, rotate90 |
-| `scale_crop` | random_scale_crop |
-| `affine`, `single` | random_affine; every operation of :mod:`resnet_jax.data.operations` by its name |
-| `colour` | colour_jitter, gaussian_blur |
-| `erase`, `mixing`, `partners` | cutout, random_erasing; mixup, cutmix, mix; shuffle_partners |
-| `policy`, `policies`, `auto_tables` | rand_augment, trivial_augment, auto_augment |
-| `augmix` | augmix |
-| `series`, `sounds` | jitter, scaling, time_stretch, time_mask, freq_mask; gain, noise |
+=========================================  =============================================================================
+file                                       transforms
+=========================================  =============================================================================
+``base``                                   what is done to one example, on the host or on the device
+``crop``, ``flip``                         random_resized_crop, random_crop, flip, alternating_flip, rotate90
+``scale_crop``                             random_scale_crop
+``affine``, ``single``                     random_affine; every operation of :mod:`resnet_jax.data.operations` by its
+                                           name
+``colour``                                 colour_jitter, gaussian_blur
+``erase``, ``mixing``, ``partners``        cutout, random_erasing; mixup, cutmix, mix; shuffle_partners
+``policy``, ``policies``, ``auto_tables``  rand_augment, trivial_augment, auto_augment
+``augmix``                                 augmix
+``series``, ``sounds``                     jitter, scaling, time_stretch, time_mask, freq_mask; gain, noise
+=========================================  =============================================================================
 """
 
 from resnet_jax.data.augmentations.affine import RandomAffine

@@ -125,6 +125,7 @@ def _occlusion(model: Any, variables: Any, images: Array, target: Target, settin
     return occlusion(model, variables, images, target, window=window)
 
 
+#: Every method by its name.
 METHODS: dict[str, Method] = {
     "grad_cam": Method("Grad-CAM", False, _grad_cam, "channels of the map weighed by their mean gradient"),
     "grad_cam_plus_plus": Method(

@@ -1,0 +1,49 @@
+"""Sphinx extension: pages that are made before the site is read, and links that leave ``docs/``.
+
+Results (``experiments/results/**/README.md``), the command line (the parsers' help) and the API (the public names of
+each package) become pages in folders that git does not know. A link of a page in ``docs/`` to one of these files
+becomes a link to its page; a link to another file of the repository offers that file.
+"""
+
+import re
+from pathlib import Path
+
+import api_pages
+import cli_pages
+import recipe_page
+import result_pages
+from links import rewritten
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def generate(app) -> None:
+    """Write what has changed."""
+    result_pages.write(HERE)
+    api_pages.write(HERE)
+    cli_pages.write(HERE)
+    recipe_page.write(HERE)
+
+
+def read_source(app, docname: str, source: list[str]) -> None:
+    """Turn links to files outside ``docs/`` into links to pages or files."""
+    path = Path(app.env.doc2path(docname)).resolve()
+    if path.suffix == ".md" and "generated: true" not in source[0][:200]:
+        source[0] = rewritten(source[0], path, path)
+
+
+#: A star of a shape, ``(N, *spatial, C)``, where it is not marked as code.
+_STAR = re.compile(r"(``.*?``|`.*?`)|(?<![\w*\\\\])\*(?=[a-z_]+[,)])")
+
+
+def mend_shapes(app, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep the star of a shape from beginning an emphasis."""
+    lines[:] = [_STAR.sub(lambda match: match[1] or r"\*", line) for line in lines]
+
+
+def setup(app) -> dict:
+    """Connect."""
+    app.connect("builder-inited", generate, priority=100)
+    app.connect("source-read", read_source)
+    app.connect("autodoc-process-docstring", mend_shapes)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
