@@ -1,8 +1,9 @@
 """Sphinx: how the site is built. ``bash .ci/docs`` builds it, with warnings as errors."""
 
 import sys
-from importlib.metadata import version as version_of
 from pathlib import Path
+
+from resnet_jax import __version__
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -10,7 +11,7 @@ sys.path.insert(0, str(HERE / "_ext"))
 project = "resnet_jax"
 author = "the authors of resnet_jax"
 copyright = "the authors of resnet_jax; licence Apache-2.0"
-release = version = version_of("resnet-jax")
+release = version = __version__
 
 extensions = [
     "myst_parser",
