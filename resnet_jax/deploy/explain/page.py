@@ -118,7 +118,8 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         broad = one.image.ndim != 3  # curves, and slices beside each other
         shown.append(Picture(slug + end, title, caption, png, double=broad))
 
-    add("", "Input", "As the network sees it." + (" The box is what is explained." if one.box else ""))
+    more = " The box is what is explained." if one.box else " Its middle slices." if one.image.ndim == 4 else ""
+    add("", "Input", "As the network sees it." + more)
     if one.region is not None:
         share = one.region.mean()
         text += "" if share else " No pixel is taken for it, so that there is nothing to explain."
@@ -246,7 +247,7 @@ def _strip(images: Sequence[np.ndarray]) -> bytes:
         assert shown is not None
         wide = max(1, round(shown.shape[1] * tall / shown.shape[0]))
         parts.append(cv2.resize(shown[..., ::-1], (wide, tall), interpolation=cv2.INTER_AREA))
-        parts.append(np.full((tall, 6, 3), 255, np.uint8))
+        parts.append(np.full((tall, 12, 3), 255, np.uint8))
     return encode_png(np.concatenate(parts[:-1], axis=1))
 
 
