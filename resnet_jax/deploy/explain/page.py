@@ -133,7 +133,7 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         add(f"_{stage}", f"Class activation, {stage}", "Where this stage has evidence for it (LayerCAM).", values)
     if near:
         strip = _strip([each.image for each in near])
-        told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})" for each in near)
+        told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})".lstrip() for each in near)
         title = "Nearest training examples, by the features before the classifier"
         shown.append(Picture(f"{slug}_nearest", title, f"Cosine similarity, from the left: {told}", strip, True))
     tables = []
@@ -172,6 +172,8 @@ def _caption(name: str, found: Map, one: Explained) -> str:
     lines = [METHODS[name].says[:1].upper() + METHODS[name].says[1:] + "."]
     if one.image.ndim == 4:
         lines.append("Slices through its largest value.")
+    if one.box and name.startswith("grad_cam"):
+        lines.append("Of a box it says little: one weight for all places. Class activation weighs every place.")
     if found.deletion.size:
         deleted, inserted = (area(curve[None])[0] for curve in (found.deletion, found.insertion))
         by_chance = [area(curve[None])[0] for curve in one.random]
