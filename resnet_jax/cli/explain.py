@@ -14,7 +14,7 @@ from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.deploy.explain.methods import METHODS, Settings
 from resnet_jax.fields import AtLeast0, AtLeast1
-from resnet_jax.runs.images import ImagePreparation, prepared
+from resnet_jax.runs.images import OwnImages, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ExplainOptions:
     """Also draw contact sheets of the split: so many of its most confident mistakes, and of its hardest images."""
     checkpoint: str | None = None
     """last or best (default: the one the run tested)."""
-    data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
+    data: OwnImages = dataclasses.field(default_factory=OwnImages)
     """How the images are prepared, where that is not the run's own way."""
     class_names: Path | None = None
     """File with the names of the network's outputs, one a line in their order (default: what the run knows)."""
@@ -66,11 +66,13 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.deploy.explain.command import explain_run
     from resnet_jax.errors import PartialError, UsageError
     from resnet_jax.report.text import say
-    from resnet_jax.runs.evaluate import load_run
+    from resnet_jax.runs.evaluate import load_run, with_moved_data
 
     if options.out is None:
         raise UsageError("say where to write: resnet-jax explain RUN_DIR [IMAGE ...] --out DIR")
     trained = prepared(load_run(run_directory(options.run_dir), options.checkpoint), options.data, options.class_names)
+    if options.data.moved_to is not None:
+        trained = with_moved_data(trained, options.data.moved_to)
     named = NamedImages(options.images, sys.stdin.buffer if LIST in options.images else ())
     result, failed = explain_run(trained, named if options.images else None, options, options.out)
     failures = Console(stderr=True)

@@ -16,8 +16,9 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, signed: bool = False) -> np.
     Args:
         image: uint8 (H, W, C), C 1 or 3, or colours 0..1.
         heat: of any sides and scale; it is stretched over the image; what is not finite counts as 0.
-        signed: whether below 0 means against: then red is for, blue against. Else dark violet to bright yellow, from 0
-            to the largest.
+        signed: whether below 0 means against: then red is for, blue against, full from the 99th percentile of the
+            sizes on, for a few pixels far above all others would leave the rest pale. Else dark violet to bright
+            yellow, from 0 to the largest.
 
     Returns:
         uint8 (h, w, 3), RGB; h and w are H and W times the smallest whole number that makes the longer side at least
@@ -32,7 +33,7 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, signed: bool = False) -> np.
     height, width = colours.shape[:2]
     values = np.nan_to_num(np.asarray(heat, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-    values = values / max(float(np.abs(values).max()), 1e-20)
+    values = np.clip(values / _full(values, signed), -1.0, 1.0)
     grey = colours @ np.array([0.299, 0.587, 0.114], np.float32)
     if signed:
         strength = np.abs(values)[..., None]
@@ -92,7 +93,7 @@ def _signal(signal: np.ndarray, heat: np.ndarray | None, signed: bool) -> bytes:
     if signal.shape[1] > MAX_LINES:
         axes.imshow(signal.T, aspect="auto", origin="lower", cmap="gray", extent=extent)
     if heat is not None:
-        most = max(float(np.abs(heat).max()), 1e-20)
+        most = _full(heat, signed)
         limits = {"vmin": -most if signed else 0.0, "vmax": most, "cmap": "coolwarm" if signed else "YlOrRd"}
         axes.imshow(heat[None], aspect="auto", extent=extent, alpha=0.75, interpolation="nearest", **limits)
     for channel in range(signal.shape[1] if signal.shape[1] <= MAX_LINES else 0):
@@ -101,6 +102,13 @@ def _signal(signal: np.ndarray, heat: np.ndarray | None, signed: bool) -> bytes:
     axes.set(xlim=extent[:2], ylim=extent[2:])
     axes.spines[["top", "right"]].set_visible(False)
     return figure_bytes(figure)
+
+
+def _full(values: np.ndarray, signed: bool) -> float:
+    """Return the size of a value that has the full colour."""
+    sizes = np.abs(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
+    usual = float(np.percentile(sizes, 99)) if signed else 0.0
+    return max(usual or float(sizes.max()), 1e-20)
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

@@ -34,13 +34,19 @@ class ImagePreparation:
 
 
 @dataclasses.dataclass(frozen=True)
-class OtherImages(ImagePreparation):
+class OwnImages(ImagePreparation):
+    """The run's own images, which may lie elsewhere now, or another preparation of them."""
+
+    moved_to: str | None = None
+    """Where the run's own images lie now, if no longer where it was trained; the run's own division is used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherImages(OwnImages):
     """Other images than the run's own, or another preparation of them."""
 
     source: str | None = None
     """digits, folder:PATH, npz:PATH or tfds:NAME; depth also takes random (default: the run's own images)."""
-    moved_to: str | None = None
-    """Where the run's own images lie now, if no longer where it was trained; the run's own division is used."""
 
     def __post_init__(self):
         """Check the values, and that they are of one place; raises UsageError."""

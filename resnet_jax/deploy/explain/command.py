@@ -131,7 +131,7 @@ def _examples(trained: TrainedRun, options: Options) -> tuple[list[Named], list[
         )
         for row, at in enumerate(index.tolist())
     ]
-    return images, [f"{count} of {chosen.what}", *chosen.said]
+    return images, [f"{count} example{'' if count == 1 else 's'} of {chosen.what}", *chosen.said]
 
 
 def _facts(trained: TrainedRun, explainer: Explainer) -> dict[str, str]:

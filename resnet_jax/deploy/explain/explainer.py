@@ -66,6 +66,7 @@ class Explained:
         random: of random orders, deletion and insertion (steps + 1,); empty without checks.
         label: what it is, in words, or empty.
         box: of a box that is explained, top, left, bottom, right in pixels of ``image``.
+        region: of pixels that are explained, which, bool, at the sides of the outputs.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Explained:
     random: tuple[np.ndarray, np.ndarray]
     label: str = ""
     box: tuple[float, ...] | None = None
+    region: np.ndarray | None = None
 
 
 class Explainer:
@@ -177,6 +179,7 @@ class Explainer:
                 _row(random, row),
                 label,
                 None if boxes is None else tuple(boxes[row].tolist()),
+                None if target.region is None else np.asarray(target.region[row]),
             )
             for row, (name, _, label) in enumerate(part)
         ]

@@ -18,6 +18,8 @@ from resnet_jax.runs.features import Described, Embedder, Feature, features_of, 
 from resnet_jax.runs.shown_examples import is_unusual
 from resnet_jax.runs.sizes import bring_to_size
 from resnet_jax.runs.trained import TrainedRun
+from resnet_jax.tasks.detection import Detection
+from resnet_jax.tasks.segmentation import Segmentation
 
 #: Images of a data set that are compared; of more, evenly spaced ones.
 MOST = 20_000
@@ -62,7 +64,8 @@ class Neighbours:
         records: Records = described.splits[split]
         if len(records) > most:
             records = Subset(records, np.arange(most) * len(records) // most)
-        self.records, self.class_names, self.split = records, described.class_names, split
+        whole = not isinstance(trained.task, Segmentation | Detection)  # else the classes are those of pixels or boxes
+        self.records, self.class_names, self.split = records, described.class_names if whole else (), split
         if is_unusual(trained.card.image_shape):
             self._outputs = functools.partial(_pooled, trained)
             found = list(_features(self._outputs, bring_to_size(trained, records)[0]))

@@ -109,26 +109,31 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
     text = f"The network says: {answers}." + (f" It is: {one.label}." if one.label else "")
     text += f" Explained: {one.target}, {_number(one.probability)}"
     text += f", of the box {tuple(round(side) for side in one.box)} (top, left, bottom, right)." if one.box else "."
-    broad = one.image.ndim != 3  # curves, and slices beside each other
-    shown: list[Any] = [Picture(slug, "Input", "As the network sees it.", picture(one.image, None), double=broad)]
+    shown: list[Any] = []
+
+    def add(end: str, title: str, caption: str, heat: np.ndarray | None = None, signed: bool = False) -> None:
+        png = picture(one.image, heat, signed=signed)
+        if one.box:
+            png = _with_box(png, one.box, one.image.shape[:2])
+        broad = one.image.ndim != 3  # curves, and slices beside each other
+        shown.append(Picture(slug + end, title, caption, png, double=broad))
+
+    more = " The box is what is explained." if one.box else " Its middle slices." if one.image.ndim == 4 else ""
+    add("", "Input", "As the network sees it." + more)
+    if one.region is not None:
+        share = one.region.mean()
+        text += "" if share else " No pixel is taken for it, so that there is nothing to explain."
+        add(
+            "_region", "What is explained", f"The pixels taken for {one.target}: {share:.1%}.", one.region.astype(float)
+        )
     for name, found in one.maps.items():
         method = METHODS[name]
-        shown.append(
-            Picture(
-                f"{slug}_{name}", method.title, _caption(name, found, one),
-                picture(one.image, found.values, signed=method.signed), double=broad,
-            )
-        )  # fmt: skip
-    shown += [
-        Picture(
-            f"{slug}_{stage}", f"Class activation, {stage}", "Where this stage has evidence for it (LayerCAM).",
-            picture(one.image, values), double=broad,
-        )
-        for stage, values in one.stages.items()
-    ]  # fmt: skip
+        add(f"_{name}", method.title, _caption(name, found, one), found.values, method.signed)
+    for stage, values in one.stages.items():
+        add(f"_{stage}", f"Class activation, {stage}", "Where this stage has evidence for it (LayerCAM).", values)
     if near:
         strip = _strip([each.image for each in near])
-        told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})" for each in near)
+        told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})".lstrip() for each in near)
         title = "Nearest training examples, by the features before the classifier"
         shown.append(Picture(f"{slug}_nearest", title, f"Cosine similarity, from the left: {told}", strip, True))
     tables = []
@@ -149,10 +154,26 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
     return Section(f"{Path(visible(one.name)).name}: {one.target}", text, shown, tables)
 
 
+def _with_box(png: bytes, box: Sequence[float], sides: Sequence[int]) -> bytes:
+    """Draw a box, in pixels of an image of these sides, into a picture of it."""
+    import cv2
+
+    shown = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert shown is not None
+    down, across = (shown.shape[axis] / sides[axis] for axis in (0, 1))
+    top, left, bottom, right = (round(side * times) for side, times in zip(box, (down, across) * 2, strict=True))
+    thick = max(2, shown.shape[0] // 120)
+    for colour, width in (((0, 0, 0), thick + 2), ((255, 255, 255), thick)):
+        cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), colour, width)
+    return encode_png(shown[..., ::-1])
+
+
 def _caption(name: str, found: Map, one: Explained) -> str:
     lines = [METHODS[name].says[:1].upper() + METHODS[name].says[1:] + "."]
     if one.image.ndim == 4:
         lines.append("Slices through its largest value.")
+    if one.box and name.startswith("grad_cam"):
+        lines.append("Of a box it says little: one weight for all places. Class activation weighs every place.")
     if found.deletion.size:
         deleted, inserted = (area(curve[None])[0] for curve in (found.deletion, found.insertion))
         by_chance = [area(curve[None])[0] for curve in one.random]
@@ -228,7 +249,7 @@ def _strip(images: Sequence[np.ndarray]) -> bytes:
         assert shown is not None
         wide = max(1, round(shown.shape[1] * tall / shown.shape[0]))
         parts.append(cv2.resize(shown[..., ::-1], (wide, tall), interpolation=cv2.INTER_AREA))
-        parts.append(np.full((tall, 6, 3), 255, np.uint8))
+        parts.append(np.full((tall, 12, 3), 255, np.uint8))
     return encode_png(np.concatenate(parts[:-1], axis=1))
 
 
