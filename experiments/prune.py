@@ -45,9 +45,9 @@ HALF = HowToPrune(ratio=(0.5,), multiple_of=16, min_channels=16)
 WAYS: dict[str, dict[str, HowToPrune]] = {
     "resnet20": {
         "full": FULL,
-        "half-less-1": dataclasses.replace(HALF, drop_blocks=1),
         "half-less-2": dataclasses.replace(HALF, drop_blocks=2),
-        "less-3": dataclasses.replace(FULL, drop_blocks=3),
+        "half-without-1": dataclasses.replace(HALF, without_blocks=(1,)),
+        "half-without-1-2": dataclasses.replace(HALF, without_blocks=(1, 2)),
     },
     "resnet18": {"full": FULL, "half": HALF},
 }

@@ -32,6 +32,9 @@ class HowToPrune:
     """Channels that stay are a multiple of it: a processor's vector holds 8 (AVX2) or 16 (AVX-512)."""
     drop_blocks: AtLeast0 = 0
     """Residual blocks that go whole first, one after the other those without which the training loss is smallest."""
+    without_blocks: tuple[AtLeast0, ...] = ()
+    """Residual blocks that go whole first, by depth from 0, in place of a number of them: with half of the channels of
+    the wider stages gone, those of the first cost most time."""
     images: AtLeast1 = 1024
     """Training images that activations, losses and batch statistics are measured on."""
     recalibrate: bool = True
@@ -53,8 +56,10 @@ class HowToPrune:
                 raise UsageError(f"{name} is in epochs or steps, got {text!r}")
         if self.by == "lottery" and (self.finetune is not None or len(self.ratio) > 1):
             raise UsageError("lottery trains every round as the run was trained, and has one ratio: no finetune")
-        if self.by in ("magnitude", "lottery") and self.drop_blocks:
-            raise UsageError(f"drop_blocks goes with pruning of channels, and by is {self.by}")
+        if self.by in ("magnitude", "lottery") and (self.drop_blocks or self.without_blocks):
+            raise UsageError(f"whole blocks go with pruning of channels, and by is {self.by}")
+        if self.drop_blocks and self.without_blocks:
+            raise UsageError("drop_blocks is how many go, and without_blocks which: give one of them")
 
     @property
     def criterion(self) -> Criterion | None:

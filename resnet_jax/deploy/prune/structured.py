@@ -95,6 +95,8 @@ def prune_network(
         if images is None:
             raise UsageError("drop_blocks measures the training loss without each block: it needs training images")
         gone, _ = least_needed(model, variables, how.drop_blocks, images.loss(model))
+    gone = gone or how.without_blocks
+    if gone:
         model, variables = drop_blocks(model, variables, gone)
     channels: tuple[tuple[str, int, int], ...] = ()
     if ratio > 0:

@@ -110,7 +110,7 @@ def sweep(
     config = config_of(trained, given)
     images, made, source = None, [], None if trained.was_trained_here else given.get("data.source")
     for name, ratio in ((FULL, 0.0), *((f"ratio-{ratio:g}", ratio) for ratio in how.ratio)):
-        own = dataclasses.replace(how, drop_blocks=0, recalibrate=False) if name == FULL else how
+        own = dataclasses.replace(how, drop_blocks=0, without_blocks=(), recalibrate=False) if name == FULL else how
         run = RunDirectory(out / name)
         if not (run.path / RECORD).is_file():
             if images is None and name != FULL:
@@ -169,8 +169,8 @@ def _require_made_so(path: Path, trained: TrainedRun, how: HowToPrune, ratio: fl
     plain = json.loads(json.dumps({**dataclasses.asdict(how), "ratio": ratio, "pruned_from": str(trained.path)}))
     ignored = ("finetune", "rounds", "rewind")
     for field, value in plain.items():
-        if field not in ignored and known.get(field) != value:
-            was = known.get(field)
+        was = known.get(field, [] if field == "without_blocks" else None)  # which older records do not name
+        if field not in ignored and was != value:
             raise RunError(f"{path.parent} was made with {field} {was}, not {value}: name another directory")
 
 

@@ -57,6 +57,18 @@ def test_a_pruned_run_is_a_run(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_blocks_that_are_named_go(run, tmp_path):
+    how = HowToPrune(ratio=(0.5,), min_channels=1, multiple_of=1, images=16, without_blocks=(2,))
+    assert prune(run, tmp_path / "less", how)["blocks"] == [2]
+    config = load_run(tmp_path / "less").model.config
+    assert (config.stage_sizes, config.branch_widths) == ((1, 1), (2, 4))
+    with pytest.raises(UsageError, match="block 1 cannot go; those that can, by depth from 0: "):
+        prune(run, tmp_path / "first", HowToPrune(without_blocks=(1,)))
+    with pytest.raises(UsageError, match="drop_blocks is how many go, and without_blocks which"):
+        HowToPrune(drop_blocks=1, without_blocks=(2,))
+
+
+@pytest.mark.slow
 def test_pruned_weights_stay_zero_in_training(run, tmp_path):
     prune(run, tmp_path / "sparse", HowToPrune(by="magnitude", ratio=(0.6,), finetune="1 epochs"))
     before, after = (kernels(load_run(path).variables) for path in (tmp_path / "sparse", tmp_path / "sparse/finetuned"))
