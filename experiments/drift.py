@@ -132,7 +132,7 @@ def draw(rows: list[dict], path: Path) -> None:
     axes.set_xlabel("distance from the reference over its threshold (windows of 128 images)")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="upper right")
     save_figure(figure, path, dpi=130, facecolor="white")
 
 
