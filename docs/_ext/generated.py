@@ -10,7 +10,6 @@ from pathlib import Path
 
 import api_pages
 import cli_pages
-import recipe_page
 import result_pages
 from links import rewritten
 
@@ -22,7 +21,6 @@ def generate(app) -> None:
     result_pages.write(HERE)
     api_pages.write(HERE)
     cli_pages.write(HERE)
-    recipe_page.write(HERE)
 
 
 def read_source(app, docname: str, source: list[str]) -> None:

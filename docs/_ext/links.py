@@ -15,7 +15,11 @@ _LINK = re.compile(
     re.M | re.S,
 )
 #: Files that are a page under another name.
-PAGES = {ROOT / "README.md": "index.md", ROOT / "SECURITY.md": "project/security.md", RESULTS: "results/index.md"}
+PAGES = {
+    ROOT / "README.md": "index.md",
+    RESULTS: "results/index.md",
+    **{ROOT / f"{name}.md": f"project/{name.lower()}.md" for name in ("SECURITY", "CONTRIBUTING", "CHANGELOG")},
+}
 
 
 def page_of(path: Path) -> Path | None:

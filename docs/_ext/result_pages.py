@@ -1,4 +1,4 @@
-"""Pages of what was measured: every README and note below ``experiments/results``, and ``SECURITY.md``."""
+"""Pages of what was measured, every README and note below ``experiments/results``, and of the project itself."""
 
 import re
 from pathlib import Path
@@ -34,10 +34,10 @@ def write(docs: Path) -> None:
         text = rewritten(path.read_text(encoding="utf-8"), path, page)
         title = "" if text.startswith("# ") else f"# {page.stem.replace('-', ': ')}\n\n"
         write_if_changed(page, MARK + title + text)
-    security = docs / PAGES[ROOT / "SECURITY.md"]
-    write_if_changed(
-        security, MARK + rewritten((ROOT / "SECURITY.md").read_text(encoding="utf-8"), ROOT / "SECURITY.md", security)
-    )
+    for path, name in PAGES.items():
+        if name.startswith("project/"):
+            text = rewritten(path.read_text(encoding="utf-8"), path, docs / name)
+            write_if_changed(docs / name, MARK + text)
     named = [name for names in GROUPS.values() for name in names]
     groups = {**GROUPS, "Data and others": [name for name in files if name not in named]}
     text = (RESULTS / "README.md").read_text(encoding="utf-8")
