@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,14 +75,18 @@ def _directive(module: str, name: str) -> list[str]:
     value = getattr(importlib.import_module(module), name)
     if isinstance(value, type):
         return [f".. autoclass:: {module}.{name}", "   :members:", "   :show-inheritance:", ""]
-    if callable(value):
+    if _is_function(value):
         return [f".. autofunction:: {module}.{name}", ""]
     return [f".. autodata:: {_home(module, name)}.{name}", "   :no-value:", ""]
 
 
 def _shown(module: str, name: str) -> str:
     value = getattr(importlib.import_module(module), name)
-    return f"{module if callable(value) else _home(module, name)}.{name}"
+    return f"{module if isinstance(value, type) or _is_function(value) else _home(module, name)}.{name}"
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, types.GenericAlias)  # dict[str, Array] can be called, too
 
 
 def _home(package: str, name: str) -> str:
