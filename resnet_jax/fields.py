@@ -85,7 +85,7 @@ def opened(hint: Any) -> Any:
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
-    """Check the fields of a frozen dataclass: values of ``Literal``s, and numbers of annotated ranges.
+    """Check the fields of a frozen dataclass: values of ``Literal`` types, and numbers of annotated ranges.
 
     None passes where the annotation has it. Other types are not looked at.
 

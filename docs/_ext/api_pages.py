@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,36 +18,48 @@ class Part(NamedTuple):
     names: dict[str, tuple[str, ...]]
 
 
+_FIT = ("fit", "Fit", "RunConfig", "load_recipe", "list_recipes", "load_run", "evaluate_run", "predict_images")
+_MORE = ("create_model", "load_weights", "initialize_processes", "register_observer")
+_RUNS = {
+    "resnet_jax.runs.inference": ("Inference",),
+    "resnet_jax.runs.trained": ("TrainedRun",),
+    "resnet_jax.runs.finetune_run": ("finetune",),
+    "resnet_jax.runs.finetune_how": ("HowToFinetune",),
+    "resnet_jax.runs.ray_train": ("fit_with_ray",),
+}
+_DEPLOY = {
+    "resnet_jax.deploy.export": ("export_run", "ExportConfig", "Exported"),
+    "resnet_jax.deploy.artefact": ("load_artefact", "Artefact"),
+    "resnet_jax.deploy.quantize.convert": ("quantize_run", "Converted", "measure_files", "Measured"),
+    "resnet_jax.deploy.prune.prune": ("prune",),
+    "resnet_jax.deploy.pretrained": ("Transforms", "Pretrained"),
+}
+
+
+def _package(name: str, about: str) -> Part:
+    """Return the page of a package that lists its public names."""
+    return Part(f"resnet_jax.{name}", about, {f"resnet_jax.{name}": ()})
+
+
 #: The pages, in the order of the index.
 PARTS = {
-    "resnet_jax": Part("resnet_jax: fit, evaluate, predict", "What `import resnet_jax as rj` has beyond the packages below.", {
-        "resnet_jax": ("fit", "Fit", "RunConfig", "load_recipe", "list_recipes", "load_run", "evaluate_run", "predict_images",
-                       "create_model", "load_weights", "initialize_processes", "register_observer"),
-    }),
-    "models": Part("resnet_jax.models", "Networks: configuration, names, modules, exact counts.", {"resnet_jax.models": ()}),
-    "training": Part("resnet_jax.training", "State, step, optimizers, schedules, placement, loop, checkpoints.", {"resnet_jax.training": ()}),
-    "depth": Part("resnet_jax.depth", "Signals and gradients at every block, Jacobians, curvature, lesions, closed forms.", {"resnet_jax.depth": ()}),
-    "tasks": Part("resnet_jax.tasks", "What outputs mean: losses, metrics, predictions.", {"resnet_jax.tasks": ()}),
-    "data": Part("resnet_jax.data", "Sources, transforms, splits, batches.", {"resnet_jax.data": ()}),
-    "weights": Part("resnet_jax.weights", "Weights of other libraries, in and out.", {"resnet_jax.weights": ()}),
-    "ops": Part("resnet_jax.ops", "Functions of arrays, without Linen.", {"resnet_jax.ops": ()}),
-    "runs": Part("resnet_jax.runs", "A run directory and what is done with it.", {
-        "resnet_jax.runs.inference": ("Inference",),
-        "resnet_jax.runs.trained": ("TrainedRun",),
-        "resnet_jax.runs.finetune_run": ("finetune",),
-        "resnet_jax.runs.finetune_how": ("HowToFinetune",),
-        "resnet_jax.runs.ray_train": ("fit_with_ray",),
-    }),
+    "resnet_jax": Part(
+        "resnet_jax: fit, evaluate, predict",
+        "What `import resnet_jax as rj` has beyond the packages below.",
+        {"resnet_jax": (*_FIT, *_MORE)},
+    ),
+    "models": _package("models", "Networks: configuration, names, modules, exact counts."),
+    "training": _package("training", "State, step, optimizers, schedules, placement, loop, checkpoints."),
+    "depth": _package("depth", "Signals and gradients at every block, Jacobians, curvature, lesions, closed forms."),
+    "tasks": _package("tasks", "What outputs mean: losses, metrics, predictions."),
+    "data": _package("data", "Sources, transforms, splits, batches."),
+    "weights": _package("weights", "Weights of other libraries, in and out."),
+    "ops": _package("ops", "Functions of arrays, without Linen."),
+    "runs": Part("resnet_jax.runs", "A run directory and what is done with it.", _RUNS),
     "ablation": Part("resnet_jax.ablation", "Matrices of runs.", {"resnet_jax.ablation.run": ("ablate",)}),
-    "deploy": Part("resnet_jax.deploy", "A trained network elsewhere: export, quantize, prune, serve.", {
-        "resnet_jax.deploy.export": ("export_run", "ExportConfig", "Exported"),
-        "resnet_jax.deploy.artefact": ("load_artefact", "Artefact"),
-        "resnet_jax.deploy.quantize.convert": ("quantize_run", "Converted", "measure_files", "Measured"),
-        "resnet_jax.deploy.prune.prune": ("prune",),
-        "resnet_jax.deploy.pretrained": ("Transforms", "Pretrained"),
-    }),
-    "explain": Part("resnet_jax.deploy.explain", "Which parts of an input an output comes from, and the checks of such maps.", {"resnet_jax.deploy.explain": ()}),
-}  # fmt: skip
+    "deploy": Part("resnet_jax.deploy", "A trained network elsewhere: export, quantize, prune.", _DEPLOY),
+    "explain": _package("deploy.explain", "Which parts of an input an output comes from, and the checks of such maps."),
+}
 
 
 def entries(part: Part) -> list[tuple[str, str]]:
@@ -62,14 +75,18 @@ def _directive(module: str, name: str) -> list[str]:
     value = getattr(importlib.import_module(module), name)
     if isinstance(value, type):
         return [f".. autoclass:: {module}.{name}", "   :members:", "   :show-inheritance:", ""]
-    if callable(value):
+    if _is_function(value):
         return [f".. autofunction:: {module}.{name}", ""]
     return [f".. autodata:: {_home(module, name)}.{name}", "   :no-value:", ""]
 
 
 def _shown(module: str, name: str) -> str:
     value = getattr(importlib.import_module(module), name)
-    return f"{module if callable(value) else _home(module, name)}.{name}"
+    return f"{module if isinstance(value, type) or _is_function(value) else _home(module, name)}.{name}"
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, types.GenericAlias)  # dict[str, Array] can be called, too
 
 
 def _home(package: str, name: str) -> str:
@@ -99,7 +116,22 @@ def write(docs: Path) -> None:
     for name, part in PARTS.items():
         write_if_changed(folder / f"{name}.md", "---\ngenerated: true\n---\n\n" + _page(part))
     rows = [f"| [{part.title}]({name}.md) | {part.about} |" for name, part in PARTS.items()]
-    text = ["---\ngenerated: true\n---\n", "# API", "", "The public names of each package, from their docstrings. "
-            "`resnet_jax` itself repeats the names that most programs need.", "", "| page | what is there |", "|---|---|", *rows,
-            "", "```{toctree}", ":hidden:", "", *PARTS, "```", ""]  # fmt: skip
-    write_if_changed(folder / "index.md", "\n".join(text))
+    text = f"""---
+generated: true
+---
+
+# API
+
+The public names of each package, from their docstrings. `resnet_jax` itself repeats the names that most programs need.
+
+| page | what is there |
+|---|---|
+{chr(10).join(rows)}
+
+```{{toctree}}
+:hidden:
+
+{chr(10).join(PARTS)}
+```
+"""
+    write_if_changed(folder / "index.md", text)

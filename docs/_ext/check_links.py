@@ -1,4 +1,4 @@
-"""Check the built site: every link within it leads to a page, file and place that are there, every picture says what it shows.
+"""Check the built site: links within it lead to pages, files and places that are there, pictures say what they show.
 
 Usage: python docs/_ext/check_links.py docs/_build/html
 

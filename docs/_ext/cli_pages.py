@@ -132,9 +132,9 @@ def write(docs: Path) -> None:
     rows = [f"| [`{verb}`]({verb}.md) | {_escaped(text)} |" for verb, text in VERBS.items()]
     text = [
         MARK + "# Command line", "",
-        "Every command is `resnet-jax VERB …`; these pages are made from the help that `resnet-jax VERB --help` prints.", "",
+        "Every command is `resnet-jax VERB …`; these pages are made of what `resnet-jax VERB --help` prints.", "",
         "| verb | what it does |", "|---|---|", *rows, "",
-        "`--json` prints one JSON object as the last line, `--debug` shows the traceback of an error, `--version` the version;",
+        "`--json` prints one JSON object as the last line, `--debug` shows the traceback of an error;",
         "`--imports MODULE_OR_FILE.py` first imports code of your own ([Your own parts](../../extending.md)).", "",
         f"Exit status: {STATUSES}.", "",
         "```{toctree}", ":hidden:", "", *every, "```", "",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import api_pages
 import cli_pages
-import recipe_page
 import result_pages
 from links import rewritten
 
@@ -22,7 +21,6 @@ def generate(app) -> None:
     result_pages.write(HERE)
     api_pages.write(HERE)
     cli_pages.write(HERE)
-    recipe_page.write(HERE)
 
 
 def read_source(app, docname: str, source: list[str]) -> None:
@@ -33,7 +31,7 @@ def read_source(app, docname: str, source: list[str]) -> None:
 
 
 #: A star of a shape, ``(N, *spatial, C)``, where it is not marked as code.
-_STAR = re.compile(r"(``.*?``|`.*?`)|(?<![\w*\\\\])\*(?=[a-z_]+[,)])")
+_STAR = re.compile(r"(``.*?``|`.*?`)|(?<![\w*\\\\])\*(?=[a-z_]+(?:[,)]| of ))")
 
 
 def mend_shapes(app, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

@@ -9,9 +9,17 @@ ROOT = DOCS.parent
 RESULTS = ROOT / "experiments" / "results"
 
 #: ``](target)``, outside of code.
-_LINK = re.compile(r"(?P<code>^(?P<fence>```+|:::+).*?^(?P=fence)\s*$|`[^`\n]+`)|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)", re.M | re.S)
+_LINK = re.compile(
+    r"(?P<code>^(?P<fence>```+|:::+).*?^(?P=fence)\s*$|`[^`\n]+`)"
+    r"|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)",
+    re.M | re.S,
+)
 #: Files that are a page under another name.
-PAGES = {ROOT / "README.md": "index.md", ROOT / "SECURITY.md": "project/security.md", RESULTS: "results/index.md"}
+PAGES = {
+    ROOT / "README.md": "index.md",
+    RESULTS: "results/index.md",
+    **{ROOT / f"{name}.md": f"project/{name.lower()}.md" for name in ("SECURITY", "CONTRIBUTING", "CHANGELOG")},
+}
 
 
 def page_of(path: Path) -> Path | None:
@@ -21,7 +29,9 @@ def page_of(path: Path) -> Path | None:
     if path.is_relative_to(DOCS) and path.suffix == ".md":
         return path
     if path.is_relative_to(ROOT / "experiments") and path.suffix == ".md":
-        name = path.relative_to(RESULTS) if path.is_relative_to(RESULTS) else Path(path.relative_to(ROOT / "experiments"))
+        name = (
+            path.relative_to(RESULTS) if path.is_relative_to(RESULTS) else Path(path.relative_to(ROOT / "experiments"))
+        )
         if name == Path("README.md"):
             return DOCS / "results" / "index.md"
         parts = name.parts[:-1] if name.name == "README.md" else name.with_suffix("").parts

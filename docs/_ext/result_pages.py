@@ -1,4 +1,4 @@
-"""Pages of what was measured: every README and note below ``experiments/results``, and ``SECURITY.md``."""
+"""Pages of what was measured, every README and note below ``experiments/results``, and of the project itself."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,9 @@ GROUPS = {
 
 def sources() -> dict[str, Path]:
     """Return the Markdown files that become pages of results, by the name of the page."""
-    found = sorted([*RESULTS.rglob("*.md"), ROOT / "experiments" / "scaling.md", ROOT / "experiments/parity/results/README.md"])
+    found = sorted(
+        [*RESULTS.rglob("*.md"), ROOT / "experiments" / "scaling.md", ROOT / "experiments/parity/results/README.md"]
+    )
     return {page.stem: path for path in found if (page := page_of(path)) is not None and page.stem != "index"}
 
 
@@ -32,13 +34,16 @@ def write(docs: Path) -> None:
         text = rewritten(path.read_text(encoding="utf-8"), path, page)
         title = "" if text.startswith("# ") else f"# {page.stem.replace('-', ': ')}\n\n"
         write_if_changed(page, MARK + title + text)
-    security = docs / PAGES[ROOT / "SECURITY.md"]
-    write_if_changed(security, MARK + rewritten((ROOT / "SECURITY.md").read_text(encoding="utf-8"), ROOT / "SECURITY.md", security))
+    for path, name in PAGES.items():
+        if name.startswith("project/"):
+            text = rewritten(path.read_text(encoding="utf-8"), path, docs / name)
+            write_if_changed(docs / name, MARK + text)
     named = [name for names in GROUPS.values() for name in names]
     groups = {**GROUPS, "Data and others": [name for name in files if name not in named]}
     text = (RESULTS / "README.md").read_text(encoding="utf-8")
     text = rewritten(text, RESULTS / "README.md", docs / "results" / "index.md")
-    trees = "".join(
-        f"\n```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n" for caption, names in groups.items()
-    )
-    write_if_changed(docs / "results" / "index.md", MARK + re.sub(r"^# .*", "# Results", text, count=1) + "\n## All pages\n" + trees)
+    trees = ""
+    for caption, names in groups.items():
+        trees += f"\n```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
+    title = re.sub(r"^# .*", "# Results", text, count=1)
+    write_if_changed(docs / "results" / "index.md", f"{MARK}{title}\n## All pages\n{trees}")

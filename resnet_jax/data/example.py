@@ -14,6 +14,7 @@ import numpy as np
 
 from resnet_jax.errors import DataError
 
+#: A dict of named arrays: ``image``, ``label``, masks, boxes, anything.
 Example: TypeAlias = dict[str, np.ndarray]
 
 Meaning = Literal["image", "signal", "volume", "mask", "boxes", "label", "array"]

@@ -20,6 +20,7 @@ from resnet_jax.data.unreadable import Unreadable
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime.ahead import in_threads
 
+#: Arrays by name, examples along the first axis (:mod:`resnet_jax.data.pipeline` lists them).
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]
 

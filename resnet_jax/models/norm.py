@@ -28,8 +28,8 @@ class BatchNorm(nn.Module):
 
     * ``train`` is an argument of the call. It is never inferred from what is mutable.
     * The variance is the mean squared distance from the mean, in float32 or wider, whatever the compute dtype. The
-      usual E[x^2] - E[x]^2 cancels for ``|mean| >> std`` (raw pixels). Of bfloat16 on a TPU both moments are taken in one
-      pass, of distances from the running mean (:mod:`resnet_jax.ops.channels_tpu` states the rounding).
+      usual E[x^2] - E[x]^2 cancels for ``|mean| >> std`` (raw pixels). Of bfloat16 on a TPU both moments are taken in
+      one pass, of distances from the running mean (:mod:`resnet_jax.ops.channels_tpu` states the rounding).
     * The running variance is the biased one of the batch, like Flax's, or, on request, PyTorch's: n / (n - 1) times
       that, n being the values of a channel in what the running averages are taken over. With n = 1 there is none.
 

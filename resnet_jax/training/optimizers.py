@@ -162,7 +162,7 @@ def make_optimizer(
 
     Args:
         cfg: which one and its settings; numbers may be traced scalars (`resnet_jax.fields.unchecked`).
-        params: parameters or their `jax.ShapeDtypeStruct`s; only paths and shapes are read, for the masks.
+        params: parameters, or ``jax.ShapeDtypeStruct`` in their place; only paths and shapes are read, for the masks.
         steps_per_epoch: optimizer steps in one pass over the training set.
         total_steps: optimizer steps of the whole run.
         rules: how paths become roles (`roles.Rules`).

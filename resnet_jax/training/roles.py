@@ -103,7 +103,7 @@ def roles(params: PyTree, rules: Rules = ROLE_RULES) -> PyTree:
     """Return the tree of ``params`` with its role, a string, in place of each parameter.
 
     Args:
-        params: arrays or `jax.ShapeDtypeStruct`s; only the paths are read.
+        params: arrays, or ``jax.ShapeDtypeStruct`` in their place; only the paths are read.
         rules: see `Rules`; every path must match exactly one.
 
     Raises:
