@@ -93,7 +93,7 @@ def explain_run(
     sheets = {}
     if options.mistakes:
         mistakes = find_mistakes(trained, options.split, options.source, options.mistakes)
-        sheets = {sheet.title: _drawn(sheet, out, name) for name, sheet in mistakes.sheets.items()}
+        sheets = {name: (sheet.title, _drawn(sheet, out, name)) for name, sheet in mistakes.sheets.items()}
     page = write_explanations(
         found, out, title=f"What the answers of {trained.path.name} come from", facts=_facts(trained, explainer),
         parts=explainer.parts, neighbours=near, sheets=sheets, notes=notes,
@@ -140,7 +140,14 @@ def _facts(trained: TrainedRun, explainer: Explainer) -> dict[str, str]:
     facts = {"network": trained.config.model.name, "run": str(trained.path), "task": trained.task.kind, "input": shape}
     facts |= {"methods": ", ".join(METHODS[name].title for name in explainer.methods), "layer": settings.layer}
     facts["baseline"] = "the mean of the training images"
-    return {**facts, "steps, samples, noise": f"{settings.steps}, {settings.samples}, {settings.noise:g}"}
+    if "integrated_gradients" in explainer.methods:
+        until = (
+            f", doubled until the sum is within {settings.tolerance:.2g} of the change" if settings.tolerance else ""
+        )
+        facts["integrated gradients"] = f"{settings.steps} steps{until}"
+    if "smooth_grad" in explainer.methods:
+        facts["SmoothGrad"] = f"{settings.samples} copies, noise {settings.noise:g}"
+    return facts
 
 
 def _drawn(sheet: Sheet, out: Path, name: str) -> bytes:

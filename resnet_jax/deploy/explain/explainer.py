@@ -109,9 +109,9 @@ class Explainer:
     ):
         require_one_input(trained)
         require_normalization(trained)
-        if trained.model.config.frontend == "characters":
+        if trained.model.config.frontend == "one_hot":
             raise UsageError(
-                f"{trained.path} reads characters, whose codes have no gradient and no mean: it is not explained here"
+                f"{trained.path} reads codes of characters, which have no gradient and no mean: it is not explained"
             )
         for name in methods:
             if name not in METHODS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def write_explanations(
     facts: Mapping[str, str],
     parts: Sequence[str],
     neighbours: Sequence[Sequence[Neighbour]] = (),
-    sheets: Mapping[str, bytes] | None = None,
+    sheets: Mapping[str, tuple[str, bytes]] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Write ``report.html`` and the pictures; return the page's path.
@@ -43,7 +44,7 @@ def write_explanations(
         facts: label -> value.
         parts: of the randomization check, in order.
         neighbours: of every image, or nothing.
-        sheets: contact sheets, title -> PNG.
+        sheets: contact sheets, name of the file -> title and PNG.
         notes: sentences that go first.
 
     Raises:
@@ -54,11 +55,9 @@ def write_explanations(
         sections.append(_checks(found, parts))
     for row, one in enumerate(found):
         sections.append(_section(one, _unused(one.name, used), parts, neighbours[row] if neighbours else ()))
-    for name, png in (sheets or {}).items():
-        shown = Picture(
-            _slug(name), name, "What it is, and what the network says, with their probabilities.", png, True
-        )
-        sections.append(Section(name, figures=[shown]))
+    for name, (headline, png) in (sheets or {}).items():
+        caption = "What it is, and what the network says, with their probabilities."
+        sections.append(Section(headline, figures=[Picture(name, headline, caption, png, True)]))
     return write_page(Page(title, facts, [*notes, *summary(found, parts)], sections), folder)
 
 
@@ -182,7 +181,9 @@ def _caption(name: str, found: Map, one: Explained) -> str:
         )
         warning = ": it hardly depends on them" if found.similarity[-1] >= ALIKE else ""
         lines.append(f"Similarity with randomized weights {found.similarity[-1]:.2f}{warning}.")
-    if found.completeness is not None:
+    if found.completeness is not None and not math.isfinite(found.completeness):
+        lines.append("Completeness: not known, for the sum is not finite.")
+    elif found.completeness is not None:
         lines.append(f"Completeness: sum off by {found.completeness:.1%} after {found.steps} steps.")
     return "\n".join(lines)
 
