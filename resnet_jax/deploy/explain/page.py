@@ -132,7 +132,7 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         add(f"_{stage}", f"Class activation, {stage}", "Where this stage has evidence for it (LayerCAM).", values)
     if near:
         strip = _strip([each.image for each in near])
-        told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})".lstrip() for each in near)
+        told = "; ".join(f"{each.label} {each.similarity:.2f} ({_short(each.name)})".lstrip() for each in near)
         title = "Nearest training examples, by the features before the classifier"
         shown.append(Picture(f"{slug}_nearest", title, f"Cosine similarity, from the left: {told}", strip, True))
     tables = []
@@ -150,7 +150,7 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         }
         meaning[f"to {parts[0]}"] = "similarity of the map once all from the top down to this part is randomized"
         tables.append(Table("Checks of every map", columns, meaning))
-    return Section(f"{Path(visible(one.name)).name}: {one.target}", text, shown, tables)
+    return Section(f"{_short(one.name)}: {one.target}", text, shown, tables)
 
 
 def _with_box(png: bytes, box: Sequence[float], sides: Sequence[int]) -> bytes:
@@ -252,6 +252,12 @@ def _strip(images: Sequence[np.ndarray]) -> bytes:
         parts.append(cv2.resize(shown[..., ::-1], (wide, tall), interpolation=cv2.INTER_AREA))
         parts.append(np.full((tall, 12, 3), 255, np.uint8))
     return encode_png(np.concatenate(parts[:-1], axis=1))
+
+
+def _short(name: str) -> str:
+    """Return the name of an example without folders: ``index 3 of some.npz``, ``cat.png``."""
+    which, of, path = visible(name).rpartition(" of ")
+    return f"{which}{of}{Path(path).name}"
 
 
 def _number(number: float) -> str:
