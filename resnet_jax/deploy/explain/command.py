@@ -12,7 +12,7 @@ import numpy as np
 from resnet_jax.data.records import Subset
 from resnet_jax.deploy.explain.explainer import Explained, Explainer
 from resnet_jax.deploy.explain.methods import METHODS, Settings
-from resnet_jax.deploy.explain.mistakes import find_mistakes
+from resnet_jax.deploy.explain.mistakes import find_mistakes, require_classes
 from resnet_jax.deploy.explain.nearest import Neighbours
 from resnet_jax.deploy.explain.page import summary, write_explanations
 from resnet_jax.deploy.explain.perturbation import area
@@ -74,6 +74,8 @@ def explain_run(
     """
     if files is None and not trained.was_trained_here and options.source is None:
         raise UsageError(f"{trained.path} was imported and has no images of its own: name some, or give --source")
+    if options.mistakes:
+        require_classes(trained)
     explainer = Explainer(
         trained, options.methods, options.settings, wanted=options.target, head=options.head, checks=options.checks
     )

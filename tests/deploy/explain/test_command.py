@@ -53,6 +53,7 @@ def test_what_cannot_be_explained_is_said_before_anything_is_computed(tmp_path):
     cases = (
         (ExplainOptions(run, target="d"), "unknown class 'd'. Known: a, b, c"),
         (ExplainOptions(run, head="a"), "one head"),
+        (ExplainOptions(run, mistakes=3), "network for multilabel"),
         (ExplainOptions(run, methods=("gradcam",)), "unknown method 'gradcam'"),
         (ExplainOptions(run, settings=Settings(layer="stage9")), "unknown layer 'stage9'"),
     )
