@@ -106,7 +106,8 @@ def _means(found: Sequence[Explained]) -> list[_Mean]:
 def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Neighbour]) -> Section:
     answers = ", ".join(f"{name} {_number(number)}" for name, number in one.answers[:3]) or "nothing"
     text = f"The network says: {answers}." + (f" It is: {one.label}." if one.label else "")
-    text += f" Explained: {one.target}, {_number(one.probability)}"
+    is_value = "" if one.measure == "probability" else "the network's output "
+    text += f" Explained: {one.target}, {is_value}{_number(one.probability)}"
     text += f", of the box {tuple(round(side) for side in one.box)} (top, left, bottom, right)." if one.box else "."
     shown: list[Any] = []
 
@@ -217,9 +218,11 @@ def _checks(found: Sequence[Explained], parts: Sequence[str]) -> Section:
         by_chance = np.mean([one.random[way] for one in found], axis=0)
         axes.plot(steps, by_chance, color=GREY, linestyle="--", label="random order")
         axes.set_xlabel("share of the input " + ("covered" if way == 0 else "shown"), color=INK)
-        axes.set_ylabel("probability", color=INK)
+        axes.set_ylabel(found[0].measure, color=INK)
         _finish(axes)
-        caption = f"Mean probability as cells are {'covered' if way == 0 else 'shown'}, the most important first."
+        caption = (
+            f"Mean {found[0].measure} as cells are {'covered' if way == 0 else 'shown'}, the most important first."
+        )
         caption += " Lower is better." if way == 0 else " Higher is better."
         figures.append(DepthFigure(label.lower(), label, caption, figure))
     rows = _means(found)
