@@ -31,7 +31,7 @@ from resnet_jax.runs.trained import TrainedRun, load_run
 
 OUT = Path(__file__).parent / "results" / "explain"
 STAGES = ("stem", "stage1", "stage2", "stage3")
-BATCH, SHOWN = 8, 6
+BATCH, SHOWN = 8, 5
 
 
 def right_images(trained: TrainedRun, data: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ def rows_of(found: dict[str, Any], names: tuple[str, ...]) -> list[dict[str, str
 def draw(found: dict[str, Any], images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> None:
     """Write the contact sheet: a row for each image, a column for each map."""
     columns = (*METHODS, *STAGES)
-    figure = new_figure((1.35 * (len(columns) + 1), 1.35 * SHOWN + 0.4), dpi=80)
+    figure = new_figure((1.35 * (len(columns) + 1), 1.35 * SHOWN + 0.4), dpi=70)
     axes = figure.subplots(SHOWN, len(columns) + 1)
     for row in range(SHOWN):
         axes[row, 0].imshow(images[row])

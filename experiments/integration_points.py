@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +70,17 @@ def equal(parts: int) -> np.ndarray:
     return trapezoids(np.arange(0, PARTS + 1, PARTS // parts))
 
 
+def doubled(parts: int, most: int) -> list[np.ndarray]:
+    """Return middles of parts, then with those between the middles too, then with the middles of twice as many, ..."""
+    between = trapezoids(np.arange(0, PARTS + 1, PARTS // parts))
+    for end, inside in ((0, PARTS // parts // 4), (PARTS, PARTS - PARTS // parts // 4)):
+        between[inside], between[end] = between[end], 0  # the half part at the end, at its middle
+    rules = [middles(parts), (middles(parts) + between) / 2]
+    while (parts := 2 * parts) <= most // 2:
+        rules.append((rules[-1] + middles(parts)) / 2)
+    return rules
+
+
 def halved_where_wrong(f: np.ndarray, d: np.ndarray, first: int, points: int) -> np.ndarray:
     """Return trapezoids of parts, of which again and again the one is halved whose own sum is most wrong."""
     nodes = np.arange(0, PARTS + 1, PARTS // first)
@@ -84,13 +94,8 @@ def halved_where_wrong(f: np.ndarray, d: np.ndarray, first: int, points: int) ->
 
 def made_complete(weights: np.ndarray, f: np.ndarray, d: np.ndarray) -> np.ndarray:
     """Return the weights that are nearest to some and whose sum is the change of the score (a regression estimator)."""
-    mean = weights @ d
+    mean = weights @ d  # they add up to 1
     return weights * (1 + (f[-1] - f[0] - mean) * (d - mean) / (weights @ (d - mean) ** 2))
-
-
-def refined(rules: Sequence[np.ndarray], f: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """Return the first of some rules whose sum is within 1 %."""
-    return next((each for each in rules if abs(each @ d / (f[-1] - f[0]) - 1) <= 0.01), rules[-1])
 
 
 def main() -> None:
@@ -100,6 +105,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "integration-points")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
     model = create_model("resnet20_cifar")
     file = options.data / "pytorch-cifar-resnets" / "resnet20-12fca82f.th"
     variables = to_variables(load_state_dict(file), model)
@@ -111,13 +117,15 @@ def main() -> None:
             np.savez(kept, f=found["f"], d=found["d"], p=found["p"])
         parts.append(dict(np.load(kept)))
     f, d, p = (np.concatenate([part[name] for part in parts], axis=1).astype(np.float64) for name in "fdp")
-    chain = [middles(64), *(equal(64 * 2**level) for level in range(1, 5))]
+    chain = doubled(64, PARTS)
     rules: dict[str, Any] = {f"middles of {n} equal parts": lambda f, d, n=n: middles(n) for n in (64, 128, 256)}
     rules |= {f"trapezoids of {n} equal parts": lambda f, d, n=n: equal(n) for n in (64, 128, 256)}
     for n in (8, 16, 32):
         rules[f"{n} parts, halved where the sum is wrong"] = lambda f, d, n=n: halved_where_wrong(f, d, n, 65)
-    rules["middles of 64, weights made complete"] = lambda f, d: made_complete(middles(64), f, d)
-    rules["middles of 64, then trapezoids until within 1 %"] = lambda f, d: refined(chain, f, d)
+    rules["64 equal parts, weights made complete"] = lambda f, d: made_complete(middles(64), f, d)
+    rules["64 equal parts, doubled until within 1 %"] = lambda f, d: next(
+        (each for each in chain if abs(each @ d / (f[-1] - f[0]) - 1) <= 0.01), chain[-1]
+    )
     rows, names = (
         [],
         ("rule", "gradients", "sum off, median", "sum off, most", "within 1 %", "map off, median", "map off, most"),
@@ -131,7 +139,6 @@ def main() -> None:
         rows.append((rule, f"{used:.0f}", f"{np.median(wrong):.2%}", f"{wrong.max():.1%}",
                      f"{(wrong <= 0.01).sum()} of {IMAGES}", f"{np.median(off):.2%}", f"{off.max():.1%}"))  # fmt: skip
         print(*rows[-1], sep=" | ")
-    OUT.parent.mkdir(parents=True, exist_ok=True)
     with OUT.open("w", newline="", encoding="utf-8") as out:
         csv.writer(out, lineterminator="\n").writerows([names, *rows])
 

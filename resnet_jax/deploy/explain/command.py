@@ -12,7 +12,7 @@ import numpy as np
 from resnet_jax.data.records import Subset
 from resnet_jax.deploy.explain.explainer import Explained, Explainer
 from resnet_jax.deploy.explain.methods import METHODS, Settings
-from resnet_jax.deploy.explain.mistakes import find_mistakes
+from resnet_jax.deploy.explain.mistakes import find_mistakes, require_classes
 from resnet_jax.deploy.explain.nearest import Neighbours
 from resnet_jax.deploy.explain.page import summary, write_explanations
 from resnet_jax.deploy.explain.perturbation import area
@@ -74,6 +74,8 @@ def explain_run(
     """
     if files is None and not trained.was_trained_here and options.source is None:
         raise UsageError(f"{trained.path} was imported and has no images of its own: name some, or give --source")
+    if options.mistakes:
+        require_classes(trained)
     explainer = Explainer(
         trained, options.methods, options.settings, wanted=options.target, head=options.head, checks=options.checks
     )
@@ -93,7 +95,7 @@ def explain_run(
     sheets = {}
     if options.mistakes:
         mistakes = find_mistakes(trained, options.split, options.source, options.mistakes)
-        sheets = {sheet.title: _drawn(sheet, out, name) for name, sheet in mistakes.sheets.items()}
+        sheets = {name: (sheet.title, _drawn(sheet, out, name)) for name, sheet in mistakes.sheets.items()}
     page = write_explanations(
         found, out, title=f"What the answers of {trained.path.name} come from", facts=_facts(trained, explainer),
         parts=explainer.parts, neighbours=near, sheets=sheets, notes=notes,
@@ -140,7 +142,14 @@ def _facts(trained: TrainedRun, explainer: Explainer) -> dict[str, str]:
     facts = {"network": trained.config.model.name, "run": str(trained.path), "task": trained.task.kind, "input": shape}
     facts |= {"methods": ", ".join(METHODS[name].title for name in explainer.methods), "layer": settings.layer}
     facts["baseline"] = "the mean of the training images"
-    return {**facts, "steps, samples, noise": f"{settings.steps}, {settings.samples}, {settings.noise:g}"}
+    if "integrated_gradients" in explainer.methods:
+        until = (
+            f", doubled until the sum is within {settings.tolerance:.2g} of the change" if settings.tolerance else ""
+        )
+        facts["integrated gradients"] = f"{settings.steps} steps{until}"
+    if "smooth_grad" in explainer.methods:
+        facts["SmoothGrad"] = f"{settings.samples} copies, noise {settings.noise:g}"
+    return facts
 
 
 def _drawn(sheet: Sheet, out: Path, name: str) -> bytes:

@@ -67,6 +67,8 @@ class Explained:
         label: what it is, in words, or empty.
         box: of a box that is explained, top, left, bottom, right in pixels of ``image``.
         region: of pixels that are explained, which, bool, at the sides of the outputs.
+        measure: what ``probability`` and the curves are of: ``probability``, or ``output`` of a value as it comes out
+            of the network, before it has its unit.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Explained:
     label: str = ""
     box: tuple[float, ...] | None = None
     region: np.ndarray | None = None
+    measure: str = "probability"
 
 
 class Explainer:
@@ -109,9 +112,9 @@ class Explainer:
     ):
         require_one_input(trained)
         require_normalization(trained)
-        if trained.model.config.frontend == "characters":
+        if trained.model.config.frontend == "one_hot":
             raise UsageError(
-                f"{trained.path} reads characters, whose codes have no gradient and no mean: it is not explained here"
+                f"{trained.path} reads codes of characters, which have no gradient and no mean: it is not explained"
             )
         for name in methods:
             if name not in METHODS:
@@ -180,6 +183,7 @@ class Explainer:
                 label,
                 None if boxes is None else tuple(boxes[row].tolist()),
                 None if target.region is None else np.asarray(target.region[row]),
+                "output" if target.kind == "value" else "probability",
             )
             for row, (name, _, label) in enumerate(part)
         ]

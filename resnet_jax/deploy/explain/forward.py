@@ -137,7 +137,12 @@ def network_inputs(
 
 
 def upsampled(maps: Float[Array, " n *sides"], sides: Sequence[int]) -> Float[Array, " n *out"]:
-    """Return maps at the sides of images, interpolated linearly."""
+    """Return maps at the sides of images, interpolated linearly.
+
+    Of sounds the maps of a network that sees spectrograms are (time, bands): the mean over the bands is taken.
+    """
+    if (more := maps.ndim - 1 - len(sides)) > 0:
+        maps = maps.mean(axis=tuple(range(maps.ndim - more, maps.ndim)))
     return ops.resize_bilinear(maps[..., None], tuple(sides))[..., 0]
 
 

@@ -50,9 +50,7 @@ def find_mistakes(trained: TrainedRun, split: str = "test", source: str | None =
     Raises:
         UsageError: a network for another task, or no such split.
     """
-    task, names = trained.task, class_names_of(trained)
-    if not isinstance(task, Classification | Binary):
-        raise UsageError(f"mistakes are of classes, and {trained.path} is of task.kind {task.kind}")
+    task, names = require_classes(trained), class_names_of(trained)
     result = evaluate_run(trained, split, source=source, logits=True)
     assert result.logits is not None
     probabilities = task.probabilities(np.asarray(result.logits))
@@ -79,6 +77,17 @@ def find_mistakes(trained: TrainedRun, split: str = "test", source: str | None =
         lines = (f"{len(shown)} of {len(labels):,} images of {chosen.what}", *chosen.said[:2])
         sheets[name] = Sheet(title, lines, shown, Style(names, {"image": meaning}, low, high))
     return Mistakes(confident, hardest, probabilities, labels, sheets)
+
+
+def require_classes(trained: TrainedRun) -> Classification | Binary:
+    """Return the task of a network that classifies; refuse any other.
+
+    Raises:
+        UsageError: a network for another task.
+    """
+    if not isinstance(trained.task, Classification | Binary):
+        raise UsageError(f"--mistakes are of classes, and {trained.path} is a network for {trained.task.kind}")
+    return trained.task
 
 
 def ranked_mistakes(probabilities: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

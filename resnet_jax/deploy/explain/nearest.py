@@ -17,7 +17,7 @@ from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.features import Described, Embedder, Feature, features_of, find_images
 from resnet_jax.runs.shown_examples import is_unusual
 from resnet_jax.runs.sizes import bring_to_size
-from resnet_jax.runs.trained import TrainedRun
+from resnet_jax.runs.trained import TrainedRun, class_names_of
 from resnet_jax.tasks.detection import Detection
 from resnet_jax.tasks.segmentation import Segmentation
 
@@ -65,7 +65,9 @@ class Neighbours:
         if len(records) > most:
             records = Subset(records, np.arange(most) * len(records) // most)
         whole = not isinstance(trained.task, Segmentation | Detection)  # else the classes are those of pixels or boxes
-        self.records, self.class_names, self.split = records, described.class_names if whole else (), split
+        names, own = described.class_names if whole else (), class_names_of(trained) if whole else ()
+        numbered = len(names) == len(own) and all(name.isdecimal() for name in names)
+        self.records, self.class_names, self.split = records, own if numbered else names, split
         if is_unusual(trained.card.image_shape):
             self._outputs = functools.partial(_pooled, trained)
             found = list(_features(self._outputs, bring_to_size(trained, records)[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def write_explanations(
     facts: Mapping[str, str],
     parts: Sequence[str],
     neighbours: Sequence[Sequence[Neighbour]] = (),
-    sheets: Mapping[str, bytes] | None = None,
+    sheets: Mapping[str, tuple[str, bytes]] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Write ``report.html`` and the pictures; return the page's path.
@@ -43,7 +44,7 @@ def write_explanations(
         facts: label -> value.
         parts: of the randomization check, in order.
         neighbours: of every image, or nothing.
-        sheets: contact sheets, title -> PNG.
+        sheets: contact sheets, name of the file -> title and PNG.
         notes: sentences that go first.
 
     Raises:
@@ -54,11 +55,9 @@ def write_explanations(
         sections.append(_checks(found, parts))
     for row, one in enumerate(found):
         sections.append(_section(one, _unused(one.name, used), parts, neighbours[row] if neighbours else ()))
-    for name, png in (sheets or {}).items():
-        shown = Picture(
-            _slug(name), name, "What it is, and what the network says, with their probabilities.", png, True
-        )
-        sections.append(Section(name, figures=[shown]))
+    for name, (headline, png) in (sheets or {}).items():
+        caption = "What it is, and what the network says, with their probabilities."
+        sections.append(Section(headline, figures=[Picture(name, headline, caption, png, True)]))
     return write_page(Page(title, facts, [*notes, *summary(found, parts)], sections), folder)
 
 
@@ -107,7 +106,8 @@ def _means(found: Sequence[Explained]) -> list[_Mean]:
 def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Neighbour]) -> Section:
     answers = ", ".join(f"{name} {_number(number)}" for name, number in one.answers[:3]) or "nothing"
     text = f"The network says: {answers}." + (f" It is: {one.label}." if one.label else "")
-    text += f" Explained: {one.target}, {_number(one.probability)}"
+    is_value = "" if one.measure == "probability" else "the network's output "
+    text += f" Explained: {one.target}, {is_value}{_number(one.probability)}"
     text += f", of the box {tuple(round(side) for side in one.box)} (top, left, bottom, right)." if one.box else "."
     shown: list[Any] = []
 
@@ -133,7 +133,7 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         add(f"_{stage}", f"Class activation, {stage}", "Where this stage has evidence for it (LayerCAM).", values)
     if near:
         strip = _strip([each.image for each in near])
-        told = "; ".join(f"{each.label} {each.similarity:.2f} ({Path(each.name).name})".lstrip() for each in near)
+        told = "; ".join(f"{each.label} {each.similarity:.2f} ({_short(each.name)})".lstrip() for each in near)
         title = "Nearest training examples, by the features before the classifier"
         shown.append(Picture(f"{slug}_nearest", title, f"Cosine similarity, from the left: {told}", strip, True))
     tables = []
@@ -151,7 +151,7 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         }
         meaning[f"to {parts[0]}"] = "similarity of the map once all from the top down to this part is randomized"
         tables.append(Table("Checks of every map", columns, meaning))
-    return Section(f"{Path(visible(one.name)).name}: {one.target}", text, shown, tables)
+    return Section(f"{_short(one.name)}: {one.target}", text, shown, tables)
 
 
 def _with_box(png: bytes, box: Sequence[float], sides: Sequence[int]) -> bytes:
@@ -182,7 +182,9 @@ def _caption(name: str, found: Map, one: Explained) -> str:
         )
         warning = ": it hardly depends on them" if found.similarity[-1] >= ALIKE else ""
         lines.append(f"Similarity with randomized weights {found.similarity[-1]:.2f}{warning}.")
-    if found.completeness is not None:
+    if found.completeness is not None and not math.isfinite(found.completeness):
+        lines.append("Completeness: not known, for the sum is not finite.")
+    elif found.completeness is not None:
         lines.append(f"Completeness: sum off by {found.completeness:.1%} after {found.steps} steps.")
     return "\n".join(lines)
 
@@ -216,9 +218,11 @@ def _checks(found: Sequence[Explained], parts: Sequence[str]) -> Section:
         by_chance = np.mean([one.random[way] for one in found], axis=0)
         axes.plot(steps, by_chance, color=GREY, linestyle="--", label="random order")
         axes.set_xlabel("share of the input " + ("covered" if way == 0 else "shown"), color=INK)
-        axes.set_ylabel("probability", color=INK)
+        axes.set_ylabel(found[0].measure, color=INK)
         _finish(axes)
-        caption = f"Mean probability as cells are {'covered' if way == 0 else 'shown'}, the most important first."
+        caption = (
+            f"Mean {found[0].measure} as cells are {'covered' if way == 0 else 'shown'}, the most important first."
+        )
         caption += " Lower is better." if way == 0 else " Higher is better."
         figures.append(DepthFigure(label.lower(), label, caption, figure))
     rows = _means(found)
@@ -251,6 +255,12 @@ def _strip(images: Sequence[np.ndarray]) -> bytes:
         parts.append(cv2.resize(shown[..., ::-1], (wide, tall), interpolation=cv2.INTER_AREA))
         parts.append(np.full((tall, 12, 3), 255, np.uint8))
     return encode_png(np.concatenate(parts[:-1], axis=1))
+
+
+def _short(name: str) -> str:
+    """Return the name of an example without folders: ``index 3 of some.npz``, ``cat.png``."""
+    which, of, path = visible(name).rpartition(" of ")
+    return f"{which}{of}{Path(path).name}"
 
 
 def _number(number: float) -> str:

@@ -53,6 +53,7 @@ def test_what_cannot_be_explained_is_said_before_anything_is_computed(tmp_path):
     cases = (
         (ExplainOptions(run, target="d"), "unknown class 'd'. Known: a, b, c"),
         (ExplainOptions(run, head="a"), "one head"),
+        (ExplainOptions(run, mistakes=3), "network for multilabel"),
         (ExplainOptions(run, methods=("gradcam",)), "unknown method 'gradcam'"),
         (ExplainOptions(run, settings=Settings(layer="stage9")), "unknown layer 'stage9'"),
     )
@@ -60,3 +61,10 @@ def test_what_cannot_be_explained_is_said_before_anything_is_computed(tmp_path):
         with pytest.raises(UsageError, match=message):
             explain_run(trained, None, options, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_codes_of_characters_are_not_explained(tmp_path):
+    texts = RNG.integers(0, 9, (40, 16, 1)).astype(np.int16)
+    run, _ = made(tmp_path, {"y": np.arange(40) % 2}, x=texts, frontend="one_hot", symbols=9)
+    with pytest.raises(UsageError, match="codes of characters"):
+        explain_run(load_run(run), None, ExplainOptions(run), tmp_path / "out")
