@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "export"
 
 def forms_of(name: str, batch: int) -> dict[str, Callable[[], Any]]:
     """Return the compiled forms of a network, each a call without arguments."""
-    stem = {"stem": "cifar"} if name == "resnet18" else {}
+    stem: dict[str, Any] = {"stem": "cifar"} if name == "resnet18" else {}
     model = create_model(name, num_classes=10, **stem)
     shape = (32, 32, 3) if name.endswith("cifar") or stem else (224, 224, 3)
     images = np.random.default_rng(0).standard_normal((batch, *shape), np.float32)

@@ -75,6 +75,8 @@ def run(argv: list[str]) -> Any:
         run, options.batching.sizes, checkpoint=options.checkpoint, data=options.data,
         class_names=options.class_names, watched=watched,
     )  # fmt: skip
+    for line in engine.notes:
+        say(console, line)
     metrics, log = Metrics(), AccessLog(sys.stderr if options.access_log == "json" else None)
     watch = Watch(engine, reference_path(run), options.drift_window, metrics, log) if watched else None
     if options.drift and watch is None:

@@ -50,6 +50,7 @@ class Engine(abc.ABC):
         shape: of one image as the network takes it, (H, W, C).
         dtype: of its pixels.
         sizes: of batches; every one is compiled once.
+        notes: what a person who serves it should know, a sentence each.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Engine(abc.ABC):
     shape: tuple[int, int, int]
     dtype: str
     sizes: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def read(self, data: bytes, pixels: int) -> Ready:
         """Return an image file as the network takes it.

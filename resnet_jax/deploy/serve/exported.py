@@ -15,6 +15,7 @@ from resnet_jax.deploy.artefact import load_artefact
 from resnet_jax.deploy.serve.engine import Engine, Ready
 from resnet_jax.deploy.serve.problems import not_readable
 from resnet_jax.errors import DataError, UsageError
+from resnet_jax.ops import native
 from resnet_jax.runs.predict import Prediction
 
 
@@ -42,6 +43,11 @@ class ArtefactEngine(Engine):
             raise UsageError(f"{path} answers with boxes: serve the run directory, which places them")
         if not artefact.classes:
             raise UsageError(f"{path} does not say what its outputs are: export it with class names")
+        if artefact.runtime == "jax" and jax.default_backend() == "cpu" and native.available():
+            self.notes = (
+                f"{path} is a jax export, which runs everywhere and so without the code that is compiled for this "
+                "processor: its run directory, or an ONNX file, is served faster",
+            )
         height, width, channels = said.shape
         self.shape, self.dtype = (height, width, channels), said.dtype if said.takes == "pixels" else "uint8"
         if said.takes == "normalized" and said.scale != 255.0:
