@@ -32,7 +32,10 @@
     const headers = { "Content-Type": blob.type || "application/octet-stream" };
     if (token.value) headers.Authorization = `Bearer ${token.value}`;
     const path = facts.explains ? "/explain" : "/predict";
-    const query = wanted === undefined ? "" : `?class=${encodeURIComponent(wanted)}`;
+    const asked = new URLSearchParams();
+    if (facts.whole) asked.set("top", "30"); // every colour in the picture has its row
+    if (wanted !== undefined) asked.set("class", wanted);
+    const query = asked.size ? `?${asked}` : "";
     let response;
     try {
       response = await fetch(path + query, { method: "POST", body: blob, headers });
