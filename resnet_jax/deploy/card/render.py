@@ -20,7 +20,8 @@ from resnet_jax.tasks.task import SHARES
 LIMITS = (
     "The figures are of the images named above and of nothing else: other cameras, crops, compressions and classes "
     "give other figures.",
-    "Intervals are of the choice of test images; they do not say how much another seed of training would differ.",
+    "Intervals are of the choice of test images, as if each were independent of the others (frames of one film are "
+    "not); they do not say how much another seed of training would differ.",
 )
 OF_TASK = {
     "classification": "An image of no class that the network knows still gets one, often with a high probability.",

@@ -140,7 +140,7 @@ class Boxes:
             if wanted in (None, name):
                 top, left, bottom, right = (round(times * side) for side in box)
                 count += 1
-                width = max(1, min(shown.shape[:2]) // 160)
+                width = max(2, min(shown.shape[:2]) // 160)
                 cv2.rectangle(shown, (left, top), (right, bottom), _rgb(self._hex[name]), width)
         what = "no box" if not count else f"{count} box{'' if count == 1 else 'es'}"
         what += "" if wanted is None else f" of “{wanted}”"

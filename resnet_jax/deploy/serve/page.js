@@ -32,7 +32,10 @@
     const headers = { "Content-Type": blob.type || "application/octet-stream" };
     if (token.value) headers.Authorization = `Bearer ${token.value}`;
     const path = facts.explains ? "/explain" : "/predict";
-    const query = wanted === undefined ? "" : `?class=${encodeURIComponent(wanted)}`;
+    const asked = new URLSearchParams();
+    if (facts.whole) asked.set("top", "30"); // every colour in the picture has its row
+    if (wanted !== undefined) asked.set("class", wanted);
+    const query = asked.size ? `?${asked}` : "";
     let response;
     try {
       response = await fetch(path + query, { method: "POST", body: blob, headers });
@@ -62,6 +65,7 @@
 
   const show = (card, blob, found) => {
     const pictures = card.querySelector(".pictures"), bars = card.querySelector(".bars");
+    pictures.classList.toggle("large", facts.whole);
     if (found.picture) {
       pictures.replaceChildren(
         figure(found.seen, "The image as the network sees it", "as the network sees it"),
@@ -73,7 +77,7 @@
     bars.replaceChildren(...grouped(found.image.classes).map((answer) => {
       const isShare = answer.probability !== undefined;
       const share = isShare ? `${(100 * answer.probability).toFixed(1)} %` : String(Number(answer.value.toPrecision(5)));
-      const number = answer.count === undefined ? share : `${answer.count} ${answer.count === 1 ? "box" : "boxes"}, ${share}`;
+      const number = answer.count === undefined ? share : `${answer.count} ${answer.count === 1 ? "box" : "boxes"}, best ${share}`;
       const name = facts.explains ? make("button", { type: "button", class: "name", "aria-pressed": String(answer.name === found.explained) }, answer.name) : make("span", { class: "name" }, answer.name);
       if (facts.explains) name.addEventListener("click", () => answered(card, blob, facts.whole && answer.name === found.explained ? undefined : answer.name));
       const colour = found.colours?.[answer.name];
