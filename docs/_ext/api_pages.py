@@ -103,7 +103,7 @@ def _home(package: str, name: str) -> str:
 def _page(part: Part) -> str:
     found = entries(part)
     lines = [f"# {part.title}", "", part.about, "", "```{eval-rst}", ".. autosummary::", "   :nosignatures:", ""]
-    lines += [f"   {_shown(module, name)}" for module, name in found]
+    lines += [f"   ~{_shown(module, name)}" for module, name in found]
     lines += ["```", "", "## Reference", "", "```{eval-rst}"]
     for module, name in found:
         lines += _directive(module, name)

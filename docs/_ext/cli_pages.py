@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import re
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def _options(parser: Any) -> str:
         title = (group.title or "").replace(" options", "")
         if len(parser._action_groups) > 2 or title.startswith("positional"):
             shown = {"positional arguments": "Arguments", "options": "Options"}.get(group.title, f"`--{title}.…`")
-            lines += [f"**{shown}**{{.options}}", ""]
+            lines += [f"```{{rubric}} {shown}", "```", ""]
         for action in actions:
             names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar}`"
             value = action.metavar if action.option_strings and action.metavar else ""
@@ -107,13 +108,16 @@ def _options(parser: Any) -> str:
 
 
 def _page(verb: str, about: str, parts: dict[str, list[str]]) -> str:
-    text = [MARK + f"# `resnet-jax {verb}`", "", f"{about[0].upper()}{about[1:]}.", ""]
+    text = [MARK + f"# resnet-jax {verb}", "", f"{about[0].upper()}{about[1:]}.", ""]
     for title, words in parts.items():
         parser = parser_of(words)
         usage = " ".join(parser.format_usage().split()).removeprefix("usage: ")
         if len(parts) > 1:
             text += [f"## `{title}`", ""]
-        text += ["```text", re.sub(r"\x1b\[[0-9;]*m", "", usage), "```", ""]
+        usage = re.sub(r"\x1b\[[0-9;]*m", "", usage).replace("{None}|", "").replace("[-h] ", "")
+        usage = re.sub(r"(--[\w.-]+) \1", r"\1", usage)
+        wrapped = textwrap.wrap(usage, 88, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        text += ["```text", *(wrapped if len(wrapped) <= 8 else [usage.split(" [")[0] + " [OPTIONS]"]), "```", ""]
         if len(parts) > 1 or not parser.description.startswith(about[:20].capitalize()):
             text += [_prose(parser.description or ""), ""]
         text += [_options(parser), ""]

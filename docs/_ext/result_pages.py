@@ -37,7 +37,9 @@ def write(docs: Path) -> None:
     for path, name in PAGES.items():
         if name.startswith("project/"):
             text = rewritten(path.read_text(encoding="utf-8"), path, docs / name)
-            write_if_changed(docs / name, MARK + text)
+            write_if_changed(
+                docs / name, MARK + (text if text.strip() else f"# {path.stem.capitalize()}\n\nNothing yet.\n")
+            )
     named = [name for names in GROUPS.values() for name in names]
     groups = {**GROUPS, "Data and others": [name for name in files if name not in named]}
     text = (RESULTS / "README.md").read_text(encoding="utf-8")
