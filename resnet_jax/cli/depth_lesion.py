@@ -22,7 +22,7 @@ from resnet_jax.cli.depth_options import (
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError
 from resnet_jax.report.text import say, working
-from resnet_jax.runs.analysis import AnalysisConfig
+from resnet_jax.runs.analysis_options import AnalysisConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
-from resnet_jax.deploy.explain.methods import METHODS, Settings
+from resnet_jax.deploy.explain.settings import NAMES, Settings
 from resnet_jax.fields import AtLeast0, AtLeast1
 from resnet_jax.runs.images import OwnImages, prepared
 
@@ -31,7 +31,7 @@ class ExplainOptions:
     """Name of the class, label or value to explain (default: what the network says first of each image)."""
     head: str | None = None
     """Of a network with several tasks, the one to explain (default: the first)."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = NAMES
     """Of grad_cam, grad_cam_plus_plus, integrated_gradients, smooth_grad, occlusion."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Settings)
     checks: bool = True

@@ -10,7 +10,7 @@ import tyro
 
 from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import Common, console_for, parse
-from resnet_jax.deploy.export import ExportConfig
+from resnet_jax.deploy.export_options import ExportConfig
 from resnet_jax.errors import UsageError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -21,11 +22,13 @@ from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.absent_chips import say_nothing_of_absent_chips
+from resnet_jax.runtime.after_import import after_import
 from resnet_jax.runtime.alarm import let_jax_compile_without
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
 from resnet_jax.runtime.ending import ENDING, Stopped, end_in_bounded_time, exit_now, own_process, say_no_more
 from resnet_jax.runtime.malloc import keep_freed_memory
+from resnet_jax.runtime.programs import size_limit
 from resnet_jax.runtime.together import has_failed, leave
 
 #: What a message may hold of what moves a terminal's cursor.
@@ -98,17 +101,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command; return its exit status."""
-    from resnet_jax.training.loop import Interrupted
+    from resnet_jax.training.interrupt import Interrupted
 
     debug = "--debug" in argv
     if (
         not debug
     ):  # Orbax tells of its own housekeeping through absl, and every one of its threads of the same full disk
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        let_jax_compile_without()
         say_nothing_of_absent_chips()
-    keep_compiled_programs()
     try:
+        size_limit()  # wrong usage, also where nothing is compiled
+        after_import("jax", functools.partial(_prepare_jax, debug))
         with several_processes(argv) as works:
             result = _dispatch(argv) if works else None
     except Interrupted as stopped:
@@ -151,6 +154,13 @@ def run(argv: list[str]) -> int:
     if result is not None and "--json" in argv:
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _prepare_jax(debug: bool) -> None:
+    """Do what is to be done before JAX compiles anything."""
+    if not debug:
+        let_jax_compile_without()
+    keep_compiled_programs()
 
 
 def _dispatch(argv: list[str]) -> Any:
