@@ -15,7 +15,7 @@ from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.text import say
-from resnet_jax.runs.analysis_options import AnalysisConfig
+from resnet_jax.runs.analysis_options import AnalysisConfig, require_target
 from resnet_jax.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -52,6 +52,15 @@ def find(options: TargetOptions, **more: Any) -> AnalysisTarget:
     target = find_target(str(_named(options.target)), options.config, **more)
     say(console_for(options.common), f"images  {target.facts['images']}")
     return target
+
+
+def require_named(options: TargetOptions) -> None:
+    """Refuse a target that is nothing, before anything slow is loaded.
+
+    Raises:
+        UsageError: it is neither a network, nor a path, nor the name of weights.
+    """
+    require_target(str(_named(options.target)))
 
 
 def output_directory(options: TargetOptions, ours: Sequence[str], verb: str) -> Path:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from resnet_jax.cli.plain_types import let_tyro_decide_quickly
 from resnet_jax.errors import UsageError, closest, either, unknown
 from resnet_jax.fields import choices_of, field_docs, field_hints, is_section, listed, own_options, range_of
 from resnet_jax.report.text import PlainConsole
-from resnet_jax.runs.legacy import translate
 from resnet_jax.runtime.distributed import started
 from resnet_jax.runtime.paths import expand_paths
 
@@ -64,6 +64,9 @@ def parse(
     """
     import tyro
 
+    from resnet_jax.runs.legacy import translate
+
+    let_tyro_decide_quickly()
     own = [flag.removeprefix("--").replace("-", "_") for flag in option_flags(kind)]
     argv = translate(spelled_out(argv, short or {}), keep=own)
     require_known(kind, argv, verb)

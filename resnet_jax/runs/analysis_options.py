@@ -6,9 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from resnet_jax.errors import UsageError, closest, either
 from resnet_jax.fields import AtLeast0, AtLeast1, check_fields
+from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelChanges
 from resnet_jax.runs.images import OtherImages
+from resnet_jax.runtime.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +37,16 @@ class AnalysisConfig:
     def __post_init__(self):
         """Check the numbers; raises UsageError."""
         check_fields(self)
+
+
+def require_target(target: str) -> None:
+    """Refuse what is neither the name of a network nor a path.
+
+    Raises:
+        UsageError: with the nearest names.
+    """
+    if target not in MODELS and not user_path(target).exists():
+        near = either([repr(name) for name in closest(target, MODELS)])
+        raise UsageError(
+            f"{target!r} is neither a network that `resnet-jax models` lists nor a run directory; did you mean {near}?"
+        )
