@@ -58,6 +58,7 @@ VERBS = {
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",
     "models": "list the networks with their exact sizes",
+    "summary": "a row for every layer of a network: output shape, parameters, multiply-adds",
     "bench": "speed and compile time of a network, against PyTorch and plain Flax",
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
@@ -66,6 +67,8 @@ VERBS = {
     "prune": "a smaller and faster network of a trained one, fine-tuned; or zero weights that stay zero",
     "weights": "bring in another library's weights, or write ours under its names",
     "export": "a network as ONNX, a jax export, a SavedModel or safetensors, checked against the run",
+    "doctor": "what this installation has, what is slow and why, and what is broken: text for a report",
+    "completion": "completion of words for bash, zsh and fish",
     "launch": "run a verb in several processes on this machine",
 }
 
@@ -171,7 +174,7 @@ def _dispatch(argv: list[str]) -> Any:
         print("usage: resnet-jax VERB ...\n")
         for name, text in VERBS.items():
             print(f"  {name:<11} {text}")
-        print("\nresnet-jax VERB --help explains a verb; --json, --debug and --version go with each.")
+        print("\nresnet-jax VERB --help explains a verb; --json, --quiet, --debug and --version go with each.")
         print(f"{FLAG} MODULE or FILE.py, with any verb, first imports code of your own, for what it registers.")
         print(f"Exit status: {STATUSES}.")
         print(

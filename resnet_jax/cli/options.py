@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 HELP = ("-h", "--help")
 #: Options of every verb that may also stand before it.
-ANYWHERE = ("--json", "--debug")
+ANYWHERE = ("--json", "--debug", "--quiet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Common:
     """Print one JSON object as the last line of standard output; everything else goes to standard error."""
     debug: bool = False
     """Show the traceback of an error."""
+    quiet: bool = False
+    """Print nothing but errors and warnings; with --json also the object."""
 
 
 #: Short forms of how a network is computed, in the verbs that measure it.
@@ -179,7 +181,7 @@ def option_flags(kind: type, prefix: str = "") -> dict[str, Any]:
     """Return the options of a dataclass as tyro calls them, those of its sections too, each with its annotation.
 
     >>> list(option_flags(Common))
-    ['--json', '--debug']
+    ['--json', '--debug', '--quiet']
     """
     import tyro
 
@@ -231,7 +233,7 @@ def console_for(common: Common) -> Console:
     Of several processes the first one is read.
     """
     launch = started()
-    return PlainConsole(stderr=common.json, quiet=launch is not None and launch.index > 0)
+    return PlainConsole(stderr=common.json, quiet=common.quiet or (launch is not None and launch.index > 0))
 
 
 def typed_fields(argv: Sequence[str], of: str) -> frozenset[str]:
