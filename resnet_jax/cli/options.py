@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -64,6 +65,8 @@ def parse(
     Raises:
         UsageError: an option that the verb does not have, with the nearest three.
     """
+    if _asks.get():
+        raise _AskedFor(kind, short or {})
     import tyro
 
     from resnet_jax.runs.legacy import translate
@@ -77,6 +80,34 @@ def parse(
         kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, registry=_sections(), **options
     )
     return expand_paths(parsed)
+
+
+_asks: ContextVar[bool] = ContextVar("asks", default=False)
+
+
+class _AskedFor(BaseException):
+    """Carries what a verb parses to who asked for it."""
+
+    def __init__(self, kind: type, short: Mapping[str, str]):
+        super().__init__(kind.__name__)
+        self.kind, self.short = kind, short
+
+
+def asked_for(verb: Any, argv: list[str]) -> tuple[type, Mapping[str, str]]:
+    """Return the dataclass that a verb parses these words into, and its short forms; nothing is parsed or done.
+
+    Args:
+        verb: its module.
+        argv: words with which it would explain itself.
+    """
+    token = _asks.set(True)
+    try:
+        verb.run(argv)
+    except _AskedFor as asked:
+        return asked.kind, asked.short
+    finally:
+        _asks.reset(token)
+    raise ValueError(f"{verb.__name__} parses nothing with {argv}")
 
 
 @functools.cache
