@@ -22,9 +22,9 @@ from resnet_jax.bench.processor import describe_processor, processor_line
 from resnet_jax.runtime.absent_chips import has_nvidia_gpu, has_tpu
 from resnet_jax.runtime.cache import VARIABLE, cache_directory, program_directory, why_not_writable
 from resnet_jax.runtime.cxx.library import SWITCH, find_compiler, is_switched_off
+from resnet_jax.runtime.distribution import DISTRIBUTION
 from resnet_jax.runtime.variables import those_set
 
-DISTRIBUTION = "resnet-jax"
 #: Seconds that JAX, and a compiler of C++ behind it, may take.
 PATIENCE = 300.0
 #: What each extra enables, in the order of the report.
