@@ -49,7 +49,7 @@ from resnet_jax.runs.config import DataConfig
 from resnet_jax.runs.evaluate import evaluate_run, load_run
 from resnet_jax.runtime.cache import keep_compiled_programs
 from resnet_jax.runtime.malloc import keep_freed_memory
-from resnet_jax.training.schedules import ScheduleConfig
+from resnet_jax.training.options import ScheduleConfig
 
 KINDS = {"plain": "plain", "resnet": "residual"}
 LOOKS = ((BLUE, "-"), (VERMILION, (0, (5, 1.6))), (GREEN, (0, (1.4, 1.2))))

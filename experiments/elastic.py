@@ -30,11 +30,11 @@ import jax
 import numpy as np
 
 from resnet_jax.models.layout import unstack
-from resnet_jax.ops import FormsChoice
 from resnet_jax.runs.build import build_parts, iterate_feed, training_feed
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runtime.forms import FormsChoice
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.compile import compile_train_step
 

@@ -31,7 +31,8 @@ from resnet_jax import create_model
 from resnet_jax.bench.plan import bytes_of, collectives_of, memory_of
 from resnet_jax.models.count import abstract_variables
 from resnet_jax.training.compile import compile_train_step
-from resnet_jax.training.optimizers import OptimConfig, make_optimizer
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.options import OptimConfig
 from resnet_jax.training.placement import Placement, PlacementChoice
 from resnet_jax.training.state import init_state
 from resnet_jax.training.step import make_train_step

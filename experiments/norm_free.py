@@ -31,7 +31,7 @@ from resnet_jax.ablation.grid import load_cells, parse_axis, parse_seeds
 from resnet_jax.ablation.run import ablate
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.recipes import load_recipe
-from resnet_jax.training.schedules import ScheduleConfig
+from resnet_jax.training.options import ScheduleConfig
 
 CELLS = Path(__file__).with_suffix(".yaml")
 

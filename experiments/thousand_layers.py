@@ -50,7 +50,7 @@ from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.runs.config import DataConfig
 from resnet_jax.runtime.cache import keep_compiled_programs
 from resnet_jax.runtime.malloc import keep_freed_memory
-from resnet_jax.training.schedules import ScheduleConfig
+from resnet_jax.training.options import ScheduleConfig
 
 NETS = {"resnet1202_cifar": "ResNet-1202", "preact1001_cifar": "pre-activation ResNet-1001"}
 RATES = {"resnet1202_cifar": 0.001, "preact1001_cifar": 0.01}

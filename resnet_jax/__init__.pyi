@@ -27,9 +27,9 @@ from .training.compile import (
     create_state as create_state,
 )
 from .training.observers import Observer as Observer
-from .training.optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .training.optimizers import make_optimizer as make_optimizer
+from .training.options import OptimConfig as OptimConfig, ScheduleConfig as ScheduleConfig
 from .training.placement import Placement as Placement, make_mesh as make_mesh, shard_batch as shard_batch
-from .training.schedules import ScheduleConfig as ScheduleConfig
 from .training.state import TrainState as TrainState, init_state as init_state
 from .training.step import (
     make_eval_step as make_eval_step,

@@ -36,7 +36,8 @@ from resnet_jax.models.count import abstract_variables
 from resnet_jax.runs.directory import describe_environment
 from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.compile import compile_train_step, create_state
-from resnet_jax.training.optimizers import OptimConfig, make_optimizer
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.options import OptimConfig
 from resnet_jax.training.step import make_train_step
 
 BATCH, SIDE, LARGE = 128, 32, 224

@@ -26,7 +26,8 @@ from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, create_state, options_for
 from resnet_jax.training.mesh import make_mesh, shard_batch
 from resnet_jax.training.need import ANALYSIS, require_memory
-from resnet_jax.training.optimizers import OptimConfig, make_optimizer
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.options import OptimConfig
 from resnet_jax.training.step import make_predict_step, make_train_step
 from resnet_jax.weights.prepare import prepare_variables, prepared_network
 

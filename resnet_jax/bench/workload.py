@@ -12,8 +12,8 @@ from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelSpec
-from resnet_jax.ops import FormsChoice
-from resnet_jax.training.placement import PlacementChoice
+from resnet_jax.runtime.forms import FormsChoice
+from resnet_jax.training.options import PlacementChoice
 
 
 @dataclasses.dataclass(frozen=True)

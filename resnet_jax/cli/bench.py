@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from resnet_jax.cli.named import require_networks
 from resnet_jax.cli.options import HOW_COMPUTED, Common, asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.cli.trouble import platform_told
 from resnet_jax.errors import UsageError, unknown
@@ -106,6 +107,7 @@ def _speed(mode: Literal["train", "infer"], argv: list[str]) -> dict[str, Any]:
         "infer": "Images a second of inference with batch norm folded, on random data that lies on the device.",
     }[mode]
     options = parse(SpeedOptions, argv, verb=f"bench {mode}", about=about, short=HOW_COMPUTED)
+    require_networks(options.network)
     from resnet_jax.bench.compare import Comparison, compare
     from resnet_jax.bench.table import comparison_table
     from resnet_jax.bench.workload import Workload
@@ -131,6 +133,7 @@ def _speed(mode: Literal["train", "infer"], argv: list[str]) -> dict[str, Any]:
 def _compile(argv: list[str]) -> dict[str, Any]:
     about = "Seconds to compile the train step, each network in a fresh process, and from there to its first step."
     options = parse(CompileOptions, argv, verb="bench compile", about=about, short=HOW_COMPUTED)
+    require_networks(*options.networks)
     from resnet_jax.bench.cold import compile_models
     from resnet_jax.bench.table import compile_table
     from resnet_jax.bench.workload import Workload

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.report.text import say
 
@@ -40,10 +40,10 @@ class CardOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Write the card; return its figures."""
     options = parse(CardOptions, argv, verb="card", about="Write a model card: figures with intervals, calibration.")
+    path = existing_run(options.run_dir)
     from resnet_jax.deploy.card.facts import measure
     from resnet_jax.deploy.card.write import write_card
 
-    path = run_directory(options.run_dir)
     card = measure(
         path,
         split=options.split,

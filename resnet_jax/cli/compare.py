@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
 
 
@@ -36,6 +37,9 @@ ABOUT = (
 def run(argv: list[str]) -> dict[str, Any]:
     """Print the table and the differences; return them."""
     options = parse(CompareOptions, argv, verb="compare", about=ABOUT)
+    for path in options.runs:
+        if not path.is_dir():
+            existing_run(path)
     from resnet_jax.report.text import say
     from resnet_jax.runs.compare import compare_runs
     from resnet_jax.runs.compare_table import as_json, lines

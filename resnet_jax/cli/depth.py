@@ -15,6 +15,7 @@ from resnet_jax.cli.depth_options import (
     make_directory,
     outcome,
     output_directory,
+    require_named,
     save,
 )
 from resnet_jax.cli.options import asks_for_help, console_for, flags_last, list_verbs, parse
@@ -58,6 +59,7 @@ def _profile(argv: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     about = "Signals and gradients at every block of a network, on one batch: arrays, figures, and a report to read."
     options = parse(ProfileOptions, argv, verb="depth profile", about=about, short=SHORT)
+    require_named(options)
     from resnet_jax.report.depth_report import FIGURES, write_profile_report
     from resnet_jax.runs.analysis import profile_target
 

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from resnet_jax.cli.depth_options import draw, make_directory, save
+from resnet_jax.cli.named import require_networks
 from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for, parse
 from resnet_jax.errors import CheckError, RunError, UsageError
 from resnet_jax.fields import AtLeast0, AtLeast1, check_fields
+from resnet_jax.models.rows import MODELS
 from resnet_jax.models.spec import ModelChanges
 from resnet_jax.report.text import say, working
 from resnet_jax.runtime.paths import user_path
@@ -56,18 +58,19 @@ def run(argv: list[str]) -> dict[str, Any]:
     )
     options = parse(CheckOptions, argv, verb="depth check", about=about, short=HOW_COMPUTED)
     check_fields(options)
-    import jax
-
-    from resnet_jax.depth.checking import check
-    from resnet_jax.models import MODELS, ResNet
-    from resnet_jax.report.check_report import check_table, save_check, write_check_report
-    from resnet_jax.training.need import Options, require_memory
-
     if options.target not in MODELS and user_path(options.target).exists():
         raise UsageError(
             f"depth check draws the weights of a network anew: name one that `resnet-jax models` lists; to look at the "
             f"run {options.target} use depth profile, jacobian or lesion"
         )
+    require_networks(options.target)
+    import jax
+
+    from resnet_jax.depth.checking import check
+    from resnet_jax.models import ResNet
+    from resnet_jax.report.check_report import check_table, save_check, write_check_report
+    from resnet_jax.training.need import Options, require_memory
+
     model = ResNet(options.model.replace(options.target).config())
     if options.out is not None:
         make_directory(options.out)

@@ -17,11 +17,12 @@ from resnet_jax.cli.depth_options import (
     make_directory,
     outcome,
     output_directory,
+    require_named,
     save,
 )
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.report.text import say, working
-from resnet_jax.runs.analysis import AnalysisConfig
+from resnet_jax.runs.analysis_options import AnalysisConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     about = "How a network stretches small changes: singular values of the Jacobian of every block and of the whole."
     options = parse(JacobianOptions, argv, verb="depth jacobian", about=about, short=SHORT)
+    require_named(options)
     from resnet_jax.depth.hessian import hessian_eigenvalues
     from resnet_jax.depth.jacobian import jacobians
     from resnet_jax.report.jacobian_report import FIGURES, write_jacobian_report

@@ -17,12 +17,13 @@ from resnet_jax.cli.depth_options import (
     make_directory,
     outcome,
     output_directory,
+    require_named,
     save,
 )
 from resnet_jax.cli.options import console_for, parse
 from resnet_jax.errors import UsageError
 from resnet_jax.report.text import say, working
-from resnet_jax.runs.analysis import AnalysisConfig
+from resnet_jax.runs.analysis_options import AnalysisConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "2016): with running averages, on images of its own (--data.source for an imported one)."
     )
     options = parse(LesionOptions, argv, verb="depth lesion", about=about, short=SHORT)
+    require_named(options)
     if options.draws < 1 or options.at_once < 1:
         raise UsageError(f"--draws and --at-once must be 1 or more, got {options.draws} and {options.at_once}")
     from resnet_jax.depth.arrays import save_arrays

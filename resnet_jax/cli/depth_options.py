@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,8 +15,11 @@ from resnet_jax.cli.named import run_directory
 from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.report.text import say
-from resnet_jax.runs.analysis import AnalysisConfig, AnalysisTarget, find_target
+from resnet_jax.runs.analysis_options import AnalysisConfig, require_target
 from resnet_jax.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from resnet_jax.runs.analysis import AnalysisTarget
 
 #: Short forms of options of an analysis.
 SHORT = {**HOW_COMPUTED, "--image-size": "--data.image-size"}
@@ -44,9 +47,20 @@ def find(options: TargetOptions, **more: Any) -> AnalysisTarget:
         options: as given.
         **more: for :func:`resnet_jax.runs.analysis.find_target`.
     """
+    from resnet_jax.runs.analysis import find_target
+
     target = find_target(str(_named(options.target)), options.config, **more)
     say(console_for(options.common), f"images  {target.facts['images']}")
     return target
+
+
+def require_named(options: TargetOptions) -> None:
+    """Refuse a target that is nothing, before anything slow is loaded.
+
+    Raises:
+        UsageError: it is neither a network, nor a path, nor the name of weights.
+    """
+    require_target(str(_named(options.target)))
 
 
 def output_directory(options: TargetOptions, ours: Sequence[str], verb: str) -> Path:

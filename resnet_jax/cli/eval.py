@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.report.text import say
 from resnet_jax.runs.images import EvaluatedImages, prepared
@@ -48,6 +48,7 @@ class EvalOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Evaluate and return the figures."""
     options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
+    path = existing_run(options.run_dir)
     from resnet_jax.report.coco_json import write_coco
     from resnet_jax.runs.chosen import describe_moved, own_or_other
     from resnet_jax.runs.evaluate import evaluate_run, load_run, reestimate_run, with_moved_data
@@ -55,7 +56,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.runtime.processes import is_main
 
     data = options.data
-    trained, source, moved = load_run(run_directory(options.run_dir), options.checkpoint), data.source, ()
+    trained, source, moved = load_run(path, options.checkpoint), data.source, ()
     if data.moved_to is not None:
         trained = with_moved_data(trained, data.moved_to)
         moved = describe_moved(trained)

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
-from resnet_jax.deploy.explain.methods import METHODS, Settings
+from resnet_jax.deploy.explain.settings import NAMES, Settings
+from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast0, AtLeast1
 from resnet_jax.runs.images import OwnImages, prepared
 
@@ -31,7 +32,7 @@ class ExplainOptions:
     """Name of the class, label or value to explain (default: what the network says first of each image)."""
     head: str | None = None
     """Of a network with several tasks, the one to explain (default: the first)."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = NAMES
     """Of grad_cam, grad_cam_plus_plus, integrated_gradients, smooth_grad, occlusion."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Settings)
     checks: bool = True
@@ -62,15 +63,16 @@ class ExplainOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Explain; return what was found, by image."""
     options = parse(ExplainOptions, argv, verb="explain", about="Which parts of images a network's answers come from.")
+    if options.out is None:
+        raise UsageError("say where to write: resnet-jax explain RUN_DIR [IMAGE ...] --out DIR")
+    path = existing_run(options.run_dir)
     from resnet_jax.data.named import LIST, NamedImages
     from resnet_jax.deploy.explain.command import explain_run
-    from resnet_jax.errors import PartialError, UsageError
+    from resnet_jax.errors import PartialError
     from resnet_jax.report.text import say
     from resnet_jax.runs.evaluate import load_run, with_moved_data
 
-    if options.out is None:
-        raise UsageError("say where to write: resnet-jax explain RUN_DIR [IMAGE ...] --out DIR")
-    trained = prepared(load_run(run_directory(options.run_dir), options.checkpoint), options.data, options.class_names)
+    trained = prepared(load_run(path, options.checkpoint), options.data, options.class_names)
     if options.data.moved_to is not None:
         trained = with_moved_data(trained, options.data.moved_to)
     named = NamedImages(options.images, sys.stdin.buffer if LIST in options.images else ())

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
-from resnet_jax.deploy.export import ExportConfig
+from resnet_jax.deploy.export_options import ExportConfig
 from resnet_jax.errors import UsageError
 
 
@@ -31,13 +31,14 @@ class ExportOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Write the file; return what it is."""
     options = parse(ExportOptions, argv, verb="export", about="Write a network for another program, and check it.")
+    if options.out is None:
+        raise UsageError("say where to write: resnet-jax export RUN_DIR --format onnx --out FILE")
+    path = existing_run(options.run_dir)
     from resnet_jax.deploy.export import export_run
     from resnet_jax.report.text import say
     from resnet_jax.runs.trained import load_run
 
-    if options.out is None:
-        raise UsageError("say where to write: resnet-jax export RUN_DIR --format onnx --out FILE")
-    exported = export_run(load_run(run_directory(options.run_dir), options.checkpoint), options.out, options.how)
+    exported = export_run(load_run(path, options.checkpoint), options.out, options.how)
     console = console_for(options.common)
     say(console, f"{exported.path}: {options.how.format}, {exported.size / 2**20:.2f} MiB")
     for runtime, apart in exported.differences.items():

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
+from resnet_jax.errors import UsageError
 from resnet_jax.runs.images import ImagePreparation, prepared
 
 
@@ -40,16 +41,17 @@ class FeatureOptions:
 def run(argv: list[str]) -> dict[str, Any]:
     """Write the file; return what it holds."""
     options = parse(FeatureOptions, argv, verb="features", about="Write what a network makes of images to a file.")
+    if options.out is None:
+        raise UsageError("say where to write: resnet-jax features RUN_DIR [SOURCE] --out FILE.npz")
+    path = existing_run(options.run_dir)
     from resnet_jax.data.named import LIST, NamedImages
-    from resnet_jax.errors import PartialError, UsageError
+    from resnet_jax.errors import PartialError
     from resnet_jax.report.feature_file import FeatureFile
     from resnet_jax.report.text import say
     from resnet_jax.runs.evaluate import load_run
     from resnet_jax.runs.features import Embedder, features_of, features_of_files, find_images
 
-    if options.out is None:
-        raise UsageError("say where to write: resnet-jax features RUN_DIR [SOURCE] --out FILE.npz")
-    trained = prepared(load_run(run_directory(options.run_dir), options.checkpoint), options.data, None)
+    trained = prepared(load_run(path, options.checkpoint), options.data, None)
     embedder = Embedder(trained, options.part, (options.batch_size,))
     one = options.source[0] if len(options.source) == 1 else None
     described = find_images(trained, one) if len(options.source) < 2 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -21,11 +22,13 @@ from resnet_jax.cli.trouble import explain, with_flags
 from resnet_jax.errors import CheckError, ResNetJaxError, unknown
 from resnet_jax.report.text import visible
 from resnet_jax.runtime.absent_chips import say_nothing_of_absent_chips
+from resnet_jax.runtime.after_import import after_import
 from resnet_jax.runtime.alarm import let_jax_compile_without
 from resnet_jax.runtime.cache import VARIABLE, keep_compiled_programs, program_directory
 from resnet_jax.runtime.distributed import started
 from resnet_jax.runtime.ending import ENDING, Stopped, end_in_bounded_time, exit_now, own_process, say_no_more
 from resnet_jax.runtime.malloc import keep_freed_memory
+from resnet_jax.runtime.programs import size_limit
 from resnet_jax.runtime.together import has_failed, leave
 
 #: What a message may hold of what moves a terminal's cursor.
@@ -55,6 +58,7 @@ VERBS = {
     "features": "write embeddings of images, or the maps of any stage, to a file",
     "data": "copy a data set into one fast file, or prepare one by name",
     "models": "list the networks with their exact sizes",
+    "summary": "a row for every layer of a network: output shape, parameters, multiply-adds",
     "bench": "speed and compile time of a network, against PyTorch and plain Flax",
     "depth": "signals and gradients at every block of a network: arrays, figures, a report",
     "plan": "memory, operations and compile time of a train step before it runs",
@@ -63,6 +67,8 @@ VERBS = {
     "prune": "a smaller and faster network of a trained one, fine-tuned; or zero weights that stay zero",
     "weights": "bring in another library's weights, or write ours under its names",
     "export": "a network as ONNX, a jax export, a SavedModel or safetensors, checked against the run",
+    "doctor": "what this installation has, what is slow and why, and what is broken: text for a report",
+    "completion": "completion of words for bash, zsh and fish",
     "launch": "run a verb in several processes on this machine",
 }
 
@@ -98,17 +104,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command; return its exit status."""
-    from resnet_jax.training.loop import Interrupted
+    from resnet_jax.training.interrupt import Interrupted
 
     debug = "--debug" in argv
     if (
         not debug
     ):  # Orbax tells of its own housekeeping through absl, and every one of its threads of the same full disk
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        let_jax_compile_without()
         say_nothing_of_absent_chips()
-    keep_compiled_programs()
     try:
+        size_limit()  # wrong usage, also where nothing is compiled
+        after_import("jax", functools.partial(_prepare_jax, debug))
         with several_processes(argv) as works:
             result = _dispatch(argv) if works else None
     except Interrupted as stopped:
@@ -153,6 +159,13 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _prepare_jax(debug: bool) -> None:
+    """Do what is to be done before JAX compiles anything."""
+    if not debug:
+        let_jax_compile_without()
+    keep_compiled_programs()
+
+
 def _dispatch(argv: list[str]) -> Any:
     argv = import_given(argv)
     if argv and argv[0] == "help":  # help train digits: train digits --help
@@ -161,7 +174,7 @@ def _dispatch(argv: list[str]) -> Any:
         print("usage: resnet-jax VERB ...\n")
         for name, text in VERBS.items():
             print(f"  {name:<11} {text}")
-        print("\nresnet-jax VERB --help explains a verb; --json, --debug and --version go with each.")
+        print("\nresnet-jax VERB --help explains a verb; --json, --quiet, --debug and --version go with each.")
         print(f"{FLAG} MODULE or FILE.py, with any verb, first imports code of your own, for what it registers.")
         print(f"Exit status: {STATUSES}.")
         print(

@@ -1,4 +1,4 @@
-"""A run directory, or in its place the name of published weights: what verbs take that are given a trained network."""
+"""What verbs are given, looked at before anything slow is loaded: runs, names of published weights, named networks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def run_directory(given: Path) -> Path:
     """
     if given.exists() or len(given.parts) != 1:
         return given
-    from resnet_jax.deploy.hub import run_path
     from resnet_jax.weights.published import published
 
     if (name := str(given)) not in published():
         _suggest(name)
+        return given
+    from resnet_jax.deploy.hub import run_path
+
     return run_path(given, say=lambda line: print(line, file=sys.stderr))
 
 
@@ -46,3 +48,27 @@ def _suggest(name: str) -> None:
             f"{name} is no run directory, and no weights that `resnet-jax weights list` lists are called so; did you "
             f"mean {either(near)}?"
         )
+
+
+def existing_run(given: Path) -> Path:
+    """Return :func:`run_directory`, which holds a run.
+
+    Raises:
+        DataError: weights of that name cannot be had, or are not what they should be.
+        UsageError: it is no run directory.
+    """
+    from resnet_jax.runs.directory import RunDirectory
+
+    return RunDirectory.existing(run_directory(given)).path
+
+
+def require_networks(*names: str) -> None:
+    """Refuse names that no network has.
+
+    Raises:
+        UsageError: with the nearest.
+    """
+    from resnet_jax.models.rows import MODELS
+
+    for name in names:
+        _ = MODELS[name]

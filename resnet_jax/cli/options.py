@@ -6,14 +6,15 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from rich.console import Console
 
+from resnet_jax.cli.plain_types import let_tyro_decide_quickly
 from resnet_jax.errors import UsageError, closest, either, unknown
 from resnet_jax.fields import choices_of, field_docs, field_hints, is_section, listed, own_options, range_of
 from resnet_jax.report.text import PlainConsole
-from resnet_jax.runs.legacy import translate
 from resnet_jax.runtime.distributed import started
 from resnet_jax.runtime.paths import expand_paths
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 HELP = ("-h", "--help")
 #: Options of every verb that may also stand before it.
-ANYWHERE = ("--json", "--debug")
+ANYWHERE = ("--json", "--debug", "--quiet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Common:
     """Print one JSON object as the last line of standard output; everything else goes to standard error."""
     debug: bool = False
     """Show the traceback of an error."""
+    quiet: bool = False
+    """Print nothing but errors and warnings; with --json also the object."""
 
 
 #: Short forms of how a network is computed, in the verbs that measure it.
@@ -62,8 +65,13 @@ def parse(
     Raises:
         UsageError: an option that the verb does not have, with the nearest three.
     """
+    if _asks.get():
+        raise _AskedFor(kind, short or {})
     import tyro
 
+    from resnet_jax.runs.legacy import translate
+
+    let_tyro_decide_quickly()
     own = [flag.removeprefix("--").replace("-", "_") for flag in option_flags(kind)]
     argv = translate(spelled_out(argv, short or {}), keep=own)
     require_known(kind, argv, verb)
@@ -72,6 +80,34 @@ def parse(
         kind, args=list(argv), prog=f"resnet-jax {verb}", description=about, registry=_sections(), **options
     )
     return expand_paths(parsed)
+
+
+_asks: ContextVar[bool] = ContextVar("asks", default=False)
+
+
+class _AskedFor(BaseException):
+    """Carries what a verb parses to who asked for it."""
+
+    def __init__(self, kind: type, short: Mapping[str, str]):
+        super().__init__(kind.__name__)
+        self.kind, self.short = kind, short
+
+
+def asked_for(verb: Any, argv: list[str]) -> tuple[type, Mapping[str, str]]:
+    """Return the dataclass that a verb parses these words into, and its short forms; nothing is parsed or done.
+
+    Args:
+        verb: its module.
+        argv: words with which it would explain itself.
+    """
+    token = _asks.set(True)
+    try:
+        verb.run(argv)
+    except _AskedFor as asked:
+        return asked.kind, asked.short
+    finally:
+        _asks.reset(token)
+    raise ValueError(f"{verb.__name__} parses nothing with {argv}")
 
 
 @functools.cache
@@ -176,7 +212,7 @@ def option_flags(kind: type, prefix: str = "") -> dict[str, Any]:
     """Return the options of a dataclass as tyro calls them, those of its sections too, each with its annotation.
 
     >>> list(option_flags(Common))
-    ['--json', '--debug']
+    ['--json', '--debug', '--quiet']
     """
     import tyro
 
@@ -228,7 +264,7 @@ def console_for(common: Common) -> Console:
     Of several processes the first one is read.
     """
     launch = started()
-    return PlainConsole(stderr=common.json, quiet=launch is not None and launch.index > 0)
+    return PlainConsole(stderr=common.json, quiet=common.quiet or (launch is not None and launch.index > 0))
 
 
 def typed_fields(argv: Sequence[str], of: str) -> frozenset[str]:

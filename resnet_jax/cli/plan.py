@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from resnet_jax.cli.named import require_networks
 from resnet_jax.cli.options import HOW_COMPUTED, Common, console_for, parse
 from resnet_jax.errors import UsageError
 from resnet_jax.models.spec import ModelChanges
@@ -72,6 +73,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "the real step is compiled for TPUs or GPUs that need not be there."
     )
     options = parse(PlanOptions, argv, verb="plan", about=about, short=HOW_COMPUTED)
+    require_networks(options.network)
     try:
         return _for_fake_devices(options) if options.chips is None else _for_chips(options, options.chips)
     except UsageError as error:  # what are fields of a run elsewhere are options of this verb's own

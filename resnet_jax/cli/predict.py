@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.runs.images import ImagePreparation, prepared
 
@@ -47,16 +47,18 @@ class PredictOptions:
 def run(argv: list[str]) -> Any:
     """Predict; return one object per image, or how many there were, with ``--out``."""
     options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
-    from resnet_jax.data.named import LIST, NamedImages
     from resnet_jax.errors import DataError, PartialError, UsageError
+
+    if not options.images:
+        raise UsageError("name at least one image: resnet-jax predict RUN_DIR IMAGE ...")
+    path = existing_run(options.run_dir)
+    from resnet_jax.data.named import LIST, NamedImages
     from resnet_jax.report.pixel_files import PixelFiles
     from resnet_jax.report.predictions import InCoco, InFile, OnTerminal, Predictions
     from resnet_jax.report.text import say
     from resnet_jax.runs.evaluate import Predictor, load_run
 
-    if not options.images:
-        raise UsageError("name at least one image: resnet-jax predict RUN_DIR IMAGE ...")
-    trained = prepared(load_run(run_directory(options.run_dir), options.checkpoint), options.data, options.class_names)
+    trained = prepared(load_run(path, options.checkpoint), options.data, options.class_names)
     failures = Console(stderr=True)
     predictor = Predictor(trained, (options.batch_size,))
     files = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, flags_last, parse
 from resnet_jax.cli.train import typed_values
 from resnet_jax.deploy.prune.how import HowToPrune
@@ -46,7 +46,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     words = translate_flags(translate(flags_last(argv)), ())
     options = parse(PruneOptions, words, verb="prune", about=ABOUT)
     given, console = typed_values(options.config, words), console_for(options.common)
+    path = existing_run(options.run_dir)
     from resnet_jax.deploy.prune.prune import prune
 
-    return prune(run_directory(options.run_dir), options.out, options.how, given=given, console=console,
+    return prune(path, options.out, options.how, given=given, console=console,
                  tell=lambda line: say(console, line))  # fmt: skip

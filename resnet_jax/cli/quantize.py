@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, console_for, parse
 from resnet_jax.deploy.quantize.options import KINDS, Quantization
+from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast1
 
 
@@ -48,19 +49,19 @@ def run(argv: list[str]) -> dict[str, Any]:
     options = parse(
         QuantizeOptions, argv, verb="quantize", about="Write the network in 8 bits, as ONNX, and measure it."
     )
+    if options.out is None:
+        raise UsageError("say where to write: resnet-jax quantize RUN_DIR --out FILE.onnx")
+    path = existing_run(options.run_dir)
     from resnet_jax.deploy.quantize.convert import measure_files, quantize_run
     from resnet_jax.deploy.quantize.images import require_apart, training_images
     from resnet_jax.deploy.quantize.measure import Processor, batches_of
-    from resnet_jax.errors import UsageError
     from resnet_jax.report.text import say
     from resnet_jax.runs.chosen import choose_images
     from resnet_jax.runs.evaluate import load_run
     from resnet_jax.tasks.task import format_metric
 
-    if options.out is None:
-        raise UsageError("say where to write: resnet-jax quantize RUN_DIR --out FILE.onnx")
     console = console_for(options.common)
-    trained = load_run(run_directory(options.run_dir), options.checkpoint)
+    trained = load_run(path, options.checkpoint)
     tested = None
     if options.measure and (options.test_source is not None or trained.was_trained_here):
         tested = choose_images(trained, "test", options.test_source)

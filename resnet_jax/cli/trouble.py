@@ -98,12 +98,15 @@ def with_flags(message: str) -> str:
     """
     if re.match(r"\S+\.ya?ml\b", message):  # what is wrong there is put right there
         return message
+    named = r"(?<![\w./=-])([a-z]\w*(?:\.[a-z]\w*)*)(?:=('[^'\n]*'|[^\s,;:()'\"]+))?(?![\w/-])"
+    found = [(name, value) for name, value in re.findall(named, message) if "." in name or value or name in _BY_NAME]
+    if not found:
+        return message
     from resnet_jax.fields import options_of
     from resnet_jax.runs.config import RunConfig
 
     options, flags = options_of(RunConfig), []
-    named = r"(?<![\w./=-])([a-z]\w*(?:\.[a-z]\w*)*)(?:=('[^'\n]*'|[^\s,;:()'\"]+))?(?![\w/-])"
-    for name, value in re.findall(named, message):
+    for name, value in found:
         given = f" {value.strip(chr(39))}" if value else ""
         if ("." in name and name in options) or name in _BY_NAME:
             flags.append(f"--{name.replace('_', '-')}")

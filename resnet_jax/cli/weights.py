@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.cli import weights_hub as hub
-from resnet_jax.cli.named import run_directory
+from resnet_jax.cli.named import existing_run
 from resnet_jax.cli.options import Common, asks_for_help, console_for, flags_last, list_verbs, parse
 from resnet_jax.data.transform import Interpolation
 from resnet_jax.errors import UsageError, unknown
@@ -139,17 +139,19 @@ def _import(argv: list[str]) -> dict[str, Any]:
 
 def _export(argv: list[str]) -> dict[str, Any]:
     options = parse(ExportOptions, argv, verb="weights export", about="Write weights under another library's names.")
+    path = existing_run(options.run_dir)
     from resnet_jax.runs.export import export_weights
 
-    tensors = export_weights(run_directory(options.run_dir), options.out, format=options.format)
+    tensors = export_weights(path, options.out, format=options.format)
     say(console_for(options.common), f"{tensors} tensors in {options.out}")
     return {"out": str(options.out), "tensors": tensors, "format": options.format}
 
 
 def _fold(argv: list[str]) -> dict[str, Any]:
     options = parse(FoldOptions, argv, verb="weights fold", about="Fold batch norm into convolutions, for inference.")
+    path = existing_run(options.run_dir)
     from resnet_jax.runs.foreign import fold_run
 
-    run = fold_run(run_directory(options.run_dir), options.out)
+    run = fold_run(path, options.out)
     say(console_for(options.common), f"{options.run_dir} without batch norm is {run.path}")
     return {"run_dir": str(run.path), "folded_from": str(options.run_dir)}

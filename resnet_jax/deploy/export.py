@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, TypeAlias, assert_never
+from typing import assert_never
 
 from resnet_jax.deploy.artefact import RuntimeChoice, load_artefact
 from resnet_jax.deploy.checking import BATCHES, largest_difference, require_equal
+from resnet_jax.deploy.export_options import ExportConfig
 from resnet_jax.deploy.function import NetworkFunction
 from resnet_jax.deploy.jax_file import write_jax_export
 from resnet_jax.deploy.metadata import Metadata, preprocessing_of
 from resnet_jax.deploy.packages import is_installed, package
 from resnet_jax.deploy.safetensors_file import write_weights
-from resnet_jax.errors import RunError, UsageError
-from resnet_jax.fields import AtLeast1, Positive, check_fields
+from resnet_jax.errors import RunError
 from resnet_jax.runs.trained import TrainedRun
 from resnet_jax.runtime.files import replacing
 from resnet_jax.runtime.paths import user_path
-
-FormatChoice: TypeAlias = Literal["onnx", "jax", "saved", "safetensors"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportConfig:
-    """How a network is exported."""
-
-    format: FormatChoice = "onnx"
-    """onnx; jax (StableHLO for CPU, CUDA and TPU with the weights, a zip file); saved (a TensorFlow SavedModel, or
-    LiteRT where the file ends with .tflite); or safetensors (the weights alone)."""
-    fold: bool = True
-    """Fold batch norm into the convolutions before it: the same function, computed faster. Not of safetensors."""
-    pixels: bool = False
-    """The graph takes stored values, such as uint8 pixels (N, height, width, channels), and normalizes them itself;
-    else normalized float32: of onnx (N, channels, height, width), else channels last."""
-    any_size: bool = False
-    """onnx: the graph takes inputs of other sides too; not of networks that find boxes."""
-    batch: AtLeast1 | None = None
-    """Examples of a batch; None leaves it open."""
-    names: str = "ours"
-    """safetensors: whose names the tensors have: ours, or torchvision, timm, cifar, transformers, pytorchcv, fixup."""
-    licence: str = ""
-    """Of the weights, as you state it; it is kept in the file."""
-    tolerance: Positive = 1e-5
-    """Largest difference of an output that is allowed, as a share of the largest output."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers out of range, and what a format does not use."""
-        check_fields(self)
-        used = {"names": ("safetensors",), "any_size": ("onnx",)}
-        if self.format == "safetensors":
-            used |= dict.fromkeys(("fold", "pixels", "batch", "tolerance"), ("onnx", "jax", "saved"))
-        for field, formats in used.items():
-            if self.format not in formats and getattr(self, field) != getattr(ExportConfig, field):
-                raise UsageError(f"{field} is not used by format {self.format}, but by {', '.join(formats)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ from resnet_jax.runtime.paths import source_name, user_path
 from resnet_jax.runtime.plain_files import read_file, read_text
 from resnet_jax.tasks.config import DistillConfig
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.ema import Averaging
+from resnet_jax.training.options import Averaging
 from resnet_jax.weights.files import read_weights
 
 WEIGHTS, CONFIG, DATA, SUMS = "model.safetensors", "config.yaml", "data.json", "SHA256SUMS"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
-
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Annotated, Any
 
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.fields import NOT_AN_OPTION, SAME_RESULT, AtLeast0, AtLeast1, BelowOne, MoreOf, Positive, check_fields
@@ -16,7 +13,9 @@ from resnet_jax.models.choices import CHOICES
 from resnet_jax.models.heads.registry import HEADS
 from resnet_jax.models.norms import NORMS
 from resnet_jax.models.validation import check_combination, check_stages
-from resnet_jax.ops import at_least_float32
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +261,7 @@ class ResNetConfig:
         for name in ("stage_sizes", "widths", "branch_widths", "head_outputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
-        if "float64" in (self.dtype, self.param_dtype) and not jax.config.read("jax_enable_x64"):
+        if "float64" in (self.dtype, self.param_dtype) and not _computes_in_float64():
             raise UsageError(
                 "float64 needs JAX_ENABLE_X64=1 in the environment, or jax.config.update('jax_enable_x64', True) "
                 "first; else JAX computes in float32"
@@ -340,8 +339,10 @@ class ResNetConfig:
         return sum(self.stage_sizes)
 
     @property
-    def head_dtype(self) -> jnp.dtype:
+    def head_dtype(self) -> np.dtype:
         """Dtype of pooled features and logits: never narrower than float32."""
+        from resnet_jax.ops import at_least_float32
+
         return at_least_float32(self.dtype)
 
 
@@ -351,10 +352,21 @@ def dtype_name(field: str, value: Any) -> str:
     Raises:
         UsageError: it is none.
 
+    >>> import jax.numpy as jnp
     >>> dtype_name("dtype", jnp.bfloat16)
     'bfloat16'
     """
+    if isinstance(value, str) and value in CHOICES[field]:  # which is no reason to load JAX
+        return value
+    import jax.numpy as jnp
+
     try:
         return jnp.dtype(value).name
     except TypeError:
         raise unknown(field, value, CHOICES[field]) from None
+
+
+def _computes_in_float64() -> bool:
+    import jax
+
+    return jax.config.read("jax_enable_x64")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -121,6 +122,18 @@ def abstract_variables(model: nn.Module, input_shape: Sequence[int]) -> dict[str
         return model.joined({name: abstract_variables(tower, shape) for (name, tower), shape in parts})
     shapes = _listed(model, _shapes(_condensed(model), input_shape))
     return stack(shapes, model.config.execution) if isinstance(model, ResNet) else shapes
+
+
+def shapes_of_blocks(
+    model: nn.Module, input_shape: Sequence[int]
+) -> tuple[dict[str, Any], Callable[[tuple[str, ...]], int]]:
+    """Return the variables in the listed layout, and for how many layers one that is traced here stands.
+
+    Args:
+        model: of one input.
+        input_shape: of one image, without the batch axis.
+    """
+    return _listed(model, _shapes(_condensed(model), input_shape)), functools.partial(_repeats, model)
 
 
 def _shapes(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:

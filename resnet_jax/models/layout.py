@@ -80,6 +80,10 @@ def unstack(tree: PyTree) -> PyTree:
     return stack(tree, "unroll")
 
 
+#: The two under their public names: ``resnet_jax.stack_blocks``.
+stack_blocks, unstack_blocks = stack, unstack
+
+
 def like(tree: PyTree, example: PyTree, *, axis: int = 0) -> PyTree:
     """Return ``tree`` in the layout of ``example``, which has the same leaves in some layout; see :func:`stack`."""
 

@@ -12,13 +12,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from flax import linen as nn
-from jax.nn.initializers import Initializer
-
-from resnet_jax.models.norm import Affine, BatchNorm, GroupNorm, NoNorm
 from resnet_jax.runtime.registry import Registry
 
 if TYPE_CHECKING:
+    from flax import linen as nn
+    from jax.nn.initializers import Initializer
+
     from resnet_jax.models.config import ResNetConfig
 
 
@@ -59,6 +58,8 @@ def register_norm(name: str) -> Callable[[NormRule], NormRule]:
 @register_norm("batch")
 def batch_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
     """Batch normalization, with the network's scope."""
+    from resnet_jax.models.norm import BatchNorm
+
     return BatchNorm(
         momentum=config.norm_momentum,
         running_variance=config.norm_running_variance,
@@ -77,6 +78,8 @@ def batch_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
 
 
 def _grouped(config: ResNetConfig, place: NormPlace, groups: int | None) -> nn.Module:
+    from resnet_jax.models.norm import GroupNorm
+
     return GroupNorm(
         groups=groups,
         eps=config.norm_eps,
@@ -108,12 +111,16 @@ def instance_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
 @register_norm("none")
 def no_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
     """No normalization at all."""
+    from resnet_jax.models.norm import NoNorm
+
     return NoNorm(name=place.name)
 
 
 @register_norm("folded")
 def folded_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
     """What `weights fold` leaves of batch norm: nothing behind a convolution, else a scale and a bias."""
+    from resnet_jax.models.norm import Affine, NoNorm
+
     if place.after_conv:
         return NoNorm(name=place.name)
     return Affine(dtype=config.dtype, param_dtype=config.param_dtype, name=place.name)

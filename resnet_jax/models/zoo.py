@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from resnet_jax.errors import unknown
 from resnet_jax.models.choices import ModelChoices
 from resnet_jax.models.config import ResNetConfig
-from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
+
+if TYPE_CHECKING:
+    from resnet_jax.models.resnet import ResNet
 
 
 def named_config(name: str, **choices: Unpack[ModelChoices]) -> ResNetConfig:
@@ -37,6 +39,8 @@ def create_model(name: str, **choices: Unpack[ModelChoices]) -> ResNet:
     >>> create_model("resnet20_cifar", in_channels=1).config.stage_sizes
     (3, 3, 3)
     """
+    from resnet_jax.models.resnet import ResNet
+
     return ResNet(named_config(name, **choices))
 
 

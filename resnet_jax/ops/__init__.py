@@ -11,7 +11,7 @@ from resnet_jax.ops.labels import in_range, one_hot
 from resnet_jax.ops.mel import log_mel, mel_filters
 from resnet_jax.ops.pool import global_max_pool, global_mean_pool, max_pool, mean_pool_2
 from resnet_jax.ops.probe import fork, gate, relu, relu_operand, remembered_relus, squared_norm, tap
-from resnet_jax.ops.reference import FormsChoice, in_forms, reference_forms
+from resnet_jax.ops.reference import in_forms, reference_forms
 from resnet_jax.ops.resize import double_nearest, resize_bilinear
 from resnet_jax.ops.shortcut import subsample_and_pad
 from resnet_jax.ops.standardize import scaled_standardize, standardize
@@ -19,7 +19,6 @@ from resnet_jax.ops.twice import twice
 from resnet_jax.ops.whole_batch import batch_cut_over, draw_rows
 
 __all__ = [
-    "FormsChoice",
     "at_least_float32",
     "batch_cut_over",
     "conv",

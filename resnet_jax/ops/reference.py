@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal, ParamSpec, TypeAlias, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 
-#: Which forms a program has: ``auto``, the fastest where it runs, or ``plain``, the same ones everywhere.
-FormsChoice: TypeAlias = Literal["auto", "plain"]
+from resnet_jax.runtime.forms import FormsChoice
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import optax
@@ -16,20 +16,19 @@ import optax
 from resnet_jax.depth.lesion import Right, is_class
 from resnet_jax.depth.profiling import describe_normalization, profile
 from resnet_jax.depth.result import DepthProfile
-from resnet_jax.errors import UsageError, closest, either
-from resnet_jax.fields import AtLeast0, AtLeast1, check_fields
+from resnet_jax.errors import UsageError
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.models.layout import stack
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.rows import MODELS
-from resnet_jax.models.spec import ModelChanges, ModelSpec
+from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.analysis_images import RANDOM, Shown, images_of_run, images_of_source, random_images
+from resnet_jax.runs.analysis_options import AnalysisConfig, require_target
 from resnet_jax.runs.chosen import own_or_other
 from resnet_jax.runs.directory import describe_environment
-from resnet_jax.runs.images import OtherImages, prepared
+from resnet_jax.runs.images import prepared
 from resnet_jax.runs.own_optimizer import own_optimizer
 from resnet_jax.runs.trained import TrainedRun, load_network, with_moved_data
-from resnet_jax.runtime.paths import user_path
 from resnet_jax.tasks.binary import Binary
 from resnet_jax.tasks.losses import Loss, cross_entropy
 from resnet_jax.tasks.task import LossOf, RightOf
@@ -38,31 +37,6 @@ from resnet_jax.training.mesh import make_mesh
 
 #: Fields of a network that say how it is computed, and not which it is.
 HOW_COMPUTED = ("execution", "remat", "dtype")
-
-
-@dataclasses.dataclass(frozen=True)
-class AnalysisConfig:
-    """With what a network is analysed."""
-
-    batch: AtLeast1 = 32
-    """Images to look with."""
-    seed: AtLeast0 = 0
-    """Of the initialization of a named network, and of which images are taken or drawn."""
-    norm_mode: Literal["batch", "running"] = "batch"
-    """Batch norm normalizes by the statistics of this batch (batch, as in training) or its averages (running)."""
-    checkpoint: Literal["last", "best"] | None = None
-    """Of a run: last or best (default: the one it tested)."""
-    class_names: Path | None = None
-    """Of a run: file with the names of its outputs, one a line, by which the classes of data.source are matched."""
-    data: OtherImages = dataclasses.field(default_factory=OtherImages)
-    """Which images: a run's own training images, unless this says others; for a named network random ones."""
-    model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
-    """What is changed of a named network. For a run only how it is computed: execution, remat and dtype. On the command
-    line --dtype, --execution and --remat are short for --model.dtype, ..., --image-size for --data.image-size."""
-
-    def __post_init__(self):
-        """Check the numbers; raises UsageError."""
-        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +91,9 @@ def find_target(target: str, config: AnalysisConfig, *, learning_rate: float = 0
     """
     if not learning_rate > 0:
         raise UsageError(f"the learning rate must be above 0, got {learning_rate}")
+    require_target(target)
     if target in MODELS:
         return named_target(target, config, learning_rate=learning_rate)
-    if not user_path(target).exists():
-        near = either([repr(name) for name in closest(target, MODELS)])
-        raise UsageError(
-            f"{target!r} is neither a network that `resnet-jax models` lists nor a run directory; did you mean {near}?"
-        )
     if others := [f"model.{name}" for name in config.model.changes if name not in HOW_COMPUTED]:
         raise UsageError(f"{target} is a run, which has its own network: leave out {', '.join(others)}")
     return run_target(target, config, learning_rate=learning_rate)

@@ -34,7 +34,7 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.need import ANALYSIS, require_memory
 
 if TYPE_CHECKING:
-    from resnet_jax.runs.analysis import AnalysisConfig
+    from resnet_jax.runs.analysis_options import AnalysisConfig
 
 _log = logging.getLogger(__name__)
 

@@ -38,8 +38,8 @@ from resnet_jax.training.compile import compile_eval_step, compile_train_step, c
 from resnet_jax.training.dispatch import compile_multi_step
 from resnet_jax.training.evaluation import Evaluation, evaluate
 from resnet_jax.training.feeds import Feed, ProbedSteps, ResidentSteps, SingleSteps, Staged
-from resnet_jax.training.loss_scale import LossScaling
 from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.options import LossScaling
 from resnet_jax.training.placement import Devices, Placement, as_placement, check_batch_size
 from resnet_jax.training.plan import Plan
 from resnet_jax.training.population import BATCH_AXIS, create_population, make_population_step, stack_streams

@@ -29,8 +29,8 @@ from resnet_jax.runs.config import RunConfig, config_to_dict
 from resnet_jax.runs.recipes import config_from_dict
 from resnet_jax.tasks.classification import LOSS_PARAMETERS
 from resnet_jax.tasks.losses import SMOOTHED
-from resnet_jax.training.ema import Averaging
-from resnet_jax.training.optimizers import OPTIMIZERS, OptimConfig
+from resnet_jax.training.optimizers import OPTIMIZERS
+from resnet_jax.training.options import Averaging, OptimConfig
 from resnet_jax.training.schedules import SCHEDULES
 
 _AUGMENT = "data.augment."

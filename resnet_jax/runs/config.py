@@ -18,7 +18,7 @@ from resnet_jax.fields import SAME_RESULT, AtLeast0, Listing, check_fields, is_m
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.training.config import TrainConfig
-from resnet_jax.training.optimizers import OptimConfig
+from resnet_jax.training.options import OptimConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,8 @@ from resnet_jax.runs.data import RunData
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.length import Origin, fit_length, length_of
 from resnet_jax.runs.stages import stages_of
-from resnet_jax.training.schedules import ScheduleConfig, make_schedule
+from resnet_jax.training.options import ScheduleConfig
+from resnet_jax.training.schedules import make_schedule
 
 #: Updates tried at most until every stage of a progressive resolution has one.
 MOST = 1000

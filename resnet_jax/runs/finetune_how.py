@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast1, Positive, Share, check_fields
-from resnet_jax.models.count import abstract_variables
 from resnet_jax.models.paths import HEAD
-from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.config import RunConfig
-from resnet_jax.runs.defaults import with_values
+
+if TYPE_CHECKING:
+    from resnet_jax.models.resnet import ResNet
 
 HEAD_RATE, ADAPTIVE_RATE = 0.1, 1e-4
 """Of SGD for 128 examples, of a classifier alone; of optimizers that adapt their step, of the whole network."""
@@ -84,6 +84,9 @@ def head_config(config: RunConfig, how: HowToFinetune, steps: int, model: ResNet
         model: the network, for the names of its parts.
         shape: of its inputs, without the batch.
     """
+    from resnet_jax.models.count import abstract_variables
+    from resnet_jax.runs.defaults import with_values
+
     batch, name = config.train.batch_size, config.optim.name
     rate = how.head_rate or (float(f"{HEAD_RATE * batch / 128:.4g}") if name == "sgd" else 10 * ADAPTIVE_RATE)
     backbone = [part for part in abstract_variables(model, shape)["params"] if part != HEAD]
@@ -102,10 +105,14 @@ def head_config(config: RunConfig, how: HowToFinetune, steps: int, model: ResNet
 
 def starting_from(config: RunConfig, path: Path) -> RunConfig:
     """Return a run that starts from the network in a run directory as it is, its classifier too."""
+    from resnet_jax.runs.defaults import with_values
+
     as_it_is = {"init_head": "exact", "init_stem": "exact", "init_bands": [], "init_inflate": "none"}
     return with_values(config, {"init_from": str(path), **as_it_is})
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
     """Return a run of so many updates."""
+    from resnet_jax.runs.defaults import with_values
+
     return with_values(config, {"train.length": f"{steps} steps", "train.limit": None})

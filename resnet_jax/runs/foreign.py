@@ -27,7 +27,7 @@ from resnet_jax.tasks.config import TaskConfig
 from resnet_jax.tasks.registry import list_tasks
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.ema import Averaging
+from resnet_jax.training.options import Averaging
 from resnet_jax.training.placement import Placement
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights import to_variables

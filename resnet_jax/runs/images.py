@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from resnet_jax.data.classes import read_class_names
 from resnet_jax.data.stats import check_normalization
 from resnet_jax.data.unreadable import OnCorrupt
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast1, check_fields
-from resnet_jax.runs.trained import TrainedRun, with_class_names, with_geometry, with_normalization
+
+if TYPE_CHECKING:
+    from resnet_jax.runs.trained import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,8 @@ def prepared(trained: TrainedRun, how: ImagePreparation, class_names: Path | Non
         UsageError: values that the network cannot have.
         DataError: the file cannot be read.
     """
+    from resnet_jax.runs.trained import with_class_names, with_geometry, with_normalization
+
     if how.mean or how.std:
         trained = with_normalization(trained, how.mean, how.std)
     if how.image_size is not None or how.crop is not None:

@@ -13,7 +13,6 @@ from typing import Any, Literal, assert_never
 import yaml
 
 from resnet_jax.errors import UsageError
-from resnet_jax.runs.legacy_augment import edit_section
 from resnet_jax.runtime.plain_yaml import load_yaml
 
 
@@ -120,6 +119,8 @@ def upgrade(
     config = _copied(raw)
     ours: set[str] = set()
     if moved is None and isinstance(config.get("data"), dict):
+        from resnet_jax.runs.legacy_augment import edit_section  # which loads the transforms
+
         config["data"] = edit_section(config["data"])
     for old, row in (MOVED if moved is None else moved).items():
         section, name = _section(config, old, make=False), old.split(".")[-1]

@@ -28,13 +28,12 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.data import load_images
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.ema import Averaging
 from resnet_jax.training.interrupt import StopRequest
 from resnet_jax.training.loop import train
 from resnet_jax.training.observers import Observer, Row
+from resnet_jax.training.options import Averaging, ScheduleConfig
 from resnet_jax.training.plan import Reject
 from resnet_jax.training.progress import Progress
-from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.spikes import Spikes
 
 #: A seed has seen enough once its running mean of the loss is so many times the least so far, as in fastai.

@@ -33,11 +33,11 @@ from resnet_jax.runtime.files import write_whole
 from resnet_jax.tasks.task import format_metric
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.ema import Averaging
 from resnet_jax.training.evaluation import Evaluation
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import train
 from resnet_jax.training.observers import Observer, Row
+from resnet_jax.training.options import Averaging
 from resnet_jax.training.spikes import Spikes
 
 #: Updates at most, unless a length is given.

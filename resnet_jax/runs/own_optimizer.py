@@ -18,8 +18,8 @@ from resnet_jax.runs.length import length_of
 from resnet_jax.runs.trained import TrainedRun
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.options import ScheduleConfig
 from resnet_jax.training.placement import Placement
-from resnet_jax.training.schedules import ScheduleConfig
 from resnet_jax.training.state import init_state
 
 

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnet_jax.errors import RunError, UsageError
+from resnet_jax.runtime.absent_chips import has_tpu
 
 SWITCH = "RESNET_JAX_DISTRIBUTED"
 COORDINATOR = "RESNET_JAX_COORDINATOR"
@@ -41,6 +42,8 @@ HEARTBEAT_TIMEOUT = "RESNET_JAX_HEARTBEAT_TIMEOUT"
 
 #: Numbers of processes and of this one, as launchers say them that may leave out where the first one is.
 _COUNTS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_NTASKS", "SLURM_PROCID"))
+#: What the names of variables begin with that launchers set: Open MPI, SLURM, indexed jobs of Kubernetes, TPU pods.
+_SIGNS = ("OMPI_", "SLURM_", "JOB_COMPLETION_INDEX", "MEGASCALE_", "JAX_FORCE_TPU_INIT")
 #: From this number on, SLURM's steps are none that ``srun`` made: the batch script, an interactive shell.
 _SPECIAL_STEP = 4294967280
 
@@ -129,6 +132,8 @@ def _cluster(environ: Mapping[str, str]) -> Launch | None:
     """Return what JAX finds; None if it finds nothing, or an allocation without a step of several tasks."""
     if "SLURM_JOB_ID" in environ and _alone_in_slurm(environ):
         return None
+    if "jax" not in sys.modules and not may_be_launched(environ):  # no reason to load it
+        return None
     try:
         from jax._src.clusters import ClusterEnv
     except ImportError:  # JAX has them elsewhere: as it would do, and one process starts at once
@@ -148,6 +153,16 @@ def _cluster(environ: Mapping[str, str]) -> Launch | None:
                 f"{COORDINATOR}, {PROCESSES} and {PROCESS}, or set {SWITCH}=off"
             ) from error
     return None
+
+
+def may_be_launched(environ: Mapping[str, str]) -> bool:
+    """Return whether there is a sign of a launcher that JAX knows; without JAX, which takes a second to load.
+
+    >>> may_be_launched({"HOME": "/home/me"}), may_be_launched({"SLURM_JOB_ID": "1"})
+    (False, True)
+    """
+    signs = any(name.startswith(_SIGNS) for name in environ)
+    return signs or (sys.platform == "linux" and has_tpu())  # of a pod, JAX asks the cloud
 
 
 def _alone_in_slurm(environ: Mapping[str, str]) -> bool:

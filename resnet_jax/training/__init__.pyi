@@ -16,16 +16,22 @@ from .dispatch import (
 )
 from .duration import Duration as Duration, parse_duration as parse_duration
 from .early_stopping import EarlyStopping as EarlyStopping
-from .ema import Averaging as Averaging, ema_init as ema_init, ema_update as ema_update
+from .ema import ema_init as ema_init, ema_update as ema_update
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .feeds import Feed as Feed, ProbedSteps as ProbedSteps, ResidentSteps as ResidentSteps, SingleSteps as SingleSteps
 from .freeze import frozen as frozen
-from .lookahead import Lookahead as Lookahead, look_ahead as look_ahead
+from .lookahead import look_ahead as look_ahead
 from .loop import Interrupted as Interrupted, train as train
-from .loss_scale import LossScaling as LossScaling
 from .mesh import batch_sharding as batch_sharding, replicated as replicated
 from .observers import Observer as Observer
-from .optimizers import OptimConfig as OptimConfig, make_optimizer as make_optimizer
+from .optimizers import make_optimizer as make_optimizer
+from .options import (
+    Averaging as Averaging,
+    Lookahead as Lookahead,
+    LossScaling as LossScaling,
+    OptimConfig as OptimConfig,
+    ScheduleConfig as ScheduleConfig,
+)
 from .placement import (
     Placement as Placement,
     as_placement as as_placement,
@@ -51,7 +57,7 @@ from .population import (
 from .progress import Progress as Progress
 from .reestimation import reestimate as reestimate
 from .roles import count_by_role as count_by_role, mask as mask, role_rules as role_rules
-from .schedules import ScheduleConfig as ScheduleConfig, make_schedule as make_schedule
+from .schedules import make_schedule as make_schedule
 from .state import TrainState as TrainState, init_state as init_state
 from .step import (
     make_eval_step as make_eval_step,

@@ -15,7 +15,7 @@ import jax
 import optax
 from flax import linen as nn
 
-from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.options import LossScaling
 from resnet_jax.training.placement import Devices, as_placement, traced_for
 from resnet_jax.training.state import TrainState, init_state
 

@@ -1,4 +1,4 @@
-"""Configuration of the training floor: how long and how to train. The optimizer has its own: `optimizers`.
+"""Configuration of the training floor: how long and how to train. The optimizer has its own: `options`.
 
 Every length is a text that :func:`~resnet_jax.training.duration.parse_duration` reads, kept in one spelling: ``15
 epochs``, ``500 steps``, ``5%`` of the whole run, and where the clock may decide ``10 minutes``.
@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval
 
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, check_fields
-from resnet_jax.ops import FormsChoice
+from resnet_jax.runtime.forms import FormsChoice
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.duration import Duration, Unit, parse_duration
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.ema import Averaging
-from resnet_jax.training.loss_scale import LossScaling
-from resnet_jax.training.placement import Placement, PlacementChoice
+from resnet_jax.training.options import Averaging, LossScaling, PlacementChoice
 from resnet_jax.training.plan import Plan, Reject, Saving
 from resnet_jax.training.spikes import Spikes
+
+if TYPE_CHECKING:
+    from resnet_jax.training.placement import Placement
 
 _STEPS: tuple[Unit, ...] = ("epochs", "steps")
 _CLOCK: tuple[Unit, ...] = ("seconds", "minutes", "hours")
@@ -120,6 +121,8 @@ class TrainConfig:
         Raises:
             UsageError: ``fsdp_devices`` does not divide them.
         """
+        from resnet_jax.training.placement import Placement
+
         return Placement.of(devices, kind=self.placement, fsdp_devices=self.fsdp_devices)
 
     def total_steps(self, steps_per_epoch: int) -> int:

@@ -20,39 +20,16 @@ Between two of them the network that is evaluated has fast weights; validate at 
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from annotated_types import Interval
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import AtLeast1, NotNegative, check_fields
+from resnet_jax.training.options import Lookahead
 
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Lookahead:
-    """How slow weights follow. Static.
-
-    Raises:
-        UsageError: a value out of range, or one without ``every``.
-    """
-
-    every: AtLeast1 | None = None
-    """Updates k between two synchronizations (the paper: 5 or 10); None: no lookahead."""
-    alpha: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.5
-    """Step size alpha of the slow weights towards the fast ones, in (0, 1]."""
-    power: NotNegative = 0.0
-    """Power p with which the step size falls from 1 to alpha, 1 - (1 - alpha) (t / T)^p at update t of T; 0: alpha."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, "optim.lookahead.")
-        if self.every is None and dataclasses.asdict(self) != {"every": None, "alpha": 0.5, "power": 0.0}:
-            raise UsageError("the other fields of optim.lookahead need optim.lookahead.every, such as 5")
 
 
 class LookaheadState(NamedTuple):

@@ -13,40 +13,11 @@ bfloat16 has float32's range and needs no scale.
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.errors import UsageError
-from resnet_jax.fields import AtLeast1, Positive, check_fields
-
-
-@dataclasses.dataclass(frozen=True)
-class LossScaling:
-    """How the scale moves. Static.
-
-    Raises:
-        UsageError: not minimum <= initial <= maximum, a minimum that is not positive, or no steps to grow after.
-    """
-
-    initial: Positive = 2.0**15
-    """What the loss is multiplied by at first; halved when gradients overflow."""
-    growth_every: AtLeast1 = 2000
-    """Steps in a row without overflow after which the loss scale is doubled."""
-    minimum: Positive = 1.0
-    """An overflow at this scale is an error."""
-    maximum: Positive = 2.0**24
-    """It grows no further."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, "train.loss_scale.")
-        if not self.minimum <= self.initial <= self.maximum:
-            raise UsageError(
-                f"train.loss_scale.initial must be between minimum {self.minimum:g} and maximum {self.maximum:g}, "
-                f"got {self.initial:g}"
-            )
+from resnet_jax.training.options import LossScaling
 
 
 class LossScale(flax.struct.PyTreeNode):

@@ -52,10 +52,9 @@ weight decay for Lamb is 0.01 by default, here it is 0 as for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,91 +62,21 @@ import numpy as np
 import optax
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import BelowOne, NotNegative, Positive, check_fields, is_on
+from resnet_jax.fields import is_on
 from resnet_jax.models.layout import over_blocks
 from resnet_jax.training import roles
 from resnet_jax.training.agc import clip_adaptively, require_excluded
 from resnet_jax.training.freeze import frozen as find_frozen, update_only_the_rest, without
-from resnet_jax.training.lookahead import Lookahead, look_ahead
+from resnet_jax.training.lookahead import look_ahead
 from resnet_jax.training.lr_multipliers import rate_factors, scale_rates
+from resnet_jax.training.options import OptimConfig, OptimizerName
 from resnet_jax.training.packing import ElementwiseTransformation
-from resnet_jax.training.schedules import ScheduleConfig, make_schedule
+from resnet_jax.training.schedules import make_schedule
 from resnet_jax.training.shrinkage import soft_threshold
 from resnet_jax.training.sparsity import keep_zeros
 
 PyTree = Any
 _Settings = Mapping[str, float]
-
-
-OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "lars", "lamb"]
-Convention: TypeAlias = Literal["paper", "timm"]
-L1Step: TypeAlias = Literal["subgradient", "proximal"]
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimizer, its penalties and its schedule. None means the optimizer's own default.
-
-    What the chosen optimizer does not use must stay None: `make_optimizer` refuses it.
-    """
-
-    name: OptimizerName = "sgd"
-    """Which optimizer."""
-    learning_rate: Positive = 0.1
-    """The base learning rate, which the schedule multiplies; not scaled with the batch size."""
-    momentum: BelowOne | None = None
-    """sgd, lars (default 0.9), rmsprop (default 0): heavy-ball momentum."""
-    nesterov: bool | None = None
-    """sgd, lars: Nesterov's momentum (default no)."""
-    b1: BelowOne | None = None
-    """adam, adamw, lamb: decay of the first moment (default 0.9)."""
-    b2: BelowOne | None = None
-    """adam, adamw, lamb: decay of the second moment (default 0.999)."""
-    eps: Positive | None = None
-    """adam, adamw, rmsprop (default 1e-8), lamb (default 1e-6): added to the root of the second moment."""
-    decay: BelowOne | None = None
-    """rmsprop: decay of the second moment, PyTorch's alpha (default 0.99)."""
-    trust_coefficient: Positive | None = None
-    """lars: c, how far one update may move a layer relative to its norm (default 0.001)."""
-    convention: Convention | None = None
-    """lars, lamb: paper (default) adapts all kernels, lars with the rate inside its momentum; timm adapts only what
-    decays (nothing without weight_decay), lars with the rate outside, lamb clips the global norm to 1 by default."""
-    weight_decay: NotNegative = 0.0
-    """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
-    l1: NotNegative = 0.0
-    """L1 penalty (lasso), `l1 * |w|`."""
-    l1_step: L1Step = "subgradient"
-    """How l1 acts: subgradient, the gradient gets l1 * sign(w), which leaves weights near 0; or proximal, each update
-    ends with soft-thresholding, which makes them exactly 0 (sgd, adam, adamw, rmsprop)."""
-    decay_roles: tuple[str, ...] = roles.KERNEL_ROLES
-    """Roles of the parameters that both penalties act on (see roles.py)."""
-    l1_roles: tuple[str, ...] | None = None
-    """Roles that l1 acts on (default: decay_roles). norm_scale is network slimming (arXiv 1708.06519), which lets
-    channels go."""
-    keep_zeros: bool = False
-    """Kernel weights that are exactly 0 at the start stay 0 (masks in the optimizer's state): for networks of which
-    weights were pruned."""
-    clip_norm: Positive | None = None
-    """Largest global norm of the gradient; None does not clip (lamb by timm's convention: clips to 1)."""
-    agc: Positive | None = None
-    """Adaptive clipping: largest norm of a unit's gradient relative to its weights' (NF-Nets: 0.01); None: none."""
-    agc_exclude: tuple[str, ...] = roles.CLASSIFIER_ROLES
-    """Roles of the parameters that adaptive clipping leaves alone."""
-    role_rates: tuple[tuple[str, float], ...] = ()
-    """Factors of the learning rate by role; empty: none, but scalar 0.1 in a run with residual fixup."""
-    layer_decay: float | None = None
-    """Factor of the learning rate per block of distance from the classifier, in (0, 1]; for fine-tuning."""
-    freeze: tuple[str, ...] = ()
-    """What is not trained: roles (norm_scale), modules (stem, stage1/block0) or regular expressions (stage[12]). Batch
-    statistics move on, unless model.norm_scope is frozen."""
-    lookahead: Lookahead = field(default_factory=Lookahead)
-    """Slow weights that follow the fast ones, which return to them every few updates; off without every."""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    """How the learning rate moves over the run."""
-
-    def __post_init__(self):
-        """Check every value; raises UsageError. What goes with which optimizer is for `make_optimizer` to see."""
-        check_fields(self, "optim.")
 
 
 def make_optimizer(

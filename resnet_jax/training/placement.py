@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -24,12 +24,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.errors import UsageError
 from resnet_jax.tasks.classification import require_classes
+from resnet_jax.training.options import PlacementChoice
 
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"
-
-#: How the state lies, by name.
-PlacementChoice: TypeAlias = Literal["replicated", "fsdp"]
 
 #: Arrays of fewer elements lie whole on every device: there is little to save, and each would be gathered by itself.
 SMALLEST = 2**12

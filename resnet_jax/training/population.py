@@ -40,7 +40,7 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.compile import INIT_OPTIONS, compile_eval_step, compile_train_step, options_for
 from resnet_jax.training.evaluation import Evaluation, EvaluationSums, evaluated_task
 from resnet_jax.training.lookahead import LookaheadState
-from resnet_jax.training.loss_scale import LossScaling
+from resnet_jax.training.options import LossScaling
 from resnet_jax.training.packing import ElementwiseTransformation
 from resnet_jax.training.placement import Devices, as_placement, shard_batch
 from resnet_jax.training.shrinkage import ThresholdState

@@ -41,6 +41,7 @@ import jax
 
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.models.layout import is_stacked, listed_paths
+from resnet_jax.training.options import CLASSIFIER_ROLES as CLASSIFIER_ROLES, KERNEL_ROLES as KERNEL_ROLES
 
 PyTree = Any
 Rules = tuple[tuple[str, str], ...]
@@ -82,12 +83,6 @@ def role_rules(head: str = r"head|classifier(?:_\w+)?|logits") -> Rules:
 
 ROLE_RULES: Rules = role_rules()
 """The default rules; to cover more, add pairs: ``(*ROLE_RULES, ("pos_embedding", "embedding"))``."""
-
-KERNEL_ROLES = ("conv", "head", "dense")
-"""Roles that multiply activations as matrices: what is decayed, and what LARS and LAMB adapt."""
-
-CLASSIFIER_ROLES = ("head", "head_bias")
-"""Roles of the classifier: what adaptive gradient clipping leaves alone."""
 
 
 def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:

@@ -26,60 +26,17 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from annotated_types import Ge, Interval
 
 from resnet_jax.errors import UsageError
-from resnet_jax.fields import NotNegative, Positive, Share, check_fields, is_known
+from resnet_jax.fields import is_known
 from resnet_jax.training.duration import parse_duration
-
-ScheduleKind: TypeAlias = Literal["constant", "multistep", "cosine", "polynomial", "onecycle", "exponential"]
-Anneal: TypeAlias = Literal["cosine", "linear"]
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How the learning rate moves. None (or empty) means the schedule's own default.
-
-    Durations read "5 epochs", "32000 steps" or "50%" (of the whole run). A field that the chosen schedule
-    does not use must stay unset: `make_schedule` refuses it, because a silently ignored setting is a wrong
-    experiment.
-    """
-
-    kind: ScheduleKind = "constant"
-    """The shape of the rate after its warm-up."""
-    warmup: str | None = None
-    """How long the rate first rises linearly (default "0 steps"); onecycle has its own rise instead."""
-    warmup_start_factor: Share | None = None
-    """Rate of the first update as a fraction of the base rate (default 0)."""
-    milestones: tuple[str, ...] = ()
-    """multistep: when the rate drops, counted from the start of the run, such as ("50%", "75%")."""
-    factor: NotNegative | None = None
-    """multistep: what the rate is multiplied by at each milestone (default 0.1)."""
-    end_value: Share | None = None
-    """cosine, polynomial: the final rate as a fraction of the base rate (default 0)."""
-    power: Positive | None = None
-    """polynomial: the exponent; 1 is a straight line (default 1)."""
-    peak: str | None = None
-    """onecycle: how long the rate rises (default "30%")."""
-    div_factor: Annotated[float, Ge(1.0)] | None = None
-    """onecycle: base rate / first rate (default 25)."""
-    final_div_factor: Positive | None = None
-    """onecycle: first rate / last rate (default 10000)."""
-    anneal: Anneal | None = None
-    """onecycle: shape of both halves (default cosine)."""
-    start_value: Annotated[float, Interval(gt=0.0, le=1.0)] | None = None
-    """exponential: first rate / base rate, from which it grows to that of the last update (default 1e-6)."""
-
-    def __post_init__(self):
-        """Check every value; raises UsageError."""
-        check_fields(self, "optim.schedule.")
+from resnet_jax.training.options import Anneal, ScheduleConfig, ScheduleKind
 
 
 class _Run(NamedTuple):

@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Collection
 
 from resnet_jax.training.duration import parse_duration
-from resnet_jax.training.schedules import ScheduleConfig
+from resnet_jax.training.options import ScheduleConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from flax import linen as nn
 
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.training.ema import ema_init
-from resnet_jax.training.loss_scale import LossScale, LossScaling, init_loss_scale
+from resnet_jax.training.loss_scale import LossScale, init_loss_scale
+from resnet_jax.training.options import LossScaling
 
 
 class TrainState(flax.struct.PyTreeNode):

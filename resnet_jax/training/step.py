@@ -22,9 +22,9 @@ from resnet_jax.tasks.losses import Loss
 from resnet_jax.tasks.task import Task
 from resnet_jax.training import task_gradients
 from resnet_jax.training.accumulate import accumulate_gradients
-from resnet_jax.training.ema import Averaging
-from resnet_jax.training.loss_scale import LossScale, LossScaling, next_loss_scale
+from resnet_jax.training.loss_scale import LossScale, next_loss_scale
 from resnet_jax.training.mapped import mapped_gradients, mapped_outputs, mapped_over
+from resnet_jax.training.options import Averaging, LossScaling
 from resnet_jax.training.placement import gathered
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.update import advance

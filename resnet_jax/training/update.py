@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from resnet_jax.training.ema import Averaging, ema_update
+from resnet_jax.training.ema import ema_update
+from resnet_jax.training.options import Averaging
 from resnet_jax.training.packing import ElementwiseTransformation, Packing
 from resnet_jax.training.placement import is_cut
 from resnet_jax.training.state import TrainState

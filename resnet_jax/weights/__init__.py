@@ -20,11 +20,10 @@ file             one concept
 >>> from resnet_jax.weights import name_map
 >>> name_map(create_model("resnet20_cifar"), "cifar")["params/stage1/block0/branch/conv1/kernel"]
 'layer1.0.conv1.weight'
+
+The public names are listed in ``__init__.pyi`` and load on first use.
 """
 
-from resnet_jax.weights.convert import from_variables, to_variables
-from resnet_jax.weights.files import load_state_dict, save_safetensors
-from resnet_jax.weights.names import name_map
-from resnet_jax.weights.torch_file import load_torch
+import lazy_loader
 
-__all__ = ["from_variables", "load_state_dict", "load_torch", "name_map", "save_safetensors", "to_variables"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,13 +13,11 @@ from jaxtyping import Array, Float
 
 from resnet_jax import ops
 from resnet_jax.data.augment import downscaled, normalize
+from resnet_jax.deploy.explain.settings import FINAL
 from resnet_jax.deploy.explain.targets import Target, as_target
 from resnet_jax.errors import unknown
 from resnet_jax.models import paths
 from resnet_jax.models.resnet import ResNet
-
-FINAL = "final"
-"""The map that is pooled: what :meth:`resnet_jax.models.ResNet.features` calls so."""
 
 Choose = Callable[[Any], Target]
 

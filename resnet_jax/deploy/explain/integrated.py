@@ -13,11 +13,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax.deploy.explain.forward import input_gradient, score
+from resnet_jax.deploy.explain.settings import MOST_STEPS, STEPS, TOLERANCE
 from resnet_jax.deploy.explain.targets import Target, as_target
 from resnet_jax.errors import UsageError
 
-STEPS, MOST_STEPS = 64, 1024
-TOLERANCE = 0.01
 Quadrature: TypeAlias = Literal["midpoint", "gauss_legendre"]
 """Where the gradient is taken: in the middle of equal parts of the way, or at the points of a Gauss-Legendre sum."""
 

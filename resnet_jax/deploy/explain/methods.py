@@ -12,45 +12,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from resnet_jax.deploy.explain.forward import FINAL, upsampled
+from resnet_jax.deploy.explain.forward import upsampled
 from resnet_jax.deploy.explain.gradcam import grad_cam
 from resnet_jax.deploy.explain.gradcam_plus import grad_cam_plus_plus
-from resnet_jax.deploy.explain.integrated import (
-    MOST_STEPS,
-    STEPS,
-    TOLERANCE,
-    Attributions,
-    integrated_gradients_within,
-)
+from resnet_jax.deploy.explain.integrated import Attributions, integrated_gradients_within
 from resnet_jax.deploy.explain.occluded import occlusion
-from resnet_jax.deploy.explain.smoothgrad import NOISE, SAMPLES, smooth_grad
+from resnet_jax.deploy.explain.settings import Settings
+from resnet_jax.deploy.explain.smoothgrad import smooth_grad
 from resnet_jax.deploy.explain.targets import Target
 from resnet_jax.errors import unknown
-from resnet_jax.fields import AtLeast1, NotNegative, Positive
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How maps are computed."""
-
-    layer: str = FINAL
-    """Whose map Grad-CAM and Grad-CAM++ look at: stem, stage1, ..., or final, what is pooled."""
-    steps: AtLeast1 = STEPS
-    """Parts of the way from baseline to image of integrated gradients: at first, see tolerance."""
-    tolerance: NotNegative = TOLERANCE
-    """Integrated gradients: the steps of an image are doubled until the sum of its map is so close to the change of the
-    score, as a share of it (0: they are not doubled)."""
-    most_steps: AtLeast1 = MOST_STEPS
-    """The most steps, within the tolerance or not."""
-    samples: AtLeast1 = SAMPLES
-    """Noisy copies of an image of SmoothGrad."""
-    noise: Positive = NOISE
-    """Their standard deviation, as a share of the range of the image's values."""
-    window: int | None = None
-    """Side of the window of occlusion in pixels (default: a quarter of the sides); it moves by half of it."""
-    seed: int = 0
-    """Of noise, random orders and randomized weights."""
-
 
 Compute = Callable[[nn.Module, Mapping[str, Any], Array, Target, Settings], Array]
 

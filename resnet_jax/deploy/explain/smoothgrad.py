@@ -12,10 +12,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from resnet_jax.deploy.explain.forward import input_gradient
+from resnet_jax.deploy.explain.settings import NOISE, SAMPLES
 from resnet_jax.deploy.explain.targets import as_target
 from resnet_jax.errors import UsageError
-
-SAMPLES, NOISE = 32, 0.15
 
 
 @functools.partial(jax.jit, static_argnames=("model", "samples"))

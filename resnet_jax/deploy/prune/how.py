@@ -6,11 +6,12 @@ import dataclasses
 from typing import Literal, TypeAlias
 
 from resnet_jax.deploy.prune.choose import Scope
-from resnet_jax.deploy.prune.scores import Criterion
 from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast0, AtLeast1, BelowOne, check_fields
 from resnet_jax.training.duration import parse_duration
 
+#: What channels are scored by (`scores`).
+Criterion: TypeAlias = Literal["norm_scale", "activation", "filters", "random"]
 Method: TypeAlias = Literal["norm_scale", "activation", "filters", "random", "magnitude", "lottery"]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, assert_never
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,11 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from resnet_jax.deploy.prune.channels import Layer, layers_of
+from resnet_jax.deploy.prune.how import Criterion
 from resnet_jax.errors import UsageError
 from resnet_jax.models.layers import Conv
 from resnet_jax.models.layout import unstack
 from resnet_jax.models.resnet import ResNet
-
-Criterion: TypeAlias = Literal["norm_scale", "activation", "filters", "random"]
 
 
 def channel_scores(

@@ -12,11 +12,11 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from flax import linen as nn
-
 from resnet_jax.runtime.registry import Registry
 
 if TYPE_CHECKING:
+    from flax import linen as nn
+
     from resnet_jax.models.config import ResNetConfig
 
 HeadRule: TypeAlias = "Callable[[ResNetConfig], nn.Module]"

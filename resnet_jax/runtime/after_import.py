@@ -1,0 +1,50 @@
+"""What is to be done once JAX is loaded, by whoever loads it, and not before: help and wrong usage do without JAX."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+class _Finder(MetaPathFinder):
+    """Finds one module as the others do, once, and acts when it has been executed."""
+
+    def __init__(self, name: str, act: Callable[[], Any]) -> None:
+        self._name, self._act = name, act
+
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return the module's own specification, whose loader acts behind it; None for any other module."""
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)  # from here on it is found as ever
+        spec = importlib.util.find_spec(fullname)
+        loader: Any = spec.loader if spec else None
+        if loader is not None:
+            execute = loader.exec_module
+
+            def execute_and_act(module: ModuleType) -> None:
+                execute(module)
+                self._act()
+
+            loader.exec_module = execute_and_act
+        return spec
+
+
+def after_import(name: str, act: Callable[[], Any]) -> None:
+    """Call ``act`` behind the first import of a module, or at once where it is loaded already.
+
+    What it raises comes out of that import.
+
+    >>> after_import("this_module_is_nowhere", print)  # never called
+    >>> after_import("sys", lambda: print("at once"))
+    at once
+    """
+    if name in sys.modules:
+        act()
+        return
+    sys.meta_path.insert(0, _Finder(name, act))
