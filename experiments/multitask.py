@@ -35,7 +35,7 @@ HEADLINES = {"digit": "digit/accuracy", "parity": "parity/accuracy", "thickness"
 #: What is changed of the recipe in a network with all three heads.
 WEIGHTINGS = {
     "fixed": {},
-    "uncertainty": {"task.weighting": "uncertainty"},
+    "uncertainty": {"task.weighting": "uncertainty", "optim.role_rates": [["log_variance", 1.0]]},
     "uncertainty-slow": {"task.weighting": "uncertainty", "optim.role_rates": [["log_variance", 0.01]]},
     "pcgrad": {"task.weighting": "pcgrad"},
     "three-times": {"train.length": "60 epochs"},

@@ -147,7 +147,8 @@ class OptimConfig:
     agc_exclude: tuple[str, ...] = CLASSIFIER_ROLES
     """Roles of the parameters that adaptive clipping leaves alone."""
     role_rates: tuple[tuple[str, float], ...] = ()
-    """Factors of the learning rate by role; empty: none, but scalar 0.1 in a run with residual fixup."""
+    """Factors of the learning rate by role; empty: none, but scalar 0.1 in a run with residual fixup,
+    and log_variance 0.01 where SGD weighs tasks by uncertainty."""
     layer_decay: float | None = None
     """Factor of the learning rate per block of distance from the classifier, in (0, 1]; for fine-tuning."""
     freeze: tuple[str, ...] = ()

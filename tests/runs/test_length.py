@@ -8,6 +8,7 @@ import json
 import pytest
 
 from resnet_jax.errors import RunError
+from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.directory import DatasetInfo, RunDirectory
 from resnet_jax.runs.length import Origin, adopt, earlier_tests, settle
 from resnet_jax.runs.recipes import load_recipe
@@ -104,3 +105,19 @@ def test_fixup_trains_its_scalars_slowly_and_warms_up_unless_it_is_told_otherwis
     named = dataclasses.replace(config, model=config.model.replace(name="fixup_resnet20_cifar"))
     assert settle_new(tmp_path, named).config.optim.role_rates == (("scalar", 0.1),)
     assert settle_new(tmp_path, config).config == config
+
+
+def test_sgd_trains_log_variances_slowly_unless_it_is_told_otherwise(tmp_path):
+    config = with_values(load_recipe("digits-multitask"), {"task.weighting": "uncertainty"})
+    settled = settle_new(tmp_path, config)
+    assert settled.config.optim.role_rates == (("log_variance", 0.01),)
+    assert any("log variances at 0.01 of the rate" in line for line in settled.adapted)
+    both = settle_new(tmp_path, with_values(config, {"model.norm": "none", "model.residual": "fixup"}))
+    assert both.config.optim.role_rates == (("log_variance", 0.01), ("scalar", 0.1))
+    for untouched in (
+        {"optim.role_rates": [["log_variance", 1.0]]},
+        {"optim.name": "adam"},
+        {"task.weighting": "fixed"},
+    ):
+        chosen = with_values(config, untouched)
+        assert settle_new(tmp_path, chosen).config.optim.role_rates == chosen.optim.role_rates
