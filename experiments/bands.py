@@ -8,7 +8,7 @@ bands 3, 2, 1 are red, green and blue. A small ResNet learns the digits from the
 digits. Then networks of all six bands begin from it, on 200 scenes of the other half: from nothing, with the average
 of its first kernels (``init_stem mean``), with them in turn (``repeat``), and with each where its colour is
 (``bands``, others zero). Out comes the accuracy on the test scenes after 60 epochs, mean and deviation over the seeds,
-in ``bands.json``, and a picture of scenes. Two cores of a CPU: some minutes.
+in ``bands.json``; every run draws scenes (``examples.png``). Two cores of a CPU: some minutes.
 """
 
 from __future__ import annotations
