@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from pathlib import Path
 
 import resnet_jax
 from resnet_jax.runtime.distribution import DISTRIBUTION, EXTRA_OF, versions
@@ -21,6 +22,9 @@ def test_every_extra_that_a_message_names_brings_the_module():
     for module, extra in EXTRA_OF.items():
         assert CALLED.get(module, module.replace("_", "-")) in brings[extra], (module, extra)
     assert {"cuda12", "cuda13", "tpu"} | set(EXTRA_OF.values()) == set(brings)
+    page = (Path(__file__).parents[2] / "docs" / "install.md").read_text(encoding="utf-8")
+    table = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", table)) == set(brings)
 
 
 def test_the_version_is_written_once():
