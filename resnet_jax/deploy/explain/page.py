@@ -254,7 +254,7 @@ def _strip(images: Sequence[np.ndarray]) -> bytes:
         assert shown is not None
         wide = max(1, round(shown.shape[1] * tall / shown.shape[0]))
         parts.append(cv2.resize(shown[..., ::-1], (wide, tall), interpolation=cv2.INTER_AREA))
-        parts.append(np.full((tall, 12, 3), 255, np.uint8))
+        parts.append(np.full((tall, 8, 3), 128, np.uint8))
     return encode_png(np.concatenate(parts[:-1], axis=1))
 
 
