@@ -106,8 +106,9 @@ def _means(found: Sequence[Explained]) -> list[_Mean]:
 def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Neighbour]) -> Section:
     answers = ", ".join(f"{name} {_number(number)}" for name, number in one.answers[:3]) or "nothing"
     text = f"The network says: {answers}." + (f" It is: {one.label}." if one.label else "")
-    is_value = "" if one.measure == "probability" else "the network's output "
-    text += f" Explained: {one.target}, {is_value}{_number(one.probability)}"
+    is_value = one.measure == "output"
+    number = f"the network's output {one.probability:.4g}" if is_value else _number(one.probability)
+    text += f" Explained: {one.target}, {number}"
     text += f", of the box {tuple(round(side) for side in one.box)} (top, left, bottom, right)." if one.box else "."
     shown: list[Any] = []
 
@@ -253,7 +254,7 @@ def _strip(images: Sequence[np.ndarray]) -> bytes:
         assert shown is not None
         wide = max(1, round(shown.shape[1] * tall / shown.shape[0]))
         parts.append(cv2.resize(shown[..., ::-1], (wide, tall), interpolation=cv2.INTER_AREA))
-        parts.append(np.full((tall, 12, 3), 255, np.uint8))
+        parts.append(np.full((tall, 8, 3), 128, np.uint8))
     return encode_png(np.concatenate(parts[:-1], axis=1))
 
 
