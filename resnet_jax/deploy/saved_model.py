@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from resnet_jax.deploy.checking import BATCHES, difference, require_equal
 from resnet_jax.deploy.function import NetworkFunction
 from resnet_jax.deploy.metadata import Metadata, preprocessing_of
-from resnet_jax.deploy.packages import package
+from resnet_jax.deploy.packages import is_installed, package
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.runs.trained import TrainedRun
 
@@ -118,7 +119,12 @@ def _litert(tf: Any, module: Any) -> bytes:
 
 
 def _litert_runner(tf: Any, path: Path) -> Any:
-    interpreter = tf.lite.Interpreter(model_path=str(path))
+    """Return what runs a LiteRT file: the package ai_edge_litert, or else TensorFlow, which warns that it will not."""
+    own = "ai_edge_litert"
+    lite = package(f"{own}.interpreter", "--format saved", "ai-edge-litert") if is_installed(own) else tf.lite
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
+        interpreter = lite.Interpreter(model_path=str(path))
     runner = interpreter.get_signature_runner()
     (name,) = runner.get_input_details()
     return lambda images: runner(**{name: images})
