@@ -26,7 +26,7 @@ def marked(text: Any) -> str:
     >>> marked("a|b_c\n*d*")
     'a\\|b\\_c \\*d\\*'
     """
-    plain = " ".join(visible(str(text)).split())
+    plain = visible(" ".join(str(text).split()))
     for mark in "\\`*_[]<>|#":
         plain = plain.replace(mark, f"\\{mark}")
     return plain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from resnet_jax.deploy.card import resampling
 from resnet_jax.deploy.card.resampling import intervals, statistic_of
 from resnet_jax.runs.evaluate import RunEvaluation
 from resnet_jax.tasks.classification import Classification
@@ -57,21 +58,23 @@ def test_of_classes_it_is_the_metrics_of_the_examples_repeated():
     assert np.isnan(ranked.auc((rows["label"] == 1).astype(int)))
 
 
-def test_of_pixels_images_are_drawn_and_not_pixels():
+def test_of_pixels_images_are_drawn_and_not_pixels(monkeypatch):
     """Images that are wholly right or wholly wrong: the interval is that of 8 images, however many pixels they have."""
     confusion = np.zeros((8, 2, 2))
     confusion[:, 0, 0] = 1000
     confusion[::2, 1, 1], confusion[1::2, 1, 0] = 1000, 1000
     rows, sums = {f"{SUMMAND}confusion": confusion}, {"confusion": confusion.sum(axis=0)}
     result, task = RunEvaluation(0.0, 8, sums=sums, rows=rows), Segmentation(2)
+    monkeypatch.setattr(resampling, "DRAWS", 250)
     found, draws = intervals(task, result)
-    assert draws == 1000
+    assert draws == 250
     low, high = found["pixel_accuracy"]
     assert low < 0.6 < task.eval_metrics(sums, {}, 8)["pixel_accuracy"] < 0.9 < high
     assert np.shape(found["iou of each"][0]) == (2,)
 
 
-def test_the_interval_of_a_mean_absolute_error_is_the_normal_one():
+def test_the_interval_of_a_mean_absolute_error_is_the_normal_one(monkeypatch):
+    monkeypatch.setattr(resampling, "DRAWS", 400)
     error = np.abs(RNG.normal(size=(400, 1)))
     rows = {"label": np.zeros((400, 1)), "prediction": error}
     found, width = intervals(Regression(1), RunEvaluation(0.0, 400, rows=rows))[0], 1.96 * error.std() / 20
