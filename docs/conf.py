@@ -29,6 +29,7 @@ suppress_warnings: list[str] = []
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline", "attrs_block"]
+smartquotes = False  # --help is two hyphens
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 

@@ -16,6 +16,8 @@ class Part(NamedTuple):
     about: str
     #: Modules, each with names; none: its ``__all__``.
     names: dict[str, tuple[str, ...]]
+    #: Modules of the package whose own description belongs on the page: formulas, tables, conventions.
+    described: tuple[str, ...] = ()
 
 
 _FIT = ("fit", "Fit", "RunConfig", "load_recipe", "list_recipes", "load_run", "evaluate_run", "predict_images")
@@ -36,9 +38,10 @@ _DEPLOY = {
 }
 
 
-def _package(name: str, about: str) -> Part:
+def _package(name: str, about: str, described: str = "") -> Part:
     """Return the page of a package that lists its public names."""
-    return Part(f"resnet_jax.{name}", about, {f"resnet_jax.{name}": ()})
+    modules = tuple(f"resnet_jax.{name}.{module}" for module in described.split())
+    return Part(f"resnet_jax.{name}", about, {f"resnet_jax.{name}": ()}, modules)
 
 
 #: The pages, in the order of the index.
@@ -49,10 +52,18 @@ PARTS = {
         {"resnet_jax": (*_FIT, *_MORE)},
     ),
     "models": _package("models", "Networks: configuration, names, modules, exact counts."),
-    "training": _package("training", "State, step, optimizers, schedules, placement, loop, checkpoints."),
-    "depth": _package("depth", "Signals and gradients at every block, Jacobians, curvature, lesions, closed forms."),
+    "training": _package(
+        "training",
+        "State, step, optimizers, schedules, placement, loop, checkpoints.",
+        "optimizers schedules roles ema accumulate reestimation mapped",
+    ),
+    "depth": _package(
+        "depth",
+        "Signals and gradients at every block, Jacobians, curvature, lesions, closed forms.",
+        "mean_field mean_field_backward shattering",
+    ),
     "tasks": _package("tasks", "What outputs mean: losses, metrics, predictions."),
-    "data": _package("data", "Sources, transforms, splits, batches."),
+    "data": _package("data", "Sources, transforms, splits, batches.", "pipeline folder manifest"),
     "weights": _package("weights", "Weights of other libraries, in and out."),
     "ops": _package("ops", "Functions of arrays, without Linen."),
     "runs": Part("resnet_jax.runs", "A run directory and what is done with it.", _RUNS),
@@ -107,7 +118,12 @@ def _page(part: Part) -> str:
     lines += ["```", "", "## Reference", "", "```{eval-rst}"]
     for module, name in found:
         lines += _directive(module, name)
-    return "\n".join([*lines, "```", ""])
+    lines += ["```", ""]
+    if part.described:
+        lines += ["## Formulas and conventions", ""]
+    for module in part.described:
+        lines += [f"### {module}", "", "```{eval-rst}", f".. automodule:: {module}", "   :no-members:", "```", ""]
+    return "\n".join(lines)
 
 
 def write(docs: Path) -> None:

@@ -71,7 +71,7 @@ def commands() -> dict[str, dict[str, list[str]]]:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|$#])", r"\\\1", html.unescape(" ".join(text.split())))
+    return re.sub(r"([\\`*_\[\]<>|$#])", r"\\\1", html.unescape(" ".join(text.split())).replace("%%", "%"))
 
 
 def _prose(text: str) -> str:

@@ -12,5 +12,6 @@ SIGNALS = "signals"
 #: Kernels in the order in which the compiled convolution of this processor reads them, in the place of those of
 #: ``params`` (:func:`resnet_jax.weights.prepare.prepare_for_inference`).
 PACKED = "packed"
-#: A loop over blocks must carry them along its leading axis: ``nn.scan(..., variable_axes={**BLOCK_AXES, ...})``.
+#: The collections that a loop over blocks has to carry along its leading axis, as ``nn.scan`` is told it with
+#: ``variable_axes={**BLOCK_AXES, ...}``.
 BLOCK_AXES = {PROBES: 0, GATES: 0, SIGNALS: 0, PACKED: 0}
