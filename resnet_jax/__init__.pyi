@@ -30,9 +30,6 @@ from .training.observers import Observer as Observer
 from .training.optimizers import make_optimizer as make_optimizer
 from .training.options import OptimConfig as OptimConfig, ScheduleConfig as ScheduleConfig
 from .training.placement import Placement as Placement, make_mesh as make_mesh, shard_batch as shard_batch
+from .training.predict_step import make_predict_step as make_predict_step
 from .training.state import TrainState as TrainState, init_state as init_state
-from .training.step import (
-    make_eval_step as make_eval_step,
-    make_predict_step as make_predict_step,
-    make_train_step as make_train_step,
-)
+from .training.step import make_eval_step as make_eval_step, make_train_step as make_train_step

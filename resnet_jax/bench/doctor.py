@@ -34,10 +34,8 @@ EXTRAS = {
     "tpu": "TPUs",
     "onnx": "export --format onnx, quantize",
     "openvino": "OpenVINO, the second runtime that checks an ONNX file",
-    "quant": "quantization-aware training through Qwix",
     "tf": "preparing TensorFlow Datasets, export --format saved",
     "serve": "serve",
-    "hub": "weights by name from a hub, push and pull",
     "search": "search",
     "ray": "runs in the workers of Ray Train",
     "wandb": "observer wandb",
@@ -295,7 +293,15 @@ def _extras(findings: list[Finding]) -> dict[str, Any]:
     """Return each extra with what it enables, and whether its packages are there."""
     found: dict[str, Any] = {}
     requirements = _requirements()
-    for extra, enables in EXTRAS.items():
+    try:
+        provided = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:
+        findings.append(
+            Finding("note", f"{DISTRIBUTION} is not installed: what it requires and its extras are unknown")
+        )
+        return {"-": "unknown"}
+    for extra in sorted(provided, key=lambda name: [*EXTRAS, name].index(name)):
+        enables = EXTRAS.get(extra, "")
         needs = [each for each in requirements if each.marker and each.marker.evaluate({"extra": extra})
                  and not each.marker.evaluate({"extra": ""})]  # fmt: skip
         names = [name for each in needs for name in _packages_of(each)]

@@ -70,7 +70,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.deploy.explain.command import explain_run
     from resnet_jax.errors import PartialError
     from resnet_jax.report.text import say
-    from resnet_jax.runs.evaluate import load_run, with_moved_data
+    from resnet_jax.runs.trained import load_run, with_moved_data
 
     trained = prepared(load_run(path, options.checkpoint), options.data, options.class_names)
     if options.data.moved_to is not None:

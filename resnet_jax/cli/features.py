@@ -48,8 +48,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.errors import PartialError
     from resnet_jax.report.feature_file import FeatureFile
     from resnet_jax.report.text import say
-    from resnet_jax.runs.evaluate import load_run
     from resnet_jax.runs.features import Embedder, features_of, features_of_files, find_images
+    from resnet_jax.runs.trained import load_run
 
     trained = prepared(load_run(path, options.checkpoint), options.data, None)
     embedder = Embedder(trained, options.part, (options.batch_size,))

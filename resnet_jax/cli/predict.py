@@ -56,7 +56,8 @@ def run(argv: list[str]) -> Any:
     from resnet_jax.report.pixel_files import PixelFiles
     from resnet_jax.report.predictions import InCoco, InFile, OnTerminal, Predictions
     from resnet_jax.report.text import say
-    from resnet_jax.runs.evaluate import Predictor, load_run
+    from resnet_jax.runs.predict import Predictor
+    from resnet_jax.runs.trained import load_run
 
     trained = prepared(load_run(path, options.checkpoint), options.data, options.class_names)
     failures = Console(stderr=True)

@@ -57,7 +57,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from resnet_jax.deploy.quantize.measure import Processor, batches_of
     from resnet_jax.report.text import say
     from resnet_jax.runs.chosen import choose_images
-    from resnet_jax.runs.evaluate import load_run
+    from resnet_jax.runs.trained import load_run
     from resnet_jax.tasks.task import format_metric
 
     console = console_for(options.common)

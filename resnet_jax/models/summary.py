@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import linen as nn
@@ -112,7 +112,7 @@ def _shape(out: Any) -> tuple[int, ...]:
 def _by_module(tree: Any) -> dict[Path, int]:
     """Return how many scalars each module has of its own."""
     found: dict[Path, int] = {}
-    for path, leaf in flatten_dict(tree).items():
+    for path, leaf in cast("dict[Path, Any]", flatten_dict(tree)).items():
         found[path[:-1]] = found.get(path[:-1], 0) + math.prod(leaf.shape)
     return found
 

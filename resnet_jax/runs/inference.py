@@ -21,7 +21,7 @@ from resnet_jax.runs.sizes import describe_sizes
 from resnet_jax.runs.trained import TrainedRun, require_images
 from resnet_jax.runtime.paths import user_path
 from resnet_jax.runtime.plain_files import read_file
-from resnet_jax.training.step import make_predict_step
+from resnet_jax.training.predict_step import make_predict_step
 from resnet_jax.weights.prepare import prepare_for_inference
 
 BUCKETS = (16,)

@@ -19,7 +19,7 @@ from resnet_jax.runs.trained import TrainedRun, load_network, require_normalizat
 from resnet_jax.runtime.processes import fetched
 from resnet_jax.tasks.classification import Classification
 from resnet_jax.training.placement import Placement
-from resnet_jax.training.step import make_predict_step
+from resnet_jax.training.predict_step import make_predict_step
 from resnet_jax.weights.fold import fold_batch_norm
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -12,22 +13,27 @@ from typing import Any
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module as the others do, once, and acts when it has been executed."""
+    """Finds one module as the others do, and acts once it has been executed; asking where it is changes nothing."""
 
     def __init__(self, name: str, act: Callable[[], Any]) -> None:
-        self._name, self._act = name, act
+        self._name, self._act, self._asks = name, act, False
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the module's own specification, whose loader acts behind it; None for any other module."""
-        if fullname != self._name:
+        if fullname != self._name or self._asks:
             return None
-        sys.meta_path.remove(self)  # from here on it is found as ever
-        spec = importlib.util.find_spec(fullname)
+        self._asks = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asks = False
         loader: Any = spec.loader if spec else None
         if loader is not None:
             execute = loader.exec_module
 
             def execute_and_act(module: ModuleType) -> None:
+                with contextlib.suppress(ValueError):
+                    sys.meta_path.remove(self)
                 execute(module)
                 self._act()
 

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from resnet_jax.errors import UsageError
 from resnet_jax.ops.boxes import clipped, decode, encode, from_distances, generalized_iou
@@ -110,6 +109,8 @@ class Detection(TaskBase):
     def _parts_of_image(
         self, outputs: Outputs, boxes: jax.Array, labels: jax.Array, crowd: jax.Array
     ) -> dict[str, jax.Array]:
+        import optax
+
         boxes, anchors = boxes.astype(jnp.float32), outputs["anchors"]
         there = (labels != NO_BOX) & ~crowd
         rule = by_place if "centre" in outputs else by_overlap
@@ -133,6 +134,8 @@ class Detection(TaskBase):
 
     def _box_loss(self, outputs: Outputs, own: jax.Array) -> jax.Array:
         """Return the loss of every place's box, (P,)."""
+        import optax
+
         by_centre = "centre" in outputs
         kind = self.options.box_loss or ("giou" if by_centre else "smooth_l1")
         if kind == "giou":

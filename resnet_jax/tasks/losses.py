@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from resnet_jax.errors import UsageError, unknown
@@ -111,6 +110,8 @@ def cross_entropy(
     >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([3]))[0]) == float(jnp.log(4.0))
     True
     """
+    import optax
+
     rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
     losses = optax.softmax_cross_entropy(_wide(logits), rows)
     return _or_nan(losses, targets, logits.shape[1], None)
@@ -133,6 +134,8 @@ def bce(
     Returns:
         (B,), float32 or wider.
     """
+    import optax
+
     rows = optax.smooth_labels(dense_targets(logits, targets), label_smoothing)
     losses = optax.sigmoid_binary_cross_entropy(_wide(logits), rows).mean(axis=-1)
     return _or_nan(losses, targets, logits.shape[1], 1.0 + ROUNDING)
@@ -182,6 +185,8 @@ def mse(outputs: Float[Array, "*outputs"], targets: Shaped[Array, "*target"]) ->
     >>> mse(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])).tolist()
     [2.5]
     """
+    import optax
+
     losses = optax.squared_error(_wide(outputs), dense_targets(outputs, targets)).mean(axis=-1)
     return losses if targets.ndim > 1 else _or_nan(losses, targets, outputs.shape[1], None)
 

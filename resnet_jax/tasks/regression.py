@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, assert_never, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from resnet_jax.errors import UsageError
 from resnet_jax.ops import at_least_float32
@@ -80,6 +79,8 @@ class Regression(TaskBase):
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Return the mean over the targets, (N,)."""
+        import optax
+
         error = self._error(outputs, batch)
         match self.criterion:
             case "mse":

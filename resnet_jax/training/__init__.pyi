@@ -54,13 +54,10 @@ from .population import (
     member as member,
     stack_members as stack_members,
 )
+from .predict_step import make_predict_step as make_predict_step
 from .progress import Progress as Progress
 from .reestimation import reestimate as reestimate
 from .roles import count_by_role as count_by_role, mask as mask, role_rules as role_rules
 from .schedules import make_schedule as make_schedule
 from .state import TrainState as TrainState, init_state as init_state
-from .step import (
-    make_eval_step as make_eval_step,
-    make_predict_step as make_predict_step,
-    make_train_step as make_train_step,
-)
+from .step import make_eval_step as make_eval_step, make_train_step as make_train_step

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
+import lazy_loader
 from flax import linen as nn
 
 from resnet_jax.models.initialize import init_variables
 from resnet_jax.training.ema import ema_init
 from resnet_jax.training.loss_scale import LossScale, init_loss_scale
 from resnet_jax.training.options import LossScaling
+
+if TYPE_CHECKING:
+    import optax
+else:
+    optax = lazy_loader.load("optax")  # for annotations alone
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -23,18 +23,13 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training import task_gradients
 from resnet_jax.training.accumulate import accumulate_gradients
 from resnet_jax.training.loss_scale import LossScale, next_loss_scale
-from resnet_jax.training.mapped import mapped_gradients, mapped_outputs, mapped_over
+from resnet_jax.training.mapped import mapped_gradients, mapped_over
 from resnet_jax.training.options import Averaging, LossScaling
 from resnet_jax.training.placement import gathered
+from resnet_jax.training.predict_step import Batch, Metrics, Preprocess, TrainPreprocess, make_predict_step, prepared
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.update import advance
 from resnet_jax.training.views import Views, predict_views
-
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
-Preprocess = Callable[[jax.Array, Batch], "jax.Array | Batch"]
-#: ``(key, batch)`` or, of a step that is given more arrays, ``(key, batch, given)``.
-TrainPreprocess = Callable[..., jax.Array | tuple[jax.Array, jax.Array] | Batch]
 
 _STATS = ["batch_stats"]
 #: Before the name of what an eval step adds up, where it is kept of every example.
@@ -215,19 +210,6 @@ def task_of(task: Task | None, loss: Loss | None) -> Task:
     return task
 
 
-def prepared(
-    preprocess: TrainPreprocess | Preprocess | None, key: jax.Array, batch: Batch, *given: Any
-) -> dict[str, jax.Array]:
-    """Return the batch as the network and the task take it: ``image`` and what else is changed, such as ``label``."""
-    if preprocess is None:
-        return dict(batch)
-    made = preprocess(key, batch, *given)
-    if isinstance(made, Mapping):
-        return {**batch, **made}
-    images, labels = made if isinstance(made, tuple) else (made, None)
-    return {**batch, "image": images} if labels is None else {**batch, "image": images, "label": labels}
-
-
 def _scaled_metrics(loss_scale: LossScale, rejected: jax.Array, rules: LossScaling) -> Metrics:
     """Return the metrics of a step with a loss scale: what does not go is skipped, rejected only with the least one."""
     least = (loss_scale.scale <= rules.minimum).astype(jnp.float32)
@@ -243,23 +225,6 @@ def _joined(metrics: Metrics, sums: Metrics) -> Metrics:
     if twice := sorted(set(metrics) & set(sums)):
         raise UsageError(f"train_sums of the task has {', '.join(twice)}, a name that the step itself uses")
     return {**metrics, **sums}
-
-
-def make_predict_step(
-    model: nn.Module, *, preprocess: Preprocess | None = None
-) -> Callable[[Mapping[str, Any], Batch], jax.Array]:
-    """Build ``predict_step(variables, batch) -> logits`` in evaluation mode, float32 or wider."""
-
-    def predict_step(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
-        found = prepared(preprocess, jax.random.key(0), batch)
-        images = inputs_of(model, found)
-        devices = mapped_over(model, None, found["image"].shape[0])
-        if devices is not None:
-            return mapped_outputs(model, devices)(variables, images)
-        logits: Any = model.apply(variables, images, train=False)
-        return logits
-
-    return predict_step
 
 
 def make_eval_step(

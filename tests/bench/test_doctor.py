@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+import resnet_jax
 from resnet_jax.bench import doctor
 from resnet_jax.bench.doctor import Diagnosis, Finding, diagnose
 
@@ -76,6 +79,11 @@ def test_a_package_that_is_missing_or_too_old_is_broken(monkeypatch):
     said = " | ".join(diagnose().broken)
     assert "optax is not installed: pip install 'optax" in said
     assert "rich 1.0 is installed, and >=" in said
+
+
+def test_every_extra_of_the_package_says_what_it_enables():
+    project = tomllib.loads((Path(resnet_jax.__path__[0]).parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(project["project"]["optional-dependencies"]) == set(doctor.EXTRAS)
 
 
 def test_the_report_is_whole_lines_and_names_no_home(monkeypatch):

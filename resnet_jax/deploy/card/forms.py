@@ -18,7 +18,7 @@ from resnet_jax.models.count import count
 from resnet_jax.runs.preparation import eval_preprocess
 from resnet_jax.runs.trained import TrainedRun
 from resnet_jax.runtime.cache import processor
-from resnet_jax.training.step import make_predict_step
+from resnet_jax.training.predict_step import make_predict_step
 
 TIMED = (".onnx", ".jaxexport", ".jax")
 WEIGHED = {
