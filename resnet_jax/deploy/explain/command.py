@@ -145,6 +145,8 @@ def _facts(trained: TrainedRun, explainer: Explainer) -> dict[str, str]:
     facts["baseline"] = (
         "the mean of the training images" if plain else "the mean of each example, which is standardized"
     )
+    if trained.model.config.frontend == "log_mel":
+        facts["shown"] = "spectrograms: time to the right, low bands at the bottom"
     if "integrated_gradients" in explainer.methods:
         until = (
             f", doubled until the sum is within {settings.tolerance:.2g} of the change" if settings.tolerance else ""
