@@ -141,7 +141,12 @@ def _facts(trained: TrainedRun, explainer: Explainer) -> dict[str, str]:
     shape = "x".join(map(str, trained.card.image_shape))
     facts = {"network": trained.config.model.name, "run": str(trained.path), "task": trained.task.kind, "input": shape}
     facts |= {"methods": ", ".join(METHODS[name].title for name in explainer.methods), "layer": settings.layer}
-    facts["baseline"] = "the mean of the training images"
+    plain = trained.model.config.frontend == "none"
+    facts["baseline"] = (
+        "the mean of the training images" if plain else "the mean of each example, which is standardized"
+    )
+    if trained.model.config.frontend == "log_mel":
+        facts["shown"] = "spectrograms: time to the right, low bands at the bottom"
     if "integrated_gradients" in explainer.methods:
         until = (
             f", doubled until the sum is within {settings.tolerance:.2g} of the change" if settings.tolerance else ""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.deploy.explain.forward import layers_of, network_inputs, probability
+from resnet_jax.deploy.explain.forward import behind_frontend, frontend_of, layers_of, network_inputs, probability
 from resnet_jax.deploy.explain.methods import METHODS, Settings, explain, integrated
 from resnet_jax.deploy.explain.perturbation import Curves, deletion_insertion, random_order
 from resnet_jax.deploy.explain.randomized import parts_of, randomization_check
@@ -57,7 +57,8 @@ class Explained:
 
     Attributes:
         name: of the image.
-        image: as the network is given it, not normalized, (*sides, C).
+        image: as the network is given it, not normalized, (*sides, C); of a network of spectrograms the spectrogram,
+            time to the right and low bands at the bottom, as all maps are then.
         answers: what the network says, name and number, the first first.
         target: name of what is explained.
         probability: of it; of a value the value.
@@ -123,6 +124,7 @@ class Explainer:
         self.settings = Settings() if settings is None else settings
         if self.settings.layer not in layers_of(trained.model):
             raise unknown("layer", self.settings.layer, layers_of(trained.model))
+        self.model = behind_frontend(trained.model)
         self.task: Task = trained.task
         self.parts = parts_of(trained.model, trained.variables)
         self.names = self._target_names()
@@ -154,9 +156,16 @@ class Explainer:
 
     def _batch(self, part: Sequence[tuple[str, np.ndarray, str]], raw: np.ndarray) -> list[Explained]:
         trained, settings = self.trained, self.settings
-        model, variables = trained.model, trained.variables
-        card = trained.card
+        model, variables, card = self.model, trained.variables, trained.card
         inputs = network_inputs(jnp.asarray(raw), card.mean, card.std, card.downscale, model.config.dtype)
+        inputs = frontend_of(trained.model, inputs)
+        spectrogram = trained.model.config.frontend == "log_mel"
+        seen = np.asarray(inputs) if spectrogram else raw
+
+        def turned(values: Any) -> np.ndarray:
+            """Return an image or a map as it is shown: spectrograms with time to the right, low bands at the bottom."""
+            return np.swapaxes(np.asarray(values), 0, 1)[::-1] if spectrogram else np.asarray(values)
+
         outputs = _outputs(model, variables, inputs)
         target = choose_target(self.task, outputs, self.wanted, self.head)
         likely = np.asarray(probability(model, variables, inputs, target))
@@ -173,12 +182,15 @@ class Explainer:
         return [
             Explained(
                 name,
-                raw[row],
+                turned(seen[row]),
                 tuple((said[at] if at < len(said) else str(at), float(number)) for at, number in pairs[row][:5]),
                 self._target_name(int(index[row])),
                 float(likely[row]),
-                {method: maps[row] for method, maps in found.items()},
-                {stage: np.asarray(stages[stage][row]) for stage in order},
+                {
+                    method: dataclasses.replace(maps[row], values=turned(maps[row].values))
+                    for method, maps in found.items()
+                },
+                {stage: turned(stages[stage][row]) for stage in order},
                 _row(random, row),
                 label,
                 None if boxes is None else tuple(boxes[row].tolist()),
@@ -189,7 +201,7 @@ class Explainer:
         ]
 
     def _maps(self, name: str, inputs: jax.Array, target: Target, count: int) -> list[Map]:
-        model, variables = self.trained.model, self.trained.variables
+        model, variables = self.model, self.trained.variables
 
         def compute(variables: Any) -> jax.Array:
             if name == "integrated_gradients":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from resnet_jax.deploy.explain.settings import FINAL
 from resnet_jax.deploy.explain.targets import Target, as_target
 from resnet_jax.errors import unknown
 from resnet_jax.models import paths
+from resnet_jax.models.frontend import apply_frontend
 from resnet_jax.models.resnet import ResNet
 
 Choose = Callable[[Any], Target]
@@ -132,6 +134,28 @@ def network_inputs(
 ) -> Float[Array, "n *sides c"]:
     """Return images (N, *sides, C), as they are stored, as the network takes them: normalized and made smaller."""
     return downscaled(normalize(images, mean, std, jnp.dtype(dtype)), downscale)
+
+
+def behind_frontend(model: ResNet) -> ResNet:
+    """Return the network that takes what the front end of another makes of its input; the variables are the same.
+
+    To a network that standardizes its input a signal and half of it are the same, so that no way from a baseline to it
+    has a gradient; behind the front end, where 0 is the mean of the example, it has.
+
+    >>> from resnet_jax.models import create_model
+    >>> behind_frontend(create_model("resnet_ts", num_classes=2)).config.frontend
+    'none'
+    """
+    config = model.config
+    dims = 2 if config.frontend == "log_mel" else config.spatial_dims
+    config = dataclasses.replace(config, frontend="none", spatial_dims=dims, mel_time_mask=0, mel_band_mask=0)
+    return model.clone(config=config)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def frontend_of(model: ResNet, inputs: Array) -> Array:
+    """Return what the front end of a network makes of its inputs: itself where it has none."""
+    return inputs if model.config.frontend == "none" else apply_frontend(model.config, inputs, None)
 
 
 def upsampled(maps: Float[Array, " n *sides"], sides: Sequence[int]) -> Float[Array, " n *out"]:

@@ -116,7 +116,8 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         png = picture(one.image, heat, signed=signed)
         if one.box:
             png = _with_box(png, one.box, one.image.shape[:2])
-        broad = one.image.ndim != 3  # curves, and slices beside each other
+        wide = one.image.shape[1] > 2 * one.image.shape[0]
+        broad = wide or one.image.ndim != 3  # curves, and slices beside each other
         shown.append(Picture(slug + end, title, caption, png, double=broad))
 
     more = " The box is what is explained." if one.box else " Its middle slices." if one.image.ndim == 4 else ""

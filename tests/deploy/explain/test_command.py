@@ -5,10 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from jax import nn
 
 from resnet_jax.cli.explain import ExplainOptions
-from resnet_jax.deploy.explain import Neighbours, Settings
+from resnet_jax.deploy.explain import Explainer, Neighbours, Settings
 from resnet_jax.deploy.explain.command import explain_run
+from resnet_jax.deploy.explain.forward import network_inputs
 from resnet_jax.errors import UsageError
 from resnet_jax.runs.evaluate import load_run
 from tests.runs.test_kinds import CASES, made
@@ -45,6 +47,30 @@ def test_signals_and_volumes_are_explained_and_are_their_own_nearest(kind, sides
     nearest = neighbours.of(np.stack(own), 1)
     assert [one.name for (one,) in nearest] == [neighbours.records.describe(index) for index in (0, 5)]
     np.testing.assert_allclose([one.similarity for (one,) in nearest], 1, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("frontend", "sides"), [("standardize", (24,)), ("log_mel", (400 // 64 + 1, 8))], ids=["series", "sound"]
+)
+def test_behind_a_front_end_that_standardizes_integrated_gradients_are_complete(frontend, sides, tmp_path):
+    length = 24 if frontend == "standardize" else 400
+    x = RNG.normal(size=(40, length, 1)).astype(np.float32)
+    arrays = {"y": np.arange(40) % 2, "class_names": np.array(["a", "b"]), "meaning": np.array("signal")}
+    mel = {"mel_window": 64, "mel_hop": 64, "mel_bands": 8} if frontend == "log_mel" else {}
+    run, _ = made(tmp_path, arrays, x=x, frontend=frontend, **mel)
+    trained = load_run(run)
+    explainer = Explainer(trained, ("grad_cam", "integrated_gradients"), checks=False)
+    (found,) = explainer.each([("one", x[0], "")])
+    own = trained.model.apply(trained.variables, network_inputs(x[:1], *normalization(trained)), train=False)
+    assert found.probability == pytest.approx(float(nn.softmax(own).max()), abs=1e-5)
+    assert found.maps["integrated_gradients"].completeness < 0.01
+    assert found.maps["grad_cam"].values.shape == (sides[::-1] if frontend == "log_mel" else sides)
+
+
+def normalization(trained):
+    card = trained.card
+    return card.mean, card.std, card.downscale, "float32"
 
 
 def test_what_cannot_be_explained_is_said_before_anything_is_computed(tmp_path):
