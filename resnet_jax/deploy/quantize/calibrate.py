@@ -11,7 +11,7 @@ from resnet_jax.deploy.quantize.ranges import Histogram, Method, Range, range_of
 
 
 def calibrate(
-    model: Any, tensors: Sequence[str], batches: Iterable[np.ndarray], method: Method = "percentile"
+    model: Any, tensors: Sequence[str], batches: Iterable[np.ndarray], method: Method = "averaged"
 ) -> dict[str, Range]:
     """Return the range of each tensor over all batches.
 

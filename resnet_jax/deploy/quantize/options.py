@@ -27,7 +27,7 @@ class Quantization:
     weights: int8 weights, computed in float32; bf16: bfloat16 weights, likewise. Several give a file each."""
     calibration: AtLeast1 = 1024
     """Training images that the ranges of activations are measured on."""
-    method: Method = "minmax"
+    method: Method = "averaged"
     """Range of an activation: averaged (ends of each 64 images, averaged), minmax (all of it), percentile (99.99 %),
     mse (least squared error) or entropy."""
     reduce_range: bool = False
