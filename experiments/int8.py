@@ -4,7 +4,8 @@ r"""Two pretrained CIFAR networks in 8 bits: accuracy of the files in their runt
 
 Calibrated on 1,024 JPEG training images with several seeds, tested on the 1,017 pixel-exact test images; ONNX Runtime
 and OpenVINO on one thread, all files in turns, batches of 1 and 16. A quiet machine of 2 cores takes about 6 minutes;
-with ``--qat`` (400 updates) about 10 more. Writes results/int8/results.json; what is there is not measured again.
+with ``--qat`` (400 updates) about 10 more (``qat.py`` compares that with the same training in float). Writes
+results/int8/results.json; what is there is not measured again.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from resnet_jax.deploy.quantize.convert import measure_files, quantize_run
 from resnet_jax.deploy.quantize.measure import Processor, batches_of
 from resnet_jax.deploy.quantize.options import Kind, Quantization
+from resnet_jax.deploy.quantize.ranges import Method
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.runs.chosen import choose_images
 from resnet_jax.runs.foreign import import_weights
@@ -33,7 +35,7 @@ def rows_of(trained: TrainedRun, options: argparse.Namespace, seed: int, kinds: 
     """Return what the files of a seed are worth."""
     tested = choose_images(trained, "test", f"npz:{options.data / 'cifar10-test-lossless-1017.npz'}")
     with tempfile.TemporaryDirectory() as folder:
-        how = Quantization(kinds, seed=seed, steps=options.steps)
+        how = Quantization(kinds, seed=seed, steps=options.steps, method=options.method)
         files = quantize_run(trained, Path(folder) / "net.onnx", how, train_source=options.train)
         plain, rows = measure_files(trained, files, batches_of(trained, tested), threads=1, batch=batch)
     return {
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--train", required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--method", choices=get_args(Method), default=Quantization.method)
     parser.add_argument("--qat", action="store_true")
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
@@ -65,6 +68,7 @@ def main() -> None:
             trained = load_run(run)
             for seed, kinds, batch in wanted:
                 key = f"{name} seed {seed} {'+'.join(kinds)} batch {batch}"
+                key += "" if options.method == "minmax" else f" {options.method}"  # keys without one are of minmax
                 if key not in found:
                     found[key] = rows_of(trained, options, seed, kinds, batch)
                     RESULT.parent.mkdir(parents=True, exist_ok=True)

@@ -15,14 +15,17 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import numpy as np
 
-from resnet_jax.deploy.metadata import Metadata, Preprocessing
+from resnet_jax.deploy.metadata import PREFIX, Metadata, Preprocessing
 from resnet_jax.deploy.packages import is_installed, package
 from resnet_jax.errors import DataError, UsageError, unknown
+from resnet_jax.ops import native
 from resnet_jax.runtime.paths import user_path
 
 RuntimeChoice: TypeAlias = Literal["onnxruntime", "openvino", "jax"]
 #: The files in the zip file of a jax export.
 PROGRAM, WEIGHTS, METADATA = "program.bin", "weights.safetensors", "metadata.json"
+#: In the metadata of a jax export for one machine: which compiled code it calls.
+COMPILED = f"{PREFIX}compiled"
 
 
 class Artefact(abc.ABC):
@@ -193,7 +196,11 @@ class OpenVinoArtefact(Artefact):
 
 
 class JaxArtefact(Artefact):
-    """A jax export: the zip file of a program, its weights and its metadata."""
+    """A jax export: the zip file of a program, its weights and its metadata.
+
+    Attributes:
+        this_machine: whether it calls the code that is compiled for this processor.
+    """
 
     runtime = "jax"
 
@@ -213,6 +220,12 @@ class JaxArtefact(Artefact):
                 f"{path}: not a jax export as `resnet-jax export --format jax` writes it: {error}"
             ) from error
         self.path, self.metadata = path, Metadata.read(texts, path)
+        self.this_machine = COMPILED in texts
+        if self.this_machine and texts[COMPILED] != native.identity():
+            raise DataError(
+                f"{path} calls code that was compiled for another processor, or by another version or compiler than "
+                "here: export the run here, or without --this-machine"
+            )
         first = exported.in_avals[-1].shape[0]
         self.batch = first if isinstance(first, int) else None
         self._weights, self._call = jax.device_put(weights), jax.jit(exported.call)

@@ -103,7 +103,8 @@ def _jax(trained: TrainedRun, out: Path, config: ExportConfig) -> Exported:
     network = NetworkFunction.of(trained, fold=config.fold, pixels=config.pixels)
     said = preprocessing_of(trained, takes="pixels" if config.pixels else "normalized", layout="channels_last")
     with replacing(out) as partial:
-        write_jax_export(network, Metadata.of(trained, said, config.licence), partial, config.batch)
+        metadata = Metadata.of(trained, said, config.licence)
+        write_jax_export(network, metadata, partial, config.batch, this_machine=config.this_machine)
         return _checked(trained, partial, out, config, ["jax"])
 
 

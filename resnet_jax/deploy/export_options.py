@@ -27,6 +27,9 @@ class ExportConfig:
     """onnx: the graph takes inputs of other sides too; not of networks that find boxes."""
     batch: AtLeast1 | None = None
     """Examples of a batch; None leaves it open."""
+    this_machine: bool = False
+    """jax: call the code that is compiled for this machine's processor, as the run does: about as fast as the run, but
+    only on such a processor and with this package; needs batch."""
     names: str = "ours"
     """safetensors: whose names the tensors have: ours, or torchvision, timm, cifar, transformers, pytorchcv, fixup."""
     licence: str = ""
@@ -37,9 +40,11 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and what a format does not use."""
         check_fields(self)
-        used = {"names": ("safetensors",), "any_size": ("onnx",)}
+        used = {"names": ("safetensors",), "any_size": ("onnx",), "this_machine": ("jax",)}
         if self.format == "safetensors":
             used |= dict.fromkeys(("fold", "pixels", "batch", "tolerance"), ("onnx", "jax", "saved"))
         for field, formats in used.items():
             if self.format not in formats and getattr(self, field) != getattr(ExportConfig, field):
                 raise UsageError(f"{field} is not used by format {self.format}, but by {', '.join(formats)}")
+        if self.this_machine and self.batch is None:
+            raise UsageError("this_machine needs batch: the code compiled here is called for batches of one size")

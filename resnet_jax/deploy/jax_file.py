@@ -2,7 +2,8 @@
 
 The file holds ``program.bin`` (:func:`jax.export.Exported.serialize`), a function of the weights, by name, and inputs;
 ``weights.safetensors``; and ``metadata.json`` (:mod:`resnet_jax.deploy.metadata`). Nothing in it is compressed. A
-program for other machines has XLA's forms of all operations, none compiled for one processor.
+program for other machines has XLA's forms of all operations, none compiled for one processor; one for this machine
+calls the code that is, and ``metadata.json`` names that code under ``resnet_jax.compiled``.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
-from resnet_jax.deploy.artefact import METADATA, PROGRAM, WEIGHTS
+from resnet_jax.deploy.artefact import COMPILED, METADATA, PROGRAM, WEIGHTS
 from resnet_jax.deploy.function import NetworkFunction
 from resnet_jax.deploy.metadata import Metadata
+from resnet_jax.errors import UsageError
+from resnet_jax.ops import exported_for_this_machine, native, native_calls
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write_jax_export(network: NetworkFunction, metadata: Metadata, path: Path, batch: int | None = None) -> None:
+def write_jax_export(
+    network: NetworkFunction, metadata: Metadata, path: Path, batch: int | None = None, *, this_machine: bool = False
+) -> None:
     """Write a network as a jax export.
 
     Args:
@@ -32,6 +37,10 @@ def write_jax_export(network: NetworkFunction, metadata: Metadata, path: Path, b
         metadata: what the file says of itself.
         path: of the file.
         batch: examples of a batch; None: any number.
+        this_machine: keep the calls of the code that is compiled for this processor.
+
+    Raises:
+        UsageError: there is no such code.
     """
     from safetensors.numpy import save
 
@@ -43,8 +52,19 @@ def write_jax_export(network: NetworkFunction, metadata: Metadata, path: Path, b
     def outputs(weights: dict[str, jax.Array], images: jax.Array) -> Any:
         return network(unflatten_dict(weights, sep="/"), images)
 
-    program = export.export(jax.jit(outputs), platforms=PLATFORMS)(shapes, inputs)
+    texts = metadata.as_texts()
+    if this_machine:
+        compiled = native.identity()
+        if compiled is None:
+            raise UsageError(f"this_machine: nothing is compiled for this processor: {native.status()}")
+        texts[COMPILED] = compiled
+        with exported_for_this_machine():
+            program = export.export(jax.jit(outputs), platforms=("cpu",), disabled_checks=native_calls())(
+                shapes, inputs
+            )
+    else:
+        program = export.export(jax.jit(outputs), platforms=PLATFORMS)(shapes, inputs)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr(PROGRAM, bytes(program.serialize()))
         file.writestr(WEIGHTS, save(weights))
-        file.writestr(METADATA, json.dumps(metadata.as_texts(), indent=1))
+        file.writestr(METADATA, json.dumps(texts, indent=1))

@@ -22,6 +22,7 @@ from resnet_jax.deploy.packages import is_installed, package
 from resnet_jax.errors import CheckError, DataError, UsageError
 from resnet_jax.models.digest import params_digest
 from resnet_jax.models.spec import ModelSpec
+from resnet_jax.ops import native
 from resnet_jax.runs.config import DataConfig, RunConfig
 from resnet_jax.runs.foreign import import_weights
 from resnet_jax.runs.inference import Inference
@@ -83,6 +84,24 @@ def test_a_file_gives_the_outputs_of_the_run_and_says_what_it_is(run, images, tm
     assert [each.name for each in tmp_path.iterdir()] == ["net"]
 
 
+@pytest.mark.slow
+def test_an_export_for_this_machine_calls_its_code_and_is_refused_elsewhere(run, images, tmp_path, monkeypatch):
+    if not native.available():
+        pytest.skip(f"nothing compiled: {native.status()}")
+    out = tmp_path / "net.jax"
+    export_run(run, out, config("jax", this_machine=True, batch=2))
+    with zipfile.ZipFile(out) as file:
+        program = jax.export.deserialize(bytearray(file.read("program.bin")))
+    assert "@resnet_jax_conv" in program.mlir_module()
+    assert difference(load_artefact(out).outputs_of_pixels(images), Inference(run).outputs(images)) < 1e-5
+    monkeypatch.setattr(native, "identity", lambda: "native-of-another-machine")
+    with pytest.raises(DataError, match=r"net.jax calls code that was compiled for another processor.*export the run"):
+        load_artefact(out)
+    monkeypatch.setattr(native, "identity", lambda: None)
+    with pytest.raises(UsageError, match="nothing is compiled for this processor"):
+        export_run(run, out, config("jax", this_machine=True, batch=2))
+
+
 def test_a_file_that_differs_is_not_kept_and_the_one_before_it_is(run, tmp_path, monkeypatch):
     """The planted fault is in the weights: one number of one kernel."""
     out, real = tmp_path / "net.onnx", export_module.NetworkFunction.of
@@ -123,6 +142,8 @@ def test_weights_alone_are_the_same_to_the_bit_under_our_names_and_another_libra
         ({"format": "onnx", "names": "timm"}, "names is not used by format onnx, but by safetensors"),
         ({"format": "safetensors", "pixels": True}, "pixels is not used by format safetensors"),
         ({"format": "jax", "any_size": True}, "any_size is not used by format jax"),
+        ({"format": "onnx", "this_machine": True, "batch": 2}, "this_machine is not used by format onnx, but by jax"),
+        ({"format": "jax", "this_machine": True}, "this_machine needs batch"),
         ({"batch": 0}, "batch"),
         ({"tolerance": 0.0}, "tolerance"),
     ],

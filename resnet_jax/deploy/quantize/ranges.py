@@ -7,7 +7,8 @@ from typing import Literal, assert_never
 
 import numpy as np
 
-Method = Literal["minmax", "percentile", "mse", "entropy"]
+Clipping = Literal["minmax", "percentile", "mse", "entropy"]
+Method = Literal[Clipping, "averaged"]
 BINS = 2048
 """Of the histogram of a tensor."""
 PERCENTILE = 99.99
@@ -71,7 +72,7 @@ class Histogram:
         return (edges[1:] + edges[:-1]) / 2
 
 
-def range_of(histogram: Histogram, method: Method) -> Range:
+def range_of(histogram: Histogram, method: Clipping) -> Range:
     """Choose the range of a tensor.
 
     ``minmax``: all values. ``percentile``: all but the largest 0.01 % of magnitudes. ``mse``: of 100 shares of that of

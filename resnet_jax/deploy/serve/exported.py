@@ -11,7 +11,7 @@ import numpy as np
 
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.transform import Geometry
-from resnet_jax.deploy.artefact import load_artefact
+from resnet_jax.deploy.artefact import JaxArtefact, load_artefact
 from resnet_jax.deploy.serve.engine import Engine, Ready
 from resnet_jax.deploy.serve.problems import not_readable
 from resnet_jax.errors import DataError, UsageError
@@ -43,7 +43,8 @@ class ArtefactEngine(Engine):
             raise UsageError(f"{path} answers with boxes: serve the run directory, which places them")
         if not artefact.classes:
             raise UsageError(f"{path} does not say what its outputs are: export it with class names")
-        if artefact.runtime == "jax" and jax.default_backend() == "cpu" and native.available():
+        portable = isinstance(artefact, JaxArtefact) and not artefact.this_machine
+        if portable and jax.default_backend() == "cpu" and native.available():
             self.notes = (
                 f"{path} is a jax export, which runs everywhere and so without the code that is compiled for this "
                 "processor: its run directory, or an ONNX file, is served faster",

@@ -23,7 +23,7 @@ and kept in the user's cache directory. Without a compiler everything works, in 
 which, and why.
 """
 
-from resnet_jax.ops.native.build import FUNCTIONS, available, status
+from resnet_jax.ops.native.build import FUNCTIONS, available, identity, status
 from resnet_jax.ops.native.call import forward, input_gradient, takes, weight_gradient
 from resnet_jax.ops.native.channels import collect, moments
 from resnet_jax.ops.native.finished import finished, takes_finished
@@ -32,7 +32,7 @@ from resnet_jax.ops.native.packed import pack, packed, packed_floats
 from resnet_jax.ops.native.probe import join, squares
 
 __all__ = [
-    "FUNCTIONS", "available", "collect", "finished", "forward", "input_gradient", "join", "max_pool", "max_pool_gather",
-    "max_pool_scatter", "moments", "pack", "packed", "packed_floats", "squares", "status", "takes", "takes_finished",
-    "weight_gradient",
+    "FUNCTIONS", "available", "collect", "finished", "forward", "identity", "input_gradient", "join", "max_pool",
+    "max_pool_gather", "max_pool_scatter", "moments", "pack", "packed", "packed_floats", "squares", "status", "takes",
+    "takes_finished", "weight_gradient",
 ]  # fmt: skip

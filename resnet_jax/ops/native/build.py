@@ -26,6 +26,7 @@ FUNCTIONS = (
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _opened_once: list[ctypes.CDLL] = []
+_identities: list[str] = []
 
 
 def available() -> bool:
@@ -37,6 +38,11 @@ def status() -> str:
     """Return ``native``, or ``xla`` and the reason."""
     reason = _reason()
     return "native" if reason is None else f"xla ({reason})"
+
+
+def identity() -> str | None:
+    """Return what names the compiled code: its sources, compiler, jaxlib and processor; None if there is none."""
+    return _identities[0] if available() else None
 
 
 def integer(name: str, *arguments: int) -> int:
@@ -66,10 +72,11 @@ def _load() -> str | None:
     if compiler is None:
         return _slower("no C++ compiler was found: install g++ or clang++, or set CXX")
     try:
-        opened = _opened(compiler)
+        opened, found = _opened(compiler)
         for name in FUNCTIONS:
             jax.ffi.register_ffi_target(f"resnet_jax_{name}", jax.ffi.pycapsule(getattr(opened, name)), platform="cpu")
         _opened_once.append(opened)
+        _identities.append(found)
     except (CompilerError, OSError, AttributeError) as error:
         return _slower(str(error))
     return None
@@ -80,11 +87,12 @@ def _slower(reason: str) -> str:
     return reason
 
 
-def _opened(compiler: str) -> ctypes.CDLL:
-    """Load the library; one that does not load (another C library) is compiled anew."""
+def _opened(compiler: str) -> tuple[ctypes.CDLL, str]:
+    """Load the library, and return its identity too; one that does not load (another C library) is compiled anew."""
     found = library.library(compiler)
     try:
-        return load(found)
+        return load(found), found.path.stem
     except OSError:
         found.path.unlink(missing_ok=True)
-        return load(library.compiled(compiler))
+        found = library.compiled(compiler)
+        return load(found), found.path.stem

@@ -172,6 +172,17 @@ def test_ranges():
     assert 3 < found["mse"] < 50
 
 
+def test_averaged_ends_are_those_of_the_batches():
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    batches = [np.array([-1, 2], np.float32), np.array([-3, 7], np.float32)]
+    assert calibrate(model, ["x", "y"], batches, "averaged") == {"x": Range(-2.0, 4.5), "y": Range(0.0, 4.5)}
+    assert calibrate(model, ["x", "y"], batches, "minmax") == {"x": Range(-3.0, 7.0), "y": Range(0.0, 7.0)}
+
+
 def test_the_gradient_of_rounding_is_that_of_the_identity_within_the_range():
     gradient = jax.grad(lambda x: round_activations(x, Range(-1.0, 1.0)).sum())(jnp.array([-2.0, -0.3, 0.4, 3.0]))
     assert gradient.tolist() == [0, 1, 1, 0]
