@@ -47,7 +47,7 @@ class CardFacts:
     @property
     def evaluated(self) -> str:
         """Return the images that the figures are of, in words, without the folders they lie in."""
-        return self.result.what.replace(self.result.place, source_name(self.result.place))
+        return _without_folders(self.result)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
@@ -69,6 +69,11 @@ class CardFacts:
                 "depth": depth_json(self.depth),
             }
         )
+
+
+def _without_folders(result: RunEvaluation) -> str:
+    """Return which images were evaluated, in words, without the folders they lie in."""
+    return result.what.replace(result.place, source_name(result.place))
 
 
 def _finite(value: Any) -> Any:
@@ -154,4 +159,4 @@ def _temperature(trained: TrainedRun, split: str, val_source: str | None) -> tup
             f"not fitted: the network is right about all {found.examples:,} validation examples, so that they want it "
             "surer without end"
         )
-    return fit_temperature(logits, labels), f"{found.examples:,} examples, {found.what}"
+    return fit_temperature(logits, labels), f"{found.examples:,} examples, {_without_folders(found)}"

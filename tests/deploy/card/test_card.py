@@ -61,6 +61,8 @@ def test_the_card(cards, capsys):
     assert len(card["depth"]["grad_norm"]) == len(card["depth"]["blocks"]) == 9
     compile(text.split("```python")[1].split("```")[0], "card", "exec")
     page = (folder / "report.html").read_text()
+    for path in folder.iterdir():  # no folder of the machine
+        assert str(cards).encode() not in path.read_bytes(), path.name
     assert 'id="figure-reliability"' in page
     assert (folder / "reliability.png").stat().st_size > 5000
     assert json.loads((folder / "card.json").read_text())["digest"] == card["digest"]

@@ -16,7 +16,7 @@ import pytest
 
 from resnet_jax.deploy.serve.process import bind
 from resnet_jax.errors import UsageError
-from tests.deploy.serve.test_app import bomb
+from tests.deploy.serve.hostile import bomb
 from tests.deploy.serve.tools import image, there
 
 SERVER = """
