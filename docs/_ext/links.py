@@ -18,7 +18,7 @@ _LINK = re.compile(
 PAGES = {
     ROOT / "README.md": "index.md",
     RESULTS: "results/index.md",
-    **{ROOT / f"{name}.md": f"project/{name.lower()}.md" for name in ("SECURITY", "CONTRIBUTING", "CHANGELOG")},
+    **{path: f"project/{path.name.lower()}" for path in ROOT.glob("*.md") if path.name != "README.md"},
 }
 
 
@@ -60,6 +60,8 @@ def rewritten(text: str, source: Path, page: Path) -> str:
         shown = page_of(path)
         if path.is_dir() and shown is None:
             shown = page_of(path / "README.md") if (path / "README.md").exists() else DOCS / "results" / "index.md"
+        if path.suffix == ".md" and shown is None:
+            return match["text"]  # a page that the site does not have
         there = os.path.relpath(shown or path, page.parent)
         return f"{match['image']}[{match['text']}]({there}{hash_}{anchor})"
 

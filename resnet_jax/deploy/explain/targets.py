@@ -30,7 +30,7 @@ class Target:
 
     Attributes:
         index: of the class, label or value, int32 (N,).
-        region: of pixels, those that count, bool (N, *sides of the outputs).
+        region: of pixels, those that count, bool ``(N, *sides)``, the sides those of the outputs.
         place: of boxes, which of the P places of the outputs, int32 (N,).
         kind: what the output is; see :data:`Kind`.
         head: of several heads, the name of the one that is explained.
