@@ -11,7 +11,9 @@ import pytest
 
 import resnet_jax
 import resnet_jax.depth
+import resnet_jax.models
 import resnet_jax.training
+import resnet_jax.weights
 
 HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "sklearn", "scipy.stats", "matplotlib", "orbax", "cv2", "tyro")
 
@@ -48,7 +50,8 @@ def test_building_a_network_and_a_step_loads_none_of_them_either(fresh):
     assert fresh["built"] == []
 
 
-SURFACES = [(floor, name) for floor in (resnet_jax, resnet_jax.depth, resnet_jax.training) for name in floor.__all__]
+FLOORS = (resnet_jax, resnet_jax.depth, resnet_jax.models, resnet_jax.training, resnet_jax.weights)
+SURFACES = [(floor, name) for floor in FLOORS for name in floor.__all__]
 
 
 @pytest.mark.parametrize(("floor", "name"), SURFACES, ids=[f"{floor.__name__}.{name}" for floor, name in SURFACES])

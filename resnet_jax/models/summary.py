@@ -68,7 +68,7 @@ def summarize(model: nn.Module, input_shape: Sequence[int], depth: int = 3) -> l
     >>> from resnet_jax.models.zoo import create_model
     >>> rows = summarize(create_model("resnet20_cifar"), (32, 32, 3), depth=1)
     >>> [(row.path, row.shape, row.params) for row in rows if row.path != "stage2"]
-    [('stem', (32, 32, 16), 464), ('stage1', (32, 32, 16), 14016), ('stage3', (8, 8, 64), 203136), ('head', (10,), 650)]
+    [('stem', (32, 32, 16), 464), ('stage1', (32, 32, 16), 14016), ('stage3', (8, 8, 64), 203520), ('head', (10,), 650)]
     """
     if isinstance(model, TwoTowers):
         parts = zip(model.towers.items(), (input_shape, model.other_shape), strict=True)

@@ -71,10 +71,15 @@ VARIABLES = (
     Variable("CXX", "a compiler; c++, g++, clang++", "the C++ compiler"),
     Variable("XDG_CACHE_HOME", "a directory; ~/.cache", "on Linux, where the cache directory is made"),
     Variable("LOCALAPPDATA", "a directory", "on Windows, where the cache directory is made"),
+    Variable("TFDS_DATA_DIR", "a directory; ~/tensorflow_datasets", "where `doctor` looks for prepared sets"),
     Variable("HF_ENDPOINT", "a URL", "a mirror of the hub, for weights by name"),
     Variable("JAX_PLATFORMS", "cpu, cuda, tpu; JAX decides", "which devices JAX takes (JAX's own)"),
     Variable("JAX_PLATFORM_NAME", "as JAX_PLATFORMS", "the same, as it was called before"),
     Variable("JAX_ENABLE_X64", "1; 0", "float64, for model.dtype float64 (JAX's own)"),
+    Variable(
+        "JAX_DISABLE_JIT, JAX_DEBUG_NANS", "1; 0",
+        "nothing is compiled; every result is fetched and looked at: `doctor` says that both are slow (JAX's own)",
+    ),
     Variable(
         "JAX_COMPILATION_CACHE_DIR", "a directory",
         "where JAX keeps compiled programs in place of ours, without a checksum and a bound (JAX's own)",

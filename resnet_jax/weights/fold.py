@@ -59,7 +59,7 @@ def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, d
     for path in params:
         if "conv" in path[-2] and path[-1] == "kernel":
             folded[path] = _plain_kernel(config, params, path[:-1])
-    for norm in {path[:-1] for path in stats}:
+    for norm in dict.fromkeys(path[:-1] for path in stats):  # in order: kept programs are found again by their text
         gain = params[*norm, "scale"] / jnp.sqrt(stats[*norm, "var"] + config.norm_eps)
         mean, bias = stats[*norm, "mean"], params[*norm, "bias"]
         conv = _conv_before(config, norm)

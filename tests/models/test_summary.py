@@ -10,13 +10,12 @@ from resnet_jax.models.summary import summarize, total
 from resnet_jax.models.towers import two_towers
 from resnet_jax.models.zoo import create_model, list_models
 
-#: One of each: plain, bottlenecks, scalars of Fixup, gains, attention, heads of pixels and boxes, one and three
+#: One of each: plain, scalars of Fixup, gains, attention, heads of pixels and boxes, one and three
 #: dimensions, characters.
 SOME = [
     ("resnet20_cifar", {}, (32, 32, 3)),
-    ("resnet50", {}, (64, 64, 3)),
     ("fixup_resnet20_cifar", {}, (32, 32, 3)),
-    ("resnet18", {"head": "fcn", "num_classes": 3}, (64, 64, 3)),
+    pytest.param("resnet18", {"head": "fcn", "num_classes": 3}, (64, 64, 3), marks=pytest.mark.slow),
     ("resnet18", {"head": "fcos", "num_classes": 3}, (64, 64, 3)),
     ("resnet_ts", {}, (150, 1)),
     ("resnet20_cifar", {"spatial_dims": 3, "in_channels": 1}, (16, 16, 16, 1)),
@@ -48,6 +47,7 @@ def test_rows_of_resnet50_are_those_of_its_table():
     assert (middle.block, rows["stage4/block0/branch/conv1"].block, stem.block) == (12, 13, None)
     assert (rows["stage3/block5/branch/norm2"].params, rows["stage3/block5/branch/norm2"].batch_stats) == (512, 512)
     assert (rows["head"].shape, rows["head"].params) == ((1000,), 2048 * 1000 + 1000)
+    assert total([*rows.values()]) == count(create_model("resnet50"), (224, 224, 3))
     blocks = summarize(create_model("resnet50"), (224, 224, 3), depth=2)
     assert [row.block for row in blocks] == [None, *range(16), None]
     assert [row.shape for row in summarize(create_model("resnet50"), (224, 224, 3), depth=1)] == [

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from resnet_jax.errors import UsageError
 from resnet_jax.models import ResNet, ResNetConfig
@@ -77,3 +78,14 @@ def test_other_norms_cannot_be_folded(norm):
     model = ResNet(dataclasses.replace(TINY, norm=norm, norm_groups=4))
     with pytest.raises(UsageError, match=f"only batch norm.*norm is {norm}"):
         fold_batch_norm(model, random_variables(model, (8, 8, 3)))
+
+
+def test_the_folding_program_is_the_same_in_every_process():
+    """Kept programs are found by their text: in the order of a set of names, it would be another one each time."""
+    model = ResNet(ResNetConfig((1,) * 6, (4, 8, 12, 16, 20, 24), stem="cifar", num_classes=5))
+    variables = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0))
+    program = jax.make_jaxpr(lambda variables: fold_batch_norm(model, variables)[1])(variables)
+    roots = [equation.outvars[0].aval.shape for equation in program.eqns if equation.primitive.name == "sqrt"]
+    stats = flatten_dict(variables["batch_stats"])
+    assert len(roots) > 12
+    assert roots == [stats[path].shape for path in stats if path[-1] == "var"]
