@@ -50,7 +50,7 @@ def words(command: list[str]) -> str:
 def test_the_readme_has_these_commands():
     assert {words(command) for command in COMMANDS} == {
         "train digits", "train --data", "finetune runs/digits", "predict runs/digits", "depth profile", "ablate digits",
-        "export runs/digits", "serve runs/digits", "help",
+        "export runs/digits", "serve runs/digits", "doctor", "help",
     }  # fmt: skip
 
 
