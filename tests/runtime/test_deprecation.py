@@ -22,7 +22,7 @@ def test_an_old_name_is_the_new_one_and_warns_where_it_is_used():
 
 
 def test_an_old_name_is_not_among_the_public_ones_and_others_are_unknown_as_before():
-    assert "Anatomy" not in depth.__all__
+    assert "Anatomy" not in depth.__all__  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(AttributeError, match="depth attribute Anatomi"):
         _ = depth.Anatomi  # pyright: ignore[reportAttributeAccessIssue]
     assert importlib.import_module("resnet_jax.depth").profile is depth.profile
