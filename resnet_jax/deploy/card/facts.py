@@ -76,6 +76,13 @@ def _without_folders(result: RunEvaluation) -> str:
     return result.what.replace(result.place, source_name(result.place))
 
 
+def _here(line: str, trained: TrainedRun, result: RunEvaluation) -> str:
+    """Return a note without the folders of the machine."""
+    for place in (result.place, trained.config.data.source):
+        line = line.replace(place, source_name(place)) if ":" in place else line
+    return line.replace(str(trained.path), trained.path.resolve().name)
+
+
 def _finite(value: Any) -> Any:
     """Return plain values with null for what is no number: JSON has none."""
     if isinstance(value, dict):
@@ -141,7 +148,7 @@ def measure(
         depth=measure_depth(trained, source) if depth else None,
         machine=machine(),
         licence=licence,
-        notes=tuple(dict.fromkeys((*result.said, *result.notes, *notes))),
+        notes=tuple(dict.fromkeys(_here(line, trained, result) for line in (*result.said, *result.notes, *notes))),
     )
 
 
