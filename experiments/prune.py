@@ -106,8 +106,9 @@ def family(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing of a family, and measure it."""
     start, given = start_of(name, options)
     given = given | {"task.distill.teacher": str(start.resolve())}
-    folders = {way: options.out / name / way for way in WAYS[name]}
-    for way, how in WAYS[name].items():
+    ways = {way: how for way, how in WAYS[name].items() if way == "full" or way in (options.ways or WAYS[name])}
+    folders = {way: options.out / name / way for way in ways}
+    for way, how in ways.items():
         trained(start, folders[way], how, given, options, LENGTH[name])
     networks = [load_run(folder / FINETUNED) for folder in folders.values()]
     files = [folder / "net.onnx" for folder in folders.values()]
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--resnet18", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--families", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", help="these beside the full network, such as half-without-1")
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     result = options.out / "results.json" if options.steps else RESULT
@@ -135,7 +137,7 @@ def main() -> None:
         found[name] = family(name, options) | {"processor": dataclasses.asdict(Processor.here())}
         result.parent.mkdir(parents=True, exist_ok=True)
         write_whole(result, json.dumps(found, indent=1) + "\n")
-        for way in WAYS[name]:
+        for way in WAYS[name].keys() & found[name].keys():
             row = found[name][way]
             speeds = ", ".join(f"{column} {times:.2f}x" for column, times in row["times_full"].items())
             print(f"{name} {way}: {row['jpeg']} and {row['lossless']} right, {row['macs']:,} multiply-adds; {speeds}")
