@@ -137,7 +137,7 @@ def main() -> None:
         found[name] = family(name, options) | {"processor": dataclasses.asdict(Processor.here())}
         result.parent.mkdir(parents=True, exist_ok=True)
         write_whole(result, json.dumps(found, indent=1) + "\n")
-        for way in WAYS[name].keys() & found[name].keys():
+        for way in (way for way in WAYS[name] if way in found[name]):
             row = found[name][way]
             speeds = ", ".join(f"{column} {times:.2f}x" for column, times in row["times_full"].items())
             print(f"{name} {way}: {row['jpeg']} and {row['lossless']} right, {row['macs']:,} multiply-adds; {speeds}")
