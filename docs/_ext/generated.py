@@ -31,7 +31,7 @@ def read_source(app, docname: str, source: list[str]) -> None:
 
 
 #: A star of a shape, ``(N, *spatial, C)``, where it is not marked as code.
-_STAR = re.compile(r"(``.*?``|`.*?`)|(?<![\w*\\\\])\*(?=[a-z_]+(?:[,)]| of|$))")
+_STAR = re.compile(r"""(``.*?``|`.*?`)|(?<![\w*\\\\])\*(?=[a-z_]+(?:[,)\]'"]| of|$))""")
 
 
 def mend_shapes(app, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
