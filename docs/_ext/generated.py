@@ -5,7 +5,9 @@ each package) become pages in folders that git does not know. A link of a page i
 becomes a link to its page; a link to another file of the repository offers that file.
 """
 
+import importlib
 import re
+import types
 from pathlib import Path
 
 import api_pages
@@ -39,9 +41,16 @@ def mend_shapes(app, what: str, name: str, obj: object, options: object, lines: 
     lines[:] = [_STAR.sub(lambda match: match[1] or r"\*", line) for line in lines]
 
 
+def source_of(app, module: str, name: str) -> str | None:
+    """Return where the source of a type alias is: that of ``dict`` would be nowhere."""
+    value = getattr(importlib.import_module(module), name, None)
+    return module if isinstance(value, types.GenericAlias) else None
+
+
 def setup(app) -> dict:
     """Connect."""
     app.connect("builder-inited", generate, priority=100)
     app.connect("source-read", read_source)
+    app.connect("viewcode-follow-imported", source_of)
     app.connect("autodoc-process-docstring", mend_shapes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
