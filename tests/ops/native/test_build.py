@@ -97,7 +97,7 @@ def test_two_threads_load_it_once(monkeypatch):
 def test_a_damaged_library_is_compiled_anew(quick_compiler, cache, damage):
     compiler, runs = quick_compiler
     cxx.compiled(compiler).path.write_bytes(damage)
-    assert build._opened(compiler).conv_forward
+    assert build._opened(compiler)[0].conv_forward
     assert runs() == 2
 
 
@@ -109,7 +109,7 @@ def test_a_library_cut_short_is_compiled_anew_before_it_is_mapped(quick_compiler
     whole = library.read_bytes()
     library.write_bytes(whole[: int(len(whole) * part)])
     with caplog.at_level(logging.WARNING):
-        assert build._opened(compiler).conv_forward
+        assert build._opened(compiler)[0].conv_forward
     assert runs() == 2
     assert f"{library} is not what was written there: it is not loaded but compiled anew" in caplog.text
     assert library.read_bytes() == whole
@@ -271,7 +271,7 @@ def test_what_was_begun_is_waited_for_and_compiled_once(quick_compiler, cache, t
     begin_anew(monkeypatch, slow)
     while not cxx.is_compiling():
         time.sleep(0.01)
-    assert build._opened(slow).conv_forward
+    assert build._opened(slow)[0].conv_forward
     assert not cxx.is_compiling()
     assert runs() == 1
     assert cxx.library(slow).path == cxx.compiled(slow).path  # and after that as if nothing had been begun
