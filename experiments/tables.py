@@ -128,10 +128,12 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines).replace("| --- ", "|---").replace("--- |", "---|")
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int | None = None) -> str:
+    """Return a Markdown table; the columns from ``numbers`` on are to the right."""
+    texts = len(header) if numbers is None else numbers
+    rule = f"|{'---|' * texts}{'---:|' * (len(header) - texts)}\n"
+    head, *body = (f"| {' | '.join(line)} |\n" for line in (header, *rows))
+    return head + rule + "".join(body)
 
 
 NAMES = {"torch": "PyTorch", "torch_compile": "`torch.compile`", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -164,11 +166,16 @@ def accuracy_table(rows: Sequence[dict[str, Any]]) -> str:
 def network_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the page of all networks: sizes, and speeds where they were measured."""
     header = ("network", "input", "parameters", "multiply-adds", "CPU images/s: infer", "train", "v5e, at most")
+
+    def number(text: str) -> str:
+        return f"{float(text):,.0f}" if text and float(text) >= 1000 else text
+
     return markdown(header, [
-        (f"`{row['network']}`", row["input"], f"{int(row['parameters']):,}", f"{int(row['multiply_adds']):,}",
-         row["cpu_infer_images_per_second"], row["cpu_train_images_per_second"], row["v5e_images_per_second_bound"])
+        (row["network"], row["input"], number(row["parameters"]), number(row["multiply_adds"]),
+         *(number(row[f"{what}_images_per_second{bound}"])
+           for what, bound in (("cpu_infer", ""), ("cpu_train", ""), ("v5e", "_bound"))))
         for row in rows
-    ])  # fmt: skip
+    ], numbers=2)  # fmt: skip
 
 
 def inserted(text: str, name: str, table: str) -> str:

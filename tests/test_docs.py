@@ -50,6 +50,10 @@ def links(path: Path) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text(encoding="utf-8")))
 
 
+def test_no_page_has_the_name_of_one_that_sphinx_makes_in_its_place():
+    assert not {"search.md", "genindex.md", "py-modindex.md"} & {path.name for path in PAGES if path.parent == DOCS}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(DOCS).with_suffix("").as_posix())
 def test_links_of_a_page_lead_to_files_and_headings(path):
     for link in links(path):
