@@ -29,8 +29,8 @@ def test_whatever_is_put_together_the_sums_are_those_of_count(name, choices, sha
 
 
 @pytest.mark.slow
-def test_the_same_of_every_named_network():
-    for name in list_models():
+def test_the_same_of_every_fourth_named_network():
+    for name in list_models()[::4]:
         if MODELS[name].config.num_blocks > 80:  # 1,202 layers are as many rows, and nothing else
             continue
         model, shape = create_model(name), MODELS[name].input_shape
