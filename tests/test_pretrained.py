@@ -95,6 +95,7 @@ def check(images: Images, name: str, tmp_path: Path, ways=WAYS) -> int:
     return int(right.sum())
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_is_as_good_whatever_way_the_images_come(shared_data, tmp_path):
     """64x64 gave 20.9 %, three of ten classes 0 of 293."""
     with few_devices(1), kept_programs(tmp_path / "programs"):

@@ -73,6 +73,7 @@ def all_sixty(place):
     return evaluate_run(load_run(place / "net"), source=f"npz:{place / 'own.npz'}", logits=True)
 
 
+@pytest.mark.slow
 def test_eval_brings_images_to_the_size_of_the_network_as_predict_does(place, all_sixty, tmp_path, command):
     """It took them as they were stored: CIFAR's at 64x64 gave 20.9 % where predict found 934 of 1,017."""
     large = save(tmp_path / "large.npz", size=16)

@@ -59,6 +59,7 @@ class FakeFit:
         return type("Fitted", (), {"summary": summary})
 
 
+@pytest.mark.slow
 def test_every_stage_starts_from_the_one_before_and_the_table_says_what_it_came_to(
     place, tmp_path, command, monkeypatch
 ):

@@ -71,6 +71,7 @@ def test_every_command_as_it_stands(folder, command):
         assert process.stop() == 143
 
 
+@pytest.mark.slow
 def test_its_python(folder):
     (snippet,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     names: dict[str, object] = {}

@@ -21,6 +21,7 @@ def test_what_is_neither_network_nor_run_is_refused(command):
     assert "did you mean" in err
 
 
+@pytest.mark.slow
 def test_quiet_prints_the_object_alone(command):
     status, out, err = command("models", "resnet20_cifar", "--quiet", "--json")
     assert (status, err, len(out.splitlines())) == (0, "", 1)

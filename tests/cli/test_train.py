@@ -179,6 +179,7 @@ def test_killed_and_stopped_and_resumed_it_ends_at_the_same_parameters(
     assert len(list((run_dir / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_data_without_a_recipe_is_looked_at_once_chosen_for_and_gone_on_with(
     finished, stripes, tmp_path, command, monkeypatch
 ):

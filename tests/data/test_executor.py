@@ -166,6 +166,7 @@ def test_real_processes_and_workers_give_the_same_200_batches(photographs, tmp_p
     assert found == {start: {digest(batches.iterate(start, STEPS, threads=0))} for start in (0, 77)}
 
 
+@pytest.mark.slow
 def test_evaluation_in_workers_and_errors_in_place_of_their_batch(own):
     """What is wrong in a worker is raised here, of its own kind, after the batches before it; nothing is left."""
     source = own.Own(np.arange(8) % 2)

@@ -30,6 +30,7 @@ def prepared(*texts, batch=BATCH, spec=None, mean=MEAN, std=STD):
     return jax.jit(prepare)(jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_every_transform_draws_what_the_functions_draw():
     key = jax.random.key(0)
     images = jax.jit(lambda batch: normalize(augment(key, batch, Augment(2, True)), MEAN, STD))(BATCH)

@@ -126,6 +126,7 @@ def ends():
     return np.random.default_rng(5).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_network_against_finite_differences_and_scanned(network):
     model, variables = network
     start, stop = ends()
@@ -146,6 +147,7 @@ def test_network_against_finite_differences_and_scanned(network):
     assert found.about["of"] == "loss of class 1"
 
 
+@pytest.mark.slow
 def test_statistics_of_the_line_are_those_of_the_batch(network, tmp_path):
     model, variables = network
     start, stop = ends()

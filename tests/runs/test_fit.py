@@ -215,6 +215,7 @@ class Told(Observer):
         self.calls.append(("close",))
 
 
+@pytest.mark.slow
 def test_fit_tells_observers_and_returns_summary_history_and_network(tmp_path):
     """One that raises is said and left out; the run is finished, and asked for again it returns the same."""
 

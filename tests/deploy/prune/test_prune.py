@@ -41,6 +41,7 @@ def kernels(variables) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim > 1]
 
 
+@pytest.mark.slow
 def test_a_pruned_run_is_a_run(run, tmp_path):
     how = HowToPrune(ratio=(0.5,), min_channels=1, multiple_of=1, images=16)
     lines: list[str] = []
