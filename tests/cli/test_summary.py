@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 
 def test_the_summary_of_a_network(command):
     status, out, err = command("summary", "resnet20_cifar", "--depth", "2", "--model.norm", "none", "--json")
