@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -273,9 +274,22 @@ def _caches(findings: list[Finding]) -> dict[str, Any]:
     elif (reason := why_not_writable(folder)) is not None:
         findings.append(Finding("slow", f"compiled programs are not kept, {_home(folder)}: {reason}; {VARIABLE} names "
                                         "another directory"))  # fmt: skip
+    if sys.dont_write_bytecode and (without := _without_bytecode()):
+        findings.append(Finding("slow", f"every start compiles Python's sources again, those of {without} among them: "
+                                        "PYTHONDONTWRITEBYTECODE is set, and nothing was compiled when they were "
+                                        "installed; unset it, or `uv sync --compile-bytecode` once"))  # fmt: skip
     if folder.exists() and shutil.disk_usage(folder).free < 1 << 30:
         findings.append(Finding("slow", f"less than 1 GiB is free where {_home(folder)} is"))
     return found
+
+
+def _without_bytecode(packages: Sequence[str] = ("jax", "numpy")) -> str | None:
+    """Return the first of some packages whose sources lie here uncompiled."""
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.cached is not None and not Path(spec.cached).exists():
+            return package
+    return None
 
 
 def _data(environment: Mapping[str, str]) -> dict[str, Any]:

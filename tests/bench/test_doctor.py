@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
+import py_compile
 import subprocess
 import sys
 import tomllib
@@ -70,6 +73,21 @@ def test_what_is_slow_is_said_with_its_reason(monkeypatch):
     assert any("JAX_DISABLE_JIT" in each for each in said["slow"])
     assert any("4 devices" in each for each in said["note"])
     assert found.sections["devices"]["devices"] == ["4 x cpu"]
+
+
+def test_sources_that_every_start_compiles_are_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_ask_jax", answers())
+    for name in ("with_bytecode", "without_bytecode"):
+        (tmp_path / f"{name}.py").write_text("")
+    py_compile.compile(str(tmp_path / "with_bytecode.py"), doraise=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    look = doctor._without_bytecode
+    assert look(("with_bytecode", "absent_package", "without_bytecode")) == "without_bytecode"
+    for off, package in itertools.product((True, False), ("with_bytecode", "without_bytecode")):
+        monkeypatch.setattr(sys, "dont_write_bytecode", off)
+        monkeypatch.setattr(doctor, "_without_bytecode", functools.partial(look, (package,)))
+        said = any("PYTHONDONTWRITEBYTECODE" in finding.says for finding in diagnose().findings)
+        assert said is (off and package == "without_bytecode")
 
 
 def test_a_package_that_is_missing_or_too_old_is_broken(monkeypatch):
