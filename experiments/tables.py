@@ -143,7 +143,7 @@ def speed_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the README's table of speeds: the newest of each."""
     newest = {(row["mode"], row["network"], row["batch"], row["instructions"]): row for row in rows}
     return markdown(
-        ("two CPU cores", "images/s", "the fastest other", "ratio", "run"),
+        ("on two CPU cores", "images/s", "fastest other (images/s)", "ratio", "run"),
         [(f"{'training' if row['mode'] == 'train' else 'inference'}, {row['network']}, batch {row['batch']}, "
           f"{row['instructions']}", row["images_per_second"], f"{NAMES[row['fastest_other']]} "
           f"{row['its_images_per_second']}", f"**{row['ratio']}**", f"[{row['date']}]({row['file']})")
@@ -151,21 +151,31 @@ def speed_table(rows: Sequence[dict[str, Any]]) -> str:
     )  # fmt: skip
 
 
+#: Metrics as people write them.
+METRICS = {"auc": "AUC", "ap50": "AP50", "miou": "mIoU", "class_recall1": "class recall@1"}
+
+
 def accuracy_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the README's table of what recipes reached here on data that was not composed."""
+
+    def measured(row: dict[str, Any]) -> str:
+        name, _, value = figure(about[row["recipe"]].expected, float(row["expected"])).rpartition(" ")  # type: ignore[arg-type]
+        return f"{METRICS.get(name, name)} {value}"
+
     about = dict(recipe_rows())
     found = [row for row in rows if row["expected"] and not row["recipe"].startswith("digits-")]
     return markdown(
-        ("recipe", "what", "reached here", "minutes on 2 cores", "run"),
-        [(f"`{row['recipe']}`", row["what"], figure(about[row["recipe"]].expected, float(row["expected"])),  # type: ignore[arg-type]
-          row["minutes"], f"[results]({row['results']})" if row["results"] else f"`{row['command']}`")
+        ("recipe", "network and training", "measured here", "minutes on two CPU cores", "run"),
+        [(f"`{row['recipe']}`", row["what"], measured(row), row["minutes"],
+          f"[results]({row['results']})" if row["results"] else f"`{row['command']}`")
          for row in found],
     )  # fmt: skip
 
 
 def network_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the page of all networks: sizes, and speeds where they were measured."""
-    header = ("network", "input", "parameters", "multiply-adds", "CPU images/s: infer", "train", "v5e, at most")
+    header = ("network", "input", "parameters", "multiply-adds",
+              "CPU inference (images/s)", "CPU training (images/s)", "v5e bound (images/s)")  # fmt: skip
 
     def number(text: str) -> str:
         return f"{float(text):,.0f}" if text and float(text) >= 1000 else text
