@@ -328,7 +328,7 @@ def transform_table(package: str = "resnet_jax.") -> str:
     Args:
         package: what the names of their modules begin with.
     """
-    rows = ["| transform | done on | what it does |", "|---|---|---|"]
+    rows = ["| transform | runs on | what it does |", "|---|---|---|"]
     for name, kind in sorted(_table().items()):
         if not kind.__module__.startswith(package):
             continue

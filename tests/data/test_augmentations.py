@@ -259,9 +259,9 @@ def test_inputs_that_it_cannot_take_are_refused(text, shape, dtype, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("brightness(-1)", r"brightness: need 0 <= low <= high <= 16 \(factor; 1 leaves the image\), got -1 and -1"),
+        ("brightness(-1)", r"brightness: need 0 <= low <= high <= 16 \(factor; 1 changes nothing\), got -1 and -1"),
         ("posterize(4, 2)", "posterize: need 0 <= low <= high <= 8"),
-        ("posterize(4.5)", r"posterize: low and high are whole numbers \(bits kept\), got 4.5, 4.5"),
+        ("posterize(4.5)", r"posterize: low and high are whole numbers \(bits to keep\), got 4.5, 4.5"),
         ("colour_jitter", "give brightness, contrast, saturation or hue"),
         ("colour_jitter(hue=0.6)", "hue must be at most 0.5"),
         ("gaussian_blur(4)", "size must be odd and at least 3, got 4"),

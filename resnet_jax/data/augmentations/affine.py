@@ -19,7 +19,7 @@ Array = Any
 @register_transform("random_affine")
 @dataclass(frozen=True)
 class RandomAffine(ForExample):
-    """A random turn, shift, enlargement and shear about the middle, at once: torchvision's RandomAffine.
+    """Random rotation, translation, scale and shear about the center, in one step: torchvision's RandomAffine.
 
     Attributes:
         degrees: the turn is uniform in -degrees .. degrees.

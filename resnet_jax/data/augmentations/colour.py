@@ -21,7 +21,7 @@ Array = Any
 @register_transform("colour_jitter")
 @dataclass(frozen=True)
 class ColourJitter(ForExample):
-    """Brightness, contrast, saturation and hue by random factors in random order: torchvision's ColorJitter.
+    """Random brightness, contrast, saturation and hue, in random order: torchvision's ColorJitter.
 
     Attributes:
         brightness: the factor is uniform in 1 - b .. 1 + b, at least 0.
@@ -77,7 +77,7 @@ class ColourJitter(ForExample):
 @register_transform("gaussian_blur")
 @dataclass(frozen=True)
 class GaussianBlur(ForExample):
-    """Blur of a random width: torchvision's GaussianBlur (SimCLR: 23 of 224 pixels, 0.1 to 2, probability 0.5).
+    """Gaussian blur of random width: torchvision's GaussianBlur (SimCLR: 23 for 224 pixels, 0.1 to 2, probability 0.5).
 
     Attributes:
         size: of the kernel, pixels, odd.

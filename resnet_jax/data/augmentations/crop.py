@@ -23,7 +23,7 @@ FIELD_BITS = 16
 @register_transform("random_resized_crop")
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of the image, of 8 to 100 % of its area, brought to data.image_size (ImageNet).
+    """Crops a random part of 8 to 100 % of the image's area and resizes it to data.image_size (ImageNet).
 
     What it does is :class:`resnet_jax.data.transform.Geometry`'s, for evaluation goes with it.
     """
@@ -38,7 +38,7 @@ class RandomResizedCrop:
 @register_transform("random_crop")
 @dataclass(frozen=True)
 class RandomCrop(ForExample):
-    """Zeros added on each side, then a random crop back to size (CIFAR: 4); signals and volumes too.
+    """Pads each side with zeros and crops back to size at random (CIFAR: 4); also for signals and volumes.
 
     Zero is black, before normalization, as in torchvision's ``RandomCrop(32, padding=4)``; of a mask it is background,
     but ``segmentation`` gets 255, which is no class. With ``border`` reflect inputs and masks are mirrored at

@@ -16,7 +16,7 @@ from resnet_jax.fields import AtLeast1, Share, is_known
 @register_transform("cutout")
 @dataclass(frozen=True)
 class Cutout:
-    """A square around a random pixel is set to the mean of the data (CIFAR-10: 16, CIFAR-100: 8).
+    """Sets a square around a random pixel to the mean of the data (CIFAR-10: 16, CIFAR-100: 8).
 
     Attributes:
         side: pixels.
@@ -39,7 +39,7 @@ class Cutout:
 @register_transform("random_erasing")
 @dataclass(frozen=True)
 class RandomErasing:
-    """A rectangle of random place, area and ratio becomes the mean, a random colour or noise (Zhong et al. 2017).
+    """Sets a rectangle of random place, area and ratio to the mean, a random color or noise (Zhong et al. 2017).
 
     Numbers are torchvision's, but for the largest ratio, which is 1 / 0.3 as in timm: ten rectangles are tried, and the
     first is taken that is smaller than the image. What is erased stays in masks and boxes.

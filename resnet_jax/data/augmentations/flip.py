@@ -19,7 +19,7 @@ Array = Any
 @register_transform("flip")
 @dataclass(frozen=True)
 class Flip(ForExample):
-    """Mirror left and right (signals and volumes: the last axis before the channels) with probability 1/2.
+    """Horizontal flip with probability 1/2 (signals and volumes: along the last axis before the channels).
 
     It is no augmentation where the mirror image is of another class: digits, letters, left and right.
 
@@ -51,7 +51,7 @@ class Flip(ForExample):
 @register_transform("alternating_flip")
 @dataclass(frozen=True)
 class AlternatingFlip:
-    """Mirror left and right in every other epoch: half of the images in even epochs, the other half in odd ones.
+    """Horizontal flip in every other epoch: half of the images in even epochs, the other half in odd ones.
 
     So two consecutive epochs show both sides of every image, where :class:`Flip` shows one of them twice half of the
     time (K. Jordan, arXiv 2404.00498, section 3.6). Which half begins mirrored is told from an image's index in the
@@ -103,7 +103,7 @@ def mirrored_in(index: Array, epoch: Array, salt: int = 0) -> Array:
 @register_transform("rotate90")
 @dataclass(frozen=True)
 class Rotate90(ForExample):
-    """A turn by 0, 90, 180 or 270 degrees, each as often, in the plane of two sides that are equal.
+    """Rotation by 0, 90, 180 or 270 degrees, equally likely, in the plane of two equal sides.
 
     Attributes:
         axes: the plane; of volumes also (-3, -1) or (-3, -2).

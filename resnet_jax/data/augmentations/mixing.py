@@ -42,7 +42,7 @@ class _Mixing:
 @register_transform("mixup")
 @dataclass(frozen=True)
 class Mixup(_Mixing):
-    """The average of two images and of their labels (CIFAR: 1, ImageNet: 0.2).
+    """Weighted average of two images and of their labels (CIFAR: 1, ImageNet: 0.2).
 
     Attributes:
         alpha: of the Beta(alpha, alpha) that says how much of each.
@@ -60,7 +60,7 @@ class Mixup(_Mixing):
 @register_transform("cutmix")
 @dataclass(frozen=True)
 class CutMix(_Mixing):
-    """A box of one image in another, and of their labels what is seen of each (1).
+    """Pastes a box of one image into another; labels are mixed by visible area (usual alpha: 1).
 
     Attributes:
         alpha: of the Beta(alpha, alpha) that says how large.
@@ -78,7 +78,7 @@ class CutMix(_Mixing):
 @register_transform("mix")
 @dataclass(frozen=True)
 class Mix(_Mixing):
-    """Mixup or cutmix: an image gets one of the two, each as often.
+    """Mixup or cutmix: each image gets one of the two, with equal probability.
 
     Attributes:
         mixup: alpha of mixup; 0 for none.

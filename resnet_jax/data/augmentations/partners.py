@@ -13,7 +13,7 @@ from resnet_jax.errors import UsageError
 @register_transform("shuffle_partners")
 @dataclass(frozen=True)
 class ShufflePartners:
-    """The examples of a batch that have the same class change partners: ``other`` is permuted within each class.
+    """Examples of the same class in a batch exchange partners: ``other`` is permuted within each class.
 
     Only for pairs in which nothing but the class belongs together. An epoch orders the examples anew, so the partners
     come from all of the class; every ``other`` is seen as often as without.

@@ -27,7 +27,7 @@ Operations = Literal["torchvision", "timm"]
 @register_transform("rand_augment")
 @dataclass(frozen=True)
 class RandAugment(Policy):
-    """So many operations drawn of a set, at one magnitude: E. D. Cubuk et al., RandAugment (2019, arXiv 1909.13719).
+    """n random operations from a set, at one magnitude: E. D. Cubuk et al., RandAugment (2019, arXiv 1909.13719).
 
     ``rand_augment(2, 9)`` is torchvision's default. ``rand_augment(2, 9, operations='timm', std=0.5)`` is timm's
     ``rand-m9-mstd0.5-inc1``, but for the interpolation, which timm draws of bilinear and bicubic, and its grey border.
@@ -75,7 +75,7 @@ class RandAugment(Policy):
 @register_transform("trivial_augment")
 @dataclass(frozen=True)
 class TrivialAugment(Policy):
-    """One operation at a uniform magnitude: S. G. Müller and F. Hutter, TrivialAugment (ICCV 2021), the wide set."""
+    """One operation at a random magnitude: S. G. Müller and F. Hutter, TrivialAugment (ICCV 2021), the wide set."""
 
     name: ClassVar = "trivial_augment"
 

@@ -18,7 +18,7 @@ Array = Any
 @register_transform("random_scale_crop")
 @dataclass(frozen=True)
 class RandomScaleCrop(ForExample):
-    """The image at a random scale, and of that a random part of a height and width; black where nothing is left.
+    """Scales the image randomly, then crops a random part of a given height and width; black beyond the image.
 
     Pixels are averaged where it shrinks and interpolated where it grows; masks take the nearest, and ``segmentation``
     is 255, no class, beyond the border. A side that is longer than the image at its scale has all of it, somewhere.

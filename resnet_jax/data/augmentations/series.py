@@ -23,7 +23,7 @@ Array = Any
 @register_transform("jitter")
 @dataclass(frozen=True)
 class Jitter:
-    """Normal noise added to every value; of inputs of any rank (T. T. Um et al., ICMI 2017: 0.05 of wearable sensors).
+    """Adds normal noise to every value, for inputs of any rank (T. T. Um et al., ICMI 2017: 0.05 for wearable sensors).
 
     Attributes:
         std: of the noise, in standard deviations of the data.
@@ -48,7 +48,7 @@ class Jitter:
 @register_transform("scaling")
 @dataclass(frozen=True)
 class Scaling:
-    """Every channel times a normal factor around 1; of inputs of any rank (T. T. Um et al., ICMI 2017: 0.1).
+    """Multiplies every channel by a normal factor around 1, for inputs of any rank (T. T. Um et al., ICMI 2017: 0.1).
 
     Attributes:
         std: of the factor.
@@ -74,7 +74,7 @@ class Scaling:
 @register_transform("time_stretch")
 @dataclass(frozen=True)
 class TimeStretch(ForExample):
-    """A signal played faster or slower, of the same length: linear interpolation, from its start; its end repeats.
+    """Plays a signal faster or slower from its start, at the same length: linear interpolation; the end repeats.
 
     Attributes:
         low: least speed; below 1 is slower, of which the end is lost.
@@ -160,7 +160,7 @@ class _AxisMask(ForExample):
 @register_transform("time_mask")
 @dataclass(frozen=True)
 class TimeMask(_AxisMask):
-    """Spans of time become the mean: the first axis of a spectrogram (time, frequency), of a signal too (SpecAugment).
+    """Sets spans of time to the mean: the first axis of a spectrogram (time, frequency) or a signal (SpecAugment).
 
     D. S. Park et al., SpecAugment (Interspeech 2019, arXiv 1904.08779): LibriSpeech basic has 100 of 10 ms, once.
 
@@ -175,7 +175,7 @@ class TimeMask(_AxisMask):
 @register_transform("freq_mask")
 @dataclass(frozen=True)
 class FreqMask(_AxisMask):
-    """Bands of frequency become the mean: the second axis of a spectrogram (time, frequency) (SpecAugment).
+    """Sets bands of frequency to the mean: the second axis of a spectrogram (time, frequency) (SpecAugment).
 
     D. S. Park et al., SpecAugment (Interspeech 2019, arXiv 1904.08779): LibriSpeech basic has 27 of 80, once.
 

@@ -105,7 +105,7 @@ def _transform_of(row: Operation) -> type:
     base = _Map if row.form == "affine" else _Ranged if row.magnitude else _Single
     title = "".join(part.capitalize() for part in row.name.split("_"))
     body = {
-        "__doc__": f"{row.does.rstrip('.')}{f'; low to high: {row.magnitude}' if row.magnitude else ''}.",
+        "__doc__": f"{row.does.rstrip('.')}{f'; magnitude: {row.magnitude}' if row.magnitude else ''}.",
         "__module__": __name__,
         "operation": row,
         "name": row.name,

@@ -45,7 +45,7 @@ class _Decibels:
 @register_transform("gain")
 @dataclass(frozen=True)
 class Gain(_Decibels):
-    """Every example louder or quieter by a level drawn uniformly in decibels, such as gain(-12, 12); of any rank.
+    """Amplifies every example by a level drawn uniformly in decibels, such as gain(-12, 12), for any rank.
 
     Attributes:
         low: least, in decibels.
@@ -63,7 +63,7 @@ class Gain(_Decibels):
 @register_transform("noise")
 @dataclass(frozen=True)
 class Noise(_Decibels):
-    """Normal noise so far below the example's own power, drawn uniformly in decibels, such as noise(10, 40).
+    """Adds normal noise at a signal-to-noise ratio drawn uniformly in decibels, such as noise(10, 40).
 
     Attributes:
         low: least ratio of signal to noise, in decibels.

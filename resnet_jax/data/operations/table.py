@@ -60,16 +60,16 @@ def _grey(xp: Any, image: Any, _: Any) -> Any:
     return colour.greyed(xp, image).astype(xp.uint8)
 
 
-_FACTOR = "factor; 1 leaves the image"
+_FACTOR = "factor; 1 changes nothing"
 _ROWS = (
     Operation("identity", "lookup", "Nothing.", colour.identity),
-    Operation("brightness", "lookup", "A blend with black.", colour.brightness, _FACTOR, 0.0, 16.0, 1.0),
-    Operation("contrast", "lookup", "A blend with the image's mean grey.", colour.contrast, _FACTOR, 0.0, 16.0, 1.0),
-    Operation("saturation", "blend", "A blend with the image in grey.", colour.greyed, _FACTOR, 0.0, 16.0, 1.0),
+    Operation("brightness", "lookup", "Blends with black.", colour.brightness, _FACTOR, 0.0, 16.0, 1.0),
+    Operation("contrast", "lookup", "Blends with the image's mean gray.", colour.contrast, _FACTOR, 0.0, 16.0, 1.0),
+    Operation("saturation", "blend", "Blends with the gray image.", colour.greyed, _FACTOR, 0.0, 16.0, 1.0),
     Operation(
         "sharpness",
         "blend",
-        "A blend with the image smoothed over 3 x 3 pixels.",
+        "Blends with the image smoothed over 3 x 3 pixels.",
         colour.smoothed,
         _FACTOR,
         0.0,
@@ -79,9 +79,9 @@ _ROWS = (
     Operation(
         "posterize",
         "lookup",
-        "The upper bits of values are kept.",
+        "Keeps the upper bits of each value.",
         colour.posterize,
-        "bits kept",
+        "bits to keep",
         0.0,
         8.0,
         8.0,
@@ -90,7 +90,7 @@ _ROWS = (
     Operation(
         "solarize",
         "lookup",
-        "Values from a threshold on are inverted.",
+        "Inverts values at or above a threshold.",
         colour.solarize,
         "threshold",
         0.0,
@@ -100,22 +100,22 @@ _ROWS = (
     Operation(
         "solarize_add",
         "lookup",
-        "A number is added to values below 128.",
+        "Adds a number to values below 128.",
         colour.solarize_add,
-        "added",
+        "number to add",
         -255.0,
         255.0,
         0.0,
     ),
-    Operation("autocontrast", "lookup", "Each channel is stretched to 0 .. 255.", colour.autocontrast),
-    Operation("equalize", "lookup", "Each channel's values become equally frequent.", colour.equalize),
-    Operation("invert", "lookup", "255 minus the value.", colour.invert),
-    Operation("grey", "whole", "The image in grey, in all channels (RandomGrayscale: probability 0.1).", _grey),
-    Operation("hue", "whole", "The hue is turned.", hue.turned, "share of the circle", -0.5, 0.5, 0.0),
+    Operation("autocontrast", "lookup", "Stretches each channel to 0 .. 255.", colour.autocontrast),
+    Operation("equalize", "lookup", "Makes each channel's values equally frequent.", colour.equalize),
+    Operation("invert", "lookup", "Replaces each value by 255 minus the value.", colour.invert),
+    Operation("grey", "whole", "Converts to gray in all channels (RandomGrayscale: probability 0.1).", _grey),
+    Operation("hue", "whole", "Rotates the hue.", hue.turned, "fraction of the circle", -0.5, 0.5, 0.0),
     Operation(
         "shear_x",
         "affine",
-        "Rows move left, the further down the more.",
+        "Shears rows to the left, more so further down.",
         affine.shear_x,
         "tangent of the angle",
         -4.0,
@@ -125,21 +125,23 @@ _ROWS = (
     Operation(
         "shear_y",
         "affine",
-        "Columns move up, the further right the more.",
+        "Shears columns upwards, more so further right.",
         affine.shear_y,
         "tangent of the angle",
         -4.0,
         4.0,
         0.0,
     ),
-    Operation("translate_x", "affine", "Everything moves right.", affine.translate_x, "pixels", -16384.0, 16384.0, 0.0),
-    Operation("translate_y", "affine", "Everything moves down.", affine.translate_y, "pixels", -16384.0, 16384.0, 0.0),
+    Operation(
+        "translate_x", "affine", "Translates to the right.", affine.translate_x, "pixels", -16384.0, 16384.0, 0.0
+    ),
+    Operation("translate_y", "affine", "Translates downwards.", affine.translate_y, "pixels", -16384.0, 16384.0, 0.0),
     Operation(
         "translate_x_rel",
         "affine",
-        "Everything moves right by a share.",
+        "Translates to the right, relative to the width.",
         affine.translate_x_rel,
-        "share of the width",
+        "fraction of the width",
         -1.0,
         1.0,
         0.0,
@@ -147,17 +149,17 @@ _ROWS = (
     Operation(
         "translate_y_rel",
         "affine",
-        "Everything moves down by a share.",
+        "Translates downwards, relative to the height.",
         affine.translate_y_rel,
-        "share of the height",
+        "fraction of the height",
         -1.0,
         1.0,
         0.0,
     ),
     Operation(
-        "rotate", "affine", "A turn about the middle.", affine.rotate, "degrees, counter-clockwise", -360.0, 360.0, 0.0
+        "rotate", "affine", "Rotates about the center.", affine.rotate, "degrees, counter-clockwise", -360.0, 360.0, 0.0
     ),
-    Operation("scale", "affine", "An enlargement about the middle.", affine.scale, _FACTOR, 0.1, 10.0, 1.0),
+    Operation("scale", "affine", "Scales about the center.", affine.scale, _FACTOR, 0.1, 10.0, 1.0),
 )
 
 #: Name -> operation.
