@@ -8,7 +8,7 @@ from resnet_jax.runs.about import About, Expected, Published
 from resnet_jax.runs.recipe_files import list_recipes
 from resnet_jax.runs.recipes import load_about
 
-HEADER = ("recipe", "what", "published", "expected here", "minutes", "machine")
+HEADER = ("recipe", "network and training", "published", "expected here", "minutes", "machine")
 
 
 def recipe_rows() -> list[tuple[str, About]]:
