@@ -256,26 +256,27 @@ def report(rows: Mapping[str, Any]) -> str:
     passed = sum(row["passes"] for row in rows.values())
     others = ", ".join(name for name in CASES if name not in rows) or "none"
     bars = (
-        "logits {logits:.0e}, the gradient of every parameter {grad:.0e} and the statistics after one step {stats:.0e}"
+        "{logits:.0e} for logits, {grad:.0e} for the gradient of every parameter and {stats:.0e} for the statistics after a step"
     )
-    bars = bars.format_map(BARS) + " relative"
-    return f"""# The same weights in PyTorch and here
+    bars = bars.format_map(BARS) + ", the last two relative"
+    return f"""# Parity with PyTorch
 
-{passed} of the {len(rows)} cases that were run are within the bars: {bars}.
-[cases.py](../cases.py) has {len(CASES)}; not run: {others}.
-All parameters and statistics are random; the command is in the docstring of [compare.py](../compare.py), every figure
-in [parity.json](parity.json).
+With the same weights, {passed} of the {len(rows)} cases that were run agree within the tolerances: {bars}.
+[cases.py](../cases.py) lists {len(CASES)} cases; not run: {others}.
+All parameters and statistics are random. The docstring of [compare.py](../compare.py) has the command, and
+[parity.json](parity.json) every figure.
 
 Peers: {", ".join(peers)}. Ours: {"; ".join(ours)}. CPU, {" to ".join(sorted({dates[0], dates[-1]}))}.
 
-Logits: largest absolute difference, "of" the largest logit. Gradients and statistics: the largest relative difference
-of one tensor, norm over norm. PyTorch moves its running variance by n / (n - 1) times the batch's, ours by the batch's:
-accounted for. The float64 columns are the same comparison with both sides in float64.
+For logits the table shows the largest absolute difference, "of" the largest logit. For gradients and statistics it
+shows the largest relative difference of any tensor, norm over norm. PyTorch updates its running variance with
+n / (n - 1) times the variance of the batch, this package with the variance itself; the comparison accounts for that. In
+the float64 columns both sides compute in float64.
 
-ReLU has a kink: where a pre-activation lies within rounding of 0, its slope differs between any two float32 programs,
-and one such place in half a million moves a gradient by about the bar. "Peer's own rounding" is the largest relative
-difference of PyTorch's float32 gradients from PyTorch's float64 gradients, in both modes; the seed of a case is the
-first of four where it is below 1e-4 (else the best of the four), so that the peer alone decides which weights are
+ReLU has a kink. Where a pre-activation lies within rounding of 0, its slope differs between any two float32 programs,
+and one such place in half a million changes a gradient by about the tolerance. "Peer's own rounding" is the largest
+relative difference between PyTorch's float32 and float64 gradients, in both modes. The seed of a case is the first of
+four for which this is below 1e-4 (otherwise the best of the four), so only the peer determines which weights are
 compared.
 
 {table(rows)}"""
