@@ -256,9 +256,9 @@ def report(rows: Mapping[str, Any]) -> str:
     passed = sum(row["passes"] for row in rows.values())
     others = ", ".join(name for name in CASES if name not in rows) or "none"
     bars = (
-        "{logits:.0e} for logits, {grad:.0e} for the gradient of every parameter and {stats:.0e} for the statistics after a step"
-    )
-    bars = bars.format_map(BARS) + ", the last two relative"
+        "{logits:.0e} for logits, {grad:.0e} for the gradient of every parameter and {stats:.0e} for the statistics "
+        "after a step, the last two relative"
+    ).format_map(BARS)
     return f"""# Parity with PyTorch
 
 With the same weights, {passed} of the {len(rows)} cases that were run agree within the tolerances: {bars}.
