@@ -268,8 +268,11 @@ def _predicted(
 
 def table(results: Sequence[Result]) -> str:
     """Return the results in Markdown."""
-    lines = ["| problem | source | test | other metrics | from scikit-learn | `predict` from `eval` | minutes |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines = [
+        "| problem | source | headline, test | other metrics | difference from scikit-learn | `predict` vs. `eval` "
+        "| minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for result in results:
         found, headline = result.evaluated["metrics"], result.summary["headline"]
         others = ", ".join(f"{name} {value:.4f}" for name, value in found.items() if name != headline)
@@ -311,8 +314,8 @@ def main(argv: Sequence[str] | None = None, command: Command = subprocess_comman
         about = f"Python {platform.python_version()}, {versions}; {vectors()}; {time.strftime('%Y-%m-%d')}"
         words = " ".join(sys.argv[1:] if argv is None else argv)
         args.out.write_text(
-            f"# Digits composed, weighed, and asked yes or no\n\n`experiments/composed_digits.py {words}`\n\n{about}\n"
-            "\n"
+            "# Several labels, values, and yes or no on composed digits\n\n"
+            f"`experiments/composed_digits.py {words}`\n\n{about}\n\n"
             f"{table(results)}\n",
             encoding="utf-8",
         )

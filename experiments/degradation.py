@@ -147,12 +147,12 @@ def result(run: Path, summary: Any) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown table: mean and sample standard deviation over seeds in percent, ratios' geometric mean."""
     shares = {
-        "training_error": "training error %, last epoch",
-        "final_training_error": "training error %, final state",
-        "test_error": "test error %",
+        "training_error": "training error (%), last epoch",
+        "final_training_error": "training error (%), final state",
+        "test_error": "test error (%)",
     }
     ratios = {"gradient_ratio_first": "gradient ratio, step 1", "gradient_ratio_last": "gradient ratio, last"}
-    lines = [["net", *shares.values(), *ratios.values()], ["---", *["---:"] * (len(shares) + len(ratios))]]
+    lines = [["network", *shares.values(), *ratios.values()], ["---", *["---:"] * (len(shares) + len(ratios))]]
     for kind, depth in sorted({(row["kind"], row["depth"]) for row in rows}):
         chosen = [row for row in rows if (row["kind"], row["depth"]) == (kind, depth)]
         values = [100 * np.array([row[key] for row in chosen]) for key in shares]

@@ -231,7 +231,7 @@ def table_start(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table: first over last and, in brackets, growth per block, by kind and depth."""
     depths = sorted({row["depth"] for row in rows})
     found = {(row["kind"], row["depth"]): row for row in rows}
-    lines = ["| |" + "".join(f" {depth} layers |" for depth in depths), "|---|" + "---:|" * len(depths)]
+    lines = ["| network |" + "".join(f" {depth} layers |" for depth in depths), "|---|" + "---:|" * len(depths)]
     for kind in KINDS:
         cells = []
         for depth in depths:
@@ -251,7 +251,8 @@ def table_start(rows: list[dict[str, Any]]) -> str:
 def table_training(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table: first over last before the first update and at the end (none: it is 0 or not finite)."""
     lines = [
-        "| | layers | step 0 | last tenth of the steps, median | loss, first | loss, last tenth | rejected |",
+        "| network | layers | gradient ratio, step 0 | gradient ratio, median of the last tenth | loss, first step "
+        "| loss, last tenth | rejected steps |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(rows, key=lambda row: (row["depth"], list(KINDS).index(row["kind"]))):

@@ -121,8 +121,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def table(results: dict[str, Any]) -> str:
     """Return the table as Markdown."""
     rows = [
-        "| network | correct, whole | error | worst equal block | median equal block | blocks that change the shape | "
-        "a third of the blocks out | paths holding 95 % of the gradient |",
+        "| network | correct images, intact | error, intact | error without one identity block, worst "
+        "| error without one identity block, median | error without one shape-changing block "
+        "| error without a third of the blocks | path lengths carrying 95 % of the gradient |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in results.items():

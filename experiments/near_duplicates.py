@@ -64,16 +64,16 @@ CHANGES: dict[str, Change] = {
     "JPEG, quality 75": jpeg(75),
     "JPEG, quality 50": jpeg(50),
     "JPEG, quality 30": jpeg(30),
-    "30 levels brighter": levels(1, 30),
+    "brighter by 30 levels": levels(1, 30),
     "values times 1.2": levels(1.2),
     "values times 0.7": levels(0.7),
     "half the size": resized(0.5),
     "twice the size": resized(2),
-    "grey": lambda image: np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None],
-    "noise of deviation 5": noise,
-    "3 % cut off on each side": cut,
-    "mirrored left and right": lambda image: image[:, ::-1],
-    "mirrored up and down": lambda image: image[::-1],
+    "grayscale": lambda image: np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None],
+    "noise with standard deviation 5": noise,
+    "3 % cropped on each side": cut,
+    "flipped horizontally": lambda image: image[:, ::-1],
+    "flipped vertically": lambda image: image[::-1],
 }
 
 
@@ -100,10 +100,10 @@ def main() -> None:
     large = [photographs[index]["image"] for index in range(len(photographs))]
     rows = [f"| {name} | {found(small, how):.1%} | {found(large, how):.1%} |" for name, how in CHANGES.items()]
     text = (
-        "# Near duplicates that `data check` finds\n\n"
-        f"Share of images whose changed copy is a near duplicate of them: at most {NEAR} of 64 bits, correlation "
-        f"{LIKENESS}.\nMade by `experiments/near_duplicates.py`.\n\n"
-        f"| change | {COUNT:,} of CIFAR-10 | {len(large)} photographs |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+        "# Near duplicates found by `data check`\n\n"
+        "The share of images whose altered copy `data check` recognizes: "
+        f"hashes differ in at most {NEAR} of 64 bits, and\nthe correlation is at least {LIKENESS}. Made by `experiments/near_duplicates.py`.\n\n"
+        f"| alteration | {COUNT:,} of CIFAR-10 | {len(large)} photographs |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(text)

@@ -55,7 +55,7 @@ def _numbers(one: Direction) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table, a row for each network."""
     lines = [
-        "| | blocks | signal: factor a block | over all | gradient: factor a block | over all | verdict |",
+        "| network | blocks | signal: factor per block | total | gradient: factor per block | total | verdict |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:

@@ -164,7 +164,7 @@ def draw_gradients(rows: dict[str, np.ndarray], path: Path) -> None:
 
 def table(found: dict[str, Any]) -> str:
     """Return the autocorrelations at lags 1 and 5 as a Markdown table."""
-    lines = ["| network | layers | lag 1 | lag 5 |", "|---|---|---|---|"]
+    lines = ["| network | layers | autocorrelation, lag 1 | autocorrelation, lag 5 |", "|---|---|---|---|"]
     curves = {**found["curves"], **{name: {"": curve} for name, curve in found["noise"].items()}}
     for kind, by_depth in curves.items():
         for layers, curve in by_depth.items():

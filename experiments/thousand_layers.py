@@ -147,17 +147,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown table."""
     first, last = rows[0]["gradient_steps"]
     columns = {
-        "net": lambda row: row["net"],
+        "network": lambda row: row["net"],
         "blocks": lambda row: row["blocks"],
         "steps": lambda row: row["steps"],
         f"loss, first {AROUND} steps": lambda row: f"{row['loss_start']:.3f}",
         f"loss, last {AROUND} steps": lambda row: f"{row['loss_end']:.3f}",
-        "s a step": lambda row: f"{row['seconds_a_step']:.2f}",
-        "peak memory, GB": lambda row: f"{row['peak_bytes'] / 1e9:.2f}",
-        f"block 0 / last, step {first}": lambda row: readable(row["gradient_ratio_first"]),
-        f"block 0 / last, step {last}": lambda row: readable(row["gradient_ratio_last"]),
-        f"largest / smallest, step {first}": lambda row: readable(row["gradient_extent_first"]),
-        f"largest / smallest, step {last}": lambda row: readable(row["gradient_extent_last"]),
+        "s per step": lambda row: f"{row['seconds_a_step']:.2f}",
+        "peak memory (GB)": lambda row: f"{row['peak_bytes'] / 1e9:.2f}",
+        f"gradient, block 0 / last, step {first}": lambda row: readable(row["gradient_ratio_first"]),
+        f"gradient, block 0 / last, step {last}": lambda row: readable(row["gradient_ratio_last"]),
+        f"gradient, largest / smallest, step {first}": lambda row: readable(row["gradient_extent_first"]),
+        f"gradient, largest / smallest, step {last}": lambda row: readable(row["gradient_extent_last"]),
     }
     lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
     lines += [[str(cell(row)) for cell in columns.values()] for row in rows]

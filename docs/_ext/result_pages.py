@@ -11,10 +11,15 @@ MARK = "---\ngenerated: true\n---\n\n"
 GROUPS = {
     "Depth": ["degradation", "thousand-layers", "gradient-norms", "shattering", "lesions", "propagation"],
     "Without batch norm": ["norm-free", "fixup"],
-    "Tasks": ["detection", "multitask", "two_towers", "spoken-digits", "ucr", "languages", "composed_digits"],
     "Training": ["defaults", "finetune", "search", "faults"],
-    "Speed": ["bench", "chips", "scaling", "serve_load", "int8"],
-}
+    "Tasks and data": [
+        "multitask", "detection", "camvid", "two_towers", "spoken-digits", "ucr", "languages", "adrenal3d", "bands",
+        "composed_digits", "data-near-duplicates", "drift",
+    ],
+    "Speed and deployment": [
+        "bench", "chips", "scaling", "parity", "serve_load", "export", "int8", "prune", "explain", "stranger",
+    ],
+}  # fmt: skip
 
 
 def sources() -> dict[str, Path]:
@@ -41,7 +46,7 @@ def write(docs: Path) -> None:
                 docs / name, MARK + (text if text.strip() else f"# {path.stem.capitalize()}\n\nNothing yet.\n")
             )
     named = [name for names in GROUPS.values() for name in names]
-    groups = {**GROUPS, "Data and others": [name for name in files if name not in named]}
+    groups = {**GROUPS, "Tables": [name for name in files if name not in named]}
     text = (RESULTS / "README.md").read_text(encoding="utf-8")
     text = rewritten(text, RESULTS / "README.md", docs / "results" / "index.md")
     trees = ""
