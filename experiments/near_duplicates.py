@@ -102,7 +102,8 @@ def main() -> None:
     text = (
         "# Near duplicates found by `data check`\n\n"
         "The share of images whose altered copy `data check` recognizes: "
-        f"hashes differ in at most {NEAR} of 64 bits, and\nthe correlation is at least {LIKENESS}. Made by `experiments/near_duplicates.py`.\n\n"
+        f"hashes differ in at most {NEAR} of 64 bits, and\n"
+        f"the correlation is at least {LIKENESS}. Made by `experiments/near_duplicates.py`.\n\n"
         f"| alteration | {COUNT:,} of CIFAR-10 | {len(large)} photographs |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     OUT.parent.mkdir(parents=True, exist_ok=True)
