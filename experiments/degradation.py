@@ -165,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw_errors(rows: Sequence[dict[str, Any]], depths: Sequence[int], path: Path) -> None:
     """Draw training error over steps, plain nets left, residual nets right: figure 6 of the paper."""
-    figure = new_figure((8.4, 3.8), dpi=150)
+    figure = new_figure((8.4, 4.1), dpi=150)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (kind, title) in zip(panels, KINDS.items(), strict=True):
         for depth, (color, dash) in zip(depths, LOOKS, strict=False):
@@ -176,11 +176,15 @@ def draw_errors(rows: Sequence[dict[str, Any]], depths: Sequence[int], path: Pat
                 label=f"{depth} layers",
             )  # fmt: skip
             axes.fill_between(curves[0]["step"], error.min(axis=0), error.max(axis=0), color=color, alpha=0.18, lw=0)
-        axes.set(title=f"{title} nets", xlabel="step", ylim=(-2, 93))
+        axes.set(xlabel="training step", ylabel="training error, %", ylim=(-2, 93))
+        axes.set_title(f"{title} networks", fontsize=11)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9, loc="upper right" if kind == "resnet" else "lower left")
-    panels[0].set_ylabel("training error, %")
+    panels[1].set_ylabel("")
+    seeds = len({row["seed"] for row in rows})
+    spread = f"mean of {seeds} seeds, shaded from lowest to highest" if seeds > 1 else "one seed"
+    figure.suptitle(f"Training error by number of layers ({spread})", fontsize=12)
     figure.savefig(path)
 
 
@@ -191,7 +195,7 @@ def draw_gradients(histories: dict[str, GradientHistory], path: Path) -> None:
     shares = {name: history.grad_norm / history.grad_norm[:, -1:] for name, history in histories.items()}
     seen = np.concatenate([share[np.isfinite(share) & (share > 0)] for share in shares.values()])
     norm = LogNorm(*np.quantile(seen, (0.005, 0.995)))
-    figure = new_figure((8.4, 3.8), dpi=150)
+    figure = new_figure((8.4, 4.1), dpi=150)
     panels = figure.subplots(1, len(histories), sharey=True)
     mesh = None
     for axes, (name, history) in zip(panels, histories.items(), strict=True):
@@ -200,10 +204,12 @@ def draw_gradients(histories: dict[str, GradientHistory], path: Path) -> None:
         y = np.append(history.steps, history.steps[-1] + gap[-1])
         mesh = axes.pcolormesh(x, y, shares[name], cmap="cividis", norm=norm, rasterized=True)
         mark_stages(axes, DepthAxis(history.stage))
-        axes.set_title(name, pad=18)
+        axes.set_title(f"{name.replace(',', ' network,')}", pad=18, fontsize=11)
         axes.set_xlabel(BLOCK)
-    panels[0].set_ylabel("step")
-    figure.colorbar(mesh, ax=list(panels), label="gradient norm / that at the last block (log)", extend="both")
+    panels[0].set_ylabel("training step")
+    bar = figure.colorbar(mesh, ax=list(panels), extend="both")
+    bar.set_label("gradient norm relative to\nthe last block (log scale)")
+    figure.suptitle("How much gradient reaches each block during training (one seed)", fontsize=12)
     figure.savefig(path)
 
 

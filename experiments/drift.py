@@ -118,21 +118,34 @@ def main() -> None:
     print(json.dumps(report, indent=2))
 
 
+WORDS = {
+    "features": "features before the classifier",
+    "input": "mean and deviation of the pixels",
+    "classes": "predicted classes",
+}
+"""What is compared -> what the figure calls it."""
+
+
 def draw(rows: list[dict], path: Path) -> None:
     """Draw every distance over its threshold, for every set of images."""
-    figure = new_figure((7.2, 3.6))
+    figure = new_figure((7.6, 4.4))
     axes = figure.subplots()
     places = np.arange(len(rows))[::-1]
     for number, kind in enumerate(KINDS):
         values = [row["ratios"][kind] for row in rows]
-        axes.scatter(values, places, color=PALETTE[number], marker="osD"[number], s=36, label=kind, zorder=3)
+        axes.scatter(values, places, color=PALETTE[number], marker="osD"[number], s=36, label=WORDS[kind], zorder=3)
     axes.axvline(1.0, color="black", linewidth=1)
-    axes.text(1.05, len(rows) - 0.45, "alarm", fontsize=9, va="bottom")
+    axes.text(1.06, len(rows) - 0.25, "alarm →", fontsize=9, va="top")
     axes.set(xscale="log", yticks=places, yticklabels=[row["images"] for row in rows])
-    axes.set_xlabel("distance from the reference over its threshold (windows of 128 images)")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(-0.6, len(rows) - 0.2)
+    axes.set_xlabel("distance from the reference / alarm threshold (windows of 128 images, log scale)", fontsize=9)
+    axes.set_ylabel("set of images")
+    title = f"How far {len(rows)} sets of images lie from the reference (test photographs of CIFAR-10)"
+    figure.suptitle(title, fontsize=12)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
     save_figure(figure, path, dpi=130, facecolor="white")
 
 

@@ -52,6 +52,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "ReZero": {"norm": "none", "residual": "rezero"},
     "NF": {"norm": "none", "residual": "nf"},
 }
+#: What a figure calls them, where that is more.
+TITLES = {"plain + BN": "plain + batch norm", "residual + BN": "residual + batch norm", "NF": "normalizer-free (NF)"}
 SEED = 0
 #: Steps of a training whose norms at every block are written; the ratio of first to last is, for all of them.
 KEPT = 13
@@ -169,21 +171,24 @@ def _values(row: list[float | None]) -> np.ndarray:
 def _multiples(kinds: list[str], ylabel: str, xlabel: str) -> tuple[Any, dict[str, Any]]:
     columns = min(4, len(kinds))
     rows = -(-len(kinds) // columns)
-    figure = new_figure((2.7 * columns, 2.4 * rows + 0.5))
+    figure = new_figure((2.25 * columns, 2.1 * rows + 1.1))
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for ax, kind in zip(axes.flat, kinds, strict=False):
         plain(ax)
-        ax.set_title(kind, fontsize=10, color=INK)
+        ax.set_title(TITLES.get(kind, kind), fontsize=10, color=INK)
         ax.set_yscale("log")
+        ax.locator_params(axis="x", nbins=3)
+        ax.tick_params(labelbottom=True)
         ax.axhline(1, color=INK, linewidth=0.7, alpha=0.6)
     for ax in axes.flat[len(kinds) :]:
         ax.set_visible(False)
     figure.supylabel(ylabel, fontsize=10, color=INK)
-    figure.supxlabel(xlabel, fontsize=10, color=INK)
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel, fontsize=9, color=INK)
     return figure, dict(zip(kinds, axes.flat, strict=False))
 
 
-def _finish(figure: Any, axes: dict[str, Any], path: Path) -> None:
+def _finish(figure: Any, axes: dict[str, Any], path: Path, title: str) -> None:
     for ax in axes.values():
         low, high = ax.get_ylim()
         ax.set_ylim(min(low, 0.09), max(high, 11.0))  # what hardly changes shall look so
@@ -191,15 +196,20 @@ def _finish(figure: Any, axes: dict[str, Any], path: Path) -> None:
             ax.text(0.5, 0.6, "no ratio: 0 or not finite", transform=ax.transAxes, ha="center", color=INK)
     most = max(axes.values(), key=lambda ax: len(ax.get_legend_handles_labels()[0]))
     handles, labels = most.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=130, facecolor="white")
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=12, color=INK)
+    figure.savefig(path, dpi=145, facecolor="white")
 
 
 def draw_start(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the norm by depth, relative to the last block's, a panel for each kind and a line for each depth."""
     depths = sorted({row["depth"] for row in rows})
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
-    figure, axes = _multiples(kinds, "gradient norm / that at the last block", "depth (0: first block, 1: last)")
+    figure, axes = _multiples(
+        kinds,
+        "gradient norm relative to the last block (log scale)",
+        "block (0: first, 1: last)",
+    )
     for row in rows:
         look = {**LOOKS[depths.index(row["depth"]) % 4], "marker": ""}
         norms = _values(row["grad_norm"])
@@ -207,20 +217,22 @@ def draw_start(rows: list[dict[str, Any]], path: Path) -> None:
             axes[row["kind"]].plot(
                 np.linspace(0, 1, len(norms)), norms / norms[-1], linewidth=1.3, label=f"{row['depth']} layers", **look
             )
-    _finish(figure, axes, path)
+    said = "Gradient norm through depth at initialization (one seed)\ngap or missing line: 0 or not finite"
+    _finish(figure, axes, path, said)
 
 
 def draw_training(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the norm at the first block over that at the last by step, a panel for each kind, a line for each depth."""
     depths = sorted({row["depth"] for row in rows})
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
-    figure, axes = _multiples(kinds, "gradient norm, first block / last block", "step")
+    figure, axes = _multiples(kinds, "gradient norm: first block / last block (log scale)", "training step")
     for row in rows:
         look = {**LOOKS[depths.index(row["depth"]) % 4], "marker": ""}
         ratio = _values([at["first_over_last"] for at in row["growth"]])
         if np.isfinite(ratio).any():
             axes[row["kind"]].plot(ratio, linewidth=1.2, label=f"{row['depth']} layers", **look)
-    _finish(figure, axes, path)
+    said = "Gradient that reaches the first block, by training step (one seed)\ngap or missing line: 0 or not finite"
+    _finish(figure, axes, path, said)
 
 
 def _number(value: float | None, otherwise: str = "not finite") -> str:

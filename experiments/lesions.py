@@ -35,6 +35,7 @@ from resnet_jax.weights import load_state_dict, to_variables
 NETS = {"resnet20_cifar": "resnet20-12fca82f.th", "resnet44_cifar": "resnet44-014dd654.th"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OUT = Path(__file__).parent / "results" / "lesions"
+TITLES = {"resnet20_cifar": "ResNet-20", "resnet44_cifar": "ResNet-44"}
 STYLES = {
     "resnet20_cifar": {"color": BLUE, "marker": "o"},
     "resnet44_cifar": {"color": VERMILION, "marker": "s", "ls": "--"},
@@ -79,17 +80,17 @@ def shape_changers(names: list[str]) -> list[int]:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw the four panels of the study."""
-    figure = new_figure((11.0, 7.0))
+    figure = new_figure((9.0, 7.2))
     (single, several), (order, lengths) = figure.subplots(2, 2)
     for name, found in results.items():
-        style = {"label": f"{name}, {found['blocks']} blocks", "ms": 4, **STYLES[name]}
+        style = {"label": f"{TITLES[name]} ({found['blocks']} blocks)", "ms": 4, **STYLES[name]}
         error = 100 * (1 - np.asarray(found["without_block"]))
         single.plot(np.linspace(0, 1, found["blocks"]), error, **style)
         starts = shape_changers(found["names"])
         single.plot(np.asarray(starts) / (found["blocks"] - 1), error[starts], "k*", ms=9, zorder=3)
         several_error = 100 * (1 - np.asarray(found["without_several"]))
         several.errorbar(
-            np.asarray(found["counts"]) / found["blocks"],
+            100 * np.asarray(found["counts"]) / found["blocks"],
             several_error.mean(1),
             several_error.std(1),
             capsize=2,
@@ -97,25 +98,34 @@ def draw(results: dict[str, Any], path: Path) -> None:
         )
         flat = {key: value for key, value in style.items() if key != "ls"}
         order.plot(np.ravel(found["correlation"]), 100 * (1 - np.ravel(found["permuted"])), ls="", **flat)
-        lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_contribution"]), **style)
+        gradient = {**style, "label": f"{TITLES[name]}: share of the gradient"}
+        lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_contribution"]), **gradient)
         shape = {key: value for key, value in style.items() if key not in ("label", "marker", "ms")}
-        lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_share_of_paths"]), alpha=0.35, **shape)
-    single.plot([], [], "k*", ms=9, label="changes the shape")
-    single.set(xlabel="block taken out (0 first, 1 last)", ylabel="test error (%)", title="without one block")
-    several.set(
-        xlabel="share of the blocks taken out", ylabel="test error (%)", title="without several (deviation: bars)"
+        shape["label"] = f"{TITLES[name]}: share of all paths"
+        lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_share_of_paths"]), alpha=0.4, **shape)
+    single.plot([], [], "k*", ms=9, label="block changes the shape")
+    draws = np.shape(found["without_several"])[1]
+    single.set(xlabel="block removed (0: first, 1: last)", ylabel="test error, %")
+    several.set(xlabel="share of the blocks removed, %", ylabel="test error, %")
+    order.set(xlabel="rank correlation with the trained order (Kendall's tau)", ylabel="test error, %")
+    lengths.set(xlabel="residual branches on the path", ylabel="share, %")
+    titles = (
+        "One block removed",
+        f"Several blocks removed\n(mean and standard deviation of {draws} random choices)",
+        "Blocks of equal shape exchanged\n(one point for each random order)",
+        "Where the gradient comes through,\nby the length of the path",
     )
-    order.set(xlabel="Kendall's tau with the trained order", ylabel="test error (%)", title="blocks exchanged")
-    lengths.set(
-        xlabel="branches on the path", ylabel="share (%)", title="gradient by path length (pale: share of all paths)"
-    )
+    for axes, title in zip((single, several, order, lengths), titles, strict=True):
+        axes.set_title(title, fontsize=10.5)
+    images = next(iter(results.values()))["images"]
+    figure.suptitle(f"Trained residual networks without some of their blocks, {images:,} test images", fontsize=12)
     for axes in (single, several, order, lengths):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     single.set_ylim(top=92)  # room for the legend
     single.legend(frameon=False, fontsize=8, loc="upper right")
-    figure.savefig(path, dpi=120, facecolor="white")
+    figure.savefig(path, dpi=145, facecolor="white")
 
 
 def table(results: dict[str, Any]) -> str:

@@ -125,41 +125,70 @@ def convolutional(layers: int, skips: bool, size: Size) -> depth.Shattering:
 def draw_correlations(found: dict[str, Any], path: Path) -> None:
     """Draw the autocorrelation over the lag, one panel for each kind, with the noises for comparison."""
     panels = [*KINDS, "convolutional, plain", "convolutional, residual"]
-    figure = new_figure((11, 6.4))
+    figure = new_figure((9.0, 6.4), dpi=140)
+    dense: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     for axes, panel in zip(np.ravel(figure.subplots(2, 3, sharex=True, sharey=True)), panels, strict=True):
+        known = images if panel.startswith("convolutional") else dense
         for noise, style in (("brown noise", "-"), ("white noise", ":")):
-            axes.plot(found["noise"][noise]["mean"], color=GREY, linestyle=style, linewidth=3, alpha=0.5, label=noise)
-        for index, (label, curve) in enumerate(found["curves"][panel].items()):
-            axes.plot(
-                curve["mean"],
-                color=PALETTE[index],
-                linestyle=STYLES[index],
-                label=f"{label} layer{'s' * (int(label) != 1)}",
+            (dense[noise],) = axes.plot(
+                found["noise"][noise]["mean"], color=GREY, linestyle=style, linewidth=3, alpha=0.5
             )
-        axes.set_title(panel, fontsize=10)
+        for index, (label, curve) in enumerate(found["curves"][panel].items()):
+            look = {"color": PALETTE[index], "linestyle": STYLES[index]}
+            (known[f"{label} layer{'s' * (int(label) != 1)}"],) = axes.plot(curve["mean"], **look)
+        shown = panel.removeprefix("convolutional, ")
+        axes.set_title(f"{shown}\n({'fully connected' if known is dense else 'convolutional'})", fontsize=10)
         axes.set_xticks(range(0, len(found["noise"]["brown noise"]["mean"]), 3))
-        # below everything that is drawn: no curve is hidden
-        axes.set_ylim(-0.6, 1.05)
-        axes.legend(fontsize=7, frameon=False, loc="lower center", ncols=3)
+        axes.set_ylim(-0.2, 1.05)
+        axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("lag, in steps along the line")
-    figure.supylabel("autocorrelation of gradients")
+    for lines, title, where in (
+        (dense, f"fully connected (mean of {found['about']['size']['draws']} draws)", "outside lower left"),
+        (images, "convolutional (one draw)", "outside lower right"),
+    ):
+        figure.legend(lines.values(), lines.keys(), title=title, loc=where, ncols=3, fontsize=9, frameon=False)
+    for axes in figure.axes[3:]:
+        axes.set_xlabel("lag, steps along the line of inputs")
+    figure.supylabel("autocorrelation of the gradients", fontsize=10)
+    figure.suptitle("Do gradients of neighboring inputs resemble each other? Networks at initialization", fontsize=12)
     figure.savefig(path)
 
 
 def draw_gradients(rows: dict[str, np.ndarray], path: Path) -> None:
     """Draw one draw of the gradients over the input, each scaled by its standard deviation."""
-    figure = new_figure((11, 2 * len(rows) / 2 + 1))
+    figure = new_figure((9.0, 2 * len(rows) / 2 + 0.8), dpi=140)
     grid = np.ravel(figure.subplots(-(-len(rows) // 2), 2))
     for axes in grid[len(rows) :]:
         axes.remove()
-    for index, (axes, (name, row)) in enumerate(zip(grid, rows.items(), strict=False)):
-        axes.plot(np.linspace(-2, 2, len(row)), (row - row.mean()) / row.std(), color=PALETTE[index], linewidth=0.8)
-        axes.set_title(name, fontsize=9)
+    for axes, (name, row) in zip(grid, rows.items(), strict=False):
+        colour = GREY if name.endswith("noise") else PALETTE[0]
+        axes.plot(np.linspace(-2, 2, len(row)), (row - row.mean()) / row.std(), color=colour, linewidth=0.8)
+        axes.set_title(f"{name}, for comparison" if name.endswith("noise") else name, fontsize=10)
+        axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("input")
-    figure.supylabel("gradient, standardized")
+    figure.supxlabel("input", fontsize=10)
+    figure.supylabel("gradient, in standard deviations", fontsize=10)
+    figure.suptitle("Gradient of a random network's output along a line of inputs (one draw each)", fontsize=12)
     figure.savefig(path)
+
+
+def shown_gradients(size: Size) -> dict[str, np.ndarray]:
+    """Return the rows of :func:`draw_gradients`: the first draw of the deepest nets and the plain one of a layer."""
+    shown: dict[str, np.ndarray] = {}
+    for kind in KINDS:
+        for layers in size.depths:
+            if layers == size.depths[-1] or (kind == "plain" and layers == size.depths[0]):
+                key = jax.random.fold_in(jax.random.key(0), layers)
+                gradients = dense_gradients(key, kind, layers, size.width, size.inputs, size.draws)
+                shown[f"{kind}, {layers} layer{'s' * (layers != 1)}"] = np.asarray(gradients)[0]
+    noise = noises(size)[0]
+    return {**shown, "white noise": noise, "brown noise": np.cumsum(noise)}
+
+
+def noises(size: Size) -> np.ndarray:
+    """Return white noise, (draws, inputs)."""
+    return np.random.default_rng(0).normal(size=(size.draws, size.inputs))
 
 
 def table(found: dict[str, Any]) -> str:
@@ -182,22 +211,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     size, began = SMOKE if options.smoke else Size(), time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(0).normal(size=(size.draws, size.inputs))
+    noise = noises(size)
     found: dict[str, Any] = {
         "noise": {
             "brown noise": correlate(np.cumsum(noise, axis=1), size.lags), "white noise": correlate(noise, size.lags)
         },
         "curves": {},
     }  # fmt: skip
-    shown: dict[str, np.ndarray] = {}
     for kind in KINDS:
         found["curves"][kind] = {}
         for layers in size.depths:
             key = jax.random.fold_in(jax.random.key(0), layers)
             gradients = np.asarray(dense_gradients(key, kind, layers, size.width, size.inputs, size.draws))
             found["curves"][kind][layers] = correlate(gradients, size.lags)
-            if layers == size.depths[-1] or (kind == "plain" and layers == size.depths[0]):
-                shown[f"{kind}, {layers} layers"] = gradients[0]
             print(kind, layers, found["curves"][kind][layers]["mean"][1], flush=True)
     for panel, skips in (("convolutional, plain", False), ("convolutional, residual", True)):
         found["curves"][panel] = {}
@@ -206,7 +232,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found["curves"][panel][layers] = {"mean": measured.autocorrelation.tolist()}
             measured.save(options.out / f"{measured.about['network']}.npz")
             print(panel, layers, measured.autocorrelation[1], flush=True)
-    shown["white noise"], shown["brown noise"] = noise[0], np.cumsum(noise[0])
     found["about"] = {
         "command": shlex.join(["python", "experiments/shattering.py", *(arguments or sys.argv[1:])]),
         "size": dataclasses.asdict(size), "date": datetime.date.today().isoformat(),
@@ -217,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "table.md").write_text(table(found))
     draw_correlations(found, options.out / "autocorrelation.png")
-    draw_gradients(shown, options.out / "gradients.png")
+    draw_gradients(shown_gradients(size), options.out / "gradients.png")
 
 
 if __name__ == "__main__":

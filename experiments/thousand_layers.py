@@ -44,7 +44,7 @@ from resnet_jax import RunConfig, fit, load_recipe
 from resnet_jax.models.spec import ModelSpec
 from resnet_jax.report.canvas import BLUE, GREY, VERMILION, new_figure
 from resnet_jax.report.depth_axes import BLOCK, DepthAxis, mark_stages
-from resnet_jax.report.depth_file import read_depth
+from resnet_jax.report.depth_file import GradientHistory, read_depth
 from resnet_jax.report.depth_report import readable
 from resnet_jax.report.metrics_file import read_metrics
 from resnet_jax.runs.config import DataConfig
@@ -166,7 +166,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the loss of every batch, thin, and its running mean; the line across is the loss of guessing, log 10."""
-    figure = new_figure((8.4, 3.6), dpi=150)
+    figure = new_figure((8.4, 4.0), dpi=150)
     panels = np.atleast_1d(figure.subplots(1, len(rows)))
     for axes, row, color in zip(panels, rows, (BLUE, VERMILION), strict=False):
         loss = np.asarray(row["loss"])
@@ -174,24 +174,26 @@ def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.plot(steps, loss, color=color, linewidth=0.7, alpha=0.4, label="single batches")
         width = min(AROUND, len(loss))
         mean = np.convolve(loss, np.ones(width) / width, mode="valid")
-        axes.plot(steps[width - 1 :], mean, color=color, linewidth=1.8, label=f"mean of the last {width}")
-        axes.axhline(np.log(10), color=GREY, linewidth=0.9, linestyle=(0, (3, 2)), label="guessing: log 10")
-        axes.set(title=row["net"], xlabel="step")
+        axes.plot(steps[width - 1 :], mean, color=color, linewidth=1.8, label=f"mean of the last {width} batches")
+        axes.axhline(np.log(10), color=GREY, linewidth=0.9, linestyle=(0, (3, 2)), label="guessing: ln 10 = 2.30")
+        axes.set(xlabel="training step", ylabel="training loss (cross-entropy)")
+        axes.set_title(row["net"], fontsize=11)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
-    panels[0].set_ylabel("training loss")
+    for axes in panels[1:]:
+        axes.set_ylabel("")
+    figure.suptitle("Training loss with more than 1,000 layers (one seed; the vertical axes differ)", fontsize=12)
     figure.savefig(path)
 
 
-def draw_gradients(runs: dict[str, Path], path: Path) -> None:
+def draw_gradients(histories: dict[str, GradientHistory], path: Path) -> None:
     """Draw the gradient norm at every block over depth and time; both nets in the same colours."""
     from matplotlib.colors import LogNorm
 
-    histories = {name: read_depth(run / "depth.jsonl") for name, run in runs.items()}
     seen = np.concatenate([h.grad_norm[np.isfinite(h.grad_norm) & (h.grad_norm > 0)] for h in histories.values()])
     norm = LogNorm(*np.quantile(seen, (0.005, 0.995)))
-    figure = new_figure((8.4, 3.8), dpi=150)
+    figure = new_figure((8.4, 4.1), dpi=150)
     panels = np.atleast_1d(figure.subplots(1, len(histories), sharey=True))
     mesh = None
     for axes, (name, history) in zip(panels, histories.items(), strict=True):
@@ -199,10 +201,11 @@ def draw_gradients(runs: dict[str, Path], path: Path) -> None:
         y = np.append(history.steps, 2 * history.steps[-1] - history.steps[-2])
         mesh = axes.pcolormesh(x, y, history.grad_norm, cmap="cividis", norm=norm, rasterized=True)
         mark_stages(axes, DepthAxis(history.stage))
-        axes.set_title(name, pad=18)
+        axes.set_title(name, pad=18, fontsize=11)
         axes.set_xlabel(BLOCK)
-    panels[0].set_ylabel("step")
-    figure.colorbar(mesh, ax=list(panels), label="gradient norm (log)", extend="both")
+    panels[0].set_ylabel("training step")
+    figure.colorbar(mesh, ax=list(panels), label="gradient norm (log scale)", extend="both")
+    figure.suptitle("Gradient norm at every block during training (one seed)", fontsize=12)
     figure.savefig(path)
 
 
@@ -213,7 +216,8 @@ def report(runs: dict[str, Path], batch_size: int, out: Path, source: str) -> st
     (out / "table.md").write_text(table(rows))
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     draw_losses(rows, out / "loss.png")
-    draw_gradients(runs, out / "gradients.png")
+    histories = {name: read_depth(run / "depth.jsonl") for name, run in runs.items()}
+    draw_gradients(histories, out / "gradients.png")
     for run in runs.values():
         shutil.copyfile(run / "environment.json", out / "environment.json")
         shutil.copyfile(run / "depth.jsonl", out / f"{run.name}-depth.jsonl")

@@ -9,8 +9,8 @@ where others of the class count as wrong).
 
 FOLDER has <digit>_<speaker>_<take>.wav at 8 kHz. A run that is finished is not done again, and one that was stopped
 goes on; `--rows spoken-written/class --seeds 0` does one of them. Hardware, time and result:
-experiments/results/two_towers/README.md. What comes out: results.json, results.csv (a row a run) and two_towers.png
-(validation recall over training).
+experiments/results/two_towers/README.md. What comes out: results.json, results.csv (a row a run), curves.json
+(validation recall over training) and two_towers.png, which is drawn of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import csv
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from resnet_jax.runtime.malloc import keep_freed_memory
 ROWS = tuple(
     f"{recipe}/{positives}" for recipe in ("digits-pairs", "spoken-written") for positives in ("class", "pair")
 )
+POSITIVES = {"class": "all of the class", "pair": "the pair alone"}
+"""``task.positives`` -> what the figure calls it."""
 METRICS = (
     "class_recall1", "image_to_other_class_recall1", "other_to_image_class_recall1", "zero_shot_image",
     "zero_shot_other", "zero_shot_both", "image_to_other_pair_recall1", "temperature",
@@ -60,19 +63,34 @@ def measured(run: Path) -> dict[str, Any]:
     return {**found, "test_examples": summary["test_examples"], "seconds": summary["seconds"]}
 
 
-def draw(out: Path, runs: Path, results: dict[str, dict[str, Any]]) -> None:
-    """Draw the validation recall of every run, a colour for each row."""
-    figure = new_figure((7.5, 4.2))
+def curves(runs: Path, keys: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """Return epoch and validation recall of every run that is there."""
+    found = {}
+    for key in keys:
+        if (runs / key).is_dir():
+            rows = [row for row in read_metrics(runs / key / "metrics.jsonl") if "val_class_recall1" in row]
+            found[key] = [(row["epoch"], row["val_class_recall1"]) for row in rows]
+    return found
+
+
+def draw(found: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    """Draw the validation recall of every run, a color for each row."""
+    figure = new_figure((7.5, 4.4))
     axes = figure.add_subplot()
-    for row, colour in zip(sorted({key.rpartition("/")[0] for key in results}), PALETTE, strict=False):
-        for key in (key for key in results if key.rpartition("/")[0] == row):
-            kept = [each for each in read_metrics(runs / key / "metrics.jsonl") if "val_class_recall1" in each]
-            points = [(each["epoch"], 100 * each["val_class_recall1"]) for each in kept]
-            axes.plot(*np.array(points).T, color=colour, linewidth=1.0, label=row if key.endswith("/0") else None)
-    axes.set(xlabel="epoch", ylabel="validation recall@1 by class, %", title="two towers")
+    rows = sorted({key.rpartition("/")[0] for key in found})
+    for row, colour, dash in zip(rows, PALETTE, ("-", "--", ":", "-."), strict=False):
+        recipe, _, positives = row.partition("/")
+        label = f"{recipe}, positives: {POSITIVES[positives]}"
+        for key in (key for key in found if key.rpartition("/")[0] == row):
+            epochs, recall = np.array(found[key]).T
+            axes.plot(epochs, 100 * recall, color=colour, linewidth=1.2, linestyle=dash, label=label)
+            label = None  # named once
+    axes.set(xlabel="epoch", ylabel="validation recall@1 by class, %")
+    title = "Two towers: is the nearest of the other kind of the same class? (a line for each seed)"
+    figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    save_figure(figure, out / "two_towers.png")
+    save_figure(figure, path)
 
 
 def main() -> None:
@@ -103,7 +121,9 @@ def main() -> None:
         for key, found in sorted(results.items()):
             numbers = [f"{found[name]:.4f}" for name in METRICS]
             writer.writerow([key, *numbers, found["test_examples"], f"{found['seconds']:.0f}"])
-    draw(options.out, options.runs, {key: found for key, found in results.items() if (options.runs / key).is_dir()})
+    recalls = curves(options.runs, sorted(results))
+    (options.out / "curves.json").write_text(json.dumps(recalls) + "\n")
+    draw(recalls, options.out / "two_towers.png")
     for row in sorted({key.rpartition("/")[0] for key in results}):
         recall = [found["class_recall1"] for key, found in results.items() if key.rpartition("/")[0] == row]
         print(f"{row}: recall@1 by class {100 * np.mean(recall):.2f} +- {100 * np.std(recall):.2f} % of {len(recall)}")

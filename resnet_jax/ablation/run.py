@@ -30,7 +30,7 @@ from resnet_jax.runs.several import require_shared
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.runtime.together import ending_together
-from resnet_jax.tasks.task import SHARES
+from resnet_jax.tasks.task import SHARES, metric_words
 from resnet_jax.training.interrupt import stop_on_signals
 from resnet_jax.training.loop import Interrupted
 
@@ -279,22 +279,24 @@ class _Job:
 
     def _draw(self) -> None:
         curves = [
-            _curves(result, read_metrics(self._directory.cell(result.cell).metrics))
+            curves_of(result, read_metrics(self._directory.cell(result.cell).metrics))
             for result in self.results
             if result.refused is None
         ]
         plot_ablation(
-            [curve for curve in curves if curve.curves or curve.diverged], self._directory.curves, title=self.title
+            [curve for curve in curves if curve.curves or curve.diverged],
+            self._directory.curves,
+            title=f"{self.title}, learning curves",
         )
 
 
-def _curves(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
+def curves_of(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
     """Pick the curve of every seed from the rows of a cell: the headline in validation, or one in training without."""
     epochs = [row for row in rows if row["kind"] in ("epoch", "validation")]
-    name, measure = f"val_{result.headline}", f"validation {result.headline.replace('_', ' ')}"
-    if not any(name in row for row in epochs):
+    name, measure = f"val_{result.headline}", f"validation {metric_words(result.headline)}"
+    if epochs and not any(name in row for row in epochs):
         name = training_metric([row for row in epochs if row["kind"] == "epoch"], result.headline) or "loss"
-        measure = f"training {name.replace('_', ' ')}"
+        measure = f"training {metric_words(name)}"
     curves: dict[int, list[tuple[float, float]]] = {}
     for row in epochs:
         if row.get(name) is not None:

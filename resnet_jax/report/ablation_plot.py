@@ -20,7 +20,7 @@ from resnet_jax.report.depth_axes import percent_axis
 from resnet_jax.report.text import drawn, visible
 
 MAX_TOGETHER = len(PALETTE)
-COLUMNS = 4
+COLUMNS = 3
 #: Letters of a cell's name in a line, and in all; the middle of a longer one is left out.
 LINE, MAX_LETTERS = 40, 160
 
@@ -85,8 +85,8 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
     together = len(cells) <= MAX_TOGETHER
     columns = 1 if together else COLUMNS
     rows = 1 if together else -(-len(cells) // columns)
-    size = (9.0, 5.0) if together else (3.2 * columns, 2.4 * rows + 0.6)
-    figure = new_figure(size)
+    size = (9.0, 5.0) if together else (3.0 * columns, 2.1 * rows + 0.8)
+    figure = new_figure(size, dpi=130)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     last = max((epoch for cell in cells for epoch in cell.epochs), default=0.0)
     if cells:
@@ -110,8 +110,17 @@ def plot_ablation(cells: Sequence[CellCurves], path: Path, *, title: str) -> Non
     measure = " or ".join(dict.fromkeys(cell.measure for cell in cells)) or "nothing trained yet"
     figure.supxlabel("epoch", fontsize=10)
     figure.supylabel(drawn(short(measure, 60)), fontsize=10)
-    figure.suptitle(headline(f"{title}: mean and one standard deviation over seeds", size[0], 11), fontsize=11)
+    said = f"{title}: {_spread(cells)}" + ("" if together else "; gray: the other cells")
+    figure.suptitle(headline(said, size[0], 11), fontsize=11)
     save_figure(figure, path)
+
+
+def _spread(cells: Sequence[CellCurves]) -> str:
+    """Return what line and band are."""
+    seeds = sorted({cell.seeds for cell in cells})
+    if not seeds or seeds == [1]:
+        return "one seed"
+    return f"mean and one standard deviation of {'-'.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds"
 
 
 def _scale(axes: Any, last: float, *, share: bool) -> None:

@@ -82,7 +82,10 @@ def draw_sheet(sheet: Sheet, path: Path, *, dpi: float = 110) -> None:
     across = max(width * columns, 6.5)
     drawing = {
         "volume": ("drawn: middle slices across depth, height and width",),
-        "signal": ("drawn: values, and of long signals beneath them the spectrogram, 80 dB from black to bright",),
+        "signal": (
+            "drawn: value over time, in samples or, where it says s, seconds; beneath long signals their spectrogram, "
+            "80 dB from black to bright",
+        ),
     }.get(sheet.style.meanings.get("image", ""), ())
     title, said = (
         fitted(sheet.title, across, TITLE),
@@ -105,7 +108,8 @@ def draw_sheet(sheet: Sheet, path: Path, *, dpi: float = 110) -> None:
             if state is None:
                 continue
             said = what if pairs else ""
-            title = f"{short(name, letters) if place == 0 else ''}\n{said} {size_of(state.example['image'])}".rstrip()
+            size = size_of(state.example["image"])
+            title = f"{short(name, letters) if place == 0 else ''}\n{f'{said}, ' if said else ''}{size}"
             caption = "\n".join(short(line, letters) for line in state.label.split("\n"))
             used |= draw_example(body, inner[place], state.example, sheet.style, title=title, caption=caption)
     if used:

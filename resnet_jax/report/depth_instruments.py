@@ -246,7 +246,7 @@ def heat_map_figure(
     )
     mark_stages(axes, depth)
     axes.set_xlabel(BLOCK, color=INK)
-    axes.set_ylabel("step", color=INK)
+    axes.set_ylabel("training step", color=INK)
     if len(steps) > 3:
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     else:
@@ -260,7 +260,7 @@ def heat_map_figure(
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     bar.outline.set_edgecolor(INK)
-    bar.set_label(drawn(f"{quantity} (log)"), color=INK)
+    bar.set_label(drawn(f"{quantity} (log scale)"), color=INK)
     return DepthFigure(
         name,
         title,

@@ -52,9 +52,9 @@ def draw_pairs(
         said = {**true, **{field: values[row] for field, values in said_fields.items()}}
         captions = [str(one.pop(CAPTION, "")) for one in (true, said)]
         if set(said_fields) == {CAPTION}:  # there is nothing but words to tell: the example once
-            shown.append(Shown(name, Seen(true, f"true: {captions[0]}\nnetwork: {captions[1]}")))
+            shown.append(Shown(name, Seen(true, f"true: {captions[0]}\npredicted: {captions[1]}")))
             continue
         shown.append(Shown(name, Seen(true, captions[0]), Seen(said, captions[1])))
-    lines = (f"{len(shown)} test examples: what they are, and what the network says",)
+    lines = (f"{len(shown)} test examples: what they are, and what the network predicts",)
     style = Style(class_names, known, low, high if high > low else low + 1, bands=bands)
-    draw_sheet(Sheet(title, lines, shown, style, ("true", "network")), path)
+    draw_sheet(Sheet(title, lines, shown, style, ("true", "predicted")), path)

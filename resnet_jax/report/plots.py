@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,13 @@ from resnet_jax.report.canvas import BLUE, GREY, VERMILION, headline as fitted, 
 from resnet_jax.report.depth_axes import log_scale, percent_axis
 from resnet_jax.report.text import drawn
 from resnet_jax.tasks.confusion import Confusion
-from resnet_jax.tasks.task import SHARES, format_metric
+from resnet_jax.tasks.task import SHARES, format_metric, metric_words
 
 #: A confusion matrix of more classes than this gets no numbers and no names: they would be unreadable.
 MAX_NAMED_CLASSES = 25
+#: What the shading of a confusion matrix is, and what the numbers in it are.
+COLOUR = "color: share of the true class"
+COLOUR_AND_COUNT = f"{COLOUR}; number: count"
 #: Letters of a class name at an axis; the middle of a longer one is left out.
 MAX_LETTERS = 24
 #: What rows of metrics have that is no metric of the task.
@@ -33,6 +37,9 @@ NO_METRICS = (
 )
 #: Up to so many epochs, or validations, each has a dot on its line.
 MAX_DOTS = 40
+
+#: Of validation, so that it differs from training by more than its color.
+_DASHED = {"linestyle": (0, (5, 1.6))}
 
 #: Rows of the picture at most; it has hardly more pixels, and a matrix of thousands of classes would take gigabytes.
 MAX_DRAWN_CLASSES = 512
@@ -56,8 +63,8 @@ def plot_curves(
         headline: the metric to draw; in training another one may be known, which is then drawn.
         mode: whether larger or smaller is better.
     """
-    size = (12.0, 3.6)
-    figure = new_figure(size)
+    size = (9.0, 3.5)
+    figure = new_figure(size, dpi=140)
     loss, metric, rate = figure.subplots(1, 3)
     epochs = [row for row in rows if row["kind"] == "epoch"]
     steps = [row for row in rows if row["kind"] == "train"]
@@ -65,15 +72,18 @@ def plot_curves(
     evaluated.sort(key=lambda row: row["epoch"])
     few = max(len(epochs), len(evaluated))
     dots = {"marker": "o", "markersize": 3.0 if few > 1 else 6.0} if few <= MAX_DOTS else {}
-    _curve(loss, steps, "loss", color=BLUE, label="single batches", linewidth=0.8, alpha=0.4)
-    _curve(loss, epochs, "loss", color=BLUE, label="training", **dots)
-    _curve(loss, evaluated, "val_loss", color=VERMILION, label="validation", **dots)
+    _curve(loss, steps, "loss", color=BLUE, label="training, single batches", linewidth=0.8, alpha=0.4)
+    _curve(loss, epochs, "loss", color=BLUE, label="training, mean of the epoch", **dots)
+    _curve(loss, evaluated, "val_loss", color=VERMILION, label="validation", **dots, **_DASHED)
     trained = training_metric(epochs, headline)
-    if trained is not None:
-        what = "training (while learning)" if trained == headline else f"{trained.replace('_', ' ')} in training"
-        _curve(metric, epochs, trained, color=BLUE, label=what, **dots)
+    measured = metric_words(headline)
+    if trained is not None and not evaluated:
+        measured = metric_words(trained)
+    if trained is not None and (not evaluated or _comparable(trained, headline)):
+        what = "mean of the epoch" if metric_words(trained) == measured else metric_words(trained)
+        _curve(metric, epochs, trained, color=BLUE, label=f"training, {what}", **dots)
     validated = f"val_{headline}"
-    _curve(metric, evaluated, validated, color=VERMILION, label="validation", **dots)
+    _curve(metric, evaluated, validated, color=VERMILION, label="validation", **dots, **_DASHED)
     _curve(rate, steps, "learning_rate", color=GREY, marker="o" if len(steps) == 1 else None)
     known = [row for row in evaluated if row[validated] is not None]
     if known:
@@ -81,8 +91,9 @@ def plot_curves(
         label = f"best {format_metric(headline, best[validated])} {_when(best['epoch'])}"
         metric.plot(best["epoch"], best[validated], "o", color=VERMILION, markersize=7.0, label=label)
     last = max((row["epoch"] for row in rows), default=0.0)
-    for axes, name in ((loss, "loss (log scale)"), (metric, headline.replace("_", " ")), (rate, "learning rate")):
-        axes.set(xlabel="epoch", ylabel=name)
+    for axes, name, more in ((loss, "loss", " (log scale)"), (metric, measured, ""), (rate, "learning rate", "")):
+        axes.set(xlabel="epoch", ylabel=_lines(name + more))
+        axes.set_title(_lines(name[:1].upper() + name[1:]), fontsize=10.5)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if not axes.lines:
@@ -92,15 +103,36 @@ def plot_curves(
         _epoch_axis(axes, last)
     if loss.lines:
         _loss_axis(loss)
-    if metric.lines and headline in SHARES:
+    if metric.lines and (headline if evaluated else trained) in SHARES:
         percent_axis(metric.yaxis)
     for axes in (loss, metric):
         if axes.lines:
-            axes.legend(frameon=False)
+            _legend_below(axes)
     if rate.lines:
         rate.set_ylim(bottom=0)
-    figure.suptitle(fitted(title, size[0]))
+    figure.suptitle(fitted(title, size[0], 11), fontsize=11)
     save_figure(figure, path)
+
+
+def _comparable(trained: str, headline: str) -> bool:
+    """Return whether a metric known in training can stand at the axis of the headline: no loss of a part does."""
+    return trained == headline or not trained.endswith("loss")
+
+
+def _lines(text: str) -> str:
+    """Return a label that fits a panel."""
+    return "\n".join(drawn(line) for line in textwrap.wrap(short(text, 52), 26))
+
+
+def _legend_below(axes: Any) -> None:
+    """Name the lines beneath the panel, where no curve is hidden."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below = axes.transAxes + ScaledTranslation(0, -34 / 72, axes.figure.dpi_scale_trans)  # ticks and the axis's label
+    axes.legend(
+        frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(-0.02, 0.0), bbox_transform=below,
+        borderaxespad=0,
+    )  # fmt: skip
 
 
 def training_metric(epochs: Sequence[Mapping[str, Any]], headline: str) -> str | None:
@@ -178,6 +210,7 @@ def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str]
     letters = max(map(len, names), default=0)
     side = float(np.clip(0.5 * classes + 2.0 + 0.07 * letters, 4.5, 12.0 + 0.07 * letters))
     figure = new_figure((side + 0.6, side))
+    figure.set_layout_engine("compressed")  # its squares stay squares
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     edges = (-0.5, classes * each - 0.5)
@@ -189,13 +222,14 @@ def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str]
     axes.set(xlabel=f"predicted {what}", ylabel=f"true {what}")
     if named:
         shown = [drawn(name) for name in names]
-        axes.set_xticks(range(classes), shown, rotation=45, ha="right", rotation_mode="anchor")
+        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if letters > 3 else {}
+        axes.set_xticks(range(classes), shown, **slanted)
         axes.set_yticks(range(classes), shown)
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    bar = figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, label=COLOUR_AND_COUNT if named else COLOUR)
     percent_axis(bar.ax.yaxis)
     figure.suptitle(fitted(title, side + 0.6, 11), fontsize=11)
     save_figure(figure, path)

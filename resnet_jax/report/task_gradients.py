@@ -155,7 +155,7 @@ def read_task_gradients(path: Path) -> TaskGradients:
 
 
 def draw_task_gradients(found: TaskGradients, path: Path, *, title: str) -> None:
-    """Draw the cosines over depth and time, a panel for each pair of tasks: blue where they agree, red against.
+    """Draw the cosines over depth and time, a panel for each pair of tasks: blue where they agree, orange where not.
 
     Args:
         found: as :func:`read_task_gradients` gives it.
@@ -203,12 +203,12 @@ def draw_task_gradients(found: TaskGradients, path: Path, *, title: str) -> None
         mean = f": mean {seen.mean():+.2f}" if len(seen) else ""
         axes.set_title(drawn(f"{' and '.join(found.pairs[place])}{mean}"), fontsize=9.5, color=INK, pad=16)
         if place % columns == 0:
-            axes.set_ylabel("step", color=INK)
+            axes.set_ylabel("training step", color=INK)
         if place + columns >= len(found.pairs):
             axes.set_xlabel(BLOCK if columns == 1 else "block", color=INK)
             axes.tick_params(labelbottom=True)
     bar = figure.colorbar(image, ax=every, pad=0.02, aspect=30)
-    bar.set_label("cosine of the tasks' gradients", color=INK)
+    bar.set_label("cosine of the gradients\n(blue: agree, orange: oppose)", color=INK)
     bar.outline.set_edgecolor(INK)
     figure.suptitle(headline(title, size[0], 11), fontsize=11, color=INK)
     save_figure(figure, path, dpi=150, facecolor="white")

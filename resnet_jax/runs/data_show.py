@@ -117,7 +117,7 @@ def sheet_of_source(config: RunConfig, which: Which) -> Sheet:
         for index, example in zip(chosen.tolist(), stored, strict=True)
     ]
     said = f"{len(shown)} of {len(records):,} examples as they are stored: {_fields(records)}"
-    title = f"{_short(data.place)}, split {split}"
+    title = f"Examples of {_short(data.place)}, split {split}"
     return Sheet(title, (said, *_notes(dataset.notes)), shown, _style(records, stored, names, config.data.shown_bands))
 
 
@@ -180,6 +180,7 @@ def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
         )
     place = _short(config.data.place)
     title = f"{place}, {split}" if named.bare else f"{named.what}: {place}, {split}"
+    title = f"Examples as stored and as the network sees them: {title}"
     lines = (said, _steps(config, training, view, card), *_notes(splits.notes))
     return Sheet(title, lines, shown, _style(records, stored, names, config.data.shown_bands))
 

@@ -132,7 +132,8 @@ def _draw(folder: Path, card: DatasetInfo, labels: np.ndarray, predicted: np.nda
     counts = Confusion.of_rows(labels, predicted, len(names))
     arrays = {name: getattr(counts, name) for name in ("true", "predicted", "counts")}
     np.savez_compressed(folder / "confusion.npz", classes=np.int64(len(names)), **arrays)
-    title = f"linear probe: {int((labels == predicted).sum())} of {len(labels)} test images"
+    right = int((labels == predicted).sum())
+    title = f"Confusion matrix of a linear probe; {right:,} of {len(labels):,} test examples correct"
     picture = folder / "confusion.png"
     attempt(picture.name, lambda: plot_confusion(counts, names, picture, title=title), tell)
 

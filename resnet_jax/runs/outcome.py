@@ -25,6 +25,7 @@ from resnet_jax.report.views import attempt
 from resnet_jax.runs.build import build_task
 from resnet_jax.runs.config import OtherConfig, RunConfig
 from resnet_jax.runs.directory import RunDirectory
+from resnet_jax.runtime.paths import source_name
 from resnet_jax.tasks.confusion import Confusion
 from resnet_jax.tasks.multitask import Multitask
 from resnet_jax.tasks.task import Task, format_metric
@@ -216,12 +217,13 @@ class Pictures:
 
     @property
     def title(self) -> str:
-        """Headline of all of them."""
+        """What all of them are of."""
         config = self.config
         network = config.model.name
         if config.other != OtherConfig():
             network += f" and {config.other.model.name}"
-        return f"{network} on {config.data.source.split('/')[-1]} (recipe {config.recipe}, seed {config.seed})"
+        data = source_name(config.data.source).rpartition(":")[2]
+        return f"{network} on {data} (recipe {config.recipe}, seed {config.seed})"
 
     def draw_training(self) -> None:
         """Draw curves.png from metrics.jsonl and, where the run has one, depth.png from depth.jsonl."""
@@ -268,16 +270,18 @@ class Pictures:
     def _curves(self) -> None:
         task = build_task(self.config, self.run.read_data())
         rows = read_metrics(self.run.metrics)
-        plot_curves(rows, self.run.curves, title=self.title, headline=task.headline, mode=task.mode)
+        title = f"Learning curves: {self.title}"
+        plot_curves(rows, self.run.curves, title=title, headline=task.headline, mode=task.mode)
 
     def _gradients(self) -> None:
         if self.run.depth.is_file() and len((history := read_depth(self.run.depth)).steps):
-            draw_history(history, self.run.gradients, title=self.title)
+            draw_history(history, self.run.gradients, title=f"Gradient through depth and time: {self.title}")
 
     def _task_gradients(self) -> None:
         path = self.run.task_gradients
         if path.is_file() and len((found := read_task_gradients(path)).steps):
-            draw_task_gradients(found, self.run.task_gradients_picture, title=self.title)
+            title = f"Do the tasks pull the same way? Cosine of their gradients: {self.title}"
+            draw_task_gradients(found, self.run.task_gradients_picture, title=title)
 
     def _test_picture(self) -> tuple[Path, Path]:
         """Return the picture of the test and the file that it is drawn of."""
@@ -298,11 +302,12 @@ class Pictures:
             raise RunError(f"{source.name}, which it is drawn of, is missing")
         card = self.run.read_data()
         stored = open_arrays(source)
+        title = f"Answers on the test set: {self.title}"
         if source == self.run.test_rows and isinstance(task := build_task(self.config, card), Multitask):
-            plot_task_rows(stored, {part.name: part.names for part in task.parts}, path, title=self.title)
+            plot_task_rows(stored, {part.name: part.names for part in task.parts}, path, title=title)
             return
         if source == self.run.test_rows:
-            plot_test_rows(stored, card.class_names, path, title=self.title)
+            plot_test_rows(stored, card.class_names, path, title=title)
             return
         try:
             counts = Confusion(int(stored["classes"]), *(stored[name] for name in ("true", "predicted", "counts")))
@@ -310,11 +315,8 @@ class Pictures:
             raise DamagedError(f"{source} is not what was written: {error}") from error
         pixels = build_task(self.config, card).kind == "segmentation"
         right, total = counts.correct_of_true().sum(), counts.counts.sum()
-        title = (
-            f"{self.title}: {right:,} of {total:,} pixels"
-            if pixels
-            else f"{self.title}: {right} of {total} test images"
-        )
+        what = "pixels" if pixels else "test examples"
+        title = f"Confusion matrix: {self.title}; {right:,} of {total:,} {what} correct ({right / max(total, 1):.1%})"
         names = card.class_names if len(card.class_names) > 1 else ("no", "yes")
         plot_confusion(counts, output_names(names, counts.classes), path, title=title)
 
@@ -324,10 +326,11 @@ class Pictures:
         card, kept = self.run.read_data(), open_arrays(self.run.examples)
         names, meanings = card.class_names, card.meanings
         if SIMILARITY in kept:
-            draw_retrieval(kept, self.run.examples_picture, class_names=names, title=self.title)
+            title = f"Retrieval on the test set: {self.title}"
+            draw_retrieval(kept, self.run.examples_picture, class_names=names, title=title)
             return
         of = {"class_names": names, "meanings": meanings, "bands": self.config.data.shown_bands}
-        draw_pairs(kept, self.run.examples_picture, title=self.title, **of)
+        draw_pairs(kept, self.run.examples_picture, title=f"Test examples: {self.title}", **of)
 
     def _keep(self, result: Evaluation) -> None:
         confusion = result.details.get("confusion")

@@ -105,7 +105,7 @@ def overfit(
     (path / "metrics.jsonl").unlink(missing_ok=True)
     watch, result = _train(parts, images, plain, path, console)
     task = parts.task
-    title = f"{plain.model.name}: {count:,} images over and over"
+    title = f"Learning curves: {plain.model.name} trained on the same {count:,} images over and over"
     attempt(
         "curves.png",
         lambda: plot_curves(

@@ -229,7 +229,7 @@ class Detection(TaskBase):
         """Return ``boxes``, ``box_label`` and a caption with the number of boxes."""
         found = self.located(outputs)
         counts = (found["labels"] != NO_BOX).sum(axis=1)
-        captions = [f"{count} box{'' if count == 1 else 'es'} of {self.threshold:g} or more" for count in counts]
+        captions = [f"{count} box{'' if count == 1 else 'es'}, score ≥ {self.threshold:g}" for count in counts]
         return {"boxes": found["boxes"], "box_label": found["labels"], "caption": np.array(captions)}
 
 

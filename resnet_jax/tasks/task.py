@@ -246,6 +246,26 @@ SHARES = frozenset(
     | {f"{mean}_{what}" for mean in ("macro", "micro") for what in ("precision", "recall", "f1")}
 )
 
+#: Metric -> what a figure calls it, where that is more than its name with spaces.
+METRIC_WORDS = {
+    "top5": "top-5 accuracy", "map": "mean AP (mAP)", "ap50": "AP at IoU 0.5 (AP50)", "ap75": "AP at IoU 0.75 (AP75)",
+    "miou": "mean IoU", "r2": "R²", "rmse": "root mean squared error", "mae": "mean absolute error",
+    "auc": "area under the ROC curve", "f1": "F1", "micro_f1": "micro F1", "macro_f1": "macro F1",
+    "ece": "expected calibration error", "class_recall1": "recall@1 by class",
+    "batch_recall1": "recall@1 within the batch", "score": "mean score of the tasks", "centre_loss": "center loss",
+}  # fmt: skip
+
+
+def metric_words(name: str) -> str:
+    """Return what a figure calls a metric.
+
+    >>> metric_words("macro_precision"), metric_words("digit/top5"), metric_words("ap50")
+    ('macro precision', 'digit top-5 accuracy', 'AP at IoU 0.5 (AP50)')
+    """
+    above, _, last = name.rpartition("/")
+    words = METRIC_WORDS.get(last, last.replace("_", " "))
+    return f"{above.replace('_', ' ')} {words}" if above else words
+
 
 def format_metric(name: str, value: float, *, width: int = 0) -> str:
     """Write a metric for people: shares in percent, other numbers with four digits.

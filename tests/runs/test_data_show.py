@@ -68,7 +68,7 @@ def test_without_transforms_the_network_sees_the_stored_pixels(tmp_path):
             assert (one.seen.example["image"] == one.stored.example["image"]).all()
             assert one.seen.label == one.stored.label
     bare = sheet_of_source(config, Which(None, 3))
-    assert bare.title == "npz:set.npz, split all"
+    assert bare.title == "Examples of npz:set.npz, split all"
     assert [one.seen for one in bare.shown] == [None] * 3
 
 
