@@ -94,7 +94,7 @@ def draw_curves(
             low = np.where(np.isfinite(low), low, mean)  # on a log axis a band that reaches 0 ends at its line
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
         seen += [mean, low, high]
-    axes.set_xlabel("updates", color=INK)
+    axes.set_xlabel("optimizer updates", color=INK)
     axes.set_ylabel(drawn(short(label, LETTERS)), color=INK)
     if not seen:
         return DepthFigure(name, title, caption, figure, True)

@@ -118,7 +118,7 @@ def draw_sheet(sheet: Sheet, path: Path, *, dpi: float = 110) -> None:
             Patch(color=colour_of(k), label=drawn(short(sheet.style.class_names[k], 24))) for k in named
         ]
         if NO_CLASS in used:
-            handles.append(Patch(facecolor="none", edgecolor=GREY, label="not coloured: no class"))
+            handles.append(Patch(facecolor="none", edgecolor=GREY, label="not colored: no class"))
         if len(used) > MAX_NAMED:
             handles.append(Patch(color="none", label=f"and {len(used) - MAX_NAMED:,} more classes"))
         body.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=TEXT)

@@ -169,7 +169,8 @@ def draw_panel(axes: Any, x: np.ndarray, panel: Panel, *, points: bool = False) 
         if line.low is not None and line.high is not None:
             low, high = _drawable(line.low, panel.scale), _drawable(line.high, panel.scale)
             axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    axes.set_ylabel(drawn(short(panel.label, LETTERS)), color=INK)
+    more = "\n(log scale)" if panel.scale == "log" else ""
+    axes.set_ylabel(f"{drawn(short(panel.label, LETTERS))}{more}", color=INK)
     if not _anything(panel):
         axes.set_yticks([])
         zero = all(np.all(np.asarray(line.values) == 0) for line in panel.lines)

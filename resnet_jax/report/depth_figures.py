@@ -23,7 +23,7 @@ def activation_figure(depth: DepthAxis, act_var: np.ndarray, act_mean: np.ndarra
         "A steady slope of the variance within a stage means that the signal grows or shrinks by the same factor in "
         "every block.",
         depth,
-        [Panel("variance", [Line("", act_var)], "log"), Panel("mean", [Line("", act_mean)], level=0.0)],
+        [Panel("variance", [Line("", act_var)], "log"), Panel("mean value", [Line("", act_mean)], level=0.0)],
     )
 
 
@@ -39,7 +39,7 @@ def dead_figure(depth: DepthAxis, zero_share: np.ndarray, dead_units: np.ndarray
         depth,
         [
             Panel(
-                "share",
+                "share of values, of channels",
                 [Line("values that are 0", zero_share), Line("dead channels", dead_units)],
                 "percent",
                 limits=(-0.02, max(1.08 * top, 0.1)),
@@ -57,7 +57,7 @@ def branch_figure(depth: DepthAxis, skip_norm: np.ndarray, branch_norm: np.ndarr
             "The network has no skips: a block hands on what its convolutions compute. Shown is its norm before the "
             "activation, over the whole batch.",
             depth,
-            [Panel("norm", [Line("", branch_norm)], "log")],
+            [Panel("norm of the output", [Line("", branch_norm)], "log")],
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.asarray(branch_norm, np.float64) / np.asarray(skip_norm, np.float64)
@@ -69,7 +69,7 @@ def branch_figure(depth: DepthAxis, skip_norm: np.ndarray, branch_norm: np.ndarr
         depth,
         [
             Panel("norm", [Line("skip", skip_norm), Line("branch", branch_norm)], "log"),
-            Panel("branch / skip", [Line("", ratio)], "log", level=1.0),
+            Panel("branch norm / skip norm", [Line("", ratio)], "log", level=1.0),
         ],
     )
 
@@ -83,7 +83,7 @@ def cosine_figure(depth: DepthAxis, branch_skip_cosine: np.ndarray) -> DepthFigu
         "Cosine of the angle between what the branch adds and what the skip hands on. 0: the branch adds something "
         "new; positive: it amplifies what is there; negative: it takes some of it away.",
         depth,
-        [Panel("cosine", [Line("", branch_skip_cosine)], level=0.0, limits=(-reach, reach))],
+        [Panel("cosine of the angle", [Line("", branch_skip_cosine)], level=0.0, limits=(-reach, reach))],
     )
 
 
@@ -113,16 +113,16 @@ def share_figure(depth: DepthAxis, branch_grad_share: np.ndarray) -> DepthFigure
         "How much of the gradient came back through the branch: its squared norm over the sum of both squared norms. "
         "0 %: all of it took the skip, and the block is no obstacle; 50 %: both counted the same.",
         depth,
-        [Panel("share of the branch", [Line("", branch_grad_share)], "percent", level=0.5, limits=(-0.03, 1.03))],
+        [Panel("share through the branch", [Line("", branch_grad_share)], "percent", level=0.5, limits=(-0.03, 1.03))],
     )
 
 
 def weights_figure(depth: DepthAxis, weight_grad_ratio: np.ndarray, update_ratio: np.ndarray) -> DepthFigure:
     """Draw, per block, gradient and update of its parameters relative to them; the latter only if there is one."""
-    panels = [Panel("gradient / weights", [Line("", weight_grad_ratio)], "log")]
+    panels = [Panel("gradient / weight norm", [Line("", weight_grad_ratio)], "log")]
     text = "Norm of the gradient of all parameters of a block over the norm of the parameters"
     if (np.nan_to_num(update_ratio) > 0).any():
-        panels.append(Panel("update / weights", [Line("", update_ratio)], "log"))
+        panels.append(Panel("update / weight norm", [Line("", update_ratio)], "log"))
         text += (
             "; below, the optimizer's next update over the parameters: 0.001 means that a step changes them by 0.1 %"
         )
@@ -163,7 +163,7 @@ def parameters_figure(
         "scales of norms, biases. The line is the geometric mean within a block, the shade reaches from the smallest "
         "to the largest. Parameters that are still 0, or whose gradient is, have no ratio and are left out.",
         depth,
-        [Panel("gradient / parameter", lines or [Line("", np.full(len(depth), np.nan))], "log")],
+        [Panel("gradient / parameter norm", lines or [Line("", np.full(len(depth), np.nan))], "log")],
     )
 
 

@@ -96,7 +96,7 @@ def loss_lesion_figure(depth: DepthAxis, loss: np.ndarray, whole: float) -> Dept
         f"Mean loss when the branch of one block is taken out and only its skip remains. The line across is the whole "
         f"network, {whole:.4g}.",
         depth,
-        [Panel("loss", [Line("", loss)], level=whole)],
+        [Panel("mean loss", [Line("", loss)], level=whole)],
     )
 
 
@@ -109,8 +109,8 @@ def loss_deletions_figure(deleted: np.ndarray, loss: np.ndarray) -> DepthFigure:
         "Mean loss when several blocks, chosen at random, are taken out at once; the line is the median over random "
         "choices, the shade reaches from the best to the worst.",
         np.asarray(deleted),
-        "blocks taken out",
-        [Panel("loss", [Line("", middle, low, high)])],
+        "blocks removed at once",
+        [Panel("mean loss", [Line("", middle, low, high)])],
     )
 
 
@@ -131,7 +131,15 @@ def lesion_figure(depth: DepthAxis, accuracy: np.ndarray, whole: float) -> Depth
         f"The line across is the whole network, {100 * whole:.2f} %. (Veit et al. 2016: a residual network loses "
         "little, a plain one everything.)",
         depth,
-        [Panel("accuracy", [Line("", accuracy)], "percent", level=whole, limits=(max(low - 0.05, -0.02), 1.02))],
+        [
+            Panel(
+                "accuracy (share of images)",
+                [Line("", accuracy)],
+                "percent",
+                level=whole,
+                limits=(max(low - 0.05, -0.02), 1.02),
+            )
+        ],
     )
 
 
@@ -150,8 +158,8 @@ def deletions_figure(deleted: np.ndarray, error: np.ndarray) -> DepthFigure:
         "median over random choices, the shade reaches from the best to the worst. It rises smoothly where the network "
         "works like a collection of many paths.",
         np.asarray(deleted),
-        "blocks taken out",
-        [Panel("error", [Line("", middle, low, high)], "percent", limits=(-0.02, 1.02))],
+        "blocks removed at once",
+        [Panel("error (share of images)", [Line("", middle, low, high)], "percent", limits=(-0.02, 1.02))],
     )
 
 
@@ -169,7 +177,7 @@ def permutations_figure(correlation: np.ndarray, error: np.ndarray) -> DepthFigu
         "one (Kendall's rank correlation 1), to the left it has little to do with it.",
         np.asarray(correlation),
         "rank correlation with the trained order",
-        [Panel("error", [Line("", error)], "percent", limits=(-0.02, 1.02))],
+        [Panel("error (share of images)", [Line("", error)], "percent", limits=(-0.02, 1.02))],
         points=True,
     )
 
@@ -196,8 +204,8 @@ def path_lengths_figure(
         np.asarray(length),
         "branches on the path",
         [
-            Panel("gradient of a path", [Line("", gradient)], "log"),
-            Panel("share", [Line("of paths", count), Line("of gradient", carried)], "percent"),
+            Panel("gradient norm of one path", [Line("", gradient)], "log"),
+            Panel("share", [Line("share of paths", count), Line("share of the gradient", carried)], "percent"),
         ],
     )
 

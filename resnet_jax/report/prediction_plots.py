@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.report.canvas import BLUE, GREY, VERMILION, headline as fitted, new_figure, save_figure, short
+from resnet_jax.report.canvas import BLUE, GREY, SKY, VERMILION, headline as fitted, new_figure, save_figure, short
 from resnet_jax.report.text import drawn
 from resnet_jax.tasks.ranking import average_precision
 from resnet_jax.tasks.scores import mean_known
@@ -46,7 +46,7 @@ def plot_scatter(true: np.ndarray, predicted: np.ndarray, names: Sequence[str], 
         x, y = true[::every, target].astype(np.float64), predicted[::every, target].astype(np.float64)
         seen = np.isfinite(y)
         ends = (min(x.min(), y[seen].min(initial=np.inf)), max(x.max(), y[seen].max(initial=-np.inf)))
-        axes.plot(ends, ends, color=GREY, linewidth=1.0, label="equal")
+        axes.plot(ends, ends, color=GREY, linewidth=1.0, label="predicted = true")
         axes.plot(x[seen], y[seen], ".", color=BLUE, markersize=4.0, alpha=0.5)
         name = drawn(short(names[target] if target < len(names) else f"target {target}", 24))
         axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}", aspect="equal")
@@ -67,18 +67,24 @@ def plot_label_precision(
     order = known[np.argsort(-precision[known], kind="stable")]
     left = len(order) - MAX_LABELS
     order = order if left <= 0 else np.concatenate([order[: MAX_LABELS // 2], order[-MAX_LABELS // 2 :]])
-    size = (7.0, max(2.5, 0.26 * len(order) + 1.4))
+    size = (7.6, max(2.5, 0.26 * len(order) + 1.4))
     figure = new_figure(size)
     axes = figure.subplots()
     places = np.arange(len(order))
-    axes.barh(places, precision[order], color=BLUE, label="average precision")
+    axes.barh(places, precision[order], color=SKY, label="average precision")
     axes.plot(
-        labels.mean(axis=0)[order], places, "|", color=VERMILION, markersize=10.0, label="share that has it (chance)"
+        labels.mean(axis=0)[order],
+        places,
+        "|",
+        color=VERMILION,
+        markersize=10.0,
+        label="share of examples with the label (chance)",
     )
     shown = [drawn(short(str(names[k]) if k < len(names) else f"label {k}", 24)) for k in order.tolist()]
     axes.set_yticks(places, shown)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel=f"mean {mean_known(precision):.3f}")
+    axes.set(xlim=(0, 1), ylabel="label")
+    axes.set_xlabel(f"average precision (mean over the labels: {mean_known(precision):.3f})")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     more = f" ({left} labels in between left out)" if left > 0 else ""

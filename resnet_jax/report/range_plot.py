@@ -15,7 +15,7 @@ from resnet_jax.report.depth_axes import plain
 LOOKS = ((VERMILION, "-"), (GREEN, "--"), (GREY, ":"))
 #: What is above so many times the first loss is cut off, so that the part that matters can be seen.
 CUT = 1.5
-SIZE = (7.2, 4.4)
+SIZE = (8.4, 4.4)
 
 
 def plot_range(
@@ -42,7 +42,9 @@ def plot_range(
     plain(axes)
     seeds, known = len(losses), np.isfinite(losses).all(axis=0)
     for row in losses:
-        axes.plot(rates, row, color=GREY, alpha=0.35, linewidth=0.7, label="every batch" if row is losses[0] else None)
+        axes.plot(
+            rates, row, color=GREY, alpha=0.35, linewidth=0.7, label="single batches" if row is losses[0] else None
+        )
     mean = np.where(known, smoothed.mean(axis=0), np.nan)
     name = "smoothed" if seeds == 1 else f"smoothed, mean of {seeds} seeds"
     axes.plot(rates, mean, color=BLUE, linewidth=1.8, label=name)
@@ -59,8 +61,8 @@ def plot_range(
     low, first = float(np.nanmin(losses)), float(losses[np.isfinite(losses)][0])
     high = min(float(np.nanmax(losses)), max(CUT * first, 2 * float(np.nanmax(mean[:1]))))
     axes.set_ylim(min(0.0, low) if low < 0.2 * high else low - 0.05 * (high - low), 1.02 * high)
-    axes.set_xlabel("learning rate, growing from update to update (logarithmic)")
-    axes.set_ylabel("training loss of a batch")
+    axes.set_xlabel("learning rate, growing from update to update (log scale)")
+    axes.set_ylabel("training loss of one batch")
     axes.set_title(headline(title, SIZE[0]), loc="left", fontsize=12)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, path)

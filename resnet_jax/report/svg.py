@@ -6,13 +6,14 @@ import io
 import re
 from typing import Any
 
-from resnet_jax.report.canvas import AMBER, BLUE, GREEN, PURPLE, SKY, VERMILION
+from resnet_jax.report.canvas import AMBER, BLUE, GREEN, GREY, PURPLE, SKY, VERMILION
 from resnet_jax.report.depth_axes import INK
 from resnet_jax.report.text import visible
 
 #: Colour of a figure -> the page's variable for it; the page has another value in the dark.
 VARIABLES = {
     BLUE: "--blue", VERMILION: "--vermilion", GREEN: "--green", PURPLE: "--purple", AMBER: "--amber", SKY: "--sky",
+    GREY: "--quiet",
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.report.canvas import BLUE, GREY, headline as fitted, new_figure, save_figure, short
+from resnet_jax.report.depth_axes import percent_axis
+from resnet_jax.report.plots import COLOUR_AND_COUNT
 from resnet_jax.report.text import drawn
 
 #: Panels beside each other at most; classes that are named; points of a scatter.
@@ -37,23 +39,28 @@ def plot_task_rows(
     every = list(np.ravel(figure.subplots(lines, columns)))
     for axes in every[len(tasks) :]:
         axes.set_axis_off()
+    matrices, image = [], None
     for axes, task in zip(every, tasks, strict=False):
         there = rows[f"{task}/there"]
         true, said = rows[f"{task}/label"][there], rows[f"{task}/prediction"][there]
         if true.ndim == 1:
-            _confusion(axes, true, said, names.get(task, ()), task)
+            image = _confusion(axes, true, said, names.get(task, ()), task)
+            matrices.append(axes)
         else:
             _scatter(axes, true[:, 0], said[:, 0], task)
+    if matrices:
+        bar = figure.colorbar(image, ax=matrices[-1], fraction=0.046, label=COLOUR_AND_COUNT)
+        percent_axis(bar.ax.yaxis)
     figure.suptitle(fitted(title, size[0], 11), fontsize=11)
     save_figure(figure, path)
 
 
-def _confusion(axes: Any, true: np.ndarray, said: np.ndarray, names: Sequence[str], task: str) -> None:
+def _confusion(axes: Any, true: np.ndarray, said: np.ndarray, names: Sequence[str], task: str) -> Any:
     classes = max(len(names), int(max(true.max(initial=0), said.max(initial=0))) + 1)
     matrix = np.zeros((classes, classes), np.int64)
     np.add.at(matrix, (true, said), 1)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
+    image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
     if classes <= NAMED:
         shown = [drawn(short(str(names[k]) if k < len(names) else str(k), 12)) for k in range(classes)]
         axes.set_xticks(range(classes), shown)
@@ -64,7 +71,8 @@ def _confusion(axes: Any, true: np.ndarray, said: np.ndarray, names: Sequence[st
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
     right, total = int(np.trace(matrix)), int(matrix.sum())
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(drawn(f"{task}: {right} of {total} right"), fontsize=10)
+    axes.set_title(drawn(f"{task}: {right:,} of {total:,} correct"), fontsize=10)
+    return image
 
 
 def _scatter(axes: Any, true: np.ndarray, said: np.ndarray, task: str) -> None:
@@ -72,7 +80,7 @@ def _scatter(axes: Any, true: np.ndarray, said: np.ndarray, task: str) -> None:
     x, y = true[::every].astype(np.float64), said[::every].astype(np.float64)
     seen = np.isfinite(y)
     ends = (min(x.min(), y[seen].min(initial=np.inf)), max(x.max(), y[seen].max(initial=-np.inf)))
-    axes.plot(ends, ends, color=GREY, linewidth=1.0, label="equal")
+    axes.plot(ends, ends, color=GREY, linewidth=1.0, label="predicted = true")
     axes.plot(x[seen], y[seen], ".", color=BLUE, markersize=4.0, alpha=0.5)
     axes.set(xlabel="true value", ylabel="predicted value")
     axes.grid(alpha=0.25)

@@ -14,7 +14,7 @@ from resnet_jax.search.halving import Mode, rank
 from resnet_jax.search.result import short
 from resnet_jax.search.space import Dimension, Kind
 from resnet_jax.search.study import Trial
-from resnet_jax.tasks.task import SHARES
+from resnet_jax.tasks.task import SHARES, metric_words
 
 _LIGHT = "#BBBBBB"
 
@@ -24,13 +24,14 @@ def draw_parallel(
 ) -> None:
     """Draw a line a trial through an axis for each option and one for the metric.
 
-    Trials of the whole length are coloured by the metric, those that were stopped are grey, those that diverged are
+    Trials of the whole length are colored by the metric, those that were stopped are gray, those that diverged are
     dotted and end before the metric; the best is thick.
 
     Raises:
         ValueError: nothing was measured.
     """
     from matplotlib import colormaps
+    from matplotlib.lines import Line2D
 
     shown = [one for one in trials if one.state != "failed"]
     values = [one.value for one in shown if one.value is not None]
@@ -68,9 +69,10 @@ def draw_parallel(
         beyond = "≤ " if at == 0 and min(values) < low else "≥ " if at == 1 and max(values) > high else ""
         label = beyond + (f"{100 * value:.1f}" if headline in SHARES else f"{value:.3g}")
         axes.annotate(label, (count, at), xytext=(5, 0), textcoords="offset points", ha="left", va="center", fontsize=8)
-    unit = " %" if headline in SHARES else ""
-    names = [_two_lines(column.option) for column in columns] + [f"validation\n{headline.replace('_', ' ')}{unit}"]
+    unit = ", %" if headline in SHARES else ""
+    names = [_two_lines(column.option) for column in columns] + [f"validation\n{metric_words(headline)}{unit}"]
     axes.set_xticks(range(count + 1), names, fontsize=9)
+    axes.set_xlabel("options, each with its own scale, and at the right the metric", fontsize=9)
     axes.tick_params(axis="x", length=0)
     axes.set_yticks([])
     axes.set_xlim(-0.45, count + 0.35)
@@ -78,8 +80,17 @@ def draw_parallel(
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
     done = sum(one.state == "complete" for one in shown)
-    said = f"{title}: {len(shown)} trials, {done} of the whole length (coloured), the others grey, the best red"
+    said = f"{title}: a line for each of {len(shown)} trials, and the option values that it tried"
     axes.set_title(fitted(said, size[0], 11), fontsize=11)
+    handles: list[Any] = [Line2D([], [], color=VERMILION, linewidth=2.6, label="best")] if best is not None else []
+    if done:
+        look = {"color": colours(0.6), "linewidth": 1.2, "label": f"trained to the end ({done}), colored by the metric"}
+        handles.append(Line2D([], [], **look))
+    if any(one.state not in ("complete", "diverged") for one in shown):
+        handles.append(Line2D([], [], color=_LIGHT, linewidth=1.2, label="stopped early"))
+    if any(one.state == "diverged" for one in shown):
+        handles.append(Line2D([], [], color=GREY, linestyle=":", label="diverged"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
@@ -94,9 +105,10 @@ def draw_importance(found: Mapping[str, float], share: float, headline: str, pat
         axes.annotate(f"{100 * found[name]:.0f} %", (100 * found[name], at), xytext=(4, 0), va="center",
                       textcoords="offset points", fontsize=9)  # fmt: skip
     axes.set_yticks(range(len(names)), [drawn(cut(name, 40)) for name in names])
+    axes.set_ylabel("option")
     axes.set_xlim(0, 112)
     axes.set_xlabel(
-        f"share of the spread of validation {headline.replace('_', ' ')} after {share:.0%} of the length, % (fANOVA)"
+        f"share of the variance of validation {metric_words(headline)}\nafter {share:.0%} of the length, % (fANOVA)"
     )
     _clean(axes)
     axes.set_title(fitted(title, size[0], 11), fontsize=11)
@@ -122,13 +134,13 @@ def draw_history(trials: Sequence[Trial], headline: str, mode: Mode, path: Path,
     low, high = _wider(min(values), max(values))
     if others:
         axes.plot([one.number for one in others], [factor * (one.value or 0.0) for one in others], "o", color=_LIGHT,
-                  markersize=4, label="stopped before the end")  # fmt: skip
+                  markersize=4, label="stopped early")  # fmt: skip
     if lost:
         axes.plot([one.number for one in lost], [low] * len(lost), "x", color=GREY, markersize=5,
                   label="diverged or failed")  # fmt: skip
     if whole:
         axes.plot([one.number for one in whole], [factor * (one.value or 0.0) for one in whole], "o", color=BLUE,
-                  markersize=5, label="whole length")  # fmt: skip
+                  markersize=5, label="trained to the end")  # fmt: skip
         best, best_so_far = whole[0], []
         for one in whole:
             best = one if rank(one.value or 0.0, mode) < rank(best.value or 0.0, mode) else best
@@ -137,12 +149,12 @@ def draw_history(trials: Sequence[Trial], headline: str, mode: Mode, path: Path,
         axes.step(steps, [*best_so_far, best_so_far[-1]], where="post", color=VERMILION, linewidth=1.4,
                   label="best so far")  # fmt: skip
     axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-    axes.set_xlabel("trial")
-    axes.set_ylabel(f"validation {headline.replace('_', ' ')}" + (", %" if headline in SHARES else ""))
+    axes.set_xlabel("trial, in the order they began")
+    axes.set_ylabel(f"validation {metric_words(headline)}" + (", %" if headline in SHARES else ""))
     axes.xaxis.get_major_locator().set_params(integer=True)
     _clean(axes)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    axes.set_title(fitted(title, size[0], 11), fontsize=11)
+    axes.set_title(fitted(f"{title}: validation {metric_words(headline)} of every trial", size[0], 11), fontsize=11)
     save_figure(figure, path)
 
 

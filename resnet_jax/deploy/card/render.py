@@ -15,7 +15,7 @@ from resnet_jax.report.depth_axes import INK, DepthFigure, percent_axis, plain
 from resnet_jax.report.depth_page import Page, Section, Table
 from resnet_jax.report.markdown_page import render_markdown
 from resnet_jax.runtime.paths import source_name
-from resnet_jax.tasks.task import SHARES
+from resnet_jax.tasks.task import SHARES, metric_words
 
 LIMITS = (
     "The figures are of the images named above and of nothing else: other cameras, crops, compressions and classes "
@@ -88,7 +88,7 @@ def facts(card: CardFacts) -> dict[str, str]:
         "multiply-additions": f"{card.counts.macs:,} for each input of {'x'.join(map(str, _shape(card)))}",
         "updates": f"{card.trained.step:,}",
         "digest of parameters": card.digest,
-        "licence": card.licence or "not stated",
+        "license": card.licence or "not stated",
     }
 
 
@@ -123,15 +123,16 @@ def page(card: CardFacts) -> Page:
         *([] if depth is None else [depth]),
         Section("Speed and size", speed, tables=[_forms(card)]),
         Section("Known limits", points=limits(card)),
-        Section("Licence", card.licence or "Not stated."),
+        Section("License", card.licence or "Not stated."),
         Section("How to load it", code=loading(card)),
     ]
     summary = [f"{card.counts.params:,} parameters, {card.counts.macs:,} multiply-additions an input."]
     for figure in card.figures:
         if figure.name == headline:
             interval = _interval(figure.name, figure.low, figure.high)
-            value = f"{figure.name} {said(figure.name, figure.value)}"
-            summary.insert(0, f"{value}{f' ({interval})' if interval else ''} of {card.evaluated}.")
+            name_of = metric_words(figure.name)
+            value = f"{name_of[:1].upper()}{name_of[1:]} {said(figure.name, figure.value)}"
+            summary.insert(0, f"{value}{f' ({interval})' if interval else ''} on {card.evaluated}.")
     return Page(f"Model card: {name}", facts(card), summary, sections)
 
 
@@ -145,15 +146,18 @@ def reliability(before: Calibration, after: Calibration | None) -> DepthFigure:
     for found, colour, marker, label in looks:
         there = found.count > 0
         named = f"{label}, ECE {100 * found.ece:.2f} %"
-        axes.plot(
-            found.confidence[there], found.accuracy[there], color=colour, marker=marker, markersize=4, label=named
-        )
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="share that is right")
+        x, y, count = found.confidence[there], found.accuracy[there], found.count[there]
+        axes.plot(x, y, color=colour, linewidth=1.0, marker=marker, markersize=3, label=named, clip_on=False)
+        axes.scatter(x, y, 12 + 90 * count / count.sum(), color=colour, marker=marker, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
     percent_axis(axes.xaxis)
     percent_axis(axes.yaxis)
     plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    caption = "Examples by the probability of the answer, 15 bins; below the diagonal the network is too sure."
+    caption = (
+        "Examples by the probability of the answer, 15 bins; the larger the mark, the more examples. Below the "
+        "diagonal the network is too sure."
+    )
     return DepthFigure("reliability", "Reliability", caption, figure)
 
 
@@ -164,7 +168,7 @@ def _shape(card: CardFacts) -> tuple[int, ...]:
 def _figures(card: CardFacts) -> list[Table]:
     """Return the tables of metrics, and of classes, labels or targets."""
     shown = {
-        "metric": [figure.name for figure in card.figures],
+        "metric": [metric_words(figure.name) for figure in card.figures],
         "value": [said(figure.name, figure.value) for figure in card.figures],
         "95 % interval": [_interval(figure.name, figure.low, figure.high) for figure in card.figures],
         "how": [figure.how for figure in card.figures],
@@ -180,7 +184,7 @@ def _figures(card: CardFacts) -> list[Table]:
             "precision": [said("accuracy", one.precision) for one in each],
             "interval of precision": [_interval("accuracy", *one.precision_interval) for one in each],
         }
-        tables.append(Table("Of every class, with Wilson's intervals", columns, unfolded=len(each) <= 20))
+        tables.append(Table("Every class, with Wilson's intervals", columns, unfolded=len(each) <= 20))
     if card.by_class:
         tables.append(_by_class(list(card.by_class), list(zip(*card.by_class.values(), strict=True))))
     return tables
@@ -193,7 +197,7 @@ def _by_class(names: list[str], figures: list[tuple[Figure, ...]]) -> Table:
         columns[head] = [said(each.name, each.value) for each in column]
         columns[f"interval of {head}"] = [_interval(each.name, each.low, each.high) for each in column]
     how = next((each.how for column in figures for each in column if each.how), "")
-    return Table(f"Of every class or target{f', by {how}' if how else ''}", columns, unfolded=len(names) <= 20)
+    return Table(f"Every class or target{f', by {how}' if how else ''}", columns, unfolded=len(names) <= 20)
 
 
 def _forms(card: CardFacts) -> Table:
@@ -229,7 +233,7 @@ def _data(card: CardFacts) -> dict[str, str]:
     counts = ", ".join(f"{split} {number:,}" for split, number in data.examples.items())
     size = "x".join(map(str, data.image_shape))
     if geometry.image_size is not None:
-        size += f", shorter side to {geometry.shorter_side} ({geometry.interpolation}), centre cut out"
+        size += f", shorter side to {geometry.shorter_side} ({geometry.interpolation}), center cropped"
     names = ", ".join(data.class_names[:12]) + (", ..." if len(data.class_names) > 12 else "")
     found = {
         "source": source_name(run.config.data.source) if run.was_trained_here else "that of the imported weights",

@@ -17,7 +17,7 @@ from resnet_jax.deploy.explain.perturbation import area
 from resnet_jax.report.canvas import GREY, PALETTE, new_figure
 from resnet_jax.report.depth_axes import INK, WIDTH, DepthFigure, plain
 from resnet_jax.report.depth_page import Page, Section, Table, write_page
-from resnet_jax.report.heat import encode_png, picture
+from resnet_jax.report.heat import encode_png, overlay, picture
 from resnet_jax.report.picture import Picture
 from resnet_jax.report.text import visible
 
@@ -53,6 +53,8 @@ def write_explanations(
     sections, used = [], set[str]()
     if found and found[0].random[0].size:
         sections.append(_checks(found, parts))
+    if found:
+        sections.append(_reading(found[0]))
     for row, one in enumerate(found):
         sections.append(_section(one, _unused(one.name, used), parts, neighbours[row] if neighbours else ()))
     for name, (headline, png) in (sheets or {}).items():
@@ -191,6 +193,31 @@ def _caption(name: str, found: Map, one: Explained) -> str:
     return "\n".join(lines)
 
 
+def _reading(one: Explained) -> Section:
+    """Return what the colors of the maps mean, as bars drawn like the maps."""
+    signed = {METHODS[name].signed for name in one.maps} | ({False} if one.stages else set[bool]())
+    titles = ", ".join(METHODS[name].title for name in one.maps if METHODS[name].signed)
+    figure = new_figure((WIDTH, 0.4 + 0.75 * len(signed)))
+    for axes, kind in zip(figure.subplots(len(signed), 1, squeeze=False)[:, 0], sorted(signed), strict=True):
+        heat = np.linspace(-1.0 if kind else 0.0, 1.0, 256, dtype=np.float32)[None].repeat(8, 0)
+        bar = overlay(np.full((8, 256, 1), 128, np.uint8), heat, signed=kind)
+        axes.imshow(bar, aspect="auto", extent=(float(heat.min()), 1.0, 0.0, 1.0))
+        plain(axes)
+        axes.grid(visible=False)
+        axes.set_yticks([])
+        ticks = {-1.0: "most against", 0.0: "counts for nothing", 1.0: "most for"} if kind else {}
+        ticks = ticks or {0.0: "counts for nothing", 1.0: "counts most"}
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        sides = ("left", "center", "right") if kind else ("left", "right")
+        for label, side in zip(axes.get_xticklabels(), sides, strict=True):
+            label.set_horizontalalignment(side)
+        axes.set_title(
+            titles if kind else "all other maps" if len(signed) > 1 else "maps", fontsize=9, color=INK, loc="left"
+        )
+    caption = "The color of a place says how much it counts for the explained answer. Every map has a scale of its own."
+    return Section("How to read the maps", figures=[DepthFigure("colors", "Colors of the maps", caption, figure)])
+
+
 def _checks(found: Sequence[Explained], parts: Sequence[str]) -> Section:
     text = (
         "Two checks of every method, means over the images. A map that explains changes when weights are randomized "
@@ -205,8 +232,8 @@ def _checks(found: Sequence[Explained], parts: Sequence[str]) -> Section:
         axes.plot(range(len(parts)), values, label=METHODS[name].title, color=PALETTE[at], marker=_MARKERS[at])
     axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
     axes.set_xticks(range(len(parts)), [f"…{part}" if at else part for at, part in enumerate(parts)])
-    axes.set_ylabel("rank correlation", color=INK)
-    axes.set_xlabel("randomized from the top down to", color=INK)
+    axes.set_ylabel("rank correlation of the maps", color=INK)
+    axes.set_xlabel("weights randomized from the head down to", color=INK)
     _finish(axes)
     caption = "Similarity of maps to those of the network with randomized weights: 1 the same, 0 nothing in common."
     figures = [DepthFigure("randomization", "Randomization check", caption, figure)]
@@ -216,11 +243,13 @@ def _checks(found: Sequence[Explained], parts: Sequence[str]) -> Section:
         steps = np.linspace(0, 1, found[0].random[way].size)
         for at, name in enumerate(names):
             curves = [(one.maps[name].deletion, one.maps[name].insertion)[way] for one in found]
-            axes.plot(steps, np.mean(curves, axis=0), label=METHODS[name].title, color=PALETTE[at])
+            look = {"color": PALETTE[at], "marker": _MARKERS[at], "markersize": 4, "markevery": (at, 5)}
+            axes.plot(steps, np.mean(curves, axis=0), label=METHODS[name].title, **look)
         by_chance = np.mean([one.random[way] for one in found], axis=0)
         axes.plot(steps, by_chance, color=GREY, linestyle="--", label="random order")
         axes.set_xlabel("share of the input " + ("covered" if way == 0 else "shown"), color=INK)
-        axes.set_ylabel(found[0].measure, color=INK)
+        measure = "probability of the explained answer" if found[0].measure == "probability" else found[0].measure
+        axes.set_ylabel(measure, color=INK)
         _finish(axes)
         caption = (
             f"Mean {found[0].measure} as cells are {'covered' if way == 0 else 'shown'}, the most important first."

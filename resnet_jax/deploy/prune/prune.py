@@ -70,7 +70,8 @@ def prune(
         if how.by == "magnitude":
             raise UsageError("several ratios compare speed, and single zero weights are no faster: give one ratio")
         points = sweep(trained, how, out, given, console=console, tell=tell)
-        write_tables(out, points, f"{trained.config.model.name} pruned by {how.by}")
+        title = f"{trained.config.model.name} pruned by {how.by}, quality against speed"
+        write_tables(out, points, title, trained.task.headline)
         for line in (out / "table.md").read_text().splitlines()[2:]:
             tell(line)
         tell(f"table {out / 'table.md'}")

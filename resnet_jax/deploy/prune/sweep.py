@@ -37,6 +37,7 @@ from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run
 from resnet_jax.runs.trained import TrainedRun, load_run
 from resnet_jax.runtime.files import write_whole
+from resnet_jax.tasks.task import SHARES, metric_words
 
 FULL = "full"
 COLUMNS = (
@@ -174,7 +175,7 @@ def _require_made_so(path: Path, trained: TrainedRun, how: HowToPrune, ratio: fl
             raise RunError(f"{path.parent} was made with {field} {was}, not {value}: name another directory")
 
 
-def write_tables(out: Path, points: Sequence[Point], title: str) -> None:
+def write_tables(out: Path, points: Sequence[Point], title: str, metric: str = "accuracy") -> None:
     """Write the table as Markdown, as CSV and as a picture."""
     if not points:
         raise UsageError("there are no networks to compare")
@@ -185,29 +186,34 @@ def write_tables(out: Path, points: Sequence[Point], title: str) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
     write_whole(out / "table.csv", text.getvalue())
-    draw_points(out / "table.png", points, title)
+    draw_points(out / "table.png", points, title, metric)
 
 
-def draw_points(path: Path, points: Sequence[Point], title: str) -> None:
+def draw_points(path: Path, points: Sequence[Point], title: str, metric: str = "accuracy") -> None:
     """Draw the headline metric over images per second, each network with its name."""
     from resnet_jax.report.canvas import BLUE, VERMILION, headline, new_figure, save_figure
-    from resnet_jax.report.depth_axes import plain
+    from resnet_jax.report.depth_axes import percent_axis, plain
 
     figure = new_figure((7.2, 4.4))
     axes: Any = figure.subplots()
     plain(axes)
-    for name, colour, label in (("pruned", VERMILION, "pruned"), ("finetuned", BLUE, "then fine-tuned")):
+    for name, colour, mark, label in (
+        ("pruned", VERMILION, "s", "pruned"),
+        ("finetuned", BLUE, "o", "then fine-tuned"),
+    ):
         known = [(point.images_per_second, value) for point in points if (value := getattr(point, name)) is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), "o", color=colour, label=label)
+            axes.plot(*zip(*known, strict=True), mark, color=colour, label=label)
     for point in points:
         best = point.finetuned if point.finetuned is not None else point.pruned
         if best is not None:
             axes.annotate(f"{point.name}, x{point.speedup:.2f}", (point.images_per_second, best), xytext=(6, -11),
                           textcoords="offset points", fontsize=8.5)  # fmt: skip
     axes.margins(x=0.2, y=0.15)
-    axes.set_xlabel("images per second, measured in turns")
-    axes.set_ylabel("accuracy on the test split")
+    axes.set_xlabel("speed, images per second (networks timed in turns)")
+    axes.set_ylabel(f"{metric_words(metric)} on the test split")
+    if metric in SHARES:
+        percent_axis(axes.yaxis)
     axes.set_title(headline(title, 7.2), loc="left", fontsize=12)
     axes.legend(frameon=False, fontsize=8.5)
     save_figure(figure, path)

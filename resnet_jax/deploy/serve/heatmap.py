@@ -83,7 +83,7 @@ class GradCam:
         index = jnp.array([self._classes.index(name)])
         heat = grad_cam(model, self._trained.variables, images, index)
         drawn = overlay(pixels, np.asarray(upsampled(heat, pixels.shape[:2])[0], np.float32))
-        return Drawn(encode_png(drawn), f"where “{name}” is seen (Grad-CAM)", name)
+        return Drawn(encode_png(drawn), f"where “{name}” is seen: the brighter, the more it counts (Grad-CAM)", name)
 
 
 class PixelClasses:
@@ -107,7 +107,7 @@ class PixelClasses:
             scores = np.asarray(self._engine.outputs_in(row), np.float64)
             shares = np.exp(scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True))
             heat = overlay(pixels, shares[..., self._engine.classes.index(wanted)])
-            return Drawn(encode_png(heat), f"where “{wanted}” is likely: the brighter the likelier", wanted, self._hex)
+            return Drawn(encode_png(heat), f"where “{wanted}” is likely: the brighter, the likelier", wanted, self._hex)
         found = self._engine.prediction(row, pixels.shape[:2], 1).fields["segmentation"]
         times = enlargement(pixels.shape[:2])
         tint = self._table[at_sides(found, pixels.shape[:2])].repeat(times, 0).repeat(times, 1)

@@ -47,7 +47,7 @@ def render_page(engine: Engine, limits: Limits, *, explains: bool) -> str:
     whole = engine.task in ("segmentation", "detection")  # there is a picture of all classes, to go back to
     given = {"bytes": limits.body, "explains": explains, "whole": whole, "nothing": nothing}
     facts = json.dumps(given).replace("<", "\\u003c")
-    colours = "in colours" if channels == 3 else "in grey"
+    colours = "in color" if channels == 3 else "in gray"
     where = WHERE.get(engine.task, "") if explains else ""
     what = WHAT.get(engine.task, "says what it is by {count} answers").format(count=f"{len(engine.classes):,}")
     fields = {

@@ -52,7 +52,7 @@ def test_the_card(cards, capsys):
     front = yaml.safe_load(text.split("---")[1])
     assert front["license"] == "bsd-2-clause"
     assert front["model-index"][0]["results"][0]["metrics"][0] == {"type": "accuracy", "value": evaluated["accuracy"]}
-    for heading in ("Data", "Recipe", "Calibration", "Speed and size", "Known limits", "Licence", "How to load it"):
+    for heading in ("Data", "Recipe", "Calibration", "Speed and size", "Known limits", "License", "How to load it"):
         assert f"## {heading}" in text
     assert "![Gradient through depth](gradient.png)" in text
     pictures = re.findall(r"!\[[^\]]*\]\((.*?)\)", text)
