@@ -80,6 +80,26 @@ def picture(image: np.ndarray, heat: np.ndarray | None, *, signed: bool = False)
     return encode_png(enlarged(image) if heat is None else overlay(image, heat, signed=signed))
 
 
+def scale_bar(*, signed: bool, curves: bool = False) -> np.ndarray:
+    """Return the colors of a map from its smallest to its largest value, as they are seen over gray, (8, 256, 3).
+
+    Args:
+        signed: as for :func:`overlay`.
+        curves: of a map behind the curves of a signal.
+    """
+    heat = np.linspace(-1.0 if signed else 0.0, 1.0, 256, dtype=np.float32)[None].repeat(8, 0)
+    if not curves:
+        return overlay(np.full((8, 256, 1), 128, np.uint8), heat, signed=signed)
+    from matplotlib import colormaps
+
+    colours = colormaps[_BEHIND[signed]]((heat + signed) / (1 + signed))[..., :3]
+    return np.rint(255 * (1 - _OPAQUE + _OPAQUE * colours)).astype(np.uint8)
+
+
+#: Colors behind the curves of a signal, by whether they are signed, and how far they cover the white.
+_BEHIND, _OPAQUE = {False: "YlOrRd", True: "coolwarm"}, 0.75
+
+
 def _signal(signal: np.ndarray, heat: np.ndarray | None, signed: bool) -> bytes:
     """Draw the curves of a signal (L, C), the map as colours behind them."""
     from resnet_jax.report.canvas import PALETTE, figure_bytes, new_figure
@@ -94,8 +114,8 @@ def _signal(signal: np.ndarray, heat: np.ndarray | None, signed: bool) -> bytes:
         axes.imshow(signal.T, aspect="auto", origin="lower", cmap="gray", extent=extent)
     if heat is not None:
         most = _full(heat, signed)
-        limits = {"vmin": -most if signed else 0.0, "vmax": most, "cmap": "coolwarm" if signed else "YlOrRd"}
-        axes.imshow(heat[None], aspect="auto", extent=extent, alpha=0.75, interpolation="nearest", **limits)
+        limits = {"vmin": -most if signed else 0.0, "vmax": most, "cmap": _BEHIND[signed]}
+        axes.imshow(heat[None], aspect="auto", extent=extent, alpha=_OPAQUE, interpolation="nearest", **limits)
     for channel in range(signal.shape[1] if signal.shape[1] <= MAX_LINES else 0):
         width = 0.5 if len(signal) > 1000 else 1.2
         axes.plot(signal[:, channel], color="black" if heat is not None else PALETTE[channel], linewidth=width)

@@ -17,7 +17,7 @@ from resnet_jax.deploy.explain.perturbation import area
 from resnet_jax.report.canvas import GREY, PALETTE, new_figure
 from resnet_jax.report.depth_axes import INK, WIDTH, DepthFigure, plain
 from resnet_jax.report.depth_page import Page, Section, Table, write_page
-from resnet_jax.report.heat import encode_png, overlay, picture
+from resnet_jax.report.heat import encode_png, picture, scale_bar
 from resnet_jax.report.picture import Picture
 from resnet_jax.report.text import visible
 
@@ -198,10 +198,9 @@ def _reading(one: Explained) -> Section:
     signed = {METHODS[name].signed for name in one.maps} | ({False} if one.stages else set[bool]())
     titles = ", ".join(METHODS[name].title for name in one.maps if METHODS[name].signed)
     figure = new_figure((WIDTH, 0.4 + 0.75 * len(signed)))
-    for axes, kind in zip(figure.subplots(len(signed), 1, squeeze=False)[:, 0], sorted(signed), strict=True):
-        heat = np.linspace(-1.0 if kind else 0.0, 1.0, 256, dtype=np.float32)[None].repeat(8, 0)
-        bar = overlay(np.full((8, 256, 1), 128, np.uint8), heat, signed=kind)
-        axes.imshow(bar, aspect="auto", extent=(float(heat.min()), 1.0, 0.0, 1.0))
+    for axes, kind in zip(figure.subplots(len(signed), 1, squeeze=False)[:, 0], sorted(signed, reverse=True), strict=True):
+        bar = scale_bar(signed=kind, curves=one.image.ndim == 2)
+        axes.imshow(bar, aspect="auto", extent=(-1.0 if kind else 0.0, 1.0, 0.0, 1.0))
         plain(axes)
         axes.grid(visible=False)
         axes.set_yticks([])

@@ -37,7 +37,7 @@ def test_signals_and_volumes_are_explained_and_are_their_own_nearest(kind, sides
     page = (out / "report.html").read_text()
     assert page.index("activation, stem") < page.index("activation, stage1") < page.index("activation, stage2")
     pictures = sorted(out.glob("*.png"))
-    assert len(pictures) == 2 * (1 + 2 + 3 + 1) + 2
+    assert len(pictures) == 2 * (1 + 2 + 3 + 1) + 2 + 1  # and the key of the colors
     for path in pictures:
         shown = cv2.imread(str(path))
         assert shown is not None, path
