@@ -13,7 +13,8 @@ BCCD is the folder with Annotations, ImageSets and JPEGImages. Its 87 validation
 by them, and the last averaged state is scored once.
 
 Hardware and time: 2 CPU cores; 2 minutes for the digits, 30 minutes of a quiet machine for BCCD.
-Comes out: results/detection/NAME: config.yaml, metrics.jsonl, curves.png, result.json, and of the digits examples.png.
+Comes out: results/detection/NAME: config.yaml, metrics.jsonl, curves.png, result.json, and of the digits examples.png
+and examples.npz.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def main() -> None:
     differences = [abs(value - result.metrics[metric]) for metric, value in theirs.items()]
     out = RESULTS / name
     out.mkdir(parents=True, exist_ok=True)
-    for kept in (*KEPT, *(("examples.png",) if args.recipe == "digits-detection" else ())):
+    for kept in (*KEPT, *(("examples.png", "examples.npz") if args.recipe == "digits-detection" else ())):
         shutil.copyfile(run / kept, out / kept)
     path = config.data.source.partition(":")[2] or "-"
     (out / "config.yaml").write_text((run / "config.yaml").read_text().replace(path, "BCCD" if args.source else path))

@@ -98,19 +98,23 @@ def rows_of(found: dict[str, Any], names: tuple[str, ...]) -> list[dict[str, str
 def draw(found: dict[str, Any], images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> None:
     """Write the contact sheet: a row for each image, a column for each map."""
     columns = (*METHODS, *STAGES)
-    figure = new_figure((1.35 * (len(columns) + 1), 1.35 * SHOWN + 0.4), dpi=70)
+    figure = new_figure((1.35 * (len(columns) + 1), 1.35 * SHOWN + 1.1), dpi=70)
     axes = figure.subplots(SHOWN, len(columns) + 1)
     for row in range(SHOWN):
         axes[row, 0].imshow(images[row])
-        axes[row, 0].set_ylabel(names[labels[row]], fontsize=9)
+        axes[0, 0].set_title("Image", fontsize=11)
+        axes[row, 0].set_ylabel(names[labels[row]], fontsize=11)
         for at, name in enumerate(columns, 1):
             signed = name in METHODS and METHODS[name].signed
             axes[row, at].imshow(overlay(images[row], found[f"{name}/map"][row], signed=signed))
             if row == 0:
                 title = METHODS[name].title if name in METHODS else f"LayerCAM\n{name}"
-                axes[row, at].set_title(title.replace(" gradients", "\ngradients"), fontsize=9)
+                axes[row, at].set_title(title.replace(" gradients", "\ngradients"), fontsize=11)
     for each in axes.flat:
         each.set(xticks=[], yticks=[], frame_on=False)
+    figure.suptitle("Where a ResNet-20 sees the class: five methods, and LayerCAM at four stages", fontsize=14)
+    signed = " and ".join(method.title for method in METHODS.values() if method.signed)
+    figure.supxlabel(f"bright: counts most; {signed}: red for the class, blue against it", fontsize=12)
     save_figure(figure, OUT / "sheet.png")
 
 

@@ -31,7 +31,7 @@ from rich.console import Console
 from resnet_jax import RunConfig, evaluate_run, fit, load_recipe
 
 RESULTS = Path(__file__).parent / "results"
-KEPT = ("config.yaml", "data.json", "environment.json", "metrics.jsonl", "curves.png", "confusion.png")
+KEPT = ("config.yaml", "data.json", "environment.json", "metrics.jsonl", "curves.png", "confusion.png", "confusion.npz")
 
 
 def configure(recipe: str, source: str | None, epochs: int | None, seed: int) -> RunConfig:
