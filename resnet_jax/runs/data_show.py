@@ -116,7 +116,7 @@ def sheet_of_source(config: RunConfig, which: Which) -> Sheet:
         Shown(records.describe(index), _state(example, records.labels[index], dataset.kind, names))
         for index, example in zip(chosen.tolist(), stored, strict=True)
     ]
-    said = f"{len(shown)} of {len(records):,} examples as they are stored: {_fields(records)}"
+    said = f"{len(shown)} of {len(records):,} examples, as stored: {_fields(records)}"
     title = f"Examples of {_short(data.place)}, split {split}"
     return Sheet(title, (said, *_notes(dataset.notes)), shown, _style(records, stored, names, config.data.shown_bands))
 
@@ -208,8 +208,8 @@ def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[di
         raise UsageError(f"count {which.count} is more than the {size} examples of a batch")
     smaller = "" if size == config.train.batch_size else f"; train.batch_size is {config.train.batch_size}"
     said = (
-        f"the first {which.count} of {size} of the batch of step {which.step} of {order.steps_per_epoch:,} in epoch "
-        f"{which.epoch} (seed {config.seed}), of {len(records):,} examples{smaller}"
+        f"the first {which.count} of the {size} examples in the batch of step {which.step} (of {order.steps_per_epoch:,} "
+        f"in epoch {which.epoch}; seed {config.seed}); {len(records):,} examples in all{smaller}"
     )
     said += "; classes drawn equally often" if config.data.balance == "classes" else ""
     said += f"; each image {repeats} times in the batch" if repeats > 1 else ""
@@ -292,11 +292,11 @@ def _steps(config: RunConfig, training: bool, view: View, card: DatasetInfo) -> 
     found, size = divide(config.data.augment), config.data.image_size
     resize = config.data.resize
     normalized = "normalized by mean " + " ".join(f"{value:.3g}" for value in card.mean)
-    normalized += ", deviation " + " ".join(f"{value:.3g}" for value in card.std) + " (undone here)"
+    normalized += ", deviation " + " ".join(f"{value:.3g}" for value in card.std) + " (undone in the picture)"
     if not training:
         sized = [] if size is None else [f"brought to {size}x{size}"]
         sized += [] if resize is None else [f"brought to {resize[0]}x{resize[1]}"]
-        return "seen, in order: " + ", ".join([*sized, normalized])
+        return "seen after, in order: " + ", ".join([*sized, normalized])
     host = [write_transform(one) for one in found.before]
     if size is not None:
         host.append(f"random_resized_crop to {size}x{size}" if found.random_resized else f"brought to {size}x{size}")
@@ -312,7 +312,7 @@ def _steps(config: RunConfig, training: bool, view: View, card: DatasetInfo) -> 
     where = [f"on the host {', '.join(host)}"] if host else []
     where.append(f"on the device {', '.join(device)}")
     sides = "x".join(str(side) for side in view.shape)
-    return f"seen {sides}, in order: {'; '.join(where)}"
+    return f"seen as {sides} after, in order: {'; '.join(where)}"
 
 
 def _fields(records: Source) -> str:

@@ -14,7 +14,7 @@ def test_a_recipe_is_drawn_with_what_was_changed(tmp_path, capsys):
     words = ["--count", "2", "--data.augment", "flip", "--data.fold", "2/5", "--out", str(out), "--json"]
     assert run(["data", "show", "digits", *words]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["title"] == "recipe digits: digits, train"
+    assert found["title"] == "Examples as stored and as the network sees them: recipe digits: digits, train"
     assert "on the device flip, normalized by mean" in found["lines"][1]
     assert "val is fold 2/5" in found["lines"][2]
     assert out.read_bytes().startswith(b"\x89PNG")

@@ -198,7 +198,8 @@ def _reading(one: Explained) -> Section:
     signed = {METHODS[name].signed for name in one.maps} | ({False} if one.stages else set[bool]())
     titles = ", ".join(METHODS[name].title for name in one.maps if METHODS[name].signed)
     figure = new_figure((WIDTH, 0.4 + 0.75 * len(signed)))
-    for axes, kind in zip(figure.subplots(len(signed), 1, squeeze=False)[:, 0], sorted(signed, reverse=True), strict=True):
+    rows = figure.subplots(len(signed), 1, squeeze=False)[:, 0]
+    for axes, kind in zip(rows, sorted(signed, reverse=True), strict=True):
         bar = scale_bar(signed=kind, curves=one.image.ndim == 2)
         axes.imshow(bar, aspect="auto", extent=(-1.0 if kind else 0.0, 1.0, 0.0, 1.0))
         plain(axes)
