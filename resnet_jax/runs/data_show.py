@@ -208,8 +208,9 @@ def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[di
         raise UsageError(f"count {which.count} is more than the {size} examples of a batch")
     smaller = "" if size == config.train.batch_size else f"; train.batch_size is {config.train.batch_size}"
     said = (
-        f"the first {which.count} of the {size} examples in the batch of step {which.step} (of {order.steps_per_epoch:,} "
-        f"in epoch {which.epoch}; seed {config.seed}); {len(records):,} examples in all{smaller}"
+        f"the first {which.count} of the {size} examples in the batch of step {which.step} (of "
+        f"{order.steps_per_epoch:,} in epoch {which.epoch}; seed {config.seed}); {len(records):,} examples in "
+        f"all{smaller}"
     )
     said += "; classes drawn equally often" if config.data.balance == "classes" else ""
     said += f"; each image {repeats} times in the batch" if repeats > 1 else ""
