@@ -104,7 +104,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         shape["label"] = f"{TITLES[name]}: share of all paths"
         lengths.plot(found["path_lengths"], 100 * np.asarray(found["path_share_of_paths"]), alpha=0.4, **shape)
     single.plot([], [], "k*", ms=9, label="block changes the shape")
-    draws = np.shape(found["without_several"])[1]
+    draws = np.shape(next(iter(results.values()))["without_several"])[1]
     single.set(xlabel="block removed (0: first, 1: last)", ylabel="test error, %")
     several.set(xlabel="share of the blocks removed, %", ylabel="test error, %")
     order.set(xlabel="rank correlation with the trained order (Kendall's tau)", ylabel="test error, %")
