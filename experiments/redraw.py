@@ -62,7 +62,8 @@ def run_pictures(folder: Path, where: Path) -> None:
             counts = open_arrays(folder / "confusion.npz")
             found = Confusion(int(counts["classes"]), *(counts[name] for name in ("true", "predicted", "counts")))
             right, total = summary["test_correct"], summary["test_examples"]
-            title = f"Confusion matrix: {title}; {right:,} of {total:,} test examples correct ({right / total:.1%})"
+            title = f"Confusion matrix: {title}; {right:,} of {total:,} test examples correct"
+            title += f" ({100 * right / total:.1f} %)"
             plot_confusion(found, list(summary["per_class"]["f1"]), folder / "confusion.png", title=title)
         return
     run = RunDirectory(folder)

@@ -20,6 +20,8 @@ MAX_NAMED_CLASSES = 25
 #: What the shading of a confusion matrix is, and what the numbers in it are.
 COLOUR = "color: share of the true class"
 COLOUR_AND_COUNT = f"{COLOUR}; number: count"
+#: A matrix with a count of so many has all of them rounded, such as 1.2k: of pixels there are millions.
+LARGE = 100_000
 #: Letters of a class name at an axis; the middle of a longer one is left out.
 MAX_LETTERS = 24
 #: What rows of metrics have that is no metric of the task.
@@ -225,14 +227,29 @@ def plot_confusion(confusion: Confusion | np.ndarray, class_names: Sequence[str]
         slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if letters > 3 else {}
         axes.set_xticks(range(classes), shown, **slanted)
         axes.set_yticks(range(classes), shown)
+        large = matrix.max() >= LARGE
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+                axes.text(column, row, _count(count, large), ha="center", va="center", color=color, fontsize=8)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, label=COLOUR_AND_COUNT if named else COLOUR)
     percent_axis(bar.ax.yaxis)
     figure.suptitle(fitted(title, side + 0.6, 11), fontsize=11)
     save_figure(figure, path)
+
+
+def _count(count: int, large: bool) -> str:
+    """Return a count as it stands in its cell.
+
+    >>> _count(1234, False), _count(1234, True), _count(12, True), _count(3_801_906, True), _count(999_900, True)
+    ('1234', '1.2k', '12', '3.8M', '1.0M')
+    """
+    if not large or count < 1000:
+        return str(count)
+    thousands = count / 1000
+    if thousands >= 999.5:
+        return f"{thousands / 1000:.1f}M"
+    return f"{thousands:.1f}k" if thousands < 9.95 else f"{thousands:.0f}k"
 
 
 def _tick_names(class_names: Sequence[str]) -> list[str]:

@@ -316,7 +316,8 @@ class Pictures:
         pixels = build_task(self.config, card).kind == "segmentation"
         right, total = counts.correct_of_true().sum(), counts.counts.sum()
         what = "pixels" if pixels else "test examples"
-        title = f"Confusion matrix: {self.title}; {right:,} of {total:,} {what} correct ({right / max(total, 1):.1%})"
+        share = 100 * right / max(total, 1)
+        title = f"Confusion matrix: {self.title}; {right:,} of {total:,} {what} correct ({share:.1f} %)"
         names = card.class_names if len(card.class_names) > 1 else ("no", "yes")
         plot_confusion(counts, output_names(names, counts.classes), path, title=title)
 
