@@ -1,4 +1,4 @@
-"""The interface as an OpenAPI 3.1 document, made of the models of :mod:`.schema`."""
+"""The OpenAPI 3.1 document of the server, generated from the models in :mod:`.schema`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_jax.deploy.serve.schema import Answer, Explanation, Failure, Health,
 
 _MODELS = (Answer, Explanation, Failure, Health, Info, PixelRequest)
 
-#: Status -> what it means, of requests with a body.
+#: Status -> its meaning, for requests with a body.
 _FAILURES = {
     400: "no HTTP that is understood",
     401: "the server's token is missing or another",
@@ -30,7 +30,7 @@ def openapi(limits: Limits) -> dict[str, Any]:
     """Return the document.
 
     Args:
-        limits: named in it.
+        limits: the limits to state in it.
     """
     _, schemas = models_json_schema(
         [(model, "serialization") for model in _MODELS], ref_template="#/components/schemas/{model}"
