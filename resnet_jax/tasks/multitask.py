@@ -235,9 +235,7 @@ class Multitask(TaskBase):
         return means
 
     def predict(self, outputs: Any, top: int) -> list[list[tuple[int, float]]]:
-        """Return the first prediction of each task on whole inputs: the most likely class, all predicted labels, all
-        values.
-        """
+        """Return the first prediction of each task on whole inputs: the top class, all predicted labels, all values."""
         count = len(next(iter(outputs.values())))
         found: list[list[tuple[int, float]]] = [[] for _ in range(count)]
         start = 0
