@@ -8,7 +8,7 @@ from typing import Literal
 
 LabelKind = Literal["class", "multi-label", "value", "segmentation", "boxes"]
 """One class, int32 (N,); several labels, rows of 0 and 1, (N, K); values, float32 (N,) or (N, M). Where labels
-are 0, other fields of the examples are learned: a class of every pixel (``segmentation``), or boxes and their classes."""
+are 0, other fields of the examples are learned: a class per pixel (``segmentation``), or boxes and their classes."""
 
 SAID_OF_KIND: dict[str, str] = {
     "class": "a class each",

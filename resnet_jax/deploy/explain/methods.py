@@ -73,7 +73,7 @@ def _grad_cam_plus_plus(model: Any, variables: Any, images: Array, target: Targe
 def integrated(
     model: Any, variables: Any, images: Array, target: Target, settings: Settings, *, refine: bool = True
 ) -> Attributions:
-    """Return integrated gradients with these settings; without ``refine``, with the initial steps in the same program."""
+    """Return integrated gradients with these settings; without ``refine``, with the initial steps only."""
     tolerance = settings.tolerance if refine and settings.tolerance else float("inf")
     most = max(settings.steps, settings.most_steps)
     return integrated_gradients_within(model, variables, images, target, tolerance, steps=settings.steps, most=most)

@@ -41,7 +41,7 @@ def openapi(limits: Limits) -> dict[str, Any]:
         "the class that the picture explains (default: the most likely; for pixels and boxes all)",
         {"type": "string"},
     )
-    mask = _parameter("mask", "1: for segmentation, also return the class of every pixel", {"type": "integer", "enum": [0, 1]})
+    mask = _parameter("mask", "1: for segmentation, also the class of every pixel", {"type": "integer", "enum": [0, 1]})
     predict = {
         "summary": "Predict the contents of images",
         "description": f"At most {limits.images:,} images and {limits.body:,} bytes. If some of several images cannot "
