@@ -263,6 +263,7 @@ def _stretch(change: np.ndarray, power: np.ndarray) -> Stretch | None:
 
     Between the two directions, several blocks take precedence over a single one that is less than twice as bad in
     logarithms: exploding blocks are the cause, the norm after them that undoes it is not.
+
     >>> found = _stretch(np.log([1.0, 9.0, 9.0, 1 / 9, 1.0]), np.zeros(5))
     >>> (found.first, found.last, round(found.factor, 6)) if found else None
     (1, 2, 9.0)
