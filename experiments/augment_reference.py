@@ -1,9 +1,9 @@
-"""Stored results of Pillow, torchvision and timm on small images, which the operations here are tested against.
+"""Store the results of Pillow, torchvision and timm on small images, as references for the tests of our operations.
 
     python experiments/augment_reference.py IMAGE.jpg tests/data/augment_reference.npz
 
-in an environment with numpy, pillow, torch, torchvision and timm, and nothing of this package. IMAGE is any photograph;
-the file that is committed has a tench (n01440764, ImageNet). What comes out: ``image/NAME``, uint8 (height, width, 3);
+Run it in an environment with numpy, pillow, torch, torchvision and timm, and nothing of this package. IMAGE is any
+photograph; the committed file uses a tench (n01440764, ImageNet). It writes ``image/NAME``, uint8 (height, width, 3);
 ``result/NAME/OPERATION/MAGNITUDE``; ``tables``, JSON of the policies' magnitudes; and ``versions``.
 """
 

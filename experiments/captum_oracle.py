@@ -1,10 +1,10 @@
-"""Write ``tests/deploy/explain/captum.npz``: maps by Captum 0.9 and pytorch-grad-cam, for tests that compare with them.
+"""Write ``tests/deploy/explain/captum.npz``: maps by Captum 0.9 and pytorch-grad-cam that our tests compare with.
 
     PYTHON_WITH_TORCH_CAPTUM_AND_GRAD_CAM experiments/captum_oracle.py FOLDER_OF_PYTORCH_CIFAR_RESNETS
 
-A minute on one CPU core (PyTorch 2.15, captum 0.9.0, grad-cam). It imports nothing of ours, and the tests do not import
-it. Images are smooth random ones; both networks are the CIFAR ResNet with shortcut A of the pretrained weights
-(resnet20-12fca82f.th), one of them small, with random weights that are in the file.
+It takes a minute on one CPU core (PyTorch 2.15, captum 0.9.0, grad-cam). It imports nothing of ours, and the tests do
+not import it. The images are smooth random ones. Both networks are the CIFAR ResNet with shortcut A: that of the
+pretrained weights (resnet20-12fca82f.th), and a small one with random weights, which are in the file.
 
 | name | what |
 |---|---|

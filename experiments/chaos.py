@@ -1,21 +1,22 @@
-"""Kill trainings at random moments with SIGKILL, type the same command again, and compare with one that was left alone.
+"""Kill trainings at random moments with SIGKILL, run the same command again, and compare with an undisturbed run.
 
-Claim: whatever the moment, the run that was killed ends as the one that was not: the whole saved state (parameters,
-batch statistics, optimizer, moving averages, keys) and the tested numbers bit for bit, and every step exactly once in
-metrics.jsonl, depth.jsonl and TensorBoard.
+Claim: whatever the moment, the killed run ends like the undisturbed one. The whole saved state (parameters, batch
+statistics, optimizer, moving averages, keys) and the test metrics agree bit for bit, and every step occurs exactly once
+in metrics.jsonl, depth.jsonl and TensorBoard.
 
     uv run python experiments/chaos.py --kills 100 --json
 
 Four settings take turns: a digits run (moving averages, gradients through depth) and a run on files in CIFAR-10's own
-format (accumulation, augmentation in threads; the published archive with ``--cifar PATH``, else images composed of the
-digits), each with one process and with two of one device each, started by ``resnet-jax launch``. A quarter of the kills
-fall between the start of the process and its first step (imports, restoring, compiling), the others while it trains,
-validates, saves, tests or draws. With two processes either one of them is killed or the whole group.
+format (accumulation, augmentation in threads; the published archive with ``--cifar PATH``, otherwise images composed of
+the digits), each with one process and with two processes of one device each, started by ``resnet-jax launch``. A
+quarter of the kills fall between the start of the process and its first step (imports, restoring, compiling), the
+others while it trains, validates, saves, tests or draws. With two processes, either one of them or the whole group is
+killed.
 
-The last line holds ``kills``, ``identical`` (kills whose run ended identical), ``lost_steps``, ``doubled_steps``,
-``repeated_steps`` (in all, made again after kills, as the runs log it), ``most_repeated`` (after one kill),
-``save_interval`` and the kills of each setting. Hardware: any CPU; about
-15 s a kill on two cores. With ``--out FILE`` every run is a line there, and a stopped command goes on.
+The last line contains ``kills``, ``identical`` (kills whose run ended identically), ``lost_steps``, ``doubled_steps``,
+``repeated_steps`` (all steps repeated after kills, as the runs log them), ``most_repeated`` (after a single kill),
+``save_interval`` and the kills of each setting. Hardware: any CPU; about 15 s per kill on two cores. With ``--out
+FILE`` every run is a line in that file, and an interrupted command resumes.
 """
 
 from __future__ import annotations

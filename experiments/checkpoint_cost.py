@@ -1,28 +1,28 @@
-"""What saving costs: how long the loop waits, what is written meanwhile, and what memory it takes.
+"""The cost of saving: how long the loop waits, what is written in the meantime, and how much memory it takes.
 
     uv run python experiments/checkpoint_cost.py                              # a state of ResNet-50's size
     uv run python experiments/checkpoint_cost.py --model resnet20_cifar --steps 60 --every 10      # a try, in seconds
 
-The claim: with one save per 50 steps of ResNet-50 the loop is blocked for at most 5 % of the time. The state is that of
-training with SGD and momentum (parameters, momentum, statistics: 205 MB). What stands for a step is a program on the
-state that takes ``--step-ms`` milliseconds by sleeping after it has touched every leaf, so that the figures are of
-saving and not of this machine's convolutions; give the time that a step takes on your device (an H200 makes ResNet-50
-steps of 256 images in about 100 ms).
+Claim: with one save per 50 steps of ResNet-50, the loop is blocked for at most 5 % of the time. The state is that of
+training with SGD and momentum (parameters, momentum, statistics: 205 MB). A step is simulated by a program on the state
+that takes ``--step-ms`` milliseconds by sleeping after it has touched every leaf, so that the figures measure saving
+and not this machine's convolutions. Pass the time that a step takes on your device (an H200 makes ResNet-50 steps of
+256 images in about 100 ms).
 
 Prints JSON as its last line:
 
 ======================  =======================================================================================
-``state_mb``            size of the state in memory; ``checkpoint_mb`` of what is on disk
-``blocked_ms``          that ``Checkpoints.save`` waits: median and largest, of the saves after the first
-``blocked_share``       of the time between two saves: the claim; ``first_blocked_ms`` is with all that is loaded once
-``written_s``           from a save until it is a checkpoint, digests and all: median and largest
-``steps_slower``        the median step while a checkpoint is being written over that while none is
-``memory_mb``           the most that the process took above what it had before the first save
-``restore_s``           to verify and load it; ``verify_s``: the digests alone
-``donated``             whether a restored state was donated, every leaf of it; ``compiled`` programs for it: 1
+``state_mb``            size of the state in memory; ``checkpoint_mb`` on disk
+``blocked_ms``          time that ``Checkpoints.save`` waits: median and largest, of the saves after the first
+``blocked_share``       share of the time between two saves: the claim; ``first_blocked_ms`` includes one-time loading
+``written_s``           from a save until it is a checkpoint, digests included: median and largest
+``steps_slower``        median step while a checkpoint is being written, relative to the median step otherwise
+``memory_mb``           peak memory of the process above that before the first save
+``restore_s``           time to verify and load it; ``verify_s``: the digests alone
+``donated``             whether every leaf of a restored state was donated; ``compiled`` programs for it: 1
 ======================  =======================================================================================
 
-Hardware: any; 2 CPU cores and 4 GB are enough. About 2 minutes.
+Hardware: any; 2 CPU cores and 4 GB are enough. It takes about 2 minutes.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-r"""What the bytes of a compiled train step are moved for, by kind of kernel, beside the fewest that each kind needs.
+r"""Memory traffic of a compiled train step by kind of kernel, next to the minimum that each kind needs.
 
     resnet-jax plan resnet50 --chips h100 --batch-per-chip 256 --text FILE
     python experiments/chips_bytes.py FILE --network resnet50 --batch 256 --out experiments/results/chips/bytes.json
 
-Seconds. The floor is of kernels that read each array once and keep nothing from one to the next: every convolution one
-of its own, and of each batch norm, in bfloat16, one pass each for statistics, normalization, both sums of the gradient,
-and the gradient. With P the bytes of what a convolution puts out and B those of what a block puts out:
+It takes seconds. The minimum is for kernels that read each array once and keep nothing from one to the next: every
+convolution is a kernel of its own, and each batch norm, in bfloat16, has one pass each for statistics, normalization,
+both sums of the gradient, and the gradient. Let P be the bytes of a convolution's output and B those of a block's
+output:
 
 * statistics P, normalization 2 P, sums 2 P, gradient 3 P; the end of a block adds the skip (and its norm): 3 B;
 * its gradient is masked where it is summed: 4 B (gradient, output and the last convolution's output read, the masked
-  one written), or 5 B with a projection's norm, and then 3 B, or 5 B;
+  gradient written), or 5 B with a projection's norm, and then 3 B, or 5 B;
 * convolutions: in and out; the first of a block adds the gradient of the skip to its own. Kernels are left out.
 
-``--before`` names the text of an earlier version's program, to stand beside it.
+``--before`` names the text of an earlier version's program to compare with.
 """
 
 from __future__ import annotations

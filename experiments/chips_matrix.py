@@ -1,4 +1,4 @@
-r"""Every named network's train step, compiled for one chip that need not be there: does it compile, and to what?
+r"""Compile the train step of every named network for a chip that need not be present: does it compile, and to what?
 
     uv run --extra tpu python experiments/chips_matrix.py                     # all for v5e:1x1, low effort: a night
     uv run --extra tpu python experiments/chips_matrix.py --only resnet20_cifar resnet50
@@ -6,14 +6,14 @@ r"""Every named network's train step, compiled for one chip that need not be the
     uv run python experiments/chips_matrix.py --read                          # what was found, as a table
 
 Each network is one line of JSON in ``--out`` (default: experiments/results/chips/<chips>.jsonl), written when it is
-done; a second run goes on with those that are missing; ``--again`` compiles those again that failed. The batch is 128
-images of up to 64 pixels, else 32, and halved until it fits. The smallest network of each kind comes first, then the
-others, small ones first: so what is wrong with a kind is seen early. Networks of 8 equal blocks or more are computed in
-a loop, as ``execution: auto`` has it. Each compilation needs 2 to 20 GB of memory; two processes may share the work
-(``--part 1/2`` and ``--part 2/2``, one ``--out``). A line is right if no convolution is left off the MXU (or
-cuDNN) and no activation is transposed by a kernel of its own; ``--read`` ends with 1 if any is not. The images that
-come in are no activation: they lie as the host sends them, and with less than 128 a chip the first convolution wants
-the examples side by side, so that a kernel puts them so, once a step (``input_transposed``).
+done. A second run continues with the missing networks; ``--again`` repeats those that failed. The batch is 128 images
+of up to 64 pixels, otherwise 32, and is halved until it fits. The smallest network of each kind comes first, then the
+others in order of size, so that problems with a kind show early. Networks of 8 equal blocks or more are computed in a
+loop, as with ``execution: auto``. Each compilation needs 2 to 20 GB of memory; two processes may share the work
+(``--part 1/2`` and ``--part 2/2``, one ``--out``). A line is right if every convolution is on the MXU (or in cuDNN) and
+no activation is transposed by a kernel of its own; ``--read`` ends with 1 if any is not. Input images do not count as
+activations: they lie as the host sends them, and with less than 128 per chip the first convolution needs the examples
+side by side, so a kernel rearranges them once per step (``input_transposed``).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-r"""Our train step and plain Flax's, compiled for one chip that need not be there, side by side.
+r"""Compare our train step with plain Flax's, both compiled for a chip that need not be present.
 
     uv run --extra tpu python experiments/chips_peers.py                                   # ResNet-50 on v5e, batch 128
     uv run --extra tpu python experiments/chips_peers.py --largest                         # and the largest batches
     uv run --extra cuda12 python experiments/chips_peers.py --chips h100 --batch 256       # 1 to 3 minutes a side
 
-Plain Flax is ``experiments/benchmarks/peers/flax_peer.py``; it takes normalized float32 images, ours takes uint8 and
-normalizes and mirrors them in the step. TPUs: low effort unless ``--effort full``. One compilation at a time, each in a
-process of its own: a ResNet-50 takes half a minute and 2 GB. The result is written to ``--out``.
+Plain Flax is ``experiments/benchmarks/peers/flax_peer.py``. It takes normalized float32 images; ours takes uint8 and
+normalizes and flips them in the step. TPUs: low effort unless ``--effort full``. Compilations run one at a time, each
+in its own process: a ResNet-50 takes half a minute and 2 GB. The result is written to ``--out``.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Several labels, values, and yes or no, from the command line: trained, evaluated, predicted, checked by scikit-learn.
+"""Multi-label, regression and binary tasks from the command line, with metrics checked by scikit-learn.
 
-Claim: `resnet-jax train`, `eval` and `predict` do for these what they do for classes, on arrays and on tables of files,
-and every metric that they report is scikit-learn's.
+Claim: `resnet-jax train`, `eval` and `predict` support these tasks as they support classes, on arrays and on tables of
+files, and every metric that they report is scikit-learn's.
 
-Made of the embedded digits (8x8 pixels, no download):
-    labels    16x16 pictures of four quarters, each empty or one digit; which of the ten digits are in it
+The data is made from the built-in digits (8x8 pixels, no download):
+    labels    16x16 pictures of four quarters, each empty or one digit; the label says which of the ten digits occur
     weight    one digit; the mean stroke weight (mean of the pixels with ink, 0 to 255) and the share of pixels with ink
     yes_no    one digit; whether it has a closed loop (0, 6, 8, 9)
 each as an .npz file and as a CSV manifest of PNG files.
 
-Command (what is committed came from it):
+Command (which produced the committed results):
 
     uv run python experiments/composed_digits.py --out experiments/results/composed_digits.md
 
-Hardware and time: 2 CPU cores; one to three minutes a run and its evaluation, six runs.
+Hardware and time: 2 CPU cores; one to three minutes for each of six runs with its evaluation.
 Expected: differences from scikit-learn below 1e-5; mean average precision above 0.8, R2 above 0.6, accuracy above 97 %.
 """
 

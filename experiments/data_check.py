@@ -1,13 +1,13 @@
-"""What `resnet-jax data check` says of one real data set of each kind: images, masks, boxes, series, sounds, volumes.
+"""Output of `resnet-jax data check` on one real data set of each kind: images, masks, boxes, series, audio, volumes.
 
     python experiments/data_check.py --data FOLDER
 
-FOLDER has the packs named below, as the README of the real data describes them. Each is unpacked, checked from there,
-and the report as it is printed goes to experiments/results/data/check-NAME.txt; check.json has the numbers. Two CPU
-cores: about a minute of their time, most of it for the 60,000 images of CIFAR-10, which are checked twice. Expected:
-every example can be read and none is in two splits; CIFAR-10 has 72 pairs of nearly the same images, 21 of them in
-training and test, each of one class, and all 72 show the same picture to the eye, in other colours or cut a little
-otherwise; the test series of ArrowHead hold one twice.
+FOLDER contains the archives named below, as the README of the real data describes them. Each is unpacked and checked,
+and the printed report goes to experiments/results/data/check-NAME.txt; check.json contains the numbers. It takes about
+a minute of two CPU cores, mostly for the 60,000 images of CIFAR-10, which are checked twice. Expected: every example
+can be read and none is in two splits; CIFAR-10 has 72 pairs of near-identical images, 21 of them across training and
+test and each within one class, and all 72 show the same picture to the eye, with other colors or a slightly different
+crop; the test series of ArrowHead contain one twice.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""One data set as a folder of images, as an ArrayRecord copy and as a TFDS set: the same pixels, the same accuracy.
+"""One data set as a folder of images, as an ArrayRecord copy and as a TFDS data set: same pixels, same accuracy.
 
 Claim: ``data convert`` and ``data prepare --from`` change nothing. All 60,000 images of CIFAR-10 (as JPEG files) decode
-to the same pixels in the same order from all three, and a network with the same weights gets as many test images right.
+to the same pixels in the same order from all three, and a network with the same weights classifies as many test images
+correctly.
 
     python experiments/data_copies.py --images CIFAR10_FOLDER --weights resnet20-12fca82f.th --json copies.json
 
-CIFAR10_FOLDER holds ``train/CLASS/NNNN.jpg`` and ``test/CLASS/NNNN.jpg``; the weights are akamaster's ResNet-20. It
-prints a line for each way: sha256 of all pixels and of all labels in order, correct of the test images, bytes on disk,
-seconds to write, to open the first and the second time, and microseconds to read and decode an image in one thread.
-Hardware: any CPU; a few minutes. No TensorFlow.
+CIFAR10_FOLDER contains ``train/CLASS/NNNN.jpg`` and ``test/CLASS/NNNN.jpg``; the weights are akamaster's ResNet-20. It
+prints a line for each format: SHA-256 of all pixels and of all labels in order, correct test images, bytes on disk,
+seconds to write it and to open it for the first and the second time, and microseconds to read and decode an image in
+one thread. Hardware: any CPU; a few minutes. No TensorFlow.
 """
 
 from __future__ import annotations

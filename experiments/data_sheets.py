@@ -1,14 +1,14 @@
-"""Contact sheets of one data set of each kind: what ``resnet-jax data show`` draws.
+"""Contact sheets of one data set of each kind, drawn by ``resnet-jax data show``.
 
-Claim: masks and boxes move with their images, mixed labels have the shares that are seen, sounds, series and volumes
-are shown as what they are. To be looked at.
+Claim: masks and boxes move with their images, mixed labels have the visible shares, and audio, series and volumes are
+shown as what they are. The sheets are meant to be looked at.
 
     python experiments/data_sheets.py --data FOLDER --out experiments/results/data/sheets
 
-FOLDER holds, unpacked, ``cifar10`` (train and test folders), ``imagenet-samples``, ``camvid``, ``bccd``,
-``spoken-digits``, ``timeseries`` and ``adrenalmnist3d-train-val.npz``. Sets that are not there are left out, and said.
+FOLDER contains, unpacked, ``cifar10`` (train and test folders), ``imagenet-samples``, ``camvid``, ``bccd``,
+``spoken-digits``, ``timeseries`` and ``adrenalmnist3d-train-val.npz``. Missing data sets are reported and skipped.
 ``--all`` also draws those whose terms forbid publishing their images (CamVid, ImageNet). A picture is reduced to 256
-colours, or to 128 if it still has 200 kB. A minute on two CPU cores.
+colors, or to 128 if it still has 200 kB. It takes a minute on two CPU cores.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-r"""What `resnet-jax train --data PATH` chooses by itself, and what comes out: seven data sets of five kinds.
+r"""The defaults that `resnet-jax train --data PATH` chooses, and their results, on seven data sets of five kinds.
 
     uv run python experiments/defaults.py --shared ../shared/data --work /tmp/defaults
 
-makes the data in `--work` (digits as PNG files and as arrays, 200 CIFAR-10 images a class as JPEG, ImageNet samples as
-animals and things, signals, volumes), runs the command on each and writes results/defaults.md. OPTIONS shorten two
-runs, because the machine was shared; all else is the command's own choice. Two CPU cores, shared: about 30 minutes.
+This creates the data in `--work` (digits as PNG files and as arrays, 200 CIFAR-10 images per class as JPEG, ImageNet
+samples as animals and things, signals, volumes), runs the command on each data set and writes results/defaults.md.
+OPTIONS shorten two runs because the machine was shared; everything else is the command's own choice. It takes about 30
+minutes on two shared CPU cores.
 """
 
 from __future__ import annotations

@@ -1,29 +1,30 @@
-r"""The degradation problem: a deeper plain net has the higher training error, a deeper residual net does not.
+r"""The degradation problem: a deeper plain network has a higher training error, a deeper residual network does not.
 
-Claim examined: He et al. 2016 (arXiv 1512.03385), figure 6 and table 6. Plain nets of 20, 32, 44 and 56 layers have
-higher training error the deeper they are, although the deeper contain the shallower, and the plain net of 110 layers
-stays above 60 %; with skips 110 layers have the lowest training error and 6.43 % test error (best of five; 20 layers
-8.75 %, 56 layers 6.97 %).
+Claim examined: He et al. 2016 (arXiv 1512.03385), figure 6 and table 6. The training error of plain networks with 20,
+32, 44 and 56 layers rises with depth, although the deeper ones contain the shallower ones, and that of 110 layers stays
+above 60 %. With skips, 110 layers have the lowest training error and 6.43 % test error (best of five; 20 layers 8.75 %,
+56 layers 6.97 %).
 
-The full study is the recipe `cifar10-resnet20` as it is (64,000 steps of 128 images of 32 pixels), for an accelerator.
-The paper warms up its 110 layers at rate 0.01 (here: a linear rise from there over 400 steps):
+The full study is the recipe `cifar10-resnet20` unchanged (64,000 steps of 128 images of 32 pixels), for an accelerator.
+The paper warms up its 110 layers at learning rate 0.01 (here: a linear rise from there over 400 steps):
 
     for net in plain20 plain56 plain110 resnet20 resnet56 resnet110; do
         uv run resnet-jax train cifar10-resnet20 --model.name ${net}_cifar --train.depth-every "640 steps" \
             --optim.schedule.warmup "400 steps" --optim.schedule.warmup-start-factor 0.1
     done
 
-This script runs a reduced one that a CPU can do, **not comparable with published errors**. The question is whether the
-solver can fit the images it sees, so there are few of them (the first 150 of each class), at 16 pixels, not augmented,
-and they come by 26 times, often enough to be learned by heart: 600 steps of 64 images, the paper's rate for half its
-batch (0.05), divided by 10 at 50 % and 75 %. Every net warms up for 100 steps, for in a run so short one that is
-thrown off at the start does not come back:
+This script runs a reduced version that a CPU can do, **not comparable with published errors**. The question is whether
+the optimizer can fit the images it sees, so there are few of them (the first 150 of each class), at 16 pixels, without
+augmentation, and they are repeated 26 times, often enough to be memorized: 600 steps of 64 images, with the paper's
+learning rate for half its batch (0.05), divided by 10 at 50 % and 75 %. Every network warms up for 100 steps, because
+in such a short run one that diverges at the start does not recover:
 
     uv run python experiments/degradation.py --data FOLDER --out experiments/results/degradation
 
-FOLDER has train/CLASS/* and test/CLASS/* (JPEG CIFAR-10). It goes on where it was stopped; `--smoke` does everything
-small, on images that come along. Hardware, time and result: experiments/results/degradation/README.md. Expected: plain
-training error rises with depth, plain-110 far above the others; residual training error does not rise so.
+FOLDER contains train/CLASS/* and test/CLASS/* (JPEG CIFAR-10). An interrupted run resumes; `--smoke` runs everything at
+a small size, on built-in images. Hardware, time and result: experiments/results/degradation/README.md. Expected: the
+training error of plain networks rises with depth, with plain-110 far above the others; that of residual networks does
+not.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""Detection recipes at full length: AP50 and AP50:95 of the test images, and the same of pycocotools.
+"""The detection recipes at full length: AP50 and AP50:95 on the test images, compared with pycocotools.
 
-Claim: FCOS on a small residual network from scratch finds composed digits, and blood cells (BCCD) with a validation
-AP50 of 0.85 or more; what `eval` reports is what pycocotools says of the detections that it writes, in the stored
-images' own pixels, to 1e-6.
+Claim: FCOS on a small residual network, trained from scratch, finds composed digits, and finds blood cells (BCCD) with
+a validation AP50 of at least 0.85. What `eval` reports agrees to 1e-6 with what pycocotools computes from the
+detections that it writes, in the stored images' own pixels.
 
-Commands (a run that was stopped goes on with the same one):
+Commands (repeat one to resume an interrupted run):
 
     uv run python experiments/detection.py digits-detection
     uv run python experiments/detection.py bccd --source voc:BCCD --seed 0
 
-BCCD is the folder with Annotations, ImageSets and JPEGImages. Its 87 validation images are the test: nothing is chosen
-by them, and the last averaged state is scored once.
+BCCD is the folder with Annotations, ImageSets and JPEGImages. Its 87 validation images are the test: they decide
+nothing, and the last averaged state is evaluated once.
 
-Hardware and time: 2 CPU cores; 2 minutes for the digits, 30 minutes of a quiet machine for BCCD.
-Comes out: results/detection/NAME: config.yaml, metrics.jsonl, curves.png, result.json, and of the digits examples.png
-and examples.npz.
+Hardware and time: 2 CPU cores; 2 minutes for the digits, 30 minutes on an idle machine for BCCD.
+Output: results/detection/NAME with config.yaml, metrics.jsonl, curves.png, result.json, and for the digits
+examples.png and examples.npz.
 """
 
 from __future__ import annotations

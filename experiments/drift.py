@@ -1,12 +1,12 @@
-r"""Does `resnet-jax drift` keep quiet about photographs of the same kind, and speak up about others?
+r"""Does `resnet-jax drift` stay silent for photographs of the same kind, and raise alarms for others?
 
     python experiments/drift.py RUN --cifar CIFAR10/test --mnist MNIST/test
 
-A network of CIFAR-10 (recipe cifar10-adam-10ep) and its test photographs, which it was not trained on. Quiet: 20 times
-half of 4,000 test photographs becomes the reference, and the other half is compared with it in windows; the share of
-windows that raise an alarm is to be at most the 1 % that was asked for. Loud: the other half changed (darker, blurred,
-inverted), of two classes alone, and MNIST's digits in three channels. Written to experiments/results/drift: drift.json,
-drift.png. 5,600 images pass the network once, 4 minutes of two cores; what was computed is kept in --work.
+It uses a CIFAR-10 network (recipe cifar10-adam-10ep) and its test photographs, which it was not trained on. Silent: 20
+times, half of 4,000 test photographs becomes the reference, and the other half is compared with it in windows; at most
+the requested 1 % of windows should raise an alarm. Alarms: the other half after changes (darker, blurred, inverted),
+restricted to two classes, and MNIST's digits in three channels. Output in experiments/results/drift: drift.json,
+drift.png. The network computes 5,600 images once, in 4 minutes on two cores; results are kept in --work.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""What a run's result owes to the devices it is on: one run, moved between devices, against one that stays.
+"""How much a run's result depends on its devices: a run that moves between devices, compared with one that stays.
 
-Every row trains the same network on the same global batches and moves it, through checkpoints, at equal distances:
-to other devices, to a state that is cut over them, to another execution. The stored numbers are the largest difference
-of the loss of a step, and of a parameter (absolute), against the run of the same forms that stays where it began.
+Every row trains the same network on the same global batches and moves it, through checkpoints, at equal intervals: to
+other devices, to a sharded state, or to another execution. The stored numbers are the largest difference of the loss of
+a step, and of a parameter (absolute), from the run with the same forms that stays where it started.
 
     uv run python experiments/elastic.py --steps 60 --json
 
-Eight fake CPU devices of one process; the digits recipe, with ``--small`` a network of two blocks. With ``train.forms
-auto`` one CPU device computes by compiled C++ forms and several by XLA's; ``plain`` has one form everywhere, and only
-the order of sums changes. Either is a relative 1e-6 of a gradient at first, and training amplifies it. The last line of
-``--json`` is the result.
+It uses eight simulated CPU devices in one process, and the digits recipe (with ``--small`` a network of two blocks).
+With ``train.forms auto``, one CPU device uses compiled C++ forms and several devices use XLA's; ``plain`` uses one form
+everywhere, so only the order of sums changes. Either difference is initially a relative 1e-6 of a gradient, and
+training amplifies it. The last line of ``--json`` is the result.
 """
 
 from __future__ import annotations

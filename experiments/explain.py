@@ -1,11 +1,11 @@
-"""Which maps of a pretrained CIFAR ResNet-20 follow what it says, method by method and stage by stage.
+"""Which explanation maps of a pretrained CIFAR ResNet-20 follow its predictions, by method and by stage.
 
     uv run python experiments/explain.py --data /path/to/shared/data
 
-The first 24 pixel-exact test images that it gets right: area under the deletion and the insertion curve against random
-orders, similarity to the maps of the network with its weights randomized, completeness of integrated gradients, and the
-curves for the class activation (LayerCAM) of every stage. 3 minutes of one CPU core; batches of eight are kept in
-``--work``. Writes results/explain: table.csv, stages.csv, sheet.png.
+On the first 24 pixel-exact test images that it classifies correctly: area under the deletion and insertion curves
+compared with random orders, similarity to the maps of the network with randomized weights, completeness of integrated
+gradients, and the curves for the class activation (LayerCAM) of every stage. It takes 3 minutes on one CPU core;
+batches of eight are kept in ``--work``. Writes results/explain: table.csv, stages.csv, sheet.png.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-r"""What a jax export costs on a CPU: the network as a run computes it, beside its portable and its native export.
+r"""Speed of a jax export on a CPU: the network as a run computes it, its portable export and its native export.
 
     uv run python experiments/export_speed.py resnet20_cifar resnet18 --batch 1 16
 
-Random weights; all forms of a network take turns, and the ratio is the median of the rounds. Any CPU with a C++
-compiler, about a minute for each network and batch on two cores. Writes results/export/NETWORK-batchN.json.
+Weights are random. All forms of a network take turns, and the ratio is the median over the rounds. It needs any CPU
+with a C++ compiler, and about a minute for each network and batch on two cores. Writes
+results/export/NETWORK-batchN.json.
 
 ========  ======================================================================================================
 run       as ``predict`` computes: batch norm folded, kernels packed, the convolutions compiled for the processor

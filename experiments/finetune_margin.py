@@ -1,30 +1,30 @@
 r"""By how much does fine-tuning a CIFAR ResNet-20 beat training from scratch, and a linear probe?
 
-Claims examined: features that were learned on one set of images are a better start for another than none (Yosinski et
-al. 2014, arXiv 1411.1792), and fine-tuning all of them is better than a linear classifier on them (Kornblith et al.
-2019, arXiv 1805.08974). Kumar et al. 2022 (arXiv 2202.10054) say when the second fails: few images like those that the
-network knows.
+Claims examined: features learned on one data set are a better start for another than none (Yosinski et al. 2014, arXiv
+1411.1792), and fine-tuning all of them is better than a linear classifier on them (Kornblith et al. 2019, arXiv
+1805.08974). Kumar et al. 2022 (arXiv 2202.10054) say when the second claim fails: for few images that resemble the
+training data.
 
-The network is akamaster's ResNet-20, trained on CIFAR-10 as published (`weights import`). The data sets are small:
+The network is akamaster's ResNet-20 with its published CIFAR-10 weights (`weights import`). The data sets are small:
 
-| case            | classes | training images a class | what is new to the network                          |
-|-----------------|---------|-------------------------|-----------------------------------------------------|
-| jpeg-cifar-20   | 10      | 20                      | the JPEG compression; the classes are its own       |
-| jpeg-cifar-100  | 10      | 100                     | the same                                            |
-| camvid-patches  | 10      | 100                     | the classes: 32x32 patches of street scenes         |
-| blood-cells     | 3       | 60                      | the classes, and the images: cells under a microscope |
+| case            | classes | training images per class | new to the network                                |
+|-----------------|---------|---------------------------|---------------------------------------------------|
+| jpeg-cifar-20   | 10      | 20                        | the JPEG compression; the classes are its own     |
+| jpeg-cifar-100  | 10      | 100                       | the same                                          |
+| camvid-patches  | 10      | 100                       | the classes: 32x32 patches of street scenes       |
+| blood-cells     | 3       | 60                        | the classes and the images: cells under a microscope |
 
-The images of JPEG CIFAR-10 are all of its test split, the last of every class to train on and the first 200 to test on:
-those of its training split are no measure, for the network has learned them by heart.
+The images of JPEG CIFAR-10 all come from its test split, the last of every class for training and the first 200 for
+testing: those of its training split would measure nothing, because the network has memorized them.
 
-All of a case, with three seeds each of fine-tuning and of training from scratch with as many updates:
+Every case is run with three seeds of fine-tuning, and three of training from scratch with as many updates:
 
     uv run python experiments/finetune_margin.py --weights resnet20-12fca82f.th --cifar FOLDER --camvid camvid.tar \
         --cells bccd.tar --out experiments/results/finetune --work WORK
 
-FOLDER has test/CLASS/*.jpg (JPEG CIFAR-10); a case whose data is not given is left out. It goes
-on where it was stopped. Hardware, time and result: experiments/results/finetune/README.md. Expected: fine-tuning far
-above scratch everywhere; above the probe where the classes are new, hardly so where they are not.
+FOLDER contains test/CLASS/*.jpg (JPEG CIFAR-10); cases whose data is not given are skipped. An interrupted run resumes.
+Hardware, time and result: experiments/results/finetune/README.md. Expected: fine-tuning is far above training from
+scratch everywhere, and above the probe where the classes are new, but hardly where they are not.
 """
 
 from __future__ import annotations

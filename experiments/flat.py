@@ -1,13 +1,14 @@
 """Memory, threads and open files of a long training: none of them grows.
 
-Claim: over 3,000 steps with a save every 10, a validation and its pictures' rows, TensorBoard, moving averages and
+Claim: over 3,000 steps with a save every 10, a validation with rows of pictures, TensorBoard, moving averages and
 gradients through depth, a process has as many threads and open files at the end as after the first 500 steps, and its
-memory is flat within 2 %.
+memory stays flat within 2 %.
 
     uv run python experiments/flat.py --json
 
-The last line holds the figures. A small network on the embedded digits, so that steps are many and short; what leaks a
-little at every step or save shows all the same. Hardware: any CPU (Linux, which has /proc); about 3 minutes.
+The last line contains the figures. The network is small and the data are the built-in digits, so that steps are many
+and short; anything that leaks a little at every step or save still shows. Hardware: any CPU (Linux, which has /proc);
+about 3 minutes.
 """
 
 from __future__ import annotations

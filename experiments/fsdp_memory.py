@@ -1,16 +1,16 @@
-r"""What a state that is cut over devices takes on each of them, against one that lies whole on every device.
+r"""Memory per device of a sharded state, compared with a state replicated on every device.
 
-For each placement: the bytes of the state on one device (parameters, optimizer, moving averages; exact), what the
-compiled step takes and gives there (`memory_analysis`), and its collectives. Nothing runs.
+For each placement it reports the bytes of the state on one device (parameters, optimizer, moving averages; exact), what
+the compiled step takes and returns there (`memory_analysis`), and its collectives. Nothing runs.
 
     uv run python experiments/fsdp_memory.py --json                       # ResNet-20, 8 fake CPU devices: 2 minutes
     uv run python experiments/fsdp_memory.py --network resnet50 --state   # bytes of the state alone: 10 seconds
     TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost TPU_ACCELERATOR_TYPE=v5litepod-8 \
       uv run --extra tpu python experiments/fsdp_memory.py --network resnet50 --batch 256 --tpu v5e:2x4 --json
 
-With ``--tpu`` the step is compiled by the compiler in libtpu for chips that are only described: what it says is of the
-program that such chips would run. The CPU's compiler keeps its own temporaries and sums a gradient whole before it is
-cut, where a TPU's scatters the sum. The last line of ``--json`` is the result.
+With ``--tpu`` the step is compiled by the compiler in libtpu for chips that are only described; the result is about the
+program that such chips would run. The CPU's compiler keeps temporaries of its own, and sums a whole gradient before
+sharding it, where a TPU's compiler scatters the sum. The last line of ``--json`` is the result.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Give every reader damaged and hostile files: only our own errors, nothing run, bounded memory and time.
+"""Give damaged and malicious files to every reader: only our own errors, no code run, bounded memory and time.
 
 uv run python experiments/fuzz.py --inputs 2000 --json        (one core: about 2 ms an input and reader; last line JSON)
 
-Each input is a valid file changed by chance (bits, bytes, cuts, parts doubled or exchanged, extreme numbers, tokens
-that YAML, JSON, XML and paths are hurt by), or bytes of chance; half of those of sealed formats are changed inside and
-sealed again. An input fails if anything else than a value or an error of this package comes out, if code is run, a
-process started, or a file written outside of the folder of the trial, if the process ends, or if it takes more than
-the limits below. Every reader has a process of its own.
-The same seed gives the same inputs.
+Each input is a valid file with random changes (bits, bytes, cuts, parts duplicated or swapped, extreme numbers, tokens
+that break YAML, JSON, XML and paths), or random bytes; half of those of sealed formats are changed inside and sealed
+again. An input fails if anything other than a value or an error of this package comes out, if code is run, a process
+started, or a file written outside the folder of the trial, if the process ends, or if it exceeds the limits below.
+Every reader has its own process. The same seed gives the same inputs.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-r"""The norm of the gradient at every block: eight kinds of network, 20 to 1,202 layers, new and in training.
+r"""The norm of the gradient at every block: eight kinds of networks, 20 to 1,202 layers, new and in training.
 
-Claims examined. A plain net with He et al.'s initialization keeps the gradient's norm (arXiv 1502.01852). Batch norm in
-it makes the norm grow by sqrt(pi/(pi-1)) = 1.21 a layer towards the input, 1.47 a block of two (Yang et al. 2019, arXiv
-1902.08129). A residual net without normalization grows by up to sqrt(2) a block (Zhang et al., arXiv 1901.09321; De
-and Smith 2020, arXiv 2002.10444). Batch norm on the branch biases blocks to the identity, the variance grows linearly
-(2002.10444): the gradient grows like a power of the depth, not exponentially. Fixup, SkipInit and ReZero (2003.04887)
-start as the identity: it does not grow. In NF nets (Brock et al. 2021, arXiv 2101.08692) a block adds alpha^2 = 0.04 to
-a variance of 1 or more: at most sqrt(1.04) = 1.02 a block.
+Claims examined. A plain network with He et al.'s initialization preserves the gradient's norm (arXiv 1502.01852). Batch
+norm makes it grow by sqrt(pi/(pi-1)) = 1.21 per layer towards the input, 1.47 per block of two (Yang et al. 2019, arXiv
+1902.08129). In a residual network without normalization it grows by up to sqrt(2) per block (Zhang et al., arXiv
+1901.09321; De and Smith 2020, arXiv 2002.10444). Batch norm on the branch biases blocks towards the identity, and the
+variance grows linearly (2002.10444): the gradient grows like a power of depth, not exponentially. Fixup, SkipInit and
+ReZero (2003.04887) start as the identity: it does not grow. In NF nets (Brock et al. 2021, arXiv 2101.08692) a block
+adds alpha^2 = 0.04 to a variance of at least 1: at most sqrt(1.04) = 1.02 per block.
 
     uv run python experiments/gradient_norms.py --data FOLDER --out experiments/results/gradient-norms --part initial
     uv run python experiments/gradient_norms.py --data FOLDER --out experiments/results/gradient-norms --part training
 
-FOLDER has train/CLASS/*. Reduced: images at 16 pixels, small batches, some dozen steps. ``--smoke`` needs no data and
-takes seconds. Hardware, time and result: experiments/results/gradient-norms/README.md.
+FOLDER contains train/CLASS/*. Reduced: images at 16 pixels, small batches, a few dozen steps. ``--smoke`` needs no data
+and takes seconds. Hardware, time and result: experiments/results/gradient-norms/README.md.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-r"""Two pretrained CIFAR networks in 8 bits: accuracy of the files in their runtimes, sizes, and speed beside float32.
+r"""Two pretrained CIFAR networks in 8 bits: accuracy in the runtimes, file sizes, and speed relative to float32.
 
     uv run python experiments/int8.py --data /path/to/shared/data --train folder:/path/to/cifar10/train
 
-Calibrated on 1,024 JPEG training images with several seeds, tested on the 1,017 pixel-exact test images; ONNX Runtime
-and OpenVINO on one thread, all files in turns, batches of 1 and 16. A quiet machine of 2 cores takes about 6 minutes;
-with ``--qat`` (400 updates) about 10 more (``qat.py`` compares that with the same training in float). Writes
-results/int8/results.json; what is there is not measured again.
+The networks are calibrated on 1,024 JPEG training images with several seeds and tested on the 1,017 pixel-exact test
+images, in ONNX Runtime and OpenVINO on one thread, with all files taking turns and batches of 1 and 16. It takes about
+6 minutes on an idle machine with 2 cores, and about 10 more with ``--qat`` (400 updates; ``qat.py`` compares that with
+the same training in float). Writes results/int8/results.json; existing results are not measured again.
 """
 
 from __future__ import annotations

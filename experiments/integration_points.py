@@ -1,11 +1,12 @@
-"""Integrated gradients of a ReLU network: which points of the way make the sum right, and which the map.
+"""Integrated gradients of a ReLU network: which points on the path make the sum accurate, and which the map.
 
     uv run python experiments/integration_points.py --data /path/to/shared/data
 
-The first 40 pixel-exact CIFAR-10 test images and the imported ResNet-20. Score and gradient are computed at 1,025
-points between the mean image and each image (4 minutes of one CPU core; ten images at a time are kept in ``--work``),
-and every rule takes some of these. Error of the sum: against the change of the score. Error of the map: L2 distance to
-the sum of all 1,025, of 128 random projections of the map, which keep distances. Writes results/explain/points.csv.
+It uses the first 40 pixel-exact CIFAR-10 test images and the imported ResNet-20. Score and gradient are computed at
+1,025 points between the mean image and each image (4 minutes on one CPU core; ten images at a time are kept in
+``--work``), and every rule uses some of these. The error of the sum is relative to the change of the score. The error
+of the map is the L2 distance to the sum of all 1,025 points, in 128 random projections of the map, which preserve
+distances. Writes results/explain/points.csv.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-r"""Language identification from 128 characters: translated manual pages, cut by whole pages.
+r"""Language identification from 128 characters: translated manual pages, split by whole pages.
 
-Claim examined: a small residual network that sees single characters (VDCNN-like, recipe `text-languages`) tells ten
-languages of one alphabet apart in texts that it has not seen. Found: 97.84 % of windows of 128 characters.
+Claim examined: a small residual network on single characters (like VDCNN, recipe `text-languages`) distinguishes ten
+languages with the same alphabet in unseen texts. Found: 97.84 % of windows of 128 characters.
 
     uv run python experiments/languages.py texts runs/languages
     resnet-jax train text-languages --data.source text:runs/languages --run-dir runs/text-languages
 
 The texts are the manual pages in /usr/share/man of a Debian base system (packages dpkg, dpkg-dev, apt, man-db, passwd,
-login, procps, xz-utils, debianutils, net-tools and others), in every language that has 30 pages; English are the
-originals of the same names. **Licences** are the packages' own (dpkg GPL-2+, apt GPL-2+, passwd and login BSD-3-clause,
-man-db GPL-3+, procps GPL-2+, xz-utils public domain and GPL-2+): /usr/share/doc/PACKAGE/copyright. None of the texts is
-in this repository. Left out is what is no running text: requests and escapes of roff, short lines, and lines that are
-the same in two languages.
+login, procps, xz-utils, debianutils, net-tools and others), in every language that has 30 pages; the English texts are
+the originals of the same names. **Licenses** are the packages' own (dpkg GPL-2+, apt GPL-2+, passwd and login
+BSD-3-clause, man-db GPL-3+, procps GPL-2+, xz-utils public domain and GPL-2+): /usr/share/doc/PACKAGE/copyright. None
+of the texts is in this repository. Everything that is not running text is removed: requests and escapes of roff, short
+lines, and lines that are the same in two languages.
 
 Hardware, time and result: experiments/results/languages/README.md.
 """

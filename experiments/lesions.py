@@ -1,17 +1,17 @@
 """Lesions of two trained networks: residual networks behave like ensembles of relatively shallow paths.
 
-Claim (Veit et al. 2016, arXiv 1605.06431): taking out one residual block of a trained network costs little, unless the
-block changes the shape (their fig. 3); the error grows smoothly with the number of blocks taken out (fig. 5a) and with
+Claim (Veit et al. 2016, arXiv 1605.06431): removing one residual block of a trained network costs little, unless the
+block changes the shape (their fig. 3); the error grows smoothly with the number of removed blocks (fig. 5a) and with
 how far their order is disturbed (fig. 5b); most of the gradient comes back through short paths (fig. 6).
 
-Reduced: the paper's network has 54 blocks (ResNet-110) and all 10,000 test images; here are the pretrained ResNet-20
-(9 blocks) and ResNet-44 (21 blocks) of akamaster/pytorch_resnet_cifar10, option A shortcuts, and the first 1,017 test
-images of CIFAR-10, pixel-exact. Nothing is trained.
+Reduced: the paper's network has 54 blocks (ResNet-110) and all 10,000 test images. Here they are the pretrained
+ResNet-20 (9 blocks) and ResNet-44 (21 blocks) of akamaster/pytorch_resnet_cifar10, with option A shortcuts, and the
+first 1,017 test images of CIFAR-10, pixel-exact. Nothing is trained.
 
     python experiments/lesions.py --weights FOLDER --images cifar10-test-lossless-1017.npz
 
-FOLDER has resnet20-12fca82f.th and resnet44-014dd654.th. Two CPU cores: about 10 minutes. Expected: 932 and 950 of
-1,017 whole; results in experiments/results/lesions.
+FOLDER contains resnet20-12fca82f.th and resnet44-014dd654.th. It takes about 10 minutes on two CPU cores. Expected: the
+whole networks classify 932 and 950 of 1,017 images correctly; results in experiments/results/lesions.
 """
 
 from __future__ import annotations

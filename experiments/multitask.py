@@ -1,14 +1,14 @@
-"""Three tasks on one network against a network for each: scikit-learn's digits, ResNet-20, three seeds.
+"""Three tasks on one network compared with one network for each: scikit-learn's digits, ResNet-20, three seeds.
 
-Command:   python experiments/multitask.py runs/multitask        (again to go on; --minutes 3 stops after about so long)
-Hardware:  two cores of a CPU; 24 runs of about 40 s, three of 2 minutes, compiled programs kept between seeds
+Command:   python experiments/multitask.py runs/multitask        (repeat it to resume; --minutes 3 stops by then)
+Hardware:  two CPU cores; 24 runs of about 40 s, three of 2 minutes, compiled programs shared between seeds
 Results:   experiments/results/multitask: results.json (all test metrics of all runs), cosines.csv (mean cosine between
            the gradients of two tasks by pair, block and third of the training), README.md, task_gradients.png
 
-A network with one head is the recipe digits-multitask with ``task.heads`` of that head alone: everything else is the
-same. Networks with all three heads are weighed in three ways: fixed, by uncertainty (its log variances at the rate of
-the network, and at a hundredth of it), and with PCGrad. With fixed weights they are trained for three times as long
-too, which is as many updates as three networks with a head each get together. (Without clipping they diverge.)
+A network with one head is the recipe digits-multitask with only that head in ``task.heads``; everything else is the
+same. Networks with all three heads weight their losses in three ways: fixed, by uncertainty (with its log variances at
+the network's learning rate, and at a hundredth of it), and with PCGrad. With fixed weights they are also trained three
+times as long, which is as many updates as three single-head networks get together. (Without clipping they diverge.)
 """
 
 from __future__ import annotations

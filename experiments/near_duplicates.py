@@ -1,12 +1,13 @@
-"""Which changes of an image `resnet-jax data check` still recognises as the same picture, with its default thresholds.
+"""Which changes of an image `resnet-jax data check` still recognizes as the same picture, with its default thresholds.
 
     python experiments/near_duplicates.py --cifar FOLDER/cifar10 --photographs FOLDER/imagenet-samples
 
-1,000 training images of CIFAR-10 (32 x 32) and 102 photographs of ImageNet are changed in 14 ways; counted is how often
-an image and its changed copy are a near duplicate: at most 6 of 64 bits of their hashes differ, and their small grey
-images correlate by 0.985. Two CPU cores: 20 s. Expected: all copies after JPEG of quality 75, at least 94 % after JPEG
-of quality 30 and changes of brightness, hardly any after a cut of 3 % on each side, none of the mirrored; results in
-experiments/results/data/near-duplicates.md. How many pairs of different pictures pass is in check-images.txt there.
+1,000 training images of CIFAR-10 (32 x 32) and 102 photographs of ImageNet are changed in 14 ways. The result is how
+often an image and its changed copy count as near-duplicates: at most 6 of 64 bits of their hashes differ, and their
+small grayscale images correlate by at least 0.985. It takes 20 s on two CPU cores. Expected: all copies at JPEG quality
+75, at least 94 % at JPEG quality 30 and after changes of brightness, hardly any after a crop of 3 % on each side, and
+no flipped ones; results in experiments/results/data/near-duplicates.md. The number of different pictures that pass is
+in check-images.txt there.
 """
 
 from __future__ import annotations

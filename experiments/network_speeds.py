@@ -1,14 +1,14 @@
-"""Images a second of every named network on this machine's CPU, training and inferring: a line of JSON for each.
+"""Throughput of every named network on this machine's CPU, in training and inference: a line of JSON for each.
 
-    uv run python experiments/network_speeds.py                    # all of them: some hours of a quiet machine
+    uv run python experiments/network_speeds.py                    # all of them: several hours on an idle machine
     uv run python experiments/network_speeds.py --only 'resnet*_cifar' --modes infer
-    uv run python experiments/network_speeds.py --minutes 20       # begins no measurement after so many
+    uv run python experiments/network_speeds.py --minutes 20       # starts no measurement after this time
 
-Each is one process of ``resnet-jax bench``: three turns of a second, the median. The batch is 128 images of up to 64
-pixels and signals, else 16, and 16 for networks of more than 300 million multiply-adds on small images. Small networks
-come first; typed again it goes on with what is missing; ``--again`` measures those anew that failed, of which the line
-says why. Results: experiments/results/bench/networks-cpu.jsonl, from which ``experiments/tables.py`` takes them. The
-machine should do nothing else meanwhile.
+Each is one process of ``resnet-jax bench``: the median of three turns of a second. The batch is 128 for images of up to
+64 pixels and for signals, otherwise 16, and 16 for networks of more than 300 million multiply-adds on small images.
+Small networks come first. Running it again continues with what is missing; ``--again`` repeats failed measurements,
+whose line says why they failed. The results are experiments/results/bench/networks-cpu.jsonl, which
+``experiments/tables.py`` reads. The machine should be idle otherwise.
 """
 
 from __future__ import annotations

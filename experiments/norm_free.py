@@ -1,21 +1,21 @@
-r"""What is left of a CIFAR ResNet without batch norm: seven ways to train depths 20 and 56, three seeds each.
+r"""A CIFAR ResNet without batch norm: seven ways to train depths 20 and 56, three seeds each.
 
-Claim examined: without normalization a plain-initialized residual net trains badly or not at all, and Fixup (arXiv
+Claim examined: without normalization, a plainly initialized residual network trains badly or not at all. Fixup (arXiv
 1901.09321), SkipInit (2002.10444), ReZero (2003.04887) and NF with adaptive clipping (2101.08692, 2102.06171) repair
-that without normalizing anything; group norm (1803.08494) comes between.
+that without normalizing anything; group norm (1803.08494) is in between.
 
-The full study is the recipe `cifar10-resnet20` as it is (64,000 steps of 128 images of 32 pixels) with the cells below,
-for an accelerator:
+The full study is the recipe `cifar10-resnet20` unchanged (64,000 steps of 128 images of 32 pixels) with the cells
+below, for an accelerator:
 
     uv run resnet-jax ablate cifar10-resnet20 --cells experiments/norm_free.yaml \
         --model.name resnet20_cifar,resnet56_cifar --seeds 5 --out runs/norm-free
 
-This script runs a reduced one that a CPU can do, **not comparable with published accuracies**: a fixed part of the
-training images (the first of each class), brought to 16 pixels, a few epochs with a cosine schedule.
+This script runs a reduced version that a CPU can do, **not comparable with published accuracies**: a fixed part of the
+training images (the first of each class), resized to 16 pixels, and a few epochs with a cosine schedule.
 
     uv run python experiments/norm_free.py --data FOLDER --out experiments/results/norm-free/study
 
-FOLDER has train/CLASS/* and test/CLASS/*. Hardware, time and result: experiments/results/norm-free/README.md.
+FOLDER contains train/CLASS/* and test/CLASS/*. Hardware, time and result: experiments/results/norm-free/README.md.
 """
 
 from __future__ import annotations

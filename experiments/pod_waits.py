@@ -1,8 +1,9 @@
-"""What a train step on a TPU pod waits for: collectives of the step as the compiler cuts it, and mapped.
+"""What a train step on a TPU pod waits for: its collectives when the compiler partitions it, and when it is mapped.
 
-The step is compiled for chips that are not there (extra ``tpu``), and its program read: how many collectives a batch
-norm waits for in each direction, in how many pieces the gradient crosses and whether anything runs meanwhile. Time is
-not measured. 4 chips and the compiler's low effort are enough for the counts; overlapping takes full effort.
+The step is compiled for chips that need not be present (extra ``tpu``), and its program is analyzed: how many
+collectives a batch norm waits for in each direction, in how many pieces the gradient is exchanged, and whether anything
+runs in the meantime. Time is not measured. 4 chips and the compiler's low effort are enough for the counts; overlapping
+needs full effort.
 
     python experiments/pod_waits.py                                     # ResNet-20, 32 pixels
     python experiments/pod_waits.py --model resnet50 --side 224 --batch-per-chip 64

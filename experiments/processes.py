@@ -1,18 +1,18 @@
-"""One training in 1, 2 and 4 processes, and a process killed in the middle: the same numbers, and nobody left waiting.
+"""One training in 1, 2 and 4 processes, and with a process killed in the middle: same numbers, and nothing hangs.
 
-    uv run python experiments/processes.py             # about 5 minutes on 2 quiet cores
+    uv run python experiments/processes.py             # about 5 minutes on 2 idle cores
     uv run python experiments/processes.py --steps 60 --quick
 
-Four devices in all, in 1, 2 or 4 processes of this machine (`resnet-jax launch`), train a small network on digits. Then
-of two processes of two devices one is killed by SIGKILL, once the first and once the second, and each run goes on in 1,
-2 and 4 processes. The last line of the output is JSON:
+Four devices in total, in 1, 2 or 4 processes on this machine (`resnet-jax launch`), train a small network on digits.
+Then one of two processes with two devices each is killed by SIGKILL, once the first and once the second, and each run
+continues in 1, 2 and 4 processes. The last line of the output is JSON:
 
-``digests``         of the parameters, by how many processes trained without a break
-``max_difference``  of a parameter from those of one process, by processes; and of the runs that were killed, from those
-                    of as many processes without a break
-``identical``       whether the run that was killed and went on in as many processes has the same bits
+``digests``         digest of the parameters, by number of processes, without interruption
+``max_difference``  largest difference of a parameter from those of one process, by number of processes; for killed
+                    runs, from those of as many processes without interruption
+``identical``       whether a killed run that continued in as many processes has the same bits
 ``batches``         digest of the first global batches, as 1, 2 and 4 processes read them
-``ended_after``     seconds from the kill until all had ended, by the rank that was killed
+``ended_after``     seconds from the kill until all processes had ended, by the killed rank
 ``rows_once``       whether metrics.jsonl of every run has every step exactly once
 """
 

@@ -1,8 +1,8 @@
-"""Does the propagation check let pass what is known to train? `depth.check` on every named network, new.
+"""Does the propagation check pass networks that are known to train? `depth.check` on every named network, new.
 
-Claim examined. The check fails where signals or gradients change exponentially with depth, and only there: every
-network of the zoo was trained by somebody, but for plain nets of 32 layers or more (He et al. 2016, arXiv 1512.03385,
-fig. 1: 56 plain layers train worse than 20).
+Claim examined. The check fails where signals or gradients change exponentially with depth, and only there. Every
+network of the zoo has been trained by somebody, except plain networks of 32 layers or more (He et al. 2016, arXiv
+1512.03385, fig. 1: 56 plain layers train worse than 20).
 
     XLA_FLAGS=--xla_backend_optimization_level=0 uv run python experiments/propagation.py \
         --out experiments/results/propagation

@@ -3,13 +3,14 @@ r"""A pruned ResNet-20 and ResNet-18: accuracy after fine-tuning, and speed in t
     uv run python experiments/prune.py --data /path/to/shared/data --cifar folder:/path/to/cifar10 \
         --resnet18 /path/to/run --out runs/prune
 
-ResNet-20 is the pretrained one, fine-tuned on JPEG CIFAR-10; ResNet-18 a run directory of ``cifar10-adam-10ep``. Each
-is pruned in several ways, and every network, **the full one among them**, is then trained alike, taught by the network
-that all were made of. Tested on the JPEG test images and on the 1,017 without the losses of JPEG. Then the networks of
-a family take turns: ours (as ``predict`` computes), ONNX Runtime and OpenVINO, batches of 1 and 128, all cores.
+ResNet-20 is the pretrained one, fine-tuned on JPEG CIFAR-10; ResNet-18 is a run directory of ``cifar10-adam-10ep``.
+Each is pruned in several ways. Every network, **including the full one**, is then trained in the same way, with the
+original network as its teacher. They are tested on the JPEG test images and on the 1,017 images without JPEG losses.
+Then the networks of a family take turns: ours (as ``predict`` computes), ONNX Runtime and OpenVINO, batches of 1 and
+128, all cores.
 
-Two quiet cores take about 27 minutes for ResNet-20 and 28 for ResNet-18 (``--families resnet18``: this one alone). The
-same command goes on with what was stopped; ``--steps 20`` tries everything in short. Writes results/prune/results.json.
+Two idle cores take about 27 minutes for ResNet-20 and 28 for ResNet-18 (``--families resnet18``: only this one). The
+same command resumes an interrupted run; ``--steps 20`` is a short try of everything. Writes results/prune/results.json.
 """
 
 from __future__ import annotations

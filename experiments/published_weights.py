@@ -1,15 +1,15 @@
-"""The table of published weights, resnet_jax/weights/published.csv, from what their authors' packages say.
+"""Create the table of published weights, resnet_jax/weights/published.csv, from what their authors' packages state.
 
     PEERS/bin/python experiments/published_weights.py RESULTS.csv > resnet_jax/weights/published.csv
 
-in an environment with torchvision 0.29 and timm 1.0.31 and nothing of this package. RESULTS.csv is
-``results/results-imagenet.csv`` of huggingface/pytorch-image-models, commit aa4b5850; any CPU, seconds. Accuracy of
-timm's weights is the row of the size and crop that timm itself tests at. The CIFAR nets are two repositories' READMEs:
-akamaster/pytorch_resnet_cifar10, commit d5489e89, and chenyaofo/pytorch-cifar-models, commit 786c1625 (its
+Run it in an environment with torchvision 0.29 and timm 1.0.31 and nothing of this package. RESULTS.csv is
+``results/results-imagenet.csv`` of huggingface/pytorch-image-models, commit aa4b5850; any CPU, seconds. The accuracy of
+timm's weights is the row with the size and crop that timm itself tests at. The CIFAR nets come from two repositories'
+READMEs: akamaster/pytorch_resnet_cifar10, commit d5489e89, and chenyaofo/pytorch-cifar-models, commit 786c1625 (its
 normalization: chenyaofo/image-classification-codebase, conf/cifar10.conf and cifar100.conf).
 
-Of the SHA-256 of a file its name has the first eight digits. Whole ones are in :data:`WHOLE`: computed from the files
-in akamaster's repository, or found in several public repositories that name the same file.
+The name of a file contains the first eight digits of its SHA-256. Complete ones are in :data:`WHOLE`: computed from the
+files in akamaster's repository, or found in several public repositories that name the same file.
 """
 
 from __future__ import annotations

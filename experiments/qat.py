@@ -1,12 +1,12 @@
-r"""Does training with rounding help? ResNet-20 in 8 bits, calibrated and trained for it, and trained alike in float.
+r"""Does quantization-aware training help? ResNet-20 in 8 bits, calibrated, trained for it, and trained alike in float.
 
     uv run python experiments/qat.py --data /path/to/shared/data --cifar folder:/path/to/cifar10 [--run R --name N]
 
-The pretrained network, or a run directory of CIFAR-10. Training on JPEG images moves a network that was trained on the
-original ones, with and without rounding: compare ``qat`` with ``trained``, the same updates of the same images in
-float, and with the calibrated file of that. Accuracy is that of every file in ONNX Runtime and OpenVINO, on the 1,017
-images without the losses of JPEG and on the 10,000 JPEG test images. About 4 minutes of two quiet cores; writes
-results/int8/qat-NAME.json.
+It uses the pretrained network, or a run directory of CIFAR-10. Training on JPEG images changes a network that was
+trained on the original images, with and without rounding, so compare ``qat`` with ``trained``, the same updates on the
+same images in float, and with the calibrated file of that. Accuracy is that of every file in ONNX Runtime and OpenVINO,
+on the 1,017 images without JPEG losses and on the 10,000 JPEG test images. It takes about 4 minutes on two idle cores;
+writes results/int8/qat-NAME.json.
 """
 
 from __future__ import annotations

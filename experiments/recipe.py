@@ -1,19 +1,19 @@
-"""Run a shipped recipe and keep what a reader needs to judge it: configuration, environment, metrics, pictures, result.
+"""Run a shipped recipe and keep what a reader needs to judge it: configuration, environment, metrics, figures, result.
 
 Claim: the recipes train what they say. Figures, machines and dates are in results/README.md.
 
-Commands (what is committed came from these; FOLDER has train/ and test/ with one folder of images a class):
+Commands (which produced the committed results; FOLDER contains train/ and test/ with one folder of images per class):
 
     uv run python experiments/recipe.py digits
     uv run python experiments/recipe.py cifar10-resnet20 --source folder:FOLDER --epochs 10 --name cifar10-resnet20-10ep
     uv run python experiments/recipe.py cifar10-adam-10ep --source folder:FOLDER --score lossless=npz:LOSSLESS.npz
     uv run python experiments/recipe.py mnist --source folder:FOLDER --seed 1 --name mnist-seed1
 
-A run that was stopped goes on with the same command; `--score NAME=SOURCE` also counts the right ones of other images,
-all of them, in scores.csv.
+Repeat a command to resume an interrupted run. `--score NAME=SOURCE` also counts the correct predictions on all of some
+other images, in scores.csv.
 
-Hardware and time: 2 CPU cores; 15 seconds for digits, 6 to 12 minutes for ten epochs of CIFAR-10 by ResNet-20, 1.5
-hours of a quiet machine by ResNet-18, 2.5 hours for the 64,000 steps of ResNet-20, 10 minutes for MNIST.
+Hardware and time: 2 CPU cores; 15 seconds for digits, 6 to 12 minutes for ten epochs of CIFAR-10 with ResNet-20, 1.5
+hours on an idle machine with ResNet-18, 2.5 hours for the 64,000 steps of ResNet-20, 10 minutes for MNIST.
 Expected: at least 98 % on the digits' test images; at least 75 % on JPEG CIFAR-10 after ten epochs.
 """
 

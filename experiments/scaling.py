@@ -1,11 +1,11 @@
-r"""Scaling on paper, checked by compilation: ResNet-50, ResNet-152 and ResNet-1202 on 1 to 1,024 chips.
+r"""Scaling estimates, checked by compilation: ResNet-50, ResNet-152 and ResNet-1202 on 1 to 1,024 chips.
 
     uv run --extra tpu python experiments/scaling.py --measure        # compiles each for v5e:2x2; ResNet-50: a minute
     uv run python experiments/scaling.py                              # the tables, from what was compiled
     uv run --extra tpu python experiments/scaling.py --check v5e:4x4  # is a larger slice's program what is said?
 
-The formula and its assumptions are ``resnet_jax/bench/chips/scaling.py``; experiments/scaling.md discusses what comes
-out. Every time is a bound: a real step is slower.
+The formula and its assumptions are in ``resnet_jax/bench/chips/scaling.py``; experiments/scaling.md discusses the
+results. Every time is a lower bound: a real step is slower.
 """
 
 from __future__ import annotations

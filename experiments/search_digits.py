@@ -1,20 +1,20 @@
-r"""Trials per CPU-hour: `resnet-jax search` on the digits against Optuna with one process per trial.
+r"""Trials per CPU-hour: `resnet-jax search` on the digits compared with Optuna with one process per trial.
 
     uv run python experiments/search_digits.py --trials 48 --lanes 8
 
-Same sampler (TPE, seed 0), space, length and validation images. Sides, each its own process, whose CPU seconds (user +
-system, of it and all its children, compilation included) the operating system counts; each begins with an empty cache
-of compiled programs, which the processes of a side share:
+All sides use the same sampler (TPE, seed 0), space, length and validation images. Each is a process of its own whose
+CPU seconds (user + system, with all its children, including compilation) the operating system counts. Each starts with
+an empty cache of compiled programs, which its processes share:
 
 * `ours`            `resnet-jax search` with successive halving
-* `ours-full`       the same, every trial the whole length (--no-halving)
-* `optuna`          Optuna's ask and tell, a process a trial, every trial the whole length
+* `ours-full`       the same, with every trial at full length (--no-halving)
+* `optuna`          Optuna's ask and tell, one process per trial, every trial at full length
 * `optuna-halving`  the same with Optuna's SuccessiveHalvingPruner at the same rungs
 
-then `--seeds` seeds of each side's best values and of the recipe are trained and tested, and `five-minutes`: a search
-of the rate alone with `--budget`, whose best rate is compared with the recipe's. Writes
-results/search/SIDE.json and trials-SIDE.csv; a side whose file is there with the same settings is not run again.
-Two CPU cores, quiet: about 40 minutes with 48 trials; `--small` is a size that only shows that it works.
+Then `--seeds` seeds of each side's best values and of the recipe are trained and tested, and `five-minutes` is a search
+of the learning rate alone with `--budget`, whose best value is compared with the recipe's. Writes
+results/search/SIDE.json and trials-SIDE.csv; a side whose file exists with the same settings is not run again. Two idle
+CPU cores take about 40 minutes with 48 trials; `--small` is a size that only shows that it works.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""32 clients over loopback: images a second of `resnet-jax serve`, beside `bench infer` and LitServe.
+"""32 clients over loopback: throughput of `resnet-jax serve` compared with `bench infer` and LitServe.
 
     uv run python experiments/serve_load.py --network resnet18 --litserve-python PYTHON --out DIRECTORY
 
-PYTHON has litserve and this package. Clients send one JPEG a request (to LitServe in JSON, its usual form), keep their
-connections, and run in this process beside the server, on the same cores. Every side is measured for `--seconds` in
-each of `--rounds` turns, one after the other; figures are medians. The baseline is `resnet-jax bench infer` of the same
-network and batch, before and after. Weights are random: speed does not depend on them. Writes load_NETWORK.json:
-images/s, their shares, p50 and p95 of a request, and p95 over the seconds of a full batch.
+PYTHON has litserve and this package. Clients send one JPEG per request (to LitServe in JSON, its usual form), keep
+their connections, and run in this process next to the server, on the same cores. Every side is measured for `--seconds`
+in each of `--rounds` turns, one after another; figures are medians. The baseline is `resnet-jax bench infer` with the
+same network and batch, before and after. Weights are random, because speed does not depend on them. Writes
+load_NETWORK.json: images/s, their ratios, p50 and p95 of a request, and p95 relative to the seconds of a full batch.
 """
 
 from __future__ import annotations

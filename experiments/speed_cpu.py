@@ -1,19 +1,19 @@
-r"""Best accuracy on CIFAR-10 in 10 minutes of training on two CPU cores, against PyTorch with the same of everything.
+r"""Best accuracy on CIFAR-10 in 10 minutes of training on two CPU cores, compared with PyTorch at equal settings.
 
-Claim examined: with the same network, data, augmentation, optimizer and time this library trains on more images than
-PyTorch does, and so further. Each side first measures its speed, 15 seconds, then makes as many updates as fit into the
-time, with the schedule over all of them; decoding, compilation, measurement and evaluation are outside the time. On a
-quiet machine:
+Claim examined: with the same network, data, augmentation, optimizer and time, this library trains on more images than
+PyTorch does, and therefore reaches a higher accuracy. Each side first measures its speed for 15 seconds and then makes
+as many updates as fit into the time, with the schedule over all of them. Decoding, compilation, measurement and
+evaluation do not count. On an idle machine:
 
     uv run python experiments/speed_cpu.py --data FOLDER --torch PYTHON [--compile] --out experiments/results/speed-cpu
 
-FOLDER has train/CLASS/* and test/CLASS/*, PYTHON an interpreter with torch; --compile has it train through
-torch.compile. About 25 minutes on 2 cores, of which 20 are training. What each part of the recipe is worth, with a
-number of images in place of the time, so that it can be run beside other work:
+FOLDER contains train/CLASS/* and test/CLASS/*, PYTHON is an interpreter with torch; --compile has it train through
+torch.compile. It takes about 25 minutes on 2 cores, of which 20 are training. To measure what each part of the recipe
+is worth, with a number of images instead of the time, so that it can run next to other work:
 
     uv run python experiments/speed_cpu.py --data FOLDER --images 60000 --parts --out experiments/results/speed-cpu
 
-It writes NAME.json of each side or part and adds a row to runs.csv. --smoke is a size for tests: digits, 3 updates.
+It writes NAME.json for each side or part and adds a row to runs.csv. --smoke is a size for tests: digits, 3 updates.
 """
 
 from __future__ import annotations

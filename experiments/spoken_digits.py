@@ -1,16 +1,16 @@
-r"""Spoken digits: takes held out, and each speaker left out entirely; from spectrograms and from the waveform.
+r"""Spoken digits with held-out takes, and with each speaker left out entirely, from spectrograms and from the waveform.
 
-Claims examined: a small residual network recognizes the digits of speakers that it knows in takes that it does not
-(98.5 % and more), from log-mel spectrograms and from the waveform alike; of a speaker that it has never heard it
-understands less, and how much less depends on the speaker. Training is the recipe `spoken-digits`; the network for the
-waveform has a stem of 80 samples (Dai et al. 2016, arXiv 1610.00087).
+Claims examined: a small residual network recognizes the digits of known speakers in unseen takes (98.5 % and more),
+from log-mel spectrograms and from the waveform alike. For a speaker that it has never heard it recognizes fewer, and
+how many fewer depends on the speaker. The training is the recipe `spoken-digits`; the network for the waveform has a
+stem of 80 samples (Dai et al. 2016, arXiv 1610.00087).
 
     uv run python experiments/spoken_digits.py RECORDINGS --out experiments/results/spoken-digits
 
-RECORDINGS has <digit>_<speaker>_<take>.wav (Jakobovski/free-spoken-digit-dataset). The test of `takes` is takes 5 to 9
-of every speaker, that of `speaker-NAME` all takes of that speaker, of whom nothing is trained on; nothing is validated
-on. `--seeds 3`, `--parts takes speaker-lucas`, `--networks mel`. Typed again it goes on where it stopped. Hardware,
-time and result: experiments/results/spoken-digits/README.md.
+RECORDINGS contains <digit>_<speaker>_<take>.wav (Jakobovski/free-spoken-digit-dataset). The test split of `takes` is
+takes 5 to 9 of every speaker; that of `speaker-NAME` is all takes of that speaker, none of which is trained on. There
+is no validation. `--seeds 3`, `--parts takes speaker-lucas`, `--networks mel`. Run the same command again to resume.
+Hardware, time and result: experiments/results/spoken-digits/README.md.
 """
 
 from __future__ import annotations

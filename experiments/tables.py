@@ -1,20 +1,20 @@
-"""Results as data: the CSV files of experiments/results, and the tables of README and docs that are made of them.
+"""Results as data: the CSV files of experiments/results, and the tables in README and docs that are made from them.
 
     uv run python experiments/tables.py            # writes the CSV files and the tables
     uv run python experiments/tables.py --check    # exit status 1 if any of them is not what it would write
 
-Everything comes from files that a run left: the recipes (``about``), ``bench/*.json`` (side by side with others),
-``bench/networks-cpu.jsonl`` (``experiments/network_speeds.py``) and ``chips/v5e-1x1.jsonl``
-(``experiments/chips_matrix.py``); parameters and multiply-adds are counted here. A cell without a measurement is
-empty. Takes some seconds of one core, half of them for the counts; ``networks.csv`` is the slow one, which
-``--no-counts`` leaves as it is.
+Everything comes from files that runs left: the recipes (``about``), ``bench/*.json`` (comparisons with other
+implementations), ``bench/networks-cpu.jsonl`` (``experiments/network_speeds.py``) and ``chips/v5e-1x1.jsonl``
+(``experiments/chips_matrix.py``); parameters and multiply-adds are counted here. A cell without a measurement is empty.
+It takes several seconds on one core, half of them for the counts in ``networks.csv``, which ``--no-counts`` leaves
+unchanged.
 
-- ``networks.csv``: every network: input, parameters, statistics, multiply-adds, MiB in float32, images a second of two
-  CPU cores, and what its train step compiles to for a TPU v5e that was not there (a bound and an estimate).
+- ``networks.csv``: every network: input, parameters, statistics, multiply-adds, MiB in float32, images per second on
+  two CPU cores, and what its train step compiles to for a TPU v5e that was not present (a bound and an estimate).
 - ``recipes.csv``: every recipe: network, published, expected here, minutes, command, results.
-- ``speed.csv``: every measurement side by side with another implementation.
+- ``speed.csv``: every measurement next to another implementation.
 
-A table in a page stands between ``<!-- table NAME -->`` and ``<!-- end of table -->``.
+A table in a page is between ``<!-- table NAME -->`` and ``<!-- end of table -->``.
 """
 
 from __future__ import annotations

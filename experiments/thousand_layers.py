@@ -1,9 +1,9 @@
 r"""A thousand layers train: ResNet-1202 and the pre-activation ResNet-1001, and the gradient at each of their blocks.
 
 Claim examined: He et al. 2016 (arXiv 1512.03385, section 4.2, "exploring over 1000 layers") train 1,202 layers with "no
-optimization difficulty" (training error below 0.1 %, test error 7.93 %), and He et al. 2016b (arXiv 1603.05027, table
-4) find pre-activation with pure identity skips easier still: 1,001 layers, 4.92 % test error (4.62 % at batch 64).
-Equation 5 there is the reason given: the gradient reaches any block through the skips directly, so it does not vanish.
+optimization difficulty" (training error below 0.1 %, test error 7.93 %). He et al. 2016b (arXiv 1603.05027, table 4)
+find pre-activation with pure identity skips even easier: 1,001 layers, 4.92 % test error (4.62 % at batch 64). Equation
+5 there gives the reason: the gradient reaches any block directly through the skips, so it does not vanish.
 
 The full study needs an accelerator (a step of 128 images of 32 pixels is 1.5e13 operations for 1,202 layers):
 
@@ -13,15 +13,16 @@ The full study needs an accelerator (a step of 128 images of 32 pixels is 1.5e13
     done
 
 This script runs 251 steps, which is what a CPU can do, with all layers and all channels: **a start, which says nothing
-about the end**. Reduced are the images (the first 50 of each class, at 16 pixels, not augmented), the batch (32), and
-the rate: 0.001 for ResNet-1202, 0.01 for pre-activation 1001, both reached after a linear rise over 40 % of the steps
-from a hundredth (the papers warm up at 0.01 for about 400 steps of 128). Blocks are rematerialized:
+about the end**. Reduced are the images (the first 50 of each class, at 16 pixels, without augmentation), the batch
+(32), and the learning rate: 0.001 for ResNet-1202 and 0.01 for the pre-activation ResNet-1001, both reached by a linear
+rise over 40 % of the steps from a hundredth (the papers warm up at 0.01 for about 400 steps of 128). Blocks are
+rematerialized:
 
     uv run python experiments/thousand_layers.py --data FOLDER --out experiments/results/thousand-layers
 
-FOLDER has train/CLASS/* and test/CLASS/* (JPEG CIFAR-10). It goes on where it was stopped; `--smoke` does everything
-small, on images that come along. Hardware, time and result: experiments/results/thousand-layers/README.md. Expected:
-the loss falls, the pre-activation net's below that of guessing (log 10), and no block is without gradient.
+FOLDER contains train/CLASS/* and test/CLASS/* (JPEG CIFAR-10). An interrupted run resumes; `--smoke` runs everything at
+a small size, on built-in images. Hardware, time and result: experiments/results/thousand-layers/README.md. Expected:
+the loss falls, that of the pre-activation network below guessing (log 10), and no block is without gradient.
 """
 
 from __future__ import annotations

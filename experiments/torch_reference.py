@@ -1,4 +1,4 @@
-"""Write ``tests/reference/torch.npz``: what PyTorch 2.13.0 and timm 1.0.31 compute, for tests that compare with it.
+"""Write ``tests/reference/torch.npz``: results of PyTorch 2.13.0 and timm 1.0.31 that our tests compare with.
 
     PYTHON_WITH_TORCH_AND_TIMM experiments/torch_reference.py
 

@@ -1,16 +1,16 @@
 r"""Two towers: do spoken and written digits find each other, and what do false negatives cost?
 
-Rows, three seeds each: the recipe `digits-pairs` (embedded, composed) and, where sounds are given, `spoken-written`
+Rows, with three seeds each, are the recipe `digits-pairs` (built-in, composed) and, if audio is given, `spoken-written`
 (free-spoken-digit-dataset with scikit-learn's digits), with `task.positives` class (the recipes' own) and pair (CLIP's,
 where others of the class count as wrong).
 
     uv run python experiments/two_towers.py --out experiments/results/two_towers
     uv run python experiments/two_towers.py --out experiments/results/two_towers --sounds FOLDER
 
-FOLDER has <digit>_<speaker>_<take>.wav at 8 kHz. A run that is finished is not done again, and one that was stopped
-goes on; `--rows spoken-written/class --seeds 0` does one of them. Hardware, time and result:
-experiments/results/two_towers/README.md. What comes out: results.json, results.csv (a row a run), curves.json
-(validation recall over training) and two_towers.png, which is drawn of it.
+FOLDER contains <digit>_<speaker>_<take>.wav at 8 kHz. Finished runs are not repeated, and interrupted ones resume;
+`--rows spoken-written/class --seeds 0` runs one of them. Hardware, time and result:
+experiments/results/two_towers/README.md. Output: results.json, results.csv (a row per run), curves.json
+(validation recall over training) and two_towers.png, which is drawn from it.
 """
 
 from __future__ import annotations

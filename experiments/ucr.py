@@ -1,17 +1,17 @@
 r"""Time series of the UCR archive: the published ResNet and three without normalization, five seeds each.
 
-Claims examined: the network of Wang et al. 2017 (arXiv 1611.06455) reaches here what its public code reaches (mean and
-deviation of 10 runs, result tables of hfawaz/dl-4-tsc), in far fewer updates with a cosine schedule than that code
-makes in 1,500 epochs with a rate that halves on plateaus, of which it tests the state of least training loss; and
-normalization is not needed for that. Training is the recipe `ucr`; of these networks without norms no figure was
-published.
+Claims examined: the network of Wang et al. 2017 (arXiv 1611.06455) reaches the accuracy of its public code (mean and
+deviation of 10 runs, result tables of hfawaz/dl-4-tsc) in far fewer updates. That code trains for 1,500 epochs with a
+learning rate that halves on plateaus and tests the state with the lowest training loss; here the schedule is a cosine.
+And normalization is not needed for that. The training is the recipe `ucr`. There are no published results of these
+networks without norms.
 
     uv run python experiments/ucr.py FOLDER --out experiments/results/ucr
 
-FOLDER has a folder for each set with SET_TRAIN.ts and SET_TEST.ts (or .tsv). Any sets go: `--sets GunPoint`; without
-it, all in FOLDER; OSULeaf needs `--length "6000 steps"`. The published network alone: `--nets resnet_ts`. The seeds of
-a cell are one compiled program. Typed again it goes on where it stopped. Hardware, time and result:
-experiments/results/ucr/README.md.
+FOLDER contains a folder for each data set with SET_TRAIN.ts and SET_TEST.ts (or .tsv). Select data sets with `--sets
+GunPoint` (default: all in FOLDER); OSULeaf needs `--length "6000 steps"`. Only the published network: `--nets
+resnet_ts`. The seeds of a cell are one compiled program. Run the same command again to resume. Hardware, time and
+result: experiments/results/ucr/README.md.
 """
 
 from __future__ import annotations

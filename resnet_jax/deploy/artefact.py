@@ -1,6 +1,6 @@
-"""Exported networks loaded for use: an ONNX file in ONNX Runtime or OpenVINO, or a jax export.
+"""Load exported networks for use: an ONNX file in ONNX Runtime or OpenVINO, or a jax export.
 
-An artefact is a program: load files of people you trust.
+An exported file is a program: load only files from people you trust.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from resnet_jax.ops import native
 from resnet_jax.runtime.paths import user_path
 
 RuntimeChoice: TypeAlias = Literal["onnxruntime", "openvino", "jax"]
-#: The files in the zip file of a jax export.
+#: The files inside the zip file of a jax export.
 PROGRAM, WEIGHTS, METADATA = "program.bin", "weights.safetensors", "metadata.json"
-#: In the metadata of a jax export for one machine: which compiled code it calls.
+#: Metadata key of a jax export for one machine: the compiled code that it calls.
 COMPILED = f"{PREFIX}compiled"
 
 
@@ -32,11 +32,11 @@ class Artefact(abc.ABC):
     """An exported network, ready to run.
 
     Attributes:
-        path: of the file.
-        runtime: what runs it.
-        metadata: what it says of itself.
-        batch: examples of a batch, where the file has only that one; None: any number.
-        output_names: of the outputs; one, ``output``, unless the network's head makes several.
+        path: path of the file.
+        runtime: the runtime that runs it.
+        metadata: the metadata in the file.
+        batch: the only batch size that the file accepts; None: any.
+        output_names: names of the outputs; one, ``output``, unless the network's head has several.
     """
 
     path: Path
@@ -52,18 +52,18 @@ class Artefact(abc.ABC):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What its graph takes."""
+        """The input that its graph expects."""
         return self.metadata.preprocessing
 
     def outputs(self, images: np.ndarray) -> Any:
-        """Return the network's outputs, float32 (N, ...), or a dict of such arrays: as :meth:`Inference.outputs`.
+        """Return the network's outputs, float32 (N, ...), or a dict of such arrays, as :meth:`Inference.outputs` does.
 
         Args:
-            images: (N, *sides, C), of the dtype of ``preprocessing``, normalized if that says so. A file of one size of
-                batch gets them in such batches, the last one padded.
+            images: (N, *sides, C) in the dtype of ``preprocessing``, normalized if ``preprocessing`` says so. A file
+                with a fixed batch size gets them in batches of that size, the last one padded.
 
         Raises:
-            UsageError: images of another shape or dtype.
+            UsageError: the images have another shape or dtype.
         """
         said, images = self.preprocessing, np.asarray(images)
         fits = images.shape[1:] == said.shape or (
@@ -87,10 +87,10 @@ class Artefact(abc.ABC):
         return whole[0] if len(whole) == 1 else dict(zip(self.output_names, whole, strict=True))
 
     def outputs_of_pixels(self, images: np.ndarray) -> Any:
-        """Return the same for stored values (N, *sides, C), such as uint8 pixels, whatever the graph takes.
+        """Return the outputs for stored values (N, *sides, C), such as uint8 pixels, whatever input the graph takes.
 
         Raises:
-            UsageError: as :meth:`outputs`, or nobody said how inputs are normalized.
+            UsageError: as :meth:`outputs`, or the normalization is not known.
         """
         said = self.preprocessing
         return self.outputs(images if said.takes == "pixels" else said.normalized(images))
@@ -110,14 +110,14 @@ def load_artefact(
     """Load an exported network.
 
     Args:
-        path: a file of ``resnet-jax export --format onnx`` or ``jax``, or of ``resnet-jax quantize``.
-        runtime: what is to run it; None: of an ONNX file ONNX Runtime if it is installed, else OpenVINO.
-        threads: of ONNX Runtime and OpenVINO: how many compute an output; None: as many as the runtime takes.
-        providers: of ONNX Runtime, in the order in which they are tried.
+        path: a file written by ``resnet-jax export --format onnx`` or ``jax``, or by ``resnet-jax quantize``.
+        runtime: the runtime to use; None: for an ONNX file, ONNX Runtime if it is installed, otherwise OpenVINO.
+        threads: threads of ONNX Runtime or OpenVINO per call; None: the runtime's default.
+        providers: execution providers of ONNX Runtime, in order of preference.
 
     Raises:
-        DataError: there is no such file, or it is none of these.
-        UsageError: the runtime is not installed, or does not run such files.
+        DataError: the file does not exist or has none of these formats.
+        UsageError: the runtime is not installed or does not run such files.
     """
     path = user_path(path)
     if not path.is_file():
@@ -174,7 +174,7 @@ class OpenVinoArtefact(Artefact):
 
     def __init__(self, path: Path, threads: int | None) -> None:
         openvino = package("openvino", f"running {path.name}")
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 would take that
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # otherwise processors with bfloat16 would use it
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
@@ -196,10 +196,10 @@ class OpenVinoArtefact(Artefact):
 
 
 class JaxArtefact(Artefact):
-    """A jax export: the zip file of a program, its weights and its metadata.
+    """A jax export: a zip file with a program, its weights and its metadata.
 
     Attributes:
-        this_machine: whether it calls the code that is compiled for this processor.
+        this_machine: whether it calls the code compiled for this processor.
     """
 
     runtime = "jax"
@@ -211,7 +211,7 @@ class JaxArtefact(Artefact):
         try:
             with zipfile.ZipFile(path) as file:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
-                    raise ValueError("its files are compressed")  # so that no small file becomes a large one
+                    raise ValueError("its files are compressed")  # so that a small file cannot expand to a large one
                 texts = json.loads(file.read(METADATA))
                 exported = export.deserialize(bytearray(file.read(PROGRAM)))
                 weights = load(file.read(WEIGHTS))
@@ -237,7 +237,7 @@ class JaxArtefact(Artefact):
 
 
 def _onnx_texts(model: Any) -> dict[str, str]:
-    """Return the metadata of an ONNX file as OpenVINO keeps them: in ``rt_info``, under ``framework``."""
+    """Return the metadata of an ONNX file as OpenVINO stores them: in ``rt_info``, under ``framework``."""
     if not model.has_rt_info(["framework"]):
         return {}
     return {name: str(value) for name, value in model.get_rt_info(["framework"]).value.items()}

@@ -1,4 +1,4 @@
-"""What was written against the network it was written of: the same outputs, or it is not kept."""
+"""Compare an exported file with its network: unless the outputs are the same, the file is not kept."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from resnet_jax.deploy.artefact import Artefact
 from resnet_jax.deploy.function import NetworkFunction
 from resnet_jax.errors import CheckError
 
-#: Examples of the batches that are tried.
+#: Batch sizes that are tested.
 BATCHES = (1, 3, 8)
 
 
 def largest_difference(artefact: Artefact, network: NetworkFunction, batches: Sequence[int] = BATCHES) -> float:
-    """Return the largest difference between the outputs of an artefact and those of its network.
+    """Return the largest difference between the outputs of an exported file and those of its network.
 
-    Of every output it is the largest difference of any number, as a share of the largest number of that output in its
-    size. Tried are batches of several sizes, and inputs of a second size if the artefact takes any.
+    For every output this is the largest difference of any element, relative to that output's largest magnitude. It is
+    measured on batches of several sizes, and on inputs of a second size if the file accepts any size.
 
     Args:
-        artefact: what was written.
-        network: what it was written of, with the same kind of input.
-        batches: examples of the batches.
+        artefact: the exported file.
+        network: the network it was made from, with the same kind of input.
+        batches: batch sizes.
     """
     compute = jax.jit(lambda variables, images: network(variables, images))
     sides = [network.sides]
@@ -42,9 +42,9 @@ def largest_difference(artefact: Artefact, network: NetworkFunction, batches: Se
 
 
 def difference(found: Any, ours: Any) -> float:
-    """Return the largest difference of two arrays, or dicts of arrays, as a share of the largest number of ours.
+    """Return the largest difference of two arrays, or dicts of arrays, relative to the largest magnitude in ``ours``.
 
-    Other shapes or names, and what is not a number, differ by infinity.
+    Other shapes or names, and NaN, count as an infinite difference.
 
     >>> difference(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
     0.2
@@ -66,15 +66,15 @@ def difference(found: Any, ours: Any) -> float:
 
 
 def require_equal(differences: Mapping[str, float], tolerance: float, what: str) -> None:
-    """Refuse what differs.
+    """Raise an error if a difference is too large.
 
     Args:
-        differences: of :func:`largest_difference`, by runtime.
-        tolerance: the largest that is allowed.
-        what: was written, for the message.
+        differences: results of :func:`largest_difference`, by runtime.
+        tolerance: the largest allowed difference.
+        what: what was written, for the message.
 
     Raises:
-        CheckError: in a runtime the difference is larger.
+        CheckError: the difference is larger in some runtime.
     """
     for runtime, apart in differences.items():
         if not apart <= tolerance:

@@ -1,8 +1,8 @@
-"""A file over HTTPS, whole and compared, or nothing: what a server sends is believed only after its checksum.
+"""Download a file over HTTPS, complete and verified or not at all: its content is trusted only after the checksum.
 
-Nothing but HTTPS is asked (plain HTTP of this machine alone, for a mirror and for tests), also where a server sends us
-on, which it may a few times. What comes is counted, and stopped at a limit whatever the server announced. A connection
-that is cut is taken up again where it stopped, if the server can do that. The proxies of the environment are used.
+Only HTTPS is used (plain HTTP only from this machine, for a mirror and for tests), also after redirects, of which a few
+are allowed. The received bytes are counted and the download stops at a limit, whatever size the server announced. An
+interrupted download resumes where it stopped if the server supports that. Proxies from the environment are used.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class UnreachableError(DataError):
-    """There is no way to a server from here."""
+    """A server cannot be reached from here."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """When a server is given up on.
+    """When to give up on a server.
 
     Attributes:
         silence: seconds without a byte.
-        whole: seconds for all of the file.
-        redirects: how often it may send us on.
-        attempts: connections, each of which goes on where the one before was cut.
+        whole: seconds for the complete file.
+        redirects: number of redirects.
+        attempts: number of connections, each of which resumes where the previous one was interrupted.
     """
 
     silence: float = 30.0
@@ -51,13 +51,13 @@ class Patience:
 
 @dataclasses.dataclass(frozen=True)
 class Received:
-    """What came.
+    """The result of a download.
 
     Attributes:
-        sha256: of the file.
+        sha256: SHA-256 of the file.
         size: bytes.
         announced: SHA-256 that the first server announced, as the hub does; "" if none did.
-        revision: which commit of a repository, as the hub says; "" if nobody does.
+        revision: commit of the repository, as the hub states it; "" if unknown.
     """
 
     sha256: str
@@ -69,17 +69,17 @@ class Received:
 def download(
     url: str, out: Path, *, most: int, check: Callable[[Received], None], patience: Patience | None = None
 ) -> Received:
-    """Fetch a file; it appears at ``out`` only when ``check`` has accepted it.
+    """Download a file, which appears at ``out`` only after ``check`` has accepted it.
 
     Args:
         url: HTTPS, or HTTP on this machine.
-        out: the file to write; its folder is made.
-        most: bytes that it may have.
-        check: is given what came, and raises where that is not the file that was meant; nothing is then left.
-        patience: when the server is given up on.
+        out: the file to write; its folder is created.
+        most: maximum size in bytes.
+        check: called with the result; raises if this is not the intended file, in which case nothing is kept.
+        patience: when to give up on the server.
 
     Raises:
-        DataError: it cannot be had: with the address and the reason.
+        DataError: the file cannot be downloaded; the message has the address and the reason.
         OSError: ``out`` cannot be written.
     """
     patience = patience or Patience()
@@ -95,7 +95,7 @@ def download(
 
 @contextlib.contextmanager
 def partial_file(out: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Give a new file beside ``out``, readable as the umask says, which is gone when the block ends."""
+    """Open a new file next to ``out``, with permissions by the umask, that is deleted when the block ends."""
     descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
     try:
         umask = os.umask(0)
@@ -158,7 +158,7 @@ def _receive(url: str, file: BinaryIO, most: int, patience: Patience) -> Receive
 
 
 def _goes_on(answer: http.client.HTTPResponse, size: int) -> bool:
-    """Return whether a server sends the rest of a file from where it was cut."""
+    """Return whether a server sends the rest of a file from the point of interruption."""
     return answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {size}-")
 
 
@@ -169,10 +169,10 @@ def _said(reason: object) -> str:
 
 
 def _require_safe(url: str) -> None:
-    """Refuse what is not HTTPS, but for this machine.
+    """Reject addresses that are not HTTPS, except on this machine.
 
     Raises:
-        DataError: it is another kind of address.
+        DataError: the address is of another kind.
     """
     parts = urlsplit(url)
     local = parts.scheme == "http" and parts.hostname in LOOPBACK
@@ -181,14 +181,14 @@ def _require_safe(url: str) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server that sends us on, a few times; keeps what the first one says of the file."""
+    """Follows a few redirects and keeps what the first server says about the file."""
 
     def __init__(self, most: int):
         self.most = self.left = most
         self.announced = self.revision = ""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        """Refuse an unsafe address, and one too many; see the base class."""
+        """Reject an unsafe address, and one redirect too many; see the base class."""
         try:
             _require_safe(newurl)
             if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
@@ -203,14 +203,14 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     def http_response(self, request, response):
-        """Note what a server says that has the file itself."""
+        """Record the headers of the server that holds the file itself."""
         self.note(response.headers)
         return response
 
     https_response = http_response
 
     def note(self, headers) -> None:
-        """Keep the checksum and the commit that the hub announces of a file."""
+        """Keep the checksum and the commit that the hub announces for a file."""
         tag = (headers.get("X-Linked-Etag") or "").strip('W/"')
         if not self.announced and re.fullmatch(r"[0-9a-f]{64}", tag):
             self.announced = tag

@@ -1,21 +1,20 @@
-r"""Whether images are still those that a network was made for: their distance from a reference, with a threshold.
+r"""Detect data drift: the distance of new images from a reference, with a threshold.
 
-Three distances between a window of n images and the N of the reference, each about 1 where both are of one
-distribution, whatever n:
+Three distances compare a window of n images with the N images of the reference. Each is about 1 if both come from the
+same distribution, whatever n is:
 
-* **features**, of the C pooled features with mean :math:`\mu` and deviation :math:`\sigma` in the reference:
-  :math:`\frac1C \sum_j (\bar x_j - \mu_j)^2 / (\sigma_j^2 (1/n + 1/N))`, the mean of the squared differences of means
-  in standard errors (a Mahalanobis distance whose covariance is its diagonal);
-* **input**, the same of mean and deviation of every channel of each image: brightness, contrast, colour;
-* **classes**, of the counts w and r of the predicted classes in window and reference, the chi-square of two samples,
-  over its degrees of freedom: :math:`\frac1{K - 1} \sum_k (\sqrt{N/n}\, w_k - \sqrt{n/N}\, r_k)^2 / (w_k + r_k)`.
+* **features**, from the C pooled features with mean :math:`\mu` and deviation :math:`\sigma` in the reference:
+  :math:`\frac1C \sum_j (\bar x_j - \mu_j)^2 / (\sigma_j^2 (1/n + 1/N))`, the mean squared difference of means in
+  standard errors (a Mahalanobis distance with a diagonal covariance);
+* **input**, the same for the mean and deviation of every channel of each image: brightness, contrast, color;
+* **classes**, from the counts w and r of the predicted classes in window and reference: the two-sample chi-square
+  divided by its degrees of freedom, :math:`\frac1{K - 1} \sum_k (\sqrt{N/n}\, w_k - \sqrt{n/N}\, r_k)^2 / (w_k + r_k)`.
 
-**Thresholds** are not from a table: features depend on each other, so their mean square is spread more widely than that
-of as many independent ones. The images of the reference are divided at random, :data:`SPLITS` times, into a window and
-the rest, and the distance of these two is what images of one distribution have (a permutation test; Good 2005,
-*Permutation, Parametric and Bootstrap Tests of Hypotheses*). A window raises an alarm where a distance is above the
-(1 - alarm / 3) quantile, so that all three together do in a share of at most ``alarm`` of windows of the same
-distribution.
+The **thresholds** do not come from a table: features are correlated, so their mean square varies more than that of as
+many independent ones. Instead, the images of the reference are split at random, :data:`SPLITS` times, into a window and
+the rest, which gives the distances between images of one distribution (a permutation test; Good 2005, *Permutation,
+Parametric and Bootstrap Tests of Hypotheses*). A window raises an alarm if a distance exceeds the (1 - alarm / 3)
+quantile, so that all three together raise it for at most a share ``alarm`` of windows from the same distribution.
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ from resnet_jax.runtime.plain_files import read_file
 from resnet_jax.runtime.plain_numpy import read_arrays
 
 FILE = "drift.npz"
-"""The reference, beside a run."""
+"""File name of the reference, next to a run."""
 SPLITS = 2000
-"""Random divisions of the reference for every size of window."""
+"""Random splits of the reference for every window size."""
 LEAST = 16
-"""Images of the smallest window that is compared."""
+"""Images in the smallest window that is compared."""
 LEAST_REFERENCE = 4 * LEAST
-"""Images of the smallest reference."""
+"""Images in the smallest reference."""
 KINDS = ("features", "input", "classes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What is compared of some images.
+    """The statistics of some images that are compared.
 
     Attributes:
         features: (N, C).
-        input: mean and deviation of every channel, (N, 2 c), of pixels from 0 to 1 where they are uint8.
-        classes: the likeliest class of each, (N,) int; any where the network has no classes.
+        input: mean and deviation of every channel, (N, 2 c), of pixels scaled to [0, 1] if they are uint8.
+        classes: the most likely class of each, (N,) int; arbitrary if the network has no classes.
     """
 
     features: np.ndarray
@@ -63,12 +62,12 @@ class Seen:
         return len(self.features)
 
     def part(self, which: Any) -> Seen:
-        """Return some of the images, by a slice or positions."""
+        """Return some of the images, selected by a slice or by positions."""
         return Seen(self.features[which], self.input[which], self.classes[which])
 
     @classmethod
     def together(cls, parts: list[Seen]) -> Seen:
-        """Return all images of several."""
+        """Concatenate the images of several parts."""
         columns = zip(*((part.features, part.input, part.classes) for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
@@ -86,14 +85,14 @@ def input_statistics(images: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-    """How far a window is from the reference.
+    """The distance of a window from the reference.
 
     Attributes:
-        images: of the window.
-        values: by kind; about 1 for images of the same distribution.
-        thresholds: by kind.
-        shift: the largest difference of means of a feature, in standard deviations of it: the size of the effect.
-        shares: half the sum of the differences of class shares (total variation), 0 to 1.
+        images: images in the window.
+        values: distances by kind; about 1 for images of the same distribution.
+        thresholds: thresholds by kind.
+        shift: largest difference of means of any feature, in its standard deviations: the effect size.
+        shares: half the sum of the absolute differences of class shares (total variation), 0 to 1.
     """
 
     images: int
@@ -104,28 +103,28 @@ class Distance:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Every distance over its threshold: above 1 is an alarm."""
+        """Every distance divided by its threshold; above 1 is an alarm."""
         return {kind: value / self.thresholds[kind] for kind, value in self.values.items()}
 
     @property
     def alarms(self) -> tuple[str, ...]:
-        """The kinds that are above their threshold."""
+        """The kinds whose distance exceeds the threshold."""
         return tuple(kind for kind, ratio in self.ratios.items() if ratio > 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """What images of a network are like.
+    """Statistics of the images that a network was made for.
 
     Attributes:
-        moments: of ``features`` and ``input``: means and variances, (2, C).
-        counts: images of each predicted class, (K,); empty where there are no classes.
+        moments: for ``features`` and ``input``: means and variances, (2, C).
+        counts: images of each predicted class, (K,); empty without classes.
         images: N.
-        sizes: of windows for which there are thresholds, ascending, (S,).
+        sizes: window sizes that have thresholds, ascending, (S,).
         thresholds: by kind, (S,).
         alarm: share of windows of the same distribution that raise an alarm.
-        source: what the images are.
-        digest: of the network's parameters.
+        source: description of the images.
+        digest: digest of the network's parameters.
     """
 
     moments: dict[str, np.ndarray]
@@ -142,15 +141,15 @@ class Reference:
         """Return the reference of some images.
 
         Args:
-            seen: of images that were not trained on, where there are such.
-            classes: that the network has; 0 if its outputs are none.
+            seen: statistics of images, preferably ones that were not trained on.
+            classes: number of classes of the network; 0 if its outputs are not classes.
             alarm: see :class:`Reference`.
-            source: likewise.
-            digest: likewise.
-            seed: of the divisions.
+            source: see :class:`Reference`.
+            digest: see :class:`Reference`.
+            seed: seed of the splits.
 
         Raises:
-            UsageError: too few images, or ``alarm`` is no share that :data:`SPLITS` divisions can tell.
+            UsageError: there are too few images, or ``alarm`` is too small for :data:`SPLITS` splits to resolve.
         """
         count = len(seen)
         if count < LEAST_REFERENCE:
@@ -171,10 +170,10 @@ class Reference:
         return cls(moments, counts, count, sizes, thresholds, alarm, source, digest)
 
     def distance(self, window: Seen) -> Distance:
-        """Return how far a window is.
+        """Return the distance of a window.
 
         Raises:
-            UsageError: fewer than :data:`LEAST` images, or features of another network.
+            UsageError: it has fewer than :data:`LEAST` images, or features of another network.
         """
         count = len(window)
         if count < LEAST:
@@ -200,7 +199,7 @@ class Reference:
         return Distance(count, values, limits, float(apart.max()), shares)
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+        """Write the file, completely or not at all.
 
         Raises:
             DataError: it cannot be written.
@@ -223,12 +222,12 @@ class Reference:
 
     @classmethod
     def read(cls, path: Path, digest: str) -> Reference:
-        """Return what :meth:`write` wrote.
+        """Read a file that :meth:`write` wrote.
 
         Raises:
             DataError: it cannot be read.
-            DamagedError: it is no such file.
-            UsageError: it is of other weights.
+            DamagedError: it has another format.
+            UsageError: it belongs to other weights.
         """
         again = "make it anew: resnet-jax drift RUN_DIR --reference SOURCE"
         try:
@@ -257,8 +256,8 @@ def _moments(rows: np.ndarray) -> np.ndarray:
 
 
 def _floor(variance: np.ndarray) -> np.ndarray:
-    """Return variances of which none is nothing: a feature that was always 0 must not make everything of one that is
-    a little more.
+    """Return the variances with a lower bound, so that a feature that was always 0 does not dominate as soon as it is
+    slightly larger.
     """
     return np.maximum(variance, max(1e-3 * float(variance.mean()), 1e-12))
 
@@ -270,7 +269,7 @@ def _mean_square(means: np.ndarray, moments: np.ndarray, n: int, others: int) ->
 
 
 def _chi_square(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return the chi-square of two samples of counts, (W, K) and (K,) or (W, K), over its degrees of freedom, (W,)."""
+    """Return the two-sample chi-square of counts, (W, K) and (K,) or (W, K), over its degrees of freedom, (W,)."""
     ours, theirs = np.broadcast_arrays(ours.astype(np.float64), theirs.astype(np.float64))
     n, others = ours.sum(-1, keepdims=True), theirs.sum(-1, keepdims=True)
     both = ours + theirs
@@ -289,7 +288,7 @@ def _null(
     found = {}
     for kind, (mean, variance) in moments.items():
         sums = inside @ (getattr(seen, kind) - mean).astype(np.float32)
-        apart = sums / size + sums / (total - size)  # of the window's mean and that of the rest, as all sum to 0
+        apart = sums / size + sums / (total - size)  # mean of the window minus mean of the rest, as the total is 0
         found[kind] = (apart**2 / _floor(variance)).mean(axis=-1) / (1 / size + 1 / (total - size))
     if len(counts):
         one_hot = np.eye(len(counts), dtype=np.float32)[seen.classes]

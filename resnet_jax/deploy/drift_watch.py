@@ -1,4 +1,4 @@
-"""What is compared of images, computed by a network: of a reference's, of a folder's as they come, of a server's."""
+"""Compute the statistics that drift detection compares, for a reference, a folder that grows, or a server."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runs.features import find_images
 
 Named = Iterable[tuple[str, Any]]
-"""Name, and the bytes of a file, the pixels of an image, or a DataError."""
+"""A name with the bytes of a file, the pixels of an image, or a DataError."""
 
 
 def reference_path(path: Path) -> Path:
-    """Return where the reference of a run directory, or of an exported file, lies."""
+    """Return the path of the reference of a run directory or an exported file."""
     return path.with_name(path.name + ".drift.npz") if path.is_file() else path / FILE
 
 
 def seen_of(engine: Engine, found: Any, images: np.ndarray) -> Seen:
-    """Return what is compared, of what an engine computed of images (N, H, W, C)."""
+    """Return the statistics to compare, from what an engine computed for images (N, H, W, C)."""
     if isinstance(engine, RunEngine) and engine.watched:
         outputs, features = found["outputs"], found["pooled"]
     else:
@@ -42,13 +42,13 @@ def seen_of(engine: Engine, found: Any, images: np.ndarray) -> Seen:
 
 
 def look(engine: Engine, images: Named, limits: Limits, bad: Callable[[str, str], None]) -> Iterator[Seen]:
-    """Yield what is compared of images, a batch at a time.
+    """Yield the statistics of images, one batch at a time.
 
     Args:
-        engine: computes.
-        images: name, and bytes or pixels.
-        limits: of pixels.
-        bad: told the name of an image that cannot be read, and why.
+        engine: computes the outputs.
+        images: names, with bytes or pixels.
+        limits: limits on the number of pixels.
+        bad: called with the name of each unreadable image, and the reason.
     """
     ready: list[np.ndarray] = []
     for name, image in images:
@@ -72,7 +72,7 @@ def _computed(engine: Engine, ready: list[np.ndarray]) -> Seen:
 
 
 def named_files(paths: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the files of names, and their bytes."""
+    """Yield the files with the given names, and their bytes."""
     for path in paths:
         try:
             yield path, Path(path).read_bytes()
@@ -81,14 +81,15 @@ def named_files(paths: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def source_images(engine: Engine, source: str | None, most: int, seed: int = 0) -> tuple[Named, str]:
-    """Return images of a source, at most so many, chosen at random, and what they are.
+    """Return at most ``most`` randomly chosen images of a source, and a description of them.
 
     Args:
-        engine: of a run, where the source is None or a data source.
-        source: None: the run's own validation images, or those it was trained on if it has none; a data source
-            (npz:PATH, ...): of its splits val, test, all or train, the first there is; else files and folders.
-        most: images.
-        seed: of the choice.
+        engine: the engine of a run if the source is None or a data source.
+        source: None for the run's own validation images, or its training images if it has none; a data source
+            (npz:PATH, ...), of which the first existing split of val, test, all and train is used; otherwise files and
+            folders.
+        most: maximum number of images.
+        seed: seed of the choice.
 
     Raises:
         UsageError: there are no such images.
@@ -125,12 +126,12 @@ def source_images(engine: Engine, source: str | None, most: int, seed: int = 0) 
 
 
 class Windows:
-    """Images in windows, one after the other, each compared when it is full.
+    """Consecutive windows of images, each compared when it is full.
 
     Args:
-        reference: to compare with.
-        size: images of a window.
-        on_distance: called with the distance of each.
+        reference: the reference to compare with.
+        size: images per window.
+        on_distance: called with the distance of each window.
     """
 
     def __init__(self, reference: Reference, size: int, on_distance: Callable[[Distance], None]):
@@ -141,11 +142,11 @@ class Windows:
 
     @property
     def waiting(self) -> int:
-        """Images of the window that is not full."""
+        """Images in the window that is not full yet."""
         return sum(map(len, self._parts))
 
     def add(self, seen: Seen) -> None:
-        """Take images in."""
+        """Add images."""
         self._parts.append(seen)
         while self.waiting >= self._size:
             together = Seen.together(self._parts)
@@ -153,7 +154,7 @@ class Windows:
             self._on_distance(self._reference.distance(together.part(slice(self._size))))
 
     def finish(self) -> int:
-        """Compare what waits, if that is enough; return how many images were left out."""
+        """Compare the last window if it is large enough; return how many images were left out."""
         count = self.waiting
         if count < LEAST:
             self._parts = []
@@ -164,10 +165,10 @@ class Windows:
 
 
 class Folder:
-    """New files of a folder: each once, when its size no longer changes from one look to the next.
+    """New files of a folder. Each is returned once, when its size stops changing between two looks.
 
     Args:
-        path: of the folder.
+        path: the folder.
     """
 
     def __init__(self, path: str):
@@ -176,7 +177,7 @@ class Folder:
         self._done: set[str] = set()
 
     def new(self) -> list[str]:
-        """Return the files that have come, in the order of their names; those that are being written come later."""
+        """Return the new files in the order of their names; files that are still being written are returned later."""
         found, ready = {}, []
         for path in NamedImages([self._path]):
             if path in self._done:

@@ -1,4 +1,4 @@
-"""Networks of run directories as files for other programs, each checked against the network before it is kept."""
+"""Export networks of run directories for other programs. Each file is checked against the network before it is kept."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from resnet_jax.runtime.paths import user_path
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A file that was written.
+    """An exported file.
 
     Attributes:
-        path: of it.
-        metadata: what it says of itself.
-        differences: from the network, by runtime: the largest of any output, as a share of the largest output.
+        path: path of the file.
+        metadata: the metadata in the file.
+        differences: largest difference of any output from the network's by runtime, relative to the largest output.
         size: bytes.
-        notes: what a person should know of it.
+        notes: remarks for the user.
     """
 
     path: Path
@@ -40,18 +40,18 @@ class Exported:
 
 
 def export_run(trained: TrainedRun, out: str | Path, config: ExportConfig | None = None) -> Exported:
-    """Write the network of a run for another program, and check what was written: it is not kept if it differs.
+    """Export the network of a run for another program and check the file, which is not kept if its outputs differ.
 
-    Outputs are the network's own, before softmax and the like, in float32.
+    The outputs are the network's own, before softmax and the like, in float32.
 
     Args:
-        trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
-        out: the file; one that is there is replaced, but only by one that passed.
-        config: how.
+        trained: a run as :func:`resnet_jax.runs.trained.load_run` returns it.
+        out: the file to write. An existing file is replaced only by one that passes the check.
+        config: the options.
 
     Raises:
-        UsageError: a package is missing, or the network has no such form.
-        CheckError: what was written does not give the network's outputs.
+        UsageError: a package is missing, or the network cannot be exported in this form.
+        CheckError: the file does not reproduce the network's outputs.
         RunError: the file cannot be written.
     """
     config, out = config or ExportConfig(), user_path(out)
@@ -111,14 +111,14 @@ def _jax(trained: TrainedRun, out: Path, config: ExportConfig) -> Exported:
 def _checked(
     trained: TrainedRun, partial: Path, out: Path, config: ExportConfig, runtimes: list[RuntimeChoice]
 ) -> Exported:
-    """Compare a file that was written with the network itself, batch norm not folded."""
+    """Compare a written file with the network itself, without folding batch norms."""
     network = NetworkFunction.of(trained, fold=False, pixels=config.pixels)
     batches, differences, metadata = BATCHES if config.batch is None else (config.batch,), {}, None
     for runtime in runtimes:
         artefact = load_artefact(partial, runtime)
         metadata, differences[runtime] = artefact.metadata, largest_difference(artefact, network, batches)
     require_equal(differences, config.tolerance, str(out))
-    assert metadata is not None  # there is a runtime
+    assert metadata is not None  # there is at least one runtime
     return Exported(out, metadata, differences, partial.stat().st_size)
 
 

@@ -1,4 +1,4 @@
-"""Options of an export, read without JAX; `export` acts on them."""
+"""Options of an export, readable without JAX; `export` applies them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ FormatChoice: TypeAlias = Literal["onnx", "jax", "saved", "safetensors"]
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """How a network is exported."""
+    """How to export a network."""
 
     format: FormatChoice = "onnx"
-    """onnx; jax (StableHLO for CPU, CUDA and TPU with the weights, a zip file); saved (a TensorFlow SavedModel, or
-    LiteRT where the file ends with .tflite); or safetensors (the weights alone)."""
+    """File format: onnx, jax (a zip file with the weights and StableHLO for CPU, CUDA and TPU), saved (a TensorFlow
+    SavedModel, or LiteRT if the file ends with .tflite) or safetensors (weights only)."""
     fold: bool = True
-    """Fold batch norm into the convolutions before it: the same function, computed faster. Not of safetensors."""
+    """Fold batch norms into the preceding convolutions: the same function, computed faster. Not for safetensors."""
     pixels: bool = False
-    """The graph takes stored values, such as uint8 pixels (N, height, width, channels), and normalizes them itself;
-    else normalized float32: of onnx (N, channels, height, width), else channels last."""
+    """Let the graph take stored values, such as uint8 pixels (N, height, width, channels), and normalize them itself.
+    Otherwise it takes normalized float32: (N, channels, height, width) for onnx, channels last for the other
+    formats."""
     any_size: bool = False
-    """onnx: the graph takes inputs of other sides too; not of networks that find boxes."""
+    """Let an onnx graph accept inputs of other sizes. Not for networks that detect boxes."""
     batch: AtLeast1 | None = None
-    """Examples of a batch; None leaves it open."""
+    """Fixed batch size of the exported graph. None: any batch size."""
     this_machine: bool = False
-    """jax: call the code that is compiled for this machine's processor, as the run does: about as fast as the run, but
-    only on such a processor and with this package; needs batch."""
+    """Let a jax export call the code compiled for this machine's processor. It is then about as fast as the run, but
+    works only on such a processor and with this package installed. Requires batch."""
     names: str = "ours"
-    """safetensors: whose names the tensors have: ours, or torchvision, timm, cifar, transformers, pytorchcv, fixup."""
+    """Naming scheme of the tensors in safetensors: ours, torchvision, timm, cifar, transformers, pytorchcv or fixup."""
     licence: str = ""
-    """Of the weights, as you state it; it is kept in the file."""
+    """License of the weights, as you state it. It is stored in the file."""
     tolerance: Positive = 1e-5
-    """Largest difference of an output that is allowed, as a share of the largest output."""
+    """Largest allowed difference of an output from the network's, relative to the largest output."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, and what a format does not use."""
+        """Reject numbers out of range and options that the format does not use."""
         check_fields(self)
         used = {"names": ("safetensors",), "any_size": ("onnx",), "this_machine": ("jax",)}
         if self.format == "safetensors":

@@ -1,4 +1,4 @@
-"""The function of a run's network that is exported, and inputs to try it on."""
+"""The function of a run's network that is exported, and inputs to test it with."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from resnet_jax.weights.fold import fold_batch_norm
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFunction:
-    """A network in evaluation, float32, from its input to its outputs, as a pure function ``(variables, x)``.
+    """A network in evaluation mode, float32, from its input to its outputs, as a pure function ``(variables, x)``.
 
     Attributes:
         model: the network.
-        variables: its own.
-        sides: of an input.
-        stored: dtype of the values that are stored, such as uint8.
-        mean: per channel, of x / 255 of uint8, else of x; empty if nobody said.
-        std: the same.
+        variables: its variables.
+        sides: sides of an input.
+        stored: dtype of the stored values, such as uint8.
+        mean: per channel, of x / 255 for uint8, otherwise of x; empty if unknown.
+        std: the same for the standard deviation.
         downscale: the network sees inputs at 1 / downscale of their sides.
-        pixels: whether it takes stored values; else normalized ones.
+        pixels: whether it takes stored values; otherwise normalized ones.
     """
 
     model: ResNet
@@ -48,11 +48,11 @@ class NetworkFunction:
 
         Args:
             trained: the run.
-            fold: whether batch norm is folded into the convolutions before it.
+            fold: whether to fold batch norms into the preceding convolutions.
             pixels: whether the function takes stored values.
 
         Raises:
-            UsageError: a network of two towers, or pixels without a normalization.
+            UsageError: a network of two towers, or pixels without a known normalization.
         """
         require_one_input(trained)
         if pixels:
@@ -84,7 +84,9 @@ class NetworkFunction:
         return outputs
 
     def examples(self, count: int, sides: Sequence[int] | None = None) -> np.ndarray:
-        """Return ``count`` random inputs, always the same: noise of mean and deviation of the network's images."""
+        """Return ``count`` random inputs, always the same: noise with the mean and deviation of the network's
+        images.
+        """
         config, shape = self.model.config, (count, *(sides or self.sides), self.channels)
         generator = np.random.default_rng(count)
         if config.frontend == "one_hot":

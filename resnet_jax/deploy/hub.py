@@ -1,7 +1,7 @@
-"""Published weights by name: fetched once, compared before use, kept in the cache, and made a run directory.
+"""Published weights by name: downloaded once, verified before each use, cached, and made into a run directory.
 
-A file is kept only if its SHA-256 is that of the table, as far as it is known; where the table has none, that of the
-hub's own announcement is taken. What was fetched is noted beside it, and compared with again before every use.
+A file is kept only if its SHA-256 matches the table. Where the table has none, the checksum that the hub announces is
+used. The checksum is recorded next to the file and verified again before every use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 RECORD = "fetched.json"
 SPARE = 32 << 20
-"""Bytes that a file may have beyond four for each parameter, twice over: names, other dtypes, counters."""
+"""Bytes that a file may have beyond twice four bytes per parameter: for names, other dtypes and counters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Fetched:
     """Weights in the cache.
 
     Attributes:
-        row: what is known of them.
-        path: of the file.
-        sha256: of the file.
-        checked: how the file was compared, in a few words.
+        row: their entry in the table.
+        path: path of the file.
+        sha256: SHA-256 of the file.
+        checked: how the file was verified, in a few words.
         came_from: a URL or a path.
     """
 
@@ -55,17 +55,17 @@ class Fetched:
 
 
 def weights_cache(cache: Path | None = None) -> Path:
-    """Return the folder of fetched weights: ``cache``, or ``weights`` in the cache directory of this package."""
+    """Return the folder of downloaded weights: ``cache``, or ``weights`` in this package's cache directory."""
     return cache_directory() / "weights" if cache is None else user_path(cache)
 
 
 def model_of(row: Published, **choices: Any) -> ResNet:
-    """Return the network that weights are of."""
+    """Return the network that the weights belong to."""
     return ResNet(ModelSpec(row.model, **{**row.choices, **choices}).config())
 
 
 def class_names_of(row: Published) -> tuple[str, ...] | None:
-    """Return the names of the outputs in order; None where no list is kept here (imagenet-21k)."""
+    """Return the names of the outputs in order; None where this package has no list (imagenet-21k)."""
     from resnet_jax.data.cifar_names import CIFAR10, CIFAR100
     from resnet_jax.weights.known import imagenet_wnids
 
@@ -89,19 +89,19 @@ def fetch_weights(
     patience: Patience | None = None,
     say: Say = lambda _: None,
 ) -> Fetched:
-    """Return published weights from the cache; fetch them first if they are not there.
+    """Return published weights from the cache, downloading them first if necessary.
 
     Args:
-        weights: a name of :func:`resnet_jax.weights.published.list_weights`, or what it stands for.
-        source: take them from this file, or from the folder that has it under its own name, and from no network.
+        weights: a name of :func:`resnet_jax.weights.published.list_weights`, or its entry.
+        source: take them from this file, or from a folder that contains it under its own name, without network access.
         cache: the folder to keep them in (default: :func:`weights_cache`).
-        via: ``url`` or ``hub``, where there are both; ``auto`` takes the file of which a checksum is known.
-        patience: when a server is given up on.
-        say: is told what is done.
+        via: ``url`` or ``hub``, where both exist; ``auto`` takes the file whose checksum is known.
+        patience: when to give up on a server.
+        say: called with progress messages.
 
     Raises:
-        UsageError: no such weights, or none there.
-        DataError: they cannot be had, or are not what they should be; nothing is kept then.
+        UsageError: there are no such weights, or not from this place.
+        DataError: they cannot be downloaded, or fail verification; nothing is kept then.
         RunError: the cache cannot be written.
     """
     row = find_published(weights) if isinstance(weights, str) else weights
@@ -133,10 +133,10 @@ def fetch_weights(
 
 
 def _address(row: Published, via: Via) -> str:
-    """Return where weights are fetched from.
+    """Return the address to download weights from.
 
     Raises:
-        UsageError: they are not there.
+        UsageError: the weights are not available there.
     """
     addresses = {"auto": row.place, "url": row.url, "hub": row.on_hub}
     if via not in addresses:
@@ -145,12 +145,12 @@ def _address(row: Published, via: Via) -> str:
         where = "on the hub" if via == "hub" else "but on the hub"
         raise UsageError(f"{row.name} is nowhere {where}: leave via {via} out")
     address = addresses[via]
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")  # the variable of huggingface_hub, for mirrors
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")  # huggingface_hub's variable for mirrors
     return address.replace("https://huggingface.co", endpoint, 1) if endpoint and address == row.on_hub else address
 
 
 class _Comparison:
-    """Compares what came with what is known of it, and remembers how."""
+    """Compares a download with what is known about it, and remembers how."""
 
     def __init__(self, row: Published, place: str, *, known: bool | None = None):
         self.row, self.place, self.said = row, place, ""
@@ -178,7 +178,7 @@ class _Comparison:
 
 
 def _from_cache(row: Published, path: Path) -> Fetched | None:
-    """Return what is kept, if it is what was kept; a file that is not is removed."""
+    """Return the cached weights if the file is unchanged; a changed file is removed."""
     if not path.is_file():
         return None
     try:
@@ -203,10 +203,10 @@ def _digest_of(path: Path) -> str:
 
 
 def _taken(row: Published, source: Path, path: Path) -> Fetched:
-    """Copy a file that a person has into the cache, and compare it.
+    """Copy a file that the user has into the cache, and verify it.
 
     Raises:
-        DataError: there is none, or it is another.
+        DataError: there is no such file, or it is a different one.
     """
     places = [source]
     if source.is_dir():
@@ -222,7 +222,7 @@ def _taken(row: Published, source: Path, path: Path) -> Fetched:
         raise DataError(f"cannot read {there}: {error.strerror or error}") from None
     with partial_file(path) as (file, partial), open(descriptor, "rb") as original:
         digest, size = _copied(original, file)
-        # a file of the hub has another checksum than the one at the URL, and none that is known
+        # a file from the hub has a different checksum than the one at the URL, and a checksum that is not known
         of_hub = bool(row.hub) and there.name == row.hub.rpartition("/")[2] and not digest.startswith(row.sha256 or "-")
         comparison = _Comparison(row, str(there), known=bool(row.url) and not of_hub)
         comparison(Received(digest, size))
@@ -243,9 +243,9 @@ def _copied(original: BinaryIO, file: BinaryIO) -> tuple[str, int]:
 def run_of(
     weights: str | Published, *, source: str | Path | None = None, cache: Path | None = None, say: Say = lambda _: None
 ) -> Path:
-    """Return a run directory of published weights in the cache, made at first; see :func:`fetch_weights`.
+    """Return a run directory of published weights in the cache, creating it on first use; see :func:`fetch_weights`.
 
-    It has their classes, normalization, size, resize and interpolation, and is taken wherever a run directory is.
+    It contains their classes, normalization, size, resize and interpolation, and works wherever a run directory does.
     """
     from resnet_jax.runs.foreign import import_weights
 
@@ -275,7 +275,7 @@ def run_of(
         )
         try:
             building.rename(out)
-        except OSError:  # another process was quicker
+        except OSError:  # another process was faster
             if not (out / "config.yaml").is_file():
                 raise
     except OSError as error:
@@ -286,11 +286,11 @@ def run_of(
 
 
 def run_path(given: Path, *, say: Say = lambda _: None) -> Path:
-    """Return ``given``, a path; or if it is none but the name of published weights, a run directory of these.
+    """Return ``given`` if it is a path. If it is the name of published weights, return a run directory of these.
 
     Args:
-        given: what a person typed in the place of a run directory.
-        say: is told what is fetched.
+        given: what the user typed in place of a run directory.
+        say: called with progress messages.
     """
     name = str(given)
     if name not in published() or given.exists():

@@ -1,14 +1,14 @@
-"""A run as a folder for a model hub, and back: weights as safetensors, recipe, data card, model card, checksums.
+"""Write a run as a folder for a model hub and read it back: safetensors weights, recipe, cards and checksums.
 
 =====================  ================================================================================
-``model.safetensors``  the weights that are evaluated, under our names, with the texts of every artefact
-``config.yaml``        the recipe; sources without the folders of the machine it ran on
+``model.safetensors``  the weights used for evaluation, under our names, with the metadata of every export
+``config.yaml``        the recipe; data sources without the folders of the machine it ran on
 ``data.json``          classes, size and normalization of the images
 ``README.md`` ...      the model card, if the run's images can be evaluated
 ``SHA256SUMS``         of all of these, as ``sha256sum --check`` reads it
 =====================  ================================================================================
 
-Nothing is loaded but numbers and plain texts; a file that is not what its checksum says is refused.
+Only numbers and plain text are loaded. A file that does not match its checksum is rejected.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ Say = Callable[[str], None]
 def push_run(
     run_dir: str | Path, folder: str | Path, *, licence: str, card: bool = True, say: Say = lambda _: None
 ) -> Path:
-    """Write the network of a run as a folder for a model hub, whole or not at all; return it.
+    """Write the network of a run as a folder for a model hub, completely or not at all, and return the folder.
 
     Args:
-        run_dir: trained or imported.
-        folder: a new directory, or an empty one.
-        licence: of the weights, as the hub writes it.
+        run_dir: a trained or imported run.
+        folder: a new or empty directory.
+        licence: license of the weights, as the hub spells it.
         card: whether to evaluate the run for a model card.
-        say: is told what is written.
+        say: called with progress messages.
 
     Raises:
         UsageError: the folder is in use, or the network takes two inputs.
@@ -100,15 +100,15 @@ def push_run(
 
 
 def pull_run(folder: str | Path, out: str | Path) -> RunDirectory:
-    """Write the run directory of what :func:`push_run` wrote; its variables are the same to the bit.
+    """Create a run directory from a folder that :func:`push_run` wrote; its variables are identical bit for bit.
 
     Args:
-        folder: from a hub, downloaded whole.
-        out: a new directory, or an empty one.
+        folder: the folder, downloaded completely from a hub.
+        out: a new or empty directory.
 
     Raises:
         UsageError: ``out`` is in use.
-        DataError: a file is missing, not what its checksum says, or does not fit the others.
+        DataError: a file is missing, fails its checksum, or does not fit the others.
         RunError: ``out`` cannot be written.
     """
     folder, out = user_path(Path(folder)), user_path(Path(out))
@@ -139,7 +139,7 @@ def pull_run(folder: str | Path, out: str | Path) -> RunDirectory:
 
 
 def _without_machine(config: RunConfig) -> RunConfig:
-    """Return the recipe for others: no folders of this machine, one set of weights, which starts from nothing else."""
+    """Return the recipe for others: without folders of this machine, with one set of weights and no initial weights."""
     plain = dataclasses.replace(config.data, source=source_name(config.data.source), moved_to=None)
     train = dataclasses.replace(config.train, ema=Averaging(), select="last", early_stopping=EarlyStopping())
     alone: Any = {

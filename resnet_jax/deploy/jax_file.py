@@ -1,9 +1,9 @@
 """Networks as jax exports: StableHLO for CPU, CUDA and TPU, with their weights and metadata in one zip file.
 
-The file holds ``program.bin`` (:func:`jax.export.Exported.serialize`), a function of the weights, by name, and inputs;
-``weights.safetensors``; and ``metadata.json`` (:mod:`resnet_jax.deploy.metadata`). Nothing in it is compressed. A
-program for other machines has XLA's forms of all operations, none compiled for one processor; one for this machine
-calls the code that is, and ``metadata.json`` names that code under ``resnet_jax.compiled``.
+The file contains ``program.bin`` (:func:`jax.export.Exported.serialize`), a function of the named weights and the
+inputs; ``weights.safetensors``; and ``metadata.json`` (:mod:`resnet_jax.deploy.metadata`). Nothing in it is compressed.
+A portable program contains XLA's form of every operation, none of them compiled for one processor. A program for this
+machine calls the compiled code, which ``metadata.json`` names under ``resnet_jax.compiled``.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def write_jax_export(
 
     Args:
         network: the function.
-        metadata: what the file says of itself.
-        path: of the file.
-        batch: examples of a batch; None: any number.
+        metadata: the metadata to store.
+        path: the file to write.
+        batch: batch size; None: any.
         this_machine: keep the calls of the code that is compiled for this processor.
 
     Raises:

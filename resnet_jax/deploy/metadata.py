@@ -1,19 +1,19 @@
-"""What an artefact says of itself: classes, what its input is, network, task, licence, digest.
+"""The metadata of an exported file: classes, input, network, task, license, digest.
 
-The keys are the same in every format and begin with ``resnet_jax.``; the values are texts, JSON where they are more
-than one word. ONNX has a place for them (``metadata_props``), safetensors too (``__metadata__``), and the zip file of a
-jax export has a file ``metadata.json``.
+The keys are the same in every format and begin with ``resnet_jax.``. The values are strings, in JSON if they have more
+than one word. ONNX stores them in ``metadata_props``, safetensors in ``__metadata__``, and the zip file of a jax export
+in a file ``metadata.json``.
 
 ================================  =====================================================================================
 key                               value
 ================================  =====================================================================================
-``resnet_jax.classes``            JSON list: names of the outputs, in order; of a yes or no the names of no and yes
+``resnet_jax.classes``            JSON list: names of the outputs in order; for a binary output, those of no and yes
 ``resnet_jax.preprocessing``      JSON object: the fields of :class:`Preprocessing`; ``height``, ``width`` of images
 ``resnet_jax.network``            JSON object: ``name``, and ``config``, the fields of :class:`ResNetConfig`
 ``resnet_jax.task``               JSON object: ``kind``, ``options`` (``task.*`` of the run), ``facts`` (of the labels)
-``resnet_jax.licence``            text, as stated by whoever exported; empty if nobody said
-``resnet_jax.digest``             sha256 of the run's parameters and statistics (:func:`.models.digest.params_digest`)
-``resnet_jax.created_by``         text: this package and its version
+``resnet_jax.licence``            the license as stated by the exporter; empty if not stated
+``resnet_jax.digest``             SHA-256 of the run's parameters and statistics (:func:`.models.digest.params_digest`)
+``resnet_jax.created_by``         this package and its version
 ================================  =====================================================================================
 """
 
@@ -38,27 +38,28 @@ from resnet_jax.tasks.task import Task
 T = TypeVar("T")
 
 PREFIX = "resnet_jax."
-#: Settings of a task that only its loss uses, or that need the training data.
+#: Options of a task that only its loss uses, or that need the training data.
 _OF_TRAINING = ("class_weights", "positive_weights", "distill")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What the graph takes as its input, and how an image becomes that.
+    """The input that a graph expects, and how to turn an image into it.
 
     Attributes:
-        takes: ``normalized``: the caller gives (x / scale - mean) / std; ``pixels``: x itself, and the graph does that.
-        dtype: of the input: float32, or of pixels the dtype that the images are stored in (uint8).
+        takes: ``normalized``: the caller passes (x / scale - mean) / std; ``pixels``: the caller passes x and the graph
+            normalizes it.
+        dtype: dtype of the input: float32, or for pixels the dtype of the stored images (uint8).
         layout: ``channels_first``: (N, C, *sides); ``channels_last``: (N, *sides, C).
-        sides: of an input; of images height and width.
-        any_sides: whether the graph takes inputs of other sides too.
-        channels: of an input.
-        scale: what x is divided by: 255 of uint8, else 1.
-        mean: per channel, of x / scale; empty if nobody said.
-        std: per channel, of the same.
-        shorter_side: pixels that the shorter side of an image of another size is brought to before the middle of
-            ``sides`` is cut out; None: no such rule.
-        resize: height and width that an image of another size is brought to, stretched; None: no such rule.
+        sides: sides of an input; for images height and width.
+        any_sides: whether the graph also takes inputs of other sizes.
+        channels: channels of an input.
+        scale: divisor of x: 255 for uint8, otherwise 1.
+        mean: per channel, of x / scale; empty if unknown.
+        std: per channel, of x / scale.
+        shorter_side: length to which the shorter side of an image of another size is resized before the center of
+            ``sides`` is cropped; None: no such rule.
+        resize: height and width to which an image of another size is stretched; None: no such rule.
     """
 
     takes: Literal["normalized", "pixels"]
@@ -75,14 +76,14 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(*sides, channels) of one input, as this package has it, whatever the graph's layout."""
+        """(*sides, channels) of one input in this package's layout, whatever the graph's layout."""
         return (*self.sides, self.channels)
 
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
-        """Return stored values (N, *sides, C) as the network takes them, float32.
+        """Return stored values (N, *sides, C) normalized for the network, float32.
 
         Raises:
-            UsageError: nobody said how inputs are normalized.
+            UsageError: the normalization is not known.
         """
         if not self.mean:
             raise UsageError("the artefact does not say how its inputs are normalized")
@@ -90,23 +91,23 @@ class Preprocessing:
         return ((pixels.astype(np.float32) / np.float32(self.scale) - mean) / std).astype(np.float32)
 
     def as_json(self) -> str:
-        """Return the text; of images it has ``height`` and ``width`` besides."""
+        """Return the JSON text; for images it also contains ``height`` and ``width``."""
         named = dict(zip(("height", "width"), self.sides, strict=True)) if len(self.sides) == 2 else {}
         return json.dumps({**named, **dataclasses.asdict(self)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What an artefact says of itself.
+    """The metadata of an exported file.
 
     Attributes:
-        classes: names of the outputs; empty of a network without a classifier, or where nobody said.
+        classes: names of the outputs; empty for a network without a classifier, or if unknown.
         preprocessing: its input.
         network: ``name`` and ``config``.
-        task: ``kind``, ``options`` and ``facts``; :meth:`make_task` makes the task of them.
-        licence: as stated; may be empty.
-        digest: of the run's parameters.
-        created_by: by what.
+        task: ``kind``, ``options`` and ``facts``, from which :meth:`make_task` creates the task.
+        licence: license as stated; may be empty.
+        digest: digest of the run's parameters.
+        created_by: this package and its version.
     """
 
     classes: tuple[str, ...]
@@ -119,16 +120,16 @@ class Metadata:
 
     @classmethod
     def of(cls, trained: TrainedRun, preprocessing: Preprocessing, licence: str = "") -> Metadata:
-        """Return what an artefact of a run says.
+        """Return the metadata for an export of a run.
 
         Args:
             trained: the run.
-            preprocessing: what its graph takes.
-            licence: of the weights, as whoever exports states it.
+            preprocessing: the input of its graph.
+            licence: license of the weights, as stated by the exporter.
         """
         try:
             classes = class_names_of(trained)
-        except UsageError:  # it has no classifier, or nobody said what its one output means
+        except UsageError:  # it has no classifier, or the meaning of its one output is not known
             classes = ()
         config = trained.model.config
         return cls(
@@ -142,7 +143,7 @@ class Metadata:
         )
 
     def as_texts(self) -> dict[str, str]:
-        """Return the texts by their keys."""
+        """Return the metadata as strings by key."""
         return {
             f"{PREFIX}classes": json.dumps(self.classes),
             f"{PREFIX}preprocessing": self.preprocessing.as_json(),
@@ -155,14 +156,14 @@ class Metadata:
 
     @classmethod
     def read(cls, texts: Mapping[str, str], source: object) -> Metadata:
-        """Return what :meth:`as_texts` wrote.
+        """Read the result of :meth:`as_texts`.
 
         Args:
-            texts: by their keys; others than ours are passed over.
+            texts: strings by key; other keys are ignored.
             source: the file, for messages.
 
         Raises:
-            DataError: a key is missing, or its value is not what it should be.
+            DataError: a key is missing or its value is invalid.
         """
         wanted = [field.name for field in dataclasses.fields(cls)]
         missing = [name for name in wanted if PREFIX + name not in texts]
@@ -177,10 +178,10 @@ class Metadata:
         return cls(classes, _parsed(texts, "preprocessing", Preprocessing, source), network, task, **plain)
 
     def make_task(self) -> Task:
-        """Return what the outputs mean: of :meth:`Task.predict`, probabilities and the like.
+        """Create the task that interprets the outputs: :meth:`Task.predict`, probabilities and so on.
 
         Raises:
-            DataError: the metadata are damaged, or of a task that is not registered here.
+            DataError: the metadata are damaged, or the task is not registered here.
         """
         from pydantic import TypeAdapter, ValidationError
 
@@ -199,7 +200,7 @@ def preprocessing_of(
     layout: Literal["channels_first", "channels_last"],
     any_sides: bool = False,
 ) -> Preprocessing:
-    """Return what a graph of a run takes.
+    """Return the input of a graph of a run.
 
     Args:
         trained: the run.
@@ -225,7 +226,7 @@ def preprocessing_of(
 
 
 def _task_note(trained: TrainedRun, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the kind of task, what of its options is not the default, and what it was told of the labels."""
+    """Return the kind of task, its options that are not the default, and what it knows about the labels."""
     card, config = trained.card, trained.config.task
     values, usual = dataclasses.asdict(config), dataclasses.asdict(TaskConfig())
     options = {
@@ -244,7 +245,7 @@ def _task_note(trained: TrainedRun, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON makes of a value."""
+    """Return the value after a round trip through JSON."""
     return json.loads(json.dumps(value))
 
 

@@ -1,4 +1,4 @@
-"""Packages that some of this floor needs and an installation may lack, imported where they are first used."""
+"""Optional packages that this floor uses, imported on first use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from types import ModuleType
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime import distribution
 
-#: Package -> what it imports to report its use over the network, and does without where that is missing. OpenVINO
-#: does so when it is imported, by a forked process, which JAX warns of; ours neither reports nor forks.
+#: Package -> the module that it imports to report its use over the network, and does without if that is missing.
+#: OpenVINO does so on import, through a forked process, which JAX warns about. This package neither reports nor forks.
 _REPORTS = {"openvino": "openvino_telemetry"}
 
 
@@ -21,12 +21,12 @@ def package(name: str, purpose: str, install: str | None = None) -> ModuleType:
     """Return the module called ``name``.
 
     Args:
-        name: of the module, such as ``onnxruntime``.
+        name: name of the module, such as ``onnxruntime``.
         purpose: what it is needed for, such as ``--format onnx``.
-        install: what the package is called where it is installed from, if that is not the module's name.
+        install: name of the package to install, if it differs from the module's.
 
     Raises:
-        UsageError: it is not installed; it says how to.
+        UsageError: it is not installed; the message says how to install it.
 
     >>> package("json", "reading").__name__
     'json'
@@ -48,7 +48,7 @@ pip install no_such_package
 
 
 def is_installed(name: str) -> bool:
-    """Return whether there is a package called ``name``; it is not imported.
+    """Return whether a module called ``name`` exists, without importing it.
 
     >>> is_installed("json"), is_installed("no_such_package")
     (True, False)
@@ -58,11 +58,11 @@ def is_installed(name: str) -> bool:
 
 @contextlib.contextmanager
 def _without(name: str | None) -> Iterator[None]:
-    """Let nobody import the module called ``name`` in the ``with`` block, unless it is imported already."""
+    """Prevent imports of the module called ``name`` inside the ``with`` block, unless it is already imported."""
     if name is None or name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # how Python says that there is none
+    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # marks a module as not importable
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """A network with published weights, in Python: ``load_weights(NAME)`` and ``create_model(..., weights=NAME)``.
 
-A network is a pure function and holds no weights, so both give three things: the network, its variables, and what
-prepares images for it.
+A network is a pure function and holds no weights, so both return three things: the network, its variables, and the
+preprocessing of its images.
 
     model, variables, transforms = load_weights("resnet50.a1_in1k")
     logits = model.apply(variables, transforms(images), train=False)
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Transforms:
-    """What prepares images for a network: resized, the centre cut out, normalized.
+    """Preprocessing of images for a network: resize, center crop, normalize.
 
     Attributes:
         mean: per channel, of x / 255.
         std: per channel, of x / 255.
-        image_size: side in pixels that the network gets.
-        resize: pixels that the shorter side is brought to first.
-        interpolation: how, as ``data.interpolation``.
-        class_names: of the network's outputs, in order; empty where they are not known or the classifier is new.
+        image_size: side of the network's input in pixels.
+        resize: length in pixels to which the shorter side is resized first.
+        interpolation: interpolation method, as ``data.interpolation``.
+        class_names: names of the network's outputs in order; empty if unknown or if the classifier is new.
     """
 
     mean: tuple[float, ...]
@@ -57,11 +57,11 @@ class Transforms:
         """Return float32 (N, S, S, C), normalized.
 
         Args:
-            images: uint8 arrays (H, W, C) of any sizes, or paths of image files.
+            images: uint8 arrays (H, W, C) of any size, or paths of image files.
 
         Raises:
-            DataError: a file that cannot be read.
-            UsageError: pixels that are no uint8 (H, W, C).
+            DataError: a file cannot be read.
+            UsageError: the pixels are not uint8 (H, W, C).
         """
         import numpy as np
 
@@ -82,7 +82,7 @@ class Transforms:
 
 
 class Pretrained(NamedTuple):
-    """A network with its weights and what prepares its images."""
+    """A network with its weights and the preprocessing of its images."""
 
     model: ResNet
     variables: dict[str, Any]
@@ -97,19 +97,19 @@ def load_weights(
     seed: int = 0,
     **choices: Unpack[ModelChoices],
 ) -> Pretrained:
-    """Return a network with published weights; they are fetched first if they are not in the cache.
+    """Return a network with published weights, downloading them first if they are not in the cache.
 
     Args:
-        weights: a name that ``resnet-jax weights list`` lists.
-        source: a file to take them from, or a folder that has it, without a network.
-        cache: the folder they are kept in.
-        seed: of a new classifier.
-        **choices: fields of :class:`resnet_jax.ResNetConfig` to change. ``num_classes`` starts a new classifier, 0
-            leaves it out; ``in_channels`` gives each channel the mean of the first kernels.
+        weights: a name from ``resnet-jax weights list``.
+        source: a file with the weights, or a folder that contains it, to avoid network access.
+        cache: the folder to keep downloads in.
+        seed: seed of a new classifier.
+        **choices: fields of :class:`resnet_jax.ResNetConfig` to change. ``num_classes`` creates a new classifier, or
+            none if it is 0; ``in_channels`` gives each channel the mean of the first kernels.
 
     Raises:
-        UsageError: no such weights, or choices that do not go with them.
-        DataError: they cannot be had, or are not what they should be.
+        UsageError: there are no such weights, or the choices do not fit them.
+        DataError: they cannot be downloaded, or fail verification.
     """
     from resnet_jax.deploy.hub import class_names_of, fetch_weights, model_of
     from resnet_jax.weights import to_variables
@@ -145,16 +145,16 @@ def create_model(name: str, *, weights: None = None, **choices: Unpack[ModelChoi
 @overload
 def create_model(name: str, *, weights: str, **choices: Unpack[ModelChoices]) -> Pretrained: ...
 def create_model(name: str, *, weights: str | None = None, **choices: Unpack[ModelChoices]) -> ResNet | Pretrained:
-    """Build the network called ``name``, with any of its choices changed, and with published weights if named.
+    """Build the network called ``name``, with any changed choices, and with published weights if you name some.
 
     Args:
         name: a name of :func:`resnet_jax.list_models`.
-        weights: None for the network alone; else a name of published weights of this network, and what is returned is
-            ``(model, variables, transforms)``, see :func:`load_weights`.
+        weights: None for the network alone. A name of published weights of this network returns ``(model, variables,
+            transforms)`` instead; see :func:`load_weights`.
         **choices: fields of :class:`resnet_jax.ResNetConfig`, e.g. ``num_classes=10, shortcut="B", dtype="bfloat16"``.
 
     Raises:
-        UsageError: unknown name, choice or value; it names the nearest one. Weights of another network.
+        UsageError: unknown name, choice or value (the message suggests the nearest one), or weights of another network.
 
     >>> create_model("resnet20_cifar", in_channels=1).config.stage_sizes
     (3, 3, 3)

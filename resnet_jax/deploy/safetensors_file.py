@@ -1,4 +1,4 @@
-"""Weights alone, as safetensors, under our names or another library's."""
+"""Weights only, as safetensors, under our names or those of another library."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ OURS = "ours"
 
 
 def write_weights(trained: TrainedRun, metadata: Metadata, path: Path, names: str = OURS) -> int:
-    """Write the weights of a run; return how many tensors they are.
+    """Write the weights of a run and return the number of tensors.
 
-    Under our names a tensor is called by its collection and path, block by block: ``params/stem/conv/kernel``,
-    ``batch_stats/stem/norm/mean``; what is read back is the same to the bit. Under another library's, ``resnet-jax
-    weights import`` reads it too.
+    Under our names, a tensor is named by its collection and path, block by block: ``params/stem/conv/kernel``,
+    ``batch_stats/stem/norm/mean``. Reading it back gives the same bits. ``resnet-jax weights import`` also reads files
+    with another library's names.
 
     Args:
         trained: the run.
-        metadata: texts that the file keeps, beside those that import looks for.
-        path: of the file.
+        metadata: metadata for the file, besides the entries that import looks for.
+        path: the file to write.
         names: ``ours``, or a key of :data:`resnet_jax.weights.conventions.FORMATS`.
 
     Raises:
-        UsageError: no such names, or they are not those of such a network.
-        DamagedError: the file does not hold what was written.
+        UsageError: there is no such naming scheme, or it has no names for this network.
+        DamagedError: the file does not contain what was written.
     """
     require_one_input(trained)
     if names == OURS:

@@ -22,24 +22,24 @@ from resnet_jax.runs.trained import TrainedRun
 if TYPE_CHECKING:
     from resnet_jax.deploy.export import ExportConfig, Exported
 
-#: The end of a LiteRT file's name.
+#: File name extension of LiteRT files.
 LITERT = ".tflite"
-#: The metadata of a SavedModel, beside its own files.
+#: File with the metadata of a SavedModel, next to its own files.
 METADATA = "resnet_jax.json"
-#: The input of the signature ``serving_default``, and its output where there is one.
+#: Name of the input of the signature ``serving_default``, and of its output where there is only one.
 INPUT, OUTPUT = "input", "output"
 
 
 def export_saved_model(trained: TrainedRun, out: Path, config: ExportConfig) -> Exported:
-    """Write a network as a SavedModel directory, or as a LiteRT file if ``out`` ends with ``.tflite``; and check it.
+    """Write a network as a SavedModel directory, or as a LiteRT file if ``out`` ends with ``.tflite``, and check it.
 
-    Inputs are channels last. The signature ``serving_default`` takes ``input`` and gives the outputs by name, or
-    ``output``. A LiteRT file has one size of batch, 1 unless ``config.batch`` says another, and no metadata.
+    Inputs are channels last. The signature ``serving_default`` takes ``input`` and returns the outputs by name, or
+    ``output``. A LiteRT file has one batch size, 1 unless ``config.batch`` is set, and no metadata.
 
     Raises:
-        UsageError: TensorFlow is missing, or jax2tf does not translate the network.
-        CheckError: what was written does not give the network's outputs.
-        RunError: ``out`` is there and no SavedModel.
+        UsageError: TensorFlow is missing, or jax2tf cannot translate the network.
+        CheckError: the file does not reproduce the network's outputs.
+        RunError: ``out`` exists and is not a SavedModel.
     """
     from resnet_jax.deploy.export import Exported
 
@@ -119,7 +119,9 @@ def _litert(tf: Any, module: Any) -> bytes:
 
 
 def _litert_runner(tf: Any, path: Path) -> Any:
-    """Return what runs a LiteRT file: the package ai_edge_litert, or else TensorFlow, which warns that it will not."""
+    """Return the interpreter of a LiteRT file: from ai_edge_litert, else from TensorFlow, which warns of its
+    removal.
+    """
     own = "ai_edge_litert"
     lite = package(f"{own}.interpreter", "--format saved", "ai-edge-litert") if is_installed(own) else tf.lite
     with warnings.catch_warnings():

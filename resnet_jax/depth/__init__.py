@@ -1,4 +1,4 @@
-"""What happens to signals and gradients through depth. Sits above ``models``; knows nothing of training or data.
+"""Signals and gradients through depth. This floor is above ``models`` and knows nothing about training or data.
 
 The public names are listed in ``__init__.pyi`` and load on first use.
 """

@@ -1,4 +1,4 @@
-"""Results as files: a frozen dataclass of arrays, numbers, names and facts is one ``.npz``."""
+"""Results as files: a frozen dataclass of arrays, numbers, names and facts is one ``.npz`` file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from resnet_jax.runtime.plain_numpy import read_arrays
 T = TypeVar("T")
 
 
-#: A field of this name is a dictionary of plain values, kept as JSON text.
+#: A field with this name is a dictionary of plain values, stored as JSON text.
 _FACTS = "about"
 
 
 def save_arrays(result: Any, path: str | os.PathLike[str], **more: np.ndarray) -> None:
-    """Write every field of a dataclass of arrays, numbers, names and ``about``, and more arrays for other readers."""
+    """Write all fields of a dataclass (arrays, numbers, names and ``about``), and further arrays for other readers."""
     values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     if _FACTS in values:
         values[_FACTS] = json.dumps(values[_FACTS])
@@ -33,10 +33,10 @@ def save_arrays(result: Any, path: str | os.PathLike[str], **more: np.ndarray) -
 
 
 def load_arrays(kind: type[T], path: str | os.PathLike[str]) -> T:
-    """Read what :func:`save_arrays` wrote: arrays as they are, numbers as numbers, names as a tuple.
+    """Read the result of :func:`save_arrays`: arrays unchanged, numbers as numbers, names as a tuple.
 
     Raises:
-        UsageError: a field is missing: the file holds something else.
+        UsageError: a field is missing, so the file contains something else.
         DataError: it cannot be read, or is damaged.
     """
     arrays = open_arrays(path)
@@ -57,7 +57,7 @@ def open_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the arrays of a NumPy archive.
 
     Raises:
-        DataError: it cannot be read, is none or damaged.
+        DataError: it cannot be read, is not an archive, or is damaged.
     """
     try:
         with open_file(user_path(path)) as file:

@@ -1,6 +1,6 @@
-"""A network as a chain of functions: stem, one block after the other, and the rest. Equal blocks are one function.
+"""A network as a chain of functions: stem, blocks, and the rest. Equal blocks share one function.
 
-So what is compiled of them does not grow with depth, and can be taken apart and put together again.
+The compiled code therefore does not grow with depth, and the parts can be taken apart and recombined.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Kind:
     """A function ``(variables, beta, x) -> y`` of the chain; equal ones are compiled once.
 
     Attributes:
-        part: ``stem``, ``block`` or ``rest``: what follows the last block.
+        part: ``stem``, ``block`` or ``rest`` (everything after the last block).
         config: the network's choices, without its depth.
-        block: of a block, without its place.
+        block: for a block: its spec, without its place.
         train: the mode of the norms.
     """
 
@@ -42,7 +42,7 @@ class Kind:
     train: bool
 
     def __call__(self, variables: Any, beta: Array, x: Array) -> Array:
-        """Return what this part gives for ``x``."""
+        """Return the output of this part for ``x``."""
         config = self.config
         if self.part == "stem":
             return self._apply(Stem(config), variables, x.astype(config.dtype))
@@ -69,10 +69,10 @@ class Link:
 
     Attributes:
         kind: its function.
-        name: its path, as in the listed layout.
-        stage: of a block, from 0; else -1.
-        variables: its own.
-        beta: the NF rules' factor.
+        name: its path in the listed layout.
+        stage: for a block, its stage from 0; otherwise -1.
+        variables: its variables.
+        beta: the factor of the NF rules.
     """
 
     kind: Kind
@@ -83,22 +83,22 @@ class Link:
 
 
 def require_blocks_only(config: ResNetConfig) -> None:
-    """Refuse a network that is more than a stem, blocks one after the other and a classifier.
+    """Reject a network that is more than a stem, a sequence of blocks and a classifier.
 
     Raises:
-        UsageError: a layer stands between the stages.
+        UsageError: there is a layer between the stages.
     """
     if config.transition == "conv_pool":
         raise UsageError(f"a network with transition {config.transition} is no chain of stem, blocks and classifier")
 
 
 def chain(config: ResNetConfig, variables: Mapping[str, Any], train: bool) -> list[Link]:
-    """Return the network as its stem, its blocks and the rest, each a function of what the one before it gives.
+    """Return the network as its stem, its blocks and the rest, each a function of the previous output.
 
-    Nothing is dropped, whatever the network's rates. Numbers are computed in float32 or wider.
+    Nothing is dropped, whatever the network's rates. Everything is computed in float32 or wider.
 
     Raises:
-        UsageError: a layer stands between the stages.
+        UsageError: there is a layer between the stages.
     """
     require_blocks_only(config)
     dtype = jnp.promote_types(config.dtype, jnp.float32)
@@ -131,7 +131,7 @@ def chain(config: ResNetConfig, variables: Mapping[str, Any], train: bool) -> li
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(kind: Kind, variables: Any, beta: Any, x: Array) -> Array:
-    """Return what a part gives."""
+    """Return the output of a part."""
     return kind(variables, beta, x)
 
 
@@ -149,7 +149,7 @@ def pull(kind: Kind, variables: Any, beta: Any, x: Array, rows: Array) -> Array:
 
 
 def without_place(block: BlockSpec) -> BlockSpec:
-    """Return ``block`` without its place and its beta: what is left decides what is compiled."""
+    """Return ``block`` without its place and its beta; what remains determines the compiled code."""
     return dataclasses.replace(block, stage=0, index=0, depth=0, beta=1.0, drop_rate=0.0)
 
 

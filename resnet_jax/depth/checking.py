@@ -1,44 +1,44 @@
 """Will it train at this depth? Signals and gradients at initialization, with a verdict in sentences.
 
-What is wrong with a deep network at its start is exponential: each block multiplies the signal, or the gradient, by a
-factor, and the factors add up to more than an optimizer can bridge. What is harmless grows like a power of depth: in
-batch-norm residual networks the variance rises linearly, and the gradient of block l by a factor 1 + O(1 / l) (De and
-Smith 2020, arXiv 2002.10444; Yang and Schoenholz 2017, arXiv 1712.08969), which is how networks of 1,001 layers train.
-So the exponential part of the change from one block to the next, in logarithms, is estimated in two ways. It is r in
+What prevents a deep network from training at its start is exponential: each block multiplies the signal, or the
+gradient, by a factor, and together the factors exceed what an optimizer can bridge. Growth by a power of depth is
+harmless: in batch-norm residual networks the variance rises linearly, and the gradient by a factor 1 + O(1 / l) at
+block l (De and Smith 2020, arXiv 2002.10444; Yang and Schoenholz 2017, arXiv 1712.08969), and networks of 1,001 layers
+train. The exponential part of the change from one block to the next, in logarithms, is therefore estimated in two ways.
+The first is r in
 
     change(l) = r + a / l        (l: place in the stage, from 1)
 
-fitted over the last two thirds of the stages (at their start powers of depth look otherwise); and it is the mean change
-over their last third, which is all that is left of growth that started with some variance, like ``1 / (25 + l)`` in NF
-networks (Brock et al. 2021, arXiv 2101.08692), or of ``1 / l`` with l counted over all stages where skips go through
-them. Either takes some powers of depth for exponentials, which agree in both; so this looks at the smaller,
-``exp(r blocks / 2)`` in root mean square. In stages of fewer than 6 blocks nothing can be told apart, and r is the mean
-change.
+fitted over the last two thirds of the stages (at their start, powers of depth look different). The second is the mean
+change over their last third. It is all that remains of growth that started with some variance, like ``1 / (25 + l)`` in
+NF networks (Brock et al. 2021, arXiv 2101.08692), or of ``1 / l`` with l counted over all stages if skips go through
+them. Each mistakes some powers of depth for exponentials, whereas true exponentials show in both, so the smaller one is
+used, as ``exp(r blocks / 2)`` in root mean square. Stages of fewer than 6 blocks cannot tell the two apart; there r is
+the mean change.
 
-That is what persists to the end. What happens in some of the blocks only, at the start, in short stages, or taken back
-by a norm or by blocks behind them, is looked for as the **stretch** of consecutive blocks with the largest change
-beyond
+That covers what persists to the end. What happens only in some of the blocks (at the start, in short stages, or undone
+by a norm or by later blocks) is found as the **stretch** of consecutive blocks with the largest change beyond
 
-    Q = ((l + 1) / l)^a   a block,   a = 1 for the mean square of signals, a = 2 for the squared norm of gradients,
+    Q = ((l + 1) / l)^a   per block,   a = 1 for the mean square of signals, a = 2 for the squared norm of gradients,
 
-upwards or downwards: more than any power of depth that is known to train, stage by stage. With a = 1 a variance that
-rises linearly counts as 1, and the steepest gradient known to train, that of ResNet-1001 (v1, three stages of 111
-blocks, together 5e7 in norm), as 42. Root mean squares are compared with the limit, as above.
+upwards or downwards: more than any power of depth that is known to train, stage by stage. With a = 1, a variance that
+rises linearly counts as 1. The steepest gradient known to train, that of ResNet-1001 (v1, three stages of 111 blocks,
+together 5e7 in norm), counts as 42. Root mean squares are compared with the limit, as above.
 
-The default limit of 100 was chosen so that a plain net of 20 layers with batch norm passes (it trains; about 25) and
-one of 56 layers does not (He et al. 2016, fig. 1: it trains badly; about 5,000). Of 96 of the named networks it fails
+The default limit of 100 is chosen so that a plain network of 20 layers with batch norm passes (it trains; about 25) and
+one of 56 layers does not (He et al. 2016, fig. 1: it trains badly; about 5,000). Of 96 of the named networks it rejects
 the plain ones of 32 layers and more, and no other (experiments/results/propagation).
 
 Whatever its shape, no stretch may change the root mean square of signals by more than 1e4 or the norm of gradients by
 more than 1e9:
 
-* Signals: the largest change among those 96 is 26, over 600 blocks. At 1e4 a step of 1e-3 in what enters is 1e-7 of
-  what leaves, about float32's rounding (6e-8) and far below that of half precision: what the first blocks learn is
-  lost.
-* Gradients: the largest known to train is ResNet-1001's 5e7, with batch norm behind every weight, which undoes the
-  scale. Without, weights 2^24 = 1.7e7 apart have no rate of SGD in common: where one moves by all of itself the other
-  moves by less than float32's rounding. 1e9 is 20 times what was ever seen to train; Adam, which divides by the
-  gradient, squares it first, and the second moments of the two ends are then 1e18 apart, with one eps for both.
+* Signals: the largest change among those 96 networks is 26, over 600 blocks. At 1e4, a change of 1e-3 in the input is
+  1e-7 of the output, about float32's rounding (6e-8) and far below that of half precision: what the first blocks learn
+  is lost.
+* Gradients: the largest known to train is ResNet-1001's 5e7, with a batch norm after every weight, which undoes the
+  scale. Without one, weights 2^24 = 1.7e7 apart share no learning rate of SGD: where one moves by its own size, the
+  other moves by less than float32's rounding. 1e9 is 20 times the largest ever seen to train. Adam divides by the
+  gradient but squares it first, so the second moments at the two ends are 1e18 apart, with one eps for both.
 """
 
 from __future__ import annotations
@@ -60,25 +60,25 @@ from resnet_jax.instrument.hooks import BlockNames
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.resnet import ResNet
 
-#: Stages of so many blocks show whether growth is exponential or a power of depth.
+#: Number of blocks from which on a stage shows whether growth is exponential or a power of depth.
 LONG = 6
 #: Change of the root mean square over the whole depth, by its exponential part, that is too much.
 LIMIT = 100.0
-#: Power of depth, of the mean square, that a stretch may have besides: signals and gradients.
+#: Power of depth, in mean square, that a stretch may have in addition: signals and gradients.
 SIGNAL_POWER, GRADIENT_POWER = 1.0, 2.0
-#: Change of the root mean square that is too much whatever its shape: signals and gradients.
+#: Change of the root mean square that is too much, whatever its shape: signals and gradients.
 SIGNAL_CEILING, GRADIENT_CEILING = 1e4, 1e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Consecutive blocks in which signals or gradients change much.
+    """Consecutive blocks in which signals or gradients change a lot.
 
     Attributes:
-        first: depth index of the first of the blocks.
-        last: depth index of the last.
-        factor: of the root mean square over all of them, as signals or gradients pass them.
-        excess: that factor beyond a power of depth, at least 1 however it points.
+        first: depth index of the first block.
+        last: depth index of the last block.
+        factor: factor of the root mean square over all of them, in the direction of the signals or gradients.
+        excess: that factor beyond a power of depth, at least 1 in either direction.
     """
 
     first: int
@@ -92,15 +92,15 @@ class Direction:
     """How signals or gradients change through depth.
 
     Attributes:
-        measured: mean square of the signal, or squared norm of the gradient over that at the last output, at each
+        measured: mean square of the signal, or squared norm of the gradient relative to the last output's, at each
             depth; geometric mean over the draws, ``(blocks + 1,)``.
-        predicted: the closed form, ``(blocks + 1,)``; None where there is none.
-        rate: factor of the root mean square from a block to the next, by the exponential part.
-        total: that factor over all blocks, at least 1 however it points.
+        predicted: the closed form, ``(blocks + 1,)``; None if there is none.
+        rate: factor of the root mean square from one block to the next, by the exponential part.
+        total: that factor over all blocks, at least 1 in either direction.
         steepest: depth index of the block with the largest change.
         steepest_factor: its factor of the root mean square.
-        stretch: the blocks that change most beyond a power of depth; None where nothing can be said or nothing is.
-        widest: the blocks that change most; likewise.
+        stretch: the blocks that change most beyond a power of depth; None if there are none or nothing can be said.
+        widest: the blocks that change most; None as above.
     """
 
     measured: np.ndarray
@@ -115,7 +115,7 @@ class Direction:
 
 @dataclasses.dataclass(frozen=True)
 class PropagationCheck:
-    """The verdict; true where it is good.
+    """The verdict; true if it is good.
 
     Attributes:
         ok: whether signals and gradients get through.
@@ -124,7 +124,7 @@ class PropagationCheck:
         gradient: backward.
         names: path of every block.
         stage: stage of every block, from 0, ``(blocks,)``.
-        no_prediction: why there is no closed form; empty where there is one.
+        no_prediction: why there is no closed form; empty if there is one.
     """
 
     ok: bool
@@ -140,7 +140,7 @@ class PropagationCheck:
         return self.ok
 
     def __str__(self) -> str:
-        """Return the sentences, a line each."""
+        """Return the sentences, one per line."""
         return "\n".join(self.sentences)
 
 
@@ -154,19 +154,19 @@ def check(
     train: bool = True,
     limit: float = LIMIT,
 ) -> PropagationCheck:
-    """Measure signals and gradients at random initialization, and say whether they get through the depth.
+    """Measure signals and gradients at random initialization, and judge whether they get through the depth.
 
-    For anybody's network; as a test of your own block it is one line, ``assert (found := check(net, shape)), found``.
+    It works for any network. A test of your own block is one line: ``assert (found := check(net, shape)), found``.
 
     Args:
         model: any Linen network called as ``model(x, train=...)``.
-        inputs: a batch, or the shape of one of independent N(0, 1) numbers, ``(n, *spatial, c)``.
-        key: for weights and inputs.
-        draws: of the weights.
+        inputs: a batch, or the shape of a batch of independent N(0, 1) numbers, ``(n, *spatial, c)``.
+        key: PRNG key for weights and inputs.
+        draws: number of draws of the weights.
         anatomy: what a block is; None: this library's.
         train: normalize by the statistics of the batch, as in the first train step.
-        limit: how far the exponential part may change the root mean square over the whole depth, and how far any
-            stretch of blocks may beyond a power of depth.
+        limit: maximum change of the root mean square over the whole depth by the exponential part, and of any stretch
+            of blocks beyond a power of depth.
 
     Raises:
         UsageError: the network has no such blocks, or a number is out of range.
@@ -224,7 +224,7 @@ def _predictions(
 
 
 def _places(stage: np.ndarray) -> np.ndarray:
-    """Return each block's place in its stage, from 0; many stages of one block are one (blocks wrapped one by one).
+    """Return each block's place in its stage, from 0; many stages of one block (blocks wrapped singly) count as one.
 
     >>> _places(np.array([0, 0, 0, 1, 1])).tolist(), _places(np.arange(6)).tolist()
     ([0, 1, 2, 0, 1], [0, 1, 2, 3, 4, 5])
@@ -240,7 +240,7 @@ def _direction(draws: np.ndarray, predicted: np.ndarray | None, place: np.ndarra
         logs = np.mean(np.log(draws), axis=0)
         change = np.diff(logs)
     if backward:
-        change = -change  # what a block does to the gradient that comes from behind it
+        change = -change  # what a block does to the gradient that comes from above
     if not np.isfinite(change).all():
         return Direction(np.exp(logs), predicted, math.nan, math.inf, 0, math.nan)
     rate = _exponential(change, place)
@@ -254,15 +254,15 @@ def _direction(draws: np.ndarray, predicted: np.ndarray | None, place: np.ndarra
 
 
 def _root(log_square: float) -> float:
-    """Return the factor of a root mean square from the logarithm of that of the mean square, as far as it goes."""
+    """Return the factor of a root mean square from the logarithm of the mean square's, clipped to the float range."""
     return math.exp(min(log_square / 2, 700.0))
 
 
 def _stretch(change: np.ndarray, power: np.ndarray) -> Stretch | None:
     """Return the blocks with the largest sum of changes, up or down, beyond ``power``; None if there are none.
 
-    Of two ways, up and down, several blocks go before a single one that is as bad or worse by less than twice in
-    logarithms: blocks that explode are the cause, the norm behind them that takes it back is not.
+    Between the two directions, several blocks take precedence over a single one that is less than twice as bad in
+    logarithms: exploding blocks are the cause, the norm after them that undoes it is not.
 
     >>> found = _stretch(np.log([1.0, 9.0, 9.0, 1 / 9, 1.0]), np.zeros(5))
     >>> (found.first, found.last, round(found.factor, 6)) if found else None
@@ -288,7 +288,7 @@ def _stretch(change: np.ndarray, power: np.ndarray) -> Stretch | None:
 
 
 def _exponential(change: np.ndarray, place: np.ndarray) -> float:
-    """Return the change of the logarithm from a block to the next that is not a power of depth.
+    """Return the change of the logarithm from one block to the next that is not a power of depth.
 
     >>> place = np.arange(200)
     >>> [round(_exponential(change, place), 3) for change in (1 / (1 + place), 1 / (25 + place), 0.1 + 0.0 * place)]
@@ -307,17 +307,17 @@ def _exponential(change: np.ndarray, place: np.ndarray) -> float:
 
 
 def _trouble(one: Direction, limit: float, ceiling: float) -> str:
-    """Return what is wrong, or nothing.
+    """Return what is wrong, or an empty string.
 
-    ``nothing``: not a number, or zero. ``jump``: one block alone. ``explode`` and ``vanish``: through the depth.
-    ``rise`` and ``fall``: a stretch of blocks. ``too far``: more than any training survives, whatever the shape.
+    ``nothing``: NaN or zero. ``jump``: a single block. ``explode`` and ``vanish``: through the depth. ``rise`` and
+    ``fall``: a stretch of blocks. ``too far``: more than any training survives, whatever the shape.
     """
     if not math.isfinite(one.rate):
         return "nothing"
     widest, part = one.widest, one.stretch
     part = part if part is not None and part.excess > limit else None
     alone = abs(math.log(one.steepest_factor)) > math.log(limit)
-    # a jump outside of a stretch that explodes is what takes that back, and no explosion of its own
+    # a jump outside of an exploding stretch is what undoes it, and not an explosion of its own
     if alone and (part is None or part.first == part.last or part.first <= one.steepest <= part.last):
         return "jump"
     if one.total > limit and not alone:
@@ -356,7 +356,7 @@ def _sentence(
         return f"{head} {trouble}: {fact}{predicted}; {rate}."
     if trouble in ("rise", "fall", "too far"):
         part = one.widest if trouble == "too far" else one.stretch
-        assert part is not None  # these three are about one
+        assert part is not None  # these three refer to a stretch
         between = f"blocks {part.first} to {part.last} ({found.names[part.first]} to {found.names[part.last]})"
         told = f"{between} multiply the {noun} by {_number(part.factor)} in root mean square"
         why = "far beyond any power of the depth that is known to train"
@@ -390,7 +390,7 @@ def _advice(model: nn.Module, trouble: Sequence[str]) -> str:
 
 
 def _number(value: float) -> str:
-    """Write a number for people, two or three digits.
+    """Format a number for people, with two or three digits.
 
     >>> [_number(value) for value in (1.0, 0.344, 21.43, 3.1e-9, 16777216.0)]
     ['1.0', '0.34', '21.4', '3.1e-09', '1.7e+07']

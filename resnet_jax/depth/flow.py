@@ -19,12 +19,12 @@ ZERO_BRANCH = ("zero_gamma", "skipinit", "rezero", "fixup", "nf_gain")
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """A signal, and what takes a gradient with respect to it back to where the flow started.
+    """A signal, and the function that takes a gradient with respect to it back to the start of the flow.
 
     Attributes:
-        signal: what is known of the feature map.
+        signal: statistics of the feature map.
         back: from the gradient with respect to ``signal`` to the one with respect to the start.
-        batch: examples a batch norm normalizes together; infinity is a large batch.
+        batch: number of examples that a batch norm normalizes together; infinity is a large batch.
     """
 
     signal: Signal
@@ -37,7 +37,7 @@ class Flow:
         return cls(signal, lambda g: g, batch)
 
     def then(self, signal: Signal, pull: Callable[[Gradient], Gradient]) -> Flow:
-        """Go on to ``signal``; ``pull`` brings a gradient back over this step."""
+        """Continue to ``signal``; ``pull`` takes a gradient back over this step."""
         return dataclasses.replace(self, signal=signal, back=lambda g: self.back(pull(g)))
 
 
@@ -59,7 +59,7 @@ def through_block(config: ResNetConfig, block: BlockSpec, x: Flow, train: bool) 
 
 
 def _branch(config: ResNetConfig, block: BlockSpec, x: Flow, train: bool) -> Flow:
-    """Propagate through a branch, the residual rule's factor included."""
+    """Propagate through a branch, including the residual rule's factor."""
     convs = branch_convs(config, block)
     for number, spec in enumerate(convs, start=1):
         if config.is_pre and number > 1:
@@ -69,7 +69,7 @@ def _branch(config: ResNetConfig, block: BlockSpec, x: Flow, train: bool) -> Flo
             x = _norm(config, x, train)
             x = x if number == len(convs) else _activate(config, x)
     if config.attention != "none" and not config.is_nf:
-        x = _scale(x, 0.5)  # the sigmoid of nearly 0; the NF rules double it
+        x = _scale(x, 0.5)  # the sigmoid of about 0; the NF rules double it
     if config.residual in ZERO_BRANCH:
         return _scale(x, 0.0)
     return _scale(x, config.alpha) if config.is_nf else x
@@ -115,7 +115,7 @@ def _rectified(x: Flow) -> Flow:
 
 
 def _add(skip: Flow, branch: Flow) -> Flow:
-    """Add two ways from the same start."""
+    """Add two flows from the same start."""
     y = forward.add(skip.signal, branch.signal)
 
     def back(g: Gradient) -> Gradient:

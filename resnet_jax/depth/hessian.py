@@ -1,4 +1,4 @@
-"""Curvature by depth: extreme eigenvalues of the Hessian of the loss, in the parameters of one block at a time."""
+"""Curvature by depth: extreme eigenvalues of the Hessian of the loss in the parameters of one block at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resnet_jax.instrument.hooks import BlockIndex, BlockNames
 from resnet_jax.ops.annotations import Images, Targets
 from resnet_jax.tasks.losses import Loss, cross_entropy
 
-#: Lanczos keeps so many vectors of all parameters; more bytes than this are refused.
+#: Lanczos keeps this many vectors of all parameters; more bytes than this are refused.
 MOST_BYTES = 2**32
 
 
@@ -32,18 +32,18 @@ MOST_BYTES = 2**32
 class HessianEigenvalues:
     """Extreme eigenvalues of the diagonal blocks of a Hessian, float64 ``(blocks,)`` in depth order.
 
-    An eigenvalue lies within the residual of each; a largest one is a lower bound until it has converged.
+    There is an eigenvalue within the residual of each value. Until it has converged, the largest is a lower bound.
 
     Attributes:
         names: path of every block.
         stages: stage of every block, from 0, int.
         largest: largest eigenvalue of the second derivatives by the parameters of each block alone.
-        smallest: smallest one; negative where the loss is not convex.
+        smallest: smallest eigenvalue; negative where the loss is not convex.
         largest_residual: bound on the error of ``largest``.
         smallest_residual: bound on the error of ``smallest``.
-        whole: largest and smallest of the Hessian by all parameters, and their residuals, ``(4,)``; NaN where it was
-            not asked for.
-        iterations: of Lanczos; fewer in a block of fewer parameters.
+        whole: largest and smallest eigenvalue of the Hessian in all parameters, and their residuals, ``(4,)``; NaN if
+            not requested.
+        iterations: number of Lanczos iterations; fewer in a block with fewer parameters.
     """
 
     names: tuple[str, ...]
@@ -56,12 +56,12 @@ class HessianEigenvalues:
     iterations: int
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write every field as an array of an ``.npz``."""
+        """Write every field as an array of an ``.npz`` file."""
         save_arrays(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HessianEigenvalues:
-        """Read what :meth:`save` wrote."""
+        """Read the result of :meth:`save`."""
         return load_arrays(cls, path)
 
 
@@ -80,24 +80,24 @@ def hessian_eigenvalues(
 ) -> HessianEigenvalues:
     """Return the extreme eigenvalues of the Hessian of the mean loss, block by block.
 
-    Lanczos over products of the Hessian with vectors, forward over reverse: each costs about two gradients, and a
-    block takes ``iterations`` of them. One program is compiled for all blocks; memory is that of ``iterations`` copies
-    of all parameters.
+    Uses Lanczos with Hessian-vector products, forward over reverse. Each product costs about two gradients, and a block
+    takes ``iterations`` of them. One program is compiled for all blocks. Memory is that of ``iterations`` copies of all
+    parameters.
 
     Args:
         model: a Linen module called as ``model(x, train=...)``; nothing is dropped.
         variables: in the layout of its execution.
-        images: what the network takes.
+        images: inputs of the network.
         labels: for the loss.
         train: normalize by the statistics of this batch instead of the running averages.
         loss: per-example loss ``(logits, labels) -> (N,)``.
-        iterations: products for each block.
-        whole: also of the Hessian by all parameters.
-        seed: of the random starts.
+        iterations: number of products for each block.
+        whole: also compute those of the Hessian in all parameters.
+        seed: seed of the random starts.
         anatomy: what a block is; None: this library's.
 
     Raises:
-        UsageError: the network has no such blocks, a count is less than 1, or memory would not do.
+        UsageError: the network has no such blocks, a count is less than 1, or it would need too much memory.
     """
     check_counts(iterations=iterations)
     model, anatomy = without_drops(model), BlockNames() if anatomy is None else anatomy
@@ -130,7 +130,7 @@ def hessian_eigenvalues(
     )
 
 
-#: Stands for all parameters in the place of a block's depth index.
+#: Stands for all parameters in place of a block's depth index.
 _WHOLE = 2**31 - 1
 
 
@@ -166,7 +166,7 @@ def _over(owner: Array, leaf: Array) -> Array:
 
 
 def _owners(params: Any, chart: BlockIndex) -> Any:
-    """Return for every leaf the depth index of its block, int32 (blocks,) where blocks are stacked; -1 for no block."""
+    """Return the depth index of every leaf's block, int32 (blocks,) where blocks are stacked; -1 for no block."""
     first: dict[tuple[str, ...], tuple[int, int | None]] = {}
     place = 0
     for path, count in zip(chart.paths, chart.counts, strict=True):

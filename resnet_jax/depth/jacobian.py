@@ -1,8 +1,9 @@
-"""Singular values of the Jacobians of a network: of every block, and from every block to the end.
+"""Singular values of a network's Jacobians: of every block, and from every block to the end.
 
-A network in which they all are near 1 keeps the length of every gradient (dynamical isometry; Saxe et al. 2014,
-Pennington, Schoenholz and Ganguli 2017). The batch is one operator: in evaluation mode its Jacobian is block-diagonal,
-with one block per example, and the spectrum is that of all examples together; batch statistics couple the examples.
+A network whose singular values are all close to 1 preserves the length of every gradient (dynamical isometry; Saxe et
+al. 2014, Pennington, Schoenholz and Ganguli 2017). The batch is treated as one operator. In evaluation mode its
+Jacobian is block-diagonal, with one block per example, and the spectrum is that of all examples together; batch
+statistics couple the examples.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops.annotations import Images
 from resnet_jax.runtime.paths import user_path
 
-#: The Jacobians to the output are computed whole up to so many rows, and so many bytes of one of them.
+#: Jacobians to the output are computed in full up to this many rows, and this many bytes for one of them.
 EXACT_ROWS, EXACT_BYTES = 256, 2**30
 
 _SPECTRA = ("blocks", "network", "to_output", "to_last")
@@ -39,16 +40,16 @@ class JacobianSpectra:
     """Spectra of the Jacobians of a network at a batch, in depth order.
 
     Attributes:
-        names: path of every block, as in the listed layout.
+        names: path of every block in the listed layout.
         stages: stage of every block, from 0, int ``(blocks,)``.
         train: whether norms used the statistics of the batch.
-        iterations: of Golub-Kahan, for every probe; fewer where an operator is smaller.
-        probes: random starts of each.
-        blocks: of every block's output by its input.
-        network: of the network's output (logits) by its images; one operator.
-        to_output: of the network's output by every block's input, exact; None where that is too large
+        iterations: number of Golub-Kahan iterations for every probe; fewer where an operator is smaller.
+        probes: number of random starts for each.
+        blocks: spectra of every block's output by its input.
+        network: spectrum of the network's output (logits) by its images; one operator.
+        to_output: spectra of the network's output by every block's input, exact; None if that is too large
             (:data:`EXACT_ROWS`, :data:`EXACT_BYTES`).
-        to_last: of the last block's output by every block's input; None where it was not asked for.
+        to_last: spectra of the last block's output by every block's input; None if not requested.
     """
 
     names: tuple[str, ...]
@@ -62,7 +63,7 @@ class JacobianSpectra:
     to_last: Spectra | None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to an ``.npz`` file; its arrays are named ``blocks_largest``, ``network_values``, ..."""
+        """Write everything to an ``.npz`` file, whose arrays are named ``blocks_largest``, ``network_values``, ..."""
         spectra = {name: getattr(self, name) for name in _SPECTRA}
         arrays = [one.arrays(name) for name, one in spectra.items() if one is not None]
         rest = {
@@ -75,10 +76,10 @@ class JacobianSpectra:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> JacobianSpectra:
-        """Read what :meth:`save` wrote.
+        """Read the result of :meth:`save`.
 
         Raises:
-            DataError: it cannot be read, or is something else.
+            DataError: the file cannot be read, or contains something else.
         """
         arrays = open_arrays(path)
         try:
@@ -105,9 +106,9 @@ def jacobians(
 ) -> JacobianSpectra:
     """Return the singular values of the Jacobians of every block and of the whole network at a batch.
 
-    Blocks are run one after the other. Blocks of equal shape are one compiled function, so compile time does not grow
-    with depth. Nothing is dropped, whatever the network's rates of dropout and stochastic depth, and everything is
-    computed in float32 or wider.
+    Blocks run one after another. Blocks of equal shape share one compiled function, so compile time does not grow with
+    depth. Nothing is dropped, whatever the network's rates of dropout and stochastic depth, and everything is computed
+    in float32 or wider.
 
     Args:
         model: one of this library's networks.
@@ -115,14 +116,14 @@ def jacobians(
         images: normalized images. Memory is that of ``2 * iterations`` of the largest feature map of the batch.
         train: normalize by the statistics of this batch instead of the running averages.
         iterations: products with each block's Jacobian and its transpose, for every probe. The largest singular value
-            converges within tens; the smallest may need more than there are, and its residual says so.
-        probes: random starts; the density and its mean square are the mean over them.
-        seed: of the random starts.
-        to_last: also from every block's input to the last block's output, which takes products with all blocks
-            in between: quadratic in depth.
+            converges within tens; the smallest may need more than there are, which its residual shows.
+        probes: number of random starts, over which the density and its mean square are averaged.
+        seed: seed of the random starts.
+        to_last: also compute the Jacobians from every block's input to the last block's output. They take products with
+            all blocks in between: quadratic in depth.
 
     Raises:
-        UsageError: the model is none of this library's, or a count is less than 1.
+        UsageError: the model is not one of this library's, or a count is less than 1.
 
     >>> from resnet_jax.models import create_model, init_variables
     >>> sizes = {"stage_sizes": (2,), "widths": (4,)}
@@ -188,9 +189,9 @@ def _block_numbers(kind: Kind, iterations: int, variables: Any, beta: Any, x: Ar
 
 
 def _to_output(links: list[Link], inputs: list[Array], y: Array, train: bool) -> list[np.ndarray] | None:
-    """Return the Jacobians of ``y`` by the images and every block's input, ``(examples, m, n)``; one sweep of vjps.
+    """Return the Jacobians of ``y`` by the images and every block's input, ``(examples, m, n)``, in one sweep of vjps.
 
-    Without batch statistics an example's outputs depend on its own inputs alone, and one row serves all examples.
+    Without batch statistics, an example's outputs depend only on its own inputs, and one row serves all examples.
     """
     n, features = y.shape
     count = n * features if train else features
@@ -208,7 +209,7 @@ def _to_output(links: list[Link], inputs: list[Array], y: Array, train: bool) ->
 
 
 def _through(links: list[Link], inputs: list[Array], y: Array, iterations: int, probes: int, key: list[Array]) -> Any:
-    """Return numbers and shape of the Jacobian of a chain's output by its input; lists of one."""
+    """Return numbers and shape of the Jacobian of a chain's output by its input; lists of length one."""
     x = inputs[0]
 
     def forward(v):

@@ -1,19 +1,18 @@
-"""Krylov methods over products: extreme singular values and eigenvalues, and how the rest is distributed.
+"""Krylov methods based on products: extreme singular values and eigenvalues, and the distribution of the rest.
 
-An operator is a function that multiplies a vector; nothing is materialised. ``k`` products of it (and of its
-transpose) with the growing basis of a Krylov space give a small bidiagonal (Golub and Kahan 1965) or tridiagonal
-(Lanczos 1950) matrix. Its singular values or eigenvalues are the *Ritz values*: the outermost approach the operator's
-extremes from inside, each with a bound on its distance to a true one, and all together, weighted, are Gauss quadrature
-nodes of the operator's spectral density (stochastic Lanczos quadrature; Ubaru, Chen and Saad 2017).
+An operator is a function that multiplies a vector; nothing is materialized. ``k`` products of it (and of its transpose)
+with the growing basis of a Krylov space give a small bidiagonal (Golub and Kahan 1965) or tridiagonal (Lanczos 1950)
+matrix. The singular values or eigenvalues of that matrix are the *Ritz values*. The outermost approach the operator's
+extremes from inside, each with a bound on its distance to a true one. All together, weighted, they are the Gauss
+quadrature nodes of the operator's spectral density (stochastic Lanczos quadrature; Ubaru, Chen and Saad 2017).
 
-Every new vector is orthogonalized twice against the whole basis. Where the Krylov space is exhausted, which is the
-rule here and not the exception (the Jacobian of a block whose branch is zero is the identity, exhausted after one
-step), the iteration continues from a fresh random direction, decoupled from what came before.
+Every new vector is orthogonalized twice against the whole basis. When the Krylov space is exhausted, which is the rule
+here rather than the exception (the Jacobian of a block whose branch is zero is the identity, exhausted after one step),
+the iteration continues from a new random direction, decoupled from what came before.
 
-Why not matfree (0.6.3): its ``bidiag`` and ``tridiag_sym`` divide by the norm of that exhausted remainder, so
-identities and orthogonal maps give NaN; its buffers are of the default float type, which under ``jax_enable_x64`` is
-not that of a float32 vector; and it evaluates the function itself anew in each product, where one linearization will
-do.
+Why not matfree (0.6.3)? Its ``bidiag`` and ``tridiag_sym`` divide by the norm of that exhausted remainder, so
+identities and orthogonal maps give NaN; its buffers have the default float type, which under ``jax_enable_x64`` is not
+that of a float32 vector; and it evaluates the function again in each product, where one linearization is enough.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from jaxtyping import Array, Float, Key
 
 Product = Callable[[Any], Any]
 
-#: A remainder so small against the operator's norm is rounding: the Krylov space is exhausted.
+#: A remainder this small relative to the operator's norm is rounding: the Krylov space is exhausted.
 _EXHAUSTED = 16.0
 
 
@@ -40,7 +39,7 @@ class Ritz(NamedTuple):
 
     Attributes:
         values: approximate singular values or eigenvalues.
-        weights: of the Gauss quadrature; they sum to 1.
+        weights: weights of the Gauss quadrature; they sum to 1.
         residuals: for each value there is a true one within this distance.
     """
 
@@ -59,7 +58,8 @@ def golub_kahan(
     *,
     traced: bool = True,
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Return diagonal and upper diagonal of B with ``A V = U B``, V and U of orthonormal columns, ``V[:, 0] ~ start``.
+    """Return diagonal and upper diagonal of B with ``A V = U B``, V and U with orthonormal columns, ``V[:, 0] ~
+    start``.
 
     Args:
         product: multiplies a vector ``(n,)`` by A, ``(large,)``.
@@ -67,9 +67,9 @@ def golub_kahan(
         start: any vector of A's shorter side.
         large: A's longer side; at least ``n``.
         iterations: k, at most ``n``.
-        key: for the directions after an exhausted Krylov space.
-        traced: run as one loop in a compiled function; else step by step, when the products are compiled functions
-            themselves that no loop should be compiled around.
+        key: PRNG key for the directions after an exhausted Krylov space.
+        traced: run as one loop in a compiled function; otherwise step by step, for products that are compiled functions
+            themselves and should not be compiled into a loop.
 
     Returns:
         ``(k,)`` and ``(k,)``: the last number of the second couples the space to what lies outside it.
@@ -110,15 +110,15 @@ def lanczos(
     *,
     within: Callable[[Array], Array] = lambda v: v,
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Return diagonal and off-diagonal of T with ``A V = V T`` for a symmetric A; arguments as of :func:`golub_kahan`.
+    """Return diagonal and off-diagonal of T with ``A V = V T`` for a symmetric A; arguments as in :func:`golub_kahan`.
 
     Args:
         product: multiplies a vector ``(n,)`` by A.
         start: any vector.
         iterations: k.
-        key: for the directions after an exhausted Krylov space.
-        within: projects a vector on the subspace in which A lives. Beyond its dimension the numbers are 0 and mean
-            nothing: cut them off before :func:`symmetric_ritz`.
+        key: PRNG key for the directions after an exhausted Krylov space.
+        within: projects a vector onto the subspace in which A lives. Numbers beyond its dimension are 0 and
+            meaningless: cut them off before :func:`symmetric_ritz`.
 
     >>> a = jnp.diag(jnp.arange(-1.0, 3.0))
     >>> values = symmetric_ritz(*lanczos(lambda v: a @ v, jnp.ones(4), 4, jax.random.key(0))).values
@@ -155,12 +155,12 @@ def extend(
     """Return the direction of ``w`` orthogonal to ``basis``, and its length.
 
     Args:
-        basis: orthonormal rows; those not yet used are zero.
+        basis: orthonormal rows; unused rows are zero.
         w: a vector.
         scale: norm of the operator as far as it is known.
-        key: for a random direction with length 0, where ``w`` lies in the span of the basis; zeros where the basis
+        key: PRNG key for a random direction of length 0 if ``w`` lies in the span of the basis; zeros if the basis
             fills the space.
-        within: projects that direction on the subspace in question.
+        within: projects that direction onto the subspace in question.
     """
 
     def orthogonal(w):
@@ -173,13 +173,13 @@ def extend(
         direction = within(jax.random.normal(key, w.shape, w.dtype))
         whole, direction = jnp.linalg.norm(direction), orthogonal(direction)
         left = jnp.linalg.norm(direction)
-        # of a basis that fills the space only rounding is left
+        # with a basis that fills the space, only rounding remains
         full = left <= jnp.sqrt(jnp.finfo(w.dtype).eps) * whole
         return jnp.where(full, 0.0, direction / jnp.where(full, 1.0, left))
 
     w = orthogonal(w)
     norm = jnp.linalg.norm(w)
-    # not "norm > ...": what is not a number must go on to be none
+    # not "norm > ...", so that NaN stays NaN
     exhausted = norm <= _EXHAUSTED * jnp.finfo(w.dtype).eps * scale
     return lax.cond(exhausted, fresh, lambda: w / norm), jnp.where(exhausted, 0.0, norm)
 
@@ -193,7 +193,7 @@ def _loop(iterations: int, step: Callable[[Any, Any], Any], state: Any, traced: 
 
 
 def singular_ritz(diagonal: Any, upper: Any) -> Ritz:
-    """Return the Ritz values of what :func:`golub_kahan` gave; NaN where the operator was not finite.
+    """Return the Ritz values from the result of :func:`golub_kahan`; NaN where the operator was not finite.
 
     With ``B q = s p`` there is a singular value within ``upper[-1] |p[-1]|`` of s; the rounding of the products is
     added to that.
@@ -208,7 +208,7 @@ def singular_ritz(diagonal: Any, upper: Any) -> Ritz:
 
 
 def symmetric_ritz(diagonal: Any, off: Any) -> Ritz:
-    """Return the Ritz values of what :func:`lanczos` gave; NaN where the operator was not finite."""
+    """Return the Ritz values from the result of :func:`lanczos`; NaN where the operator was not finite."""
     eps = np.finfo(np.asarray(diagonal).dtype).eps
     diagonal, off = np.asarray(diagonal, np.float64), np.asarray(off, np.float64)
     if not (np.isfinite(diagonal).all() and np.isfinite(off).all()):
@@ -225,14 +225,14 @@ def _not_finite(like: np.ndarray) -> Ritz:
 def operator_ritz(
     function: Callable[[Array], Array], x: Array, iterations: int, keys: Key[Array, " probes"]
 ) -> tuple[Float[Array, "probes k"], Float[Array, "probes k"]]:
-    """Return what :func:`golub_kahan` gives for the Jacobian of ``function`` at ``x``, for several random starts.
+    """Return the result of :func:`golub_kahan` for the Jacobian of ``function`` at ``x``, for several random starts.
 
-    The start lies on the shorter side, so that the singular values are the ``min(inputs, outputs)`` ones that need
-    not be 0. The function is linearized once. To be called in a compiled function.
+    The start is on the shorter side, so that the singular values are the ``min(inputs, outputs)`` ones that need not be
+    0. The function is linearized once. Call this in a compiled function.
 
     Args:
-        function: of one array of any shape, of floats.
-        x: where.
+        function: a function of one float array of any shape.
+        x: the point.
         iterations: at most ``min(inputs, outputs)``.
         keys: one for each start.
     """

@@ -1,7 +1,7 @@
-"""Lesions: what a network loses when blocks are taken out or change places (Veit et al. 2016, arXiv 1605.06431).
+"""Lesions: what a network loses when blocks are removed or swapped (Veit et al. 2016, arXiv 1605.06431).
 
 A network of residual blocks that behaves like an ensemble of paths loses little with any one block and degrades
-smoothly with more of them; a plain network loses everything with one (their figures 3 and 5).
+smoothly with more of them. A plain network loses everything with one (their figures 3 and 5).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from resnet_jax.tasks.losses import Loss, cross_entropy
 
 _KEEP = "keep"
 
-#: Whether the outputs are right for each example, ``(outputs, labels) -> bool (N,)``.
+#: Whether the outputs are correct for each example, ``(outputs, labels) -> bool (N,)``.
 Right = Callable[[Any, Any], Array]
 
 
@@ -39,21 +39,20 @@ def is_class(outputs: Array, labels: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Deletions:
-    """What is left of a network without some of its blocks.
+    """Accuracy and loss of a network without some of its blocks.
 
     Attributes:
         names: path of every block.
         stages: stage of every block, from 0, int (blocks,).
-        whole_accuracy: fraction of the images that the whole network names correctly; it and all others are NaN where
-            no example is right or wrong.
+        whole_accuracy: accuracy of the whole network; like all other accuracies NaN if examples are not right or wrong.
         whole_loss: its mean loss.
-        accuracy: without each block alone, (blocks,); NaN where a block cannot be taken out: it has no skip and changes
-            the shape.
+        accuracy: without each block alone, (blocks,); NaN where a block cannot be removed because it has no skip and
+            changes the shape.
         loss: mean loss without each block alone, (blocks,).
-        counts: numbers of blocks taken out together, int (counts,).
-        several_accuracy: with so many random blocks taken out, (counts, draws).
+        counts: numbers of blocks removed together, int (counts,).
+        several_accuracy: with this many random blocks removed, (counts, draws).
         several_loss: the same, (counts, draws).
-        images: images evaluated.
+        images: number of images evaluated.
     """
 
     names: tuple[str, ...]
@@ -70,15 +69,15 @@ class Deletions:
 
 @dataclasses.dataclass(frozen=True)
 class Permutations:
-    """A network whose equal blocks have changed places.
+    """Accuracy and loss of a network with swapped blocks.
 
     Attributes:
-        swaps: random exchanges of two blocks of a stage, one after the other, int (counts,).
-        correlation: Kendall's tau between the order of the blocks and the original one, (counts, draws).
+        swaps: number of random swaps of two blocks of a stage, one after another, int (counts,).
+        correlation: Kendall's tau between the new order of the blocks and the original one, (counts, draws).
         accuracy: (counts, draws).
         loss: (counts, draws).
         whole_accuracy: in the original order.
-        images: images evaluated.
+        images: number of images evaluated.
         whole_loss: in the original order.
     """
 
@@ -105,22 +104,22 @@ def delete_blocks(
     right: Right | None = is_class,
     anatomy: BlockNames | None = None,
 ) -> Deletions:
-    """Take out each block alone, and several random ones together, and evaluate what is left.
+    """Remove each block alone, and several random ones together, and evaluate what is left.
 
-    A block without its branch is its skip, as in section 4.1 of the paper; a block that has no skip gives its input
-    back, where shapes permit. Evaluation mode; one program serves all lesions.
+    A block without its branch is its skip, as in section 4.1 of the paper. A block that has no skip returns its input,
+    if the shape permits. Evaluation mode; one program serves all lesions.
 
     Args:
         model: a Linen module called as ``model(x, train=False)``.
         variables: in the layout of its execution.
         images: normalized images, any number.
         labels: their classes, int (N,), or whatever ``loss`` and ``right`` compare outputs with.
-        counts: numbers of blocks to take out together.
-        draws: random choices for each.
+        counts: numbers of blocks to remove together.
+        draws: number of random choices for each.
         batch_size: images at a time.
-        seed: of the choices.
+        seed: seed of the choices.
         loss: per-example loss.
-        right: whether outputs are right; None where no example is: of pixels, boxes and values.
+        right: whether outputs are correct; None for tasks without a notion of that: pixels, boxes and values.
         anatomy: what a block is; None: this library's.
 
     Raises:
@@ -176,13 +175,13 @@ def permute_blocks(
     loss: Loss = cross_entropy,
     right: Right | None = is_class,
 ) -> Permutations:
-    """Exchange equal blocks within stages and evaluate (section 4.3): parameters and statistics change places.
+    """Swap equal blocks within stages and evaluate (section 4.3): parameters and statistics change places.
 
-    The first block of a stage stays: in every stage but the first it changes the shape. Arguments as of
+    The first block of a stage stays, because in every stage but the first it changes the shape. Arguments as in
     :func:`delete_blocks`.
 
     Raises:
-        UsageError: the network is none of this library's layout, or has no stage with two equal blocks.
+        UsageError: the network does not have this library's layout, or has no stage with two equal blocks.
     """
     score = _Score(model, variables, images, labels, batch_size, (loss, right), None)
     blocks = len(score.chart.names)
@@ -216,7 +215,7 @@ def permute_blocks(
 
 
 def reorder(variables: Mapping[str, Any], names: Sequence[str], order: Iterable[SupportsIndex]) -> dict[str, Any]:
-    """Return ``variables`` with block ``order[i]`` in the place of block i; blocks that move must be equal in shape."""
+    """Return ``variables`` with block ``order[i]`` in place of block i; blocks that move must have equal shapes."""
     listed = layout.unstack(dict(variables))
 
     def subtree(tree: Any, name: str) -> Any:
@@ -239,7 +238,7 @@ def _tau(order: np.ndarray) -> float:
 
 
 def lesion_hook() -> Hook:
-    """Return a hook that multiplies branches by ``keep``, and passes by a block without a skip, where it is 0."""
+    """Return a hook that multiplies branches by ``keep``, and bypasses a block without a skip where it is 0."""
     inputs: dict[tuple[str, ...], Array] = {}
     skipped: set[tuple[str, ...]] = set()
 
@@ -264,7 +263,7 @@ def lesion_hook() -> Hook:
 
 
 class _Score:
-    """Accuracy and mean loss with some blocks kept, one compiled program."""
+    """Accuracy and mean loss with some blocks kept, as one compiled program."""
 
     def __init__(
         self, model, variables, images, labels, batch_size: int, judged: tuple[Loss, Right | None],
@@ -295,7 +294,7 @@ class _Score:
         return float(correct) / self.images, float(loss) / self.images
 
     def _removable(self, images: Any) -> np.ndarray:
-        """Return which blocks have a skip, or give back the shape they are given, bool (blocks,)."""
+        """Return which blocks have a skip, or an output of the same shape as their input, bool (blocks,)."""
         found: dict[tuple[str, ...], bool] = {}
         shapes: dict[tuple[str, ...], Any] = {}
 

@@ -1,4 +1,4 @@
-"""Mean-field rules for a layer at random initialization: what becomes of mean square and mean. Table: ``predict``."""
+"""Mean-field rules for a layer at random initialization: mean square and mean of its output. Table: ``predict``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from resnet_jax.models.choices import ActivationChoice, InitChoice
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.plan import BlockSpec
 
-#: Slope for negative inputs: for these activations the two moments have closed forms, for the others a quadrature.
+#: Slope for negative inputs. The two moments have closed forms for these activations, and a quadrature for the others.
 NEGATIVE_SLOPES = {"relu": 0.0, "leaky_relu": 0.01}
 
 
 @dataclasses.dataclass(frozen=True)
 class Signal:
-    """What is known of a feature map. Channels that were treated alike form a group; G is the number of groups.
+    """Statistics of a feature map. Channels that were treated alike form a group; G is the number of groups.
 
     Attributes:
         channels: channels in each group, ``(G,)``.
         square: mean square, ``(G, *spatial)``.
         mean: mean, ``(G, *spatial)``.
         shared: mean product of a channel's values for two images, ``(G, *spatial)``: what all images have in common,
-            hence the mean square of the channels' means, which a batch norm takes away. ``mean^2`` or more.
-        shape: quantiles of the values divided by their root mean square, ``(G, quantiles)``, where a reflected walk
-            needs them; all zeros for channels of zeros.
+            and hence the mean square of the channels' means, which a batch norm removes. At least ``mean^2``.
+        shape: quantiles of the values divided by their root mean square, ``(G, quantiles)``, if a reflected walk needs
+            them; all zeros for channels of zeros.
     """
 
     channels: np.ndarray
@@ -43,7 +43,7 @@ class Signal:
 
     @property
     def total(self) -> int:
-        """Channels in all."""
+        """Total number of channels."""
         return int(self.channels.sum())
 
     def over_channels(self, values: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ def weight_variance(init: InitChoice, shape: Sequence[int]) -> float:
 
 
 def gaussian(channels: int, square: np.ndarray, shared: np.ndarray | None = None) -> Signal:
-    """Build the signal of equal channels of mean 0."""
+    """Build the signal of equal channels with mean 0."""
     nothing = np.zeros_like(square)[None]
     shared = nothing if shared is None else shared[None]
     return Signal(np.array([channels]), square[None], nothing, shared, half_normal()[None])
@@ -89,7 +89,7 @@ def scale(x: Signal, factor: float) -> Signal:
 
 
 def add(skip: Signal, branch: Signal) -> Signal:
-    """Add a branch of mean 0, independent of the skip."""
+    """Add a branch of mean 0 that is independent of the skip."""
     return dataclasses.replace(skip, square=skip.square + branch.square, shared=skip.shared + branch.shared)
 
 
@@ -98,8 +98,9 @@ def conv(
 ) -> Signal:
     """Propagate through a convolution with fresh weights.
 
-    With n the fan-in, weights that sum to 0 and have squares that sum to S see of an input of n numbers only its
-    distance from its own mean: the expectation is S / (n - 1) times the sum of (x - mean)^2.
+    With fan-in n, weights that sum to 0 and whose squares sum to S see only the deviation of n input numbers from their
+    own
+    mean: the expectation is S / (n - 1) times the sum of (x - mean)^2.
     """
     square, mean, shared = (x.over_channels(values) for values in (x.square, x.mean, x.shared))
     c_in = x.total // groups
@@ -118,7 +119,7 @@ def conv(
 
 
 def effective_variance(config: ResNetConfig, shape: Sequence[int]) -> float:
-    """Return the variance of a weight that the convolution computes with, standardized if the network does that."""
+    """Return the variance of the weights that the convolution computes with, after standardization if there is one."""
     variance = weight_variance(config.init, shape)
     if config.standardizes == "none":
         return variance
@@ -126,9 +127,9 @@ def effective_variance(config: ResNetConfig, shape: Sequence[int]) -> float:
 
 
 def window_sum(values: np.ndarray, kernel_size: int, strides: int, dilation: int = 1) -> np.ndarray:
-    """Sum over windows centred on every ``strides``-th position, taps ``dilation`` apart, zeros outside.
+    """Sum over windows centered on every ``strides``-th position, taps ``dilation`` apart, zeros outside.
 
-    Of an even number of zeros half are before the map, of an odd one the smaller half.
+    Half of an even number of zeros come before the map, and the smaller half of an odd number.
     """
     reach = dilation * (kernel_size - 1)
     for axis, size in enumerate(values.shape):
@@ -141,9 +142,11 @@ def window_sum(values: np.ndarray, kernel_size: int, strides: int, dilation: int
 
 
 def norm(config: ResNetConfig, x: Signal, train: bool) -> Signal:
-    """Normalize to mean 0 and variance 1 over the positions; ``layer`` over all channels, the others by groups of them.
+    """Normalize to mean 0 and variance 1 over the positions; ``layer`` over all channels, the others by groups of
+    channels.
 
-    Channels of group and instance norm are taken as those of batch norm, one example's moments as those of all.
+    Channels of group and instance norm are treated like those of batch norm, and one example's moments like those of
+    all.
     """
     spatial = tuple(range(1, x.square.ndim))
     centre = x.mean.mean(axis=spatial, keepdims=True)
@@ -166,7 +169,7 @@ def norm(config: ResNetConfig, x: Signal, train: bool) -> Signal:
 
 
 def subsample_and_pad(x: Signal, block: BlockSpec) -> Signal:
-    """Option A: every ``strides``-th position, and a group of channels of zeros."""
+    """Option A: every ``strides``-th position, and a group of zero channels."""
     take = (slice(None), *(slice(None, None, block.strides),) * (x.square.ndim - 1))
     square, mean, shared = x.square[take], x.mean[take], x.shared[take]
     new = block.features - x.total
@@ -191,7 +194,7 @@ def activate(config: ResNetConfig, x: Signal) -> Signal:
 
 
 def _activated_shared(config: ResNetConfig, x: Signal, activated_mean: np.ndarray) -> np.ndarray:
-    """Return E[f(z) f(z')] of two images: over what they share, the squared mean of f over what they do not."""
+    """Return E[f(z) f(z')] for two images: over what they share, the squared mean of f over what they do not."""
     common = np.maximum(x.shared - np.square(x.mean), 0.0)
     if config.norm in ("none", "folded") or not common.any():
         return np.square(activated_mean)  # unused without a norm
@@ -207,9 +210,9 @@ def _activated_shared(config: ResNetConfig, x: Signal, activated_mean: np.ndarra
 def gaussian_moments(
     activation: ActivationChoice, square: np.ndarray, mean: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return second moment and mean of ``f(z)`` for z Gaussian of the given second moment and mean, elementwise.
+    """Return second moment and mean of ``f(z)`` for Gaussian z of the given second moment and mean, elementwise.
 
-    ReLU and leaky ReLU by their closed forms, others by Gauss-Hermite quadrature.
+    ReLU and leaky ReLU have closed forms; the others use Gauss-Hermite quadrature.
 
     >>> [float(value.round(6)) for value in gaussian_moments("relu", np.array(2.0), np.array(0.0))]
     [1.0, 0.56419]
@@ -245,7 +248,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 def reflected_sum(skip: Signal, branch: Signal) -> Signal:
     """Return ``relu(skip + branch)`` for a skip that is not negative and a Gaussian branch.
 
-    The distribution of the skip's values is carried as quantiles: with batch norm every block adds a standard normal
+    The distribution of the skip's values is tracked as quantiles: with batch norm every block adds a standard normal
     step, and the outputs are a random walk reflected at 0 (Lindley's recursion).
     """
     squares, means, shapes = [], [], []
@@ -254,7 +257,7 @@ def reflected_sum(skip: Signal, branch: Signal) -> Signal:
         root, step = math.sqrt(square.mean()), math.sqrt(branch.square[0].mean())
         values = np.maximum(values.ravel(), 0.0)
         after = np.square(values).mean()
-        # each quantile stands for the equal share of values around it, by their root mean square
+        # each quantile represents an equal share of the values around it, by their root mean square
         quantiles = np.sqrt(np.square(np.sort(values)).reshape(shape.size, -1).mean(axis=1) / after)
         squares.append((square + branch.square[0]) * after / (root**2 + step**2))
         means.append(np.sqrt(squares[-1]) * values.mean() / math.sqrt(after))
@@ -264,7 +267,7 @@ def reflected_sum(skip: Signal, branch: Signal) -> Signal:
 
 
 def walk(square: np.ndarray, shape: np.ndarray, branch: Signal) -> tuple[np.ndarray, np.ndarray]:
-    """Return equally probable values before the reflection, ``(quantiles, steps)``, and which quantile each becomes."""
+    """Return equally probable values before reflection, ``(quantiles, steps)``, and the quantile that each becomes."""
     root, step = math.sqrt(square.mean()), math.sqrt(branch.square[0].mean())
     values = root * shape[:, None] + step * normal(64)[None]
     becomes = np.empty(values.size, int)
@@ -286,7 +289,7 @@ def half_normal() -> np.ndarray:
 
 
 def rectified_normal(ratio: float) -> np.ndarray:
-    """Return such quantiles of relu(z + shift), with the shift at which squared mean over mean square is ``ratio``."""
+    """Return such quantiles of relu(z + shift), with the shift that makes squared mean over mean square ``ratio``."""
     low, high = -2.5, 100.0  # at the lowest, 2 of the 256 quantiles are above 0
     for _ in range(50):
         shift = 0.5 * (low + high)

@@ -1,7 +1,7 @@
 """Mean-field rules for a layer at random initialization, backward: the squared gradient at its input from its output's.
 
-Each rule takes the signal the layer was given (:mod:`resnet_jax.depth.mean_field`) and the mean square of the gradient
-with respect to what it puts out. Gradients are taken as independent of the weights they pass and of each other.
+Each rule takes the signal that entered the layer (:mod:`resnet_jax.depth.mean_field`) and the mean square of the
+gradient with respect to its output. Gradients are assumed to be independent of the weights they pass and of each other.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from resnet_jax.models.plan import BlockSpec
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """What is known of the gradient with respect to a feature map; G groups of channels as in its signal.
+    """Statistics of the gradient with respect to a feature map; G groups of channels as in its signal.
 
     Attributes:
         square: mean square, ``(G, *spatial)``.
-        profile: mean square at each quantile of the signal's values, over that at all of them, ``(G, quantiles)``. A
-            ReLU passes no gradient where its input is negative; at a skip that stays there, the next one cannot stop
-            it again.
+        profile: mean square at each quantile of the signal's values, relative to that at all of them, ``(G,
+            quantiles)``. A ReLU passes no gradient where its input is negative; on a skip that stays there, the next
+            one cannot stop it again.
     """
 
     square: np.ndarray
@@ -47,7 +47,7 @@ def flat(square: np.ndarray, x: Signal) -> Gradient:
 
 
 def scale(g: Gradient, factor: float) -> Gradient:
-    """Pass a multiplication by ``factor``."""
+    """Propagate through a multiplication by ``factor``."""
     return dataclasses.replace(g, square=g.square * factor**2)
 
 
@@ -69,7 +69,7 @@ def conv(
     groups: int,
     dilation: int = 1,
 ) -> Gradient:
-    """Pass a convolution: the adjoint of the forward rule (He et al. 2015, arXiv 1502.01852, eq. 14)."""
+    """Propagate through a convolution: the adjoint of the forward rule (He et al. 2015, arXiv 1502.01852, eq. 14)."""
     shape = (kernel_size,) * (x.square.ndim - 1) + (x.total // groups, features)
     spread = window_spread(g.square[0], x.square.shape[1:], kernel_size, strides, dilation)
     return flat(effective_variance(config, shape) * (features // groups) * spread, x)
@@ -78,7 +78,7 @@ def conv(
 def window_spread(
     values: np.ndarray, sizes: tuple[int, ...], kernel_size: int, strides: int, dilation: int = 1
 ) -> np.ndarray:
-    """Return the adjoint of :func:`~resnet_jax.depth.mean_field.window_sum` of maps of ``sizes``."""
+    """Return the adjoint of :func:`~resnet_jax.depth.mean_field.window_sum` for maps of ``sizes``."""
     reach = dilation * (kernel_size - 1)
     for axis, size in enumerate(sizes):
         values = np.moveaxis(values, axis, 0)
@@ -90,10 +90,12 @@ def window_spread(
 
 
 def norm(config: ResNetConfig, x: Signal, g: Gradient, train: bool, batch: float) -> Gradient:
-    """Pass a normalization: divide by the variance, without what the channels' means have in it (batch, instance).
+    """Propagate through a normalization: divide by the variance, without the part of the channels' means (batch,
+    instance).
 
-    That this is less than the mean square is why batch norm over ReLUs makes gradients grow: by pi / (pi - 1) a layer
-    (Yang et al. 2019, arXiv 1902.08129, for large batches). Of M numbers normalized together two directions are lost.
+    The variance is less than the mean square, which is why batch norm over ReLUs makes gradients grow: by pi / (pi - 1)
+    per layer (Yang et al. 2019, arXiv 1902.08129, for large batches). Of M numbers normalized together, two directions
+    are lost.
     """
     spatial = tuple(range(1, x.square.ndim))
     moments = [values.mean(axis=spatial, keepdims=True) for values in (x.square, x.shared, x.mean)]
@@ -122,9 +124,9 @@ def norm(config: ResNetConfig, x: Signal, g: Gradient, train: bool, batch: float
 
 
 def activate(config: ResNetConfig, x: Signal, y: Signal, g: Gradient) -> Gradient:
-    """Pass the activation of Gaussian values, with the NF rules' gain."""
+    """Propagate through the activation of Gaussian values, with the NF rules' gain."""
     slope = squared_slope(config.activation, x.square, x.mean)
-    if config.activation == "relu":  # the quantiles of the output at which it passes
+    if config.activation == "relu":  # the quantiles of the output where it passes
         alive = y.shape > 0
         passed = (g.profile * alive).mean(axis=1) / np.maximum(alive.mean(axis=1), 1e-300)
         slope = slope * passed.reshape(-1, *(1,) * (slope.ndim - 1))
@@ -132,9 +134,9 @@ def activate(config: ResNetConfig, x: Signal, y: Signal, g: Gradient) -> Gradien
 
 
 def squared_slope(activation: ActivationChoice, square: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Return E[f'(z)^2] for z Gaussian of the given second moment and mean, elementwise.
+    """Return E[f'(z)^2] for Gaussian z of the given second moment and mean, elementwise.
 
-    ReLU and leaky ReLU by their closed forms, others by Gauss-Hermite quadrature.
+    ReLU and leaky ReLU have closed forms; the others use Gauss-Hermite quadrature.
 
     >>> float(squared_slope("relu", np.array([2.0]), np.array([0.0]))[0])
     0.5
@@ -144,7 +146,7 @@ def squared_slope(activation: ActivationChoice, square: np.ndarray, mean: np.nda
         slope = NEGATIVE_SLOPES[activation]
         ratio = np.divide(mean, std, out=np.sign(mean) * 40.0, where=std > 0)
         above = normal_cdf(ratio)
-        at_zero = 1.0 if slope else 0.0  # as JAX has it
+        at_zero = 1.0 if slope else 0.0  # as in JAX
         return np.where((std == 0) & (mean == 0), at_zero, above + slope**2 * (1.0 - above))
     nodes, weights = np.polynomial.hermite_e.hermegauss(64)
     z = mean[..., None] + std[..., None] * nodes
@@ -158,7 +160,7 @@ def _derivative(activation: ActivationChoice):
 
 
 def subsample_and_pad(x: Signal, block: BlockSpec, g: Gradient) -> Gradient:
-    """Pass option A: back to every ``strides``-th position; what reached the channels of zeros is lost."""
+    """Propagate through option A, back to every ``strides``-th position; what reached the zero channels is lost."""
     square = np.zeros(x.square.shape)
     old = len(x.channels)
     square[(slice(None), *(slice(None, None, block.strides),) * (square.ndim - 1))] = g.square[:old]
@@ -166,10 +168,10 @@ def subsample_and_pad(x: Signal, block: BlockSpec, g: Gradient) -> Gradient:
 
 
 def reflected_sum(skip: Signal, branch: Signal, g: Gradient) -> tuple[Gradient, Gradient]:
-    """Pass ``relu(skip + branch)``: the gradients with respect to the skip and to the branch.
+    """Propagate through ``relu(skip + branch)``: the gradients with respect to the skip and to the branch.
 
-    The gradient at a value of the skip is the mean over the branch's steps of what is at the value it becomes, nothing
-    where that is cut off: the adjoint of the reflected walk.
+    The gradient at a value of the skip is the mean, over the branch's steps, of the gradient at the value that it
+    becomes, and 0 where that is cut off: the adjoint of the reflected walk.
     """
     to_skip, profiles, to_branch = [], [], []
     for square, shape, incoming, profile in zip(skip.square, skip.shape, g.square, g.profile, strict=True):
@@ -184,7 +186,9 @@ def reflected_sum(skip: Signal, branch: Signal, g: Gradient) -> tuple[Gradient, 
 
 
 def rectified(x: Signal, g: Gradient) -> Gradient:
-    """Pass ``relu(x)`` of what is not negative: only where it is 0 there is something to lose, and only once."""
+    """Propagate through ``relu(x)`` of values that are not negative: only where they are 0 is anything lost, and only
+    once.
+    """
     alive = (g.profile * (x.shape > 0)).astype(float)
     share = alive.mean(axis=1)
     profile = np.divide(alive, share[:, None], out=np.ones_like(alive), where=share[:, None] > 0)

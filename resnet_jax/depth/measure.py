@@ -1,4 +1,4 @@
-"""Mean and mean square of what every block puts out, measured: in a given network, or over fresh random blocks."""
+"""Measure mean and mean square of every block's output, in a given network or over random blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from resnet_jax.ops.annotations import Images
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Moments of the stem's and of every block's output, over examples, positions and channels.
+    """Moments of the output of the stem and of every block, over examples, positions and channels.
 
     Attributes:
         stem: mean square and mean of the stem's output.
@@ -53,8 +53,8 @@ class Moments:
 def measure_moments(model: ResNet, variables: Any, images: Images, *, train: bool = True) -> Moments:
     """Return the moments of the stem and of every block of ``model`` for ``images``.
 
-    Nothing is dropped, whatever the network's rates of dropout and stochastic depth, and no activation is kept: each
-    is reduced to its two moments as it is computed.
+    Nothing is dropped, whatever the network's rates of dropout and stochastic depth. No activation is kept: each is
+    reduced to its two moments as it is computed.
 
     Args:
         model: the network.
@@ -77,17 +77,17 @@ def measure_moments(model: ResNet, variables: Any, images: Images, *, train: boo
 def sample_moments(config: ResNetConfig, key: Array, images: Images, *, train: bool = True) -> Moments:
     """Return the moments of a network of ``config`` at its random initialization, without ever building it.
 
-    Blocks of equal shape are one compiled function of a key, NF's beta and the input: it draws the parameters of one
-    block, applies it and forgets them. Neither compile time nor memory grows with depth: 1,202 layers compile like 14.
+    Blocks of equal shape share one compiled function of a key, NF's beta and the input: it draws the parameters of one
+    block, applies it and discards them. Neither compile time nor memory grows with depth: 1,202 layers compile like 14.
 
     Args:
         config: the network's choices.
-        key: for the parameters.
+        key: PRNG key for the parameters.
         images: normalized images.
-        train: normalize by the statistics of this batch; else at the initial running averages, 0 and 1.
+        train: normalize by the statistics of this batch; otherwise by the initial running averages, 0 and 1.
 
     Raises:
-        UsageError: a layer stands between the stages.
+        UsageError: there is a layer between the stages.
     """
     require_blocks_only(config)
     config = nothing_dropped(config)
@@ -125,12 +125,12 @@ def _measure(config: ResNetConfig, train: bool) -> Any:
     return jax.jit(measure)
 
 
-# Initialization and application are compiled apart: together they take XLA three times as long.
+# Initialization and application are compiled separately: together they take XLA three times as long.
 
 
 @functools.lru_cache(maxsize=16)
 def _stem(config: ResNetConfig, train: bool) -> tuple[Any, Any]:
-    """Return ``init(key, images)`` and ``apply(variables, images)``, which gives the output and its moments."""
+    """Return ``init(key, images)`` and ``apply(variables, images)``, which returns the output and its moments."""
     stem = Stem(config)
 
     def apply(variables, images):
@@ -142,7 +142,7 @@ def _stem(config: ResNetConfig, train: bool) -> tuple[Any, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _block(config: ResNetConfig, block: BlockSpec, train: bool) -> tuple[Any, Any]:
-    """Return ``init(key, x)`` and ``apply(variables, beta, x)``, which gives the output and its moments."""
+    """Return ``init(key, x)`` and ``apply(variables, beta, x)``, which returns the output and its moments."""
     module = Block(config, block)
 
     def apply(variables, beta, x):
@@ -153,7 +153,7 @@ def _block(config: ResNetConfig, block: BlockSpec, train: bool) -> tuple[Any, An
 
 
 def _compiled_init(module: nn.Module) -> Any:
-    # On the CPU, XLA spends seconds on optimizing each random draw
+    # on the CPU, XLA spends seconds optimizing each random draw
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(lambda key, x: module.init(key, x, train=False), compiler_options=options)
 

@@ -1,4 +1,4 @@
-"""Hooks for a user's own Linen blocks, and how their parts are named."""
+"""Hooks for your own Linen blocks, and the names of their parts."""
 
 from resnet_jax.instrument.hooks import BlockNames, Identity, instrumented
 from resnet_jax.models.collections import BLOCK_AXES

@@ -1,7 +1,7 @@
-"""Which paths carry the gradient: its size by the number of branches it comes through (Veit et al. 2016, section 4.2).
+"""Which paths carry the gradient: its size by the number of branches on the path (Veit et al. 2016, section 4.2).
 
-A network of L residual blocks is a sum over 2^L paths, each through the branch or by the skip of every block. A path of
-length k goes through k branches; there are C(L, k) of them. (arXiv 1605.06431; their figure 6)
+A network of L residual blocks is a sum over 2^L paths, each through the branch or the skip of every block. A path of
+length k goes through k branches, and there are C(L, k) of them (arXiv 1605.06431; their figure 6).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BRANCH, _SKIP = "branch", "skip"
 
 @dataclasses.dataclass(frozen=True)
 class PathLengths:
-    """The gradient at the first block's input, by how many branches it came through.
+    """The gradient at the first block's input, by the number of branches it passed.
 
     Attributes:
         lengths: numbers of branches k, int (lengths,).
-        log_norm: natural logarithm of the mean norm of the gradient along one path of that length, (lengths,);
-            -inf where float32 has no number so small.
+        log_norm: natural logarithm of the mean norm of the gradient along one path of that length, (lengths,); -inf
+            where it underflows float32.
         log_paths: logarithm of the number of such paths, C(L, k), (lengths,).
         norms: of each sampled path, (lengths, draws).
         blocks: L.
@@ -49,9 +49,10 @@ class PathLengths:
 
     @property
     def contribution(self) -> np.ndarray:
-        """Share of each length in the sum of paths times mean norm over all lengths between, (lengths,).
+        """Share of each length in the total of number of paths times mean norm, over all lengths in between,
+        (lengths,).
 
-        It sums to 1 where every length was measured; see :meth:`over_all_lengths`.
+        It sums to 1 if every length was measured; see :meth:`over_all_lengths`.
         """
         every, shares = self.over_all_lengths()
         return shares[np.searchsorted(every, self.lengths)]
@@ -59,12 +60,12 @@ class PathLengths:
     def over_all_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Return every length from the shortest measured to the longest, and its share; the shares sum to 1.
 
-        Between measured lengths the logarithm of the mean norm is interpolated.
+        Between measured lengths, the logarithm of the mean norm is interpolated.
         """
         every = np.arange(self.lengths[0], self.lengths[-1] + 1)
         known = np.isfinite(self.log_norm)
         norms = np.interp(every, self.lengths, np.where(known, self.log_norm, 0.0))
-        gone = np.interp(every, self.lengths, np.where(known, 0.0, 1.0)) > 0  # beside a length whose gradient is 0
+        gone = np.interp(every, self.lengths, np.where(known, 0.0, 1.0)) > 0  # next to a length whose gradient is 0
         logs = np.where(gone, -np.inf, norms) + np.asarray([_log_paths(self.blocks, int(k)) for k in every])
         highest = np.max(logs)
         if not np.isfinite(highest):
@@ -73,7 +74,7 @@ class PathLengths:
         return every, shares / shares.sum()
 
     def effective_lengths(self, share: float = 0.95) -> tuple[int, int]:
-        """Return the shortest and longest of the central lengths that hold so much of the contribution."""
+        """Return the shortest and longest of the central lengths that make up this share of the contribution."""
         every, shares = self.over_all_lengths()
         tail = (1.0 - share) / 2.0
         low, high = np.minimum(np.searchsorted(np.cumsum(shares), [tail, 1.0 - tail]), len(every) - 1)
@@ -95,23 +96,23 @@ def path_lengths(
 ) -> PathLengths:
     """Measure gradients along random paths of each length.
 
-    The forward pass is whole. On the way back, k random blocks pass the gradient through their branch only and all
-    others by their skip only.
+    The forward pass is complete. In the backward pass, k random blocks pass the gradient only through their branch and
+    all others only through their skip.
 
     Args:
         model: a network whose blocks have a branch and a skip.
         variables: in the layout of its execution.
         images: a batch.
         labels: for the loss.
-        lengths: which; None: all, or some 40 of them in a deep network.
-        draws: paths of each length.
+        lengths: lengths to measure; None: all, or about 40 of them in a deep network.
+        draws: number of paths of each length.
         train: normalize by the statistics of this batch instead of the running averages.
-        loss: per-example loss; its mean is what is differentiated.
-        seed: of the paths.
+        loss: per-example loss, whose mean is differentiated.
+        seed: seed of the paths.
         anatomy: what a block is; None: this library's.
 
     Raises:
-        UsageError: blocks without a skip, lengths that do not exist, or gradients that float32 cannot hold.
+        UsageError: blocks without a skip, lengths that do not exist, or gradients beyond the range of float32.
     """
     anatomy, model = BlockNames() if anatomy is None else anatomy, without_drops(model)
     chart = chart_of(model, variables, images, anatomy, train)
@@ -156,7 +157,7 @@ def gradient_through(
     loss: Loss,
     anatomy: BlockNames,
 ) -> Any:
-    """Return ``(branch (blocks,), skip (blocks,)) -> `` the norm of the gradient at the first block's input.
+    """Return a function ``(branch (blocks,), skip (blocks,)) ->`` norm of the gradient at the first block's input.
 
     The two arrays multiply the gradient that goes back into each block's branch and skip.
     """

@@ -1,8 +1,8 @@
-"""Mean square and mean of what every block puts out at initialization, predicted without running the network.
+"""Predict mean square and mean of every block's output at initialization, without running the network.
 
-Mean-field propagation. Everything is an expectation over the random weights and over images whose pixels are
-independent N(0, 1). Two maps over the positions are carried from layer to layer, mean square ``q(p)`` and mean
-``m(p)`` of an activation, so that zero padding is exact: near a border a window sums fewer terms.
+This is mean-field propagation: everything is an expectation over the random weights and over images whose pixels are
+independent N(0, 1). Two maps over the positions are propagated from layer to layer, mean square ``q(p)`` and mean
+``m(p)`` of an activation, so that zero padding is exact: near a border, a window sums fewer terms.
 
 ==========================  ==========================================================================================
 layer                       rule
@@ -12,14 +12,14 @@ convolution                 weights of mean 0 and variance s^2: ``q(p) -> s^2 c_
 standardized convolution    weights of a unit sum to 0, their squares to a constant: ``q`` becomes the variance within
                             a window, padding included (Brock et al. 2021, arXiv 2101.08692, section 4.1)
 activation                  second moment and mean of f(N(m, q - m^2)); for ReLU at m = 0: ``q / 2``, ``sqrt(q / 2 pi)``
-norm                        divides by the mean over positions, ``q(p) -> q(p) / mean q``, ``m -> 0`` on the average
+norm                        divides by the mean over positions, ``q(p) -> q(p) / mean q``, ``m -> 0`` on average
 skip + branch               the branch has mean 0 and is independent: ``q`` adds. A branch that starts at 0 adds nothing
-``relu(skip + branch)``     nothing if the branch is 0, for the skip is not negative already. A projected skip is
-                            Gaussian. Else the skip is a random walk reflected at 0, whose distribution is carried too
+``relu(skip + branch)``     no change if the branch is 0, because the skip is not negative. A projected skip is
+                            Gaussian. Otherwise the skip is a random walk reflected at 0, whose distribution is tracked
 ==========================  ==========================================================================================
 
-What the rules leave out is the scatter of one draw of the weights, of relative size sqrt(5 / width) for each layer of
-a ReLU net without norm and much less for the others, and how an image's own signal differs from the mean over images.
+The rules leave out the scatter of a single draw of the weights, of relative size sqrt(5 / width) for each layer of a
+ReLU network without norm and much less for the others, and how an image's own signal differs from the mean over images.
 """
 
 from __future__ import annotations
@@ -48,23 +48,24 @@ def predict_moments(
 ) -> Moments:
     """Return the moments of every block's output at initialization, as an expectation over the weights.
 
-    Nothing is dropped: dropout and stochastic depth are taken as 0, as in :func:`~resnet_jax.depth.measure_moments`.
+    Dropout and stochastic depth are taken as 0, as in :func:`~resnet_jax.depth.measure_moments`.
 
-    How near a measurement comes (16 to 32 channels, 8 to 16 pixels, mean of 8 draws): zero branches with option A 1 %
+    How close a measurement comes (16 to 32 channels, 8 to 16 pixels, mean of 8 draws): zero branches with option A, 1 %
     of the stem's scale; with norm, or with the NF rules, 5 % (10 % for group and layer norm, and after a stem that
-    max-pools); without norm 15 % at 64 channels and 6 blocks, and worse with depth, for the scatter multiplies. One
-    draw of a network with projections scatters by about 10 % a projection at 16 channels; so does its stem.
+    max-pools); without norm, 15 % at 64 channels and 6 blocks, and worse with depth because the scatter multiplies. A
+    single draw of a network with projections scatters by about 10 % per projection at 16 channels, and so does its
+    stem.
 
     Args:
         config: the network's choices.
         image_size: side of the images, or one size for each spatial dimension.
-        stem: mean square and mean of the stem's output, numbers or maps over its positions. None computes them for
-            images of independent N(0, 1) pixels; a maximum over windows has no closed form, so for stems that
-            max-pool, and for other images, give what was measured (``measure_moments(...).stem``).
-        train: normalize by batch statistics; else at the initial running averages, which change nothing.
+        stem: mean square and mean of the stem's output, as numbers or maps over its positions. None computes them for
+            images of independent N(0, 1) pixels. A maximum over windows has no closed form, so for stems that max-pool,
+            and for other images, pass measured values (``measure_moments(...).stem``).
+        train: normalize by batch statistics; otherwise by the initial running averages, which change nothing.
 
     Raises:
-        UsageError: no closed form is offered for the network; the message says for which part of it.
+        UsageError: there is no closed form for the network; the message says for which part of it.
 
     >>> from resnet_jax.models import create_model
     >>> config = create_model("nf_resnet20_cifar").config
@@ -83,7 +84,7 @@ def predict_moments(
 
 
 def check_predictable(config: ResNetConfig) -> None:
-    """Refuse what has no rule."""
+    """Reject what has no rule."""
     identity = config.shortcut not in ("C", "none")
     for name, value in (("block", config.block), ("norm", config.norm)):
         if value not in CHOICES[name]:
@@ -116,7 +117,7 @@ def check_predictable(config: ResNetConfig) -> None:
 def predict_stem(
     config: ResNetConfig, image_size: int | Sequence[int], stem: tuple[ArrayLike, ArrayLike] | None, train: bool
 ) -> Signal:
-    """Return what enters the first block: ``stem`` where it is given, else for images of N(0, 1) pixels."""
+    """Return the input of the first block: ``stem`` if given, otherwise that for images of N(0, 1) pixels."""
     return _stem(config, image_size, train) if stem is None else _given_stem(config, image_size, stem)
 
 
@@ -148,7 +149,7 @@ def _stem(config: ResNetConfig, image_size: int | Sequence[int], train: bool) ->
 
 
 def _given_stem(config: ResNetConfig, image_size: int | Sequence[int], stem: tuple[ArrayLike, ArrayLike]) -> Signal:
-    """Take the stem's moments as they are given, for every channel alike."""
+    """Use the given moments of the stem, the same for every channel."""
     sizes = tuple(-(-size // config.stem_stride) for size in _sizes(config, image_size))
     square, mean = (np.broadcast_to(np.asarray(value, np.float64), sizes)[None] for value in stem)
     shape = mean_field.rectified_normal(float(mean.mean() ** 2 / max(square.mean(), 1e-300)))

@@ -1,20 +1,20 @@
-"""Squared norm of the gradient at every block at initialization, predicted without running the network.
+"""Predict the squared norm of the gradient at every block at initialization, without running the network.
 
-Expectations over the weights, under the assumption that gradients are independent of the weights they pass (Schoenholz
-et al. 2017, arXiv 1611.01232; for residual networks Yang & Schoenholz 2017, arXiv 1712.08969).
+These are expectations over the weights, assuming that gradients are independent of the weights they pass (Schoenholz et
+al. 2017, arXiv 1611.01232; for residual networks Yang & Schoenholz 2017, arXiv 1712.08969).
 
 ==========================  ==========================================================================================
 layer                       rule for the mean square of the gradient, from the layer's output to its input
 ==========================  ==========================================================================================
-convolution                 weights of variance s^2: ``g(p) -> s^2 c_out sum_window g``, over the windows that p is in
+convolution                 weights of variance s^2: ``g(p) -> s^2 c_out sum_window g``, over the windows that contain p
                             (He et al. 2015, arXiv 1502.01852, eq. 14)
 activation                  ``g E[f'(z)^2]``, z as in the forward pass; for ReLU at mean 0: ``g / 2``
-norm                        divided by the variance; for batch and instance norm that is the mean square less the mean
+norm                        divided by the variance; for batch and instance norm that is the mean square minus the mean
                             square of the channels' means: ``1 - 1 / pi`` of it after ReLU (Yang et al. 2019,
                             arXiv 1902.08129). Of M numbers normalized together, 2 directions are lost
-skip + branch               the two gradients add, for the branch's weights have mean 0
-``relu(skip + branch)``     where it is negative it passes nothing. Along skips this is not independent from block to
-                            block: how the gradient depends on the skip's value is carried, backward along the
+skip + branch               the two gradients add, because the branch's weights have mean 0
+``relu(skip + branch)``     passes nothing where it is negative. Along skips this is not independent from block to
+                            block: the dependence of the gradient on the skip's value is tracked backward along the
                             reflected walk of the forward pass. Skips of zero branches lose half, once
 ==========================  ==========================================================================================
 """
@@ -41,8 +41,8 @@ class Gradients:
     """Gradients through depth.
 
     Attributes:
-        squared_norm: of the gradient with respect to the input of every block and the output of the last, relative to
-            the last, ``(blocks + 1,)`` in depth order.
+        squared_norm: squared norm of the gradient with respect to the input of every block and the output of the last,
+            relative to the last, ``(blocks + 1,)`` in depth order.
         stage: the stage of each block, from 0, ``(blocks,)``.
     """
 
@@ -60,18 +60,18 @@ def predict_gradients(
 ) -> Gradients:
     """Return how much of a random gradient at the last block's output reaches every block's input, at initialization.
 
-    Arguments and what is dropped are those of :func:`~resnet_jax.depth.predict_moments`. The gradient starts as
+    Arguments, and what is dropped, are those of :func:`~resnet_jax.depth.predict_moments`. The gradient starts as
     independent N(0, 1) numbers.
 
     Args:
         config: the network's choices.
         image_size: side of the images, or one size for each spatial dimension.
-        stem: mean square and mean of the stem's output, where it pools a maximum.
-        train: normalize by batch statistics; else at the initial running averages.
-        batch: examples a batch norm sees; None is a large number.
+        stem: mean square and mean of the stem's output, required if it max-pools.
+        train: normalize by batch statistics; otherwise by the initial running averages.
+        batch: number of examples that a batch norm sees; None is a large number.
 
     Raises:
-        UsageError: no closed form is offered for the network; the message says for which part of it.
+        UsageError: there is no closed form for the network; the message says for which part of it.
 
     >>> from resnet_jax.models import create_model
     >>> config = create_model("rezero_resnet20_cifar").config

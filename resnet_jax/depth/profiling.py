@@ -42,22 +42,22 @@ def profile(
 ) -> DepthProfile:
     """Measure what reaches every block of a network, forward and backward, on one batch.
 
-    Works at initialization and on a trained network, unrolled, scanned and rematerialized, in any dtype (sums are in
-    float32 or wider), and on a batch that is sharded over devices: the numbers are those of the whole batch. The
-    first call for a network compiles; later ones with arrays of the same shapes do not.
+    It works at initialization and on a trained network, unrolled, scanned and rematerialized, in any dtype (sums are in
+    float32 or wider), and on a batch that is sharded over devices, where the numbers are those of the whole batch. The
+    first call for a network compiles; later calls with arrays of the same shapes do not.
 
     Args:
         model: a Linen module called as ``model(x, train=...)``.
-        variables: ``params`` and, with batch norm, ``batch_stats``; in the layout of the network's execution.
+        variables: ``params`` and, with batch norm, ``batch_stats``, in the layout of the network's execution.
         images: normalized images (or whatever the network takes).
         labels: for the loss: one array, or several by name.
-        train: batch norm normalizes by the statistics of this batch, as in a train step; else by its running averages.
-            ``about["normalization"]`` of the result says which. Ours drop nothing in either case; other networks drop
-            what they drop, by ``key``.
-        loss: per-example loss ``(logits, labels) -> (N,)``; its mean is what is differentiated.
+        train: batch norm normalizes by the statistics of this batch, as in a train step; otherwise by its running
+            averages. ``about["normalization"]`` of the result says which. This library's networks drop nothing in
+            either case; other networks drop what they drop, by ``key``.
+        loss: per-example loss ``(logits, labels) -> (N,)``, whose mean is differentiated.
         optimizer: ``(transformation, its state)`` to measure updates with.
         anatomy: what a block is; None: this library's.
-        key: for what other people's networks drop.
+        key: PRNG key for what other networks drop.
 
     Raises:
         UsageError: the network has no such blocks, or its variables do not fit.
@@ -118,13 +118,13 @@ def _measure(
 
     def call(*operands):
         found = compiled(*operands)
-        return found, charts[-1]  # all traces of one network have equal charts, but for sizes that are not used
+        return found, charts[-1]  # all traces of one network have equal charts, except for sizes that are not used
 
     return call
 
 
 def _norms(tree: Any) -> dict[str, Array]:
-    """Return the norm of every leaf by its path; of a stacked leaf one for each block, ``(blocks,)``."""
+    """Return the norm of every leaf by its path; for a stacked leaf one per block, ``(blocks,)``."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {"/".join(str(part.key) for part in path): leaf for path, leaf in leaves}
     return {
@@ -140,12 +140,12 @@ def _result(
         {name: np.asarray(value, np.float64) for name, value in found[part].items()} for part in ("forward", "backward")
     )
     loss = float(found["loss"])
-    if not np.isfinite(loss):  # masks of what is no number let no gradient through: the zeros would say "vanished"
+    if not np.isfinite(loss):  # masks of NaN let no gradient through, and the zeros would look like vanishing gradients
         backward = {point: np.full_like(norms, np.nan) for point, norms in backward.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
         cosine = forward["inner"] / (forward["skip_norm"] * forward["branch_norm"])
     # A skip that takes its own input parts from the branch at the block's input, before any pre-activation; one that
-    # takes what the branch takes (a projection in pre-activation order) parts behind it.
+    # takes the input of the branch (a projection in pre-activation order) parts after it.
     seen = backward["seen"] > 0
     before = np.where(np.isnan(backward["preact"]), backward["branch_in"], backward["preact"])
     parameters = _parameters(found["parameters"], chart)
@@ -209,7 +209,7 @@ def _per_block(parameters: dict[str, Any], blocks: int) -> dict[str, np.ndarray]
 
 
 def describe_normalization(model: nn.Module, variables: Mapping[str, Any], train: bool) -> str:
-    """Say what the network normalizes by."""
+    """Return what the network normalizes by."""
     config = getattr(model, "config", None)
     norm = getattr(config, "norm", None)
     if jax.tree.leaves(variables.get("batch_stats", {})):
@@ -227,14 +227,14 @@ def describe_normalization(model: nn.Module, variables: Mapping[str, Any], train
 
 
 def without_drops(model: nn.Module) -> nn.Module:
-    """Return a network of ours without dropout and stochastic depth, any other as it is."""
+    """Return one of our networks without dropout and stochastic depth; other networks are unchanged."""
     return ResNet(nothing_dropped(model.config)) if isinstance(model, ResNet) else model
 
 
 def chart_of(
     model: nn.Module, variables: Mapping[str, Any], images: Images, anatomy: BlockNames, train: bool
 ) -> BlockIndex:
-    """Return the chart of a network's blocks; nothing is computed."""
+    """Return the chart of a network's blocks without computing anything."""
     charts: list[BlockIndex] = []
 
     def look(variables, images):

@@ -1,8 +1,8 @@
-"""Variance of signals and squared norm of gradients through depth at random initialization, measured in any network.
+"""Measure the variance of signals and the squared norm of gradients through depth at initialization, in any network.
 
-The gradient is that of a random linear function of the last block's output, so that no loss and no classifier has a
-part in it: its squared norm at a block's input, divided by the one at the last block's output, says how much of a
-gradient gets through all the blocks above.
+The gradient is that of a random linear function of the last block's output, so that neither loss nor classifier plays a
+part. Its squared norm at a block's input, relative to the one at the last block's output, says how much of a gradient
+gets through all the blocks above.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from resnet_jax.ops import at_least_float32
 
 @dataclasses.dataclass(frozen=True)
 class Propagation:
-    """What arrives at each depth, for each draw of the weights. Depth d lies behind d blocks: 0 is the first's input.
+    """What arrives at each depth, for each draw of the weights. Depth d is after d blocks: 0 is the first block's
+    input.
 
     Attributes:
         mean_square: mean square of the signal over examples, positions and channels, ``(draws, blocks + 1)``.
@@ -52,18 +53,18 @@ def measure_propagation(
     anatomy: BlockNames | None = None,
     train: bool = True,
 ) -> Propagation:
-    """Draw the weights of ``model`` a few times and measure what gets through its blocks, forward and backward.
+    """Draw the weights of ``model`` several times and measure what gets through its blocks, forward and backward.
 
-    Networks of this library run in a loop over their blocks, recomputing each on the way back, with nothing dropped:
-    neither compile time nor memory grows much with depth.
+    Networks of this library run in a loop over their blocks, recompute each in the backward pass, and drop nothing, so
+    that neither compile time nor memory grows much with depth.
 
     Args:
         model: any Linen network called as ``model(x, train=...)``.
-        inputs: a batch, or the shape of one of independent N(0, 1) numbers, ``(n, *spatial, c)``.
-        key: for weights, inputs and the linear functions.
-        draws: of the weights.
-        anatomy: what is a block; None is a block of this library.
-        train: the mode the network is called with.
+        inputs: a batch, or the shape of a batch of independent N(0, 1) numbers, ``(n, *spatial, c)``.
+        key: PRNG key for weights, inputs and the linear functions.
+        draws: number of draws of the weights.
+        anatomy: what a block is; None: this library's.
+        train: the mode in which the network is called.
 
     Raises:
         UsageError: the network has no such blocks.
@@ -88,7 +89,9 @@ def measure_propagation(
 
 
 def _lean(model: nn.Module) -> nn.Module:
-    """Return a network of this library in the form that compiles fastest and keeps least; others as they are."""
+    """Return a network of this library in the form that compiles fastest and uses least memory; others are
+    unchanged.
+    """
     if not isinstance(model, ResNet):
         return model
     return ResNet(
@@ -119,7 +122,7 @@ def _measure(model: nn.Module, chart: BlockIndex, anatomy: BlockNames, train: bo
                 mean = jnp.mean(wide)
                 moments = [jnp.mean(jnp.square(wide)), jnp.mean(jnp.square(wide - mean))]
                 block.put_variable(SIGNALS, point, jnp.stack(moments))
-            if point == "output":  # after the probe, which sees what this sends back
+            if point == "output":  # after the probe, which sees the gradient that this returns
                 weights = jax.random.normal(key, x.shape, wide.dtype) * block.get_variable(GATES, "last")
                 block.put_variable(SIGNALS, "function", jnp.sum(weights * wide))
             return x

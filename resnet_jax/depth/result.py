@@ -1,4 +1,4 @@
-"""What :func:`resnet_jax.depth.profile` found: plain arrays in depth order that can be kept and compared."""
+"""The result of :func:`resnet_jax.depth.profile`: plain arrays in depth order that can be saved and compared."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from resnet_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class DepthProfile:
-    """Signals and gradients at every block, float64 ``(blocks,)`` in depth order unless said otherwise.
+    """Signals and gradients at every block, float64 ``(blocks,)`` in depth order unless stated otherwise.
 
     Norms are Euclidean, over the whole batch; gradients are those of the mean loss. NaN marks what a block does not
-    have: a plain net has no skip; and all gradients where the loss is not finite.
+    have (a plain network has no skip), and all gradients if the loss is not finite.
 
     Attributes:
         names: path of each block.
         stage: stage of each block, from 0, int.
-        elements: values in each block's output, over the whole batch, int.
+        elements: number of values in each block's output, over the whole batch, int.
         act_mean: mean of the block's output.
         act_var: variance of the block's output, over images, positions and channels.
         act_norm: norm of the block's output.
         zero_share: share of its activations that are exactly 0.
         dead_units: share of channels whose activation is 0 everywhere.
-        skip_norm: norm of what the skip brings to the sum.
+        skip_norm: norm of what the skip contributes to the sum.
         branch_norm: norm of what the branch adds.
         branch_skip_cosine: cosine of the angle between the two.
-        grad_norm: norm of dL/dx, x the block's input: what the block hands on to the one before it.
-        grad_norm_out: norm of dL/dy, y the block's output.
-        branch_grad_norm: norm of the part of it that came through the branch, where skip and branch part.
-        skip_grad_norm: the part that came through the skip. (Where a projection shares the branch's pre-activation,
-            they part behind that.)
+        grad_norm: norm of dL/dx, where x is the block's input: what the block passes to the one before it.
+        grad_norm_out: norm of dL/dy, where y is the block's output.
+        branch_grad_norm: norm of the part of dL/dx that came through the branch, at the point where skip and branch
+            part.
+        skip_grad_norm: norm of the part that came through the skip. (If a projection shares the branch's
+            pre-activation, they part after that.)
         weight_norm: norm of all parameters of the block.
         weight_grad_norm: norm of the gradient with respect to them.
         update_norm: norm of the optimizer's update of them; NaN without an optimizer.
-        parameters: path of each parameter of the network, stacked blocks listed one by one.
-        parameter_block: depth index of the block it is in, int; -1 for stem, head and the like.
+        parameters: path of each parameter of the network, with stacked blocks listed one by one.
+        parameter_block: depth index of the block it is in, int; -1 for stem, head and so on.
         parameter_weight_norm: norm of each parameter, ``(parameters,)``.
         parameter_grad_norm: norm of its gradient.
         parameter_update_norm: norm of its update.
@@ -83,7 +84,7 @@ class DepthProfile:
 
     @property
     def branch_skip_ratio(self) -> np.ndarray:
-        """Norm of the branch over that of the skip; infinite where the skip is 0."""
+        """Norm of the branch divided by that of the skip; infinite where the skip is 0."""
         return _ratio(self.branch_norm, self.skip_norm)
 
     @property
@@ -108,7 +109,7 @@ class DepthProfile:
         return _ratio(self.parameter_update_norm, self.parameter_weight_norm)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Return everything that has one row per block, the ratios too, by name."""
+        """Return all columns with one row per block, including the ratios, by name."""
         fields = [f.name for f in dataclasses.fields(self) if f.name not in ("names", "about")]
         table = {name: getattr(self, name) for name in fields if not name.startswith("parameter")}
         ratios = ("branch_skip_ratio", "branch_grad_share", "weight_grad_ratio", "update_ratio")
@@ -129,15 +130,15 @@ class DepthProfile:
         return {name: _ratio(theirs[name], mine[name]) for name in mine if name not in ("stage", "elements")}
 
     def save(self, path: str | Path) -> None:
-        """Write an npz: one array per column, ``names``, the parameters' columns, ``about`` as JSON text."""
+        """Write an npz file: one array per column, ``names``, the parameters' columns, and ``about`` as JSON text."""
         save_arrays(self, path, **self.columns())
 
     @classmethod
     def load(cls, path: str | Path) -> DepthProfile:
-        """Invert :meth:`save`.
+        """Read the result of :meth:`save`.
 
         Raises:
-            UsageError: the file is no profile.
+            UsageError: the file is not a profile.
         """
         return load_arrays(cls, path)
 

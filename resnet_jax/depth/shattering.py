@@ -1,8 +1,8 @@
-"""Shattered gradients: how alike the gradients at neighbouring inputs are (Balduzzi et al. 2017, arXiv 1702.08591).
+"""Shattered gradients: how similar the gradients at neighboring inputs are (Balduzzi et al. 2017, arXiv 1702.08591).
 
-Along a line through the space of inputs, the gradient of a shallow network looks like a random walk (brown noise) and
-that of a deep plain one like white noise; skips keep it brown. :func:`measure_shattering` measures that for a network,
-:func:`gradient_correlation` and :func:`wide_gradient_correlation` say what theory expects of two inputs at random
+Along a line through input space, the gradient of a shallow network resembles a random walk (brown noise), and that of a
+deep plain network resembles white noise; skips keep it brown. :func:`measure_shattering` measures this for a network.
+:func:`gradient_correlation` and :func:`wide_gradient_correlation` return what theory predicts for two inputs at random
 initialization.
 """
 
@@ -31,13 +31,13 @@ from resnet_jax.tasks.losses import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Shattering:
-    """Gradients at neighbouring points of a line, and how alike they are.
+    """Gradients at neighboring points of a line, and how similar they are.
 
     Attributes:
-        position: of each point, from 0 at the start to 1 at its end, float64 ``(points,)``.
-        value: of the function at each point, float64 ``(points,)``.
+        position: of each point, from 0 at the start to 1 at the end, float64 ``(points,)``.
+        value: value of the function at each point, float64 ``(points,)``.
         grad_norm: norm of its gradient with respect to the input, float64 ``(points,)``.
-        autocorrelation: of the gradients, float64 ``(lags + 1,)``; see :func:`autocorrelation`.
+        autocorrelation: autocorrelation of the gradients, float64 ``(lags + 1,)``; see :func:`autocorrelation`.
         cosine: cosine of the angle between the gradients at points i and i + 1, float64 ``(points - 1,)``; NaN where
             one of them is 0.
         about: what was measured.
@@ -51,15 +51,15 @@ class Shattering:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write an npz: one array per attribute, ``about`` as JSON text."""
+        """Write an npz file: one array per attribute, and ``about`` as JSON text."""
         save_arrays(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Shattering:
-        """Invert :meth:`save`.
+        """Read the result of :meth:`save`.
 
         Raises:
-            UsageError: the file is none of this kind.
+            UsageError: the file is of another kind.
         """
         return load_arrays(cls, path)
 
@@ -67,14 +67,14 @@ class Shattering:
 def gradients_along_line(
     function: Callable[[Array], Array], start: ArrayLike, stop: ArrayLike, points: int, *, batch: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return values ``(points,)`` and gradients ``(points, *shape)`` of a function at points of a line, both included.
+    """Return values ``(points,)`` and gradients ``(points, *shape)`` of a function at points of a line, ends included.
 
     Args:
-        function: of one input of the shape of ``start``; gives a scalar.
+        function: a function of one input of the shape of ``start`` that returns a scalar.
         start: first point.
         stop: last point, of the same shape.
-        points: how many, equally spaced.
-        batch: points that are computed together.
+        points: number of points, equally spaced.
+        batch: number of points computed together.
 
     Raises:
         UsageError: the ends differ in shape, or there are fewer than two points.
@@ -88,7 +88,7 @@ def gradients_along_line(
 
 
 def line(start: ArrayLike, stop: ArrayLike, points: int) -> np.ndarray:
-    """Return equally spaced points from ``start`` to ``stop``, both included, ``(points, *shape)``.
+    """Return equally spaced points from ``start`` to ``stop``, ends included, ``(points, *shape)``.
 
     Raises:
         UsageError: the ends differ in shape, or there are fewer than two points.
@@ -105,20 +105,20 @@ def line(start: ArrayLike, stop: ArrayLike, points: int) -> np.ndarray:
 def autocorrelation(gradients: ArrayLike, lags: int, *, center: bool = True, unbiased: bool = False) -> np.ndarray:
     r"""Return the autocorrelation of a sequence of vectors at lags 0 to ``lags``, float64 ``(lags + 1,)``.
 
-    With g_i the vectors, less their mean over i where ``center``, and n of them::
+    With n vectors g_i, less their mean over i if ``center``::
 
         R(k) = sum_{i < n - k} <g_i, g_{i+k}> / sum_i <g_i, g_i>
 
-    and with ``unbiased`` that times n / (n - k): means of products, not sums. All dimensions share one denominator, so
-    those with larger gradients weigh more; a scale common to all vectors cancels. R(0) = 1.
+    ``unbiased`` multiplies this by n / (n - k), which gives means of products instead of sums. All dimensions share one
+    denominator, so those with larger gradients weigh more; a scale common to all vectors cancels. R(0) = 1.
 
-    In expectation, centred and biased, n vectors of white noise have R(k) = -(n - k) / (n (n - 1)) for k > 0, which
-    is nearly 0, and a random walk falls slowly: about 1 - 5 k / n for k much smaller than n.
+    In expectation, centered and biased, n vectors of white noise have R(k) = -(n - k) / (n (n - 1)) for k > 0, which is
+    nearly 0, and a random walk falls slowly: about 1 - 5 k / n for k much smaller than n.
 
     Args:
         gradients: ``(n, *shape)``.
         lags: the largest lag, less than n.
-        center: remove the mean over the sequence, of each dimension.
+        center: remove the mean over the sequence, for each dimension.
         unbiased: divide by the number of products instead of by n.
 
     Raises:
@@ -160,22 +160,22 @@ def measure_shattering(
 
     Args:
         model: a Linen module called as ``model(x, train=...)``.
-        variables: ``params`` and, with batch norm, ``batch_stats``; in the layout of the network's execution.
+        variables: ``params`` and, with batch norm, ``batch_stats``, in the layout of the network's execution.
         start: a normalized image.
         stop: another one.
-        points: of the line.
+        points: number of points on the line.
         of: the class whose logit is differentiated, or ``"loss"``: the cross-entropy of ``label``.
         label: class for the loss.
-        statistics: what batch norm normalizes by: its ``running`` averages, or the statistics of the ``line``, all its
-            points as one batch. These are constants too: the gradient at a point is that of its own output alone, not
-            through what it does to the statistics. A network at initialization needs the latter: its running averages
-            have seen nothing. For :class:`resnet_jax.models.ResNet` only.
+        statistics: what batch norm normalizes by: its ``running`` averages, or the statistics of the ``line``, with all
+            its points as one batch. These are constants too: the gradient at a point is that of its own output alone,
+            not of its effect on the statistics. A network at initialization needs the latter, because its running
+            averages have seen no data. For :class:`resnet_jax.models.ResNet` only.
         lags: largest lag of the autocorrelation.
         center: see :func:`autocorrelation`.
-        batch: points that are computed together.
+        batch: number of points computed together.
 
     Raises:
-        UsageError: what is asked for does not exist.
+        UsageError: something that was asked for does not exist.
 
     >>> from resnet_jax.models import create_model, init_variables
     >>> model = create_model("resnet20_cifar", stage_sizes=(1,), widths=(4,), num_classes=3)
@@ -215,25 +215,25 @@ def gradient_correlation(
 ) -> float:
     """Return the correlation of the gradients at two typical inputs at random initialization.
 
-    Exact in the model of the paper: weights of variance 2 / N (He) and independent gates, each open for half of the
-    inputs; of the units that are open for one input, the share ``coactivity`` is open for the other (for two typical
-    inputs 1/2: a quarter of all units are open for both). Every layer then multiplies
+    It is exact in the model of the paper: weights of variance 2 / N (He) and independent gates, each open for half of
+    the inputs. Of the units that are open for one input, the share ``coactivity`` is open for the other (for two
+    typical inputs 1/2: a quarter of all units are open for both). Every layer then multiplies
 
-    * in a plain net the covariance by ``coactivity`` and the variance by 1: the correlation is 1 / 2^L (theorem 1);
+    * in a plain net, the covariance by ``coactivity`` and the variance by 1: the correlation is 1 / 2^L (theorem 1);
     * in a residual net, x + W relu(x), by 1 + coactivity and 2: it is (3/4)^L (theorem 2);
     * in a residual net with batch norm, x + beta W relu(BN(x)), by 1 + c coactivity and 1 + c, where layer l has
-      c = beta^2 / (beta^2 (l - 1) + 1), for BN divides by the standard deviation, which grows with depth. The variances
-      have the product beta^2 L + 1, the covariances about its square root: the correlation falls no faster than
-      1 / (beta sqrt(L)) (theorem 3).
+      c = beta^2 / (beta^2 (l - 1) + 1), because BN divides by the standard deviation, which grows with depth. The
+      variances have the product beta^2 L + 1, the covariances about its square root: the correlation falls no faster
+      than 1 / (beta sqrt(L)) (theorem 3).
 
     Args:
-        layers: L, of gates.
-        skip: the residual net.
-        beta: weight of the branch in a residual net with batch norm; None: without.
+        layers: L, the number of layers of gates.
+        skip: whether the net is residual.
+        beta: weight of the branch in a residual net with batch norm; None: no batch norm.
         coactivity: share in [0, 1].
 
     Raises:
-        UsageError: ``beta`` without ``skip``, or a share outside of [0, 1].
+        UsageError: ``beta`` without ``skip``, or a share outside [0, 1].
 
     >>> gradient_correlation(10) == 2**-10, gradient_correlation(10, skip=True) == 0.75**10
     (True, True)
@@ -253,18 +253,18 @@ def gradient_correlation(
 
 
 def wide_gradient_correlation(cosine: float, layers: int, *, skip: bool = False) -> float:
-    """Return the same for two given inputs of an infinitely wide net, whose gates are what the inputs make them.
+    """Return the same for two given inputs of an infinitely wide net, whose gates depend on the inputs.
 
-    Between Gaussian pre-activations of cosine r the co-activity is 1 - arccos(r) / pi, and rectified they have the
-    cosine k(r) = (sqrt(1 - r^2) + r (pi - arccos r)) / pi (Cho and Saul 2009, kernels of degree 0 and 1). A plain layer
-    W relu(x) makes k(r) of r, a residual one x + W relu(x), of independent halves, (r + k(r)) / 2. Since r tends to 1,
-    real nets without biases and batch norm shatter far less than :func:`gradient_correlation` says of typical inputs,
-    which is this one with r = 0 in every layer.
+    Gaussian pre-activations of cosine r have the co-activity 1 - arccos(r) / pi, and after ReLU the cosine
+    k(r) = (sqrt(1 - r^2) + r (pi - arccos r)) / pi (Cho and Saul 2009, kernels of degree 0 and 1). A plain layer W
+    relu(x) maps r to k(r); a residual one, x + W relu(x) with independent halves, maps it to (r + k(r)) / 2. Since r
+    tends to 1, real nets without biases and batch norm shatter far less than :func:`gradient_correlation` says for
+    typical inputs, which is this function with r = 0 in every layer.
 
     Args:
-        cosine: of the angle between the two inputs to the first gates, in [-1, 1].
-        layers: of gates.
-        skip: the residual net.
+        cosine: cosine of the angle between the two inputs of the first gates, in [-1, 1].
+        layers: number of layers of gates.
+        skip: whether the net is residual.
 
     >>> round(wide_gradient_correlation(0.0, 1), 3), wide_gradient_correlation(1.0, 9)
     (0.5, 1.0)
@@ -281,7 +281,7 @@ def wide_gradient_correlation(cosine: float, layers: int, *, skip: bool = False)
 
 
 def _in_batches(evaluate: Callable[[Array], Any], inputs: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return both results of ``evaluate`` for all inputs, computed in batches of equal size; the last one is padded."""
+    """Return both results of ``evaluate`` for all inputs, computed in batches of equal size, the last one padded."""
     if batch < 1:
         raise UsageError(f"batch={batch}: at least one point is computed at a time")
     count, batch = len(inputs), min(batch, len(inputs))
@@ -308,7 +308,7 @@ def _output_gradients(model: nn.Module, loss: bool) -> Callable[..., tuple[Array
 
 
 def _line_statistics(model: nn.Module, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, Any]:
-    """Return the variables with the statistics of this batch for running averages."""
+    """Return the variables with the statistics of this batch in place of the running averages."""
     if not isinstance(model, ResNet):
         raise UsageError(
             "statistics='line' is for a resnet_jax ResNet: give another network batch_stats of its own and "

@@ -1,6 +1,6 @@
-"""Similarity of blocks: what changes in a representation on its way through the network, and what can be read off it.
+"""Similarity of blocks: how a representation changes on its way through the network, and what can be decoded from it.
 
-:func:`linear_cka` compares the outputs of all pairs of blocks, :func:`linear_probes` classifies by each of them.
+:func:`linear_cka` compares the outputs of all pairs of blocks, :func:`linear_probes` classifies from each of them.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Kept = TypeVar("Kept")
 
 
 class _Kept:
-    """What can be kept in an npz and read back."""
+    """A result that can be saved to an npz file and read back."""
 
     def save(self, path: str | Path) -> None:
-        """Write an npz: one array per attribute, ``about`` as JSON text."""
+        """Write an npz file: one array per attribute, and ``about`` as JSON text."""
         save_arrays(self, path)
 
     @classmethod
     def load(cls: type[Kept], path: str | Path) -> Kept:
-        """Invert :meth:`save`.
+        """Read the result of :meth:`save`.
 
         Raises:
-            UsageError: the file is none of this kind.
+            UsageError: the file is of another kind.
         """
         return load_arrays(cls, path)
 
@@ -54,7 +54,7 @@ class Similarity(_Kept):
     Attributes:
         names: path of each block, in depth order.
         stage: stage of each block, from 0, int ``(blocks,)``.
-        cka: of each pair, float64 ``(blocks, blocks)``, symmetric, ones on the diagonal.
+        cka: CKA of each pair, float64 ``(blocks, blocks)``, symmetric, with ones on the diagonal.
         about: what was measured.
     """
 
@@ -66,14 +66,14 @@ class Similarity(_Kept):
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbes(_Kept):
-    """How well a linear classifier does on the pooled output of each block.
+    """Accuracy of a linear classifier on the pooled output of each block.
 
     Attributes:
         names: path of each block, in depth order.
         stage: stage of each block, from 0, int ``(blocks,)``.
         features: channels of each block's output, int ``(blocks,)``.
-        train_accuracy: share of the training images that are classified right, ``(blocks,)``.
-        test_accuracy: the same of the test images, ``(blocks,)``.
+        train_accuracy: accuracy on the training images, ``(blocks,)``.
+        test_accuracy: accuracy on the test images, ``(blocks,)``.
         about: what was measured.
     """
 
@@ -92,8 +92,7 @@ def unbiased_hsic(grams: Float[ArrayLike, "blocks n n"]) -> np.ndarray:
 
         (tr(K L) + (1'K1)(1'L1) / ((n - 1)(n - 2)) - 2 / (n - 2) 1'K L1) / (n (n - 3))
 
-    Its expectation does not depend on n, so that the mean over small batches estimates what all examples together
-    have.
+    Its expectation does not depend on n, so the mean over small batches estimates the value for all examples together.
 
     Raises:
         UsageError: fewer than 4 examples.
@@ -116,25 +115,25 @@ def linear_cka(
     *,
     anatomy: BlockNames | None = None,
 ) -> Similarity:
-    """Compare the outputs of all pairs of blocks by linear centred kernel alignment.
+    """Compare the outputs of all pairs of blocks by linear centered kernel alignment.
 
     Kornblith et al. 2019 (arXiv 1905.00414), with the minibatch estimator of Nguyen et al. 2021 (arXiv 2010.15327,
     eq. 2)::
 
         CKA(X, Y) = mean HSIC(XX', YY') / sqrt(mean HSIC(XX', XX') mean HSIC(YY', YY'))
 
-    where the means are over batches and HSIC is :func:`unbiased_hsic`: memory is that of one batch, and what is
-    estimated does not depend on its size, though it may come out a little outside of [0, 1]. Outputs are flattened,
-    positions and channels; 1 means equal up to rotation and scale. Batch norm uses its running averages.
+    where the means are over batches and HSIC is :func:`unbiased_hsic`. Memory is that of one batch, and the estimate
+    does not depend on its size, though it may be slightly outside [0, 1]. Outputs are flattened over positions and
+    channels; 1 means equal up to rotation and scale. Batch norm uses its running averages.
 
     Args:
         model: a Linen module called as ``model(x, train=...)``.
-        variables: ``params`` and, with batch norm, ``batch_stats``; in the layout of the network's execution.
-        batches: of at least 4 images each, of one size: each size compiles once.
+        variables: ``params`` and, with batch norm, ``batch_stats``, in the layout of the network's execution.
+        batches: batches of at least 4 images each, preferably of one size: each size compiles once.
         anatomy: what a block is; None: this library's.
 
     Raises:
-        UsageError: the network has no such blocks; no batches, or one of fewer than 4 images.
+        UsageError: the network has no such blocks, there are no batches, or one has fewer than 4 images.
 
     >>> from resnet_jax.models import create_model, init_variables
     >>> model = create_model("resnet20_cifar", stage_sizes=(1, 1), widths=(4, 8))
@@ -169,24 +168,24 @@ def linear_probes(
     batch: int = 128,
     anatomy: BlockNames | None = None,
 ) -> LinearProbes:
-    """Classify by the output of every block, averaged over positions (Alain and Bengio 2016, arXiv 1610.01644).
+    """Classify from the output of every block, averaged over positions (Alain and Bengio 2016, arXiv 1610.01644).
 
-    The classifier is :func:`fit_ridge` on standardized features: it has a closed form, so nothing needs tuning and two
-    networks compare. Batch norm uses its running averages.
+    The classifier is :func:`fit_ridge` on standardized features. It has a closed form, so nothing needs tuning and two
+    networks are comparable. Batch norm uses its running averages.
 
     Args:
         model: a Linen module called as ``model(x, train=...)``.
-        variables: ``params`` and, with batch norm, ``batch_stats``; in the layout of the network's execution.
+        variables: ``params`` and, with batch norm, ``batch_stats``, in the layout of the network's execution.
         train_images: normalized images to fit on.
         train_labels: their classes, from 0.
         test_images: normalized images to test on.
         test_labels: their classes.
         ridge: penalty, relative to the number of training images.
-        batch: images that are computed together.
+        batch: number of images computed together.
         anatomy: what a block is; None: this library's.
 
     Raises:
-        UsageError: the network has no such blocks; not one label for each image.
+        UsageError: the network has no such blocks, or there is not one label per image.
     """
     labels = {"training": np.asarray(train_labels), "test": np.asarray(test_labels)}
     images = {"training": np.asarray(train_images), "test": np.asarray(test_images)}
@@ -228,7 +227,8 @@ def linear_probes(
 def fit_ridge(
     features: Float[ArrayLike, "n d"], targets: Float[ArrayLike, "n k"], ridge: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight ``(d, k)`` and bias ``(k,)`` of least mean squared error plus ``ridge`` times the squared weight.
+    """Return weight ``(d, k)`` and bias ``(k,)`` that minimize mean squared error plus ``ridge`` times the squared
+    weight.
 
     The bias is not penalized.
 
@@ -245,7 +245,7 @@ def fit_ridge(
 
 
 def _output_signal(name: str) -> Hook:
-    """Return a hook that writes, of every block's output, the Gram matrix of the batch or the mean over positions."""
+    """Return a hook that writes the batch's Gram matrix, or the mean over positions, for every block's output."""
 
     def at(block: nn.Module, point: str, x: Array) -> Array:
         if point != "output" or not block.is_mutable_collection(SIGNALS):
@@ -255,7 +255,7 @@ def _output_signal(name: str) -> Hook:
             block.put_variable(SIGNALS, name, jnp.mean(wide, axis=tuple(range(1, x.ndim - 1))))
         else:
             flat = wide.reshape(len(x), -1)
-            flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # HSIC does not see it, and rounding gains
+            flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # HSIC is invariant to it, and rounding errors shrink
             block.put_variable(SIGNALS, name, jnp.matmul(flat, flat.T, precision="highest"))
         return x
 
@@ -264,7 +264,9 @@ def _output_signal(name: str) -> Hook:
 
 @functools.lru_cache(maxsize=8)
 def _collect(model: nn.Module, name: str, anatomy: BlockNames) -> Callable[..., tuple[list[np.ndarray], BlockIndex]]:
-    """Return a function of variables and images that gives what the hook writes, one array per block in depth order."""
+    """Return a function of variables and images that returns what the hook writes, one array per block in depth
+    order.
+    """
     charts: list[BlockIndex] = []
 
     def measure(variables, images):
@@ -278,7 +280,7 @@ def _collect(model: nn.Module, name: str, anatomy: BlockNames) -> Callable[..., 
         found = []
         for path, count in zip(
             chart.paths, chart.counts, strict=True
-        ):  # widths differ: BlockIndex.rows cannot join them
+        ):  # widths differ, so BlockIndex.rows cannot join them
             node = signals
             for part in (*path, name):
                 node = node[part]

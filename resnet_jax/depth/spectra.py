@@ -17,16 +17,16 @@ from resnet_jax.errors import UsageError
 class Spectra:
     """Singular values of ``operators`` linear maps, float64.
 
-    A map of m outputs and n inputs has min(m, n) singular values here. ``values`` and ``weights`` are their
-    distribution: all of them with equal weights where they are ``exact``, else the nodes of a quadrature, the mean over
-    the probes.
+    A map with m outputs and n inputs has min(m, n) singular values here. ``values`` and ``weights`` are their
+    distribution: all of them with equal weights if they are ``exact``, otherwise the nodes of a quadrature, averaged
+    over the probes.
 
     Attributes:
         largest: ``(operators,)``; a lower bound where it has not converged.
         smallest: ``(operators,)``; an upper bound where it has not converged.
         largest_residual: there is a singular value within this distance of ``largest``; 0 where exact.
         smallest_residual: the same for ``smallest``.
-        values: ``(operators, points)``; places without weight are 0.
+        values: ``(operators, points)``; entries without weight are 0.
         weights: ``(operators, points)``; every row sums to 1.
         shapes: m and n, int ``(operators, 2)``.
         exact: whether all singular values were computed.
@@ -45,19 +45,19 @@ class Spectra:
         return len(self.largest)
 
     def largest_converged(self, tolerance: float = 1e-2) -> np.ndarray:
-        """Return whether ``largest`` is that of the operator within ``tolerance`` of itself, bool ``(operators,)``."""
+        """Return whether ``largest`` is accurate to a relative ``tolerance``, bool ``(operators,)``."""
         return self.largest_residual <= tolerance * self.largest
 
     def smallest_converged(self, tolerance: float = 1e-2) -> np.ndarray:
-        """Return whether ``smallest`` is a singular value within ``tolerance`` of the largest, bool ``(operators,)``.
+        """Return whether ``smallest`` is accurate to ``tolerance`` times the largest, bool ``(operators,)``.
 
-        Relative to itself a value near 0 has no digits in any method of finite precision.
+        Relative to itself, a value near 0 has no correct digits in any method of finite precision.
         """
         return self.smallest_residual <= tolerance * self.largest
 
     @property
     def mean_square(self) -> np.ndarray:
-        """Mean squared singular value ``||J||_F^2 / min(m, n)``, ``(operators,)``: 1 where lengths are kept."""
+        """Mean squared singular value ``||J||_F^2 / min(m, n)``, ``(operators,)``: 1 where lengths are preserved."""
         return np.sum(self.weights * np.square(self.values), axis=1)
 
     @property
@@ -68,7 +68,7 @@ class Spectra:
     def quantiles(self, levels: Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the quantiles of the singular values at ``levels`` in [0, 1], ``(operators, levels)``.
 
-        Between quadrature nodes, each at the middle of its weight, the distribution is interpolated.
+        Between quadrature nodes, each in the middle of its weight, the distribution is interpolated.
         """
         levels = np.asarray(levels, np.float64)
         rows = []
@@ -83,10 +83,10 @@ class Spectra:
         return np.stack(rows)
 
     def histogram(self, edges: ArrayLike) -> np.ndarray:
-        """Return the density over the bins between ``edges``, ``(operators, bins)``: times the widths it sums to 1.
+        """Return the density over the bins between ``edges``, ``(operators, bins)``; times the bin widths it sums to 1.
 
-        What lies outside the edges is left out. Quadrature nodes are points: take bins as wide as they are far apart,
-        or :meth:`density`.
+        Values outside the edges are left out. Quadrature nodes are points, so choose bins at least as wide as their
+        distance, or use :meth:`density`.
         """
         edges = np.asarray(edges, np.float64)
         nothing = np.full(len(edges) - 1, np.nan)
@@ -97,7 +97,7 @@ class Spectra:
         return np.stack(rows) / np.diff(edges)
 
     def density(self, grid: ArrayLike, width: float) -> np.ndarray:
-        """Return the density on ``grid``, ``(operators, grid)``: every point spread by a Gaussian of that width."""
+        """Return the density on ``grid``, ``(operators, grid)``: every point smoothed by a Gaussian of that width."""
         distance = (np.asarray(grid, np.float64)[:, None] - self.values[:, None, :]) / width
         kernel = np.exp(-0.5 * np.square(distance)) / (width * np.sqrt(2.0 * np.pi))
         return np.einsum("ogp,op->og", kernel, self.weights)
@@ -108,7 +108,7 @@ class Spectra:
 
     @classmethod
     def from_arrays(cls, arrays: Any, prefix: str) -> Spectra:
-        """Build from what :meth:`arrays` gave."""
+        """Rebuild from the result of :meth:`arrays`."""
         fields = {field.name: arrays[f"{prefix}_{field.name}"] for field in dataclasses.fields(cls)}
         return cls(**{**fields, "exact": bool(fields["exact"])})
 
@@ -118,7 +118,7 @@ def from_bidiagonals(numbers: Sequence[tuple[Any, Any]], shapes: Sequence[tuple[
 
     Args:
         numbers: for each operator its diagonals and upper diagonals, ``(probes, k)`` each; k may differ.
-        shapes: outputs and inputs of each.
+        shapes: numbers of outputs and inputs of each.
     """
     rows = []
     for diagonals, uppers in numbers:
@@ -133,7 +133,7 @@ def from_bidiagonals(numbers: Sequence[tuple[Any, Any]], shapes: Sequence[tuple[
 
 
 def from_matrices(matrices: Sequence[np.ndarray]) -> Spectra:
-    """Return the exact spectra of operators that are block-diagonal: ``(examples, m, n)`` each."""
+    """Return the exact spectra of block-diagonal operators, each ``(examples, m, n)``."""
     rows, shapes = [], []
     for blocks in matrices:
         blocks = np.asarray(blocks, np.float64)
@@ -157,7 +157,7 @@ def _spectra(rows: Sequence[tuple], shapes: Sequence[tuple[int, int]], exact: bo
 
 
 def check_counts(**counts: int) -> None:
-    """Raise a UsageError where a count (iterations, probes) is not at least 1."""
+    """Raise a UsageError if a count (iterations, probes) is not at least 1."""
     for name, count in counts.items():
         if count < 1:
             raise UsageError(f"{name} must be at least 1, got {count}")

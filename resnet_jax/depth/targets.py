@@ -1,4 +1,4 @@
-"""What a loss compares outputs with: one array of labels, or several by name, each with a row for every example."""
+"""The targets of a loss: one array of labels, or several by name, each with a row for every example."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from resnet_jax.ops.annotations import Targets
 
 
 def require_one_each(images: Any, labels: Targets, what: str) -> None:
-    """Refuse targets that are not one for each image.
+    """Reject targets that are not one per image.
 
     Args:
         images: ``(n, ...)``.
         labels: the targets.
-        what: needs them, such as ``profile needs``.
+        what: what needs them, such as ``profile needs``.
 
     Raises:
-        UsageError: with both numbers.
+        UsageError: the numbers differ; the message has both.
 
     >>> require_one_each(np.zeros((2, 4)), {"label": np.zeros(2), "segmentation": np.zeros((2, 4))}, "profile needs")
     """
@@ -30,7 +30,7 @@ def require_one_each(images: Any, labels: Targets, what: str) -> None:
 
 
 def rows(labels: Targets, start: int, count: int) -> Any:
-    """Return the targets of ``count`` examples from ``start`` on, host arrays; zeros where there are no more."""
+    """Return the targets of ``count`` examples from ``start`` on, as host arrays; zeros beyond the end."""
 
     def part(leaf: Any) -> np.ndarray:
         found = np.asarray(leaf[start : start + count])

@@ -1,1 +1,1 @@
-"""Hooks into the blocks of a network, ours or anybody's, used by training, depth and deployment."""
+"""Hooks into the blocks of any network, used by training, depth and deployment."""

@@ -1,4 +1,4 @@
-"""What is not finite at every block, forward and backward: for a batch with which training went wrong."""
+"""Find non-finite values at every block, forward and backward, for a batch on which training failed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from resnet_jax.instrument.hooks import Hook
 from resnet_jax.models.collections import PROBES, SIGNALS
 from resnet_jax.ops.probe import extremes, tap_extremes
 
-#: Points whose values are looked at, in the order in which they are computed.
+#: Points whose values are checked, in the order of computation.
 FORWARD = ("input", "branch", "skip", "output")
-#: Points whose gradients are, in the order in which these are computed.
+#: Points whose gradients are checked, in the order of computation.
 BACKWARD = ("output", "input")
 
 
 def extreme_values() -> Hook:
-    """Return a hook that writes :func:`~resnet_jax.ops.probe.extremes` of what passes at :data:`FORWARD`.
+    """Return a hook that writes :func:`~resnet_jax.ops.probe.extremes` of the values at the points :data:`FORWARD`.
 
-    Where the variables have probes, the gradients with respect to them are the same of the gradients at
-    :data:`BACKWARD`.
+    If the variables have probes, the gradients with respect to them are the same for the gradients at :data:`BACKWARD`.
     """
 
     def at(block: nn.Module, point: str, x: Array) -> Array:

@@ -1,27 +1,27 @@
-"""Instruments in a network that knows nothing of them: what flows through every block, seen and changed on its way.
+"""Instruments for a network that knows nothing about them: observe and change what flows through every block.
 
-Flax lets a function stand between a module and its caller. Here one stands at every residual block and its parts, and
-calls *hooks*, functions ``(block, point, x) -> x``, with what passes there:
+Flax allows a function between a module and its caller. Here there is one at every residual block and its parts, which
+calls *hooks*, functions ``(block, point, x) -> x``, with the value at each point:
 
 ============  =========================================================================================
-point         what passes
+point         value
 ============  =========================================================================================
-``input``     what the block is given
-``preact``    what its pre-activation is given, where it has one
-``activated`` what its pre-activation gives
-``branch_in`` what its branch is given
-``branch``    what its branch adds
-``skip_in``   what its skip is given
-``seen``      second argument of the skip: what the branch is given too; a projection in pre-activation order takes this
-``skip``      what its skip gives
-``output``    what the block gives
+``input``     input of the block
+``preact``    input of its pre-activation, if it has one
+``activated`` output of its pre-activation
+``branch_in`` input of its branch
+``branch``    output of its branch, which is added
+``skip_in``   input of its skip
+``seen``      second argument of the skip: the input of the branch, which a projection in pre-activation order uses
+``skip``      output of its skip
+``output``    output of the block
 ============  =========================================================================================
 
-A hook reads numbers of its own for each block from a variable collection (:mod:`resnet_jax.models.collections`) and
-writes into one. Collections have the layout of the parameters, stacked where the blocks run in a loop, so hooks work
-under ``jit``, ``nn.scan`` and ``nn.remat`` alike, and a network without hooks is compiled as if there were none.
+A hook reads its own numbers for each block from a variable collection (:mod:`resnet_jax.models.collections`) and writes
+into one. Collections have the layout of the parameters, stacked where the blocks run in a loop, so hooks work under
+``jit``, ``nn.scan`` and ``nn.remat`` alike. A network without hooks is compiled as if there were none.
 
-Anybody's Linen blocks can be looked at: see :class:`BlockNames`.
+Hooks also work in your own Linen blocks: see :class:`BlockNames`.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ Hook = Callable[[nn.Module, str, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class BlockNames:
-    """Which modules of a network are its blocks, and what their parts are called.
+    """Which modules of a network are its blocks, and the names of their parts.
 
-    The defaults are those of this library. A block of your own needs only a class; where its branch and its skip are
+    The defaults are those of this library. A block of your own needs only a class. If its branch and its skip are
     submodules with the names given here, they are measured too.
 
     Attributes:
         block: class of the blocks.
-        branch: name in a block of F, what is added.
-        skip: name in a block of the skip path, the identity too.
-        preact: name in a block of a norm and activation before branch and skip part.
+        branch: name within a block of F, which is added.
+        skip: name within a block of the skip path, including the identity.
+        preact: name within a block of a norm and activation before branch and skip part.
 
     >>> class MyBlock(nn.Module):
     ...     @nn.compact
@@ -86,7 +86,7 @@ class BlockNames:
 
 
 class Identity(nn.Module):
-    """Gives back what it is given: an identity skip that has a name."""
+    """Returns its input: an identity skip with a name."""
 
     def __call__(self, x: Array) -> Array:
         """Return ``x``."""
@@ -95,7 +95,7 @@ class Identity(nn.Module):
 
 @contextlib.contextmanager
 def instrumented(anatomy: BlockNames, *hooks: Hook) -> Iterator[None]:
-    """Within this context, modules that are called (traced) call ``hooks``, the first one first."""
+    """Within this context, modules call ``hooks``, in order, whenever they are called (traced)."""
     parts = {
         anatomy.preact: (("preact",), "activated"),
         anatomy.branch: (("branch_in",), "branch"),
@@ -125,9 +125,9 @@ def instrumented(anatomy: BlockNames, *hooks: Hook) -> Iterator[None]:
 
 
 def probe(*points: str) -> Hook:
-    """Return a hook that taps the gradient at some points, where the variables have :data:`PROBES`.
+    """Return a hook that taps the gradient at some points, if the variables have :data:`PROBES`.
 
-    The gradient with respect to that collection is the squared norm of the gradient of what passes there.
+    The gradient with respect to that collection is the squared norm of the gradient at that point.
     """
 
     def at(block: nn.Module, point: str, x: Array) -> Array:
@@ -147,10 +147,10 @@ class BlockIndex:
     """The blocks of a network in depth order, and where a collection keeps their numbers.
 
     Attributes:
-        paths: of the modules, in the order of their calls.
-        counts: blocks behind each; None where it is one that stands alone.
-        shapes: of each module's input, without the batch axis.
-        points: where the hooks keep a number for a block.
+        paths: paths of the modules, in the order of their calls.
+        counts: number of blocks behind each; None for a block that stands alone.
+        shapes: shape of each module's input, without the batch axis.
+        points: points at which the hooks keep a number for a block.
         zeros: a collection of float32 zeros for them.
     """
 
@@ -162,7 +162,7 @@ class BlockIndex:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Path of every block, '/'-joined, as in the listed layout."""
+        """Path of every block, '/'-joined, in the listed layout."""
         names = []
         for path, count in zip(self.paths, self.counts, strict=True):
             name = "/".join(path)
@@ -176,7 +176,7 @@ class BlockIndex:
 
     @property
     def stages(self) -> np.ndarray:
-        """Stage of every block, from 0, int (blocks,): by its path, in other people's networks by its input's shape."""
+        """Stage of every block, from 0, int (blocks,): by its path, or in other networks by the shape of its input."""
         stages: list[int] = []
         last, stage = None, -1
         for path, count, shape in zip(self.paths, self.counts, self.shapes, strict=True):
@@ -201,7 +201,7 @@ class BlockIndex:
         return tree
 
     def rows(self, collection: Mapping[str, Any], point: str) -> Shaped[Array, "blocks ..."]:
-        """Return what ``collection`` has for ``point`` of every block, in depth order; NaN where it has nothing."""
+        """Return the values in ``collection`` at ``point`` of every block, in depth order; NaN where there is none."""
         rows = []
         for path, count in zip(self.paths, self.counts, strict=True):
             node: Any = collection
@@ -216,12 +216,12 @@ class BlockIndex:
 
 
 def index_blocks(apply: Callable[[list[str]], Any], anatomy: BlockNames, *hooks: Hook) -> BlockIndex:
-    """Return the chart of a network's blocks; nothing is computed.
+    """Return the chart of a network's blocks without computing anything.
 
     Args:
         apply: ``(mutable) -> (out, variables)``: applies the network with these collections mutable.
-        anatomy: what is a block.
-        hooks: those whose numbers the chart has zeros for.
+        anatomy: what a block is.
+        hooks: the hooks for whose numbers the chart has zeros.
 
     Raises:
         UsageError: the network has no such blocks, or runs them in a loop that does not carry the collections.

@@ -22,9 +22,9 @@ from resnet_jax.models.towers import abstract_inputs
 class _Forks:
     """A hook that measures the gradient at the input of every block, where those of its skip and branch meet.
 
-    A block has a squared norm for each example: they are added up for all blocks at once. The branch is given the
-    second of two copies of the block's input, so that both gradients come to one place. In pre-activation order its
-    input is not the block's; there the gradient is measured when the two have been added.
+    A block has a squared norm for each example; they are summed for all blocks at once. The branch receives a second
+    copy of the block's input, so that both gradients arrive at one place. In pre-activation order the branch's input is
+    not the block's; there the gradient is measured after the two have been added.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class _Forks:
             if block.is_mutable_collection(PROBES) and not block.is_initializing():
                 block.put_variable(PROBES, point, jnp.zeros(x.shape[0], jnp.float32))
         elif point == "input":
-            source = ops.relu_operand(x)  # of the block before: its mask belongs to the same pass
+            source = ops.relu_operand(x)  # of the previous block, whose mask belongs to the same pass
             number = block.get_variable(PROBES, point)
             skip, branch = ops.fork(x, number) if source is None else ops.fork(source, number, relu=True)
             self._branches[id(skip)] = (skip, branch)
@@ -46,9 +46,10 @@ class _Forks:
 
 
 class _Joins:
-    """A hook that lets the gradients of a block's skip and branch be added where they meet, as :class:`_Forks` does.
+    """A hook that adds the gradients of a block's skip and branch where they meet, as :class:`_Forks` does.
 
-    In pre-activation order the branch's comes out of an elementwise operation, which takes the addition in by itself.
+    In pre-activation order the branch's gradient comes from an elementwise operation, which absorbs the addition
+    anyway.
     """
 
     def __init__(self) -> None:
@@ -66,13 +67,13 @@ class _Joins:
 
 
 def _adds_to_a_convolution(block: nn.Module) -> bool:
-    """Whether the gradient of a block's branch, to which that of its skip is added, is one of a convolution."""
+    """Whether the gradient of a block's branch, to which that of its skip is added, comes from a convolution."""
     config = getattr(block, "config", None)
     return config is not None and not config.is_pre and config.shortcut != "none"
 
 
 def is_due(step: int, every: int) -> bool:
-    """Return whether the update that ``step`` others precede is one of those whose gradients are looked at.
+    """Return whether the update after ``step`` others is one whose gradients are measured.
 
     >>> [step for step in range(10) if is_due(step, 4)]
     [0, 4, 8]
@@ -82,9 +83,9 @@ def is_due(step: int, every: int) -> bool:
 
 @contextlib.contextmanager
 def taps(anatomy: BlockNames | None) -> Iterator[None]:
-    """Within this context networks are applied with a tap at every block's input; without anatomy, with none.
+    """Within this context, networks are applied with a tap at every block's input; without anatomy, with none.
 
-    Either way the gradients that meet there are added in one pass, in this library's networks.
+    Either way, this library's networks add the gradients that meet there in one pass.
     """
     hook: Hook = _Joins() if anatomy is None else _Forks()
     with ops.remembered_relus(), instrumented(anatomy or BlockNames(), hook):
@@ -99,33 +100,33 @@ def chart_taps(apply: Callable[[list[str]], Any], anatomy: BlockNames) -> BlockI
 def block_grad_norm(
     chart: BlockIndex, squares: Any, *, accumulate: int, scale: Array | None, axis_name: str | None
 ) -> Float[Array, " blocks"]:
-    """Return the norm of dL/dx at every block, L the mean loss of the whole batch.
+    """Return the norm of dL/dx at every block, where L is the mean loss of the whole batch.
 
     Every part of the batch, on another device or in another micro-batch, has its own examples, whose gradients are 1 /
-    parts of what they are for the part's own mean loss: squares add up, over parts^2.
+    parts of what they are for the part's own mean loss: squares add up, divided by parts^2.
 
     Args:
-        chart: of the taps.
-        squares: the gradient with respect to the probes, a number for each example, combined over the parts as
-            gradients of parameters are: their mean.
-        accumulate: micro-batches.
-        scale: the loss scale, by which ``squares`` have been divided once as well.
-        axis_name: mapped axis over which the batch is cut.
+        chart: chart of the taps.
+        squares: gradient with respect to the probes, a number for each example, combined over the parts like gradients
+            of parameters: their mean.
+        accumulate: number of micro-batches.
+        scale: the loss scale, by which ``squares`` have already been divided once.
+        axis_name: mapped axis over which the batch is sharded.
     """
     parts = jnp.asarray(accumulate * (1 if axis_name is None else lax.psum(1, axis_name)), jnp.float32)
     factor = parts if scale is None else parts * scale.astype(jnp.float32)
-    if len({leaf.shape[-1] for leaf in jax.tree.leaves(squares)}) > 1:  # not the same number of rows in all blocks
+    if len({leaf.shape[-1] for leaf in jax.tree.leaves(squares)}) > 1:  # different numbers of rows in some blocks
         squares = jax.tree.map(lambda leaf: jnp.sum(leaf, -1, keepdims=True), squares)
     return jnp.sqrt(jnp.sum(chart.rows(squares, "input"), -1) / factor)
 
 
 def chart_blocks(model: nn.Module, image_shape: tuple[int, ...], batch: int, anatomy: BlockNames) -> BlockIndex:
-    """Return the chart of the blocks that the step's ``block_grad_norm`` is about; nothing is computed.
+    """Return the chart of the blocks that the step's ``block_grad_norm`` refers to, without computing anything.
 
     Args:
         model: the network.
-        image_shape: of one image.
-        batch: images that it normalizes together: a network may refuse other numbers.
+        image_shape: shape of one image.
+        batch: number of images that it normalizes together; a network may reject other numbers.
         anatomy: what a block is.
 
     >>> from resnet_jax.models import create_model

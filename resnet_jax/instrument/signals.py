@@ -1,4 +1,4 @@
-"""What a hook reads off a block on the forward pass: moments, dead units, skip and branch."""
+"""What a hook reads from a block in the forward pass: moments, dead units, skip and branch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_jax.instrument.hooks import Hook
 from resnet_jax.models.collections import SIGNALS
 from resnet_jax.ops import at_least_float32, squared_norm
 
-#: What :func:`forward_signals` writes for a block.
+#: The names that :func:`forward_signals` writes for a block.
 FORWARD = (
     "elements", "act_mean", "act_var", "act_norm", "zero_share", "dead_units", "skip_norm", "branch_norm", "inner",
 )  # fmt: skip
@@ -21,10 +21,10 @@ FORWARD = (
 def forward_signals() -> Hook:
     """Return a hook that writes :data:`FORWARD` into the collection of signals.
 
-    ``act_*`` are of the block's output. ``zero_share`` and ``dead_units`` are of the activations, which are the output
-    in post-activation order and what the pre-activation gives in the other: the share of all values that are exactly 0,
-    and of channels that are 0 at every position of every image. ``inner`` is the inner product of skip and branch, over
-    the whole batch like the norms.
+    ``act_*`` refer to the block's output. ``zero_share`` and ``dead_units`` refer to the activations, which are the
+    output in post-activation order and the output of the pre-activation otherwise: the share of all values that are
+    exactly 0, and of channels that are 0 at every position of every image. ``inner`` is the inner product of skip and
+    branch, over the whole batch like the norms.
     """
     halves: dict[tuple[str, ...], dict[str, Array]] = {}
 
@@ -71,7 +71,7 @@ def _dead(x: Array) -> dict[str, Array]:
 
 
 def _meeting(halves: dict[str, Array]) -> dict[str, Array]:
-    """Return norms of what meets at the sum, and their inner product where both are there."""
+    """Return norms of what meets at the sum, and their inner product if both exist."""
     values = {f"{name}_norm": jnp.sqrt(squared_norm(x)) for name, x in halves.items()}
     if len(halves) == 2:
         wide = [x.astype(at_least_float32(x.dtype)) for x in halves.values()]

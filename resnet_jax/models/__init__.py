@@ -1,7 +1,7 @@
 """Residual networks as Linen modules. Knows nothing of training or data.
 
-The public names are listed in ``__init__.pyi`` and load on first use: the choices of a network, its name and its
-options (`choices`, `config`, `rows`, `spec`) are read without JAX.
+The public names are listed in ``__init__.pyi`` and load on first use. A network's choices, name and options
+(`choices`, `config`, `rows`, `spec`) can be read without JAX.
 """
 
 import lazy_loader

@@ -46,7 +46,7 @@ class SqueezeExcite(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """Pool, convolution along the channels, sigmoid (Wang et al. 2020, arXiv 1910.03151, eq. 8 and 12)."""
+    """Pool, convolution across channels, sigmoid (Wang et al. 2020, arXiv 1910.03151, eq. 8 and 12)."""
 
     config: ResNetConfig
 
@@ -60,7 +60,7 @@ class EfficientChannelAttention(nn.Module):
 
 
 class ChannelConv(nn.Module):
-    """One-dimensional convolution along the channels, one filter, no bias."""
+    """One-dimensional convolution across channels, with one filter and no bias."""
 
     config: ResNetConfig
     kernel_size: int
@@ -74,7 +74,7 @@ class ChannelConv(nn.Module):
 
 
 def hidden_channels(channels: int, ratio: float, divisor: int) -> int:
-    """Return ``channels * ratio`` rounded to the nearest multiple of ``divisor``, at least one ``divisor``.
+    """Return ``channels * ratio`` rounded to the nearest multiple of ``divisor``, but at least ``divisor``.
 
     >>> hidden_channels(64, 1 / 16, 8), hidden_channels(64, 1 / 16, 1)
     (8, 4)
@@ -83,9 +83,9 @@ def hidden_channels(channels: int, ratio: float, divisor: int) -> int:
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Return (log2(C) + 1) / 2 rounded down, plus 1 if that is even, at least 3.
+    """Return (log2(C) + 1) / 2 rounded down, plus 1 if that is even, but at least 3.
 
-    That is how the authors' code reads "the nearest odd number" of their eq. 12, and timm with it; the least is timm's.
+    The authors' code and timm read "the nearest odd number" of eq. 12 this way; the minimum comes from timm.
 
     >>> [eca_kernel_size(channels) for channels in (64, 256, 512, 1024, 2048)]
     [3, 5, 5, 5, 7]

@@ -1,7 +1,7 @@
 """Residual blocks: ``y = act(skip + branch)`` in post-activation order, ``y = skip + branch`` in pre-activation order.
 
-A block is three submodules, so that each can be addressed by name: ``preact`` (pre-activation order only), ``branch``
-(F, exactly what is added, its scalars and stochastic depth included) and ``shortcut``.
+A block consists of three submodules, so that each can be addressed by name: ``preact`` (pre-activation order only),
+``branch`` (F, exactly what is added to the skip, including its scalars and stochastic depth) and ``shortcut``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from resnet_jax.models.plan import BlockInputs, BlockSpec, projects
 
 
 def dilated_mean_2(x: Float[Array, "n *spatial c"], distance: int) -> Float[Array, "n *spatial c"]:
-    """Mean of each position and the one ``distance`` after it along every dimension, of what there is of them.
+    """Mean of each position and the one ``distance`` after it along every dimension, using only positions that exist.
 
-    Every 2nd position (for ``distance`` 1) is what :func:`resnet_jax.ops.mean_pool_2` gives.
+    For ``distance`` 1, every second position equals :func:`resnet_jax.ops.mean_pool_2`.
 
     >>> dilated_mean_2(jnp.arange(3.0).reshape(1, 3, 1), 1).ravel().tolist()
     [0.5, 1.5, 2.0]
@@ -40,7 +40,7 @@ def dilated_mean_2(x: Float[Array, "n *spatial c"], distance: int) -> Float[Arra
 
 
 class PreActivation(nn.Module):
-    """Norm and activation before the branch: what the branch and a projection see (arXiv 1603.05027, fig. 4e)."""
+    """Norm and activation before the branch and a projection (arXiv 1603.05027, fig. 4e)."""
 
     config: ResNetConfig
 
@@ -48,13 +48,13 @@ class PreActivation(nn.Module):
     def __call__(
         self, x: Float[Array, "n *spatial c"], *, train: bool, beta: float | Float[Array, ""]
     ) -> Float[Array, "n *spatial c"]:
-        """Return ``act(norm(x))``; with the NF rules ``act(x) * beta``."""
+        """Return ``act(norm(x))``, or ``act(x) * beta`` under the NF rules."""
         x = layers.norm_and_activate(self.config, x, name="norm", train=train, after_conv=False)
         return x * beta if self.config.is_nf else x
 
 
 class Shortcut(nn.Module):
-    """The skip path. A projection sees what the branch sees; the identity and option A stay the input itself."""
+    """The skip path. A projection sees the input of the branch; the identity and option A see that of the block."""
 
     config: ResNetConfig
     block: BlockSpec
@@ -77,12 +77,12 @@ class Shortcut(nn.Module):
                 seen, strides = ops.mean_pool_2(seen), 1
             elif config.shortcut == "D" and block.undone == 2:
                 seen = dilated_mean_2(seen, block.dilation_in)
-            normed = not config.is_pre  # pre-activation projections have no norm of their own
+            normed = not config.is_pre  # projections have no norm of their own in pre-activation order
             finish = layers.Finish() if layers.finishes(self, config, train=train) else None
             y = layers.conv(config, block.features, 1, strides, name="conv", before_norm=normed)(seen, finish)
             return layers.norm(config, name="norm")(y, train=train) if normed else y
         if block.changes_shape:
-            # Fixup's code shifts the input of a shortcut that changes shape too
+            # Fixup's code also shifts the input of a shortcut that changes shape
             source = seen if config.residual == "fixup" else x
             return ops.subsample_and_pad(
                 source, stride=block.strides, features=block.features, both_sides=config.shortcut == "A"
@@ -93,7 +93,7 @@ class Shortcut(nn.Module):
 
 
 class Branch(nn.Module):
-    """F(x): convolutions with norm, activation and what the residual rule adds."""
+    """F(x): convolutions with norm, activation and the additions of the residual rule."""
 
     config: ResNetConfig
     block: BlockSpec
@@ -102,19 +102,21 @@ class Branch(nn.Module):
     def __call__(
         self, x: Float[Array, "n *spatial c"], *, train: bool, varying: BlockInputs, finish: layers.Finish | None = None
     ) -> Float[Array, "n *out f"]:
-        """Return F(x) as it is added to the skip. In pre-activation order ``x`` is normalized and activated.
+        """Return F(x), ready to be added to the skip. In pre-activation order ``x`` is already normalized and
+        activated.
 
         Args:
             x: the input.
             train: the mode of norm and dropout.
-            varying: what the block has for itself.
-            finish: of a network for inference, what the last convolution does to F(x): then this is the whole block.
+            varying: the inputs that differ from block to block.
+            finish: in a network for inference, what the last convolution does to F(x); the result is then that of the
+                whole block.
         """
         config = self.config
         keys = self._keys(varying) if train and (is_on(config.dropout) or is_on(self.block.drop_rate)) else None
         convs = branch_convs(config, self.block)
         fixup, count = config.residual == "fixup", len(convs)
-        # Fixup (arXiv 1901.09321, section 3.1): all but the last of m scaled by L^(-1 / (2m - 2)), the last zero
+        # Fixup (arXiv 1901.09321, section 3.1): scale all but the last of m by L^(-1 / (2m - 2)); the last one is zero
         shrink = config.num_blocks ** (-1.0 / (2 * count - 2)) if fixup else 1.0
         for number, spec in enumerate(convs, start=1):
             first, last = number == 1, number == count
@@ -187,7 +189,7 @@ class Block(nn.Module):
         Args:
             x: the input.
             train: the mode of norm and dropout.
-            varying: what the block has for itself; None takes it from its plan.
+            varying: the inputs that differ from block to block; None takes them from the block's plan.
         """
         config, seen = self.config, x
         varying = BlockInputs.of(self.block, None) if varying is None else varying

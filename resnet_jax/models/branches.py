@@ -1,7 +1,7 @@
-"""What the branch of a block is made of: the convolutions of a basic block, of a bottleneck, or of a block of your own.
+"""The convolutions in the branch of a block: basic, bottleneck, or a block of your own.
 
-A block is registered by a function that lists its convolutions; norms, activations, the residual rule, attention, the
-skip and everything that counts, folds, measures or draws blocks follow from them.
+You register a block with a function that lists its convolutions. Norms, activations, the residual rule, attention, the
+skip, and everything that counts, folds, measures or draws blocks follow from that list.
 
 >>> @register_block("wide_kernel", expansion=1)
 ... def wide_kernel(config, plan):
@@ -30,9 +30,9 @@ class BranchConv:
     """One convolution of a branch.
 
     Attributes:
-        features: channels out.
-        kernel_size: side of the window; an even one is padded by one more after the map than before it.
-        strides: along every spatial dimension.
+        features: output channels.
+        kernel_size: side of the window. An even window gets one more row of padding after the map than before it.
+        strides: stride along every spatial dimension.
         groups: channel groups.
         dilation: distance between the taps of the window.
     """
@@ -52,9 +52,9 @@ class BlockKind:
     """A kind of block.
 
     Attributes:
-        expansion: channels it puts out, as a multiple of its stage's width.
-        convs: from the network's choices and the block's place to the convolutions of its branch, first to last. Their
-            strides multiply to the block's, and the last one puts out the block's ``features``.
+        expansion: output channels as a multiple of the stage's width.
+        convs: a function from the network's choices and the block's place to the convolutions of the branch, first to
+            last. The product of their strides is the block's stride, and the last one outputs the block's ``features``.
     """
 
     expansion: int
@@ -66,10 +66,10 @@ BLOCKS: Registry[BlockKind] = Registry("block")
 
 
 def register_block(name: str, *, expansion: int) -> Callable[[BranchRule], BranchRule]:
-    """Return a decorator that makes a rule the kind of block that ``ResNetConfig(block=name)`` is made of.
+    """Return a decorator that registers a rule as the block kind ``ResNetConfig(block=name)``.
 
     Args:
-        name: value of the choice ``block``.
+        name: the new value of the choice ``block``.
         expansion: see :class:`BlockKind`.
 
     Raises:
@@ -89,7 +89,7 @@ def branch_convs(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...
     """Return the convolutions of a branch, first to last.
 
     Raises:
-        UsageError: a registered block lists convolutions that do not bring the input to the block's output.
+        UsageError: the convolutions of a registered block do not turn the block's input into its output shape.
     """
     convs = _with_widths(BLOCKS[config.block].convs(config, plan), plan.inner, config.block)
     strides = math.prod(conv.strides for conv in convs)
@@ -103,7 +103,7 @@ def branch_convs(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...
 
 
 def _with_widths(convs: tuple[BranchConv, ...], inner: tuple[int, ...], block: str) -> tuple[BranchConv, ...]:
-    """Return the convolutions with ``inner`` channels out of all but the last; as they are if it is empty."""
+    """Return the convolutions with ``inner`` output channels, except for the last; unchanged if ``inner`` is empty."""
     if not inner:
         return convs
     if len(inner) != len(convs) - 1 or any(conv.groups != 1 for conv in convs):
@@ -118,10 +118,10 @@ def _with_widths(convs: tuple[BranchConv, ...], inner: tuple[int, ...], block: s
 
 @register_block("basic", expansion=1)
 def basic(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
-    """Two 3x3 (He et al. 2016, fig. 5 left).
+    """Two 3x3 convolutions (He et al. 2016, fig. 5 left).
 
-    Where dilation replaces a stride, the convolution that strode sees the input's resolution, those after it the
-    output's; the same for a bottleneck.
+    Where dilation replaces a stride, the convolution that had the stride sees the input's resolution and the ones after
+    it the output's. The same holds for a bottleneck.
     """
     return (
         BranchConv(plan.width, 3, plan.strides, dilation=plan.dilation_in),
@@ -131,13 +131,13 @@ def basic(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
 
 @register_block("single", expansion=1)
 def single(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
-    """One 3x3: with shortcut none a plain layer, as in networks made for speed (arXiv 2404.00498)."""
+    """One 3x3 convolution; with shortcut none a plain layer, as in networks built for speed (arXiv 2404.00498)."""
     return (BranchConv(plan.features, 3, plan.strides, dilation=plan.dilation_in),)
 
 
 @register_block("series", expansion=1)
 def series(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
-    """Windows of 8, 5 and 3 (Wang et al. 2017, arXiv 1611.06455, section 2.3)."""
+    """Convolutions with windows of 8, 5 and 3 (Wang et al. 2017, arXiv 1611.06455, section 2.3)."""
     return (
         BranchConv(plan.width, 8, plan.strides, dilation=plan.dilation_in),
         BranchConv(plan.width, 5, dilation=plan.dilation),
@@ -147,7 +147,7 @@ def series(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
 
 @register_block("bottleneck", expansion=4)
 def bottleneck(config: ResNetConfig, plan: BlockSpec) -> tuple[BranchConv, ...]:
-    """1x1, 3x3, 1x1 (He et al. 2016, fig. 5 right; in groups: Xie et al. 2017, fig. 3c)."""
+    """1x1, 3x3 and 1x1 convolutions (He et al. 2016, fig. 5 right; with groups: Xie et al. 2017, fig. 3c)."""
     inner = int(plan.width * config.base_width / 64) * config.groups
     match config.stride_in:
         case "3x3":

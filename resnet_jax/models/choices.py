@@ -1,4 +1,4 @@
-"""The values that each choice of a network can take: one ``Literal`` each, for people, messages and type checkers."""
+"""The values of each choice of a network, one ``Literal`` each, for people, messages and type checkers."""
 
 from __future__ import annotations
 
@@ -113,14 +113,14 @@ class ModelChoices(TypedDict, total=False):
 
 
 def _names_in(hint: Any) -> tuple[str, ...]:
-    """Return the names that a ``Literal``, or one or None, may take; none for other hints."""
+    """Return the names that a ``Literal``, or a ``Literal | None``, allows; empty for other annotations."""
     for part in (hint, *get_args(hint)):
         if get_origin(part) is Literal and all(isinstance(value, str) for value in get_args(part)):
             return get_args(part)
     return ()
 
 
-#: The names that each choice may take, by its field. Messages and tests read them from here.
+#: The names each choice allows, by field. Messages and tests read them from here.
 CHOICES: dict[str, tuple[str, ...]] = {
     name: names for name, hint in get_type_hints(ModelChoices).items() if (names := _names_in(hint))
 }

@@ -1,4 +1,4 @@
-"""Exact sizes of a network from its shapes alone: nothing is allocated and nothing is run."""
+"""Exact sizes of a network, derived from shapes alone: nothing is allocated and nothing runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Counts:
     Attributes:
         params: trainable scalars.
         batch_stats: running means and variances (scalars, not trainable).
-        macs: multiply-adds of all convolutions and linear layers for one image; no norm, activation or pooling.
+        macs: multiply-adds of all convolutions and linear layers for one image, without norms, activations and pooling.
     """
 
     params: int
@@ -57,7 +57,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
         if isinstance(context.module, (Conv, Head, Dense, ChannelConv)) and context.method_name == "__call__":
             kernel = context.module.variables["params"]["kernel"]
             path, own = context.module.path, math.prod(out.shape[1:-1]) * math.prod(kernel.shape)
-            macs[path] = macs.get(path, 0) + own  # a layer of several maps is called for each
+            macs[path] = macs.get(path, 0) + own  # a layer that several maps share is called for each of them
         return out
 
     with nn.intercept_methods(tally):
@@ -69,7 +69,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Elements:
-    """Array elements of one image that its convolutions and sums go through; what memory traffic is counted in.
+    """Array elements of one image that pass through its convolutions and sums, to count memory traffic with.
 
     Attributes:
         conv_in: inputs of all convolutions.
@@ -114,8 +114,8 @@ def count_elements(model: ResNet | TwoTowers, input_shape: Sequence[int]) -> Ele
 def abstract_variables(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     """Return the variables of ``model`` as shapes and dtypes, for one image of ``input_shape`` (no batch axis).
 
-    The blocks of a stage after its second have the shapes of the second: only two are traced, so that 1,202 layers
-    take no longer than 14.
+    Blocks after the second of a stage have the same shapes as the second, so only two are traced: 1,202 layers take no
+    longer than 14.
     """
     if isinstance(model, TwoTowers):
         parts = zip(model.towers.items(), (input_shape, model.other_shape), strict=True)
@@ -127,11 +127,11 @@ def abstract_variables(model: nn.Module, input_shape: Sequence[int]) -> dict[str
 def shapes_of_blocks(
     model: nn.Module, input_shape: Sequence[int]
 ) -> tuple[dict[str, Any], Callable[[tuple[str, ...]], int]]:
-    """Return the variables in the listed layout, and for how many layers one that is traced here stands.
+    """Return the variables in the listed layout, and how many layers each traced layer stands for.
 
     Args:
-        model: of one input.
-        input_shape: of one image, without the batch axis.
+        model: a network with one input.
+        input_shape: shape of one image, without the batch axis.
     """
     return _listed(model, _shapes(_condensed(model), input_shape)), functools.partial(_repeats, model)
 
@@ -144,7 +144,7 @@ def _shapes(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
 
 
 def _condensed(model: nn.Module) -> nn.Module:
-    """Return the network with at most two blocks per stage; other modules, and one whose blocks differ, as they are."""
+    """Return the network with at most two blocks per stage; other modules and unequal blocks stay as they are."""
     if not isinstance(model, ResNet):
         return model
     if model.config.branch_widths:
@@ -154,7 +154,7 @@ def _condensed(model: nn.Module) -> nn.Module:
 
 
 def _listed(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
-    """Repeat the second block of each stage as often as ``model`` has blocks after it."""
+    """Repeat the second block of each stage as often as ``model`` has further blocks."""
     if not isinstance(model, ResNet) or model.config.branch_widths:
         return variables
     expanded = {}
@@ -170,7 +170,7 @@ def _listed(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeats(model: nn.Module, path: tuple[str, ...]) -> int:
-    """Return how many layers of ``model`` the condensed network's layer at ``path`` stands for."""
+    """Return how many layers of ``model`` the layer at ``path`` of the condensed network stands for."""
     place = paths.parse(path)
     condensed = isinstance(model, ResNet) and not model.config.branch_widths
     if condensed and place.stage is not None and place.block == 1:

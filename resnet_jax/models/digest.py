@@ -1,4 +1,4 @@
-"""One line that tells whether two networks are the same to the last bit."""
+"""One line that tells whether two networks are identical to the last bit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from resnet_jax.runtime.processes import fetched
 
 
 def params_digest(params: Any, batch_stats: Any) -> str:
-    """Return the sha256 over parameters and batch statistics.
+    """Return the SHA-256 digest of parameters and batch statistics.
 
-    Hashed are, for each array in the order of its path (``batch_stats/...`` before ``params/...``, compared as
-    strings; block by block, however the network computes them): the path, the dtype and shape as
-    ``float32[3,3,16,16]``, and the little-endian bytes in C order. Of several processes all have to ask.
+    For each array, in the order of its path (``batch_stats/...`` before ``params/...``, compared as strings; block by
+    block, however the network computes them), it hashes the path, the dtype and shape as ``float32[3,3,16,16]``, and
+    the little-endian bytes in C order. With several processes, all of them must call this function.
 
     >>> params_digest({"w": np.zeros(2, np.float32)}, {})[:8]
     'bdb9513a'

@@ -1,4 +1,4 @@
-"""Dropout of the same units, whatever number of devices a batch is cut over."""
+"""Dropout that drops the same units however many devices share the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from resnet_jax.ops import draw_rows
 
 
 class Dropout(nn.Dropout):
-    """Flax's dropout, to the bit; of a batch that is cut over a mapped axis, each device drops its part of the whole.
+    """Flax's dropout, bit for bit. If the batch is sharded over a mapped axis, each device applies its part of the
+    mask.
 
     See :func:`resnet_jax.ops.draw_rows`.
     """
@@ -22,12 +23,12 @@ class Dropout(nn.Dropout):
     def __call__(
         self, inputs: Float[Array, "n ..."], deterministic: bool | None = None, rng: Array | None = None
     ) -> Float[Array, "n ..."]:
-        """Return the inputs, or in training some of them as 0 and the others divided by the share that is kept.
+        """Return the inputs; in training, zero some of them and divide the others by the keep probability.
 
         Args:
             inputs: a batch.
-            deterministic: drop nothing; if not given, as the attribute says.
-            rng: key; if not given, one of the collection ``dropout``.
+            deterministic: drop nothing. Defaults to the attribute.
+            rng: the key. Defaults to one from the collection ``dropout``.
         """
         if nn.merge_param("deterministic", self.deterministic, deterministic) or not is_on(self.rate):
             return inputs

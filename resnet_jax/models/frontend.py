@@ -1,6 +1,6 @@
-"""What is computed of an input before the stem, without parameters: standardized, log-mel spectrograms, one-hot.
+"""Parameter-free preprocessing of the input before the stem: standardization, log-mel spectrograms, one-hot encoding.
 
-They belong to the network, not to the data: whoever has the network gives it samples as they are, of any loudness.
+Front ends belong to the network, not to the data, so the network takes raw samples of any loudness.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def standardized(x: Float[Array, "n *spatial c"], axes: tuple[int, ...]) -> Float[Array, "n *spatial c"]:
-    """Return ``x`` less its mean, over its deviation, both over ``axes``; what is constant becomes 0.
+    """Return ``x`` minus its mean, divided by its standard deviation, both over ``axes``. Constant inputs become 0.
 
     >>> standardized(jnp.array([[[1.0], [3.0]], [[2.0], [2.0]]]), (1,))[..., 0].tolist()
     [[-1.0, 1.0], [0.0, 0.0]]
@@ -30,7 +30,7 @@ def standardized(x: Float[Array, "n *spatial c"], axes: tuple[int, ...]) -> Floa
 
 
 def masks_bands(config: ResNetConfig) -> bool:
-    """Return whether training masks parts of the spectrograms, for which it needs a key."""
+    """Return whether training masks parts of the spectrograms and therefore needs a key."""
     return config.mel_time_mask + config.mel_band_mask > 0
 
 
@@ -42,7 +42,7 @@ def apply_frontend(
     Args:
         config: the network's choices.
         x: inputs.
-        key: of the masks; None for none.
+        key: for the masks; None applies no masks.
     """
     x = x.astype(ops.at_least_float32(x.dtype))
     if config.frontend == "standardize":
@@ -61,7 +61,7 @@ def apply_frontend(
 
 
 def _masked(x: Array, axis: int, most: int, key: Key[Array, ""]) -> Array:
-    """Return ``x`` with a span of an axis at 0 in every example, of 0 to ``most`` positions, anywhere."""
+    """Return ``x`` with a random span of 0 to ``most`` positions along an axis set to 0 in every example."""
     size = x.shape[axis]
     drawn = ops.draw_rows(lambda rows: jax.random.uniform(key, (rows, 2), jnp.float32), len(x))
     width = jnp.floor(drawn[:, :1] * (min(most, size) + 1))

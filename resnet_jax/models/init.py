@@ -1,4 +1,4 @@
-"""Weight initializers by name: the one table that ``init=`` and ``head_init=`` look into."""
+"""Weight initializers by name: the table behind ``init=`` and ``head_init=``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _TORCH_UNIFORM = _init.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
 def dirac(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
-    """Return a kernel (*window, I, O) whose first I filters pass their inputs on; the others are ``torch_uniform``.
+    """Return a kernel (*window, I, O) whose first I filters pass their inputs on; the rest are ``torch_uniform``.
 
-    Of a convolution in groups each group's first filters do. It is the partial identity of arXiv 2404.00498, section
-    3.2, and PyTorch's ``dirac_`` on as many filters as there are inputs. An even window has its centre past the middle.
+    In a grouped convolution this applies to the first filters of each group. It is the partial identity of arXiv
+    2404.00498, section 3.2, and PyTorch's ``dirac_`` on as many filters as there are inputs. The center of an even
+    window is just past the middle.
 
     >>> kernel = dirac(jax.random.key(0), (3, 3, 1, 2))
     >>> kernel[:, :, 0, 0].tolist()
@@ -45,7 +46,7 @@ INITIALIZERS: dict[InitChoice, Initializer] = {
     "lecun_normal": _init.variance_scaling(1.0, "fan_in", "normal"),
     "orthogonal": _init.orthogonal(),
     "dirac": dirac,
-    # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what PyTorch gives its linear and convolution layers
+    # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for linear and convolution layers
     "torch_uniform": _TORCH_UNIFORM,
     "normal_0.01": _init.normal(0.01),
     "zeros": _init.zeros,
@@ -56,7 +57,7 @@ def initializer(name: InitChoice) -> Initializer:
     """Return the initializer called ``name``; fan-in and fan-out count the kernel window.
 
     Raises:
-        UsageError: for a name that is not in :data:`INITIALIZERS`; it names the nearest one.
+        UsageError: the name is not in :data:`INITIALIZERS`; the message suggests the nearest one.
     """
     try:
         return INITIALIZERS[name]

@@ -1,4 +1,4 @@
-"""Initial variables, the same for every way to execute a network."""
+"""Initial variables, independent of how a network is executed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from resnet_jax.models.towers import TwoTowers
 def init_variables(model: nn.Module, key: Key[Array, ""], input_shape: Sequence[int]) -> dict[str, Any]:
     """Return the initial variables of ``model``: ``params`` and, with batch norm, ``batch_stats``.
 
-    A loop draws each block's parameters from a key of its own, so that what is compiled does not grow with depth; the
-    result is then brought into the layout of the network's ``execution``. (``model.init`` draws other numbers from the
-    same key, and other ones for each layout.)
+    A loop draws each block's parameters from its own key, so that the compiled program does not grow with depth. The
+    result is then converted to the layout of the network's ``execution``. (``model.init`` draws different numbers from
+    the same key, and different ones for each layout.)
 
     Args:
         model: any Linen module called as ``model(x, train=...)``.
         key: for the parameters.
-        input_shape: shape of one example, without the batch axis; of two towers that of the left.
+        input_shape: shape of one example, without the batch axis; for two towers, that of the left input.
 
     >>> import jax
     >>> from resnet_jax.models.zoo import create_model

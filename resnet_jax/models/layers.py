@@ -1,4 +1,4 @@
-"""The layers every block is made of, with the network's choices already filled in."""
+"""The layers that make up every block, with the network's choices already filled in."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.init import initializer, scaled
 from resnet_jax.models.norms import NORMS, NormPlace
 
-#: What rematerialization calls the output of a convolution.
+#: Name of a convolution's output for rematerialization.
 CONV_OUTPUT = "conv_output"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
-    """What follows a convolution, and its bias, in a network for inference, and is computed with it.
+    """Operations after a convolution and its bias that a network for inference computes together with it.
 
     Attributes:
-        skip: what is added.
+        skip: the array to add, if any.
         relu: whether a ReLU comes last.
     """
 
@@ -40,10 +40,10 @@ class Finish:
 
 
 def finishes(module: nn.Module, config: ResNetConfig, *, train: bool) -> bool:
-    """Return whether the convolutions of ``module`` compute what follows them: bias, addition, ReLU.
+    """Return whether the convolutions of ``module`` also compute what follows them: bias, addition, ReLU.
 
-    They do where a folded network is evaluated and nobody asks for what lies between, by an interceptor or as
-    intermediates: ``Branch`` gives the sum with the skip then, and not what is added to it.
+    They do so when a folded network is evaluated and nothing observes the intermediate values, neither an interceptor
+    nor captured intermediates. ``Branch`` then returns the sum with the skip instead of the branch alone.
     """
     return (
         config.norm == "folded"
@@ -59,7 +59,7 @@ def finishes(module: nn.Module, config: ResNetConfig, *, train: bool) -> bool:
 
 
 def _intercepted() -> bool:
-    """Return whether somebody looks into the calls of modules; Flax does not say, other than in private."""
+    """Return whether anything intercepts module calls. Flax exposes this only privately."""
     stack = getattr(linen_module, "_global_interceptor_stack", None)
     return stack is None or len(stack) > 0
 
@@ -68,20 +68,20 @@ class Conv(nn.Module):
     """Convolution over ``(N, *spatial, C)``, padded by ``dilation * ((kernel_size - 1) // 2)`` on both sides.
 
     Attributes:
-        features: channels out.
+        features: output channels.
         kernel_size: side of the window.
-        strides: the same along every dimension.
+        strides: stride, the same along every dimension.
         groups: channel groups.
         use_bias: add a bias per channel.
         standardize: ``none``, ``standard`` or ``scaled`` (see :mod:`resnet_jax.ops.standardize`).
         ws_eps: epsilon of the standardization.
-        kernel_init: of the kernel ``(*window, C // groups, features)``.
-        dtype: of the computation.
-        param_dtype: of the parameters.
+        kernel_init: initializer of the kernel ``(*window, C // groups, features)``.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
         dilation: distance between the taps of the window.
-        fixed: whether the kernel has no gradient: it stays what it was set to.
-        same: of ``p = dilation * (kernel_size - 1)`` zeros in all put p // 2 before the map and the others after it, so
-            that stride 1 keeps its size for even windows too: "same" of Keras, TensorFlow and PyTorch.
+        fixed: whether the kernel has no gradient and keeps its value.
+        same: of ``p = dilation * (kernel_size - 1)`` zeros, put p // 2 before the map and the rest after it, so that
+            stride 1 keeps the size for even windows too: "same" padding in Keras, TensorFlow and PyTorch.
     """
 
     features: int
@@ -100,7 +100,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], finish: Finish | None = None) -> Float[Array, "n *out f"]:
-        """Return the convolution, of dtype ``dtype``; for inference with what follows it."""
+        """Return the convolution in ``dtype``; for inference, together with the operations that follow it."""
         dims = x.ndim - 2
         if self.same and self.dilation * (self.kernel_size - 1) % 2:
             x = jnp.pad(x, [(0, 0), *[(0, 1)] * dims, (0, 0)])
@@ -129,7 +129,7 @@ class Conv(nn.Module):
 
     @nn.nowrap
     def sizes(self, dims: int) -> dict[str, Any]:
-        """Return the strides, the dilation and the groups, over so many dimensions, as :func:`.ops.conv` takes them."""
+        """Return strides, dilation and groups for this many dimensions, as :func:`.ops.conv` takes them."""
         return {"strides": (self.strides,) * dims, "dilation": (self.dilation,) * dims, "groups": self.groups}
 
     @nn.nowrap
@@ -186,13 +186,13 @@ def conv(
 
     Args:
         config: the network's choices.
-        features: channels out.
+        features: output channels.
         kernel_size: side of the window.
         strides: stride.
-        name: its name in the tree of parameters.
+        name: its name in the parameter tree.
         groups: channel groups.
         dilation: distance between the taps of the window.
-        before_norm: whether a norm follows at once; a folded network has its bias there.
+        before_norm: whether a norm follows directly; a folded network has its bias there.
         init_scale: factor on the initial kernel.
     """
     return Conv(
@@ -219,10 +219,10 @@ def norm(
 
     Args:
         config: the network's choices.
-        name: its name in the tree of parameters.
-        after_conv: whether it follows a convolution at once; a folded network has nothing there.
-        last_of_branch: the residual rule may want its scale to start at 0.
-        relu: a batch norm may put a ReLU on top.
+        name: its name in the parameter tree.
+        after_conv: whether it directly follows a convolution; a folded network has no layer there.
+        last_of_branch: whether it is the last norm of a branch, whose scale the residual rule may start at 0.
+        relu: whether a batch norm also applies a ReLU.
     """
     zero = last_of_branch and config.residual == "zero_gamma"
     scale_init = nn.initializers.zeros if zero else nn.initializers.ones
@@ -230,7 +230,7 @@ def norm(
 
 
 def activate(config: ResNetConfig, x: Array) -> Array:
-    """Apply the network's activation; the NF rules scale it to unit variance for a standard normal input."""
+    """Apply the network's activation. The NF rules scale it to unit variance for a standard normal input."""
     y = ACTIVATIONS[config.activation](x)
     return y * GAINS[config.activation] if config.is_nf else y
 

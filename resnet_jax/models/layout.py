@@ -1,6 +1,7 @@
 """Two layouts of the same variables: a subtree for every block, or equal blocks stacked along a leading axis.
 
-The first block of a stage stands alone, for it may change the shape. All others are equal, so a stage of n blocks is
+The first block of a stage stands alone because it may change the shape. All others are equal, so for a stage of n
+blocks:
 
 ===========  ===================================================  ==========================
 layout       names in ``stage1``                                  leaves
@@ -9,11 +10,11 @@ listed       ``block0``, ``block1``, ..., ``block{n-1}``          ``(...)``
 stacked      ``block0``, ``blocks``                               ``(n - 1, ...)`` in ``blocks``
 ===========  ===================================================  ==========================
 
-A network keeps its variables as its ``execution`` computes with them: a stage that is scanned is stacked. Files have
-one layout, that of ``execution="auto"``, whatever wrote them. Names for people (roles, freezing, diagnostics, other
-libraries' weights) are those of the listed layout.
+A network keeps its variables in the layout that its ``execution`` computes with: a scanned stage is stacked. Files
+always use the layout of ``execution="auto"``, whatever wrote them. Names that people see (roles, freezing, diagnostics,
+other libraries' weights) are those of the listed layout.
 
-Everything here works on whole states too: any pytree with such dictionaries in it, of arrays or of their shapes.
+All functions here also accept whole states: any pytree that contains such dictionaries, of arrays or of their shapes.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from resnet_jax.models.paths import STACK, TRANSITION, block_index, block_name, 
 
 PyTree = Any
 
-#: As many equal blocks are stacked: by ``execution``. Fewer compile as fast one by one, and run without copies. The
-#: number of ``auto`` is part of the format of files.
+#: Number of equal blocks from which on a stage is stacked, by ``execution``. Fewer blocks compile as fast one by one
+#: and run without copies. The number for ``auto`` is part of the file format.
 LEAST: dict[ExecutionChoice, int | None] = {"auto": 8, "scan": 2, "unroll": None}
 
 
 def stacks(execution: ExecutionChoice, blocks: int) -> bool:
-    """Return whether a stage of so many blocks is stacked.
+    """Return whether a stage with this many blocks is stacked.
 
     >>> stacks("auto", 9), stacks("auto", 8), stacks("scan", 3), stacks("unroll", 200)
     (True, False, True, False)
@@ -47,12 +48,12 @@ def stacks(execution: ExecutionChoice, blocks: int) -> bool:
 
 
 def stack(tree: PyTree, execution: ExecutionChoice = "auto", *, axis: int = 0) -> PyTree:
-    """Return ``tree``, in any layout, in the one of ``execution``.
+    """Return ``tree``, given in any layout, in the layout of ``execution``.
 
     Args:
         tree: variables, or a state.
-        execution: whose layout.
-        axis: of the blocks in a stacked leaf: 1 in a population, whose members come first.
+        execution: the execution whose layout to use.
+        axis: axis of the blocks in a stacked leaf. Use 1 in a population, whose first axis is the members.
 
     >>> stage = {f"block{i}": {"bias": np.full(2, i)} for i in range(3)}
     >>> stacked = stack({"stage1": stage}, "scan")
@@ -76,16 +77,16 @@ def stack(tree: PyTree, execution: ExecutionChoice = "auto", *, axis: int = 0) -
 
 
 def unstack(tree: PyTree) -> PyTree:
-    """Return ``tree`` with a subtree for every block: the listed layout."""
+    """Return ``tree`` in the listed layout, with a subtree for every block."""
     return stack(tree, "unroll")
 
 
-#: The two under their public names: ``resnet_jax.stack_blocks``.
+#: The same two functions under their public names, such as ``resnet_jax.stack_blocks``.
 stack_blocks, unstack_blocks = stack, unstack
 
 
 def like(tree: PyTree, example: PyTree, *, axis: int = 0) -> PyTree:
-    """Return ``tree`` in the layout of ``example``, which has the same leaves in some layout; see :func:`stack`."""
+    """Return ``tree`` in the layout of ``example``, which has the same leaves in either layout; see :func:`stack`."""
 
     def convert(example: PyTree, stage: PyTree) -> PyTree:
         if not _is_stage(example) or (STACK in example) == (STACK in stage):
@@ -105,7 +106,7 @@ def is_stacked(path: str) -> bool:
 
 
 def listed_paths(path: str, blocks: int) -> list[str]:
-    """Return the paths in the listed layout of what a leaf of ``blocks`` stacked ones holds.
+    """Return the listed-layout paths that a leaf of ``blocks`` stacked blocks corresponds to.
 
     >>> listed_paths("stage1/blocks/branch/gain", 2)
     ['stage1/block1/branch/gain', 'stage1/block2/branch/gain']
@@ -116,7 +117,7 @@ def listed_paths(path: str, blocks: int) -> list[str]:
 
 
 def over_blocks(function: Callable[..., Any], stacked: bool) -> Callable[..., Any]:
-    """Return ``function`` of one block's parameter as one of a stack of them, if it is ``stacked``."""
+    """Return ``function``, which takes one block's parameter, mapped over a stack of them if ``stacked``."""
     return jax.vmap(function) if stacked else function
 
 
@@ -135,7 +136,7 @@ def _stacked(stage: dict[str, Any], axis: int) -> dict[str, Any]:
     names = _rest(stage)
     first, *others = (stage[name] for name in names)
     if any(_form(other) != _form(first) for other in others):
-        return stage  # parts are missing (the optimizer's memory of a network frozen in parts), or no equal blocks
+        return stage  # no equal blocks, or missing parts (such as the optimizer state of a partly frozen network)
     kept = {name: block for name, block in stage.items() if name not in names}
     return {**kept, STACK: jax.tree.map(lambda *leaves: _join(leaves, axis), first, *others)}
 
@@ -171,7 +172,7 @@ def _take(leaf: Any, index: int, axis: int) -> Any:
 
 
 def _resharded(leaf: jax.ShapeDtypeStruct, axis: int, *, joined: bool) -> Any:
-    """Return how a shape lies with an axis of blocks more, which is not cut, or without the one it has."""
+    """Return the sharding of a shape after adding an unsharded axis of blocks, or after removing it."""
     where = leaf.sharding
     if not isinstance(where, NamedSharding) or not any(where.spec):
         return where

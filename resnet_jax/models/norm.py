@@ -28,37 +28,38 @@ class BatchNorm(nn.Module):
 
     * ``train`` is an argument of the call. It is never inferred from what is mutable.
     * The variance is the mean squared distance from the mean, in float32 or wider, whatever the compute dtype. The
-      usual E[x^2] - E[x]^2 cancels for ``|mean| >> std`` (raw pixels). Of bfloat16 on a TPU both moments are taken in
-      one pass, of distances from the running mean (:mod:`resnet_jax.ops.channels_tpu` states the rounding).
-    * The running variance is the biased one of the batch, like Flax's, or, on request, PyTorch's: n / (n - 1) times
-      that, n being the values of a channel in what the running averages are taken over. With n = 1 there is none.
+      usual E[x^2] - E[x]^2 cancels for ``|mean| >> std`` (raw pixels). For bfloat16 on a TPU, both moments are computed
+      in one pass from distances to the running mean (:mod:`resnet_jax.ops.channels_tpu` states the rounding).
+    * The running variance is the biased one of the batch, as in Flax. On request it is PyTorch's, which is n / (n - 1)
+      times that, where n is the number of values per channel that the running averages see. For n = 1 it is undefined.
 
-    Whose statistics an example is normalized by in training is the **scope**:
+    The **scope** determines whose statistics normalize an example in training:
 
-    * ``global``: the whole array the module sees. Under ``jit`` with a sharded batch this is the global batch ("sync
-      BN" for free). Inside ``pmap`` or ``shard_map`` name the mapped axis in ``axis_name`` to get the same.
+    * ``global``: the whole array that the module sees. Under ``jit`` with a sharded batch this is the global batch
+      ("sync BN" for free). Inside ``pmap`` or ``shard_map``, name the mapped axis in ``axis_name`` to get the same.
     * ``ghost``: ``ghost_size`` consecutive examples (Hoffer et al. 2017, arXiv 1705.08741).
-    * ``device_group``: the examples of ``group_devices`` consecutive devices, which communicate with each other alone.
+    * ``device_group``: the examples of ``group_devices`` consecutive devices, which communicate only among themselves.
     * ``device``: the examples of one device, with no communication in the forward pass. Inside ``pmap`` or
-      ``shard_map`` that is what the module sees; under ``jit`` ``devices`` tells how many equal, consecutive parts.
-    * ``frozen``: the running averages, in training too; they do not move.
+      ``shard_map`` that is what the module sees; under ``jit``, ``devices`` gives the number of equal, consecutive
+      parts.
+    * ``frozen``: the running averages, in training too; they are not updated.
 
-    Whatever the scope, the running averages move towards the mean and variance of the **whole** batch: the variance
+    In every other scope, the running averages move towards the mean and variance of the **whole** batch: the variance
     of a union is the mean of the parts' variances plus the variance of their means.
 
     Attributes:
         momentum: weight of the *old* running average (0.9 here is 0.1 in PyTorch).
         eps: added to the variance.
-        dtype: of the output; None keeps the input's.
-        param_dtype: of scale and bias.
+        dtype: dtype of the output; None keeps the input's.
+        param_dtype: dtype of scale and bias.
         scale_init: initializer of gamma; zeros for "zero-init of the last gamma" (Goyal et al. 2017, section 5.1).
         axis_name: mapped axis to average the statistics over, if any.
         statistics: the scope: ``global``, ``ghost``, ``device_group``, ``device`` or ``frozen``.
-        ghost_size: examples of a ghost batch.
-        group_devices: devices of a group. On one device alone the whole batch is the group.
-        devices: parts the batch is sharded in, for the scopes ``device_group`` and ``device`` under jit.
-        relu: put a ReLU on top, in the same pass over memory.
-        running_variance: ``biased``, or ``unbiased`` as PyTorch's.
+        ghost_size: examples per ghost batch.
+        group_devices: devices per group. On a single device the whole batch is the group.
+        devices: number of parts the batch is sharded into, for the scopes ``device_group`` and ``device`` under jit.
+        relu: apply a ReLU to the output in the same pass over memory.
+        running_variance: ``biased``, or ``unbiased`` as in PyTorch.
     """
 
     momentum: float = 0.9
@@ -76,12 +77,12 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *spatial c"]:
-        """Return the normalized ``x``; with ``train`` also move the running averages in ``batch_stats``.
+        """Return the normalized ``x``. With ``train``, also update the running averages in ``batch_stats``.
 
         Raises:
-            ValueError: ``train`` without ``mutable=['batch_stats']``: the new statistics would have nowhere to go.
-            UsageError: the batch cannot be cut into ghost batches or device parts, the devices not into groups, or the
-                batch has one value a channel, and so no unbiased variance.
+            ValueError: ``train`` without ``mutable=['batch_stats']``, so that the new statistics could not be stored.
+            UsageError: the batch cannot be divided into ghost batches or device parts, the devices cannot be divided
+                into groups, or there is one value per channel and hence no unbiased variance.
         """
         channels = (x.shape[-1],)
         stat_dtype = at_least_float32(x.dtype)
@@ -98,7 +99,7 @@ class BatchNorm(nn.Module):
         parts = self._parts(x.shape[0])
         wide = wide.reshape(parts, x.shape[0] // parts, *x.shape[1:])
         spread = self.axis_name if self.statistics == "global" else None
-        exact = x.dtype == jnp.bfloat16  # then a TPU's form in one pass loses nothing that is there
+        exact = x.dtype == jnp.bfloat16  # then the one-pass form of a TPU loses no precision
         mean, var = moments(wide, jnp.broadcast_to(running_mean.value, (parts, *channels)) if exact else None)
         if spread is not None:
             mean, var = union_over(mean, var, spread)
@@ -124,7 +125,7 @@ class BatchNorm(nn.Module):
         return normalize(x, mean, gain, _rows(bias, var), relu=self.relu)
 
     def _correction(self, x: Array) -> float:
-        """Return what the variance of the whole batch is multiplied by in the running average."""
+        """Return the factor on the variance of the whole batch in the running average."""
         if self.running_variance == "biased":
             return 1.0
         count = x.size // x.shape[-1]
@@ -137,7 +138,7 @@ class BatchNorm(nn.Module):
         return bessel(count, "/".join(self.path))
 
     def _over_group(self, mean: Array, var: Array) -> tuple[Array, Array]:
-        """Return mean and variance of a group of devices along the mapped axis, from those of each."""
+        """Return mean and variance of a group of devices along the mapped axis, from those of each device."""
         assert self.axis_name is not None
         devices = lax.axis_size(self.axis_name)
         count = devices // self._groups(devices)
@@ -151,7 +152,7 @@ class BatchNorm(nn.Module):
             ) from error
 
     def _groups(self, devices: int) -> int:
-        """Return how many groups so many devices are."""
+        """Return the number of groups among so many devices."""
         size = self.group_devices
         if devices == 1:
             return 1
@@ -160,7 +161,7 @@ class BatchNorm(nn.Module):
         return devices // size
 
     def _parts(self, examples: int) -> int:
-        """Return into how many parts of their own statistics the examples are cut."""
+        """Return into how many parts with their own statistics the examples are divided."""
         match self.statistics:
             case "ghost":
                 size = self.ghost_size
@@ -191,14 +192,14 @@ class BatchNorm(nn.Module):
 class GroupNorm(nn.Module):
     """Normalize each example by the mean and variance of groups of its channels (Wu & He 2018, arXiv 1803.08494).
 
-    One group is layer normalization over channels and positions, a group per channel is instance normalization. There
-    are no running averages: training and evaluation are the same function.
+    One group is layer normalization over channels and positions; one group per channel is instance normalization. There
+    are no running averages, so training and evaluation are the same function.
 
     Attributes:
-        groups: how many; must divide the channels. None is one per channel.
+        groups: number of groups; must divide the channels. None means one per channel.
         eps: added to the variance.
-        dtype: of the output; None keeps the input's. Statistics are float32 or wider.
-        param_dtype: of scale and bias.
+        dtype: dtype of the output; None keeps the input's. Statistics are float32 or wider.
+        param_dtype: dtype of scale and bias.
         scale_init: initializer of the scale.
     """
 
@@ -213,7 +214,7 @@ class GroupNorm(nn.Module):
         """Return the normalized ``x``; ``train`` makes no difference.
 
         Raises:
-            UsageError: the groups do not divide the channels.
+            UsageError: the number of groups does not divide the channels.
         """
         channels = x.shape[-1]
         groups = channels if self.groups is None else self.groups
@@ -229,13 +230,13 @@ class GroupNorm(nn.Module):
             grouped = jnp.mean(channel.reshape(-1, groups, channels // groups), axis=-1, keepdims=True)
             return jnp.broadcast_to(grouped, (*grouped.shape[:2], channels // groups)).reshape(-1, channels)
 
-        mean, var = union(*moments(wide), over_group)  # each example is a part, each channel a part of its group
+        mean, var = union(*moments(wide), over_group)  # each example is a part, and each channel a part of its group
         y = normalize(wide, mean, lax.rsqrt(var + self.eps) * _rows(scale, var), _rows(bias, var))
         return y.astype(self.dtype or x.dtype)
 
 
 class Affine(nn.Module):
-    """Scale and shift each channel: what is left of a batch norm that cannot be folded into a convolution."""
+    """Scale and shift each channel: what remains of a batch norm that cannot be folded into a convolution."""
 
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -252,7 +253,7 @@ class Affine(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """The identity, where another network normalizes."""
+    """The identity, in place of a norm."""
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -260,16 +261,18 @@ class NoNorm(nn.Module):
         return x
 
 
-#: While :func:`leave_biased` is in effect: over how many values norms of unbiased running variance are, by path.
+#: While :func:`leave_biased` is in effect: the number of values behind each norm of unbiased running variance, by path.
 _COUNTS: ContextVar[dict[tuple[str, ...], int] | None] = ContextVar("counts", default=None)
 
 
 @contextmanager
 def leave_biased() -> Iterator[dict[tuple[str, ...], int]]:
-    """Let running variances be the biased ones while a network is traced, to be pooled first and corrected then.
+    """Keep running variances biased while a network is traced, so that they can be pooled first and corrected
+    afterwards.
 
     Yields:
-        The values a channel that each batch norm of unbiased running variance takes its statistics over, by path.
+        The number of values per channel behind the statistics of each batch norm with an unbiased running variance, by
+        path.
     """
     counts: dict[tuple[str, ...], int] = {}
     token = _COUNTS.set(counts)
@@ -280,12 +283,12 @@ def leave_biased() -> Iterator[dict[tuple[str, ...], int]]:
 
 
 def counted() -> dict[tuple[str, ...], int] | None:
-    """Return the counts that :func:`leave_biased` collects here; None if it is not in effect."""
+    """Return the counts that the active :func:`leave_biased` collects, or None."""
     return _COUNTS.get()
 
 
 def bessel(count: int, where: str) -> float:
-    """Return n / (n - 1), which makes a variance over n values unbiased.
+    """Return n / (n - 1), the factor that makes a variance over n values unbiased.
 
     Raises:
         UsageError: n is 1.

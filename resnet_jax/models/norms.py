@@ -1,4 +1,4 @@
-"""The normalization of a network by name: ours, and those that anybody registers.
+"""Normalizations by name: the built-in ones and those that you register.
 
 >>> @register_norm("rms")
 ... def rms(config, place):
@@ -26,10 +26,10 @@ class NormPlace:
     """One of the places in a network where a normalization stands.
 
     Attributes:
-        name: of the module, in the tree of parameters.
-        scale_init: initializer of its scale: ones, or zeros where the residual rule says so.
-        after_conv: whether it follows a convolution at once.
-        relu: whether a ReLU follows, which the module then has to apply; only asked of norm ``batch``.
+        name: name of the module in the parameter tree.
+        scale_init: initializer of its scale: ones, or zeros where the residual rule requires it.
+        after_conv: whether it directly follows a convolution.
+        relu: whether a ReLU follows, which the module then has to apply; only used for norm ``batch``.
     """
 
     name: str
@@ -40,14 +40,14 @@ class NormPlace:
 
 NormRule: TypeAlias = "Callable[[ResNetConfig, NormPlace], nn.Module]"
 
-#: Every norm by name: from the network's choices and a place to a module called as ``(x, train=...)``, x (N, *spatial,
-#: C). Its parameters are called ``scale`` and ``bias``, by which weight decay and learning rates know them; running
-#: statistics belong in the collection ``batch_stats``.
+#: Every norm by name: a function from the network's choices and a place to a module called as ``(x, train=...)``, x (N,
+#: *spatial, C). Its parameters must be called ``scale`` and ``bias``, the names that weight decay and learning rates
+#: look for; running statistics belong in the collection ``batch_stats``.
 NORMS: Registry[NormRule] = Registry("norm")
 
 
 def register_norm(name: str) -> Callable[[NormRule], NormRule]:
-    """Return a decorator that makes a rule the norm that ``ResNetConfig(norm=name)`` has; see :data:`NORMS`.
+    """Return a decorator that registers a rule as the norm of ``ResNetConfig(norm=name)``; see :data:`NORMS`.
 
     Raises:
         UsageError: the name is taken.
@@ -104,7 +104,7 @@ def layer_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
 
 @register_norm("instance")
 def instance_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
-    """Instance normalization: a group a channel."""
+    """Instance normalization: one group per channel."""
     return _grouped(config, place, None)
 
 
@@ -118,7 +118,7 @@ def no_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
 
 @register_norm("folded")
 def folded_norm(config: ResNetConfig, place: NormPlace) -> nn.Module:
-    """What `weights fold` leaves of batch norm: nothing behind a convolution, else a scale and a bias."""
+    """What `weights fold` leaves of a batch norm: nothing after a convolution, otherwise a scale and a bias."""
     from resnet_jax.models.norm import Affine, NoNorm
 
     if place.after_conv:

@@ -1,10 +1,10 @@
-"""How the variables of a network are called: the grammar of their paths, and the one place that knows it.
+"""The grammar of variable paths. This is the only module that knows it.
 
 =====================================  ========================================================================
 path                                   what it is
 =====================================  ========================================================================
 ``stem/...``                           before the first block: ``conv``, ``conv1`` to ``conv3``, or ``whiten``
-``stage{s}/transition/...``            how a stage begins with ``transition="conv_pool"``: ``conv``, ``norm``
+``stage{s}/transition/...``            start of a stage with ``transition="conv_pool"``: ``conv``, ``norm``
 ``stage{s}/block{b}/...``              a block; stages count from 1, blocks from 0
 ``stage{s}/blocks/...``                blocks 1, 2, ... of a stage that runs in a loop, stacked along the first axis
 ``.../branch/...``                     a block's residual branch: ``conv{i}``, ``norm{i}``, ``se``, ``eca``, scalars
@@ -12,7 +12,7 @@ path                                   what it is
 ``norm/...``                           in order ``pre``: after the last block
 ``head/kernel``, ``head/bias``         the classifier
 ``bias2``                              Fixup's scalar before the classifier
-``left/...``, ``right/...``            a network each, of two towers; beside them ``log_scale``
+``left/...``, ``right/...``            the two towers, a network each; next to them ``log_scale``
 =====================================  ========================================================================
 """
 
@@ -25,20 +25,20 @@ from collections.abc import Sequence
 STEM = "stem"
 HEAD = "head"
 WHITEN = "whiten"
-"""The convolution of stem ``whiten``, whose kernel is fixed."""
+"""The convolution of stem ``whiten``, whose kernel is frozen."""
 TRANSITION = "transition"
-"""What stands before the blocks of a stage with ``transition="conv_pool"``."""
+"""The layers before the blocks of a stage with ``transition="conv_pool"``."""
 STACK = "blocks"
 """The name of stacked blocks."""
 
 TOWERS = ("left", "right")
-"""The networks of two towers."""
+"""The two networks of a model with two towers."""
 LOG_SCALE = "log_scale"
-"""Their temperature: the logarithm of its inverse."""
+"""Their temperature, as the logarithm of its inverse."""
 
 HEAD_KERNEL, HEAD_BIAS = f"{HEAD}/kernel", f"{HEAD}/bias"
 STEM_KERNELS = (f"{STEM}/conv/kernel", f"{STEM}/conv1/kernel")
-"""The kernels that see the image: of a stem of one convolution, and of a deep one."""
+"""The kernels that see the image: that of a single-convolution stem and that of a deep stem."""
 
 #: A block's path, to be formatted with ``stage`` (from 1) and ``block`` (from 0).
 BLOCK = "stage{stage}/block{block}"
@@ -48,7 +48,7 @@ _BLOCK = re.compile(r"block(0|[1-9]\d*)")
 
 
 def stage_name(index: int) -> str:
-    """Return the name of a stage, ``index`` counted from 0.
+    """Return the name of a stage; ``index`` counts from 0.
 
     >>> stage_name(0)
     'stage1'
@@ -66,7 +66,7 @@ def block_name(index: int) -> str:
 
 
 def stage_index(name: str) -> int | None:
-    """Return which stage is called ``name``, counted from 0; None if none is.
+    """Return the index, from 0, of the stage called ``name``, or None.
 
     >>> stage_index("stage3"), stage_index("stages"), stage_index("stage0")
     (2, None, None)
@@ -76,7 +76,7 @@ def stage_index(name: str) -> int | None:
 
 
 def block_index(name: str) -> int | None:
-    """Return which block of a stage is called ``name``, counted from 0; None if none is.
+    """Return the index within its stage, from 0, of the block called ``name``, or None.
 
     >>> block_index("block10"), block_index("blocks")
     (10, None)
@@ -87,13 +87,13 @@ def block_index(name: str) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where in a network a path leads.
+    """The place in a network that a path leads to.
 
     Attributes:
-        stage: counted from 0; None outside the stages.
-        block: counted from 0 within its stage; None outside a block, and for stacked ones.
+        stage: index from 0; None outside the stages.
+        block: index from 0 within its stage; None outside a block and for stacked blocks.
         stacked: whether it is in the stacked blocks of its stage.
-        rest: the names below that, from the outside in.
+        rest: the remaining names, from the outside in.
     """
 
     stage: int | None
@@ -108,7 +108,7 @@ class Place:
 
 
 def parse(path: str | Sequence[str]) -> Place:
-    """Return where a path leads; a network may be inside other modules, whose names come first and are passed over.
+    """Return the place that a path leads to. Names of enclosing modules may come first and are skipped.
 
     Args:
         path: names from the outside in, or joined with ``/``.

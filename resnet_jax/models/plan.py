@@ -1,4 +1,4 @@
-"""The blocks of a network in depth order, with everything about each that follows from the configuration."""
+"""The blocks of a network in depth order, with all properties that follow from the configuration."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ class BlockSpec:
         stage: its stage, from 0.
         index: its place in the stage, from 0.
         depth: its place in the network, from 0.
-        in_features: channels that come in.
-        features: channels that go out.
+        in_features: input channels.
+        features: output channels.
         width: base width of its stage.
         strides: stride of the block.
-        beta: the NF rules multiply the activated input by it: 1 / sqrt(variance of the input); else 1.
+        beta: factor that the NF rules apply to the activated input: 1 / sqrt(variance of the input); otherwise 1.
         drop_rate: probability that stochastic depth drops the branch.
-        dilation: distance between the taps of a window at the resolution the block would put out without
-            ``output_stride``: as many positions of its output.
-        undone: the stride that dilation replaces in this block, 1 or 2; then ``strides`` is 1.
-        inner: channels out of each convolution of its branch but the last (``branch_widths``); empty: as its kind says.
+        dilation: distance between the taps of a window in positions of the block's output, at the resolution it would
+            have without ``output_stride``.
+        undone: the stride that dilation replaces in this block, 1 or 2; ``strides`` is then 1.
+        inner: output channels of each convolution of its branch but the last (``branch_widths``); empty: the block kind
+            decides.
     """
 
     stage: int
@@ -60,12 +61,12 @@ class BlockSpec:
 
 
 class BlockInputs(NamedTuple):
-    """What differs between blocks of one shape; stacked along a leading axis where they run in a loop.
+    """The values that differ between blocks of one shape, stacked along a leading axis where blocks run in a loop.
 
     Attributes:
         beta: see :class:`BlockSpec`.
         drop_rate: see :class:`BlockSpec`.
-        key: PRNG key of what the block drops; None where nothing is dropped.
+        key: PRNG key for what the block drops; None if nothing is dropped.
     """
 
     beta: float | Float[Array, " *blocks"]
@@ -74,12 +75,12 @@ class BlockInputs(NamedTuple):
 
     @classmethod
     def of(cls, block: BlockSpec, key: Key[Array, ""] | None) -> BlockInputs:
-        """Return what ``block`` has for itself; ``key`` is the network's."""
+        """Return the values of ``block``; ``key`` is the network's key."""
         return cls(block.beta, block.drop_rate, None if key is None else jax.random.fold_in(key, block.depth))
 
     @classmethod
     def stacked(cls, blocks: Sequence[BlockSpec], key: Key[Array, ""] | None, dtype: DTypeLike) -> BlockInputs:
-        """Return the same for blocks that run in a loop, ``(blocks,)`` each; beta of ``dtype``."""
+        """Return the values of blocks that run in a loop, with shape ``(blocks,)`` each; beta has dtype ``dtype``."""
         depths = jnp.asarray([block.depth for block in blocks], jnp.uint32)
         return cls(
             jnp.asarray([block.beta for block in blocks], dtype),
@@ -89,7 +90,7 @@ class BlockInputs(NamedTuple):
 
 
 def are_alike(blocks: Sequence[BlockSpec]) -> bool:
-    """Return whether the blocks of a stage after its first are equal, as those that run in a loop have to be."""
+    """Return whether all blocks of a stage but the first are equal, as a loop requires."""
     return len({block.inner for block in blocks[1:]}) == 1
 
 
@@ -133,9 +134,9 @@ def stem_widths(config: ResNetConfig) -> tuple[int, ...]:
 def plan_stages(config: ResNetConfig) -> tuple[tuple[BlockSpec, ...], ...]:
     """Return the blocks of each stage.
 
-    NF rules (Brock et al. 2021, section 3): with v the variance of a block's input, beta = 1 / sqrt(v). A block adds
-    alpha^2. Where the skip is a projection it sees the normalized input, so the variance starts again from 1; option
-    A keeps v and spreads it over more channels, of which the new ones are zero.
+    NF rules (Brock et al. 2021, section 3): if v is the variance of a block's input, beta = 1 / sqrt(v), and each block
+    adds alpha^2. A projection on the skip sees the normalized input, so the variance restarts from 1. Option A keeps v
+    and spreads it over more channels, of which the new ones are zero.
 
     >>> [round(block.beta, 6) for block in plan_stages(ResNetConfig((3, 1), (8, 16), residual="nf", norm="none",
     ...     block="bottleneck"))[0]]

@@ -26,13 +26,15 @@ _AXES = {1: "W", 2: "H, W", 3: "D, H, W"}
 
 
 class Stem(nn.Module):
-    """From the input to the first stage, front end included. In order ``pre`` its last norm is that of the blocks."""
+    """From the input to the first feature map, front end included. In order ``pre`` its last norm is that of the
+    blocks.
+    """
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *out f"]:
-        """Return the first feature map; ``stem_stride`` positions of the input are one of it."""
+        """Return the first feature map; one of its positions covers ``stem_stride`` positions of the input."""
         config = self.config
         if config.frontend != "none":
             x = apply_frontend(config, x, self.make_rng("dropout") if train and masks_bands(config) else None)
@@ -56,7 +58,7 @@ class Stem(nn.Module):
         return self._pool(x, train)
 
     def _window(self, index: int) -> tuple[int, int]:
-        """Return the window and the stride of a convolution."""
+        """Return the window and stride of a convolution."""
         match self.config.stem:
             case "waveform":
                 return 80, 4
@@ -68,7 +70,7 @@ class Stem(nn.Module):
                 return 3, 2 if index == 0 else 1
 
     def _whitened(self, x: Array, width: int) -> Array:
-        """Return the whitened patches with a bias; a random kernel until :mod:`resnet_jax.models.whitening` sets it."""
+        """Return whitened patches plus a bias. The kernel is random until :mod:`.whitening` sets it."""
         config = self.config
         x = layers.Conv(
             width, config.whiten_window, use_bias=True, kernel_init=initializer(config.init), dtype=config.dtype,
@@ -97,14 +99,14 @@ class Stem(nn.Module):
                 assert_never(config.stem_pool)
 
 
-#: What the backward pass may keep, by ``remat``; "none" is not among them. Convolutions are named in layers.Conv.
+#: What the backward pass may keep, by ``remat`` (except "none"). Convolution outputs are named in layers.Conv.
 _KEPT = {"block": None, "conv": jax.checkpoint_policies.save_only_these_names(layers.CONV_OUTPUT)}
 
 
 class Transition(nn.Module):
-    """How a stage begins with ``transition="conv_pool"``: 3x3 convolution, maximum over 2x2, norm, activation.
+    """Start of a stage with ``transition="conv_pool"``: 3x3 convolution, 2x2 max pool, norm, activation.
 
-    In pre-activation order norm and activation are those of the blocks.
+    In pre-activation order, norm and activation are those of the blocks.
     """
 
     config: ResNetConfig
@@ -112,7 +114,7 @@ class Transition(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Float[Array, "n *half f"]:
-        """Return half the side, rounded down."""
+        """Return a map of half the side, rounded down."""
         config = self.config
         if min(x.shape[1:-1]) < 2:
             raise UsageError(
@@ -139,7 +141,7 @@ class Stage(nn.Module):
         Args:
             x: the input.
             train: the mode of norm and dropout.
-            key: of what the network drops; None where nothing is dropped.
+            key: PRNG key for what the network drops; None if nothing is dropped.
         """
         config = self.config
 
@@ -156,7 +158,7 @@ class Stage(nn.Module):
         if config.transition == "conv_pool":
             x = Transition(config, self.blocks[0].in_features, name=paths.TRANSITION)(x, train=train)
         if config.remat != "none":
-            # in a loop nothing can undo it; elsewhere the compiler would find the common subexpressions
+            # inside a loop nothing can undo remat; elsewhere the compiler would merge the common subexpressions
             run = nn.remat(run, prevent_cse=not scanned, policy=_KEPT[config.remat])
         for block in self.blocks[:1] if scanned else self.blocks:
             x, _ = run(Block(config, block, name=paths.block_name(block.index)), x, BlockInputs.of(block, key))
@@ -173,11 +175,11 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network as a pure function ``(variables, images) -> logits``: a backbone and a classifier on it.
+    """A residual network as a pure function ``(variables, images) -> logits``: a backbone and a classifier.
 
-    Variables are ``params`` and, with batch norm, ``batch_stats``. Paths read ``stem/conv``,
-    ``stage1/block0/branch/conv1``, ``stage2/block0/shortcut/conv``, ``head``: stages count from 1, blocks from 0. A
-    stage that is scanned has one path ``stage1/blocks/...`` for its blocks after the first, in what it captures too;
+    Variables are ``params`` and, with batch norm, ``batch_stats``. Paths look like ``stem/conv``,
+    ``stage1/block0/branch/conv1``, ``stage2/block0/shortcut/conv`` and ``head``: stages count from 1, blocks from 0. In
+    a scanned stage, all blocks after the first share one path ``stage1/blocks/...``, also in captured intermediates;
     ``unstack_blocks`` gives each its own (:mod:`resnet_jax.models.layout`).
 
     Example:
@@ -191,7 +193,7 @@ class ResNet(nn.Module):
         >>> sorted(updates)
         ['batch_stats']
 
-        The backbone alone, and a head of one's own on it:
+        The backbone alone, with your own head:
 
         >>> maps = model.apply(variables, images, train=False, method="features")
         >>> {name: x.shape for name, x in maps.items()}["stage1"], maps["pooled"].shape
@@ -211,7 +213,7 @@ class ResNet(nn.Module):
     config: ResNetConfig
 
     def setup(self) -> None:
-        """Declare the head; the backbone is declared where :meth:`features` runs."""
+        """Declare the head. The backbone is declared where :meth:`features` runs."""
         config = self.config
         if config.head != "classifier" and config.num_classes > 0:
             self.head: Any = make_head(config)
@@ -226,15 +228,16 @@ class ResNet(nn.Module):
             self.head_dropout = Dropout(config.head_dropout)
 
     def __call__(self, x: Float[Array, "n *spatial c"], *, train: bool) -> Any:
-        """Return logits ``(N, num_classes)``, what another ``head`` makes, or pooled features if ``num_classes`` is 0.
+        """Return logits ``(N, num_classes)``, the outputs of another ``head``, or pooled features if ``num_classes`` is
+        0.
 
         Args:
-            x: normalized images ``(N, *spatial, in_channels)``; any float dtype.
-            train: use and move the batch statistics (then apply with ``mutable=['batch_stats']``); drop what dropout
-                and stochastic depth drop (then give ``rngs={'dropout': key}``).
+            x: normalized images ``(N, *spatial, in_channels)`` of any float dtype.
+            train: use and update the batch statistics (apply with ``mutable=['batch_stats']``) and activate dropout and
+                stochastic depth (pass ``rngs={'dropout': key}``).
 
         Raises:
-            UsageError: the input's rank or channels are not the network's.
+            UsageError: the input's rank or channels do not match the network.
         """
         maps = self.features(x, train=train)
         pooled = maps["pooled"]
@@ -248,23 +251,23 @@ class ResNet(nn.Module):
 
     @nn.compact
     def features(self, x: Float[Array, "n *spatial c"], *, train: bool) -> dict[str, Array]:
-        """Return what every part of the backbone gives, without the classifier.
+        """Return the output of every part of the backbone, without the classifier.
 
-        ``model.apply(variables, x, train=False, method="features")``, or ``self.backbone.features(x, train=train)`` in
-        a module of one's own. What is not used of it is not computed under ``jit``.
+        Call it as ``model.apply(variables, x, train=False, method="features")``, or as ``self.backbone.features(x,
+        train=train)`` in a module of your own. Under ``jit``, outputs that you do not use are not computed.
 
         ==========================  ===============================================================================
         name                        what it is
         ==========================  ===============================================================================
         ``stem``                    output of the stem
         ``stage1`` to ``stage{S}``  output of each stage, ``(N, *spatial, C)``; in order ``pre`` the bare sums
-        ``final``                   what is pooled: the last stage's output; in order ``pre`` after the network's last
-                                    norm and activation, and so the map for a head of one's own
+        ``final``                   the input of the pool: the last stage's output, in order ``pre`` after the network's
+                                    last norm and activation. This is the map for a head of your own
         ``pooled``                  its mean (or maximum, ``head_pool``) over all positions, ``(N, C)`` in float32 or
                                     wider; with Fixup plus its bias. The classifier's input, before dropout
         ==========================  ===============================================================================
 
-        Maps have the network's ``dtype``. A position of stage s is 4 x 2^(s - 1) pixels wide (2^(s - 1) with stem
+        Maps have the network's ``dtype``. The stride of stage s is 4 x 2^(s - 1) pixels (2^(s - 1) with stem
         ``cifar``), and at most ``output_stride``.
 
         Args:
@@ -272,7 +275,7 @@ class ResNet(nn.Module):
             train: as for a call.
 
         Raises:
-            UsageError: the input's rank or channels are not the network's.
+            UsageError: the input's rank or channels do not match the network.
         """
         config = self.config
         if x.ndim != config.spatial_dims + 2:

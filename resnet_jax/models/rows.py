@@ -1,6 +1,6 @@
-"""The named networks: each classic is a row of data, the choices it is made of and where they were published.
+"""The named networks: each classic is a row of data with its choices and its source.
 
-A network of your own is registered in the same way:
+Register a network of your own in the same way:
 
 >>> @register_model("resnet8_mine", image_size=32, source="my notebook")
 ... def resnet8_mine() -> ResNetConfig:
@@ -21,7 +21,7 @@ from resnet_jax.runtime.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class NamedModel:
-    """One named network: its choices, the image side its counts refer to, and where it was published."""
+    """A named network: its choices, the image side that its counts refer to, and its source."""
 
     config: ResNetConfig
     image_size: int
@@ -40,12 +40,13 @@ MODELS: Registry[NamedModel] = Registry("model", listing="`resnet-jax models`")
 def register_model(
     name: str, *, image_size: int, source: str
 ) -> Callable[[Callable[[], ResNetConfig]], Callable[[], ResNetConfig]]:
-    """Return a decorator that makes a function without arguments, which gives the choices, a named network.
+    """Return a decorator that registers a function, which takes no arguments and returns the choices, as a named
+    network.
 
     Args:
-        name: what :func:`resnet_jax.create_model`, recipes and the command line call it.
-        image_size: side in pixels of its images, for counts and examples.
-        source: where it comes from.
+        name: name for :func:`resnet_jax.create_model`, recipes and the command line.
+        image_size: side of its images in pixels, for counts and examples.
+        source: where it was published.
 
     Raises:
         UsageError: the name is taken.
@@ -65,7 +66,7 @@ def _family(build: Callable[[], dict[str, NamedModel]]) -> Callable[[], dict[str
     return build
 
 
-#: Blocks per stage by depth: basic for 18 and 34, bottleneck for the others (arXiv 1512.03385, table 1).
+#: Blocks per stage by depth: basic blocks for 18 and 34, bottlenecks for the others (arXiv 1512.03385, table 1).
 STAGES = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -85,7 +86,7 @@ def _imagenet(depth: int, source: str, image_size: int = 224, **choices: Any) ->
 def _cifar(
     depth: int, source: str, *, per_block: int = 2, widths: tuple[int, ...] = (16, 32, 64), **choices
 ) -> NamedModel:
-    """A net of (3 per_block) n + 2 layers: three stages of n blocks over 32 x 32 pixels."""
+    """A network of (3 per_block) n + 2 layers: three stages of n blocks on 32 x 32 pixels."""
     n, rest = divmod(depth - 2, 3 * per_block)
     assert rest == 0, depth
     given = {"stem": "cifar", "shortcut": "A", "norm_groups": 8, "num_classes": 10, **choices}

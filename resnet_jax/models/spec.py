@@ -1,4 +1,4 @@
-"""A network as a value: the name of a known one, and what is changed in it."""
+"""A network as a value: the name of a known network and the changes to it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ DEFAULT = "resnet20_cifar"
 
 
 def model_options() -> dict[str, Any]:
-    """Return the fields of :class:`ResNetConfig` that a user may set, each with its annotation; registered values
-    are among those of a ``Literal``.
+    """Return the fields of :class:`ResNetConfig` that a user may set, each with its annotation. Registered values are
+    included in each ``Literal``.
     """
     hints = field_hints(ResNetConfig)
     return {name: opened(hint) for name, hint in hints.items() if not is_marked(hint, NOT_AN_OPTION)}
 
 
 class ModelSpec:
-    """A named network and the fields of its :class:`ResNetConfig` that are changed. Immutable.
+    """A named network and the changed fields of its :class:`ResNetConfig`. Immutable.
 
-    A field that is left out, or None, is as in the named network.
+    A field that is left out or None keeps the value of the named network.
 
     Args:
-        name: a name of :func:`resnet_jax.models.list_models`; it is looked up by :meth:`config` only.
+        name: a name of :func:`resnet_jax.models.list_models`. Only :meth:`config` looks it up.
         **changes: fields of :class:`ResNetConfig`.
 
     Raises:
-        UsageError: there is no such field, or it cannot have this value; whether the choices go together is for
-            :meth:`config` to see.
+        UsageError: there is no such field, or it cannot have this value. Whether the choices go together is checked by
+            :meth:`config`.
 
     >>> spec = ModelSpec("resnet20_cifar", norm="group", norm_groups=8)
     >>> spec
@@ -72,19 +72,19 @@ none, folded
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What differs from the named network, in the order of :class:`ResNetConfig`'s fields."""
+        """The differences from the named network, in the order of :class:`ResNetConfig`'s fields."""
         return dict(self._changes)
 
     def replace(self, name: str | None = None, **changes: Any) -> ModelSpec:
-        """Return the same with another name or other changes; a change to None takes that field's change back."""
+        """Return a copy with another name or other changes. Setting a field to None undoes its change."""
         return ModelSpec(self.name if name is None else name, **{**self.changes, **changes})
 
     def config(self, **defaults: Any) -> ResNetConfig:
         """Return all choices of the network.
 
         Args:
-            **defaults: fields of :class:`ResNetConfig` to take in place of the named network's where this leaves them
-                open, such as ``num_classes`` of the data.
+            **defaults: fields of :class:`ResNetConfig` that replace the named network's values unless this spec sets
+                them, such as ``num_classes`` from the data.
 
         Raises:
             UsageError: no network has this name, or the choices do not go together.
@@ -92,13 +92,13 @@ none, folded
         return named_config(self.name, **{**defaults, **self.changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: the name, and what is changed."""
+        """Return plain values: the name and the changes."""
         changes = {name: list(value) if isinstance(value, tuple) else value for name, value in self._changes}
         return {"name": self.name, **changes}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelSpec:
-        """Return what :meth:`to_dict` wrote."""
+        """Rebuild a spec from the result of :meth:`to_dict`."""
         return cls(**raw)
 
     def __eq__(self, other: object) -> bool:
@@ -117,18 +117,18 @@ none, folded
 
     @staticmethod
     def option_hints() -> dict[str, Any]:
-        """Return the options of a network with their annotations: its name, and what may be changed or left out."""
+        """Return the options of a network with their annotations: its name, and each field, which may be left out."""
         changes = {name: Optional[hint] for name, hint in model_options().items()}  # noqa: UP045
         return {"name": str, **changes}
 
     @staticmethod
     def option_docs() -> dict[str, str]:
-        """Return a line about each of the options."""
+        """Return one line of help for each option."""
         return {"name": "A name that `resnet-jax models` lists.", **field_docs(ResNetConfig)}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Tell pydantic, which reads YAML, how to check a mapping: each field by its annotation."""
+        """Tell pydantic, which reads YAML, to check a mapping field by field against the annotations."""
         from pydantic_core import core_schema
         from typing_extensions import TypedDict
 
@@ -141,13 +141,13 @@ none, folded
 
 
 class ModelChanges(ModelSpec):
-    """What is changed of a network that is named elsewhere."""
+    """The changes to a network that is named elsewhere."""
 
     __slots__ = ()
 
     @staticmethod
     def option_hints() -> dict[str, Any]:
-        """Return the options of :class:`ModelSpec` without the name."""
+        """Return the options of :class:`ModelSpec` except the name."""
         return {name: hint for name, hint in ModelSpec.option_hints().items() if name != "name"}
 
 

@@ -1,7 +1,7 @@
-"""A network as a table: a row for every layer, with its output's shape, its parameters and its multiply-adds.
+"""A network as a table: one row per layer, with its output shape, parameters and multiply-adds.
 
-As Keras' ``model.summary()`` and torchinfo print it. The sums of the rows are those of :func:`resnet_jax.models.count`,
-whatever rows are put together; nothing is allocated and nothing is run.
+The table resembles Keras' ``model.summary()`` and torchinfo. The sums of the rows equal
+:func:`resnet_jax.models.count`, however rows are grouped. Nothing is allocated and nothing runs.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A layer, or what several of them are together.
+    """A layer, or several layers together.
 
     Attributes:
-        path: of its parameters, without the collection; "" is the network itself.
+        path: path of its parameters, without the collection; "" is the network itself.
         kind: its class, such as ``Conv``.
-        shape: of its output for one example, without the batch axis; () where it has none of its own.
+        shape: output shape for one example, without the batch axis; () if it has no output of its own.
         params: trainable scalars.
         batch_stats: running means and variances.
         macs: multiply-adds of convolutions and linear layers, for one example.
-        block: depth index of its block, from 0; None outside of blocks.
-        calls: how often it is computed for one example: more than once for layers that several maps share.
+        block: depth index of its block, from 0; None outside blocks.
+        calls: how often it is computed for one example; more than once for layers that several maps share.
     """
 
     path: str
@@ -58,12 +58,12 @@ class _Seen:
 
 
 def summarize(model: nn.Module, input_shape: Sequence[int], depth: int = 3) -> list[Row]:
-    """Return the rows of a network in the order in which they are computed.
+    """Return the rows of a network in the order of computation.
 
     Args:
         model: the network.
-        input_shape: of one example, without the batch axis.
-        depth: 3 for every layer, 2 for every block and what is outside of blocks, 1 for stem, stages and head.
+        input_shape: shape of one example, without the batch axis.
+        depth: 3 for every layer, 2 for every block and the layers outside blocks, 1 for stem, stages and head.
 
     >>> from resnet_jax.models.zoo import create_model
     >>> rows = summarize(create_model("resnet20_cifar"), (32, 32, 3), depth=1)
@@ -84,7 +84,7 @@ def summarize(model: nn.Module, input_shape: Sequence[int], depth: int = 3) -> l
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         path = context.module.path
-        first = seen.setdefault(path, _Seen(type(context.module).__name__, (), calls=0))  # in the order of the calls
+        first = seen.setdefault(path, _Seen(type(context.module).__name__, (), calls=0))  # in call order
         out = call(*args, **kwargs)
         first.calls += 1
         first.shape = first.shape or _shape(out)
@@ -100,7 +100,7 @@ def summarize(model: nn.Module, input_shape: Sequence[int], depth: int = 3) -> l
 
 
 def total(rows: Sequence[Row]) -> Counts:
-    """Return the sums, as :func:`resnet_jax.models.count` counts them."""
+    """Return the sums of the rows, which equal what :mod:`resnet_jax.models.count` counts."""
     return Counts(*(sum(getattr(row, name) for row in rows) for name in ("params", "batch_stats", "macs")))
 
 
@@ -110,7 +110,7 @@ def _shape(out: Any) -> tuple[int, ...]:
 
 
 def _by_module(tree: Any) -> dict[Path, int]:
-    """Return how many scalars each module has of its own."""
+    """Return the number of scalars that each module owns itself."""
     found: dict[Path, int] = {}
     for path, leaf in cast("dict[Path, Any]", flatten_dict(tree)).items():
         found[path[:-1]] = found.get(path[:-1], 0) + math.prod(leaf.shape)
@@ -118,7 +118,7 @@ def _by_module(tree: Any) -> dict[Path, int]:
 
 
 def _repeated(seen: dict[Path, _Seen], repeat: Callable[[Path], int]) -> Iterator[tuple[Path, _Seen]]:
-    """Yield what was seen, and the blocks that are like the second of their stage once for each, behind it."""
+    """Yield the recorded layers, and after the second block of a stage the blocks that equal it."""
     items, at = list(seen.items()), 0
     while at < len(items):
         path, each = items[at]
@@ -138,13 +138,13 @@ def _repeated(seen: dict[Path, _Seen], repeat: Callable[[Path], int]) -> Iterato
 def _layers(
     seen: dict[Path, _Seen], repeat: Callable[[Path], int], params: dict[Path, int], stats: dict[Path, int]
 ) -> Iterator[tuple[Path, Row]]:
-    """Yield a row for every module that has parameters, statistics or multiply-adds of its own."""
+    """Yield a row for every module with parameters, statistics or multiply-adds of its own."""
     left = dict.fromkeys((*params, *stats))
     for path, each in _repeated(seen, repeat):
         if path in left or each.macs:
             left.pop(path, None)
             yield path, _row(path, each, params, stats)
-    for path in left:  # scalars that belong to no layer that was called, such as those of Fixup
+    for path in left:  # scalars of no called layer, such as those of Fixup
         yield path, _row(path, _Seen("parameter", ()), params, stats)
 
 
@@ -154,7 +154,7 @@ def _row(path: Path, each: _Seen, params: dict[Path, int], stats: dict[Path, int
 
 
 def _together(layers: Sequence[tuple[Path, Row]], depth: int, seen: dict[Path, _Seen]) -> list[Row]:
-    """Return the rows in blocks or stages, each with its depth index; those of equal paths are added."""
+    """Return the rows grouped into blocks or stages, each with its depth index; rows of equal paths are summed."""
     blocks: dict[Path, int] = {}
     for path in seen:
         place = paths.parse(path)
@@ -164,7 +164,7 @@ def _together(layers: Sequence[tuple[Path, Row]], depth: int, seen: dict[Path, _
     for path, row in layers:
         place = paths.parse(path)
         cut = path if depth > 2 else path[:2] if depth == 2 and place.block is not None else path[:1]
-        own = seen.get(cut) or seen.get(path[:2])  # of a stage its last block
+        own = seen.get(cut) or seen.get(path[:2])  # for a stage, its last block
         block = blocks.get(cut[:2])
         if cut not in rows:
             kind, shape = (row.kind, row.shape) if cut == path else (own.kind, own.shape) if own else ("", row.shape)

@@ -1,9 +1,9 @@
-"""Two residual networks with one space of embeddings: an image on the left, anything on the right.
+"""Two residual networks with a shared embedding space: an image on the left, any other input on the right.
 
-Each tower is a :class:`~resnet_jax.models.ResNet` of any number of spatial dimensions whose classifier is the
-projection to the embeddings; these have length 1. The temperature of the contrastive loss is a parameter of the
-network, as in CLIP (Radford et al. 2021, arXiv 2103.00020, section 2.5). Paths read ``left/stage1/block0/...``,
-``right/head/kernel`` and ``log_scale``.
+Each tower is a :class:`~resnet_jax.models.ResNet` with any number of spatial dimensions, whose classifier serves as the
+projection to unit-length embeddings. The temperature of the contrastive loss is a parameter of the network, as in CLIP
+(Radford et al. 2021, arXiv 2103.00020, section 2.5). Paths look like ``left/stage1/block0/...``, ``right/head/kernel``
+and ``log_scale``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from resnet_jax.models.resnet import ResNet
 
 #: Field of the batch -> the tower that takes it.
 SIDES: dict[str, str] = {"image": "left", "other": "right"}
-#: The temperature that training starts from, and the largest scale (CLIP).
+#: The initial temperature, and the largest scale (CLIP).
 TEMPERATURE, MOST_SCALE = 0.07, 100.0
 START = math.log(1 / TEMPERATURE)
-#: Below this length an embedding is not brought to length 1.
+#: Embeddings shorter than this are not scaled to length 1.
 LEAST_LENGTH = 1e-6
 
 
@@ -37,12 +37,12 @@ class TwoTowers(nn.Module):
     """Embeddings of two inputs as a pure function ``(variables, {"image": x, "other": y}) -> outputs``.
 
     Attributes:
-        left: of ``image``; its ``num_classes`` is the width of the embeddings.
-        right: of ``other``, with the same width.
-        other_shape: of one example of ``other``, such as (64, 40); the variables do not depend on its sides.
+        left: network for ``image``; its ``num_classes`` is the width of the embeddings.
+        right: network for ``other``, with the same width.
+        other_shape: shape of one example of ``other``, such as (64, 40); the variables do not depend on its sides.
 
     Raises:
-        UsageError: towers of different widths or dtypes, or such that a tower cannot be.
+        UsageError: the towers have different widths or dtypes, or choices that a tower cannot have.
 
     >>> from resnet_jax.models.config import ResNetConfig
     >>> left = ResNet(ResNetConfig((1,), (8,), stem="cifar", num_classes=4))
@@ -61,24 +61,24 @@ class TwoTowers(nn.Module):
     right: ResNet
     other_shape: tuple[int, ...]
 
-    #: Fields of a batch that the network is called with.
+    #: The fields of a batch that are inputs of the network.
     inputs: ClassVar[tuple[str, ...]] = tuple(SIDES)
 
     @property
     def config(self) -> ResNetConfig:
-        """The choices of the left tower, for what is the same in both (dtype, momentum of batch norm)."""
+        """The choices of the left tower, for what both share (dtype, batch-norm momentum)."""
         return self.left.config
 
     @property
     def towers(self) -> dict[str, ResNet]:
-        """Both, by name."""
+        """Both towers, by name."""
         return {"left": self.left, "right": self.right}
 
     @nn.nowrap
     def joined(self, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the variables of the network, given those of each tower: arrays, or their shapes.
+        """Return the network's variables, given those of each tower, as arrays or shapes.
 
-        The temperature is as training starts.
+        The temperature has its initial value.
         """
         found: dict[str, dict[str, Any]] = {}
         for name, variables in parts.items():
@@ -91,16 +91,16 @@ class TwoTowers(nn.Module):
 
     @nn.compact
     def __call__(self, x: Mapping[str, Array], *, train: bool) -> dict[str, Array]:
-        """Return the embeddings (N, width) of every input that is given, of length 1, and ``scale`` (N,).
+        """Return unit-length embeddings (N, width) of every given input, and ``scale`` (N,).
 
-        The scale is 1 / temperature, at most 100, the same number for every example.
+        The scale is 1 / temperature, at most 100, and the same for every example.
 
         Args:
-            x: ``image`` and ``other``; to embed one side alone, one of them.
-            train: as of :class:`~resnet_jax.models.ResNet`.
+            x: ``image`` and ``other``, or one of them to embed only that side.
+            train: as for :class:`~resnet_jax.models.ResNet`.
 
         Raises:
-            UsageError: inputs of other names, or none.
+            UsageError: there is no input, or one of another name.
         """
         if not x or not set(x) <= set(SIDES):
             raise UsageError(f"two towers take inputs called {' and '.join(SIDES)}, got {', '.join(x) or 'none'}")
@@ -111,18 +111,18 @@ class TwoTowers(nn.Module):
 
 
 def two_towers(left: ResNetConfig, right: ResNetConfig, other_shape: tuple[int, ...]) -> TwoTowers:
-    """Return the network of two towers, checked.
+    """Return a checked network of two towers.
 
-    A projection that would start at 0, as that of Fixup and SkipInit, starts as others do: embeddings of length 0 have
-    no direction.
+    A projection that would start at 0, as with Fixup and SkipInit, gets the usual initializer, because embeddings of
+    length 0 have no direction.
 
     Args:
-        left: of ``image``.
-        right: of ``other``.
-        other_shape: of one example of ``other``.
+        left: choices for ``image``.
+        right: choices for ``other``.
+        other_shape: shape of one example of ``other``.
 
     Raises:
-        UsageError: other choices of the two that must be equal, or that a tower cannot have.
+        UsageError: the two differ in choices that must be equal, or have choices that a tower cannot have.
     """
     for name in ("num_classes", "dtype", "param_dtype", "execution", "norm_momentum"):
         ours, theirs = getattr(left, name), getattr(right, name)
@@ -144,20 +144,20 @@ def _projecting(config: ResNetConfig) -> ResNetConfig:
 
 
 def inputs_of(network: Any, batch: Mapping[str, Any]) -> Any:
-    """Return what of a batch a network is called with: its ``image``, or of two towers both inputs by name."""
+    """Return a network's input from a batch: its ``image``, or for two towers both inputs by name."""
     names = getattr(network, "inputs", None)
     return batch["image"] if names is None else {name: batch[name] for name in names}
 
 
 def abstract_inputs(network: nn.Module, image_shape: Sequence[int], batch: int) -> Any:
-    """Return the shapes of what a network is called with, for a batch of so many images of a shape, float32."""
+    """Return the shapes of a network's inputs, in float32, for a batch of images of a shape."""
     shapes = {"image": tuple(image_shape), "other": getattr(network, "other_shape", ())}
     made = {name: jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for name, shape in shapes.items()}
     return inputs_of(network, made)
 
 
 def unit_length(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Return rows of length 1; those shorter than :data:`LEAST_LENGTH` are divided by that.
+    """Scale rows to length 1; rows shorter than :data:`LEAST_LENGTH` are divided by that instead.
 
     >>> (10 * unit_length(jnp.array([[3.0, 4.0], [0.0, 0.0]]))).round().tolist()
     [[6.0, 8.0], [0.0, 0.0]]
@@ -168,9 +168,9 @@ def unit_length(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def at_most(x: Array, most: float) -> Array:
-    """Return ``min(x, most)``, whose gradient above ``most`` still leads back below it, and no further up.
+    """Return ``min(x, most)``, with a gradient that above ``most`` still leads back down but no further up.
 
-    Clipping a parameter after every update, as CLIP does, without touching the optimizer.
+    This has the effect of clipping a parameter after every update, as CLIP does, without touching the optimizer.
 
     >>> two = jnp.float32(2.0)
     >>> [float(jax.grad(lambda x, sign=sign: sign * at_most(x, 1.0))(two)) for sign in (1.0, -1.0)]

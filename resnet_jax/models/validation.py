@@ -1,6 +1,6 @@
-"""Which values a choice may have, and which choices do not go together and why.
+"""Which values a choice may have, and which choices are incompatible and why.
 
-A combination that no paper defines, or that cannot learn, is refused here with its reason; it is never altered.
+A combination that no paper defines, or that cannot learn, is rejected with the reason. It is never altered silently.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def check_stages(config: ResNetConfig) -> None:
-    """Check that ``config`` has stages, and a width for each.
+    """Check that ``config`` has stages and a width for each.
 
     Raises:
-        UsageError: it has not.
+        UsageError: it does not.
     """
     if not config.stage_sizes:
         raise UsageError("stage_sizes must be one or more blocks per stage, got ()")
@@ -26,10 +26,10 @@ def check_stages(config: ResNetConfig) -> None:
 
 
 def check_combination(config: ResNetConfig) -> None:
-    """Check that the choices of ``config`` go together.
+    """Check that the choices of ``config`` are compatible.
 
     Raises:
-        UsageError: with every reason why they do not.
+        UsageError: they are not; the message lists every reason.
     """
     reasons = conflicts(config)
     if reasons:
@@ -37,7 +37,7 @@ def check_combination(config: ResNetConfig) -> None:
 
 
 def conflicts(c: ResNetConfig) -> list[str]:
-    """Return why the choices do not go together, one sentence for each pair; empty if they do."""
+    """Return why the choices are incompatible, one sentence per pair; empty if they are compatible."""
     rules = [
         (
             c.residual == "zero_gamma" and c.norm in ("none", "folded"),

@@ -1,17 +1,17 @@
-"""Whitening of the patches of an image by the first convolution, computed from training images.
+"""Whitening of image patches by the first convolution, computed from training images.
 
-With x the patches of ``window`` x ``window`` pixels of normalized images, of P = window^2 C values, and their second
-moments E[x x^T] = V diag(s) V^T, the P filters
+Let x be the patches of ``window`` x ``window`` pixels of normalized images, with P = window^2 C values each, and let
+their second moments be E[x x^T] = V diag(s) V^T. The P filters
 
     v_i / sqrt(s_i + eps)        largest s_i first
 
-give outputs that are uncorrelated and of (about) unit variance: principal component whitening (D. Page, How to Train
-Your ResNet 8, 2018). The stem has the negative of each besides, so that an activation loses nothing (tysam-code,
-hlb-CIFAR10, 2023; K. Jordan, arXiv 2404.00498, section 3.1). The filters are then fixed. ``eps`` bounds how much a
-direction is amplified that natural images hardly have.
+give uncorrelated outputs of (about) unit variance: principal component whitening (D. Page, How to Train Your ResNet 8,
+2018). The stem also contains the negative of each filter, so that an activation loses nothing (tysam-code, hlb-CIFAR10,
+2023; K. Jordan, arXiv 2404.00498, section 3.1). The filters are then frozen. ``eps`` limits the amplification of
+directions that natural images hardly contain.
 
-An eigenvector is one up to its sign: its largest entry in size is made positive, so that equal images give equal
-filters.
+The sign of an eigenvector is arbitrary: the entry of largest magnitude is made positive, so that equal images give
+equal filters.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import numpy as np
 from resnet_jax.errors import UsageError
 from resnet_jax.models.paths import STEM, WHITEN
 
-#: Added to the eigenvalues of patches of normalized images (arXiv 2404.00498's code).
+#: Added to the eigenvalues for patches of normalized images (as in the code of arXiv 2404.00498).
 EPS = 5e-4
 
 
 class PatchMoments:
-    """Sums of the products of every two values of a patch, over all patches of the images that were added.
+    """Sums of the products of every two values of a patch, over all patches of the added images.
 
     Args:
         window: side of a patch.
@@ -43,7 +43,7 @@ class PatchMoments:
         """Add the patches of normalized inputs (N, *spatial, C).
 
         Raises:
-            UsageError: they are smaller than a patch.
+            UsageError: the inputs are smaller than a patch.
         """
         window, spatial = self._window, images.shape[1:-1]
         if min(spatial) < window:
@@ -58,18 +58,18 @@ class PatchMoments:
         self._count += len(patches)
 
     def mean(self) -> np.ndarray:
-        """Return E[x x^T], float64 (P, P); x in the order of a kernel, channels last."""
+        """Return E[x x^T], float64 (P, P), with x in the order of a kernel, channels last."""
         if self._count == 0:
             raise UsageError("no images were given to whiten by")
         return self._sums / self._count
 
 
 def whitening_filters(moments: np.ndarray, eps: float = EPS) -> np.ndarray:
-    """Return the filters that whiten patches of such second moments, and their negatives, float64 (P, 2 P).
+    """Return the filters that whiten patches with the given second moments, and their negatives, float64 (P, 2 P).
 
     Args:
         moments: E[x x^T], symmetric, (P, P).
-        eps: added to its eigenvalues.
+        eps: added to the eigenvalues.
 
     >>> whitening_filters(np.diag([4.0, 1.0]), eps=0.0).tolist()
     [[0.5, 0.0, -0.5, -0.0], [0.0, 1.0, -0.0, -1.0]]
@@ -86,12 +86,12 @@ def whitening_kernel(images: Iterable[np.ndarray], window: int, eps: float = EPS
     """Return the kernel of a whitening convolution, float32 (*window, C, 2 window^d C).
 
     Args:
-        images: parts of the normalized training images, (N, *spatial, C) each.
+        images: batches of the normalized training images, (N, *spatial, C) each.
         window: side of a patch.
         eps: see :func:`whitening_filters`.
 
     Raises:
-        UsageError: there are none, or they are smaller than a patch.
+        UsageError: there are no images, or they are smaller than a patch.
 
     >>> noise = np.random.default_rng(0).normal(size=(64, 8, 8, 3))
     >>> whitening_kernel([noise], window=2).shape
@@ -106,11 +106,11 @@ def whitening_kernel(images: Iterable[np.ndarray], window: int, eps: float = EPS
 
 
 def whitened(params: Mapping[str, Any], kernel: Any) -> dict[str, Any]:
-    """Return parameters of a network with stem ``whiten``, with this kernel in it.
+    """Return the parameters of a network with stem ``whiten`` after replacing its kernel.
 
     Args:
-        params: as ``model.init`` gives them.
-        kernel: of :func:`whitening_kernel`.
+        params: as ``model.init`` returns them.
+        kernel: the result of :func:`whitening_kernel`.
     """
     stem = params[STEM]
     return {**params, STEM: {**stem, WHITEN: {**stem[WHITEN], "kernel": kernel}}}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def named_config(name: str, **choices: Unpack[ModelChoices]) -> ResNetConfig:
-    """Return the choices of the network called ``name``, with any of them changed; see :func:`create_model`."""
+    """Return the choices of the network called ``name``, with the given changes; see :func:`create_model`."""
     named = MODELS[name].config
     fields = [field.name for field in dataclasses.fields(ResNetConfig)]
     for choice in choices:
@@ -27,14 +27,14 @@ def named_config(name: str, **choices: Unpack[ModelChoices]) -> ResNetConfig:
 
 
 def create_model(name: str, **choices: Unpack[ModelChoices]) -> ResNet:
-    """Build the network called ``name``, with any of its choices changed.
+    """Build the network called ``name``, with the given changes to its choices.
 
     Args:
         name: a name of :func:`list_models`.
         **choices: fields of :class:`ResNetConfig`, e.g. ``num_classes=10, shortcut="B", dtype="bfloat16"``.
 
     Raises:
-        UsageError: unknown name, choice or value; it names the nearest one.
+        UsageError: unknown name, choice or value; the message suggests the nearest one.
 
     >>> create_model("resnet20_cifar", in_channels=1).config.stage_sizes
     (3, 3, 3)

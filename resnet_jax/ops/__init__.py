@@ -1,4 +1,4 @@
-"""Pure array functions with no Linen in them: the ground floor."""
+"""Pure array functions without Linen: the ground floor."""
 
 from resnet_jax.ops.channels import moments, normalize
 from resnet_jax.ops.conv import conv

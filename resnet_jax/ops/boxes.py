@@ -1,7 +1,7 @@
-"""Boxes as arrays: overlaps, and the numbers that a network gives for a box relative to a place of its map.
+"""Boxes as arrays: IoU, and the numbers with which a network describes a box relative to a position of its map.
 
 A box is top, left, bottom, right in pixels (:mod:`resnet_jax.data.boxes`). All functions work on (..., 4) and
-broadcast, and none has a gradient that is not finite, for boxes without area either.
+broadcast. Their gradients are always finite, even for boxes without area.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-#: Pixels^2 below which an area is taken for this much, so that nothing is divided by 0.
+#: Smallest area in pixels^2; smaller areas count as this, so that nothing is divided by 0.
 LEAST_AREA = 1e-6
-#: Bound of the logarithms of sides, as in torchvision: a box is at most 62.5 times its anchor.
+#: Bound on the logarithms of sides, as in torchvision: a box is at most 62.5 times its anchor.
 MOST_LOG = math.log(1000.0 / 16)
 
 
 def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
-    """Return the area of boxes; 0 where the far corner is not beyond the near one.
+    """Return the area of boxes; 0 if the far corner is not beyond the near one.
 
     >>> area(jnp.array([[0.0, 0, 2, 3], [2, 2, 1, 5]])).tolist()
     [6.0, 0.0]
@@ -28,9 +28,9 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
 
 
 def iou(one: Float[Array, "*n 4"], other: Float[Array, "*m 4"]) -> Float[Array, "*k"]:
-    """Return the intersection over the union of boxes, which broadcast against each other.
+    """Return the intersection over union of boxes, which broadcast against each other.
 
-    For all pairs: ``iou(one[:, None], other[None])``.
+    For all pairs, use ``iou(one[:, None], other[None])``.
 
     >>> round(float(iou(jnp.array([0.0, 0, 2, 2]), jnp.array([0.0, 1, 2, 3]))), 4)
     0.3333
@@ -40,7 +40,7 @@ def iou(one: Float[Array, "*n 4"], other: Float[Array, "*m 4"]) -> Float[Array, 
 
 
 def generalized_iou(one: Float[Array, "*n 4"], other: Float[Array, "*m 4"]) -> Float[Array, "*k"]:
-    """Return IoU - (C - union) / C, C the area of the smallest box around both; in (-1, 1].
+    """Return IoU - (C - union) / C, where C is the area of the smallest enclosing box; in (-1, 1].
 
     H. Rezatofighi et al., Generalized Intersection over Union (CVPR 2019), algorithm 1.
 
@@ -63,7 +63,7 @@ def _shared_and_union(one: Array, other: Array) -> tuple[Array, Array]:
 
 
 def middle(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
-    """Return row and column of the middle of boxes.
+    """Return row and column of the center of boxes.
 
     >>> middle(jnp.array([0.0, 2, 4, 4])).tolist()
     [2.0, 3.0]
@@ -72,11 +72,11 @@ def middle(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
 
 
 def from_distances(numbers: Float[Array, "*n 4"], cells: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Return the boxes whose sides are exp(numbers) cell heights away from the middles of cells (FCOS, section 3.2).
+    """Return the boxes whose sides are exp(numbers) cell heights away from the centers of cells (FCOS, section 3.2).
 
     Args:
         numbers: logarithms of the distances up, left, down and right, in heights of the cell.
-        cells: squares of the map, as boxes.
+        cells: square cells of the map, as boxes.
 
     >>> from_distances(jnp.zeros(4), jnp.array([0.0, 0, 8, 8])).tolist()
     [-4.0, -4.0, 12.0, 12.0]
@@ -88,10 +88,10 @@ def from_distances(numbers: Float[Array, "*n 4"], cells: Float[Array, "*n 4"]) -
 
 
 def encode(boxes: Float[Array, "*n 4"], anchors: Float[Array, "*m 4"]) -> Float[Array, "*k 4"]:
-    """Return boxes relative to anchors: shifts of the middle in anchor sides, logarithms of the ratios of sides.
+    """Return boxes relative to anchors: shifts of the center in anchor sides, logarithms of the ratios of sides.
 
-    S. Ren et al., Faster R-CNN (2015), equation 2, in the order down, right, height, width. Sides of a box count as 1
-    pixel at least. :func:`decode` inverts it.
+    S. Ren et al., Faster R-CNN (2015), equation 2, in the order down, right, height, width. Sides of a box count as at
+    least 1 pixel. :func:`decode` is the inverse.
 
     >>> encode(jnp.array([0.0, 0, 4, 4]), jnp.array([0.0, 0, 2, 2])).round(3).tolist()
     [0.5, 0.5, 0.6930000185966492, 0.6930000185966492]
@@ -102,7 +102,7 @@ def encode(boxes: Float[Array, "*n 4"], anchors: Float[Array, "*m 4"]) -> Float[
 
 
 def decode(numbers: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Return the boxes that :func:`encode` gives these numbers for.
+    """Return the boxes for which :func:`encode` returns these numbers.
 
     >>> decode(jnp.array([0.5, 0, 0, 0]), jnp.array([0.0, 0, 2, 2])).tolist()
     [1.0, 0.0, 3.0, 2.0]
@@ -114,10 +114,10 @@ def decode(numbers: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"]) -> Floa
 
 
 def clipped(boxes: Float[Array, "*n 4"], size: Float[Array, "*m 2"]) -> Float[Array, "*n 4"]:
-    """Return boxes cut off at the border of images.
+    """Return boxes clipped to the border of their images.
 
     Args:
-        boxes: any.
+        boxes: any boxes.
         size: height and width.
 
     >>> clipped(jnp.array([-1.0, 2, 9, 9]), jnp.array([4.0, 8.0])).tolist()

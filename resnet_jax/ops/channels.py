@@ -1,6 +1,6 @@
-"""Moments of each channel over all positions, and its normalization: what batch norm and its gradient are made of.
+"""Moments of each channel over all positions, and its normalization: the parts of batch norm and its gradient.
 
-Arrays are ``(parts, ..., channels)``, numbers of a channel ``(parts, channels)``: each part has its own.
+Arrays are ``(parts, ..., channels)`` and per-channel numbers ``(parts, channels)``: each part has its own.
 
 ==================  ============================================  =================================================
 operation           of                                            gives
@@ -10,17 +10,17 @@ operation           of                                            gives
 :func:`collect`     ``g``, ``x``, ``mean``                        sums of ``g`` and of ``g * (x - mean)``
 ==================  ============================================  =================================================
 
-``spread`` is linear in its first two operands, ``collect`` in its first; each is the transpose of the other, and the
-tangents of ``moments`` are two sums of ``collect``. So the gradient of a batch norm takes one pass over its input and
-the cotangent for all sums, and one elementwise pass. Both may be *masked*: zero where another ``bias + gain * (x -
-mean)`` is not positive. A ``spread`` masked by itself (``activate``) is a ReLU after it; ``gate`` passes the cotangent
-of ``x``, masked, times the gain. Masks are made again where they are used, and nobody has to keep them.
+``spread`` is linear in its first two operands, ``collect`` in its first. Each is the transpose of the other, and the
+tangents of ``moments`` are two sums of ``collect``. The gradient of a batch norm therefore takes one pass over its
+input and the cotangent for all sums, and one elementwise pass. Both may be *masked*: zero where another ``bias + gain *
+(x - mean)`` is not positive. A ``spread`` masked by itself (``activate``) is followed by a ReLU; ``gate`` passes the
+cotangent of ``x``, masked, times the gain. Masks are recomputed where they are used, so they need not be kept.
 
-On the CPU XLA sums over positions at a few percent of the speed of memory; there these sums are compiled
+On the CPU, XLA sums over positions at a few percent of memory speed, so these sums are compiled there
 (``native/norm.cc``). On a GPU the moments take one pass, and each pair of sums two kernels
-(:mod:`~resnet_jax.ops.channels_gpu`), on a TPU they take none if something near them is known
+(:mod:`~resnet_jax.ops.channels_gpu`). On a TPU they take none if numbers close to the means are known
 (:mod:`~resnet_jax.ops.channels_tpu`). Everywhere else, in wider floats on the CPU, and where a compiler splits the
-batch, they are the plain ones.
+batch, they are the plain operations.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def moments(x: Float[Array, "parts *positions c"], near: PerChannel | None = Non
 
     Args:
         x: the array.
-        near: numbers that were computed before ``x``, the nearer to the mean the better. With them a TPU takes one
-            pass, with the rounding that :mod:`~resnet_jax.ops.channels_tpu` states; give them if the values of ``x``
-            have the 8 bits of bfloat16. Nothing else depends on them, derivatives neither.
+        near: numbers computed before ``x``, the closer to the mean the better. With them a TPU takes one pass, with the
+            rounding that :mod:`~resnet_jax.ops.channels_tpu` states; pass them if the values of ``x`` have the 8 bits
+            of bfloat16. Nothing else depends on them, and neither do derivatives.
 
     >>> mean, var = moments(jnp.asarray([[[1001.0], [1003.0]]]))
     >>> float(mean[0, 0]), float(var[0, 0])
@@ -108,7 +108,9 @@ def _activate_on_gpu(bias: Array, gain: Array, x: Array, mean: Array) -> tuple[A
 
 
 def _gate_on_gpu(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> tuple[Array]:
-    """Return the same; the barrier keeps XLA from seeing that others compare the same, and from keeping the mask."""
+    """Return the same; the barrier keeps XLA from merging the comparison with that of others, and from keeping the
+    mask.
+    """
     numbers = lax.optimization_barrier((scale, mean, *mask)) if mask else (scale, mean)
     return _plain_gate(g, numbers[0], x, *numbers[1:])
 
@@ -126,7 +128,7 @@ def _plain_gate(g: Array, scale: Array, x: Array, mean: Array, *mask: Array) -> 
 
 
 def _masked(value: Array, distance: Array, mask: Sequence[Array]) -> Array:
-    """Keep ``value`` where the mask is positive, or not a number: it must be seen."""
+    """Keep ``value`` where the mask is positive, or NaN, which must stay visible."""
     if not mask:
         return value
     bias, gain = mask

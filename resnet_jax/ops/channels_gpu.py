@@ -1,16 +1,17 @@
-"""How the sums of :mod:`~resnet_jax.ops.channels` are taken on a GPU: in one pass over the array, and few kernels.
+"""The sums of :mod:`~resnet_jax.ops.channels` on a GPU: one pass over the array, and few kernels.
 
-A sum over positions is two kernels there: blocks of threads add up pieces of the array, and a second, small kernel adds
-what they found. XLA cuts as it likes, and would read the array once for the mean and again for the variance. Here the
-pieces are said, and all distances are from one value of each channel, the *shift*, so that one pass will do:
+There a sum over positions is two kernels: blocks of threads sum pieces of the array, and a second, small kernel sums
+their results. XLA chooses the pieces itself, and would read the array once for the mean and again for the variance.
+Here the pieces are explicit, and all distances are relative to one value of each channel, the *shift*, so that one pass
+is enough:
 
     s1 = sum(x - shift),  s2 = sum((x - shift)^2)
     mean = shift + s1 / n,  variance = s2 / n - (s1 / n)^2
 
-The shift is what stands in the middle of the array, far from the padding of a convolution. It does not cancel for
-|mean| >> std, as E[x^2] - E[x]^2 does: rounding in float32 is some eps (1 + D^2) of the variance, with D standard
-deviations between that value and the mean. For a D of 4 that is 1e-5 or less; however far one value is from all others,
-it is some n eps, as that value has its own part in the variance.
+The shift is the value in the middle of the array, far from the padding of a convolution. Unlike E[x^2] - E[x]^2, this
+does not cancel for |mean| >> std: rounding in float32 is about eps (1 + D^2) of the variance, where that value and the
+mean are D standard deviations apart. For D = 4 that is at most 1e-5. However far one value is from all others, it is
+about n eps, because that value contributes to the variance itself.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array
 
-#: Positions of a piece and pieces, at most: of more than 4096 (32 threads of 128 each) XLA makes a third kernel.
+#: Maximum positions per piece, and maximum pieces: beyond 4096 (32 threads of 128 each) XLA makes a third kernel.
 LONGEST = 4096
-#: Pieces times groups of 32 channels, if the array has them: four blocks of threads a processor of an H100.
+#: Pieces times groups of 32 channels, if the array has them: four blocks of threads per processor of an H100.
 BLOCKS = 528
-#: Positions of a piece, at least, if there are: what a piece leaves behind is then a tenth of it or less.
+#: Minimum positions per piece, if available: the result of a piece is then at most a tenth of it.
 SHORTEST = 64
-#: The same where what is added up is masked. With half of that XLA computes the masks of ResNet-50 in the forward pass,
-#: writes them, a byte an element, and reads them here, though all that they are made of is read anyway. With this it
+#: The same for masked sums. With half of it, XLA computes the masks of ResNet-50 in the forward pass, writes them, a
+#: byte per element, and reads them here, although everything they are made of is read anyway. With this value it
 #: computes 31 of 33 here.
 MASKED_BLOCKS = 3072
 
 
 def positions_of_a_piece(parts: int, rows: int, channels: int, blocks: int = BLOCKS) -> int:
-    """Return into how many positions each part is cut; ``rows`` where nothing fits.
+    """Return the number of positions per piece into which each part is cut, or ``rows`` if nothing fits.
 
     Args:
         parts: arrays with sums of their own.
         rows: positions of a part.
-        channels: of the array.
+        channels: channels of the array.
         blocks: pieces times groups of 32 channels, if the array has them.
 
     >>> positions_of_a_piece(1, 128 * 32 * 32, 16), positions_of_a_piece(1, 256 * 56 * 56, 256)
@@ -62,12 +63,12 @@ def moments(x: Array) -> tuple[Array, Array]:
     distance = cut(x) - shift[:, None, None]
     s1, s2 = pair_of_sums(distance, jnp.square(distance))
     ahead = s1 * (1 / count)
-    # rounding may leave less than nothing; what is not a number stays so
+    # rounding may give a negative variance; NaN stays NaN
     return shift + ahead, jnp.maximum(s2 * (1 / count) - jnp.square(ahead), 0)
 
 
 def pair_of_sums(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the sums over all positions of two arrays that :func:`cut` gave, (parts, channels), in two kernels."""
+    """Return the sums over all positions of two results of :func:`cut`, (parts, channels), in two kernels."""
     sums = jnp.sum(jnp.stack([jnp.sum(each, 2) for each in (a, b)]), 2)
     return sums[0], sums[1]
 
@@ -75,7 +76,7 @@ def pair_of_sums(a: Array, b: Array) -> tuple[Array, Array]:
 def cut(x: Array, blocks: int = BLOCKS) -> Array:
     """Return ``x`` (parts, ..., channels) as (parts, pieces, positions, channels); see :func:`positions_of_a_piece`.
 
-    What is cut first, and computed with then, has the shape of its sums: XLA joins it with them more readily.
+    If arrays are cut before computing with them, they have the shape of the sums, and XLA fuses them more readily.
     """
     parts, *positions, channels = x.shape
     rows = math.prod(positions)

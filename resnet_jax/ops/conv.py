@@ -1,10 +1,10 @@
 """Convolution over any number of spatial dimensions with PyTorch's explicit, symmetric padding.
 
-``'SAME'`` pads a stride-2 convolution by (0, 1) where PyTorch pads (1, 1): the outputs differ already in the first
-layer (flax#963, #2993), and no real weight file would give its own logits. So padding is always a number here.
+``'SAME'`` pads a stride-2 convolution by (0, 1) where PyTorch pads (1, 1). The outputs then differ already in the first
+layer (flax#963, #2993), and no real weight file would give its own logits. Padding is therefore always a number here.
 
-How it is computed depends on the platform that it is compiled for (:mod:`resnet_jax.ops.conv_primitive`), unless plain
-``lax`` is asked for (:func:`resnet_jax.ops.reference_forms`).
+The algorithm depends on the platform that the code is compiled for (:mod:`resnet_jax.ops.conv_primitive`), unless plain
+``lax`` is requested (:func:`resnet_jax.ops.reference_forms`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def conv(
 
     Args:
         x: input, ``(N, *spatial, C)`` with one to three spatial dimensions.
-        kernel: ``(*window, C // groups, out)``, of the dtype of ``x``.
+        kernel: ``(*window, C // groups, out)``, with the dtype of ``x``.
         strides: one per spatial dimension.
         padding: zeros added on **both** sides of each spatial dimension.
         dilation: distance between kernel taps, one per spatial dimension (default 1).

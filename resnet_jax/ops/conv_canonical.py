@@ -1,9 +1,9 @@
 """Gradients of a convolution written as plain convolutions in the dimension order of a forward one.
 
 ``lax``'s own transposes name their dimensions in other orders (``f01b_i01o->01bf``). XLA:CPU reorders those only in a
-program's entry computation (jax#12868): inside ``scan``, ``while`` or a rematerialized block they fall to a naive loop
-that is 10 to 27 times slower, and with groups they always do. Everything below is ``NHWC, HWIO -> NHWC`` (or its like
-in one and three dimensions), with the transpositions spelled out; the sums are the same.
+program's entry computation (jax#12868). Inside ``scan``, ``while`` or a rematerialized block they fall back to a naive
+loop that is 10 to 27 times slower, and with groups they always do. Everything below is ``NHWC, HWIO -> NHWC`` (or the
+equivalent in one and three dimensions) with explicit transpositions; the sums are the same.
 
 A window of one tap is a matrix product, which is fast everywhere.
 """
@@ -54,9 +54,10 @@ def weight_gradient(x: Array, g: Array, spec: ConvSpec) -> Array:
 
 
 def weight_gradient_by_taps(x: Array, g: Array, spec: ConvSpec) -> Array:
-    """Contract one tap after the other over the batch, which the compiler may have split over devices.
+    """Contract one tap after another over the batch, which the compiler may have split over devices.
 
-    :func:`weight_gradient` makes the groups and the batch one dimension, for which a split batch would be gathered.
+    :func:`weight_gradient` merges the groups and the batch into one dimension, for which a split batch would be
+    gathered.
     """
     x = jnp.pad(x, ((0, 0), *((pad, pad) for pad in spec.padding), (0, 0)))
     g = g.reshape(*g.shape[:-1], spec.groups, -1)
@@ -73,9 +74,9 @@ def weight_gradient_by_taps(x: Array, g: Array, spec: ConvSpec) -> Array:
 
 
 def _borders(g: Array, spec: ConvSpec) -> list[tuple[int, int, int]]:
-    """Return per dimension: how far a window reaches past its first tap, and the padding that ``g`` really used.
+    """Return per dimension how far a window reaches past its first tap, and the padding that ``g`` really used.
 
-    The upper one is below the nominal padding, and may be negative, where the last stride does not come out even.
+    If the size is not a multiple of the last stride, the upper padding is below the nominal one, and may be negative.
     """
     result = []
     for size, window, stride, pad, dilation, out in zip(
@@ -87,12 +88,12 @@ def _borders(g: Array, spec: ConvSpec) -> list[tuple[int, int, int]]:
 
 
 def pointwise_forward(x: Array, w: Array, spec: ConvSpec) -> Array:
-    """Multiply the pixels that the strides leave with the only tap of ``w``."""
+    """Multiply the pixels selected by the strides with the only tap of ``w``."""
     return lax.dot_general(_subsample(x, spec), w.reshape(w.shape[-2:]), (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def pointwise_input_gradient(g: Array, w: Array, spec: ConvSpec) -> Array:
-    """Multiply with the transposed tap, and put zeros where the strides left pixels out."""
+    """Multiply with the transposed tap, and insert zeros at the pixels that the strides skipped."""
     x = lax.dot_general(g, w.reshape(w.shape[-2:]), (((g.ndim - 1,), (1,)), ((), ())))
     if all(stride == 1 for stride in spec.strides):
         return x

@@ -1,10 +1,10 @@
-"""Which form each operation of a convolution takes on the CPU, and why.
+"""The algorithm for each operation of a convolution on the CPU, and the reasons.
 
-On one device, float32 images with one stride of 1 or 2 for both axes and neither dilation nor groups take the compiled
-form of :mod:`~resnet_jax.ops.native`, if there is a compiler, and so do volumes and signals, as images
-(:mod:`~resnet_jax.ops.conv_slices`). In GFLOP/s of one core of an AMD EPYC (Zen 5, AVX-512,
-two cores; CPU seconds, as the machine had other work; jax 0.10.2, the clearing of new memory for the result included),
-the forms of the second table first, then the compiled one:
+On one device, float32 images with the same stride of 1 or 2 for both axes and neither dilation nor groups use the
+compiled form of :mod:`~resnet_jax.ops.native` if there is a compiler, and so do volumes and signals, as images
+(:mod:`~resnet_jax.ops.conv_slices`). In GFLOP/s of one core of an AMD EPYC (Zen 5, AVX-512, two cores; CPU seconds,
+because the machine had other work; jax 0.10.2, including the clearing of new memory for the result), the forms of the
+second table come first, then the compiled one:
 
 =================================  ===========  ==============  ===============
 convolution                        forward      input gradient  weight gradient
@@ -19,9 +19,9 @@ convolution                        forward      input gradient  weight gradient
 7x7 stride 2, 3 to 64, 16x224x224  107, 103     25, 38          34, 203
 =================================  ===========  ==============  ===============
 
-Everything else, and everything where there is no compiler or the compiler of XLA may split the arrays, takes these,
-measured on two AMD cores with AVX2 against Eigen's convolutions (training/compile.py);
-``experiments/benchmarks/conv_forms.py`` prints the table of a machine.
+Everything else, and everything if there is no compiler or if XLA's compiler may split the arrays, uses the forms below.
+They were measured on two AMD cores with AVX2 against Eigen's convolutions (training/compile.py);
+``experiments/benchmarks/conv_forms.py`` prints the table for your machine.
 
 ============================  =====================  =================================================================
 convolution                   form                   reason
@@ -47,18 +47,18 @@ from jaxtyping import Array
 from resnet_jax.ops import conv_canonical, conv_rows, conv_slices, conv_spec, native, tiles, winograd
 from resnet_jax.ops.conv_spec import ConvSpec
 
-#: Winograd's 16 products must be worth its transforms: the fewest channels, in and out.
+#: Minimum number of channels, in and out, for which Winograd's 16 products are worth its transforms.
 WINOGRAD_CHANNELS = 64
-#: So many members of a population are computed one after the other in the program's text, more of them in a loop: a
-#: Jacobian is a population with a member for each number of a kernel.
+#: Maximum number of members of a population that are computed one after another in the program's text; more run in a
+#: loop. A Jacobian is a population with one member for each number of a kernel.
 UNROLLED_MEMBERS = 16
-#: Of what a tile computes on the way, in bytes: some of the second- and third-level cache of a core.
+#: Bytes of intermediate results per tile: part of a core's second- and third-level cache.
 WINOGRAD_TILE_BYTES = 2 << 20
 ROWS_TILE_BYTES = 1 << 20
 
 
 def over_members(form: Callable[[Array, Array], Array], members: tuple[bool, bool]) -> Callable[[Array, Array], Array]:
-    """Apply ``form`` to one member after the other: a grouped convolution is slower here than its groups."""
+    """Apply ``form`` to one member after another, because a grouped convolution is slower here than its groups."""
     if not any(members):
         return form
 
@@ -117,7 +117,7 @@ def weight_gradient(x: Array, g: Array, *, spec: ConvSpec, devices: int) -> Arra
 
 
 def _compiled(spec: ConvSpec, dtype: DTypeLike, devices: int) -> Any:
-    """Return the module of the compiled forms that take it, or None."""
+    """Return the module of the compiled forms that support it, or None."""
     if devices != 1:
         return None
     if native.takes(spec, dtype):
@@ -130,7 +130,7 @@ def _is_pointwise(spec: ConvSpec) -> bool:
 
 
 def _takes_winograd(x: Array, c_out: int, spec: ConvSpec, devices: int) -> bool:
-    """Whether F(2x2, 3x3) applies and pays for a convolution of ``x``; its input gradient is one like it."""
+    """Whether F(2x2, 3x3) applies and pays off for a convolution of ``x``, whose input gradient has the same form."""
     return (
         _is_plain(x, spec, devices)
         and spec.window == (3, 3)
@@ -162,6 +162,6 @@ def _winograd(x: Array, w: Array, devices: int) -> Array:
 
 
 def _images(x: Array, per_pixel: int, devices: int, most_bytes: int) -> int:
-    """Return how many images make a tile, when each of their pixels needs ``per_pixel`` numbers on the way."""
+    """Return the number of images per tile if each of their pixels needs ``per_pixel`` intermediate numbers."""
     n, h, w, _ = x.shape
     return tiles.images_per_tile(n, devices, most_bytes // (h * w * per_pixel * x.dtype.itemsize))

@@ -1,9 +1,10 @@
-"""Convolution with what follows it in a network for inference: a bias, the addition of a skip path, a ReLU.
+"""Convolution together with what follows it in a network for inference: a bias, the addition of a skip, a ReLU.
 
-It is defined as those operations one after the other, and so it differentiates, batches and runs on accelerators, where
-the compiler joins them by itself. XLA's CPU compiler cannot join anything to a compiled convolution: there each of them
-would be a pass over the output in memory, a tenth of the time of ResNet-50. So on the CPU, in float32 and where no
-compiler splits the arrays, one compiled operation does all while the sums are in registers (``native/gemm.h``).
+It is defined as these operations in sequence, so it supports differentiation and batching and runs on accelerators,
+where the compiler fuses them anyway. XLA's CPU compiler cannot fuse anything with a compiled convolution; there each of
+them would be a pass over the output in memory, a tenth of the time of ResNet-50. On the CPU, in float32 and where no
+compiler splits the arrays, one compiled operation therefore does everything while the sums are in registers
+(``native/gemm.h``).
 """
 
 from __future__ import annotations
@@ -34,20 +35,21 @@ def finished_conv(
     groups: int = 1,
     relu: bool = False,
 ) -> Float[Array, "n *out c_out"]:
-    """Return ``relu(skip + (conv(x, kernel) + bias))``, what is None or False left out; see :func:`.conv`.
+    """Return ``relu(skip + (conv(x, kernel) + bias))``, leaving out what is None or False; see :func:`.conv`.
 
-    The compiled form may round otherwise than the compiled convolution of training: it may sum in another order.
+    The compiled form may round differently from the compiled convolution of training, because it may sum in another
+    order.
 
     Args:
         x: as for :func:`.conv`.
         kernel: as for :func:`.conv`.
-        bias: one number a channel, of the dtype of ``x``.
-        skip: an array like the result.
+        bias: one number per channel, with the dtype of ``x``.
+        skip: an array with the shape of the result.
         strides: as for :func:`.conv`.
         padding: as for :func:`.conv`.
         dilation: as for :func:`.conv`.
         groups: as for :func:`.conv`.
-        relu: whether negative numbers become zero.
+        relu: whether to apply a ReLU.
 
     >>> import jax.numpy as jnp
     >>> x, kernel = jnp.ones((1, 2, 2, 1)), jnp.asarray([[[[1.0, -1.0]]]])
@@ -63,7 +65,7 @@ def finished_conv(
 
 
 def plain_finished(x: Array, kernel: Array, *more: Array, bias: bool, relu: bool, **window: object) -> Array:
-    """Return what :func:`finished_conv` is defined as; ``more`` is the bias, where there is one, and the skip."""
+    """Return the definition of :func:`finished_conv`; ``more`` is the bias, if any, and the skip."""
     y = conv(x, kernel, **window)  # pyright: ignore[reportArgumentType]
     if bias:
         y = y + more[0].reshape((1,) * (y.ndim - 1) + more[0].shape)

@@ -1,9 +1,9 @@
-"""Convolution for inference with a kernel that was packed beforehand, once for a network.
+"""Convolution for inference with a kernel that was packed beforehand, once per network.
 
-For one image the kernels of a network's late layers come from memory, and to bring them into the order in which the
-compiled convolution reads them takes as long as the products. So they can be packed before: what :func:`pack_kernel`
-returns is an operand like any other, of one number of floats, which stands for the kernel on processors with the same
-vectors. It says what it is; another processor or another convolution is an error when it is computed. It has no
+For a single image, the kernels of a network's late layers come from memory, and reordering them for the compiled
+convolution takes as long as the products. They can therefore be packed in advance: the result of :func:`pack_kernel` is
+an ordinary operand, a flat array of floats, that stands for the kernel on processors with the same vector width. It
+describes itself, so that using it with another processor or another convolution is an error at run time. It has no
 derivative, no ``vmap`` and no form for accelerators: keep the kernel for those.
 """
 
@@ -26,7 +26,7 @@ def pack_kernel(
 ) -> Float[Array, " floats"] | None:
     """Return a kernel packed for :func:`packed_conv` on this processor.
 
-    None where nothing would be gained, or there is no compiled form: see :func:`.finished_conv` for those.
+    The result is None if packing gains nothing or if there is no compiled form; use :func:`.finished_conv` then.
 
     Args:
         kernel: float32, as for :func:`.conv`.
@@ -55,25 +55,25 @@ def packed_conv(
     padding: Sequence[int],
     relu: bool = False,
 ) -> Float[Array, "n out_h out_w c_out"]:
-    """Return what :func:`.finished_conv` does of the kernel that ``packed`` was made of.
+    """Return the result of :func:`.finished_conv` for the kernel that ``packed`` was made from.
 
-    Sums may be in another order than there: a 3x3 convolution is Winograd's for images of any size.
+    Sums may be in another order than there: a 3x3 convolution uses Winograd's algorithm for images of any size.
 
     Args:
         x: float32.
-        packed: what :func:`pack_kernel` returned.
-        bias: one number a channel.
-        skip: an array like the result.
-        window: of the kernel.
-        features: channels out.
+        packed: the result of :func:`pack_kernel`.
+        bias: one number per channel.
+        skip: an array with the shape of the result.
+        window: window of the kernel.
+        features: output channels.
         strides: as for :func:`pack_kernel`.
         padding: as for :func:`.conv`.
-        relu: whether negative numbers become zero.
+        relu: whether to apply a ReLU.
 
     Raises:
         TypeError: an operand is not float32.
-        ValueError: when it is computed (JAX may make it a JaxRuntimeError): ``packed`` is of another convolution, or of
-            a processor with other vectors.
+        ValueError: at run time (JAX may turn it into a JaxRuntimeError): ``packed`` belongs to another convolution, or
+            to a processor with another vector width.
     """
     more = [operand for operand in (bias, skip) if operand is not None]
     for operand in (x, packed, *more):

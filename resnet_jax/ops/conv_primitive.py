@@ -1,13 +1,15 @@
 """Convolution as a family of three JAX primitives that is closed under differentiation and batching.
 
 :mod:`~resnet_jax.ops.conv_spec` defines the three operations. As primitives they differentiate into each other (so
-``jvp``, ``vjp`` and their compositions of any order stay in the family), and each of them is lowered where it runs: on
-the CPU as :mod:`~resnet_jax.ops.conv_cpu` says, on a TPU groups as :mod:`~resnet_jax.ops.conv_tpu` does, and everything
-else as ``lax``'s own convolution. No transformation sees the difference, and nobody has to choose.
+``jvp``, ``vjp`` and their compositions of any order stay in the family), and each is lowered for the platform where it
+runs: on the CPU as :mod:`~resnet_jax.ops.conv_cpu` describes, on a TPU with groups as in
+:mod:`~resnet_jax.ops.conv_tpu`, and everything else as ``lax``'s own convolution. No transformation sees the
+difference, and you need not choose.
 
-Two ways of batching. An axis over the input alone joins ``N``. An axis over the kernel too (a population: ``vmap`` over
-seeds) becomes a leading *member* axis of the operands that have it; ``members`` says which of the two do, and the
-result has it if any does. The grouped convolution that ``lax`` makes of it is what a GPU wants and a CPU does not.
+There are two kinds of batching. An axis over the input alone joins ``N``. If there is also an axis over the kernel (a
+population: ``vmap`` over seeds), it becomes a leading *member* axis of the operands that have it; ``members`` says
+which of the two do, and the result has it if any does. The grouped convolution that ``lax`` makes of it suits a GPU but
+not a CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ Members = tuple[bool, bool]
 
 
 def _as_lax(form: Form, members: Members) -> Callable[[Array, Array, ConvSpec], Array]:
-    """Map ``form`` over the members the way that ``jax.vmap`` of ``lax``'s convolution does."""
+    """Map ``form`` over the members in the same way as ``jax.vmap`` of ``lax``'s convolution."""
     if not any(members):
         return form
     axes = (0 if members[0] else None, 0 if members[1] else None)
@@ -40,10 +42,10 @@ def _as_lax(form: Form, members: Members) -> Callable[[Array, Array, ConvSpec], 
 
 
 def _primitive(name: str, form: Form, cpu_form: Callable[..., Array], tpu_form: Form) -> Primitive:
-    """Make a primitive with everything but its derivatives and its batching.
+    """Create a primitive with everything but its derivatives and its batching.
 
-    ``form`` defines it; ``cpu_form(a, b, spec=, devices=)`` is how it runs on the CPU, where the compiler may split the
-    batch over ``devices``; ``tpu_form`` is how it runs on a TPU if it has groups of several channels.
+    ``form`` defines it. ``cpu_form(a, b, spec=, devices=)`` is its form on the CPU, where the compiler may split the
+    batch over ``devices``. ``tpu_form`` is its form on a TPU if it has groups of several channels.
     """
     primitive = Primitive(name)
 
@@ -67,7 +69,7 @@ def _primitive(name: str, form: Form, cpu_form: Callable[..., Array], tpu_form: 
         return lowered(ctx, a, b)
 
     def lower_on_cpu(ctx, a, b, *, spec, members):
-        exported = ctx.module_context.lowering_parameters.for_export  # to run elsewhere: no forms of this machine
+        exported = ctx.module_context.lowering_parameters.for_export  # runs elsewhere, so without this machine's forms
         exported = exported and not keeps_own_forms()
         if exported or not all(has_own_forms(aval) for aval in (*ctx.avals_in, *ctx.avals_out)):
             return lower(ctx, a, b, spec=spec, members=members)
@@ -98,7 +100,9 @@ weight_gradient_p = _primitive(
 
 
 def _transpose(primitive: Primitive, position: int, arguments: Callable[[Any, Any, Any], tuple[Any, Any]]):
-    """Make the transpose with respect to operand ``position``; ``arguments(cotangent, a, b)`` are the new operands."""
+    """Make the transpose with respect to operand ``position``; ``arguments(cotangent, a, b)`` returns the new
+    operands.
+    """
 
     def rule(cotangent, a, b, *, spec, members):
         operands = arguments(cotangent, a, b)
@@ -128,7 +132,7 @@ ad.defbilinear(
 
 
 def _batch(primitive: Primitive, joins_n: bool, operands, axes, *, spec: ConvSpec, members: Members):
-    """Batch ``primitive``; where ``joins_n``, an axis that the second operand lacks becomes part of the first's N."""
+    """Batch ``primitive``; with ``joins_n``, an axis that the second operand lacks becomes part of the first's N."""
     a, b = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True))
     batched = tuple(axis is not None for axis in axes)
     bind = partial(primitive.bind, spec=spec)

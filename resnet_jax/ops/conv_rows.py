@@ -1,9 +1,9 @@
 """The weight gradient of a stride-1 convolution over images as one matrix product per tile.
 
 For every tap ``(i, j)`` the gradient is ``sum over pixels of x[y + i, z + j] gᵀ[y, z]``. Moving the rows of ``g``
-instead of those of ``x`` splits the two shifts: with ``J`` horizontally shifted copies of ``x`` side by side, and ``I``
-vertically shifted copies of ``g``, one product of ``(J c, pixels)`` with ``(pixels, I k)`` holds all taps, and nothing
-in it is wasted. Of the copies only ``J + I`` are made, where im2col makes ``J I``.
+instead of those of ``x`` separates the two shifts. With ``J`` horizontally shifted copies of ``x`` side by side, and
+``I`` vertically shifted copies of ``g``, one product of ``(J c, pixels)`` with ``(pixels, I k)`` contains all taps, and
+nothing in it is wasted. Only ``J + I`` copies are made, where im2col makes ``J I``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 def correlate(
     x: Float[Array, "n h w c"], g: Float[Array, "n out_h out_w k"], window: tuple[int, ...], padding: tuple[int, ...]
 ) -> Float[Array, "J_c I_k"]:
-    """Return the products for all taps; :func:`to_kernel` puts them into the order of a kernel."""
+    """Return the products for all taps; :func:`to_kernel` rearranges them as a kernel."""
     (rows, columns), (top, left) = window, padding
     _, h, _, c = x.shape
     _, out_h, out_w, k = g.shape
@@ -31,6 +31,6 @@ def correlate(
 
 
 def to_kernel(products: Float[Array, "J_c I_k"], window: tuple[int, ...], k: int) -> Float[Array, "I J c k"]:
-    """Return the kernel's gradient from the sum of what :func:`correlate` gave."""
+    """Return the kernel's gradient from the sum of the results of :func:`correlate`."""
     rows, columns = window
     return products.reshape(columns, -1, rows, k).transpose(2, 0, 1, 3)

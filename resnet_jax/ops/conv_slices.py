@@ -1,9 +1,10 @@
 """Convolutions of volumes and signals as convolutions of images, for which the CPU has compiled forms.
 
-A volume is its slices along the first axis: the taps of that axis become channels, copied side by side, and one
-convolution of images does the rest, with as many channels as both together. A signal is an image of one row. The sums
-are the same; in GFLOP/s of one core of an AMD EPYC (CPU seconds, the copies included; ``--network volumes`` of
-``experiments/benchmarks/conv_forms.py``) what XLA makes of them comes first, then these forms:
+A volume is treated as its slices along the first axis: the taps along that axis become channels, copied side by side,
+and one convolution of images does the rest, with as many channels as both together. A signal is an image of one row.
+The sums are the same. The table gives GFLOP/s of one core of an AMD EPYC (CPU seconds, including the copies;
+``--network volumes`` of ``experiments/benchmarks/conv_forms.py``), first for XLA's own convolution, then for these
+forms:
 
 ==============================  ========  ==============  ===============
 convolution                     forward   input gradient  weight gradient
@@ -27,7 +28,7 @@ from resnet_jax.ops.conv_spec import ConvSpec
 
 
 def takes(spec: ConvSpec, dtype: Any) -> bool:
-    """Return whether this is of a volume or a signal whose convolution of images has a compiled form."""
+    """Return whether this is a convolution of a volume or a signal that has a compiled form as images."""
     return spec.dims != 2 and spec.dilation[0] == 1 and native.takes(_of_images(spec), dtype)
 
 
@@ -73,7 +74,7 @@ def weight_gradient(x: Array, g: Array, spec: ConvSpec) -> Array:
 
 
 def _of_images(spec: ConvSpec) -> ConvSpec:
-    """Return what is left for images: of a volume the last two axes, of a signal one row."""
+    """Return the remaining convolution of images: for a volume the last two axes, for a signal one row."""
     if spec.dims == 1:
         stride = spec.strides[0]
         return dataclasses.replace(
@@ -89,13 +90,13 @@ def _depth(spec: ConvSpec) -> int:
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
-    """Return ``x`` with so many slices of zeros before and after; negative numbers cut off."""
+    """Return ``x`` with the given numbers of zero slices before and after; negative numbers crop."""
     along = [(0, 0, 0), (before, after, 0), *[(0, 0, 0)] * (x.ndim - 2)]
     return lax.pad(x, jnp.zeros((), x.dtype), along)
 
 
 def _taps(x: Array, spec: ConvSpec, out: int) -> Array:
-    """Return (n * out, h, w, taps * c): for every slice of the output those that its taps meet, side by side."""
+    """Return (n * out, h, w, taps * c): for every output slice the input slices that its taps meet, side by side."""
     taps, stride, pad = spec.window[0], spec.strides[0], spec.padding[0]
     last = (out - 1) * stride + 1
     x = _padded(x, pad, last - 1 + taps - spec.size[0] - pad)

@@ -1,7 +1,7 @@
-"""What a convolution is, apart from its arrays; and its three operations in terms of ``lax``.
+"""The definition of a convolution apart from its arrays, and its three operations in terms of ``lax``.
 
 A convolution is bilinear in its input ``x`` and its kernel ``w``. With the output's cotangent ``g`` there are three
-operations, each bilinear again, and each derivative of one of them is another one:
+operations. Each is bilinear again, and each derivative of one of them is another one:
 
 ========================  ==================  ===================================
 operation                 of                  gives
@@ -38,9 +38,9 @@ def channels_last(dims: int) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """The numbers that define a convolution; one entry per spatial dimension where it is a tuple.
+    """The numbers that define a convolution; tuples have one entry per spatial dimension.
 
-    ``size`` and ``window`` are the extents of the input and of the kernel: a gradient cannot read them off its
+    ``size`` and ``window`` are the extents of the input and of the kernel, which a gradient cannot infer from its
     operands. ``precision`` is JAX's ``default_matmul_precision`` at the time of the call.
     """
 
@@ -59,7 +59,8 @@ class ConvSpec:
 
 
 def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
-    """Return the output, ``(N, *out, c_out)``, of ``x``, ``(N, *size, c_in)``, and ``w``, ``(*window, c_in/g, c_out)``.
+    """Return the output, ``(N, *out, c_out)``, for ``x``, ``(N, *size, c_in)``, and ``w``, ``(*window, c_in/g,
+    c_out)``.
 
     >>> import jax.numpy as jnp
     >>> spec = ConvSpec(size=(8, 8), window=(3, 3), strides=(2, 2), padding=(1, 1), dilation=(1, 1))

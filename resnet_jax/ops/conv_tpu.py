@@ -1,10 +1,10 @@
-"""Convolutions of groups of few channels, as a TPU computes them: groups side by side in one larger kernel.
+"""Convolutions with groups of few channels on a TPU: groups side by side in one larger kernel.
 
-An MXU multiplies 128 channels at a time however few a group has, and for a convolution of groups XLA puts activations
-into another order and back. So groups are joined to pieces of :data:`CHANNELS` channels or fewer, each a convolution
-without groups, whose kernel has theirs on its diagonal and zeros elsewhere; of the gradient of that kernel only the
-diagonal is kept. The products with zeros are exact, so the numbers are those of the groups; only what is not finite
-spreads over the joined ones.
+An MXU multiplies 128 channels at a time, however few a group has, and for a grouped convolution XLA reorders
+activations back and forth. Groups are therefore joined into pieces of at most :data:`CHANNELS` channels. Each is a
+convolution without groups, whose kernel has the group kernels on its diagonal and zeros elsewhere; of the gradient of
+that kernel only the diagonal is kept. Products with zeros are exact, so the numbers are those of the groups; only
+non-finite values spread within a piece.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from jaxtyping import Array
 from resnet_jax.ops import conv_spec
 from resnet_jax.ops.conv_spec import ConvSpec
 
-#: Channels of a piece, at most, unless there would be more than :data:`PIECES`.
+#: Maximum channels per piece, unless there would be more than :data:`PIECES`.
 CHANNELS = 128
-#: Pieces, at most, if the groups are as small as that: each is three kernels of the program.
+#: Maximum number of pieces, if the groups are that small: each is three kernels of the program.
 PIECES = 8
 
 
 def joined(channels: int, groups: int) -> int:
-    """Return how many groups of so many channels are joined.
+    """Return how many groups of this many channels are joined.
 
     >>> joined(4, 32), joined(16, 32), joined(48, 6), joined(256, 2), joined(64, 32)
     (32, 8, 2, 1, 4)
@@ -57,7 +57,7 @@ def weight_gradient(x: Array, g: Array, spec: ConvSpec) -> Array:
 
 
 def _each(form: Callable[[Array, Array, ConvSpec], Array], spec: ConvSpec, m: int, a: Array, b: Array) -> Array:
-    """Apply ``form`` to each ``m`` groups of both operands, which are cut along their last dimensions."""
+    """Apply ``form`` to every ``m`` groups of both operands, which are split along their last dimensions."""
     count = spec.groups // m
     alone = dataclasses.replace(spec, groups=1)
     if count == 1:
@@ -67,7 +67,7 @@ def _each(form: Callable[[Array, Array, ConvSpec], Array], spec: ConvSpec, m: in
 
 
 def _side_by_side(w: Array, groups: int, m: int) -> Array:
-    """Return the kernel (*window, m c, k) of joined groups of the kernel (*window, c, k)."""
+    """Return the kernel (*window, m c, k) of joined groups for the kernel (*window, c, k)."""
     *window, channels, outputs = w.shape
     blocks = w.reshape(*window, 1, channels, groups // m, m, outputs // groups)
     blocks = jnp.where(_diagonal(m), blocks, jnp.zeros_like(blocks))
@@ -75,5 +75,5 @@ def _side_by_side(w: Array, groups: int, m: int) -> Array:
 
 
 def _diagonal(m: int) -> Array:
-    """Return the mask (m, 1, 1, m, 1): whether a group of channels in is that of the channels out."""
+    """Return the mask (m, 1, 1, m, 1): whether an input channel group is the group of the output channels."""
     return jnp.eye(m, dtype=bool)[:, None, None, :, None]

@@ -1,7 +1,7 @@
-"""Stochastic depth, after Huang et al. 2016 (arXiv 1603.09382): drop the whole branch of single examples.
+"""Stochastic depth, after Huang et al. 2016 (arXiv 1603.09382): drop the whole branch for individual examples.
 
-There a branch is dropped for the whole batch and scaled in evaluation; here, as in timm, for each example by itself,
-and scaled in training.
+The paper drops a branch for the whole batch and scales in evaluation. Here, as in timm, it is dropped for each example
+separately and scaled in training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from resnet_jax.ops.whole_batch import draw_rows
 def drop_path(key: Array, x: Float[Array, "n ..."], rate: float | Float[Array, ""]) -> Float[Array, "n ..."]:
     """Set each example of ``x`` to zero with probability ``rate``; divide the others by ``1 - rate``.
 
-    The expectation is ``x``, so that nothing is to be scaled in evaluation.
+    The expectation is ``x``, so nothing has to be scaled in evaluation.
 
     >>> y = drop_path(jax.random.key(0), jnp.ones((8, 2)), 0.5)
     >>> sorted(set(y.ravel().tolist())), bool((y[:, 0] == y[:, 1]).all())

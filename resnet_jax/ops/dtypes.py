@@ -1,4 +1,4 @@
-"""The one rule for precision: whatever is averaged or reported is float32 or wider."""
+"""The one rule for precision: anything averaged or reported is float32 or wider."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
-    """Return float32 for a narrower float, else ``dtype`` itself.
+    """Return float32 for a narrower float, otherwise ``dtype`` itself.
 
     >>> at_least_float32("bfloat16"), at_least_float32("float64")
     (dtype('float32'), dtype('float64'))

@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float32, Integer
 
 
 def one_hot(labels: Integer[Array, " n"], classes: int) -> Float32[Array, "n classes"]:
-    """Return a row for each label; a label that is none of the classes has a row of NaN.
+    """Return a row for each label; a label outside the classes has a row of NaN.
 
-    `jax.nn.one_hot` makes that one a row of zeros, of which a cross-entropy is 0 with no gradient: the example would be
-    ignored in silence. It also counts the classes in the labels' dtype, so that with uint8 class 300 is also class 44.
+    `jax.nn.one_hot` returns a row of zeros for it, for which cross-entropy is 0 without a gradient: the example would
+    be ignored silently. It also counts the classes in the labels' dtype, so that with uint8, class 300 equals class 44.
 
     >>> one_hot(jnp.array([1, -1, 3]), 3).tolist()
     [[0.0, 1.0, 0.0], [nan, nan, nan], [nan, nan, nan]]

@@ -1,4 +1,4 @@
-"""What primitives with forms of their own for the CPU have in common."""
+"""Shared code of the primitives with their own forms for the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resnet_jax.ops.exported import keeps_own_forms
 
 
 def has_own_forms(aval: Any) -> bool:
-    """Whether the forms for the CPU take an array: of real floats, not empty, of known shape, not split by type."""
+    """Whether the forms for the CPU support an array: of real floats, not empty, of known shape, not split by type."""
     known = all(isinstance(size, int) and size > 0 for size in aval.shape)
     return known and jnp.issubdtype(aval.dtype, jnp.floating) and not any(aval.sharding.spec)
 
@@ -35,7 +35,7 @@ def devices_of_the_compiler(context: Any) -> int:
 
 
 def own_forms_wanted(ctx: Any) -> bool:
-    """Whether compiled forms may take what is lowered: float32, not split, and not for another machine."""
+    """Whether compiled forms may be used in this lowering: float32, not split, and not for another machine."""
     context = ctx.module_context
     here = keeps_own_forms() or not context.lowering_parameters.for_export
     arrays = (*ctx.avals_in, *ctx.avals_out)
@@ -47,7 +47,7 @@ def own_forms_wanted(ctx: Any) -> bool:
 
 
 def vary_alike(*operands: Array) -> tuple[Array, ...]:
-    """Inside ``shard_map``, mark a replicated operand as varying where another does, as ``lax`` functions do."""
+    """Inside ``shard_map``, mark a replicated operand as varying if another one is, as ``lax`` functions do."""
     varying = [jax.typeof(a).mat.varying for a in operands]
     every = frozenset().union(*varying)
     return tuple(
@@ -63,16 +63,16 @@ def leading_axis_primitive(
     on_gpu: Callable[..., Sequence[Array]] | None = None,
     on_tpu: Callable[..., Sequence[Array]] | None = None,
 ) -> Primitive:
-    """Make a primitive over arrays that all have the same leading axis and do nothing across it.
+    """Create a primitive over arrays with the same leading axis that does nothing across it.
 
     It has everything but its derivatives. An axis of ``vmap`` joins the leading axis.
 
     Args:
-        name: of the primitive.
-        plain: what it does, ``(*operands, **parameters)``, in JAX.
-        compiled: how it runs on the CPU, in float32 and where no compiler splits the arrays.
-        on_gpu: how it runs on a GPU, for arrays of known shape that no compiler splits.
-        on_tpu: the same on a TPU.
+        name: name of the primitive.
+        plain: its definition in JAX, ``(*operands, **parameters)``.
+        compiled: its form on the CPU, in float32 and where no compiler splits the arrays.
+        on_gpu: its form on a GPU, for arrays of known shape that no compiler splits.
+        on_tpu: the same for a TPU.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True

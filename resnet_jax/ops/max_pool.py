@@ -1,13 +1,14 @@
 """Maximum over windows as a family of three primitives, closed under differentiation and batching.
 
-``max_pool_gather(t, x)`` takes the numbers of ``t`` at the place of the first maximum of each window of ``x``: the
-tangents of the maximum. ``max_pool_scatter(g, x)`` adds numbers of windows up there: its gradient. Both are linear in
-their first operand, each is the transpose of the other, and the places do not move with ``x``.
+``max_pool_gather(t, x)`` takes the numbers of ``t`` at the position of the first maximum of each window of ``x``: the
+tangent of the maximum. ``max_pool_scatter(g, x)`` adds the numbers of the windows at these positions: its gradient.
+Both are linear in their first operand, each is the transpose of the other, and the positions do not depend
+differentiably on ``x``.
 
-XLA:CPU takes a hundred times longer for the gradient than to read the image; there the three are compiled for images in
-float32 (``native/pool.cc``). On a GPU XLA writes two indices of four bytes for each window, clears an image in float32
-and adds to it; there the gradient of an image is gathered, by a number of one byte for each window. Everywhere else
-they are what JAX makes of ``reduce_window``.
+XLA:CPU takes a hundred times longer for the gradient than for reading the image; there the three are compiled for
+float32 images (``native/pool.cc``). On a GPU, XLA writes two four-byte indices for each window, clears a float32 image
+and adds to it; there the gradient of an image is gathered, using one byte for each window. Everywhere else they are
+what JAX makes of ``reduce_window``.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ def _plain_scatter(g: Array, x: Array, **size: int) -> tuple[Array]:
     return jax.vjp(lambda x: plain_max_pool(x, **size), x)[1]((g,))
 
 
-#: Positions of a window, at most, that are written out one by one for a GPU.
+#: Maximum number of positions in a window that are unrolled for a GPU.
 UNROLLED = 25
 
 
 def _scatter_on_gpu(g: Array, x: Array, *, window: int, stride: int, padding: int) -> tuple[Array]:
-    """Return for each position the sum, in float32 or wider, of ``g`` of the windows that it is the maximum of."""
+    """Return for each position the sum, in float32 or wider, of ``g`` over the windows whose maximum it is."""
     if x.ndim != 4 or window**2 > UNROLLED or padding >= window:
         return _plain_scatter(g, x, window=window, stride=stride, padding=padding)
     sizes, outs = x.shape[1:3], g.shape[1:3]
@@ -75,13 +76,15 @@ def _scatter_on_gpu(g: Array, x: Array, *, window: int, stride: int, padding: in
             for first, size, end in zip((i, j), sizes, ends, strict=True)
         ]
         total += lax.pad(here, jnp.zeros((), wide.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    return (lax.optimization_barrier(total.astype(g.dtype)),)  # once, and not in every kernel that reads it
+    return (lax.optimization_barrier(total.astype(g.dtype)),)  # once, instead of in every kernel that reads it
 
 
 def _of_images(
     compiled: Callable[..., tuple[Array]], plain: Callable[..., tuple[Array]]
 ) -> Callable[..., tuple[Array]]:
-    """Take the compiled form for images, the plain one for other dimensions and for windows of nothing but padding."""
+    """Use the compiled form for images, and the plain one for other dimensions and for windows with nothing but
+    padding.
+    """
 
     def form(*operands: Array, window: int, stride: int, padding: int) -> tuple[Array]:
         taken = compiled if operands[-1].ndim == 4 and padding < window else plain
@@ -104,7 +107,7 @@ def _max_pool_jvp(primals, tangents, **size):
 
 
 def _make_linear(primitive: Primitive, transposed: Primitive) -> None:
-    """Give ``primitive(a, x)`` the derivatives of a function linear in ``a`` that does not move with ``x``."""
+    """Give ``primitive(a, x)`` the derivatives of a function that is linear in ``a`` and constant in ``x``."""
 
     def jvp(primals, tangents, **size):
         (a, x), (da, _) = primals, tangents

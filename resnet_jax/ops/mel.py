@@ -1,17 +1,17 @@
-"""Log-mel spectrograms of sounds: short-time Fourier transform, triangular filters on the mel scale, decibels.
+"""Log-mel spectrograms of audio: short-time Fourier transform, triangular filters on the mel scale, decibels.
 
-With ``x`` a channel of a sound, padded with zeros by half a window on both sides, ``h`` Hann's window of W samples
-(periodic), H the hop and F the smallest power of 2 that is at least W:
+Let ``x`` be a channel of a signal, zero-padded by half a window on both sides, ``h`` the (periodic) Hann window of W
+samples, H the hop, and F the smallest power of 2 that is at least W:
 
     S[t, k] = |sum_n h[n] x[t H + n] exp(-2 pi i k n / F)|^2            k = 0 .. F / 2
     M[t, b] = sum_k f[b, k] S[t, k]                                     b = 0 .. B - 1
     out     = 10 log10(max(M, 1e-8 max M, 1e-30))
 
-f[b] rises from 0 to 1 and falls to 0 again, linearly in hertz, between three neighbours of B + 2 frequencies that lie
-equally far apart on the **HTK** mel scale, 2595 log10(1 + f / 700), from 0 to half the rate (S. Young et al., The HTK
+f[b] rises from 0 to 1 and falls to 0 again, linearly in hertz, between three neighbors among B + 2 frequencies that are
+equally spaced on the **HTK** mel scale, 2595 log10(1 + f / 700), from 0 to half the rate (S. Young et al., The HTK
 Book; ``torchaudio.functional.melscale_fbanks(mel_scale="htk", norm=None)``). The floor is relative, 80 dB below the
-example's largest value (``librosa.power_to_db(ref=np.max, top_db=80)`` up to a constant), so that a sound and the same
-one louder differ by a constant.
+example's largest value (``librosa.power_to_db(ref=np.max, top_db=80)`` up to a constant), so that a louder version of a
+signal differs by a constant.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-#: The least value of a spectrogram, as a share of its largest: 80 dB.
+#: The smallest value of a spectrogram, relative to its largest: 80 dB.
 FLOOR = 1e-8
-#: The least value in any case.
+#: The smallest value in any case.
 TINY = 1e-30
 
 
 def mel_of(hertz: float) -> float:
-    """Return the mels of a frequency (HTK).
+    """Return the mel value of a frequency (HTK).
 
     >>> round(mel_of(1000.0), 2)
     999.99
@@ -43,9 +43,9 @@ def mel_filters(rate: int, size: int, bands: int) -> np.ndarray:
     """Return the filters, float64 ``(size // 2 + 1, bands)``.
 
     Args:
-        rate: samples a second.
-        size: of the Fourier transform.
-        bands: how many.
+        rate: samples per second.
+        size: size of the Fourier transform.
+        bands: number of bands.
 
     >>> mel_filters(8000, 256, 40).shape
     (129, 40)
@@ -58,14 +58,14 @@ def mel_filters(rate: int, size: int, bands: int) -> np.ndarray:
 
 
 def log_mel(x: Float[Array, "n l c"], *, rate: int, window: int, hop: int, bands: int) -> Float[Array, "n t b c"]:
-    """Return log-mel spectrograms in decibels; there are ``l // hop + 1`` windows.
+    """Return log-mel spectrograms in decibels, with ``l // hop + 1`` windows.
 
     Args:
-        x: sounds ``(N, samples, channels)``, float32 or float64.
-        rate: samples a second.
-        window: samples of a window.
+        x: signals ``(N, samples, channels)``, float32 or float64.
+        rate: samples per second.
+        window: samples per window.
         hop: samples from one window to the next.
-        bands: filters.
+        bands: number of filters.
 
     >>> log_mel(jnp.ones((2, 800, 1)), rate=8000, window=200, hop=80, bands=32).shape
     (2, 11, 32, 1)

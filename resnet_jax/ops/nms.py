@@ -1,4 +1,4 @@
-"""Non-maximum suppression with static shapes, inside ``jit``: the same boxes as the greedy loop keeps."""
+"""Non-maximum suppression with static shapes, under ``jit``: it keeps the same boxes as the greedy loop."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from resnet_jax.ops.boxes import iou
 
-#: Label where there is no box.
+#: Label of padding.
 NO_BOX = -1
 
 
 def kept_of_sorted(
     boxes: Float[Array, "c 4"], labels: Int[Array, " c"], threshold: float, valid: Bool[Array, " c"]
 ) -> Bool[Array, " c"]:
-    """Return which boxes greedy suppression keeps, of boxes in order of falling scores.
+    """Return which boxes greedy suppression keeps, given boxes in order of falling scores.
 
-    The loop takes the best box that is left and drops those of its class that overlap it by more than the threshold.
-    So a box stays exactly if no better one that stays overlaps it. That is iterated from "all stay" until nothing
-    changes: after n rounds the first n boxes are decided, and mostly a few rounds decide all.
+    The greedy loop takes the best remaining box and drops those of its class whose IoU with it exceeds the threshold. A
+    box is therefore kept exactly if no better box that is kept overlaps it. This is iterated from "keep all" until
+    nothing changes: after n rounds the first n boxes are decided, and usually a few rounds decide all.
 
     Args:
-        boxes: the best first.
-        labels: of each; boxes of different classes do not drop each other.
-        threshold: overlap (IoU) above which the worse one goes.
-        valid: boxes that there are.
+        boxes: best first.
+        labels: label of each; boxes of different classes do not suppress each other.
+        threshold: IoU above which the worse box is dropped.
+        valid: which boxes are not padding.
 
     >>> boxes = jnp.array([[0.0, 0, 4, 4], [0, 1, 4, 5], [0, 2, 4, 6]])
     >>> kept_of_sorted(boxes, jnp.zeros(3, jnp.int32), 0.5, jnp.ones(3, bool)).tolist()
@@ -54,18 +54,18 @@ def best_boxes(
     candidates: int,
     most: int,
 ) -> tuple[Float[Array, "d 4"], Float[Array, " d"], Int[Array, " d"]]:
-    """Return the detections of one image: suppressed by class, the best first.
+    """Return the detections of one image, suppressed by class, best first.
 
     Args:
-        boxes: of every place.
-        scores: of every place and class.
-        score_threshold: a score must be above it.
-        iou_threshold: of the suppression.
-        candidates: so many of the best scores are looked at.
-        most: detections at most, D.
+        boxes: boxes of all positions.
+        scores: scores of all positions and classes.
+        score_threshold: a score must exceed it.
+        iou_threshold: threshold of the suppression.
+        candidates: number of best scores to consider.
+        most: maximum number of detections, D.
 
     Returns:
-        Boxes, scores and labels; where there are fewer, zeros with the label -1. Of equal scores the first place and
+        Boxes, scores and labels; missing ones are zeros with the label -1. Among equal scores, the first position and
         the first class come first.
 
     >>> boxes = jnp.array([[0.0, 0, 4, 4], [0, 0, 4, 4], [8, 8, 9, 9]])

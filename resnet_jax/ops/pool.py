@@ -16,7 +16,7 @@ from resnet_jax.ops.reference import plain_lax_wanted
 
 
 def max_pool(x: Float[Array, "n *spatial c"], *, window: int, stride: int, padding: int) -> Float[Array, "n *out c"]:
-    """Maximum over square windows; the padding never wins (its value is -inf, as in PyTorch).
+    """Maximum over square windows; padding never counts (its value is -inf, as in PyTorch).
 
     The gradient goes to the first maximum of a window.
 
@@ -29,7 +29,7 @@ def max_pool(x: Float[Array, "n *spatial c"], *, window: int, stride: int, paddi
 
 
 def mean_pool_2(x: Float[Array, "n *spatial c"]) -> Float[Array, "n *out c"]:
-    """Mean over windows of side 2, stride 2; at an odd edge over what there is of the window (ResNet-D's shortcut).
+    """Mean over windows of side 2, stride 2; windows at an odd edge average only what exists (ResNet-D's shortcut).
 
     This is PyTorch's ``AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)``.
 
@@ -52,15 +52,16 @@ def global_mean_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
     x = x.astype(at_least_float32(x.dtype))
     if plain_lax_wanted():
         return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
-    mean, _ = moments(x)  # on the CPU XLA takes 2 % of an inference for it
+    mean, _ = moments(x)  # XLA on the CPU would take 2 % of an inference for it
     return mean
 
 
 def global_max_pool(x: Float[Array, "n *spatial c"]) -> Float[Array, "n c"]:
     """Maximum over all spatial positions, returned in float32 or wider; the gradient goes to the first maximum.
 
-    The gradient of ``jnp.max`` asks once more which values equal the maximum. A compiler that computes them twice,
-    rounded otherwise, then finds none, and the gradient is divided by none. So the place is found once, and taken.
+    The gradient of ``jnp.max`` checks again which values equal the maximum. If a compiler computes them twice with
+    different rounding, it finds none, and the gradient is divided by zero. Here the position is found once and used for
+    both.
 
     >>> global_max_pool(jnp.asarray([1.0, 3.0, 3.0]).reshape(1, 3, 1)).tolist()
     [[3.0]]

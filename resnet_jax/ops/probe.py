@@ -1,9 +1,9 @@
-"""Identities that act on the backward pass only: some measure the cotangent, one scales it.
+"""Identities that act only on the backward pass: some measure the cotangent, one scales it.
 
-A gradient is measured where two of them meet: at the input of a residual block what comes through the skip is added to
-what comes through the branch. :func:`fork` is that place: on the CPU one compiled pass (``native/probe.cc``) adds,
-masks by the ReLU before the block and sums the squares, in float32 and where no compiler splits the batch; everywhere
-else these are operations that a compiler may fuse.
+A gradient is measured where two of them meet: at the input of a residual block, the gradient through the skip is added
+to that through the branch. :func:`fork` is that place. On the CPU, in float32 and where no compiler splits the batch,
+one compiled pass (``native/probe.cc``) adds, masks by the ReLU before the block and sums the squares; everywhere else
+these are operations that a compiler can fuse.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _plain_squares(g: Array) -> tuple[Array]:
 
 
 def _plain_join(a: Array, b: Array, *mask: Array) -> tuple[Array, Array]:
-    """Return the sum of two gradients, zero where the mask is not positive, and the squared norm before of each row."""
+    """Return the sum of two gradients, masked to 0 where the mask is not positive, and each row's squared norm before
+    that.
+    """
     g = a + b
     (squares,) = _plain_squares(g)
     for z in mask:
@@ -57,12 +59,12 @@ ad.primitive_jvps[join_p] = partial(jax.jvp, _plain_join)
 def tap(x: Float[Array, "*shape"], probe: Float[Array, ""]) -> Float[Array, "*shape"]:
     """Return ``x``; the gradient with respect to ``probe`` is the squared norm of the gradient with respect to ``x``.
 
-    So the norms of the gradients at any number of places are one more gradient, of one number per place: nothing is
-    kept and the gradients of everything else are what they were.
+    The norms of the gradients at any number of places are thus one more gradient, of one number per place: nothing is
+    kept, and the gradients of everything else are unchanged.
 
     Args:
         x: any array.
-        probe: any number; its value means nothing.
+        probe: any number; its value is irrelevant.
 
     >>> def loss(x, probe):
     ...     return jnp.sum(jnp.array([3.0, 4.0]) * tap(x, probe))
@@ -95,14 +97,14 @@ tap.defvjp(lambda x, probe: (x, jnp.asarray(probe)), _tap_backward)
 def fork(x: Float[Array, "*shape"], probe: Float[Array, "*rows"], *, relu: bool = False) -> tuple[Array, Array]:
     """Return ``x``, or its positive part, twice; a :func:`tap` on both together.
 
-    The gradient with respect to ``probe`` is the squared norm of the sum of the gradients with respect to the two, or
-    where ``probe`` has a number for each row of the leading axis, that of each row: who adds them up for many places
-    does it in one operation.
+    The gradient with respect to ``probe`` is the squared norm of the sum of the gradients with respect to the two. If
+    ``probe`` has a number for each row of the leading axis, it is that of each row, so that the sums for many places
+    take one operation.
 
     Args:
         x: any array.
-        probe: any number, or one for each row of ``x``; the values mean nothing.
-        relu: take the positive part. Its mask does not touch what is measured.
+        probe: any number, or one for each row of ``x``; the values are irrelevant.
+        relu: take the positive part. Its mask does not affect what is measured.
 
     >>> def loss(x, probe):
     ...     skip, branch = fork(x, probe, relu=True)
@@ -150,7 +152,7 @@ def _plain_relu(x: Array) -> tuple[Array]:
 
 
 def _relu_on_gpu(x: Array) -> tuple[Array]:
-    """Say that the result is made: for its mask XLA would rather make it again, from all that it was made of."""
+    """Materialize the result: otherwise XLA would rather recompute it for its mask, from everything it was made of."""
     return (lax.optimization_barrier(jnp.maximum(x, jnp.zeros((), x.dtype))),)
 
 
@@ -158,7 +160,7 @@ relu_p = leading_axis_primitive("relu", _plain_relu, on_gpu=_relu_on_gpu)
 
 
 def _relu_jvp(primals, tangents):
-    """Look at what came out, which is kept, and not at what went in."""
+    """Use the output, which is kept, instead of the input."""
     (y,), (dx,) = relu_p.bind(*primals), tangents
     if isinstance(dx, ad.Zero):
         return (y,), [ad.Zero(jax.typeof(y))]
@@ -170,7 +172,7 @@ ad.primitive_jvps[relu_p] = _relu_jvp
 
 @contextmanager
 def remembered_relus() -> Iterator[None]:
-    """Within this context :func:`relu_operand` knows of what :func:`relu` was taken."""
+    """Within this context, :func:`relu_operand` knows the operands of :func:`relu`."""
     token = _RELUS.set({})
     try:
         yield
@@ -187,18 +189,20 @@ def relu(x: Array) -> Array:
     y = jax.nn.relu(x) if plain_lax_wanted() or jnp.ndim(x) == 0 else relu_p.bind(x)[0]
     known = _RELUS.get()
     if known is not None:
-        known[id(y)] = (y, x)  # with y kept, nothing else gets its id
+        known[id(y)] = (y, x)  # keeping y ensures that nothing else gets its id
     return y
 
 
 def relu_operand(y: Array) -> Array | None:
-    """Return ``x`` where ``y`` is the very array that ``relu(x)`` gave within :func:`remembered_relus`, or None."""
+    """Return ``x`` if ``y`` is the very array that ``relu(x)`` returned within :func:`remembered_relus`, otherwise
+    None.
+    """
     known = (_RELUS.get() or {}).get(id(y))
     return None if known is None else known[1]
 
 
 def extremes(x: Array) -> Float[Array, " pair"]:
-    """Return the largest absolute value that is finite, and how many values are not finite, float32.
+    """Return the largest finite absolute value, and the number of values that are not finite, float32.
 
     >>> extremes(jnp.array([1.0, -3.0, jnp.inf])).tolist()
     [3.0, 1.0]
@@ -215,7 +219,7 @@ def tap_extremes(x: Float[Array, "*shape"], probe: Float[Array, " pair"]) -> Flo
 
     Args:
         x: any array.
-        probe: any two numbers; their values mean nothing.
+        probe: any two numbers; their values are irrelevant.
 
     >>> def loss(x, probe):
     ...     return jnp.sum(jnp.array([3.0, jnp.inf]) * tap_extremes(x, probe))

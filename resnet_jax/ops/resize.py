@@ -1,4 +1,4 @@
-"""Resizing of maps ``(N, *spatial, C)`` to given sides, with pixel centres at half pixels."""
+"""Resizing of maps ``(N, *spatial, C)`` to given sides, with pixel centers at half pixels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Shaped
 def resize_bilinear(x: Float[Array, "n *spatial c"], sides: tuple[int, ...]) -> Float[Array, "n *out c"]:
     """Interpolate linearly along every spatial axis, as PyTorch's ``interpolate(align_corners=False)``.
 
-    Position i of n stands for the point (i + 1/2) / n of the side; beyond the outermost centres the border is repeated.
-    Where it shrinks nothing is averaged beforehand. It is a product with one small matrix an axis, which on CPUs is
-    about as fast forward as a gather and six times faster backward.
+    Position i of n represents the point (i + 1/2) / n of the side; beyond the outermost centers the border is repeated.
+    Downscaling does not average beforehand. It is a product with one small matrix per axis, which on CPUs is about as
+    fast forward as a gather and six times faster backward.
 
     >>> import jax.numpy as jnp
     >>> resize_bilinear(jnp.array([0.0, 4.0])[None, :, None], (4,)).ravel().tolist()
@@ -23,9 +23,9 @@ def resize_bilinear(x: Float[Array, "n *spatial c"], sides: tuple[int, ...]) -> 
 
 
 def double_nearest(x: Shaped[Array, "n *spatial c"], sides: tuple[int, ...]) -> Shaped[Array, "n *out c"]:
-    """Repeat every position along every spatial axis, and cut off what is more than ``sides``.
+    """Repeat every position along every spatial axis, and crop to ``sides``.
 
-    Each side is that of ``x``, or up to twice that. Of sides 2n and 2n - 1 it is the nearest neighbour.
+    Each side is between that of ``x`` and twice that. For sides 2n and 2n - 1 this is nearest-neighbor interpolation.
 
     >>> import jax.numpy as jnp
     >>> double_nearest(jnp.array([0.0, 4.0])[None, :, None], (3,)).ravel().tolist()

@@ -1,4 +1,4 @@
-"""Option A, the shortcut without parameters (He et al. 2016, section 3.3 and the CIFAR nets of section 4.2)."""
+"""Option A, the parameter-free shortcut (He et al. 2016, section 3.3 and the CIFAR nets of section 4.2)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 def subsample_and_pad(
     x: Float[Array, "n *spatial c"], *, stride: int, features: int, both_sides: bool = True
 ) -> Float[Array, "n *out f"]:
-    """Take every ``stride``-th position starting at 0 and fill up with zero channels.
+    """Take every ``stride``-th position starting at 0 and pad with zero channels.
 
-    The zeros go half before and half after the channels, the odd one after: the layout of the widely used PyTorch
-    CIFAR nets, so that their weights fit. With ``both_sides=False`` all go after, as in fb.resnet.torch and Fixup's
-    code: the counts are the same, the weights are not interchangeable.
+    Half of the zeros go before the channels and half after, an odd one after. This is the layout of the widely used
+    PyTorch CIFAR nets, so their weights fit. With ``both_sides=False`` all go after, as in fb.resnet.torch and Fixup's
+    code: the counts are the same, but the weights are not interchangeable.
 
     Raises:
-        ValueError: if ``features`` is smaller than the number of channels of ``x``.
+        ValueError: ``features`` is smaller than the number of channels of ``x``.
 
     >>> subsample_and_pad(jnp.ones((1, 3, 3, 2)), stride=2, features=4)[0, 0, 0].tolist()
     [0.0, 1.0, 1.0, 0.0]

@@ -32,7 +32,7 @@ def scaled_standardize(
 ) -> Float[Array, "*window i o"]:
     """Return ``gain (w - mean) / sqrt(fan_in (var + eps))`` (Brock et al. 2021, arXiv 2101.08692, eq. 1).
 
-    With gain 1 a convolution with these weights keeps the variance of an input of independent channels.
+    With gain 1, a convolution with these weights preserves the variance of an input with independent channels.
     """
     fan_in = math.prod(kernel.shape[:-1])
     scale = (gain / math.sqrt(fan_in)).reshape((1,) * (kernel.ndim - 1) + gain.shape)

@@ -1,7 +1,7 @@
-"""Loops over tiles of a batch, so that what is computed from a tile stays in the processor's cache.
+"""Loops over tiles of a batch, so that intermediate results of a tile stay in the processor's cache.
 
-The compiler may have split the batch over ``devices``. Then a tile takes its images from all of their parts: the batch
-is seen as ``(devices, tiles, per_tile)`` and the loop runs over the middle axis, so that no image moves.
+If the compiler has split the batch over ``devices``, a tile takes its images from all of their parts: the batch is
+viewed as ``(devices, tiles, per_tile)`` and the loop runs over the middle axis, so that no image moves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 
 def images_per_tile(batch: int, devices: int, most: int) -> int:
-    """Return the largest number up to ``most`` (and at least 1) that divides one device's part of the batch.
+    """Return the largest divisor of one device's part of the batch that is at most ``most`` (and at least 1).
 
     >>> images_per_tile(batch=96, devices=2, most=20)
     16
@@ -25,7 +25,7 @@ def images_per_tile(batch: int, devices: int, most: int) -> int:
 
 
 def map_tiles(function: Callable[[Array], Array], x: Array, per_tile: int, devices: int) -> Array:
-    """Return ``function(x)``, computed tile by tile; ``function`` acts on each image alone."""
+    """Return ``function(x)``, computed tile by tile; ``function`` acts on each image separately."""
     if x.shape[0] == per_tile * devices:
         return function(x)
     x = _split(x, per_tile, devices)
@@ -41,7 +41,7 @@ def map_tiles(function: Callable[[Array], Array], x: Array, per_tile: int, devic
 
 
 def sum_tiles(function: Callable[[Array, Array], Array], x: Array, y: Array, per_tile: int, devices: int) -> Array:
-    """Return the sum of ``function(x, y)`` over the tiles; each device adds up its own part first."""
+    """Return the sum of ``function(x, y)`` over the tiles; each device sums its own part first."""
     x, y = _split(x, per_tile, devices), _split(y, per_tile, devices)
     each = jax.eval_shape(function, *(jax.ShapeDtypeStruct(a.shape[2:], a.dtype) for a in (x, y)))
     if devices > 1:

@@ -1,10 +1,10 @@
 """An array that is used twice, such as the input of a residual block, whose two gradients are added in one pass.
 
-By itself JAX adds the gradients of an array's uses with an addition of its own, and what the array was made by goes on
-from there: XLA's CPU compiler cannot join that to a compiled convolution. So :func:`twice` says that they belong
-together: its transpose is the compiled pass of :func:`~resnet_jax.ops.probe.fork`, which adds the two and masks them by
-the ReLU that the array is the result of. Everywhere else it is the addition and the comparison, which a compiler fuses.
-The numbers are the same to the bit.
+By default, JAX adds the gradients of an array's uses with a separate addition and continues from there, which XLA's CPU
+compiler cannot fuse with a compiled convolution. :func:`twice` states that they belong together: its transpose is the
+compiled pass of :func:`~resnet_jax.ops.probe.fork`, which adds the two and masks them by the ReLU that produced the
+array. Everywhere else it is the addition and the comparison, which a compiler fuses. The numbers are the same, bit for
+bit.
 
 The three operations are linear or have linear tangents, and are closed under differentiation and batching.
 """
@@ -24,10 +24,10 @@ from resnet_jax.ops.reference import plain_lax_wanted
 
 
 def twice(x: Float[Array, "*shape"], *, relu: bool = False) -> tuple[Array, Array]:
-    """Return ``x``, or its positive part, two times.
+    """Return ``x``, or its positive part, twice.
 
     Args:
-        x: any array; without axes, or where plain ``lax`` is asked for, nothing is said of its gradients.
+        x: any array; without axes, or if plain ``lax`` is requested, its gradients are not treated specially.
         relu: take the positive part.
 
     >>> def loss(x):
@@ -82,7 +82,7 @@ def _masked_twice_jvp(primals, tangents):
 
 
 def _joined(cotangents: Any, *mask: Array) -> Array | None:
-    """Add up the cotangents that there are, zero where the mask is not positive."""
+    """Add the existing cotangents, with zeros where the mask is not positive."""
     there = [c for c in cotangents if not isinstance(c, ad.Zero)]
     if len(there) == 2:
         first, second = there

@@ -1,7 +1,7 @@
-"""Random rows of a batch that is cut over devices: each device takes its own of those that are drawn for the whole.
+"""Random rows of a batch that is sharded over devices: each device takes its own rows of a draw for the whole batch.
 
-So dropout and stochastic depth drop the same of every example, whatever number of devices a batch is cut over. With
-JAX's partitionable random bits a compiler that fuses makes only the rows that are taken.
+Dropout and stochastic depth therefore drop the same for every example, however many devices share the batch. With JAX's
+partitionable random bits, a fusing compiler generates only the rows that are used.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import jax
 from jax import lax
 from jaxtyping import Array
 
-#: The mapped axis that cuts the examples. JAX keeps it for each thread, and in the key of its caches.
+#: The mapped axis that shards the examples. JAX keeps it per thread, and in the key of its caches.
 _cut_over = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
 def batch_cut_over(axis_name: str) -> Iterator[None]:
-    """While a function is traced, let arrays be parts of a batch that is cut in equal parts over a mapped axis."""
+    """While a function is traced, treat arrays as equal parts of a batch that is sharded over a mapped axis."""
     with _cut_over(axis_name):
         yield
 
 
 def draw_rows(draw: Callable[[int], Array], examples: int) -> Array:
-    """Return ``draw(examples)``, or of a batch that is cut this device's rows of what is drawn for all of it.
+    """Return ``draw(examples)``, or for a sharded batch this device's rows of a draw for the whole batch.
 
     Args:
-        draw: rows -> random values (rows, ...).
-        examples: rows here.
+        draw: number of rows -> random values (rows, ...).
+        examples: number of rows on this device.
 
     >>> draw_rows(lambda rows: jax.random.bits(jax.random.key(0), (rows, 2)), 3).shape
     (3, 2)

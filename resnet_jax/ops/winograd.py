@@ -6,8 +6,8 @@ output comes from a 4x4 patch of the input:
     Y = Aᵀ [(G w Gᵀ) ⊙ (Bᵀ d B)] A
 
 The product in the middle is, over all patches and channels, one matrix product for each of the 16 positions. The weight
-gradient is the transpose of the same formula in ``w``. All sums are over a few terms with factors 1 and 1/2, so
-in float32 the results differ from a direct convolution by some 1e-6 of their largest value.
+gradient is the transpose of the same formula in ``w``. All sums have few terms with factors 1 and 1/2, so in float32
+the results differ from a direct convolution by about 1e-6 of their largest value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def kernel_transform_transposed(m: Float[Array, "16 c k"]) -> Float[Array, "3 3 
 
 
 def convolve(x: Float[Array, "n h w c"], u: Float[Array, "16 c k"]) -> Float[Array, "n h w k"]:
-    """Convolve ``x``, of even height and width, padded by 1, with the kernel whose transform is ``u``."""
+    """Convolve ``x``, of even height and width and padded by 1, with the kernel whose transform is ``u``."""
     n, h, w, _ = x.shape
     product = lax.dot_general(_input_transform(x), u, (((2,), (1,)), ((0,), (0,))))
     m = product.reshape(4, 4, n, h // 2, w // 2, -1)
@@ -43,7 +43,7 @@ def convolve(x: Float[Array, "n h w c"], u: Float[Array, "16 c k"]) -> Float[Arr
 
 
 def correlate(x: Float[Array, "n h w c"], g: Float[Array, "n h w k"]) -> Float[Array, "16 c k"]:
-    """Return the gradient for :func:`kernel_transform`'s result, from an input and the cotangent of the output."""
+    """Return the gradient for the result of :func:`kernel_transform`, from an input and the cotangent of the output."""
     return lax.dot_general(_input_transform(x), _output_transform_transposed(g), (((1,), (1,)), ((0,), (0,))))
 
 

@@ -1,4 +1,5 @@
-"""What the outputs of a network mean: loss, metrics, predictions. Beside ``models``, of which it knows nothing.
+"""The meaning of a network's outputs: loss, metrics, predictions. Independent of ``models``, which is on the same
+floor.
 
 The public names are listed in ``__init__.pyi`` and load on first use.
 """

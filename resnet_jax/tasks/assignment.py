@@ -1,7 +1,8 @@
-"""Which true box every place of a detector's map is to find: the rules of FCOS and of RetinaNet, within ``jit``.
+"""Which ground-truth box each position of a detector's map should find: the rules of FCOS and of RetinaNet, under
+``jit``.
 
-Functions take one image: P places, and M true boxes padded with the label -1; shapes do not depend on how many there
-are.
+Functions process one image: P positions, and M true boxes padded with the label -1. Shapes do not depend on the number
+of boxes.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 from resnet_jax.ops.boxes import area, iou, middle
 
-#: Half the side of the square in a box's middle whose places are to find it, in strides.
+#: Half the side of the central square of a box whose positions should find the box, in strides.
 RADIUS = 1.5
-#: A level of the pyramid has the boxes whose farthest side is so many strides away: FCOS's 64 to 128 at stride 16.
+#: A pyramid level has the boxes whose farthest side is this many strides away: FCOS's 64 to 128 at stride 16.
 REACH = (4.0, 8.0)
-#: IoU with an anchor from which a box is its own, and below which the anchor is background.
+#: IoU with an anchor from which a box is assigned to it, and below which the anchor is background.
 MATCHED, BACKGROUND = 0.5, 0.4
 
 
 class Assigned(NamedTuple):
-    """What each of P places is to say.
+    """The target of each of P positions.
 
     Attributes:
-        box: the true box, an index of M.
-        positive: whether it has one; else it is background.
-        ignored: places that count nowhere.
+        box: index of the true box among M.
+        positive: whether the position has a box; otherwise it is background.
+        ignored: positions that do not count.
     """
 
     box: Int[Array, " p"]
@@ -36,16 +37,16 @@ class Assigned(NamedTuple):
 
 
 def by_place(cells: Float[Array, "p 4"], boxes: Float[Array, "m 4"], there: Bool[Array, " m"]) -> Assigned:
-    """Assign as FCOS does, with sampling of the centre (Tian et al. 2020, arXiv 2006.09214, section 3).
+    """Assign boxes as FCOS does, with center sampling (Tian et al. 2020, arXiv 2006.09214, section 3).
 
-    A place is to find a box if it lies in the box, within 1.5 strides of its middle along either axis, and if the
-    farthest side of the box is 4 to 8 strides away; up to 8 at the finest stride, from 4 on at the coarsest. Of several
-    boxes it takes the smallest.
+    A position is assigned a box if it lies in the box, within 1.5 strides of its center along either axis, and if the
+    farthest side of the box is 4 to 8 strides away (at most 8 at the finest stride, at least 4 at the coarsest). Among
+    several boxes it takes the smallest.
 
     Args:
-        cells: squares of the maps; their middles are the places, their sides the strides.
+        cells: cells of the maps; their centers are the positions, their sides the strides.
         boxes: true boxes.
-        there: which of them are none of the padding.
+        there: which of them are not padding.
 
     >>> cells = jnp.array([[0.0, 0, 8, 8], [0, 8, 8, 16]])
     >>> by_place(cells, jnp.array([[0.0, 0, 7, 7]]), jnp.array([True])).positive.tolist()
@@ -65,16 +66,16 @@ def by_place(cells: Float[Array, "p 4"], boxes: Float[Array, "m 4"], there: Bool
 
 
 def by_overlap(anchors: Float[Array, "p 4"], boxes: Float[Array, "m 4"], there: Bool[Array, " m"]) -> Assigned:
-    """Assign as RetinaNet does (Lin et al. 2017, section 4.1; torchvision's Matcher with low-quality matches).
+    """Assign boxes as RetinaNet does (Lin et al. 2017, section 4.1; torchvision's Matcher with low-quality matches).
 
-    An anchor is to find the box that it overlaps most, if the IoU is 0.5 or more; it is background below 0.4, and
-    counts nowhere between. So that no box is left out, anchors that overlap some box more than all others do are to
-    find theirs too, whatever the IoU is.
+    An anchor is assigned the box with which it has the highest IoU if that is 0.5 or more. Below 0.4 it is background,
+    and in between it does not count. So that no box is left out, the anchors that have the highest IoU with some box
+    are assigned too, whatever the IoU is.
 
     Args:
-        anchors: of all places.
+        anchors: anchors of all positions.
         boxes: true boxes.
-        there: which of them are none of the padding.
+        there: which of them are not padding.
 
     >>> anchors = jnp.array([[0.0, 0, 8, 8], [0, 4, 8, 12], [20, 20, 28, 28]])
     >>> by_overlap(anchors, jnp.array([[0.0, 0, 8, 6]]), jnp.array([True])).positive.tolist()
@@ -89,11 +90,11 @@ def by_overlap(anchors: Float[Array, "p 4"], boxes: Float[Array, "m 4"], there: 
 
 
 def centreness(cells: Float[Array, "p 4"], boxes: Float[Array, "p 4"]) -> Float[Array, " p"]:
-    """Return sqrt(min(l, r) / max(l, r) min(t, b) / max(t, b)) of each place in its box; FCOS, equation 3.
+    """Return sqrt(min(l, r) / max(l, r) min(t, b) / max(t, b)) of each position in its box; FCOS, equation 3.
 
     Args:
-        cells: whose middles are the places.
-        boxes: one of each; a place that is outside has 0.
+        cells: cells whose centers are the positions.
+        boxes: one box per position; a position outside its box gets 0.
 
     >>> centreness(jnp.array([[0.0, 0, 2, 2]]), jnp.array([[0.0, 0, 2, 4]])).round(3).tolist()
     [0.5770000219345093]

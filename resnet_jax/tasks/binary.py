@@ -1,4 +1,4 @@
-"""Yes or no: one output, of which the sigmoid is the probability of yes."""
+"""Yes or no: one output, whose sigmoid is the probability of yes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from resnet_jax.tasks.task import Answers, Batch, TaskBase, mean_yes
 
 @dataclasses.dataclass(frozen=True)
 class Binary(TaskBase):
-    """One output z a example; labels are 0 (no) and 1 (yes), (N,) or (N, 1), and the loss is their cross-entropy.
+    """One output z per example. Labels are 0 (no) and 1 (yes), (N,) or (N, 1), and the loss is binary cross-entropy.
 
-    An example is taken for a yes if the probability sigmoid(z) is above the threshold. Metrics: ``accuracy`` (the
-    headline), ``auc`` (area under the ROC curve), ``average_precision``, and ``precision``, ``recall`` and ``f1`` of
-    yes.
+    The prediction is yes if the probability sigmoid(z) is above the threshold. Metrics: ``accuracy`` (the headline),
+    ``auc`` (area under the ROC curve), ``average_precision``, and ``precision``, ``recall`` and ``f1`` of yes.
 
     Attributes:
         num_outputs: 1.
         label_smoothing: s: the target becomes (1 - s) y + s / 2.
-        positive_weight: what the loss of a yes is multiplied by.
+        positive_weight: factor on the loss of positive examples.
         threshold: in (0, 1).
     """
 
@@ -53,7 +52,7 @@ class Binary(TaskBase):
             raise UsageError(f"the threshold must be in (0, 1), got {self.threshold}")
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse labels that are neither 0 nor 1."""
+        """Reject labels that are neither 0 nor 1."""
         labels = np.asarray(batch["label"])
         if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
             require_classes(batch, 2)
@@ -100,7 +99,7 @@ class Binary(TaskBase):
         return confusion_details(rows["label"], rows["prediction"], 2)
 
     def eval_notes(self, details: Mapping[str, Any]) -> tuple[str, ...]:
-        """Say where there is no AUC."""
+        """Report an undefined AUC."""
         of_true = details["confusion"].total_of_true()
         if of_true.min() > 0:
             return ()
@@ -111,14 +110,14 @@ class Binary(TaskBase):
         return mean_yes(outputs)
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-        """Return yes (1) and no (0) with their probabilities, what it is taken for first."""
+        """Return yes (1) and no (0) with their probabilities, the predicted one first."""
         over = np.asarray(outputs)[:, 0] > _logit_of(self.threshold)
         order = np.where(over[:, None], [[1, 0]], [[0, 1]])[:, :top]
         rows = zip(self.probabilities(outputs), order, strict=True)
         return [[(int(k), float(row[k])) for k in ranks] for row, ranks in rows]
 
     def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names of no and yes; of one label these are ``not NAME`` and ``NAME``."""
+        """Return the names of no and yes; for one label, these are ``not NAME`` and ``NAME``."""
         return (f"not {names[0]}", names[0]) if len(names) == 1 else names
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -147,7 +146,7 @@ def _label(labels: jax.Array) -> jax.Array:
 
 @register_task("binary", uses=("loss", "label_smoothing", "positive_weights", "threshold"))
 def make_binary(config: TaskConfig, facts: TaskFacts) -> Binary:
-    """Return the binary task as configured: of two classes, or of one label."""
+    """Return the configured binary task, for two classes or one label."""
     require_kind("binary", facts, "class", "multi-label")
     criterion_of(config, "binary", ("bce",))
     if facts.label_kind == "class" and facts.examples and len(facts.names) != 2:

@@ -1,4 +1,4 @@
-"""Classification: every example is of one class, and the largest output decides."""
+"""Classification: every example has one class, and the largest output decides."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ from resnet_jax.tasks.task import Answers, Batch, TaskBase, mean_yes, ranked
 Criterion = Literal[
     "cross_entropy", "bce", "mse", "generalized_cross_entropy", "symmetric_cross_entropy", "soft_bootstrap"
 ]
-#: How many of the likeliest classes count as right for ``top5``, which networks of more classes have.
+#: Number of most likely classes that count as correct for ``top5``, which exists for more classes than this.
 TOP = 5
-#: Up to how many classes the area under the ROC curve is computed, for which every probability is kept.
+#: Maximum number of classes for the area under the ROC curve, which keeps every probability.
 AUC_CLASSES = 20
-#: Parameters of losses for noisy labels, as fields of the task and of its configuration -> whose they are.
+#: Parameters of losses for noisy labels, as fields of the task and of its configuration -> their loss.
 LOSS_PARAMETERS = {option: loss for loss, options in LOSS_OPTIONS.items() for option in options}
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification(TaskBase):
-    """Every example is of one class; labels are class indices (N,), or soft labels (N, K) from mixing.
+    """Every example has one class. Labels are class indices (N,), or soft labels (N, K) from mixing.
 
-    Metrics: ``accuracy`` (the headline), ``top5`` of more than 5 classes, macro ``precision``, ``recall`` and ``f1``
-    (over the classes that occur or are predicted, as scikit-learn), ``auc`` of 2 to 20 classes, and ``ece``, the
-    expected calibration error. With soft labels an example counts as of its largest share. ``auc`` is the mean over
-    the classes of the area under the ROC curve of one against the rest, by the class's probability: the AUC of MedMNIST
-    (Yang et al. 2023, arXiv 2110.14795), and of two classes that of the second.
+    Metrics: ``accuracy`` (the headline), ``top5`` for more than 5 classes, macro ``precision``, ``recall`` and ``f1``
+        (over
+    the classes that occur or are predicted, as in scikit-learn), ``auc`` for 2 to 20 classes, and ``ece``, the expected
+    calibration error. An example with soft labels counts for its largest share. ``auc`` is the mean over the classes of
+    the one-vs-rest area under the ROC curve by the class's probability, as in MedMNIST (Yang et al. 2023, arXiv
+    2110.14795); for two classes it is that of the second.
 
     Attributes:
-        num_outputs: classes; 0 if they are only known from the outputs, which is enough for a step.
+        num_outputs: classes; 0 if only the outputs tell, which is enough for a step.
         criterion: the loss: ``cross_entropy``, ``bce`` (one against all), ``mse`` (towards one-hot rows), one for noisy
             labels (``generalized_cross_entropy``, ``symmetric_cross_entropy``, ``soft_bootstrap``), or a function
             ``(logits, labels) -> (N,)``.
-        label_smoothing: share of the target spread over all classes; of ``cross_entropy`` and ``bce``.
-        class_weights: what the loss of an example is multiplied by, by its class; () for 1. Soft labels have the mean
-            by their shares. The mean loss is over examples, not over weights.
+        label_smoothing: share of the target spread over all classes, for ``cross_entropy`` and ``bce``.
+        class_weights: factor on the loss of an example by its class; () for 1. Soft labels use the mean weighted by
+            their shares. The mean loss is over examples, not over weights.
         gce_q: q of ``generalized_cross_entropy``.
         sce_alpha: alpha of ``symmetric_cross_entropy``.
-        sce_beta: its beta.
-        sce_floor: its A, which stands for log 0.
+        sce_beta: beta of ``symmetric_cross_entropy``.
+        sce_floor: A of ``symmetric_cross_entropy``, which replaces log 0.
         bootstrap_beta: beta of ``soft_bootstrap``.
 
     Raises:
-        UsageError: values that do not go together.
+        UsageError: incompatible values.
 
     >>> task = Classification(3)
     >>> batch = {"label": jnp.array([2, 0])}
@@ -93,7 +94,7 @@ class Classification(TaskBase):
             raise UsageError(f"class weights must be finite and not negative, got {self.class_weights}")
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse labels of no class; see :func:`require_classes`."""
+        """Reject labels outside the classes; see :func:`require_classes`."""
         if self.num_outputs:
             require_classes(batch, self.num_outputs)
 
@@ -122,7 +123,7 @@ class Classification(TaskBase):
         return {"accuracy": sums["correct"] / count}
 
     def eval_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return ``correct``, ``top5`` of more than 5 classes, and the bins of the calibration error."""
+        """Return ``correct``, ``top5`` for more than 5 classes, and the bins of the calibration error."""
         correct = self.train_sums(outputs, batch)["correct"]
         sums = {"correct": correct, **calibration_sums(self._confidence(outputs), correct)}
         if outputs.shape[-1] > TOP:
@@ -130,7 +131,7 @@ class Classification(TaskBase):
         return sums
 
     def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return ``label`` and ``prediction``, int32 (N,), and of few classes the outputs, ``scores`` (N, K)."""
+        """Return ``label`` and ``prediction``, int32 (N,), and for few classes the outputs, ``scores`` (N, K)."""
         scores = {"scores": outputs} if 2 <= outputs.shape[-1] <= AUC_CLASSES else {}
         return {"label": hard_labels(batch["label"]), "prediction": _class_of(outputs), **scores}
 
@@ -155,22 +156,24 @@ class Classification(TaskBase):
         return confusion_details(rows["label"], rows["prediction"], self.num_outputs)
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-        """Return the likeliest classes of each example, likeliest first, with their probabilities."""
+        """Return the most likely classes of each example in descending order, with their probabilities."""
         return ranked(self.probabilities(outputs), top)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """Turn outputs (N, K) into what the network was trained to mean by them, float64 (N, K)."""
+        """Return the probabilities, float64 (N, K), that outputs (N, K) stand for under the network's training loss."""
         logits = np.asarray(outputs, np.float64)
         match self.criterion:
             case "mse":  # trained towards one-hot rows
                 return np.clip(logits, 0.0, 1.0)
-            case "bce":  # one yes or no per class; they need not add up to 1
+            case "bce":  # one yes or no per class; need not sum to 1
                 return np.exp(-np.logaddexp(0.0, -logits))
             case _:
                 return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
     def mean_outputs(self, outputs: jax.Array) -> jax.Array:
-        """Return outputs (views, N, K) whose probabilities are the mean over the views; of mse the mean itself."""
+        """Return outputs for views (views, N, K) whose probabilities are the mean over the views; for mse, the mean
+        itself.
+        """
         match self.criterion:
             case "mse":
                 return outputs.mean(axis=0)
@@ -180,11 +183,11 @@ class Classification(TaskBase):
                 return jax.nn.logsumexp(jax.nn.log_softmax(outputs, axis=-1), axis=0) - math.log(outputs.shape[0])
 
     def _auc(self, labels: np.ndarray, outputs: np.ndarray) -> float:
-        """Return the mean area under the ROC curve, one against the rest, over the classes that have one."""
+        """Return the mean one-vs-rest area under the ROC curve over the classes where it is defined."""
         if not np.isfinite(outputs).all():
             return math.nan
         scores = self.probabilities(outputs).T
-        classes = range(len(scores)) if len(scores) > 2 else (1,)  # of two classes both have the same
+        classes = range(len(scores)) if len(scores) > 2 else (1,)  # for two classes both areas are equal
         return mean_known(np.array([roc_auc(labels == k, scores[k]) for k in classes]))
 
     def _confidence(self, outputs: jax.Array) -> jax.Array:
@@ -200,7 +203,7 @@ class Classification(TaskBase):
 
 
 def hard_labels(labels: jax.Array) -> jax.Array:
-    """Return class indices, int32 (N,); of soft labels (N, K) the class of the largest share."""
+    """Return class indices, int32 (N,); for soft labels (N, K), the class with the largest share."""
     if labels.ndim > 1:
         labels = jnp.argmax(labels, axis=-1)
     return labels.astype(jnp.int32)
@@ -211,9 +214,10 @@ def _class_of(outputs: jax.Array) -> jax.Array:
 
 
 def _rank(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return how many classes come before the label's: larger outputs, and equal ones of a smaller index, as argmax.
+    """Return the number of classes ranked before the label: larger outputs, and equal ones with a smaller index, as in
+    argmax.
 
-    An output that is no number comes before all others.
+    An output that is NaN ranks before all others.
     """
     own = jnp.take_along_axis(outputs, labels[:, None], axis=-1, mode="clip")
     earlier = jnp.arange(outputs.shape[-1], dtype=jnp.int32)[None] < labels[:, None]
@@ -231,12 +235,12 @@ def confusion_details(labels: np.ndarray, predictions: np.ndarray, classes: int)
 
 
 def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
-    """Refuse a host batch with labels of no class; on the device such a label can only give a loss of NaN.
+    """Reject a host batch with labels outside the classes; on the device such a label can only give a NaN loss.
 
-    Labels that are rows or floats are not looked at, nor are those of examples whose ``mask`` is False.
+    Labels that are rows or floats are not checked, nor are examples whose ``mask`` is False.
 
     Raises:
-        UsageError: with the first such label and its place in the batch.
+        UsageError: a label is invalid; the message has the first one and its place in the batch.
 
     >>> require_classes({"label": np.array([0, 9, -1]), "mask": np.array([True, True, False])}, 10)
     """
@@ -254,7 +258,7 @@ def require_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
 
 @register_task("classification", uses=("loss", "label_smoothing", "class_weights", "distill", *LOSS_PARAMETERS))
 def make_classification(config: TaskConfig, facts: TaskFacts) -> Classification:
-    """Return classification as configured."""
+    """Return the configured classification task."""
     require_kind("classification", facts, "class")
     require_outputs(facts, "classes", more=True)
     criterion: Any = criterion_of(config, "classification", tuple(LOSSES))

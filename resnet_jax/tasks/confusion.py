@@ -1,4 +1,4 @@
-"""Which classes a network takes for which, as counts: memory goes by the pairs that occur, not by classes squared."""
+"""Confusions as sparse counts: memory grows with the pairs that occur, not with the square of the classes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-#: Entries of a dense confusion matrix that are made on demand; beyond (2 GiB) only the counts are there.
+#: Maximum number of entries of a dense confusion matrix (2 GiB); beyond it there are only the counts.
 DENSE_LIMIT = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Confusion:
-    """Which classes were taken for which: counts of the pairs that occurred, however many classes there are.
+    """Counts of (true, predicted) pairs, stored only for pairs that occur, however many classes there are.
 
-    NumPy takes it for the matrix (``np.asarray(confusion)``), int64 (classes, classes): row i, column j are the
-    examples of class i that were taken for class j.
+    NumPy converts it to the matrix (``np.asarray(confusion)``), int64 (classes, classes): row i, column j counts the
+    examples of class i that were predicted as class j.
 
     Attributes:
         classes: outputs of the network.
         true: int64 (pairs,), the true class of each pair that occurred; sorted, then by ``predicted``.
         predicted: int64 (pairs,).
-        counts: int64 (pairs,), examples of the pair; all above 0.
+        counts: int64 (pairs,), examples per pair; all above 0.
 
     >>> counts = Confusion.of({(0, 0): 5, (1, 0): 2}, 2)
     >>> counts.dense().tolist(), counts.total_of_true().tolist()
@@ -37,13 +37,13 @@ class Confusion:
 
     @classmethod
     def of(cls, pairs: Mapping[tuple[int, int], int], classes: int) -> Confusion:
-        """Make one of ``(true, predicted) -> examples``."""
+        """Create one from ``(true, predicted) -> examples``."""
         rows = np.array([(*pair, pairs[pair]) for pair in sorted(pairs) if pairs[pair]], np.int64).reshape(-1, 3)
         return cls(classes, *rows.T)
 
     @classmethod
     def of_rows(cls, true: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
-        """Count the classes (N,) that examples are of and were taken for.
+        """Count true and predicted classes (N,).
 
         >>> Confusion.of_rows(np.array([0, 1, 1]), np.array([0, 0, 1]), 2).dense().tolist()
         [[1, 0], [1, 1]]
@@ -53,7 +53,7 @@ class Confusion:
 
     @classmethod
     def from_dense(cls, matrix: np.ndarray) -> Confusion:
-        """Make one of a matrix (classes, classes)."""
+        """Create one from a matrix (classes, classes)."""
         true, predicted = np.nonzero(matrix)
         return cls(len(matrix), true.astype(np.int64), predicted.astype(np.int64), matrix[true, predicted])
 
@@ -62,7 +62,7 @@ class Confusion:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the matrix."""
+        """Shape of the matrix."""
         return self.classes, self.classes
 
     def dense(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class Confusion:
         return self.dense() if dtype is None else self.dense().astype(dtype)
 
     def grouped(self, each: int) -> Confusion:
-        """Return the counts of groups of ``each`` neighbouring classes."""
+        """Return the counts of groups of ``each`` adjacent classes."""
         if each == 1:
             return self
         pairs: dict[tuple[int, int], int] = {}
@@ -95,10 +95,10 @@ class Confusion:
         return np.bincount(self.true, self.counts, self.classes).astype(np.int64)
 
     def total_of_predicted(self) -> np.ndarray:
-        """Return the examples that were taken for every class, int64 (classes,)."""
+        """Return the number of examples predicted as every class, int64 (classes,)."""
         return np.bincount(self.predicted, self.counts, self.classes).astype(np.int64)
 
     def correct_of_true(self) -> np.ndarray:
-        """Return the examples of every class that were taken for it, int64 (classes,)."""
+        """Return the number of correctly predicted examples of every class, int64 (classes,)."""
         same = self.true == self.predicted
         return np.bincount(self.true[same], self.counts[same], self.classes).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Contrastive training of two towers: examples are pairs, and each half is to find the other among all of the batch."""
+"""Contrastive training of two towers: examples are pairs, and each half should find the other in the batch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from resnet_jax.tasks.registry import register_task, require_kind
 from resnet_jax.tasks.retrieval import RANKS, recalls, zero_shot
 from resnet_jax.tasks.task import Answers, Batch, TaskBase, ranked
 
-#: What stands for the logarithm of 0 where an example of the batch is padding.
+#: Replaces log 0 where an example of the batch is padding.
 _NEVER = -1e9
 _SIDES = ("image", "other")
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(TaskBase):
-    r"""The symmetric InfoNCE loss over the batch, of pairs (image, other) of an example each.
+    r"""The symmetric InfoNCE loss over a batch of pairs (image, other), one pair per example.
 
     With embeddings of length 1, :math:`s_{ij} = x_i \cdot y_j / \tau` and :math:`P(i)` the positives of i,
 
@@ -32,16 +32,17 @@ class Contrastive(TaskBase):
               \Big(\log \frac{e^{s_{ij}}}{\sum_k e^{s_{ik}}} + \log \frac{e^{s_{ji}}}{\sum_k e^{s_{ki}}}\Big)
 
     with ``pair`` :math:`P(i) = \{i\}`: InfoNCE in both directions (van den Oord et al. 2018, arXiv 1807.03748, eq. 4;
-    Radford et al. 2021, arXiv 2103.00020, figure 3). With ``class`` :math:`P(i)` are all examples of the batch that
-    have its class (Khosla et al. 2020, arXiv 2004.11362, eq. 2, between two towers; Yang et al. 2022, arXiv
-    2204.03610, eq. 3). The sums are over the whole batch, however many devices it lies on.
+    Radford et al. 2021, arXiv 2103.00020, figure 3). With ``class``, :math:`P(i)` are all examples of the batch with
+    the same class (Khosla et al. 2020, arXiv 2004.11362, eq. 2, between two towers; Yang et al. 2022, arXiv 2204.03610,
+    eq. 3). The sums run over the whole batch, however many devices share it.
 
-    Metrics are of all pairs of a data set: see :mod:`resnet_jax.tasks.retrieval`. The headline,
-    ``class_recall1``, is the mean over both directions of how often the nearest of the other side has the right class.
+    Metrics are computed over all pairs of a data set; see :mod:`resnet_jax.tasks.retrieval`. The headline,
+    ``class_recall1``, is how often the nearest item of the other side has the right class, averaged over both
+    directions.
 
     Attributes:
         num_outputs: width of the embeddings.
-        classes: of the labels.
+        classes: number of classes of the labels.
         positives: ``pair`` or ``class``.
 
     >>> x = jnp.eye(3)
@@ -65,12 +66,12 @@ class Contrastive(TaskBase):
     positives: Positives = "class"
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse labels of no class."""
+        """Reject labels outside the classes."""
         if self.classes:
             require_classes(batch, self.classes)
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """Return the loss of every example, (N,); rows with ``mask`` False are nobody's negatives."""
+        """Return the loss of every example, (N,); rows with ``mask`` False are never negatives."""
         scores = self._scores(outputs, batch)
         targets = self._targets(batch, len(scores))
         there = (jax.nn.log_softmax(scores, axis=1) * targets).sum(axis=1)
@@ -87,7 +88,9 @@ class Contrastive(TaskBase):
         return jnp.where(both, scores, jnp.asarray(_NEVER, scores.dtype))
 
     def _targets(self, batch: Batch, count: int) -> jax.Array:
-        """Return the shares of the positives of every example, float32 (N, N): symmetric, rows add up to 1."""
+        """Return the target distribution over the positives of every example, float32 (N, N): symmetric, rows sum to
+        1.
+        """
         match self.positives:
             case "pair":
                 return jnp.eye(count, dtype=jnp.float32)
@@ -102,7 +105,7 @@ class Contrastive(TaskBase):
                 assert_never(self.positives)
 
     def train_sums(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Return ``nearest``: whether what is nearest to each image in the batch is of its class, bool (N,)."""
+        """Return ``nearest``: whether the item nearest to each image in the batch has its class, bool (N,)."""
         labels = hard_labels(batch["label"])
         return {"nearest": labels[jnp.argmax(self._scores(outputs, batch), axis=1)] == labels}
 
@@ -111,7 +114,7 @@ class Contrastive(TaskBase):
         return {"batch_recall1": sums["nearest"] / count}
 
     def eval_sums(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Return ``scale``: that of the network, once an example."""
+        """Return ``scale``: that of the network, once per example."""
         return {"scale": outputs["scale"]}
 
     def eval_rows(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -147,20 +150,20 @@ class Contrastive(TaskBase):
         return {name: found[name] for name in ("precision", "recall", "f1")}
 
     def mean_outputs(self, outputs: Any) -> Any:
-        """Return the mean of embeddings of several views (views, N, d), of length 1."""
+        """Return the mean of the embeddings of several views (views, N, d), scaled to length 1."""
         mean = jax.tree.map(lambda each: each.mean(axis=0), outputs)
         sides = {name: each for name, each in mean.items() if name in _SIDES}
         lengths = {name: jnp.linalg.norm(each, axis=-1, keepdims=True) for name, each in sides.items()}
         return {**mean, **{name: each / jnp.maximum(lengths[name], 1e-6) for name, each in sides.items()}}
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-        """Return the largest numbers of each embedding (N, width)."""
+        """Return the largest components of each embedding (N, width)."""
         return ranked(np.asarray(outputs, np.float64), top)
 
 
 @register_task("contrastive", uses=("embedding_width", "positives"))
 def make_contrastive(config: TaskConfig, facts: TaskFacts) -> Contrastive:
-    """Return the contrastive task as configured."""
+    """Return the configured contrastive task."""
     require_kind("contrastive", facts, "class")
     width = config.embedding_width if facts.outputs is None else facts.outputs
     return Contrastive(width, len(facts.names), config.positives)

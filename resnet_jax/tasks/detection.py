@@ -1,11 +1,12 @@
-"""Detection: boxes with a class each, anywhere in an image and any number of them.
+"""Detection: any number of boxes anywhere in an image, each with a class.
 
-The outputs are what the heads ``fcos`` and ``retinanet`` make (:mod:`resnet_jax.models.heads`): a dict of arrays, all
-(N, P, ...), P the places (or anchors) of all levels. With a key ``centre`` they are FCOS's. Boxes are top, left,
-bottom, right in pixels of the network's input; batches have ``boxes`` (N, M, 4) and ``box_label`` (N, M), -1 for none.
+The outputs are those of the heads ``fcos`` and ``retinanet`` (:mod:`resnet_jax.models.heads`): a dict of arrays, all
+(N, P, ...), where P is the number of positions (or anchors) of all levels. With a key ``centre`` they are FCOS's. Boxes
+are top, left, bottom, right in pixels of the network's input; batches have ``boxes`` (N, M, 4) and ``box_label`` (N,
+M), with -1 for padding.
 
-Scores are counted in these pixels too. IoU does not change when both boxes are stretched alike, so that they are those
-of the image's own pixels wherever images were brought to the network's size whole.
+Metrics use these pixels too. IoU does not change when both boxes are scaled alike, so it equals that in the original
+pixels if whole images were resized to the network's size.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from resnet_jax.tasks.registry import register_task, require_kind, require_outpu
 from resnet_jax.tasks.scores import mean_known
 from resnet_jax.tasks.task import Answers, Batch, TaskBase
 
-#: Name -> array; :class:`~resnet_jax.tasks.task.TaskBase` writes down one array.
+#: Name -> array; :class:`~resnet_jax.tasks.task.TaskBase` declares a single array.
 Outputs: TypeAlias = Any
-#: Flags of true boxes, and what is done about them: see :mod:`resnet_jax.tasks.detection_ap`.
+#: Flags of true boxes, and how they are handled: see :mod:`resnet_jax.tasks.detection_ap`.
 FLAGS = ("crowd", "difficult")
-#: Where the smooth L1 loss becomes linear (1/9 in the authors' program).
+#: Error from which the smooth L1 loss is linear (1/9 in the authors' code).
 SMOOTH = 1.0 / 9.0
 
 
@@ -48,18 +49,19 @@ SMOOTH = 1.0 / 9.0
 class Detection(TaskBase):
     """Find the boxes of K classes.
 
-    **The loss of an image** is the sum of the focal loss over places and classes, divided by the image's positive
-    places (1 if it has none), plus the mean box loss over these, plus, of FCOS, the mean cross-entropy of centre-ness.
-    So it does not depend on the other images of a batch, and an image with one box counts as much as one with many; the
-    papers divide by the positives of the whole batch. Crowds are no targets, and places in them are no background.
+    **The loss of an image** is the sum of the focal loss over positions and classes, divided by the number of the
+    image's positive positions (at least 1), plus the mean box loss over these, plus, for FCOS, the mean cross-entropy
+    of centerness. It therefore does not depend on the other images of a batch, and an image with one box counts as much
+    as one with many; the papers divide by the positives of the whole batch. Crowds are not targets, and positions in
+    them are not background.
 
-    **Metrics**: ``ap50``, ``ap75`` and ``map`` (0.5 to 0.95) of COCO, the mean over classes that have boxes.
+    **Metrics**: ``ap50``, ``ap75`` and ``map`` (0.5 to 0.95) as in COCO, averaged over the classes that have boxes.
 
     Attributes:
         num_outputs: classes, K.
-        threshold: score from which a box is drawn, and said by ``predict``.
-        options: of the loss, of what is kept, and of the headline.
-        names: of the classes, for notes.
+        threshold: score from which a box is drawn and returned by ``predict``.
+        options: options of the loss, of the detections to keep, and of the headline.
+        names: names of the classes, for notes.
     """
 
     kind: ClassVar[str] = "detection"
@@ -78,7 +80,7 @@ class Detection(TaskBase):
         return self.options.headline
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse batches without boxes, labels that are no class, and boxes that are none."""
+        """Reject batches without boxes, labels outside the classes, and invalid boxes."""
         if "boxes" not in batch or "box_label" not in batch:
             raise UsageError(f"detection needs boxes and box_label in the batch, which has {', '.join(batch)}")
         counted = np.asarray(batch.get("mask", True), bool)
@@ -99,7 +101,7 @@ class Detection(TaskBase):
         return sum(self._parts(outputs, batch).values(), start=jnp.zeros(()))
 
     def train_sums(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Return the parts of the loss, (N,) each: ``class_loss``, ``box_loss`` and, of FCOS, ``centre_loss``."""
+        """Return the parts of the loss, (N,) each: ``class_loss``, ``box_loss`` and, for FCOS, ``centre_loss``."""
         return {f"{name}_loss": each for name, each in self._parts(outputs, batch).items()}
 
     def _parts(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
@@ -122,7 +124,7 @@ class Detection(TaskBase):
             outputs["class"], wanted, alpha=self.options.focal_alpha, gamma=self.options.focal_gamma
         )
         parts = {"class": jnp.where(assigned.ignored, 0.0, focal.sum(axis=-1)).sum() / count}
-        own = jnp.where(positive[:, None], own, anchors)  # something with an area, which does not count
+        own = jnp.where(positive[:, None], own, anchors)  # any box with an area; it does not count
         if "centre" not in outputs:
             return {**parts, "box": jnp.where(positive, self._box_loss(outputs, own), 0.0).sum() / count}
         weights = jnp.where(positive, centreness(anchors, own), 0.0)
@@ -146,11 +148,11 @@ class Detection(TaskBase):
         return error.sum(axis=-1) / SMOOTH
 
     def detections(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Return the detections of every image within the network's input, the best first.
+        """Return the detections of every image, clipped to the network's input, best first.
 
         Returns:
-            ``boxes`` (N, D, 4), ``scores`` (N, D) and ``labels`` (N, D), int32, D = ``max_detections``; where there are
-            fewer, the label is -1.
+            ``boxes`` (N, D, 4), ``scores`` (N, D) and ``labels`` (N, D), int32, with D = ``max_detections``; missing
+            detections have the label -1.
         """
         options = self.options
 
@@ -168,7 +170,7 @@ class Detection(TaskBase):
         return jax.vmap(of_image)(dict(outputs))
 
     def eval_sums(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Return nothing: average precision is of all images at once."""
+        """Return nothing: average precision is computed over all images at once."""
         return {}
 
     def eval_rows(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
@@ -179,7 +181,7 @@ class Detection(TaskBase):
     def eval_metrics(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, float]:
-        """Return AP50, AP75 and the mean over 0.5 to 0.95, of the classes that have boxes."""
+        """Return AP50, AP75 and the mean over 0.5 to 0.95, averaged over the classes that have boxes."""
         by_class = self._precisions(rows)
         return {
             "ap50": mean_known(by_class[0]),
@@ -190,7 +192,7 @@ class Detection(TaskBase):
     def eval_details(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, Any]:
-        """Return ``ap50`` and ``map`` of every class, float64 (K,); NaN of one without boxes."""
+        """Return ``ap50`` and ``map`` of every class, float64 (K,); NaN for a class without boxes."""
         by_class = self._precisions(rows)
         return {"ap50": by_class[0], "map": by_class.mean(axis=0)}
 
@@ -204,14 +206,14 @@ class Detection(TaskBase):
         return (f"{len(missing)} of {self.num_outputs} classes ({listed}{more}) have no boxes: means leave them out",)
 
     def matches(self, rows: Mapping[str, np.ndarray], label: int) -> RankedMatches:
-        """Return which detections of a class are right, from :meth:`eval_rows` of all images."""
+        """Return which detections of a class are correct, given :meth:`eval_rows` of all images."""
         return ranked_matches(*_image_boxes(rows), label)
 
     def _precisions(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
         return average_precisions(*_image_boxes(rows), self.num_outputs)
 
     def mean_outputs(self, outputs: Any) -> Any:
-        """Refuse it: the boxes of a mirrored or shifted image are elsewhere."""
+        """Raise an error: the boxes of a flipped or shifted image are elsewhere."""
         raise UsageError("test-time views are not for detection: the boxes of a mirrored image lie elsewhere")
 
     def located(self, outputs: Outputs) -> dict[str, np.ndarray]:
@@ -220,7 +222,7 @@ class Detection(TaskBase):
         return {**found, "labels": np.where(found["scores"] >= self.threshold, found["labels"], NO_BOX)}
 
     def predict(self, outputs: Any, top: int) -> list[list[tuple[int, float]]]:
-        """Return class and score of every box of ``threshold`` or more, the best first."""
+        """Return class and score of every box with a score of at least ``threshold``, best first."""
         found = self.located(outputs)
         rows = zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
         return [[pair for pair in zip(*row, strict=True) if pair[0] != NO_BOX] for row in rows]
@@ -234,7 +236,7 @@ class Detection(TaskBase):
 
 
 def _image_boxes(rows: Mapping[str, np.ndarray]) -> tuple[ImageBoxes, ImageBoxes]:
-    """Return detections and true boxes of :meth:`Detection.eval_rows`."""
+    """Return detections and true boxes from :meth:`Detection.eval_rows`."""
     found = ImageBoxes(rows["found_boxes"], rows["found_labels"], scores=rows["found_scores"])
     return found, ImageBoxes(rows["boxes"], rows["box_label"], **{name: rows[name] for name in FLAGS if name in rows})
 
@@ -245,24 +247,24 @@ def _detections(task: Detection, outputs: dict[str, jax.Array]) -> dict[str, jax
 
 
 def box_scores(outputs: Outputs) -> jax.Array:
-    """Return the score of every place of an image for every class, (P, K), by which its boxes are ranked."""
+    """Return the scores of all positions of an image for all classes, (P, K), by which boxes are ranked."""
     scores = jax.nn.sigmoid(outputs["class"])
     return jnp.sqrt(scores * jax.nn.sigmoid(outputs["centre"])[:, None]) if "centre" in outputs else scores
 
 
 def decoded(outputs: Outputs) -> jax.Array:
-    """Return the box of every place, (..., P, 4), in pixels."""
+    """Return the box of every position, (..., P, 4), in pixels."""
     return (from_distances if "centre" in outputs else decode)(outputs["box"], outputs["anchors"])
 
 
 def without_crowds(assigned: Assigned, anchors: jax.Array, boxes: jax.Array, crowd: jax.Array) -> Assigned:
-    """Return an assignment where places whose middle lies in a crowd are not background.
+    """Return an assignment in which positions whose center lies in a crowd are not background.
 
     Args:
-        assigned: of P places.
+        assigned: assignment of P positions.
         anchors: (P, 4).
         boxes: (M, 4).
-        crowd: (M,) which of them are crowds.
+        crowd: (M,) which of the boxes are crowds.
     """
     places = (anchors[:, None, :2] + anchors[:, None, 2:]) * 0.5
     inside = ((places >= boxes[None, :, :2]) & (places <= boxes[None, :, 2:])).all(axis=-1)
@@ -272,7 +274,7 @@ def without_crowds(assigned: Assigned, anchors: jax.Array, boxes: jax.Array, cro
 
 @register_task("detection", uses=("threshold", "detection"))  # pyright: ignore[reportArgumentType]  # its headline
 def make_detection(config: TaskConfig, facts: TaskFacts) -> Detection:
-    """Return detection as configured."""
+    """Return the configured detection task."""
     require_kind("detection", facts, "boxes")
     require_outputs(facts, "classes")
     if len(config.threshold) != 1:

@@ -1,16 +1,17 @@
-"""Average precision of detections as COCO's own program counts it, in NumPy, over all images at once.
+"""Average precision of detections as COCO's own code counts it, in NumPy, over all images at once.
 
 T.-Y. Lin et al., Microsoft COCO (ECCV 2014), and pycocotools' ``COCOeval`` with its settings for boxes: IoU thresholds
-0.5, 0.55, ..., 0.95; for each class the 100 best detections of an image; all areas; precision at 101 recalls, each
-the best precision at that recall or a higher one.
+0.5, 0.55, ..., 0.95; for each class the 100 best detections of an image; all areas; precision at 101 recalls, each the
+best precision at that recall or a higher one.
 
-An image's detections of a class are taken in order of falling score. Each takes the true box of the class that it
-overlaps most, of those not taken yet, if the overlap reaches the threshold; boxes that are ignored only if there is no
-other. A detection that takes an ignored box counts nowhere; one that takes none is wrong. Of equal overlaps the last
-box is taken, and equal scores keep the order of images and detections, as there.
+The detections of a class in an image are matched in order of falling score. Each takes the unmatched true box of the
+class with which it has the highest IoU, if that reaches the threshold; ignored boxes are taken only if there is no
+other. A detection that takes an ignored box does not count; one that takes none is wrong. Among equal IoUs the last box
+is taken, and equal scores keep the order of images and detections, as in COCO's code.
 
-Two kinds of boxes are ignored. **Crowds** (COCO's ``iscrowd``) may be taken many times, and overlap a detection by the
-share of the detection that lies in them. **Difficult** boxes (VOC's) may be taken many times too, by the usual overlap.
+Two kinds of boxes are ignored. **Crowds** (COCO's ``iscrowd``) can be taken many times, and their overlap with a
+detection is the share of the detection inside them. **Difficult** boxes (VOC's) can also be taken many times, with the
+usual IoU.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import numpy as np
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-#: Detections of a class in an image that count.
+#: Number of detections of a class per image that count.
 MOST = 100
-#: Numbers in an array of overlaps at a time.
+#: Maximum number of elements in an array of overlaps.
 _CHUNK = 1 << 22
 
 
@@ -33,10 +34,10 @@ class ImageBoxes:
 
     Attributes:
         boxes: (N, n, 4) top, left, bottom, right.
-        labels: (N, n) classes; -1 where there is none.
-        scores: (N, n) of detections.
-        crowd: bool (N, n) of true boxes.
-        difficult: bool (N, n) of true boxes.
+        labels: (N, n) classes; -1 for padding.
+        scores: (N, n), for detections.
+        crowd: bool (N, n), for true boxes.
+        difficult: bool (N, n), for true boxes.
     """
 
     boxes: np.ndarray
@@ -47,7 +48,7 @@ class ImageBoxes:
 
 
 def average_precisions(found: ImageBoxes, true: ImageBoxes, classes: int) -> np.ndarray:
-    """Return the average precision at each threshold and class, float64 (10, K); NaN of a class without true boxes.
+    """Return the average precision at each threshold and class, float64 (10, K); NaN for a class without true boxes.
 
     Args:
         found: detections of N images, with scores.
@@ -64,15 +65,15 @@ def average_precisions(found: ImageBoxes, true: ImageBoxes, classes: int) -> np.
 
 @dataclasses.dataclass(frozen=True)
 class RankedMatches:
-    """The M detections of a class in N images, the best first, and which of them are right.
+    """The M detections of a class in N images, best first, and which of them are correct.
 
-    With these the average precision of images drawn again and again costs no matching of boxes.
+    They allow resampling images repeatedly without matching boxes again.
 
     Attributes:
-        image: of each detection, (M,).
+        image: image of each detection, (M,).
         right: bool (10, M), by threshold.
-        counted: bool (10, M): what takes an ignored box counts nowhere.
-        positives: true boxes that count, of each image, (N,).
+        counted: bool (10, M); False for detections that take an ignored box.
+        positives: number of true boxes that count in each image, (N,).
     """
 
     image: np.ndarray
@@ -81,9 +82,10 @@ class RankedMatches:
     positives: np.ndarray
 
     def precisions(self, times: np.ndarray) -> np.ndarray:
-        """Return the average precision at each threshold, (10,), if image n is there ``times[n]`` times; else NaN.
+        """Return the average precision at each threshold, (10,), if image n occurs ``times[n]`` times; NaN if
+        undefined.
 
-        An image that is there twice has each of its detections and boxes twice, one behind the other.
+        An image that occurs twice has each of its detections and boxes twice, one right after the other.
         """
         positives = int((times * self.positives).sum())
         if not positives:
@@ -98,7 +100,7 @@ class RankedMatches:
 
 
 def ranked_matches(found: ImageBoxes, true: ImageBoxes, label: int) -> RankedMatches:
-    """Match the detections of a class with the true boxes, once for all draws of images."""
+    """Match the detections of a class with the true boxes, once for all resampled sets of images."""
     there = true.labels == label
     ignored = there & (_flags(true.crowd, there) | _flags(true.difficult, there))
     scores, right, left_out = _matched_class(found, true, label)
@@ -121,7 +123,7 @@ def _of_class(found: ImageBoxes, true: ImageBoxes, label: int) -> np.ndarray:
 
 
 def _matched_class(found: ImageBoxes, true: ImageBoxes, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scores of the detections (N, D), the best first, and which are right and which left out, (10, N, D)."""
+    """Return scores of the detections (N, D), best first, and which are correct and which do not count, (10, N, D)."""
     there = true.labels == label
     crowd = there & _flags(true.crowd, there)
     ignored = crowd | (there & _flags(true.difficult, there))
@@ -148,11 +150,11 @@ def _matched(
     ignored: np.ndarray,
     crowd: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which detections take a box that counts, and which take one that is ignored, (T, N, D).
+    """Return which detections take a box that counts, and which take an ignored one, (T, N, D).
 
     Args:
-        boxes: detections (N, D, 4), the best first.
-        scores: (N, D), -inf where there is none.
+        boxes: detections (N, D, 4), best first.
+        scores: (N, D), -inf for padding.
         truth: (N, G, 4).
         there: (N, G).
         ignored: (N, G).
@@ -166,7 +168,7 @@ def _matched(
         part = slice(start, start + step)
         taken = np.zeros((thresholds, len(boxes[part]), truth.shape[1]), bool)
         shared = ignored[part]
-        for place in range(most):  # one after the other, for all images and thresholds at once
+        for place in range(most):  # one after another, for all images and thresholds at once
             overlap = _overlaps(boxes[part, place, None], truth[part], crowd[part])
             enough = overlap[None] >= np.minimum(THRESHOLDS, 1 - 1e-10)[:, None, None]
             free = enough & there[part] & (shared | ~taken) & np.isfinite(scores[part, place])[None, :, None]
@@ -174,7 +176,7 @@ def _matched(
             of_counting: np.ndarray = np.any(counts, axis=-1, keepdims=True)
             choice = np.where(of_counting, counts, free)
             reached = np.where(choice, overlap[None], -1.0)
-            best = reached.shape[-1] - 1 - np.argmax(reached[..., ::-1], axis=-1)  # the last of equal ones
+            best = reached.shape[-1] - 1 - np.argmax(reached[..., ::-1], axis=-1)  # the last among equal ones
             chosen = (np.arange(reached.shape[-1]) == np.expand_dims(best, -1)) & choice.any(axis=-1, keepdims=True)
             taken |= chosen
             right[:, part, place] = of_counting[..., 0]
@@ -183,7 +185,9 @@ def _matched(
 
 
 def _overlaps(found: np.ndarray, true: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """Return the IoU of detections (N, 1, 4) with true boxes (N, G, 4); with crowds the share of the detection."""
+    """Return the IoU of detections (N, 1, 4) with true boxes (N, G, 4); for crowds, the covered share of the
+    detection.
+    """
     sides = np.minimum(found[..., 2:], true[..., 2:]) - np.maximum(found[..., :2], true[..., :2])
     shared = np.prod(np.maximum(sides, 0.0), axis=-1)
     own, other = (np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (found, true))
@@ -195,10 +199,10 @@ def _interpolated(scores: np.ndarray, right: np.ndarray, left_out: np.ndarray, p
     """Return the mean of the precisions at 101 recalls, (T,).
 
     Args:
-        scores: (N, D) in order of falling score in each image; -inf where there is none.
+        scores: (N, D) in descending order in each image; -inf for padding.
         right: (T, N, D).
         left_out: (T, N, D).
-        positives: true boxes that count.
+        positives: number of true boxes that count.
     """
     flat = scores.reshape(-1)
     there = np.flatnonzero(np.isfinite(flat))

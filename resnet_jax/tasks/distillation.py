@@ -1,4 +1,6 @@
-"""Knowledge distillation: classification whose network also learns what a teacher says of the same images."""
+"""Knowledge distillation: classification in which the network also learns from a teacher's outputs for the same
+images.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from resnet_jax.tasks.config import DistillConfig
 from resnet_jax.tasks.losses import soft_target_loss
 from resnet_jax.tasks.task import Batch, Task
 
-#: The field of a batch that has the teacher's logits, (N, K).
+#: The field of a batch that contains the teacher's logits, (N, K).
 TEACHER = "teacher"
 
 
@@ -20,12 +22,12 @@ TEACHER = "teacher"
 class Distillation(Classification):
     """Classification with a teacher, for training: (1 - w) times its loss plus w T^2 KL(teacher || network).
 
-    Hinton et al., 2015 (arXiv 1503.02531). A batch has the teacher's logits, (N, K), in the field :data:`TEACHER`;
-    without them there is no loss, so evaluation, which has no teacher, takes the :class:`.Classification` alone.
-    Class weights and label smoothing are of the first term.
+    Hinton et al., 2015 (arXiv 1503.02531). A batch has the teacher's logits, (N, K), in the field :data:`TEACHER`.
+    Without them there is no loss, so evaluation, which has no teacher, uses plain :class:`.Classification`. Class
+    weights and label smoothing apply to the first term.
 
     Attributes:
-        temperature: T, of both networks' probabilities.
+        temperature: T, for the probabilities of both networks.
         weight: w, the teacher's share, in (0, 1].
 
     >>> import jax.numpy as jnp
@@ -42,7 +44,7 @@ class Distillation(Classification):
         """Return the loss of every example, (N,).
 
         Raises:
-            UsageError: the batch has no logits of a teacher, or of other outputs. Raised while tracing.
+            UsageError: the batch has no logits of a teacher, or logits of another shape. Raised while tracing.
         """
         if TEACHER not in batch or batch[TEACHER].shape != outputs.shape:
             found = f"has shape {batch[TEACHER].shape}" if TEACHER in batch else "is missing"
@@ -54,10 +56,10 @@ class Distillation(Classification):
 
 
 def distilled(task: Task, config: DistillConfig) -> Distillation:
-    """Return a task with the loss of distillation.
+    """Return a task with the distillation loss.
 
     Raises:
-        UsageError: it is another than classification.
+        UsageError: the task is not classification.
     """
     if type(task) is not Classification:
         raise UsageError(f"task.distill goes with task.kind classification, not with {task.kind}")

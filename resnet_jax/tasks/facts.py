@@ -1,4 +1,4 @@
-"""What a task is told about the data: the kind of its labels, their names and counts, mean and deviation of targets."""
+"""What a task knows about the data: kind, names and counts of the labels, mean and deviation of targets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 LabelKind = Literal["class", "multi-label", "value", "segmentation", "boxes"]
-"""One class, int32 (N,); several labels, rows of 0 and 1, (N, K); values, float32 (N,) or (N, M); or, with labels of 0,
-what lies in other fields of examples: a class of every pixel (``segmentation``), or boxes and their classes."""
+"""One class, int32 (N,); several labels, rows of 0 and 1, (N, K); values, float32 (N,) or (N, M). Where labels
+are 0, other fields of the examples are learned: a class per pixel (``segmentation``), or boxes and their classes."""
 
 SAID_OF_KIND: dict[str, str] = {
     "class": "a class each",
@@ -17,19 +17,19 @@ SAID_OF_KIND: dict[str, str] = {
     "segmentation": "a class of every pixel",
     "boxes": "boxes with a class each",
 }
-"""What examples have, for messages."""
+"""Description of the labels, for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetFacts:
-    """What is known of what is to be learned; all numbers are those of the training examples.
+    """Facts about the target; all numbers refer to the training examples.
 
     Attributes:
-        label_kind: what labels are.
-        names: of the classes, the labels or the targets, in order.
-        examples: training examples that have one; 0 if there are none, as of an imported network.
-        counts: examples of every class, or that have every label; () if not known.
-        mean: of every target; () where labels are no numbers, or not known.
+        label_kind: kind of the labels.
+        names: names of the classes, labels or targets, in order.
+        examples: training examples with a label; 0 if there are none, as for an imported network.
+        counts: examples of every class, or with every label; () if unknown.
+        mean: mean of every target; () if labels are not numbers, or if unknown.
         std: their standard deviations.
     """
 
@@ -43,11 +43,11 @@ class TargetFacts:
 
 @dataclasses.dataclass(frozen=True)
 class TaskFacts(TargetFacts):
-    """What is known of the labels, and of other fields of examples that a network learns.
+    """Facts about the labels, and about other fields of the examples that a network learns.
 
     Attributes:
-        outputs: of the network, if that is given and not to be the number of names.
-        targets: field -> what is known of it, of those that ``task.heads`` names.
+        outputs: number of outputs of the network, if it is given and differs from the number of names.
+        targets: field -> its facts, for the fields that ``task.heads`` names.
     """
 
     outputs: int | None = None
@@ -55,5 +55,5 @@ class TaskFacts(TargetFacts):
 
     @property
     def num_outputs(self) -> int:
-        """Return how many outputs the network is to have: what is given, or one a name."""
+        """Return the number of outputs that the network should have: the given one, or one per name."""
         return len(self.names) if self.outputs is None else self.outputs

@@ -1,4 +1,4 @@
-"""The heads of several tasks as they are written, ``NAME[=FIELD][:WHAT]``, and the fields of examples for them."""
+"""Parse the heads of several tasks, ``NAME[=FIELD][:WHAT]``, and find the fields of the examples for them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from resnet_jax.errors import UsageError, nearest
 
 #: The field of the labels themselves.
 LABEL = "label"
-#: What stands before the name of a head in the name of its field, in the order in which they are looked for.
+#: Prefixes of a head's name in the name of its field, in the order of search.
 PREFIXES = ("", "label_", "value_")
-#: What can be written in place of a number of classes -> kind of task.
+#: What can stand in place of a number of classes -> kind of task.
 KINDS = {"value": "regression", "binary": "binary", "labels": "multilabel"}
-#: Names that no head can have: fields of a batch or of the outputs.
+#: Names that a head cannot have because they are fields of a batch or of the outputs.
 _TAKEN = ("image", "mask", "index", "epoch", "log_variance", "score")
 _FORM = re.compile(r"(?P<name>[a-z]\w*)(?:=(?P<field>\w+))?(?::(?P<what>\w+))?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-    """A head as it is written.
+    """A head as the user writes it.
 
     Attributes:
-        text: as it was written.
-        name: of the task.
-        field: of the examples, if that is said.
-        classes: their number, if that is said.
-        kind: of the task, if that is said.
+        text: the original text.
+        name: name of the task.
+        field: field of the examples, if given.
+        classes: number of classes, if given.
+        kind: kind of task, if given.
     """
 
     text: str
@@ -39,10 +39,10 @@ class HeadSpec:
 
 
 def parse_heads(texts: Sequence[str]) -> list[HeadSpec]:
-    """Return the heads that are written.
+    """Parse heads.
 
     Raises:
-        UsageError: none, one that cannot be read, or a name twice.
+        UsageError: there are none, one cannot be parsed, or a name occurs twice.
 
     >>> [(head.name, head.field, head.classes, head.kind) for head in parse_heads(["digit=label:10", "age:value"])]
     [('digit', 'label', 10, None), ('age', None, None, 'regression')]
@@ -69,14 +69,14 @@ def parse_heads(texts: Sequence[str]) -> list[HeadSpec]:
 
 
 def fields_of_heads(heads: Sequence[HeadSpec], there: Collection[str]) -> dict[str, str]:
-    """Return the field that each head learns, by its name.
+    """Return the field that each head learns, by the head's name.
 
     Args:
-        heads: as :func:`parse_heads` gives them.
-        there: fields of the examples; the label is always one.
+        heads: the result of :func:`parse_heads`.
+        there: fields of the examples; the label is always one of them.
 
     Raises:
-        UsageError: there is no such field, or more than one head has none and would be the label.
+        UsageError: there is no such field, or more than one head would fall back to the label.
 
     >>> fields_of_heads(parse_heads(["digit:10", "parity:2"]), ["image", "label_parity"])
     {'digit': 'label', 'parity': 'label_parity'}

@@ -1,15 +1,14 @@
 """Losses per example, in float32 or wider, for hard labels and for soft targets.
 
-A loss takes logits (B, K) of any float dtype and targets that are either class indices (B,) or dense rows (B,
-K) (soft labels from mixup, multi-hot labels, regression values), and returns one number per example (B,), so
-that the caller decides how to mask and average. Penalties on the weights belong to the optimizer
-(`optimizers.py`).
+A loss takes logits (B, K) of any float dtype and targets that are either class indices (B,) or dense rows (B, K) (soft
+labels from mixup, multi-hot labels, regression values). It returns one number per example (B,), so that the caller
+decides how to mask and average. Penalties on the weights belong to the optimizer (`optimizers.py`).
 
-A label **out of range** (negative, or >= K) has a loss of NaN, with a gradient of NaN, and so have soft labels that
-cannot be any: below 0, or, for `cross_entropy`, all 0 (what `jax.nn.one_hot` makes of a label out of range), for
-`bce`, above 1. On the device nothing can be raised; but the train step rejects an update whose loss is not finite,
-and the loop stops there. There is no label that means "ignore this one" (PyTorch's -100): the eval step has a mask.
-The data floor checks labels on the host, where a message can say which it is.
+A label **out of range** (negative, or >= K) has a loss and a gradient of NaN. So do invalid soft labels: below 0; for
+`cross_entropy`, all 0 (the result of `jax.nn.one_hot` for a label out of range); for `bce`, above 1. On the device
+nothing can be raised, but the train step rejects an update whose loss is not finite, and the loop stops there. There is
+no label that means "ignore this one" (PyTorch's -100): the eval step has a mask. The data floor checks labels on the
+host, where a message can name the bad one.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from resnet_jax.errors import UsageError, unknown
 from resnet_jax.fields import is_known, is_on
 from resnet_jax.ops import at_least_float32, in_range
 
-#: What a soft label may be above 1, from mixing.
+#: How far a soft label from mixing may exceed 1.
 ROUNDING = 1e-4
 
 Number = float | Float[Array, ""]
-"""A parameter of a loss: known, or a traced scalar."""
+"""A parameter of a loss: a Python number or a traced scalar."""
 
 Loss = Callable[[Any, Any], Array]
 """(logits (B, K), targets (B,) int or (B, K)) -> (B,), float32 or wider."""
@@ -41,11 +40,10 @@ Loss = Callable[[Any, Any], Array]
 def dense_targets(logits: Shaped[Array, "*logits"], targets: Shaped[Array, "*target"]) -> Float[Array, "B K"]:
     """Return targets as rows (B, K): class indices (B,) become one-hot, dense rows are cast.
 
-    Their dtype is the logits', float32 or wider.
+    Their dtype is that of the logits, but at least float32.
 
     Raises:
-        UsageError: the shapes do not go together, or targets of shape (B,) are not integers. Raised while
-            tracing.
+        UsageError: the shapes are incompatible, or targets of shape (B,) are not integers. Raised while tracing.
 
     >>> dense_targets(jnp.zeros((2, 3)), jnp.array([2, 0])).tolist()
     [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
@@ -65,21 +63,21 @@ def dense_targets(logits: Shaped[Array, "*logits"], targets: Shaped[Array, "*tar
             f"targets of shape {targets.shape} are class indices and must be integers, got {targets.dtype}; "
             f"for regression on one value give shape {(batch, 1)}"
         )
-    if targets.dtype.itemsize < 4:  # JAX counts the classes in the labels' dtype: in uint8 class 300 is also class 44
+    if targets.dtype.itemsize < 4:  # JAX counts classes in the labels' dtype: in uint8, class 300 would equal class 44
         targets = targets.astype(jnp.int32)
     return jax.nn.one_hot(targets, classes, dtype=at_least_float32(logits.dtype))
 
 
 def _or_nan(losses: Array, targets: Array, classes: int, most: float | None) -> Array:
-    """Return the losses, NaN where the label is none of the classes or the soft labels cannot be any.
+    """Return the losses, with NaN where the label is not a class or the soft labels are invalid.
 
-    A factor of 1 behind everything else changes no bit of what is right, nor of its gradient.
+    A final factor of 1 changes no bit of valid losses, nor of their gradients.
 
     Args:
         losses: (B,).
         targets: class indices (B,), or dense rows (B, K).
         classes: K.
-        most: largest soft label; None: any, but not all are 0.
+        most: largest valid soft label; None: no limit, but not all of them may be 0.
     """
     if targets.ndim == 1:
         good = in_range(targets, classes)
@@ -122,9 +120,9 @@ def bce(
 ) -> Float[Array, " B"]:
     """One-versus-all sigmoid cross-entropy, the **mean** over classes, in nats.
 
-    The loss of "ResNet strikes back" (Wightman et al., 2021) and of "Are we done with ImageNet?" (Beyer et
-    al., 2020), reduced as timm's `BinaryCrossEntropy` does by default. The mean makes it K times smaller than
-    the sum: learning rates and weight decays of recipes that sum over classes do not carry over.
+    This is the loss of "ResNet strikes back" (Wightman et al., 2021) and of "Are we done with ImageNet?" (Beyer et al.,
+    2020), reduced as timm's `BinaryCrossEntropy` does by default. The mean is K times smaller than the sum, so learning
+    rates and weight decays of recipes that sum over classes do not carry over.
 
     Args:
         logits: (B, K), any float dtype; computed in float32 or wider.
@@ -152,9 +150,9 @@ def binary_cross_entropy(
 
     Args:
         logits: any float dtype; computed in float32 or wider.
-        targets: probabilities of yes, 0 and 1 for hard ones.
+        targets: probabilities of yes; 0 or 1 for hard labels.
         label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / 2.
-        positive_weights: w, as PyTorch's ``pos_weight``; one, or one for each label; None for 1.
+        positive_weights: w, as PyTorch's ``pos_weight``; one, or one per label; None for 1.
     """
     z, y = _wide(logits), targets.astype(at_least_float32(logits.dtype))
     good = (y >= 0) & (y <= 1.0 + ROUNDING)
@@ -167,12 +165,12 @@ def binary_cross_entropy(
 
 
 def is_yes(targets: Shaped[Array, "*target"]) -> Bool[Array, "*target"]:
-    """Return whether targets, 0 or 1 or a probability of any dtype, are a yes: above 1/2."""
+    """Return whether targets, 0 or 1 or probabilities of any dtype, mean yes: above 1/2."""
     return targets.astype(jnp.float32) > 0.5
 
 
 def mse(outputs: Float[Array, "*outputs"], targets: Shaped[Array, "*target"]) -> Float[Array, " B"]:
-    """Squared error, the mean over the K outputs (no factor 1/2), as PyTorch's `MSELoss`.
+    """Squared error, the mean over the K outputs (without a factor 1/2), as PyTorch's `MSELoss`.
 
     Args:
         outputs: (B, K), any float dtype; computed in float32 or wider.
@@ -197,8 +195,8 @@ def generalized_cross_entropy(
     """Generalized cross-entropy for noisy labels, sum_k y_k (1 - p_k^q) / q, with p = softmax(logits).
 
     Zhang & Sabuncu, 2018 (arXiv 1805.07836, equation 6), without their truncation. The gradient is that of
-    cross-entropy times p_y^q, so examples whose label the network does not believe count less. It becomes
-    cross-entropy as q -> 0, and at q = 1 it is 1 - p_y, half the mean absolute error.
+    cross-entropy times p_y^q, so examples whose label the network does not believe count less. The loss becomes
+    cross-entropy as q -> 0; at q = 1 it is 1 - p_y, half the mean absolute error.
 
     Args:
         logits: (B, K), any float dtype; computed in float32 or wider.
@@ -226,8 +224,8 @@ def symmetric_cross_entropy(
 ) -> Float[Array, " B"]:
     """Symmetric cross-entropy for noisy labels, -alpha sum_k y_k log p_k - beta sum_k p_k log y_k.
 
-    Wang et al., 2019 (arXiv 1908.06112, equation 6). The second term, the reverse cross-entropy, takes ``floor``, the
-    paper's A, for log 0; with a hard label it is -A (1 - p_y), which noise of the labels does not move.
+    Wang et al., 2019 (arXiv 1908.06112, equation 6). The second term, the reverse cross-entropy, uses ``floor``, the
+    paper's A, for log 0. With a hard label it is -A (1 - p_y), which is robust to label noise.
 
     Args:
         logits: (B, K), any float dtype; computed in float32 or wider.
@@ -250,7 +248,7 @@ def soft_bootstrap(
 ) -> Float[Array, " B"]:
     """Soft bootstrapping for noisy labels, -sum_k (beta y_k + (1 - beta) p_k) log p_k, with p = softmax(logits).
 
-    Reed et al., 2015 (arXiv 1412.6596, equation 6): the target leans towards what the network predicts. The gradient
+    Reed et al., 2015 (arXiv 1412.6596, equation 6): the target leans towards the network's prediction. The gradient
     goes through both p, so this is beta times cross-entropy plus (1 - beta) times the entropy of the prediction.
 
     Args:
@@ -272,15 +270,15 @@ def soft_target_loss(
     """Distillation loss, T^2 KL(p || q) with p = softmax(teacher / T) and q = softmax(logits / T), in nats.
 
     Hinton, Vinyals & Dean, 2015 (arXiv 1503.02531, section 2). The factor T^2 keeps the gradient's size when T changes:
-    d/dlogits = T (q - p), which for large T and centred logits is (logits - teacher) / K (their equation 4).
+    d/dlogits = T (q - p), which for large T and centered logits is (logits - teacher) / K (their equation 4).
 
     Args:
-        logits: of the network that learns, any float dtype; computed in float32 or wider.
-        teacher: logits of the teacher, which no gradient reaches.
+        logits: logits of the student, any float dtype; computed in float32 or wider.
+        teacher: logits of the teacher, which receives no gradient.
         temperature: T > 0.
 
     Returns:
-        (B,), float32 or wider; 0 where both say the same.
+        (B,), float32 or wider; 0 where both agree.
 
     >>> soft_target_loss(jnp.array([[1.0, 2.0]]), jnp.array([[11.0, 12.0]])).tolist()
     [0.0]
@@ -301,7 +299,7 @@ LOSSES: Mapping[str, Callable[..., Array]] = MappingProxyType(
         "soft_bootstrap": soft_bootstrap,
     }
 )
-"""The losses by name. Those of :data:`SMOOTHED` take the keyword ``label_smoothing``."""
+"""The losses by name. Those in :data:`SMOOTHED` take the keyword ``label_smoothing``."""
 
 SMOOTHED = ("cross_entropy", "bce")
 
@@ -316,17 +314,17 @@ LOSS_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 
 def get_loss(name: str, label_smoothing: Number = 0.0, **parameters: Number) -> Loss:
-    """Look a loss up by name and fix its label smoothing and its parameters.
+    """Look up a loss by name and fix its label smoothing and parameters.
 
     Args:
-        name: of :data:`LOSSES`.
-        label_smoothing: of the losses of :data:`SMOOTHED`; a number, or a traced scalar. Losses for noisy labels refuse
-            it: each has its own way of trusting a label less, which smoothing would change (the log 0 of symmetric
-            cross-entropy above all).
+        name: a key of :data:`LOSSES`.
+        label_smoothing: for losses in :data:`SMOOTHED`; a number or a traced scalar. Losses for noisy labels reject it:
+            each has its own way of trusting a label less, which smoothing would change (above all the log 0 of
+            symmetric cross-entropy).
         parameters: keywords of the loss.
 
     Raises:
-        UsageError: no such loss, smoothing outside [0, 1), or smoothing of a loss that has none.
+        UsageError: there is no such loss, smoothing is outside [0, 1), or the loss has no smoothing.
 
     >>> get_loss("bce", label_smoothing=0.1)(jnp.zeros((2, 5)), jnp.array([1, 4])).shape
     (2,)

@@ -1,4 +1,4 @@
-"""Multi-label: every example has any number of the labels, one output each, of which the sigmoid is the probability."""
+"""Multi-label: every example has any number of labels; the sigmoid of an output is the probability of its label."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from resnet_jax.tasks.task import Answers, Batch, TaskBase, mean_yes
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabel(TaskBase):
-    """Labels are rows (N, K) of 0 and 1; the loss is the binary cross-entropy, the mean over the labels.
+    """Labels are rows (N, K) of 0 and 1; the loss is the binary cross-entropy averaged over the labels.
 
-    A label is predicted where its probability is above the threshold. Metrics: ``map`` (the headline: the mean over the
-    labels of their average precision), ``macro_auc``, ``micro_f1`` and ``macro_f1`` at the thresholds, and
-    ``subset_accuracy``, the share of examples with all labels right. A label that no example has, or all have, has no
-    AUC, and one that none has no average precision: they are left out of the means, and named.
+    A label is predicted if its probability is above the threshold. Metrics: ``map`` (the headline: average precision,
+    averaged over the labels), ``macro_auc``, ``micro_f1`` and ``macro_f1`` at the thresholds, and ``subset_accuracy``,
+    the share of examples with all labels right. A label that all examples or none have has no AUC, and one that none
+    has no average
+    precision: these are left out of the means and named.
 
     Attributes:
-        num_outputs: labels, K.
+        num_outputs: number of labels, K.
         label_smoothing: s: the target becomes (1 - s) y + s / 2.
-        positive_weights: what the loss of a label that is there is multiplied by; () for 1, else one for each label.
-        thresholds: in (0, 1); one, or one for each label.
-        names: of the labels, for notes; () for their numbers.
+        positive_weights: factor on the loss of a label that is present; () for 1, otherwise one per label.
+        thresholds: in (0, 1); one, or one per label.
+        names: names of the labels, for notes; () for their numbers.
 
     >>> task = MultiLabel(2, thresholds=(0.5, 0.9))
     >>> task.predict(np.array([[2.0, 2.0]]), top=1)[0][0][0]  # the probability of both is 0.88
@@ -61,7 +62,7 @@ class MultiLabel(TaskBase):
             raise UsageError(f"positive weights must be finite and positive, got {self.positive_weights}")
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse labels that are no rows of 0 and 1."""
+        """Reject labels that are not rows of 0 and 1."""
         labels = np.asarray(batch["label"])
         if labels.ndim != 2 or labels.shape[1] != self.num_outputs:
             raise UsageError(f"labels must be rows (N, {self.num_outputs}) of 0 and 1, got {labels.shape}")
@@ -74,14 +75,14 @@ class MultiLabel(TaskBase):
             )
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Return the mean over the labels of their cross-entropy, (N,), in nats; NaN for labels outside [0, 1]."""
+        """Return the cross-entropy averaged over the labels, (N,), in nats; NaN for labels outside [0, 1]."""
         weights = jnp.asarray(self.positive_weights or (1.0,), jnp.float32)
         return binary_cross_entropy(
             outputs, batch["label"], label_smoothing=self.label_smoothing, positive_weights=weights
         ).mean(axis=-1)
 
     def train_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return how many labels of each example are predicted rightly, are predicted, and are there, (N,)."""
+        """Return the number of correctly predicted, predicted, and present labels of each example, (N,)."""
         sums = self._counts(outputs, batch)
         return {name: sums[name].sum(axis=-1, dtype=jnp.int32) for name in ("right", "predicted", "true")}
 
@@ -120,7 +121,7 @@ class MultiLabel(TaskBase):
         return {
             "average_precision": np.array([average_precision(*pair) for pair in pairs]),
             "auc": np.array([roc_auc(*pair) for pair in pairs]),
-            # a label that is nowhere and nowhere predicted has an F1 of 0, as scikit-learn's macro mean counts it
+            # a label that neither occurs nor is predicted has an F1 of 0, as in scikit-learn's macro mean
             **dict(zip(("precision", "recall", "f1"), map(np.nan_to_num, scores), strict=True)),
         }
 
@@ -143,7 +144,7 @@ class MultiLabel(TaskBase):
         return mean_yes(outputs)
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-        """Return the labels over the threshold, likeliest first, with their probabilities; all of them."""
+        """Return all labels above the threshold, most likely first, with their probabilities."""
         probabilities = self.probabilities(outputs)
         over = probabilities > np.asarray(self.thresholds)[None]
         return [
@@ -163,13 +164,13 @@ class MultiLabel(TaskBase):
 
 
 def _micro_f1(right: float, predicted: float, true: float) -> float:
-    """Return F1 of all labels together; 0 of none, as scikit-learn."""
+    """Return F1 of all labels together; 0 if there are none, as in scikit-learn."""
     return 2 * right / (predicted + true) if predicted + true else 0.0
 
 
 @register_task("multilabel", uses=("loss", "label_smoothing", "positive_weights", "threshold"))
 def make_multilabel(config: TaskConfig, facts: TaskFacts) -> MultiLabel:
-    """Return multi-label as configured."""
+    """Return the configured multi-label task."""
     require_kind("multilabel", facts, "multi-label")
     require_outputs(facts, "labels")
     criterion_of(config, "multilabel", ("bce",))

@@ -1,4 +1,4 @@
-"""Several tasks at once: a head for each, and the sum of their losses."""
+"""Several tasks at once: one head each, and the sum of their losses."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from resnet_jax.tasks.scores import mean_known
 from resnet_jax.tasks.task import Batch, Task, TaskBase
 
 Weighting = Literal["fixed", "uncertainty", "pcgrad"]
-#: Field of the outputs with the log variance of every task.
+#: Field of the outputs with the log variances of all tasks.
 LOG_VARIANCE = "log_variance"
-#: Kind of label -> the field of a batch where its task looks for it; ``label`` for others.
+#: Kind of label -> the field of a batch in which its task looks for it; ``label`` for other kinds.
 _FIELDS = {"segmentation": "segmentation"}
 
 
@@ -31,12 +31,12 @@ class Part:
     """One of several tasks.
 
     Attributes:
-        name: of its head, and before its metrics.
-        field: of the examples, that it learns.
-        task: what its outputs mean.
+        name: name of its head, and prefix of its metrics.
+        field: the field of the examples that it learns.
+        task: the meaning of its outputs.
         weight: factor of its loss.
-        names: of its classes, labels or targets.
-        kind: of its labels.
+        names: names of its classes, labels or targets.
+        kind: kind of its labels.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Part:
 
     @property
     def of_pixels(self) -> bool:
-        """Whether its outputs are of every pixel."""
+        """Whether it has outputs for every pixel."""
         return self.kind == "segmentation"
 
     def own(self, batch: Mapping[str, Any], xp: Any = jnp) -> tuple[dict[str, Any], Any]:
         """Return the batch as its task takes it, and which examples have a target, bool (N,).
 
-        A target is missing where it is negative (classes) or not a number; there the task is given 0. Pixels without a
-        class are left out by their task.
+        A target is missing if it is negative (classes) or NaN; the task then receives 0. Pixels without a class are
+        handled by their task.
 
         Raises:
             UsageError: the batch has no such field.
@@ -74,24 +74,23 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Multitask(TaskBase):
-    """Several tasks, each with a head of its own and a field of the examples that it learns.
+    """Several tasks, each with its own head and a field of the examples that it learns.
 
-    The loss of an example is the sum of its tasks' losses, times their weights. A target that an example lacks counts
-    nowhere: it adds nothing to the loss, and metrics of its task are over the examples that have one. Metrics are those
-    of the tasks with ``NAME/`` before them, and ``score`` (the headline): the mean of the tasks' headlines, or that of
-    the task that ``chosen`` names.
+    The loss of an example is the weighted sum of its tasks' losses. A missing target does not count, neither in the
+    loss nor in a task's metrics. The metrics are those of the tasks with the prefix ``NAME/``, and ``score`` (the
+    headline): the mean of the tasks' headlines, or the headline of the task that ``chosen`` names.
 
     Outputs are a dict with those of each task by its name.
 
     Attributes:
-        num_outputs: of all heads.
+        num_outputs: number of outputs of all heads.
         parts: the tasks.
-        weighting: how they are weighed: ``fixed``, or ``pcgrad``
+        weighting: how the losses are combined: ``fixed``, or ``pcgrad``
             (:func:`resnet_jax.training.task_gradients.pcgrad`).
         chosen: name of the task whose headline is the score; None for the mean.
 
     Raises:
-        UsageError: a task whose headline is to be small where the mean is asked for, or no such task.
+        UsageError: there is no such task, or the mean is asked for and a task's headline is better when smaller.
     """
 
     kind: ClassVar[str] = "multitask"
@@ -121,11 +120,11 @@ class Multitask(TaskBase):
 
     @property
     def head_outputs(self) -> tuple[str, ...]:
-        """The heads as a network takes them (``ResNetConfig.head_outputs``)."""
+        """The heads in the form that a network takes (``ResNetConfig.head_outputs``)."""
         return tuple(f"{part.name}:{part.task.num_outputs}{':pixels' if part.of_pixels else ''}" for part in self.parts)
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse targets that cannot be any, of those that are there."""
+        """Reject invalid targets among those that are present."""
         mask = np.asarray(batch.get("mask", True), bool)
         for part in self.parts:
             own, there = part.own(batch, np)
@@ -140,22 +139,22 @@ class Multitask(TaskBase):
         return sum(losses[1:], losses[0])
 
     def task_losses(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Return the loss of every example for each task, times its weight, (N,); 0 where it has no target."""
+        """Return the weighted loss of every example for each task, (N,); 0 without a target."""
         return {part.name: part.weight * loss for part, loss, _ in self._losses(outputs, batch)}
 
     def _losses(self, outputs: Any, batch: Batch) -> Iterator[tuple[Part, jax.Array, jax.Array]]:
-        """Yield each task, its loss and who has a target, (N,)."""
+        """Yield each task, its loss and which examples have a target, (N,)."""
         for part in self.parts:
             own, there = part.own(batch)
             loss = part.task.loss(outputs[part.name], own)
             yield part, jnp.where(there, loss, jnp.zeros((), loss.dtype)), there
 
     def train_sums(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Return those of the tasks, and ``NAME/loss`` and ``NAME/count`` of each."""
+        """Return the sums of the tasks, and ``NAME/loss`` and ``NAME/count`` of each."""
         return self._sums("train_sums", outputs, batch)
 
     def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
-        """Return those of the tasks, the loss of each, and the score."""
+        """Return the metrics of the tasks, the loss of each, and the score."""
         metrics, headlines = {}, {}
         for part in self.parts:
             own = _below(sums, part.name)
@@ -167,7 +166,7 @@ class Multitask(TaskBase):
         return {"score": self._score(headlines), **metrics}
 
     def eval_sums(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Return those of the tasks, and ``NAME/loss`` and ``NAME/count`` of each."""
+        """Return the sums of the tasks, and ``NAME/loss`` and ``NAME/count`` of each."""
         return self._sums("eval_sums", outputs, batch)
 
     def _sums(self, what: Literal["train_sums", "eval_sums"], outputs: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -179,7 +178,7 @@ class Multitask(TaskBase):
         return sums
 
     def eval_rows(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Return those of the tasks, and ``NAME/there``: whether an example has a target, bool (N,)."""
+        """Return the rows of the tasks, and ``NAME/there``: whether an example has a target, bool (N,)."""
         rows: dict[str, jax.Array] = {}
         for part in self.parts:
             own, there = part.own(batch)
@@ -204,14 +203,14 @@ class Multitask(TaskBase):
     def eval_details(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, Any]:
-        """Return the details of each task by its name, and the examples that have a target, ``examples``."""
+        """Return the details of each task by its name, with the number of examples that have a target, ``examples``."""
         return {
             part.name: {"examples": counted, **(part.task.eval_details(own, kept, counted) if counted else {})}
             for part, own, kept, counted in self._counted(sums, rows)
         }
 
     def eval_notes(self, details: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the notes of each task with its name before them."""
+        """Return the notes of each task, with its name as a prefix."""
         notes: list[str] = []
         for part in self.parts:
             found = details[part.name]
@@ -222,10 +221,10 @@ class Multitask(TaskBase):
         return tuple(notes)
 
     def mean_outputs(self, outputs: Any) -> Any:
-        """Return the outputs that stand for several views, of each task as it says.
+        """Return the outputs that stand for several views, as each task defines it.
 
         Raises:
-            UsageError: outputs of pixels, which lie elsewhere in each view.
+            UsageError: there are outputs for pixels, which lie elsewhere in each view.
         """
         if pixels := [part.name for part in self.parts if part.of_pixels]:
             raise UsageError(f"views move what head {pixels[0]} says of pixels: leave them out, or train it alone")
@@ -236,7 +235,7 @@ class Multitask(TaskBase):
         return means
 
     def predict(self, outputs: Any, top: int) -> list[list[tuple[int, float]]]:
-        """Return of each task of whole inputs what it says first: the likeliest class, the labels over, all values."""
+        """Return the first prediction of each task on whole inputs: the top class, all predicted labels, all values."""
         count = len(next(iter(outputs.values())))
         found: list[list[tuple[int, float]]] = [[] for _ in range(count)]
         start = 0
@@ -248,7 +247,7 @@ class Multitask(TaskBase):
         return found
 
     def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return what each task says with its name before it; of its only value the name alone."""
+        """Return the answers of each task with its name as a prefix; for a task with one value, the name alone."""
         found: list[str] = []
         for part in self._whole_inputs():
             answers = part.task.answer_names(part.names)
@@ -257,7 +256,7 @@ class Multitask(TaskBase):
         return tuple(found)
 
     def predicted_fields(self, outputs: Any) -> dict[str, np.ndarray]:
-        """Return the masks that are said, and in ``caption`` what else."""
+        """Return the predicted masks, and all other predictions in ``caption``."""
         fields: dict[str, np.ndarray] = {}
         for part in self.parts:
             if part.of_pixels:
@@ -274,7 +273,7 @@ class Multitask(TaskBase):
         return {**fields, "caption": np.array([_caption(line) for line in lines])}
 
     def true_captions(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return texts (N,) that say what the examples are, beside those of :meth:`predicted_fields`."""
+        """Return texts (N,) that describe the true labels, next to those of :meth:`predicted_fields`."""
         count = len(batch["image"])
         lines: list[list[str]] = [[] for _ in range(count)]
         for part in self._whole_inputs():
@@ -300,7 +299,7 @@ class Multitask(TaskBase):
     def _counted(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[Part, dict[str, np.ndarray], dict[str, np.ndarray], int]]:
-        """Yield each task with its sums, its rows of examples that have a target, and their number."""
+        """Yield each task with its sums, its rows of the examples that have a target, and their number."""
         for part in self.parts:
             kept = _below(rows, part.name)
             there = np.asarray(kept.pop("there"), bool)
@@ -310,10 +309,10 @@ class Multitask(TaskBase):
 
 @dataclasses.dataclass(frozen=True)
 class UncertainMultitask(Multitask):
-    """Several tasks weighed by their uncertainty, which is learned: Kendall et al. 2018 (arXiv 1705.07115).
+    """Several tasks weighted by learned uncertainties: Kendall et al. 2018 (arXiv 1705.07115).
 
-    With s the logarithm of a task's variance, a parameter of the head, its loss L becomes exp(-s) L + s / 2, and of
-    squared errors exp(-s) L / 2 + s / 2 (their equations 10 and 7, of -log p up to a constant).
+    With s the logarithm of a task's variance, a parameter of the head, its loss L becomes exp(-s) L + s / 2, or for
+    squared errors exp(-s) L / 2 + s / 2 (their equations 10 and 7, for -log p up to a constant).
     """
 
     heads: ClassVar[tuple[str, ...]] = ("several_uncertain",)
@@ -321,7 +320,7 @@ class UncertainMultitask(Multitask):
     weighting: Weighting = "uncertainty"
 
     def task_losses(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Return the weighed loss of every example for each task, (N,); 0 where it has no target."""
+        """Return the weighted loss of every example for each task, (N,); 0 without a target."""
         found = {}
         for place, (part, loss, there) in enumerate(self._losses(outputs, batch)):
             s = outputs[LOG_VARIANCE][:, place].astype(loss.dtype)
@@ -332,7 +331,7 @@ class UncertainMultitask(Multitask):
 
 
 def _those(there: jax.Array, values: jax.Array) -> jax.Array:
-    """Return per-example values (N, ...) with 0 for the examples that have no target."""
+    """Return per-example values (N, ...) with 0 for the examples without a target."""
     counted = there.reshape(-1, *(1,) * (values.ndim - 1))
     return jnp.where(counted, values, jnp.zeros((), values.dtype))
 
@@ -351,7 +350,7 @@ def _caption(parts: list[str]) -> str:
 
 @register_task("multitask", uses=("heads", "weights", "weighting", "headline", "label_smoothing", "standardize"))
 def make_multitask(config: TaskConfig, facts: TaskFacts) -> Multitask:
-    """Return the tasks as configured, each made as if it were alone."""
+    """Return the configured tasks, each made as if it were alone."""
     heads = parse_heads(config.heads)
     if config.weights and len(config.weights) != len(heads):
         raise UsageError(f"task.weights has {len(config.weights)} numbers for {len(heads)} heads")

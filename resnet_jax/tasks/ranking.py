@@ -1,6 +1,6 @@
-"""Metrics of rankings, which do not add over batches: the area under the ROC curve, and the average precision.
+"""Ranking metrics, which do not add over batches: the area under the ROC curve, and the average precision.
 
-Computed from the scores of all examples, in float64, ties exactly as scikit-learn. Host code, no JAX.
+They are computed from the scores of all examples, in float64, with ties exactly as in scikit-learn. Host code, no JAX.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the area under the ROC curve: how often a positive has a larger score than a negative, a tie half.
+    """Return the area under the ROC curve: how often a positive scores higher than a negative, with ties counting half.
 
-    NaN if all labels are the same, for then there are no such pairs, or if a score is NaN.
+    NaN if all labels are the same, because there are no such pairs, or if a score is NaN.
 
     Args:
         labels: (N,) bool or 0 and 1.
-        scores: (N,) larger for positives; any increasing function of them gives the same.
+        scores: (N,) larger for positives; any increasing transformation gives the same result.
 
     >>> roc_auc(np.array([0, 1, 1]), np.array([0.1, 0.1, 0.9]))
     0.75
@@ -32,12 +32,12 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class RankedScores:
-    """Scores of N examples, ranked once: the area under the curve of examples drawn again and again costs no sorting.
+    """Scores of N examples, ranked once, so that the area under the curve of resampled examples needs no sorting.
 
     Attributes:
-        order: the examples, that of the largest score first, (N,).
-        starts: where in this order each different score begins.
-        labels: of the examples in this order, float64.
+        order: the examples in order of falling score, (N,).
+        starts: the position in this order where each distinct score begins.
+        labels: labels of the examples in this order, float64.
     """
 
     order: np.ndarray
@@ -53,7 +53,7 @@ class RankedScores:
         return cls(order, starts, np.asarray(labels, np.float64)[order])
 
     def auc(self, times: np.ndarray) -> float:
-        """Return :func:`roc_auc` where example n is there ``times[n]`` times; NaN if all labels are the same then."""
+        """Return :func:`roc_auc` if example n occurs ``times[n]`` times; NaN if all labels are then the same."""
         counts = times[self.order].astype(np.float64)
         positives = np.add.reduceat(counts * self.labels, self.starts)
         negatives = np.add.reduceat(counts * (1.0 - self.labels), self.starts)
@@ -63,9 +63,9 @@ class RankedScores:
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return sum_i (R_i - R_(i-1)) P_i, over the different scores from the largest on; no interpolation.
+    """Return sum_i (R_i - R_(i-1)) P_i over the distinct scores in descending order, without interpolation.
 
-    NaN without a positive (scikit-learn: 0, with a warning), or if a score is NaN.
+    NaN without a positive (scikit-learn gives 0, with a warning), or if a score is NaN.
 
     Args:
         labels: (N,) bool or 0 and 1.
@@ -82,14 +82,14 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def precision_recall_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision and recall at every different score, from the largest on, float64; recall ascends."""
+    """Return precision and recall at every distinct score in descending order, float64; recall ascends."""
     positives, negatives = _grouped(labels, scores)
     found = np.cumsum(positives)
     return found / (found + np.cumsum(negatives)), found / max(found[-1], 1.0)
 
 
 def _grouped(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positives and the negatives of each different score, from the largest on, float64."""
+    """Return the numbers of positives and negatives at each distinct score in descending order, float64."""
     labels, scores = np.asarray(labels, np.float64), np.asarray(scores)
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]

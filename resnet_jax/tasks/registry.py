@@ -1,4 +1,4 @@
-"""Tasks by name: ours and those of a user, all registered alike."""
+"""Tasks by name: the built-in ones and your own, all registered in the same way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TaskRule:
     """A kind of task.
 
     Attributes:
-        make: from the configuration and what is known of the data to the task.
+        make: a function from the configuration and the facts about the data to the task.
         uses: fields of :class:`~resnet_jax.tasks.config.TaskConfig` that it reads.
     """
 
@@ -31,7 +31,7 @@ class TaskRule:
 
 
 TASKS: Registry[TaskRule] = Registry("task.kind")
-#: Modules that register our own, imported when a task is asked for.
+#: Modules that register the built-in tasks, imported on first use.
 _OURS = (
     "classification",
     "multilabel",
@@ -45,11 +45,11 @@ _OURS = (
 
 
 def register_task(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Return a decorator that registers what makes a task, for ``task.kind``.
+    """Return a decorator that registers the function that makes a task, for ``task.kind``.
 
     Args:
-        name: of the kind.
-        uses: fields of :class:`~resnet_jax.tasks.config.TaskConfig` that it reads; others are refused if they are set.
+        name: name of the kind.
+        uses: fields of :class:`~resnet_jax.tasks.config.TaskConfig` that it reads; setting any other is an error.
 
     Raises:
         UsageError: the name is taken, or there is no such field.
@@ -78,10 +78,10 @@ def list_tasks() -> list[str]:
 
 
 def make_task(config: TaskConfig, facts: TaskFacts) -> Task:
-    """Return the task of a configuration, for data.
+    """Return the task of a configuration, for the given data.
 
     Raises:
-        UsageError: no such kind, one that does not go with the labels, or a setting that it does not use.
+        UsageError: there is no such kind, it does not fit the labels, or an option is set that it does not use.
 
     >>> make_task(TaskConfig(), TaskFacts(names=("cat", "dog", "owl"))).num_outputs
     3
@@ -100,7 +100,7 @@ def make_task(config: TaskConfig, facts: TaskFacts) -> Task:
 
 
 def _changed(name: str, value: object, default: object) -> str:
-    """Return what is set of a field, such as ``threshold (0.3,)``, or, of a section, ``detection.nms_iou 0.5``."""
+    """Return what is set in a field, such as ``threshold (0.3,)`` or, in a section, ``detection.nms_iou 0.5``."""
     if not dataclasses.is_dataclass(value):
         return f"{name} {value}"
     changed = (part.name for part in dataclasses.fields(value))
@@ -109,7 +109,7 @@ def _changed(name: str, value: object, default: object) -> str:
 
 
 def default_kind(facts: TaskFacts) -> str:
-    """Return what labels are without a word from the configuration; one output of two classes says yes or no."""
+    """Return the default kind of task for the labels; one output for two classes means binary."""
     match facts.label_kind:
         case "class":
             return "binary" if facts.num_outputs == 1 and len(facts.names) <= 2 else "classification"
@@ -126,10 +126,10 @@ def default_kind(facts: TaskFacts) -> str:
 
 
 def require_kind(kind: str, facts: TaskFacts, *kinds: str) -> None:
-    """Refuse labels that are not what a task needs.
+    """Reject labels that do not fit a task.
 
     Raises:
-        UsageError: with the kind of task that they go with.
+        UsageError: the labels are of another kind; the message has the task that fits them.
     """
     if facts.label_kind not in kinds:
         found = {**SAID_OF_KIND, "class": "one class each", "multi-label": "rows of 0 and 1", "value": "numbers"}
@@ -140,15 +140,15 @@ def require_kind(kind: str, facts: TaskFacts, *kinds: str) -> None:
 
 
 def require_outputs(facts: TaskFacts, what: str, *, more: bool = False) -> None:
-    """Refuse a given number of outputs that does not go with the data.
+    """Reject a given number of outputs that does not fit the data.
 
     Args:
-        facts: of the data.
-        what: what the names are of, such as ``classes``.
-        more: whether there may be more outputs than names.
+        facts: facts about the data.
+        what: what the names stand for, such as ``classes``.
+        more: whether more outputs than names are allowed.
 
     Raises:
-        UsageError: fewer outputs, or, unless there may be, more.
+        UsageError: there are fewer outputs than names or, unless allowed, more.
     """
     wanted, there = len(facts.names), facts.num_outputs
     if there < wanted or (there > wanted and not more):
@@ -159,10 +159,10 @@ def require_outputs(facts: TaskFacts, what: str, *, more: bool = False) -> None:
 
 
 def criterion_of(config: TaskConfig, kind: str, known: tuple[str, ...]) -> str:
-    """Return the loss; the first that is known if nothing is said.
+    """Return the configured loss, or the first known one if none is set.
 
     Raises:
-        UsageError: not one of the kind's.
+        UsageError: the kind of task does not have this loss.
     """
     if config.loss is not None and config.loss not in known:
         raise unknown(f"task.loss of task.kind {kind}", config.loss, known)
@@ -170,15 +170,15 @@ def criterion_of(config: TaskConfig, kind: str, known: tuple[str, ...]) -> str:
 
 
 def positive_weights_of(config: TaskConfig, positives: tuple[int, ...], facts: TaskFacts) -> tuple[float, ...]:
-    """Return the factor of the loss of a yes for each label; () for 1.
+    """Return the factor on the loss of a positive label, for each label; () for 1.
 
     Args:
-        config: the task's.
-        positives: training examples that have each label.
-        facts: of the data.
+        config: configuration of the task.
+        positives: number of training examples with each label.
+        facts: facts about the data.
 
     Raises:
-        UsageError: balanced, where a label is in no training example or in all of them.
+        UsageError: the weights are balanced and a label occurs in none or all of the training examples.
     """
     if config.positive_weights == "none":
         return ()
@@ -196,10 +196,10 @@ def positive_weights_of(config: TaskConfig, positives: tuple[int, ...], facts: T
 
 
 def class_weights_of(config: TaskConfig, facts: TaskFacts) -> tuple[float, ...]:
-    """Return the factor of the loss of every class; () for 1. Balanced as scikit-learn: n / (K n_k).
+    """Return the factor on the loss of every class; () for 1. Balanced weights are scikit-learn's: n / (K n_k).
 
     Raises:
-        UsageError: balanced, where a class has no training example.
+        UsageError: the weights are balanced and a class has no training example.
     """
     if config.class_weights == "none":
         return ()

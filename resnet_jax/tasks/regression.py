@@ -1,4 +1,4 @@
-"""Regression: every example has one or more numbers, and the outputs are to come near to them."""
+"""Regression: every example has one or more numbers, which the outputs should approximate."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ RegressionLoss = Literal["mse", "l1", "huber"]
 class Regression(TaskBase):
     """Labels are numbers (N,) or (N, M); the loss is the mean over the M targets.
 
-    With ``mean`` and ``std`` the network learns the standardized targets (y - mean) / std, the loss is in those units,
-    and predictions, rows and metrics are in the units of the targets. Metrics: ``r2`` (the headline: 1 is perfect, 0 is
-    what their mean would do; it has no unit, so that it can be averaged over targets), ``rmse`` and ``mae``; each is
-    the mean over the targets. While training, ``r2`` goes by the deviation of the whole training set.
+    With ``mean`` and ``std`` the network learns the standardized targets (y - mean) / std. The loss is in those units;
+    predictions, rows and metrics are in the units of the targets. Metrics, each averaged over the targets: ``r2`` (the
+    headline: 1 is perfect, 0 is as good as predicting the mean; it has no unit, so it can be averaged over targets),
+        ``rmse``
+    and ``mae``. During training, ``r2`` uses the deviation of the whole training set.
 
     Attributes:
-        num_outputs: targets, M.
+        num_outputs: number of targets, M.
         criterion: ``mse``, ``l1`` or ``huber``.
-        huber_delta: up to it the Huber loss is half the square, beyond linear (Huber, 1964, as PyTorch's
-            ``HuberLoss``); in units of what the network learns.
-        mean: of each target in the training set; () for none.
+        huber_delta: error up to which the Huber loss is half the square; beyond it is linear (Huber, 1964, as PyTorch's
+            ``HuberLoss``). In the units that the network learns.
+        mean: mean of each target in the training set; () for none.
         std: their standard deviations.
-        names: of the targets, for notes.
+        names: names of the targets, for notes.
 
     Raises:
-        UsageError: numbers that do not go together.
+        UsageError: inconsistent numbers.
 
     >>> task = Regression(1, mean=(10.0,), std=(2.0,))
     >>> task.loss(jnp.array([[0.5]]), {"label": jnp.array([11.0])}).tolist(), task.predict(np.array([[0.5]]), 1)
@@ -67,7 +68,7 @@ class Regression(TaskBase):
             raise UsageError(f"huber_delta must be finite and positive, got {self.huber_delta}")
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse targets of another shape, or that are not finite."""
+        """Reject targets of another shape, or that are not finite."""
         labels = np.asarray(batch["label"])
         rows = labels[:, None] if labels.ndim == 1 else labels
         if rows.ndim != 2 or rows.shape[1] != self.num_outputs:
@@ -94,16 +95,16 @@ class Regression(TaskBase):
         return losses.mean(axis=-1)
 
     def train_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return ``squared_error``, the mean over the targets in the units of the loss, (N,)."""
+        """Return ``squared_error``, averaged over the targets in the units of the loss, (N,)."""
         return {"squared_error": jnp.square(self._error(outputs, batch)).mean(axis=-1)}
 
     def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
-        """Return ``r2``; without the deviations of the targets ``mse``."""
+        """Return ``r2``, or ``mse`` if the deviations of the targets are unknown."""
         mse = sums["squared_error"] / count
         return {"r2": 1.0 - mse} if self.std else {"mse": mse}
 
     def eval_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return nothing: all metrics are computed in float64, of the rows."""
+        """Return nothing: all metrics are computed from the rows, in float64."""
         return {}
 
     def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -116,14 +117,16 @@ class Regression(TaskBase):
     def eval_metrics(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, float]:
-        """Return R2, RMSE and MAE, means over the targets."""
+        """Return R2, RMSE and MAE, averaged over the targets."""
         details = self.eval_details(sums, rows, count)
         return {name: mean_known(details[name]) for name in ("r2", "rmse", "mae")}
 
     def eval_details(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, Any]:
-        """Return ``r2``, ``rmse`` and ``mae`` of every target, float64 (M,). Of equal targets there is no R2: NaN."""
+        """Return ``r2``, ``rmse`` and ``mae`` of every target, float64 (M,). R2 is NaN if all values of a target are
+        equal.
+        """
         true, predicted = (np.asarray(rows[name], np.float64) for name in ("label", "prediction"))
         error = predicted - true
         squares, total = (error**2).sum(axis=0), ((true - true.mean(axis=0)[None]) ** 2).sum(axis=0)
@@ -147,7 +150,7 @@ class Regression(TaskBase):
         )
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-        """Return every target of each example, in its units."""
+        """Return every target of each example, in its unit."""
         values = np.asarray(outputs, np.float64)
         if self.std:
             values = values * np.asarray(self.std)[None] + np.asarray(self.mean)[None]
@@ -161,7 +164,7 @@ class Regression(TaskBase):
         return rows.astype(at_least_float32(outputs.dtype))
 
     def _error(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Return outputs minus targets, (N, M), in units of what the network learns."""
+        """Return outputs minus targets, (N, M), in the units that the network learns."""
         targets = self._targets(outputs, batch)
         if self.std:
             mean, std = (jnp.asarray(values, targets.dtype)[None] for values in (self.mean, self.std))
@@ -171,7 +174,7 @@ class Regression(TaskBase):
 
 @register_task("regression", uses=("loss", "huber_delta", "standardize"))
 def make_regression(config: TaskConfig, facts: TaskFacts) -> Regression:
-    """Return regression as configured."""
+    """Return the configured regression task."""
     require_kind("regression", facts, "value")
     require_outputs(facts, "targets")
     criterion: Any = criterion_of(config, "regression", get_args(RegressionLoss))

@@ -1,7 +1,7 @@
-"""Finding things of one side by things of the other, by embeddings: recall at k, and classification by class means.
+"""Retrieval of one side by embeddings of the other: recall at k, and classification by class means.
 
-Everything here is NumPy over a whole data set, in pieces of rows, so that the similarities of all with all need not lie
-in memory at once.
+Everything here is NumPy over a whole data set, in chunks of rows, so that the similarities of all pairs need not be in
+memory at once.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-#: The k of recall at k.
+#: The values of k for recall at k.
 RANKS = (1, 5, 10)
 _ROWS = 1024
 
 
 def recalls(queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
-    """Return whether something right is among the k nearest of each query.
+    """Return whether a correct item is among the k nearest of each query.
 
-    Right is by ``pair`` the query's own partner, row i for row i, and by ``class`` anything of its class. Of equal
-    similarities the partner counts as the last, so that embeddings that are all the same find nothing.
+    By ``pair``, only the query's own partner is correct, row i for row i; by ``class``, anything of its class is. Among
+    equal similarities the partner ranks last, so that embeddings that are all the same find nothing.
 
     Args:
         queries: (N, d), of length 1.
         gallery: (N, d), the partners in the same order.
-        labels: (N,) of both.
+        labels: (N,), of both.
 
     Returns:
         ``pair`` and ``class`` -> k -> bool (N,).
@@ -54,7 +54,7 @@ def _scores(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[np.ndarr
 
 
 def prototypes(embeddings: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the mean of every class, of length 1, float64 (K, d); of a class without examples 0.
+    """Return the mean of every class, scaled to length 1, float64 (K, d); 0 for a class without examples.
 
     Args:
         embeddings: (N, d).
@@ -72,13 +72,13 @@ def zero_shot(
 ) -> dict[str, np.ndarray]:
     """Return the probabilities of the classes for each side alone, and for both together.
 
-    Each side is classified by the class means of the **other** one (its labels are not used): the softmax of the scaled
-    similarities, as CLIP's with the means in place of texts. ``both`` is the mean of the two (late fusion).
+    Each side is classified by the class means of the **other** side (its own labels are not used): the softmax of the
+    scaled similarities, as in CLIP with means instead of texts. ``both`` is the mean of the two (late fusion).
 
     Args:
         image: (N, d), of length 1.
         other: (N, d).
-        labels: (N,) of both; from them the class means.
+        labels: (N,), of both; they give the class means.
         classes: K.
         scale: 1 / temperature.
 

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 from counts, which add over batches; and the expected calibration error from bins."""
+"""Precision, recall and F1 from counts, which add over batches, and the expected calibration error from bins."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def precision_recall_f1(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return precision, recall and F1 of every class (or label), float64 (K,).
 
-    As scikit-learn with ``zero_division=0``: what was never predicted has a precision of 0, what never occurred a
-    recall of 0. A class that neither occurred nor was predicted has no score: NaN.
+    As scikit-learn with ``zero_division=0``: a class that was never predicted has precision 0, one that never occurred
+    has recall 0. A class that neither occurred nor was predicted has no score: NaN.
 
     Args:
-        right: (K,) examples of the class that were taken for it.
-        predicted: (K,) examples taken for it.
-        true: (K,) examples of it.
+        right: (K,) correctly predicted examples of the class.
+        predicted: (K,) examples predicted as the class.
+        true: (K,) examples of the class.
 
     >>> [scores.tolist() for scores in precision_recall_f1(np.array([1]), np.array([2]), np.array([1]))]
     [[0.5], [1.0], [0.6666666666666666]]
@@ -36,7 +36,7 @@ def precision_recall_f1(
 
 
 def mean_known(values: np.ndarray) -> float:
-    """Return the mean of the numbers that are no NaN; NaN of none.
+    """Return the mean of the values that are not NaN; NaN if there are none.
 
     >>> mean_known(np.array([1.0, np.nan, 3.0]))
     2.0
@@ -46,9 +46,9 @@ def mean_known(values: np.ndarray) -> float:
 
 
 def calibration_sums(confidence: jax.Array, correct: jax.Array) -> dict[str, jax.Array]:
-    """Return what adds up to the expected calibration error: for each example (N,) its bin, one-hot (N, BINS).
+    """Return per-example values that sum to the expected calibration error's bins, one-hot (N, BINS).
 
-    Bin i holds confidences in (i / BINS, (i + 1) / BINS], the first one 0 as well.
+    Bin i holds confidences in (i / BINS, (i + 1) / BINS]; the first bin also holds 0.
 
     Args:
         confidence: (N,) probability of the predicted class.
@@ -64,7 +64,7 @@ def calibration_sums(confidence: jax.Array, correct: jax.Array) -> dict[str, jax
 
 
 def expected_calibration_error(count: np.ndarray, confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Return sum_b (n_b / n) |accuracy_b - confidence_b|, of the sums (BINS,) of :func:`calibration_sums`.
+    """Return sum_b (n_b / n) |accuracy_b - confidence_b| from the sums (BINS,) of :func:`calibration_sums`.
 
     Guo et al., On Calibration of Modern Neural Networks (2017), equation 3. ``n_b`` times the difference of two means
     is the difference of two sums.

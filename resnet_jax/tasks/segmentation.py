@@ -1,4 +1,4 @@
-"""Segmentation: a class of every pixel. Cross-entropy with class weights, Dice, and mean intersection over union."""
+"""Segmentation: a class for every pixel. Cross-entropy with class weights, Dice, and mean intersection over union."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ from resnet_jax.tasks.registry import class_weights_of, register_task, require_k
 from resnet_jax.tasks.scores import mean_known
 from resnet_jax.tasks.task import Answers, Batch, TaskBase
 
-#: The class of a pixel that has none, and counts nowhere.
+#: The label of a pixel without a class, which does not count.
 VOID = 255
-#: The field of examples that has the classes.
+#: The field of examples that contains the classes.
 FIELD = "segmentation"
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation(TaskBase):
-    """Every pixel is of one class; labels are ``segmentation``, uint8 (N, *sides), 255 where there is none (void).
+    """Every pixel has one class. Labels are ``segmentation``, uint8 (N, *sides), with 255 for pixels without a class
+    (void).
 
-    Outputs are (N, *sides, K), of the labels' sides or others. The **loss** is at the outputs' sides, of labels taken
-    at the nearest pixel: of every example the mean over labelled pixels of w_y times the cross-entropy, plus
-    ``dice_weight`` times the Dice loss; 0 of an example without a labelled pixel. The **scores** are those of the
-    outputs interpolated to the labels' own sides: of all pixels of a data set together ``miou`` (the headline; the mean
-    over the classes that occur of right / (true + predicted - right)), ``pixel_accuracy`` and ``mean_class_accuracy``.
+    Outputs are (N, *sides, K), at the labels' size or another. The **loss** is computed at the size of the outputs,
+    with the nearest pixel of the labels: for every example the mean over labeled pixels of w_y times the cross-entropy,
+    plus ``dice_weight`` times the Dice loss; 0 for an example without labeled pixels. For the **metrics**, outputs are
+    interpolated to the labels' own size. They cover all pixels of a data set together: ``miou`` (the headline; right /
+    (true + predicted - right), averaged over the classes that occur), ``pixel_accuracy`` and ``mean_class_accuracy``.
 
     Attributes:
-        num_outputs: K classes.
-        class_weights: factors w of the cross-entropy of a pixel, by its class; () for 1.
-        dice_weight: factor of 1 - the mean over the classes of an example of 2 sum(p y) / (sum(p) + sum(y)), sums over
-            its labelled pixels of probabilities p and labels y (Milletari et al. 2016, arXiv 1606.04797, without their
-            squares).
-        names: of the classes, for what is said of them.
+        num_outputs: number of classes, K.
+        class_weights: factors w on the cross-entropy of a pixel, by its class; () for 1.
+        dice_weight: factor on the Dice loss, which is 1 minus the mean over the classes of an example of 2 sum(p y) /
+            (sum(p) + sum(y)), with sums over its labeled pixels of probabilities p and labels y (Milletari et al. 2016,
+            arXiv 1606.04797, without their squares).
+        names: names of the classes, for notes.
 
     Raises:
-        UsageError: values that do not go together.
+        UsageError: incompatible values.
 
     >>> task = Segmentation(2)
     >>> outputs, labels = jnp.zeros((1, 2, 2, 2)), jnp.array([[[0, 0], [1, 255]]], jnp.uint8)
@@ -59,7 +60,7 @@ class Segmentation(TaskBase):
     mode: ClassVar[Literal["max", "min"]] = "max"
     heads: ClassVar[tuple[str, ...]] = ("fpn", "aspp", "fcn")
     draws_examples: ClassVar[bool] = True
-    #: Outputs lie where pixels are, so that those of a mirrored or moved image have to be moved back.
+    #: Outputs are located at pixels, so those of a flipped or shifted image have to be moved back.
     of_pixels: ClassVar[bool] = True
     answers: ClassVar[Answers] = "probabilities"
 
@@ -75,15 +76,15 @@ class Segmentation(TaskBase):
             raise UsageError(f"class weights must be finite and not negative, got {self.class_weights}")
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse pixels of no class; see :func:`require_pixel_classes`."""
+        """Reject pixels outside the classes; see :func:`require_pixel_classes`."""
         require_pixel_classes(batch, self.num_outputs)
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Return the loss of every example, (N,), at the sides of the outputs."""
+        """Return the loss of every example, (N,), at the size of the outputs."""
         labels = _nearest(batch[FIELD], outputs.shape[1:-1]).reshape(outputs.shape[0], -1)
         logits = outputs.reshape(*labels.shape, outputs.shape[-1])
         known, classes = labels != VOID, outputs.shape[-1]
-        # a label beyond the classes is none on the device, where nothing can be raised: its loss is NaN
+        # on the device, where nothing can be raised, an invalid label has a loss of NaN
         rows = jax.nn.one_hot(labels.astype(jnp.int32), classes, dtype=logits.dtype)
         log_p = jax.nn.log_softmax(logits, axis=-1)
         each = -(log_p * self._weighted(rows)).sum(axis=-1)
@@ -98,19 +99,19 @@ class Segmentation(TaskBase):
         return rows * jnp.asarray(self.class_weights, rows.dtype)[None, None]
 
     def train_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return the labelled pixels of every example and those that are right, at the sides of the outputs, (N,)."""
+        """Return the numbers of labeled and of correct pixels of every example, at the size of the outputs, (N,)."""
         labels = _nearest(batch[FIELD], outputs.shape[1:-1])
         known, axes = labels != VOID, tuple(range(1, labels.ndim))
         right = known & (_class_of(outputs) == labels.astype(jnp.int32))
         return {"right_pixels": right.sum(axis=axes), "pixels": known.sum(axis=axes)}
 
     def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
-        """Return the share of labelled pixels that are right."""
+        """Return the share of labeled pixels that are correct."""
         pixels = sums["pixels"]
         return {"pixel_accuracy": sums["right_pixels"] / pixels if pixels else math.nan}
 
     def eval_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return the ``confusion`` of every example, int32 (N, K, K): pixels of class i that were taken for j."""
+        """Return the ``confusion`` of every example, int32 (N, K, K): pixels of class i that were predicted as j."""
         labels = batch[FIELD]
         found = _class_of(ops.resize_bilinear(outputs, labels.shape[1:]))
         return {"confusion": pixel_confusion(labels, found, outputs.shape[-1])}
@@ -118,7 +119,7 @@ class Segmentation(TaskBase):
     def eval_metrics(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, float]:
-        """Return mean IoU, pixel accuracy and mean class accuracy; NaN where no pixel has a class."""
+        """Return mean IoU, pixel accuracy and mean class accuracy; NaN if no pixel has a class."""
         details, matrix = self.eval_details(sums, rows, count), np.asarray(sums["confusion"])
         total = matrix.sum()
         return {
@@ -130,16 +131,16 @@ class Segmentation(TaskBase):
     def eval_details(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, Any]:
-        """Return ``iou`` and ``class_accuracy`` of every class, float64 (K,), NaN of one without a pixel.
+        """Return ``iou`` and ``class_accuracy`` of every class, float64 (K,), NaN for one without pixels.
 
-        And the ``confusion``, of pixels.
+        Also returns the ``confusion`` of pixels.
         """
         matrix = np.asarray(sums["confusion"], np.float64)
         iou, accuracy = class_scores(matrix)
         return {"iou": iou, "class_accuracy": accuracy, "confusion": Confusion.from_dense(matrix.astype(np.int64))}
 
     def eval_notes(self, details: Mapping[str, Any]) -> tuple[str, ...]:
-        """Say which classes have no pixel, and so no part in the means."""
+        """Name the classes without pixels, which are not part of the means."""
         missing = np.flatnonzero(np.isnan(details["iou"])).tolist()
         if not missing:
             return ()
@@ -153,7 +154,7 @@ class Segmentation(TaskBase):
         return jax.nn.logsumexp(jax.nn.log_softmax(outputs, axis=-1), axis=0) - math.log(outputs.shape[0])
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-        """Return the classes that pixels of each example are of, the most frequent first, with their shares of it."""
+        """Return the classes of the pixels of each example, most frequent first, with their shares."""
         answers = []
         for found in self.predicted_fields(outputs)[FIELD]:
             shares = np.bincount(found.ravel(), minlength=outputs.shape[-1]) / found.size
@@ -162,18 +163,18 @@ class Segmentation(TaskBase):
         return answers
 
     def predicted_fields(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the likeliest class of every pixel, uint8 (N, *sides)."""
+        """Return the most likely class of every pixel, uint8 (N, *sides)."""
         return {FIELD: np.argmax(outputs, axis=-1).astype(np.uint8)}
 
 
 def pixel_confusion(labels: jax.Array, found: jax.Array, classes: int) -> jax.Array:
-    """Return of every example how many pixels of class i were taken for j, int32 (N, classes, classes).
+    """Return for every example how many pixels of class i were predicted as j, int32 (N, classes, classes).
 
-    Pixels of no class (labels of ``classes`` and more, 255 among them) count nowhere. Whole numbers throughout.
+    Pixels without a class (labels of ``classes`` and more, including 255) do not count. All numbers are integers.
 
     Args:
         labels: (N, *sides), any integers.
-        found: the classes they were taken for, (N, *sides).
+        found: predicted classes, (N, *sides).
         classes: K.
     """
     true = labels.reshape(labels.shape[0], -1).astype(jnp.int32)
@@ -183,10 +184,10 @@ def pixel_confusion(labels: jax.Array, found: jax.Array, classes: int) -> jax.Ar
 
 
 def class_scores(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return intersection over union and accuracy (recall) of every class, float64 (K,), NaN of one that never occurs.
+    """Return intersection over union and accuracy (recall) of every class, float64 (K,), NaN for one that never occurs.
 
     Args:
-        matrix: (K, K), row i, column j: pixels of class i that were taken for j.
+        matrix: (K, K), row i, column j: pixels of class i that were predicted as j.
 
     >>> [scores.tolist() for scores in class_scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))]
     [[0.75, 0.6666666666666666, nan], [0.75, 1.0, nan]]
@@ -198,12 +199,12 @@ def class_scores(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def require_pixel_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
-    """Refuse a host batch without pixel classes, or with pixels of a class that there is not.
+    """Reject a host batch without pixel classes, or with pixels outside the classes.
 
-    Examples whose ``mask`` is False are not looked at.
+    Examples whose ``mask`` is False are not checked.
 
     Raises:
-        UsageError: with the first such value and its example.
+        UsageError: a value is invalid; the message has the first one and its example.
 
     >>> require_pixel_classes({"segmentation": np.array([[[0, 255]], [[1, 1]]])}, 2)
     """
@@ -226,7 +227,7 @@ def _class_of(outputs: jax.Array) -> jax.Array:
 
 
 def _nearest(labels: jax.Array, sides: tuple[int, ...]) -> jax.Array:
-    """Return labels (N, *sides) at other sides: those of the nearest pixel."""
+    """Return labels (N, *sides) at another size, from the nearest pixel."""
     for axis, side in enumerate(sides, start=1):
         have = labels.shape[axis]
         if have != side:
@@ -235,11 +236,11 @@ def _nearest(labels: jax.Array, sides: tuple[int, ...]) -> jax.Array:
 
 
 def _dice(log_p: jax.Array, rows: jax.Array, known: jax.Array) -> jax.Array:
-    """Return one minus the mean Dice of the classes of every example, (N,); 0 where there are none.
+    """Return one minus the Dice score of every example, averaged over its classes, (N,); 0 where there are none.
 
     Args:
         log_p: (N, pixels, K).
-        rows: labels one-hot, (N, pixels, K).
+        rows: one-hot labels, (N, pixels, K).
         known: which pixels count, (N, pixels).
     """
     p = jnp.where(known[..., None], jnp.exp(log_p), 0.0)
@@ -252,7 +253,7 @@ def _dice(log_p: jax.Array, rows: jax.Array, known: jax.Array) -> jax.Array:
 
 @register_task("segmentation", uses=("class_weights", "dice_weight"))
 def make_segmentation(config: TaskConfig, facts: TaskFacts) -> Segmentation:
-    """Return segmentation as configured; balanced weights are n / (K n_k) of the training pixels."""
+    """Return the configured segmentation task; balanced weights are n / (K n_k) of the training pixels."""
     require_kind("segmentation", facts, "segmentation")
     require_outputs(facts, "classes", more=True)
     if not isinstance(config.class_weights, str) and len(config.class_weights) != facts.num_outputs:

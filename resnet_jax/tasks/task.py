@@ -1,11 +1,11 @@
-"""What the outputs of a network mean: the loss that is minimized, the metrics that are reported, the predictions.
+"""The meaning of a network's outputs: the loss to minimize, the metrics to report, the predictions.
 
-A task knows batches and outputs and nothing of networks, files or training. Its metrics are of two kinds: per-example
-values that are summed, which add over batches, devices and processes; and rows that are kept for every example, for
-metrics that do not add (the area under a curve).
+A task knows batches and outputs, but nothing about networks, files or training. Its metrics have two sources:
+per-example values that are summed, which add over batches, devices and processes; and rows that are kept for every
+example, for metrics that do not add (the area under a curve).
 
-:class:`Task` is what the step, the evaluation and the runs ask for; :class:`TaskBase` answers all of it but the loss,
-so that a task of one's own begins with that.
+:class:`Task` is the interface that the step, the evaluation and the runs use. :class:`TaskBase` implements everything
+but the loss, so start from it for a task of your own.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Answers = Literal["probabilities", "values", "boxes"]
 
 @runtime_checkable
 class Task(Protocol):
-    """What the outputs of a network mean. Tasks are frozen, hashable values; their functions are pure.
+    """The meaning of a network's outputs. Tasks are frozen, hashable values; their functions are pure.
 
-    Outputs are what the network's head makes: an array (N, ...) or, where this is said, a dict of such arrays.
+    Outputs are what the network's head returns: an array (N, ...) or, where stated, a dict of such arrays.
 
     Attributes:
         kind: its name in a summary, such as ``classification``.
-        headline: the metric that decides which state is the best and when to stop early, such as ``accuracy``.
+        headline: the metric that selects the best state and controls early stopping, such as ``accuracy``.
         mode: whether larger or smaller is better.
-        heads: which heads of a network make its outputs; the first, unless ``model.head`` says another.
-        inputs: fields of the examples that the network is called with.
+        heads: heads of a network that make suitable outputs; the first is used unless ``model.head`` says otherwise.
+        inputs: fields of the examples that are inputs of the network.
         compares: whether the loss of an example depends on others of its batch. A step then looks at the whole batch:
-            it is neither mapped over devices nor cut into micro-batches.
+            it is neither mapped over devices nor split into micro-batches.
         draws_examples: whether a run draws test examples with :meth:`predicted_fields`.
-        num_outputs: outputs of the network; 0 if that is not known.
+        num_outputs: outputs of the network; 0 if unknown.
         answers: what the numbers of :meth:`predict` are.
     """
 
@@ -54,12 +54,12 @@ class Task(Protocol):
     def num_outputs(self) -> int: ...
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Refuse a host batch whose targets cannot be any, naming the first (on the device they only give NaN).
+        """Reject a host batch with invalid targets, naming the first (on the device they only give NaN).
 
-        Examples whose ``mask`` is False are padding and are not looked at.
+        Examples whose ``mask`` is False are padding and are not checked.
 
         Raises:
-            UsageError: with the first such target and its place in the batch.
+            UsageError: a target is invalid; the message has the first one and its place in the batch.
         """
         ...
 
@@ -72,11 +72,11 @@ class Task(Protocol):
         ...
 
     def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
-        """Return metrics of the sums of :meth:`train_sums` over ``count`` examples, such as ``accuracy``."""
+        """Return metrics from the sums of :meth:`train_sums` over ``count`` examples, such as ``accuracy``."""
         ...
 
     def eval_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return per-example values, (N, ...), whose sums over the data make metrics."""
+        """Return per-example values, (N, ...), whose sums over the data give metrics."""
         ...
 
     def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -86,53 +86,53 @@ class Task(Protocol):
     def eval_metrics(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, float]:
-        """Return the metrics of a data set, numbers by name, the headline among them unless it is ``loss``.
+        """Return the metrics of a data set, numbers by name, including the headline unless that is ``loss``.
 
         Args:
-            sums: of :meth:`eval_sums`, float64.
-            rows: of :meth:`eval_rows`, every example once, in the order of the data.
-            count: examples.
+            sums: sums of :meth:`eval_sums`, float64.
+            rows: rows of :meth:`eval_rows`, every example once, in the order of the data.
+            count: number of examples.
         """
         ...
 
     def eval_details(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, Any]:
-        """Return what is more than a number: arrays (K,) with a number for every output, a confusion."""
+        """Return results that are more than a number: arrays (K,) with a number for every output, a confusion."""
         ...
 
     def eval_notes(self, details: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what a reader of the metrics has to know, a sentence each: what is left out of a mean, and why."""
+        """Return remarks for readers of the metrics, one sentence each: what is left out of a mean, and why."""
         ...
 
     def predict(self, outputs: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-        """Return what the network says of each example.
+        """Return the predictions for each example.
 
         Args:
-            outputs: (N, num_outputs), host.
-            top: at most so many answers for an example, where there is a choice.
+            outputs: (N, num_outputs), on the host.
+            top: maximum number of answers per example, where there is a choice.
 
         Returns:
-            For every example pairs of what, an index into :meth:`answer_names`, and the number that goes with it.
+            For every example, pairs of an index into :meth:`answer_names` and the number that goes with it.
         """
         ...
 
     def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return what the indices of :meth:`predict` are called, given the names of the classes, labels or targets."""
+        """Return the names for the indices of :meth:`predict`, given the names of the classes, labels or targets."""
         ...
 
     def predicted_fields(self, outputs: Any) -> dict[str, np.ndarray]:
-        """Return what the outputs say as fields that examples have, (N, ...): a ``segmentation``, ``boxes``.
+        """Return the predictions as fields that examples have, (N, ...): a ``segmentation``, ``boxes``.
 
-        A run draws some of its test examples so, beside what they are. A field ``caption``, texts (N,), is written
-        beneath. Only asked of a task with ``draws_examples``.
+        A run uses them to draw some of its test examples next to the truth. A field ``caption``, texts (N,), is written
+        below. Called only for a task with ``draws_examples``.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskBase:
-    """A task without metrics: a subclass adds :meth:`loss`, and of the rest what it has.
+    """A base class without metrics: a subclass adds :meth:`loss`, and overrides what it has.
 
     The loss is the headline, smaller is better, and predictions are the outputs themselves.
     """
@@ -151,7 +151,7 @@ class TaskBase:
     num_outputs: int = 0
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Look at nothing."""
+        """Check nothing."""
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Return the loss of every example, (N,)."""
@@ -166,7 +166,7 @@ class TaskBase:
         return {name: value / count for name, value in sums.items()}
 
     def eval_sums(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Return what training sums up."""
+        """Return the same as in training."""
         return self.train_sums(outputs, batch)
 
     def eval_rows(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -176,7 +176,7 @@ class TaskBase:
     def eval_metrics(
         self, sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], count: int
     ) -> dict[str, float]:
-        """Return the metrics that training has."""
+        """Return the same metrics as in training."""
         return self.train_metrics({name: float(value) for name, value in sums.items()}, count)
 
     def eval_details(
@@ -198,7 +198,7 @@ class TaskBase:
         return [list(enumerate(row.tolist())) for row in outputs]
 
     def answer_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names as they are."""
+        """Return the names unchanged."""
         return names
 
     def predicted_fields(self, outputs: Any) -> dict[str, np.ndarray]:
@@ -208,7 +208,7 @@ class TaskBase:
 
 @dataclasses.dataclass(frozen=True)
 class LossOf:
-    """The loss of a task as a function ``(outputs, labels) -> (N,)``, of an array of labels or a batch of targets."""
+    """The loss of a task as a function ``(outputs, labels) -> (N,)``, for an array of labels or a batch of targets."""
 
     task: Task
 
@@ -219,7 +219,7 @@ class LossOf:
 
 @dataclasses.dataclass(frozen=True)
 class RightOf:
-    """Whether the outputs are right for every example, of a task whose headline is accuracy: as :class:`LossOf`."""
+    """Whether the outputs are correct for every example, for a task whose headline is accuracy; see :class:`LossOf`."""
 
     task: Task
 
@@ -232,7 +232,7 @@ def _as_batch(labels: jax.Array | Batch) -> Batch:
     return labels if isinstance(labels, Mapping) else {"label": labels}
 
 
-#: Metrics that are shares of 1, shown in percent. Others, and those of a task of one's own, are shown as numbers.
+#: Metrics that are shares of 1, shown in percent. Others, including those of your own tasks, are shown as numbers.
 SHARES = frozenset(
     {"accuracy", "top5", "subset_accuracy", "precision", "recall", "f1", "ece"}
     | {"miou", "pixel_accuracy", "mean_class_accuracy"}
@@ -268,7 +268,7 @@ def metric_words(name: str) -> str:
 
 
 def format_metric(name: str, value: float, *, width: int = 0) -> str:
-    """Write a metric for people: shares in percent, other numbers with four digits.
+    """Format a metric for people: shares in percent, other numbers with four digits.
 
     >>> format_metric("accuracy", 0.98765), format_metric("r2", 0.98765), format_metric("digit/f1", 0.98765)
     ('98.77%', '0.9877', '98.77%')
@@ -278,7 +278,7 @@ def format_metric(name: str, value: float, *, width: int = 0) -> str:
 
 
 def mean_yes(outputs: jax.Array) -> jax.Array:
-    """Return the log-odds of the mean probability of yes over views, (views, ...) -> (...).
+    """Return the log-odds of the probability of yes averaged over views, (views, ...) -> (...).
 
     >>> round(float(jax.nn.sigmoid(mean_yes(jax.numpy.array([0.0, 100.0])))), 4)
     0.75
@@ -288,6 +288,6 @@ def mean_yes(outputs: jax.Array) -> jax.Array:
 
 
 def ranked(probabilities: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-    """Return the likeliest of each row (N, K), likeliest first, with their probabilities."""
+    """Return the most likely entries of each row (N, K) in descending order, with their probabilities."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [[(int(k), float(row[k])) for k in ranks] for row, ranks in zip(probabilities, order, strict=True)]

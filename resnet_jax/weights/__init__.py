@@ -1,17 +1,17 @@
-"""Foreign checkpoints in and out, without the libraries that wrote them.
+"""Read and write checkpoints of other libraries without installing them.
 
 ===============  ========================================================
-file             one concept
+file             concept
 ===============  ========================================================
-``sniff``        what a file is that is no checkpoint
+``sniff``        what a file is that is not a checkpoint
 ``torch_file``   PyTorch's two checkpoint containers as NumPy arrays
 ``select``       which part of a checkpoint is the state dict
 ``files``        a state dict from a file of any format; safetensors out
-``conventions``  what other libraries call our variables, as data
-``names``        looking names up, and finding out whose they are
-``convert``      state dict to variables and back, complete or refused
+``conventions``  other libraries' names for our variables, as data
+``names``        look up names, and detect whose they are
+``convert``      state dict to variables and back, complete or rejected
 ``known``        size, normalization and class names of published weights
-``notes``        the same of our own exported files
+``notes``        the same for files that this package exports
 ``transfer``     one network's variables as the start of another
 ``fold``         batch norm folded into convolutions
 ===============  ========================================================

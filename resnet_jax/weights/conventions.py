@@ -1,8 +1,8 @@
-"""What other libraries call the variables of a residual network, as data.
+"""Other libraries' names for the variables of a residual network, as data.
 
-Left of each row is a template of our path, right one of theirs. ``{stage}`` counts from 1, ``{block}`` from 0 and
-``{i}``, the place of a layer in its branch or stem, from 1, as in our paths; ``{stage0}`` and ``{i0}`` are the same
-counted from 0, ``{block1}`` from 1.
+The left side of each row is a template of our path, the right side one of theirs. ``{stage}`` counts from 1,
+``{block}`` from 0 and ``{i}``, the place of a layer in its branch or stem, from 1, as in our paths. ``{stage0}`` and
+``{i0}`` are the same counted from 0, ``{block1}`` from 1.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LEAVES: dict[str, dict[str, str]] = {
 class Convention:
     """The names of one kind of network in one library.
 
-    A state dict tells the structure of a network and nothing else, so two networks can have the same names and not be
-    the same function. Where the structure itself would be read wrongly, ``requires`` refuses.
+    A state dict reveals the structure of a network and nothing else, so two networks can have the same names and still
+    compute different functions. Where the structure itself would be misread, ``requires`` rejects the network.
 
     Attributes:
-        modules: the foreign module name, by template of our module path; the leaf's name is that of :data:`LEAVES`.
-        variables: the whole foreign name, by template of our path, where it does not follow from the module's.
-        requires: values a choice of the network must have to be meant by these names.
-        unit_axes: trailing axes of length 1 that the foreign array has and ours has not, by template of our path.
-        gain_powers: by template of our path, the power p in ``ours = gamma^p theirs``, gamma being the activation's
+        modules: the foreign module name, by template of our module path; leaf names are those of :data:`LEAVES`.
+        variables: the complete foreign name, by template of our path, where it does not follow from the module's.
+        requires: values that a choice of the network must have for these names to apply.
+        unit_axes: number of trailing axes of length 1 that only the foreign array has, by template of our path.
+        gain_powers: by template of our path, the power p in ``ours = gamma^p theirs``, where gamma is the activation's
             gain: for a library that multiplies by gamma elsewhere (:data:`resnet_jax.models.activation.GAINS`).
     """
 
@@ -44,7 +44,7 @@ class Convention:
     gain_powers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def misfit(self, config: ResNetConfig) -> str:
-        """Return which choice of ``config`` these names cannot tell, or nothing if they fit.
+        """Return the choice of ``config`` that these names cannot express, or an empty string if they fit.
 
         >>> Convention({}, requires={"shortcut": ("A", "B")}).misfit(ResNetConfig((1,), (8,), shortcut="C"))
         "shortcut 'C' (need 'A' or 'B')"
@@ -57,7 +57,7 @@ class Convention:
 
 
 def _in_effect(config: ResNetConfig, choice: str) -> Any:
-    """Return the value of a choice; of one that may be None, what it comes to."""
+    """Return the value of a choice; for one that may be None, the value in effect."""
     effects = {"order": "pre" if config.is_pre else "post", "weight_standardization": config.standardizes}
     return effects[choice] if choice in effects else getattr(config, choice)
 
@@ -69,7 +69,7 @@ _SQUEEZE = {"attention": ("none", "se")}
 _STRIDED = {"shortcut": ("A", "A_end", "B", "C", "none")}
 _SIMPLE_STEM = {"stem": ("imagenet", "cifar"), "stem_pool": ("max",)}
 
-# torchvision's names, which most PyTorch libraries kept
+# torchvision's names, which most PyTorch libraries have kept
 _LAYERS = {
     "stem/conv": "conv1",
     "stem/norm": "bn1",
@@ -93,7 +93,7 @@ _CIFAR = {
     "head": "linear",
 }
 
-# timm/models/resnet.py; with shortcut D place 0 of `downsample` is the pooling
+# timm/models/resnet.py; with shortcut D, place 0 of `downsample` is the pooling
 _TIMM = {
     **_TORCHVISION,
     "stem/conv1": "conv1.0",
@@ -171,7 +171,7 @@ _PYTORCHCV_IMAGENET = {
     "stem/conv": "features.init_block.conv.conv",
     "stem/norm": "features.init_block.conv.bn",
 }
-# preresnet_cifar.py, wrn_cifar.py, sepreresnet_cifar.py; its ImageNet nets have a norm after the stem, ours have not
+# preresnet_cifar.py, wrn_cifar.py, sepreresnet_cifar.py; its ImageNet nets have a norm after the stem, ours do not
 _PYTORCHCV_PRE = {
     **_PYTORCHCV,
     "stem/conv": "features.init_block",
@@ -196,7 +196,7 @@ _FIXUP_SCALARS = {
     "bias2": "bias2",
 }
 
-#: The formats of weight files: for each kind of network its names. The first that fits the network is taken.
+#: The formats of weight files: the names for each kind of network. The first that fits the network is used.
 FORMATS: dict[str, tuple[Convention, ...]] = {
     "torchvision": (
         Convention(
@@ -217,7 +217,7 @@ FORMATS: dict[str, tuple[Convention, ...]] = {
             variables={f"{BLOCK}/branch/gain": "stages.{stage0}.{block}.skipinit_gain"},
             requires={"residual": ("nf", "nf_gain"), "shortcut": ("D",), "stem_pool": ("max",)},
             unit_axes={**_SE_UNITS, **_GAIN_UNITS},
-            # timm multiplies the weights by gamma, also where no activation came before; ours follows activations
+            # timm multiplies the weights by gamma even if no activation precedes them; our gain follows activations
             gain_powers={"stem/conv/gain": 1, "stem/conv1/gain": 1, "head/kernel": -1},
         ),
     ),

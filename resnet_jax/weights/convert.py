@@ -1,11 +1,11 @@
 """State dicts to variables and back: every tensor is used exactly once and every variable is set, or nothing is done.
 
-PyTorch keeps kernels as (out, in, *window), we as (*window, in, out); its linear layers are (out, in), ours (in, out).
-Some libraries have axes of length 1 behind, and timm's normalizer-free nets a factor elsewhere
-(:class:`resnet_jax.weights.conventions.Convention`): a round trip of a scaled variable may end one unit in the last
-place beside. Everything else differs in the name only. Tensors in half precision are converted to the network's dtype
-(float32 unless its choices say otherwise), which is exact; float64 is rounded to it. PyTorch's running variance is the
-unbiased one of each batch, ours the biased one; for evaluation they mean the same.
+PyTorch keeps kernels as (out, in, *window), this package as (*window, in, out); PyTorch's linear layers are (out, in),
+ours (in, out). Some libraries have trailing axes of length 1, and timm's normalizer-free nets have a factor elsewhere
+(:class:`resnet_jax.weights.conventions.Convention`): after a round trip, a scaled variable may differ in the last
+place. Everything else differs only in name. Half-precision tensors are converted to the network's dtype (float32 unless
+its choices say otherwise), which is exact; float64 is rounded to it. PyTorch's running variance is the unbiased one of
+each batch, ours the biased one; for evaluation they mean the same.
 """
 
 from __future__ import annotations
@@ -53,26 +53,27 @@ def to_variables(
     stem: Literal["exact", "mean"] = "exact",
     fresh: Mapping[str, Any] | None = None,
 ) -> Variables:
-    """Return the variables of ``model`` filled from ``state_dict``.
+    """Return the variables of ``model``, filled from ``state_dict``.
 
     Args:
-        state_dict: arrays by foreign name, as :func:`resnet_jax.weights.files.load_state_dict` returns them. Words that
-            begin all of the names (``model.``, ``backbone.``) are taken off when the rest then fits.
-        model: the network they are meant for.
-        format: a key of :data:`resnet_jax.weights.conventions.FORMATS`; None finds it by the names.
-        head: ``exact``, or ``new`` to leave the file's classifier aside and take the one of ``fresh`` (other classes;
+        state_dict: arrays by foreign name, as :func:`resnet_jax.weights.files.load_state_dict` returns them. Prefixes
+            common to all names (``model.``, ``backbone.``) are removed if the rest then fits.
+        model: the network that they belong to.
+        format: a key of :data:`resnet_jax.weights.conventions.FORMATS`; None detects it from the names.
+        head: ``exact``, or ``new`` to ignore the file's classifier and use the one in ``fresh`` (for other classes;
             without ``fresh`` the network must have ``num_classes=0``).
         stem: ``exact``, or ``mean`` to accept another number of input channels: each gets the average over the file's
             channels, scaled so that an image with equal channels gives the same response.
         fresh: freshly initialized variables of ``model``, for ``head="new"``.
 
     Returns:
-        ``{"params": ..., "batch_stats": ...}`` of NumPy arrays, in the dtypes and the layout of ``model``.
+        ``{"params": ..., "batch_stats": ...}`` with NumPy arrays, in the dtypes and the layout of ``model``.
 
     Raises:
-        DataError: tensors are missing, left over, of another shape or not floating point, a value is not finite or a
-            variance negative; one error lists them all.
-        UsageError: unknown format, head or stem, or ``head="new"`` with a classifier but no ``fresh`` one.
+        DataError: tensors are missing, left over, of another shape or not floating point, a value is not finite, or a
+            variance is negative; one error lists all problems.
+        UsageError: unknown format, head or stem, or ``head="new"`` for a network with a classifier but without
+            ``fresh``.
     """
     for kind, value, known in (("head", head, ("exact", "new")), ("stem", stem, ("exact", "mean"))):
         if value not in known:
@@ -101,7 +102,7 @@ def to_variables(
             + (_part_hint(state_dict, fit, model.config, shapes) or _headless_hint(faults, names))
         )
     for path, name in names.items():
-        with np.errstate(over="ignore"):  # the check below says it with the name
+        with np.errstate(over="ignore"):  # the check below reports it with the name
             result[path] = np.array(layouts[path].read(arrays[name]), dtype=shapes[path].dtype, order="C")
     too_large = [fault for path, name in names.items() for fault in _unusable(path, name, result[path])]
     if too_large:
@@ -114,14 +115,14 @@ def from_variables(variables: Mapping[str, Any], model: ResNet, format: str) -> 
 
     Args:
         variables: ``params`` and ``batch_stats`` of ``model``.
-        model: the network they belong to.
+        model: the network that they belong to.
         format: a key of :data:`resnet_jax.weights.conventions.FORMATS`.
 
     Returns:
         Contiguous float32 arrays (float64 for float64 parameters) by foreign name.
 
     Raises:
-        UsageError: unknown format, or one that has no name for a variable of this network.
+        UsageError: the format is unknown, or has no name for a variable of this network.
         DataError: ``variables`` are not those of ``model``; the differences are listed.
     """
     shapes = {path: leaf.shape for path, leaf in flat_shapes(model).items()}
@@ -139,12 +140,12 @@ def from_variables(variables: Mapping[str, Any], model: ResNet, format: str) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """How one foreign array and ours differ: axes in another order, axes of length 1 behind, a factor.
+    """How a foreign array differs from ours: order of axes, trailing axes of length 1, a factor.
 
     Attributes:
-        axes: the order in which our axes stand in the foreign array.
-        foreign_shape: of the whole foreign array.
-        factor: ours over theirs.
+        axes: the order of our axes in the foreign array.
+        foreign_shape: complete shape of the foreign array.
+        factor: ours divided by theirs.
     """
 
     axes: tuple[int, ...]
@@ -163,7 +164,7 @@ class _Layout:
         return cls(axes, foreign_shape, GAINS[config.activation] ** power if power else 1.0)
 
     def read(self, array: np.ndarray) -> np.ndarray:
-        """Return the foreign ``array`` as ours: (O, I, *window) -> (*window, I, O), and the factor."""
+        """Return the foreign ``array`` as ours: (O, I, *window) -> (*window, I, O), times the factor."""
         ours = array.reshape(array.shape[: len(self.axes)]).transpose(np.argsort(self.axes))
         return ours if self.factor == 1.0 else ours.astype(np.float64) * self.factor
 
@@ -177,7 +178,7 @@ def _average_stem(arrays: dict[str, np.ndarray], names: Mapping[str, str], confi
     """Replace the first kernel in ``arrays`` by one for the network's input channels.
 
     Raises:
-        UsageError: its weights are standardized, which undoes the scale that would keep the response.
+        UsageError: its weights are standardized, which would undo the scale that preserves the response.
     """
     if config.standardizes != "none":
         raise UsageError(
@@ -190,7 +191,7 @@ def _average_stem(arrays: dict[str, np.ndarray], names: Mapping[str, str], confi
 
 
 def _average_channels(kernel: np.ndarray, channels: int, dims: int) -> np.ndarray:
-    """(O, I, *window) -> (O, channels, *window) with the same sum over I; what is no such kernel stays a fault."""
+    """(O, I, *window) -> (O, channels, *window) with the same sum over I; other shapes are left to the later checks."""
     if kernel.ndim != dims + 2 or kernel.shape[1] in (0, channels) or not jnp.issubdtype(kernel.dtype, jnp.floating):
         return kernel
     total = kernel.astype(np.float64).sum(axis=1, keepdims=True)
@@ -200,7 +201,7 @@ def _average_channels(kernel: np.ndarray, channels: int, dims: int) -> np.ndarra
 def _faults(
     arrays: Mapping[str, np.ndarray], names: Mapping[str, str], foreign_shapes: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """Return what keeps ``arrays`` from being exactly the tensors ``names`` asks for: missing, unexpected, wrong."""
+    """Return why ``arrays`` are not exactly the tensors in ``names``: missing, unexpected or wrong ones."""
     expected = {name: foreign_shapes[path] for path, name in names.items()}
     missing = [f"missing {name} {shape}" for name, shape in expected.items() if name not in arrays]
     unexpected = [f"unexpected {name} {array.shape}" for name, array in arrays.items() if name not in expected]
@@ -214,7 +215,7 @@ def _faults(
 
 
 def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...]) -> list[str]:
-    """Say what is wrong with one tensor, and what to do about the differences that can be wanted."""
+    """Say what is wrong with one tensor, and what to do if the difference is intended."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return [f"{name} is {array.dtype}; need a floating-point type"]
     if array.shape == expected:
@@ -235,7 +236,7 @@ def _misfits(path: str, name: str, array: np.ndarray, expected: tuple[int, ...])
 
 
 def _unusable(path: str, name: str, array: np.ndarray) -> list[str]:
-    """Say which values of one tensor would make every output NaN."""
+    """Name the values of one tensor that would make every output NaN."""
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
         return [f"{name}: {bad} of {array.size} values are NaN or infinite in {array.dtype}"]
@@ -244,15 +245,15 @@ def _unusable(path: str, name: str, array: np.ndarray) -> list[str]:
 
 
 def _part_hint(state_dict: Mapping[str, np.ndarray], best: Fit, config: ResNetConfig, shapes: Mapping[str, Any]) -> str:
-    """Say under which prefix the network is, if a part of the names has one; nobody said what the others are.
+    """Suggest the prefix of the part of the names that contains the network, if there is one.
 
-    The names of that part may be of another format than those of all, which fit no better than in any.
+    The names of that part may have another format than the best one for all names.
     """
     fit, start, count = best, "", best.matched
     for format in FORMATS:
         try:
             other = best_fit(state_dict, config, shapes, format)
-        except UsageError:  # no names for such a network
+        except UsageError:  # there are no names for such a network
             continue
         found = part_that_fits(state_dict, other)
         if found[1] > count:
@@ -272,7 +273,7 @@ def _part_hint(state_dict: Mapping[str, np.ndarray], best: Fit, config: ResNetCo
 
 
 def _headless_hint(faults: list[str], names: Mapping[str, str]) -> str:
-    """Say how a network without classifier comes in, if nothing else is amiss."""
+    """Say how to load a network without its classifier, if nothing else is wrong."""
     head = tuple(f"missing {names[path]} " for path in _HEAD if path in names)
     return f"\n{_HEADLESS}" if head and all(fault.startswith(head) for fault in faults) else ""
 

@@ -1,7 +1,7 @@
-"""A state dict, flat names to NumPy arrays, from a file of any of the formats in use; and back to safetensors.
+"""Read a state dict, flat names to NumPy arrays, from a file of any common format, and write safetensors.
 
-What a file is, its content decides and not its name. PyTorch's two containers are read by :mod:`.torch_file`;
-safetensors is a JSON header and raw arrays (its package has no bfloat16 for NumPy, hence the table here).
+The content of a file determines its format, not its name. PyTorch's two containers are read by :mod:`.torch_file`.
+safetensors is a JSON header with raw arrays (its package has no bfloat16 for NumPy, hence the table here).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from resnet_jax.weights import select
 from resnet_jax.weights.sniff import describe, read_file, recognize
 from resnet_jax.weights.torch_file import is_torch, parse_torch
 
-#: What ``torch.nn.DataParallel`` and its kind put before every name.
+#: Prefix that ``torch.nn.DataParallel`` and similar wrappers put before every name.
 PREFIX = "module"
-#: What torch.compile, sharding and checkpointing put anywhere into names; it names no layer.
+#: Words that torch.compile, sharding and checkpointing insert into names; they name no layer.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-#: Counts that no forward pass uses: training batches of a batch norm, updates of torch's AveragedModel.
+#: Counters that no forward pass uses: training batches of a batch norm, updates of torch's AveragedModel.
 COUNTERS = ("num_batches_tracked", "n_averaged")
 _MOST_WORDS = 8
 
@@ -45,14 +45,14 @@ SAFETENSORS_DTYPES: dict[str, np.dtype] = {
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """The state dict of a file, and what was done to get at it.
+    """The state dict of a file, and how it was extracted.
 
     Attributes:
         tensors: the arrays by name, in the layout and the dtypes of the file.
-        key: the path of the mapping they were in, empty at the top.
-        prefix: what was taken off every name, such as ``module.`` or ``_orig_mod.module.``.
-        left_aside: names that were not asked for.
-        metadata: texts a safetensors file keeps with its arrays.
+        key: path of the mapping that contained them, empty at the top.
+        prefix: prefix removed from every name, such as ``module.`` or ``_orig_mod.module.``.
+        left_aside: names that were not requested.
+        metadata: metadata of a safetensors file.
     """
 
     tensors: dict[str, np.ndarray]
@@ -65,28 +65,28 @@ class WeightFile:
 def load_state_dict(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     """Read the tensors of a checkpoint.
 
-    The state dict is the only mapping of names to tensors in the file, at any depth, or the one ``key`` leads to. The
-    prefix ``module.`` common to all names and the words in them that torch.compile and its kind add are taken off
-    (any other prefix when the network is known: :func:`resnet_jax.weights.convert.to_variables`), and batch norm's
+    The state dict is the only mapping of names to tensors in the file, at any depth, or the one that ``key`` leads to.
+    The common prefix ``module.`` and the words that torch.compile and similar tools insert are removed (any other
+    prefix is removed when the network is known: :func:`resnet_jax.weights.convert.to_variables`), and batch norm's
     ``num_batches_tracked`` is left out.
 
     Args:
         path: a safetensors file or a PyTorch checkpoint, under any name.
-        key: dotted path of the mapping to take, such as ``ema`` or ``checkpoint.model``, which may go on with a prefix
-            of the names to take, such as ``model.backbone``.
+        key: dotted path of the mapping to take, such as ``ema`` or ``checkpoint.model``, optionally followed by a
+            prefix of the names to take, such as ``model.backbone``.
 
     Returns:
         The arrays by name, in the layout and the dtypes of the file.
 
     Raises:
-        DataError: not there, of another format, damaged, hostile, or without a state dict.
-        UsageError: several mappings and no ``key``, or no such ``key``.
+        DataError: the file is missing, of another format, damaged, malicious, or has no state dict.
+        UsageError: there are several mappings and no ``key``, or no such ``key``.
     """
     return read_weights(path, key).tensors
 
 
 def read_weights(path: str | Path, key: str | None = None) -> WeightFile:
-    """Read the tensors of a checkpoint, and tell where in it they were; see :func:`load_state_dict`."""
+    """Read the tensors of a checkpoint, and report where in it they were; see :func:`load_state_dict`."""
     path = Path(path).expanduser()
     data = read_file(path)
     if is_torch(data):
@@ -103,7 +103,7 @@ def clean(content: Any, source: str | Path, key: str | None = None) -> WeightFil
     """Return the state dict inside ``content``; see :func:`load_state_dict`.
 
     Raises:
-        DataError: there is none, or it holds something else than tensors; ``source`` names the place in the message.
+        DataError: there is none, or it holds something other than tensors; the message names ``source``.
         UsageError: there are several and no ``key``, or no such ``key``.
 
     >>> clean({"epoch": 3, "state_dict": {"module.fc.bias": np.zeros(2)}}, "net.pt")
@@ -132,7 +132,7 @@ def clean(content: Any, source: str | Path, key: str | None = None) -> WeightFil
 
 
 def unwrapped(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-    """Take off the names what only wraps a network, and return what stood before every one of them.
+    """Remove the words of wrappers from the names, and return the prefix of wrappers that all names had.
 
     >>> unwrapped({"_orig_mod.module.fc.weight": 1, "_orig_mod.module.layer1._orig_mod.conv1.weight": 2})
     ({'fc.weight': 1, 'layer1.conv1.weight': 2}, '_orig_mod.module.')
@@ -142,14 +142,14 @@ def unwrapped(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], 
         if names and all(len(words) > 1 and words[0] == PREFIX for words in names.values()):
             names = {name: words[1:] for name, words in names.items()}
     short = {name: ".".join(words) for name, words in names.items()}
-    if len(set(short.values())) < len(short) or not all(short.values()):  # two names would be one
+    if len(set(short.values())) < len(short) or not all(short.values()):  # two names would become one
         return dict(arrays), ""
     prefixes = {_before(name, new) for name, new in short.items()}
     return {short[name]: value for name, value in arrays.items()}, prefixes.pop() if len(prefixes) == 1 else ""
 
 
 def _before(name: str, new: str) -> str:
-    """Return what stands before the first word of ``new`` in ``name``."""
+    """Return what precedes the first word of ``new`` in ``name``."""
     words, first = name.split("."), new.partition(".")[0]
     return "".join(f"{word}." for word in words[: words.index(first)])
 
@@ -157,12 +157,12 @@ def _before(name: str, new: str) -> str:
 def save_safetensors(
     state_dict: Mapping[str, np.ndarray], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write ``state_dict`` to ``path``, which appears only when it is complete, readable as the umask says.
+    """Write ``state_dict`` to ``path``, which appears only once it is complete, with permissions by the umask.
 
     Args:
-        state_dict: arrays by name, as :func:`resnet_jax.weights.convert.from_variables` makes them.
+        state_dict: arrays by name, as :func:`resnet_jax.weights.convert.from_variables` returns them.
         path: the file to write; an existing one is replaced.
-        metadata: texts to keep with the arrays; ``format: pt``, which readers in PyTorch look for, is added.
+        metadata: strings to store with the arrays; ``format: pt``, which PyTorch readers look for, is added.
 
     Raises:
         OSError: it cannot be written.
@@ -175,7 +175,7 @@ def save_safetensors(
     try:
         with replacing(path) as partial:
             partial.write_bytes(b"")
-            mode = partial.stat().st_mode  # safetensors makes a file of its own, for its user only
+            mode = partial.stat().st_mode  # safetensors creates a file that only its user can read
             save_file(arrays, partial, metadata={"format": "pt", **(metadata or {})})
             with contextlib.suppress(OSError):  # a file system without modes
                 partial.chmod(mode)
@@ -184,7 +184,7 @@ def save_safetensors(
 
 
 def _is_safetensors(data: bytes) -> bool:
-    """Return whether ``data`` begins with the length of a JSON header that is there."""
+    """Return whether ``data`` begins with the length of a JSON header that is present."""
     return 2 <= int.from_bytes(data[:8], "little") <= len(data) - 8 and data[8:9] == b"{"
 
 
@@ -203,5 +203,5 @@ def _parse_safetensors(data: bytes, path: Path) -> tuple[dict[str, np.ndarray], 
             known = ", ".join(SAFETENSORS_DTYPES)
             raise DataError(f"{path}: tensor {name!a} is of type {entry['dtype']}; known are {known}")
         arrays[name] = np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the package has just read it
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the package has just parsed it
     return {name: arrays[name] for name in header if name in arrays}, header.get("__metadata__") or {}

@@ -1,6 +1,6 @@
-"""Batch norm folded into the convolutions before it: the same network for inference, without the normalization.
+"""Fold batch norms into the preceding convolutions: the same network for inference, without the normalization.
 
-In evaluation batch norm is ``y = g (x - mean) + bias`` with ``g = scale / sqrt(var + eps)``, so that
+In evaluation, batch norm is ``y = g (x - mean) + bias`` with ``g = scale / sqrt(var + eps)``, so that
 
     conv(x, w) + b   followed by it is   conv(x, g w) + (g (b - mean) + bias).
 
@@ -28,17 +28,17 @@ Flat = dict[tuple[str, ...], Any]
 
 
 def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, dict[str, Any]]:
-    """Return the network without batch norm, and its variables; for evaluation, where it gives the same logits.
+    """Return the network without batch norm, and its variables; in evaluation it gives the same logits.
 
     Args:
         model: a network with batch norm.
         variables: its ``params`` and ``batch_stats``.
 
     Returns:
-        The network with ``norm="folded"`` and its ``params``.
+        The network with ``norm="folded"``, and its ``params``.
 
     Raises:
-        UsageError: the network has another norm, or none: nothing can be folded.
+        UsageError: the network has another norm or none, so nothing can be folded.
 
     >>> import jax, numpy as np
     >>> model = ResNet(ResNetConfig((1,), (4,), stem="cifar", num_classes=10))
@@ -59,11 +59,11 @@ def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, d
     for path in params:
         if "conv" in path[-2] and path[-1] == "kernel":
             folded[path] = _plain_kernel(config, params, path[:-1])
-    for norm in dict.fromkeys(path[:-1] for path in stats):  # in order: kept programs are found again by their text
+    for norm in dict.fromkeys(path[:-1] for path in stats):  # in order: cached programs are found by their text
         gain = params[*norm, "scale"] / jnp.sqrt(stats[*norm, "var"] + config.norm_eps)
         mean, bias = stats[*norm, "mean"], params[*norm, "bias"]
         conv = _conv_before(config, norm)
-        if conv is None or (*conv, "kernel") not in params:  # of shortcut B_norm: the norm alone
+        if conv is None or (*conv, "kernel") not in params:  # shortcut B_norm has a norm alone
             folded[*norm, "scale"], folded[*norm, "bias"] = gain, bias - mean * gain
             continue
         kernel = folded[*conv, "kernel"]
@@ -73,7 +73,7 @@ def fold_batch_norm(model: ResNet, variables: dict[str, Any]) -> tuple[ResNet, d
 
 
 def folded_config(config: ResNetConfig) -> ResNetConfig:
-    """Return the choices of the folded network; what only concerns batch norm and its initial scale goes."""
+    """Return the choices of the folded network, without those that concern only batch norm and its initial scale."""
     return dataclasses.replace(
         config,
         norm="folded",
@@ -87,9 +87,9 @@ def folded_config(config: ResNetConfig) -> ResNetConfig:
 
 
 def _conv_before(config: ResNetConfig, norm: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the path of the convolution whose output ``norm`` normalizes; None if there is no such convolution."""
+    """Return the path of the convolution whose output ``norm`` normalizes, or None."""
     *parents, name = norm
-    if parents == [] or parents[-1] in ("preact", TRANSITION):  # a maximum stands before the norm of a transition
+    if parents == [] or parents[-1] in ("preact", TRANSITION):  # a max pool precedes the norm of a transition
         return None
     number = re.fullmatch(r"norm(\d+)", name)
     if number and config.is_pre and parents[-1] == "branch":  # norm2 comes between conv1 and conv2
@@ -98,7 +98,7 @@ def _conv_before(config: ResNetConfig, norm: tuple[str, ...]) -> tuple[str, ...]
 
 
 def _plain_kernel(config: ResNetConfig, params: Flat, conv: tuple[str, ...]) -> Any:
-    """Return the kernel as it is used, standardization done; that of an attention is used as it is."""
+    """Return the effective kernel, after standardization; kernels in an attention module are used unchanged."""
     kernel = params[*conv, "kernel"]
     if config.standardizes == "none" or "eca" in conv:
         return kernel

@@ -1,8 +1,8 @@
-"""What is known of networks whose weights others published: size of the images, normalization, names of the outputs.
+"""Known facts about networks with published weights: image size, normalization, names of the outputs.
 
-A state dict says nothing of these, and a wrong guess is a wrong answer without a sign of it: so only what the source
-named here says of *all* its weights of that network is known, and what it says of some only is not. The ImageNet
-classes are their WordNet ids, as folders and TensorFlow Datasets call them (``imagenet_wnids.txt``, in label order; the
+A state dict says nothing about these, and a wrong guess silently gives wrong answers. Therefore only what the named
+source says about *all* of its weights for a network counts as known; what holds only for some does not. The ImageNet
+classes are their WordNet ids, as in folders and in TensorFlow Datasets (``imagenet_wnids.txt``, in label order; the
 list is that of ``timm/data/_info/imagenet_synsets.txt``, Apache-2.0).
 """
 
@@ -25,16 +25,16 @@ TORCHVISION = "torchvision, the transforms of its weights"
 TIMM = "timm 1.0.31, the default_cfg of its weights"
 TRANSFORMERS = "timm, whose weights transformers' convert_resnet_to_pytorch.py converted"
 
-#: The option-A nets of akamaster/pytorch_resnet_cifar10, whose code knows no other data than CIFAR-10.
+#: The option-A nets of akamaster/pytorch_resnet_cifar10, whose code supports no data other than CIFAR-10.
 _AKAMASTER = {f"resnet{depth}_cifar" for depth in (20, 32, 44, 56, 110, 1202)}
-#: torchvision/models/resnet.py: every weight of these is of 224 pixels and ImageNet's normalization. (Weights "V2" were
-#: measured with the shorter side resized to 232, not 256.)
+#: torchvision/models/resnet.py: all of these weights are for 224 pixels and ImageNet's normalization. (Weights "V2"
+#: were measured with the shorter side resized to 232, not 256.)
 _TORCHVISION = {
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
 }  # fmt: skip
 #: timm/models/{resnet,resnetv2,nfnet}.py: the normalization of all 1,000-class weights of a network; None where they
-#: do not agree (:data:`_CAUTIONS`).
+#: differ (:data:`_CAUTIONS`).
 _TIMM: dict[str, Normalization | None] = {
     "resnet18d": None,
     "resnet50d": None,
@@ -57,7 +57,7 @@ _TIMM: dict[str, Normalization | None] = {
         HALF,
     ),
 }  # fmt: skip
-#: Those of them that are evaluated without a margin around the crop, at a size all weights share.
+#: Those of them that are evaluated without a margin around the crop, at a size that all weights share.
 _TIMM_SIZES = {
     "resnetrs152": 256, "resnetrs200": 256, "resnetrs270": 256, "resnetrs350": 288, "resnetrs420": 320,
     "bit_r50x3": 448, "bit_r101x1": 448, "bit_r101x3": 448, "bit_r152x4": 480,
@@ -66,14 +66,14 @@ _TRANSFORMERS = {"resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "r
 
 _HALF_WANTED = "wants mean and std 0.5"
 _MOST = "timm's weights of this network want ImageNet's mean 0.485 0.456 0.406 and std 0.229 0.224 0.225, but"
-#: Networks some of whose weights are normalized otherwise than the rest, which no name in the file tells.
+#: Networks some of whose weights have a different normalization, which no name in the file reveals.
 _CAUTIONS = {
     "resnet34": f"timm's resnet34.ra4_e3600_r224_in1k has the same names and {_HALF_WANTED}",
     "resnet18d": f"{_MOST} resnet18d.ra4_e3600_r224_in1k {_HALF_WANTED}",
     "resnet50d": f"{_MOST} resnet50d.ra4_e3600_r224_in1k {_HALF_WANTED}",
 }
 
-#: Choices that leave the function of a trained network alone, or that a library's own epsilon may change.
+#: Choices that do not change the function of a trained network, or that a library's own epsilon may change.
 _FREE = {
     "ws_eps", "norm_momentum", "norm_scope", "ghost_size", "norm_group_devices", "norm_devices", "dropout",
     "head_dropout", "drop_path", "init", "head_init", "execution", "remat", "dtype", "param_dtype", "axis_name",
@@ -83,16 +83,16 @@ _FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What is known of a network's images and outputs, and from where.
+    """Known facts about a network's images and outputs, with their source.
 
     Attributes:
         image_size: side in pixels.
-        crop: ``random_resized`` (evaluation cuts the centre 0.875 out of the resized image) or ``none``.
-        size_source: who says so.
-        normalization: mean and deviation per channel of x / 255; None if not known.
-        class_names: of the outputs; None if not known.
-        source: who says these two.
-        caution: where others use the same names for something else; empty if nobody is known to.
+        crop: ``random_resized`` (evaluation crops the central 0.875 of the resized image) or ``none``.
+        size_source: source of the size.
+        normalization: mean and deviation per channel of x / 255; None if unknown.
+        class_names: names of the outputs; None if unknown.
+        source: source of normalization and names.
+        caution: other uses of the same names; empty if none are known.
     """
 
     image_size: int
@@ -105,7 +105,7 @@ class Known:
 
 
 def known_of(format: str, name: str, config: ResNetConfig) -> Known:
-    """Return what is known of weights in ``format`` for the network called ``name`` with the choices ``config``.
+    """Return the known facts about weights in ``format`` for the network ``name`` with the choices ``config``.
 
     >>> from resnet_jax.models import create_model
     >>> known_of("cifar", "resnet20_cifar", create_model("resnet20_cifar").config).class_names[3]
@@ -137,7 +137,7 @@ def known_of(format: str, name: str, config: ResNetConfig) -> Known:
 
 
 def is_as_named(name: str, config: ResNetConfig) -> bool:
-    """Return whether ``config`` computes what the network called ``name`` does, but for the number of classes."""
+    """Return whether ``config`` computes the same as the network called ``name``, except for the number of classes."""
     named = MODELS[name].config
     fields = [field.name for field in dataclasses.fields(ResNetConfig) if field.name not in _FREE]
     return all(getattr(config, field) == getattr(named, field) for field in fields)
@@ -153,7 +153,7 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 def _usual_size(name: str, config: ResNetConfig) -> Known:
-    """Return the size that networks of such a stem are published for, and nothing else."""
+    """Return only the size for which networks with such a stem are usually published."""
     size = MODELS[name].image_size
     if config.stem == "cifar" and MODELS[name].config.stem != "cifar":
         size = 32

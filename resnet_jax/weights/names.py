@@ -1,4 +1,4 @@
-"""Our variables under the names of another library: looking up the tables of :mod:`.conventions`."""
+"""Our variables under the names of another library, looked up in the tables of :mod:`.conventions`."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from resnet_jax.weights.conventions import FORMATS, LEAVES, Convention
 
 _Value = TypeVar("_Value")
 
-#: How many words a prefix may have.
+#: Maximum number of words in a prefix.
 _MOST_WORDS = 8
 
 
 def name_map(model: ResNet, format: str) -> dict[str, str]:
-    """Return the foreign name of every variable of ``model``, a bijection.
+    """Return the foreign name of every variable of ``model``, as a bijection.
 
     Args:
-        model: the network; its variables are looked up as shapes, nothing is allocated.
+        model: the network; only the shapes of its variables are computed, and nothing is allocated.
         format: a key of :data:`resnet_jax.weights.conventions.FORMATS`.
 
     Returns:
         ``{"params/stem/conv/kernel": "conv1.weight", ...}`` in the order of our tree.
 
     Raises:
-        UsageError: unknown format, a network it has no names for, or a variable it has none for.
+        UsageError: the format is unknown, or has no names for this network or one of its variables.
 
     >>> from resnet_jax.models.zoo import create_model
     >>> names = name_map(create_model("resnet18"), "torchvision")
@@ -45,7 +45,7 @@ def name_map(model: ResNet, format: str) -> dict[str, str]:
 
 
 def foreign_names(paths: Iterable[str], convention: Convention, format: str) -> dict[str, str]:
-    """Return what ``convention``, one of ``format``, calls the variables at ``paths``.
+    """Return the names of the variables at ``paths`` in ``convention``, which belongs to ``format``.
 
     Raises:
         UsageError: it has no name for one of them.
@@ -65,7 +65,7 @@ def find_convention(config: ResNetConfig, format: str) -> Convention:
     """Return the convention of ``format`` for networks with the choices of ``config``.
 
     Raises:
-        UsageError: unknown format, or none of its networks is like this one; it says in which choice.
+        UsageError: the format is unknown, or has no network like this one; the message names the choice that differs.
     """
     if format not in FORMATS:
         raise unknown("weight format", format, FORMATS)
@@ -79,7 +79,7 @@ def find_convention(config: ResNetConfig, format: str) -> Convention:
 
 
 def foreign_name(path: str, convention: Convention) -> str | None:
-    """Return what ``convention`` calls the variable at ``path``, or None if it has no such thing.
+    """Return the name of the variable at ``path`` in ``convention``, or None if it has none.
 
     >>> foreign_name("params/head/kernel", FORMATS["cifar"][0])
     'linear.weight'
@@ -97,7 +97,7 @@ def foreign_name(path: str, convention: Convention) -> str | None:
 
 
 def look_up(table: Mapping[str, _Value], path: str) -> tuple[_Value, dict[str, int]] | None:
-    """Return the value whose template is ``path``, and the numbers that stand in its places.
+    """Return the value whose template matches ``path``, and the numbers in its placeholders.
 
     >>> look_up({"stage{stage}/block{block}": "found"}, "stage2/block0")
     ('found', {'stage': 2, 'stage0': 1, 'block': 0, 'block1': 1})
@@ -114,10 +114,10 @@ def look_up(table: Mapping[str, _Value], path: str) -> tuple[_Value, dict[str, i
 
 
 def detect(names: Iterable[str], config: ResNetConfig, paths: Iterable[str]) -> str:
-    """Return the format in which most of the variables at ``paths`` are called by one of ``names``; ties: the first.
+    """Return the format in which most of the variables at ``paths`` have one of ``names``; on ties, the first format.
 
     Raises:
-        UsageError: no format has names for such a network; each says why.
+        UsageError: no format has names for such a network; the message says why for each.
 
     >>> detect(["linear.bias"], ResNetConfig((1,), (8,)), ["params/stem/conv/kernel", "params/head/bias"])
     'cifar'
@@ -130,9 +130,9 @@ class Fit:
     """How well names fit a network.
 
     Attributes:
-        format: the weight format in which they fit best.
-        prefix: what must be taken off every one of them for that, ``model.`` or nothing.
-        matched: how many of the network's variables are then there.
+        format: the weight format that fits best.
+        prefix: the prefix that must be removed from all names, ``model.`` or empty.
+        matched: how many of the network's variables are then found.
         wanted: their names in that format.
     """
 
@@ -150,17 +150,17 @@ def best_fit(
     *,
     prefixes: bool = True,
 ) -> Fit:
-    """Find the format and the prefix with which most variables at ``paths`` are called by one of ``names``.
+    """Find the format and the prefix with which most variables at ``paths`` have one of ``names``.
 
     Args:
-        names: of a state dict.
+        names: names in a state dict.
         config: the network.
-        paths: of its variables.
-        format: the only one to look at; None looks at all.
-        prefixes: whether words that begin every name may be taken off, as many as help most; ties: the fewest.
+        paths: paths of its variables.
+        format: the only format to consider; None considers all.
+        prefixes: whether words at the start of all names may be removed: as many as help most, on ties the fewest.
 
     Raises:
-        UsageError: no format has names for such a network; each says why.
+        UsageError: no format has names for such a network; the message says why for each.
 
     >>> paths = ["params/stem/conv/kernel", "params/head/bias"]
     >>> best_fit(["net.model.linear.bias", "net.model.x"], ResNetConfig((1,), (8,)), paths).prefix
@@ -187,7 +187,7 @@ def best_fit(
 
 
 def part_that_fits(names: Iterable[str], fit: Fit) -> tuple[str, int]:
-    """Return a prefix that only some of ``names`` have and under which more of the network is, and how much of it.
+    """Return a prefix of some of ``names`` under which more of the network is found, and how many of its variables.
 
     >>> fit = Fit("cifar", "", 0, frozenset(["conv1.weight", "linear.bias"]))
     >>> part_that_fits(["backbone.conv1.weight", "head.weight"], fit)
@@ -205,7 +205,7 @@ def part_that_fits(names: Iterable[str], fit: Fit) -> tuple[str, int]:
 
 
 def _common_prefixes(names: list[str]) -> list[str]:
-    """Return ``a.``, ``a.b.``, ... for the words that begin all the names, each of which goes on after them."""
+    """Return ``a.``, ``a.b.``, ... for the words at the start of all names, each of which continues after them."""
     split = [name.split(".") for name in names]
     prefixes = []
     for depth in range(1, min([_MOST_WORDS, *map(len, split)]) if split else 1):
@@ -218,7 +218,7 @@ def _common_prefixes(names: list[str]) -> list[str]:
 def flat_shapes(model: ResNet) -> Mapping[str, Any]:
     """Return shape and dtype of every variable by path, ``params/...`` and ``batch_stats/...``, block by block.
 
-    No variable depends on the size of the image: a small one serves.
+    No variable depends on the size of the image, so a small one is used.
     """
     config = model.config
     variables = abstract_variables(model, (32,) * config.spatial_dims + (config.in_channels,))

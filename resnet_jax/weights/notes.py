@@ -1,7 +1,7 @@
-"""What an exported file says of itself beside its tensors, so that import gives back the network that was exported.
+"""Metadata that an exported file keeps next to its tensors, so that importing it restores the exported network.
 
-A state dict does not tell an activation, a normalization or the names of the classes. safetensors has a place for
-texts: one of them, under :data:`KEY`, is a JSON object with the fields of :class:`Notes`. Other libraries pass it over.
+A state dict does not contain the activation, the normalization or the names of the classes. safetensors can store
+strings: one of them, under :data:`KEY`, is a JSON object with the fields of :class:`Notes`. Other libraries ignore it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class Notes:
 
     Attributes:
         model: name of the network.
-        choices: what differs in it from the named one; the numbers of classes and channels always.
-        class_names: of the outputs, in order.
-        image_shape: (height, width, channels) the network sees.
+        choices: differences from the named network; always includes the numbers of classes and channels.
+        class_names: names of the outputs, in order.
+        image_shape: (height, width, channels) of the network's input.
         crop: geometry of the images, as ``data.crop``.
-        mean: per channel, of x / 255; empty if not known.
+        mean: per channel, of x / 255; empty if unknown.
         std: per channel, of x / 255.
-        loss: what the outputs were trained for, as ``task.loss``; ``cross_entropy`` for the task's own.
-        task: what the outputs mean, as ``task.kind``.
-        label_kind: what the labels were: class, multi-label or value.
+        loss: training loss of the outputs, as ``task.loss``; ``cross_entropy`` for the task's own.
+        task: the meaning of the outputs, as ``task.kind``.
+        label_kind: kind of the labels: class, multi-label or value.
         threshold: as ``task.threshold``.
-        target_mean: of values that are predicted, one a target; what outputs are shifted by.
-        target_std: of these; what outputs are multiplied by; empty where they are the values.
+        target_mean: for predicted values, one per target: added to the outputs.
+        target_std: for predicted values: factor on the outputs; empty if the outputs are the values.
     """
 
     model: str
@@ -51,15 +51,15 @@ class Notes:
     target_std: tuple[float, ...] = ()
 
     def as_metadata(self) -> dict[str, str]:
-        """Return the text to keep with the tensors."""
+        """Return the string to store with the tensors."""
         return {KEY: json.dumps(dataclasses.asdict(self))}
 
 
 def read_notes(metadata: Mapping[str, str], source: object) -> Notes | None:
-    """Return the notes in the texts of a file, or None if it has none.
+    """Return the notes in the metadata of a file, or None if it has none.
 
     Raises:
-        DataError: there are some, but not as :meth:`Notes.as_metadata` writes them; ``source`` names the file.
+        DataError: they do not have the form that :meth:`Notes.as_metadata` writes; ``source`` names the file.
     """
     if KEY not in metadata:
         return None

@@ -1,4 +1,6 @@
-"""A network prepared for inference on this machine: batch norm folded, kernels as the processor here reads them."""
+"""Prepare a network for inference on this machine: batch norms folded, kernels in the order that its processor
+reads.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,17 @@ Path = tuple[str, ...]
 def prepare_for_inference(
     model: ResNet, variables: dict[str, Any], input_shape: Sequence[int]
 ) -> tuple[ResNet, dict[str, Any]]:
-    """Return the network that infers fastest here, and its variables; for evaluation, on this processor.
+    """Return the network that is fastest for inference here, and its variables; for evaluation on this processor.
 
-    Batch norm is folded (:func:`.fold_batch_norm`). On a CPU the kernels for which there is a compiled form are packed
-    (:func:`resnet_jax.ops.pack_kernel`): they are in the collection ``packed`` then and no longer in ``params``. All
-    others, those of other dtypes, and all where there is no compiler stay as they are. The logits are the same within
+    Batch norms are folded (:func:`.fold_batch_norm`). On a CPU, kernels that have a compiled form are packed
+    (:func:`resnet_jax.ops.pack_kernel`): they move from ``params`` to the collection ``packed``. All other kernels stay
+    as they are, as do those of other dtypes and all kernels if there is no compiler. The logits are the same within
     rounding.
 
     Args:
         model: any network.
-        variables: its own; a collection ``batch_stats`` is folded away.
-        input_shape: of one image, (*spatial, C).
+        variables: its variables; a collection ``batch_stats`` is folded away.
+        input_shape: shape of one image, (*spatial, C).
 
     >>> import numpy as np
     >>> from resnet_jax.models.config import ResNetConfig
@@ -58,7 +60,7 @@ def prepared_network(model: ResNet) -> ResNet:
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="input_shape")
 def prepare_variables(model: ResNet, variables: dict[str, Any], *, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the variables of :func:`prepare_for_inference`, in one compiled program."""
+    """Return the variables of :func:`prepare_for_inference`, computed in one compiled program."""
     if model.config.norm == "batch":
         model, variables = fold_batch_norm(model, variables)
     if jax.default_backend() != "cpu":
@@ -74,7 +76,7 @@ def prepare_variables(model: ResNet, variables: dict[str, Any], *, input_shape: 
 
 
 def _convolutions(model: ResNet, variables: dict[str, Any], input_shape: tuple[int, ...]) -> dict[Path, dict[str, Any]]:
-    """Return strides, dilation and groups of the convolutions over images whose kernels are used as they are."""
+    """Return strides, dilation and groups of the convolutions over images whose kernels are used unchanged."""
     found: dict[Path, dict[str, Any]] = {}
 
     def look(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

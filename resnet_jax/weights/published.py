@@ -1,11 +1,11 @@
-"""Published weights by name: which network they are of, where they lie, and how their images are prepared.
+"""Published weights by name: their network, where to find them, and how to prepare their images.
 
-The table is ``published.csv``, a line for each; ``experiments/published_weights.py`` makes it of what torchvision, timm
-and two repositories of CIFAR nets say. Names of timm are timm's (``resnet50.a1_in1k``), those of torchvision its
-enumerations' (``resnet50.imagenet1k_v2``). Accuracy is what the source says of the size, resize and interpolation of
-the line, on the ImageNet validation images or the CIFAR test images; nothing of it was measured here but what
-``docs/weights.md`` says. A file's checksum is whole where it is known, else the first digits that its name carries, or
-nothing.
+The table is ``published.csv``, with one line for each. ``experiments/published_weights.py`` creates it from what
+torchvision, timm and two repositories of CIFAR networks state. Names of timm are timm's (``resnet50.a1_in1k``), those
+of torchvision are its enumerations' (``resnet50.imagenet1k_v2``). Accuracies are what the source states for the line's
+size, resize and interpolation, on the ImageNet validation images or the CIFAR test images; only those that
+``docs/weights.md`` says were measured here. A file's checksum is complete if known; otherwise it is the first digits,
+which its name carries, or empty.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from resnet_jax.errors import UsageError, unknown
 
 WHOLE = 64
-"""Digits of a whole SHA-256."""
+"""Digits of a complete SHA-256."""
 
 HUB = "https://huggingface.co"
 
@@ -35,24 +35,24 @@ class Published:
     """Weights that others published.
 
     Attributes:
-        name: of the weights.
+        name: name of the weights.
         model: our network, a name of :func:`resnet_jax.list_models`.
-        choices: what is changed in it.
-        format: whose names the tensors have, a key of :data:`resnet_jax.weights.conventions.FORMATS`.
-        url: of a file; "" where there is none but on the hub.
-        hub: ``owner/repository/file`` on the hub; "" where there is none.
-        sha256: of the file at ``url``: 64 digits, or as many as are known.
-        licence: as their authors state it; "" where they do not.
+        choices: changes to it.
+        format: naming scheme of the tensors, a key of :data:`resnet_jax.weights.conventions.FORMATS`.
+        url: URL of a file; "" if it is only on the hub.
+        hub: ``owner/repository/file`` on the hub; "" if it is not there.
+        sha256: SHA-256 of the file at ``url``: 64 digits, or as many as are known.
+        licence: license as stated by the authors; "" if not stated.
         classes: ``imagenet-1k``, ``imagenet-21k``, ``cifar10`` or ``cifar100``.
         mean: per channel, of x / 255.
         std: per channel, of x / 255.
-        image_size: side in pixels that the accuracy is of.
-        resize: pixels that the shorter side is brought to, before the centre is cut out.
-        interpolation: how, as ``data.interpolation``.
-        top1: published accuracy in percent; None where none is.
-        top5: the same of the five likeliest classes.
-        trained_at: side that they were trained at, where the source says it.
-        source: who says all this.
+        image_size: side in pixels for the stated accuracy.
+        resize: length in pixels to which the shorter side is resized before the center crop.
+        interpolation: interpolation method, as ``data.interpolation``.
+        top1: published top-1 accuracy in percent; None if there is none.
+        top5: the same for top-5.
+        trained_at: side in pixels in training, if stated.
+        source: source of all this.
     """
 
     name: str
@@ -76,12 +76,12 @@ class Published:
 
     @property
     def place(self) -> str:
-        """The URL that is fetched: of the file with a known checksum, else on the hub."""
+        """The URL to download from: that of the file with a known checksum, otherwise the hub's."""
         return self.url or self.on_hub
 
     @property
     def on_hub(self) -> str:
-        """The URL of the file on the hub; "" where there is none."""
+        """The URL of the file on the hub; "" if it is not there."""
         *repository, file = self.hub.rpartition("/")
         return f"{HUB}/{repository[0]}/resolve/main/{file}" if self.hub else ""
 
@@ -92,7 +92,7 @@ class Published:
 
     @property
     def about_checksum(self) -> str:
-        """How far a file can be compared, in a few words."""
+        """How far a file can be verified, in a few words."""
         if len(self.sha256) == WHOLE:
             return "sha256"
         return f"first {len(self.sha256)} digits of sha256" if self.sha256 else "none published"
@@ -105,7 +105,7 @@ class Published:
 
 @functools.cache
 def published() -> Mapping[str, Published]:
-    """Return all of them by name, in the order of the table."""
+    """Return all published weights by name, in the order of the table."""
     text = resources.files("resnet_jax.weights").joinpath("published.csv").read_text("utf-8")
     rows = (_row(raw) for raw in csv.DictReader(text.splitlines()))
     return MappingProxyType({row.name: row for row in rows})
@@ -115,7 +115,7 @@ def find_published(name: str) -> Published:
     """Return the weights called ``name``.
 
     Raises:
-        UsageError: nobody is; it names the nearest.
+        UsageError: there are none; the message suggests the nearest name.
 
     >>> find_published("resnet50.a1_in1k").image_size
     288
@@ -130,7 +130,7 @@ def find_published(name: str) -> Published:
 
 
 def list_weights(pattern: str = "*") -> list[Published]:
-    """Return the weights whose name, network, classes or licence match a shell-style pattern, or contain it.
+    """Return the weights whose name, network, classes or license match a shell-style pattern, or contain it.
 
     >>> [row.name for row in list_weights("resnet18.a?_in1k")]
     ['resnet18.a1_in1k', 'resnet18.a2_in1k', 'resnet18.a3_in1k']

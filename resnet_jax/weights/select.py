@@ -1,7 +1,7 @@
-"""Which part of a checkpoint is the state dict: training scripts wrap it in many ways and keep others beside it.
+"""Find the state dict in a checkpoint: training scripts wrap it in many ways and store other things next to it.
 
-A **path** is the keys from the top, joined by dots. Only text keys and places in lists are followed: an optimizer keeps
-its tensors under numbers, and is passed over by its two keys in any case.
+A **path** consists of the keys from the top, joined by dots. Only string keys and list positions are followed. An
+optimizer keeps its tensors under numbers, and is recognized by its two keys and skipped in any case.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from resnet_jax.errors import DataError, UsageError
 from resnet_jax.runtime.plain_pickle import Global, Inert
 from resnet_jax.weights.sniff import SAVE
 
-#: Keys by which an optimizer's state is known, whatever it is called.
+#: Keys that identify an optimizer's state, whatever its name.
 OPTIMIZER = {"state", "param_groups"}
-#: Limits that no real checkpoint reaches, so that a file cannot make paths longer than itself.
+#: Limits that no real checkpoint reaches, so that a file cannot create paths longer than itself.
 _DEPTH, _KEY_LENGTH = 32, 200
 _SHOWN = 8
 
@@ -29,8 +29,8 @@ class Found:
     """A mapping of names to tensors in a checkpoint.
 
     Attributes:
-        path: where it is, empty at the top.
-        entries: what it holds; not everything need be a tensor.
+        path: its path, empty at the top.
+        entries: its contents, not all of which need to be tensors.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Found:
 
     @property
     def tensors(self) -> int:
-        """How many of the entries are tensors."""
+        """Number of entries that are tensors."""
         return sum(isinstance(value, np.ndarray) for value in self.entries.values())
 
     def __str__(self) -> str:
@@ -47,17 +47,17 @@ class Found:
 
 
 def choose(content: Any, key: str | None, source: object) -> tuple[Found, str]:
-    """Return the state dict of a checkpoint, and a prefix of its names if ``key`` goes on into them.
+    """Return the state dict of a checkpoint, and a prefix of its names if ``key`` continues into them.
 
     Args:
-        content: what the file holds.
-        key: the path of the mapping to take; it may go on with a prefix of the names in it, such as
+        content: the content of the file.
+        key: path of the mapping to take, optionally followed by a prefix of the names in it, such as
             ``state_dict.backbone``. None takes the only one there is.
         source: the file, for messages.
 
     Raises:
-        DataError: there is no mapping of names to tensors; it says what is there instead.
-        UsageError: there are several and ``key`` is None, or ``key`` leads to none; they are listed.
+        DataError: there is no mapping of names to tensors; the message says what there is instead.
+        UsageError: there are several and ``key`` is None, or ``key`` leads to none; the message lists them.
     """
     found = find(content)
     if key is not None:
@@ -87,7 +87,7 @@ def find(content: Any) -> list[Found]:
 
 
 def foreign_entries(found: Found) -> list[str]:
-    """Describe what is no tensor among the entries, or has no name.
+    """Describe the entries that are not tensors or have no name.
 
     >>> foreign_entries(Found("", {"w": np.ones(2), "lr": 0.1}))
     ["'lr' (float)"]
@@ -100,14 +100,16 @@ def foreign_entries(found: Found) -> list[str]:
 
 
 def type_name(value: Any) -> str:
-    """Return what to call ``value`` in a message."""
+    """Return the name for the type of ``value`` in a message."""
     if isinstance(value, Inert):
         return f"a pickled {value.name[:100]}"
     return f"the name {value.name[:100]}" if isinstance(value, Global) else type(value).__name__
 
 
 def _by_key(content: Any, found: list[Found], key: str, source: object) -> tuple[Found, str]:
-    """Return the mapping ``key`` leads to: itself, the only one below it, or one of whose names it is a prefix."""
+    """Return the mapping that ``key`` leads to: itself, the only one below it, or one whose names have it as a
+    prefix.
+    """
     for path, value in _walk(content):
         if path == key and isinstance(value, Mapping) and not any(key in _paths_above(one.path) for one in found):
             exact = Found(path, value)
@@ -132,7 +134,7 @@ def _by_key(content: Any, found: list[Found], key: str, source: object) -> tuple
 
 
 def _walk(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every container with its path, each once, however often the file refers to it; no recursion."""
+    """Yield every container with its path, each only once even if the file refers to it repeatedly; not recursive."""
     todo: list[tuple[str, int, Any]] = [("", 0, content)]
     seen: set[int] = set()
     while todo:
@@ -168,7 +170,7 @@ def _has_text_keys(found: Found) -> bool:
 
 
 def _paths_above(path: str) -> list[str]:
-    """Return the paths that ``path`` goes on from, the top included."""
+    """Return the paths above ``path``, including the top."""
     return ["", *(path[:end] for end, letter in enumerate(path) if letter == ".")] if path else []
 
 
@@ -178,7 +180,7 @@ def _listed(found: list[Found]) -> str:
 
 
 def _what_instead(content: Any) -> str:
-    """Say why there is no state dict: a whole module was saved, or other things."""
+    """Say why there is no state dict: a whole module was saved, or something else."""
     if isinstance(content, Inert):
         return f"a whole pickled object ({content.name[:100]}), whose code would have to run; save its tensors: {SAVE}"
     if not isinstance(content, Mapping):

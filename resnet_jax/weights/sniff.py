@@ -1,7 +1,7 @@
-"""What a file is that is no checkpoint: by its first bytes, so that the message can say it, whatever its name.
+"""Recognize files that are not checkpoints by their first bytes, for the error message, whatever their name.
 
-The formats' marks are those of their specifications; ONNX and TensorFlow's data files have none and are guessed by the
-fields every one of them begins with, or by their names.
+The signatures are those of the formats' specifications. ONNX and TensorFlow's data files have none, and are guessed
+from the fields with which all of them begin, or from their names.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF document"),
     (b"TFL3", "a TensorFlow Lite model"),
 )
-_TABLE_END = bytes.fromhex("57fb808b247547db")  # of TensorFlow's index files, a sorted string table
+_TABLE_END = bytes.fromhex("57fb808b247547db")  # end of TensorFlow's index files, which are sorted string tables
 
 
 def read_file(path: Path) -> bytes:
     """Return the bytes of ``path``.
 
     Raises:
-        DataError: not there, not readable, empty, or a directory; of a directory it says what it looks like.
+        DataError: it is missing, unreadable, empty, or a directory; for a directory, the message says what it looks
+            like.
     """
     if path.is_dir():
         raise DataError(f"{path}: {_describe_directory(path)}")
@@ -58,7 +59,7 @@ def describe(data: bytes, path: Path) -> str:
 
 
 def recognize(data: bytes, path: Path) -> str:
-    """Say what ``data`` is, or nothing if it is not known; ``path`` is asked only where the bytes do not tell.
+    """Say what ``data`` is, or return an empty string; ``path`` is only used if the bytes do not tell.
 
     >>> recognize(b"<!DOCTYPE html><html>", Path("net.pth"))
     'a web page (HTML): the download gave a page and not the file'
@@ -90,7 +91,7 @@ def recognize(data: bytes, path: Path) -> str:
 
 
 def describe_zip(names: Sequence[str]) -> str:
-    """Say what a zip file with these entries is if it is no PyTorch checkpoint, else nothing.
+    """Say what a zip file with these entries is if it is not a PyTorch checkpoint; otherwise return an empty string.
 
     >>> describe_zip(["net/data.pkl", "net/data/0"]), describe_zip(["x.npy"])[:17]
     ('', 'a NumPy archive (')
@@ -123,12 +124,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _is_onnx(data: bytes) -> bool:
-    """Return whether the first fields are those of a ModelProto: ir_version as a varint, producer_name as text."""
+    """Return whether the first fields are those of a ModelProto: ir_version as a varint, producer_name as a string."""
     return data[:1] == b"\x08" and len(data) > 8 and data[1] < 32 and data[2:3] == b"\x12" and data[4:7].isalnum()
 
 
 def _is_msgpack(data: bytes) -> bool:
-    """Return whether the first bytes are a map of up to 15 entries whose first key is a short text."""
+    """Return whether the first bytes are a map of up to 15 entries whose first key is a short string."""
     length = data[1] - 0xA0 if len(data) > 1 else 0
     return 0x81 <= data[0] <= 0x8F and 0 < length < 32 and data[2 : 2 + length].isalnum()
 

@@ -1,13 +1,14 @@
-"""PyTorch checkpoints as NumPy arrays, without torch and without running anything the file says.
+"""PyTorch checkpoints as NumPy arrays, without torch and without running anything in the file.
 
-Two containers hold the same pickle of tensors, each tensor a window (offset, size, stride) on a numbered storage:
+Two containers hold the same pickle of tensors, where each tensor is a window (offset, size, stride) of a numbered
+storage:
 
-* since PyTorch 1.6 a zip file: ``NAME/data.pkl`` and one uncompressed entry ``NAME/data/KEY`` per storage;
-* before (and with ``_use_new_zipfile_serialization=False``) one part after another: the pickles of a magic number, a
-  protocol version, a dictionary on the system, the object, and the list of storage keys; then for each key the number
-  of elements as an int64 and the elements, little-endian.
+* since PyTorch 1.6, a zip file with ``NAME/data.pkl`` and one uncompressed entry ``NAME/data/KEY`` per storage;
+* before that (and with ``_use_new_zipfile_serialization=False``), a sequence: the pickles of a magic number, a protocol
+  version, a dictionary about the system, the object, and the list of storage keys; then for each key the number of
+  elements as an int64 and the elements, little-endian.
 
-Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``). The pickle runs in
+Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``). The pickle is interpreted by
 :mod:`resnet_jax.runtime.plain_pickle`.
 """
 
@@ -51,24 +52,25 @@ STORAGE_DTYPES: dict[str, np.dtype] = {
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
 }
 
-#: An empty tensor takes no bytes, whatever its other dimensions say; no real one says more than this.
+#: An empty tensor takes no bytes, whatever its other dimensions say; no real tensor has a larger dimension than this.
 _EMPTY_LIMIT = 2**31
 
 
 def load_torch(path: str | Path) -> Any:
-    """Read a PyTorch checkpoint of either container.
+    """Read a PyTorch checkpoint in either container.
 
     Args:
-        path: the file (``.pt``, ``.pth``, ``.th``, ``.bin``, ...); its content decides which container it is.
+        path: the file (``.pt``, ``.pth``, ``.th``, ``.bin``, ...); its content determines the container.
 
     Returns:
-        What was saved: nested dict (ordered ones too), list, tuple, numbers and text, with a NumPy array for each
-        tensor and parameter. bfloat16 keeps its type (``ml_dtypes``). Tensors that shared memory still do. Anything
-        else, such as an ``argparse.Namespace`` beside the tensors, is an :class:`Inert` placeholder with its name.
+        The saved object: nested dicts (also ordered ones), lists, tuples, numbers and strings, with a NumPy array for
+        each tensor and parameter. bfloat16 keeps its type (``ml_dtypes``). Tensors that shared memory still do.
+        Anything else, such as an ``argparse.Namespace`` next to the tensors, becomes an :class:`Inert` placeholder with
+        its name.
 
     Raises:
-        DataError: not there, not a PyTorch checkpoint, cut short or damaged, a tensor that reaches outside its storage,
-            or a pickle that asks for what runs programs; that is refused by its full name.
+        DataError: the file is missing, not a PyTorch checkpoint, truncated or damaged; a tensor reaches outside its
+            storage; or the pickle asks for code to be run, which is refused with the full name of the code.
     """
     path = Path(path).expanduser()
     return parse_torch(read_file(path), path)
@@ -124,7 +126,7 @@ def _load_zip(data: bytes) -> Any:
     root = pickles[0].removesuffix("data.pkl")
     if entries.get(f"{root}byteorder", b"little") != b"little":
         raise UnpicklingError("saved on a big-endian machine; only little-endian files are read")
-    storages = _Storages(limit=len(data), skips_unknown=True)  # an entry each: nothing has to know their lengths
+    storages = _Storages(limit=len(data), skips_unknown=True)  # one entry each, so unknown lengths do not matter
     result = plain_pickle.load(io.BytesIO(entries[pickles[0]]), _BUILDERS, storages.reserve, inert=True)
     for key, array in storages.arrays.items():
         if f"{root}data/{key}" not in entries:
@@ -134,7 +136,7 @@ def _load_zip(data: bytes) -> Any:
 
 
 def _read_stored(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Return an entry; PyTorch compresses none, so that a compressed one could only be a bomb."""
+    """Return an entry. PyTorch does not compress entries, so a compressed one could only be a decompression bomb."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise zipfile.BadZipFile(f"entry {info.filename!r} is compressed, which PyTorch's never are")
     return archive.read(info)
@@ -151,7 +153,7 @@ def _load_legacy(data: bytes) -> Any:
         raise UnpicklingError("saved on a big-endian machine; only little-endian files are read")
     storages = _Storages(limit=len(data))
     result = plain_pickle.load(stream, _BUILDERS, storages.reserve, inert=True)
-    if isinstance(result, Inert) and result.is_module:  # its storages do not matter: it is going to be refused
+    if isinstance(result, Inert) and result.is_module:  # will be rejected, so its storages do not matter
         return result
     keys = plain_pickle.load(stream, {})
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
@@ -168,16 +170,16 @@ def _load_legacy(data: bytes) -> Any:
 
 
 class _Storages:
-    """The storages a pickle has named: allocated when they are named, filled afterwards."""
+    """The storages that a pickle has named: allocated when they are named, filled afterwards."""
 
     def __init__(self, limit: int, *, skips_unknown: bool = False):
         self.arrays: dict[str, np.ndarray] = {}
         self.left, self.skips_unknown = limit, skips_unknown
 
     def reserve(self, identifier: Any) -> np.ndarray | Global | Inert:
-        """Return the storage of ``("storage", type, key, location, elements[, view])``, at first full of zeros.
+        """Return the storage of ``("storage", type, key, location, elements[, view])``, initially all zeros.
 
-        Old files have the source of a pickled module's class the same way: its class stands for itself.
+        Old files store the source code of a pickled module's class in the same way; there, the class stands for itself.
         """
         match identifier:
             case ("module", Global() as kind, *_):
@@ -187,7 +189,7 @@ class _Storages:
             case ("storage", Global(name=name), str(key), str(), int(size), None) if name in STORAGE_DTYPES:
                 pass
             case ("storage", Global(name=name), *_) if self.skips_unknown and _is_unknown(name):
-                return Inert(name)  # of quantized or 8-bit floating-point numbers, say
+                return Inert(name)  # for example of quantized or 8-bit floating-point numbers
             case _:
                 raise UnpicklingError(
                     "a persistent id that is not a plain tensor storage (of another type, or a view?)"
@@ -217,7 +219,7 @@ def _fill(storage: np.ndarray, key: str, data: bytes) -> None:
 def _rebuild_tensor(arguments: tuple) -> np.ndarray | Inert:
     """Return the window ``(storage, offset, size, stride, ...)``; a stride-0 axis may not exceed the storage."""
     match arguments:
-        case (Inert(name=name), *_):  # a storage that is none of torch's
+        case (Inert(name=name), *_):  # a storage that torch does not know
             return Inert(name)
         case (np.ndarray() as storage, int(offset), tuple(size), tuple(stride), *_) if len(size) == len(
             stride
@@ -261,7 +263,7 @@ def _rebuild_from_type(arguments: tuple) -> Any:
 
 
 def _ordered_dict(arguments: tuple) -> dict:
-    """Return a plain dict (they are ordered): empty, or of a list of pairs as Python 2 wrote them."""
+    """Return a plain dict (which is ordered): empty, or from a list of pairs as Python 2 wrote them."""
     result: dict = {}
     match arguments:
         case ():
@@ -281,7 +283,7 @@ def _size(arguments: tuple) -> tuple:
 
 
 def _brief(value: Any) -> str:
-    """Return a number or a tuple of them for a message; the type's name of anything that could be long or nested."""
+    """Return a number or a tuple of numbers for a message; for anything long or nested, the name of its type."""
     if type(value) is tuple and all(type(item) is int for item in value):
         return f"({', '.join(map(_brief, value))})"
     if type(value) is int:

@@ -1,17 +1,17 @@
-"""Variables of one network as the start of another: every variable is used exactly once and every one is set.
+"""Use the variables of one network as the start of another: every variable is used exactly once and all are set.
 
-The two may differ in what does not change shapes (activation, dropout, the scope of batch norm). Another number of
-classes, of input channels or of dimensions is an error, unless it is asked for; the words are those of
+The two may differ in choices that do not change shapes (activation, dropout, the scope of batch norm). Other numbers of
+classes, input channels or dimensions are an error unless requested, with the same options as
 :func:`resnet_jax.weights.convert.to_variables`.
 
-**Volumes from images** (``inflate``). A volume whose slices along depth, its first axis, are all alike gives an
+**Volumes from images** (``inflate``). A volume whose slices along depth, its first axis, are all equal gives an
 inflated network the features of one slice:
 
-- with ``centre`` everywhere, and so the outputs too: convolutions look at the middle slice alone, and of what pooling
-  and norms look at every slice is alike;
-- with ``mean`` where no window has met the zeros beyond the ends, which count as slices of zeros: at depth index i of
-  a map of stride s and receptive field r, if (r - 1) / 2 <= i s <= D - 1 - (r - 1) / 2 of D slices. Norms must not look
-  at the ends either: running averages, or none.
+- with ``centre`` everywhere, and therefore the same outputs: convolutions look only at the middle slice, and all slices
+  that pooling and norms see are equal;
+- with ``mean`` where no window has met the zero padding, which counts as slices of zeros: at depth index i of a map of
+  stride s and receptive field r, if (r - 1) / 2 <= i s <= D - 1 - (r - 1) / 2 of D slices. Norms must not look at the
+  ends either, so they must use running averages or be absent.
 """
 
 from __future__ import annotations
@@ -58,21 +58,22 @@ def transfer(
 
     Args:
         source: ``params`` and ``batch_stats`` of another network.
-        model: the network they are wanted for.
-        fresh: its own variables, initialized; the new classifier is theirs.
-        head: ``exact``, or ``new`` to leave the classifier of ``source`` aside and take the one of ``fresh``.
-        stem: ``exact``, or ``mean`` to accept another number of input channels: each gets the average over those of
+        model: the network to initialize.
+        fresh: its own initialized variables, from which a new classifier is taken.
+        head: ``exact``, or ``new`` to ignore the classifier of ``source`` and use the one in ``fresh``.
+        stem: ``exact``; ``mean`` to accept another number of input channels, where each gets the average over those of
             ``source``, scaled so that an image with equal channels gives the same response; ``repeat``: the kernels of
-            ``source`` in turn, scaled alike; ``bands``: each where ``bands`` says, other channels begin at zero.
-        bands: with stem ``bands``: which channels of ``model`` are those of ``source``, in their order.
-        inflate: ``mean`` or ``centre`` to make kernels of images kernels of volumes; see the module and
+            ``source`` in turn, scaled in the same way; or ``bands``: each kernel where ``bands`` says, with other
+            channels starting at zero.
+        bands: for stem ``bands``: the channels of ``model`` that correspond to those of ``source``, in their order.
+        inflate: ``mean`` or ``centre`` to turn kernels for images into kernels for volumes; see the module and
             :func:`resnet_jax.weights.kernels.inflate`. Depth is the first axis.
 
     Returns:
-        ``{"params": ..., "batch_stats": ...}`` of NumPy arrays, in the dtypes and the layout of ``model``.
+        ``{"params": ..., "batch_stats": ...}`` with NumPy arrays, in the dtypes and the layout of ``model``.
 
     Raises:
-        UsageError: they do not fit, see :func:`require_fit`.
+        UsageError: they do not fit; see :func:`require_fit`.
     """
     require_fit(source, model, head=head, stem=stem, bands=bands, inflate=inflate)
     arrays = _flat(source)
@@ -98,11 +99,11 @@ def require_fit(
     bands: Sequence[int] = (),
     inflate: str = "none",
 ) -> None:
-    """Refuse what :func:`transfer` cannot do, all of it at once.
+    """Reject everything that :func:`transfer` cannot do, in one error.
 
     Raises:
-        UsageError: unknown ``head``, ``stem`` or ``inflate``, ``bands`` that are none, or variables that are missing,
-            left over or of another shape.
+        UsageError: unknown ``head``, ``stem`` or ``inflate``, invalid ``bands``, or variables that are missing, left
+            over or of another shape.
     """
     for kind, value, known in (("head", head, HEADS), ("stem", stem, STEMS), ("inflate", inflate, INFLATIONS)):
         if value not in known:

@@ -31,7 +31,7 @@ def test_one_in_full(command):
         "section 4.2",
         "93.39 %",
         "no figure yet",
-        "no schedule here looks",
+        "schedules here",
         "train.length 24 steps",
         "64000 steps",
     ):

@@ -1,1 +1,1 @@
-"""Model cards: what a network is, how good it is with intervals, how well its probabilities fit, and how to load it."""
+"""Model cards: what a network is, its metrics with intervals, its calibration, and how to load it."""

@@ -1,4 +1,4 @@
-"""What a card shows of signals and gradients through depth: the profile of ``resnet-jax depth profile``."""
+"""The section of a card on signals and gradients through depth: the profile of ``resnet-jax depth profile``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ IMAGES = 32
 
 
 def measure_depth(trained: TrainedRun, source: str | None) -> DepthProfile | str:
-    """Return the profile of a run on some of its training images, or on ``source``; or why there is none."""
+    """Return the profile of a run on some of its training images, or on ``source``; otherwise why there is none."""
     if isinstance(trained.model, TwoTowers):
         return "it is of networks of one input, and this one has two towers"
     found = "there are no images to measure it with; name a source"
     for place in dict.fromkeys((None, source) if trained.was_trained_here else (source,) if source else ()):
-        for batch in (IMAGES, 8, 2):  # of fewer images than that there is a smaller batch
+        for batch in (IMAGES, 8, 2):  # with too few images, a smaller batch
             config = AnalysisConfig(batch=batch, data=OtherImages(source=place))
             try:
                 return profile_target(run_target(trained.path, config))
@@ -38,7 +38,7 @@ def measure_depth(trained: TrainedRun, source: str | None) -> DepthProfile | str
 
 
 def depth_section(found: DepthProfile | str | None) -> Section | None:
-    """Return the section of a page; None where nobody asked."""
+    """Return the section of a page; None if it was not requested."""
     title = "Signal and gradient through depth"
     if found is None:
         return None

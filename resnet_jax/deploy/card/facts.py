@@ -1,4 +1,4 @@
-"""What a model card says: measured once, for the text and for the page."""
+"""The contents of a model card, measured once for the text and for the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from resnet_jax.runtime.paths import source_name
 
 @dataclasses.dataclass(frozen=True)
 class CardFacts:
-    """What a card says; see the fields."""
+    """The contents of a card; see the fields."""
 
     trained: TrainedRun
     counts: Counts
@@ -46,7 +46,7 @@ class CardFacts:
 
     @property
     def evaluated(self) -> str:
-        """Return the images that the figures are of, in words, without the folders they lie in."""
+        """Describe the images behind the figures, without the folders they are in."""
         return _without_folders(self.result)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,19 +72,19 @@ class CardFacts:
 
 
 def _without_folders(result: RunEvaluation) -> str:
-    """Return which images were evaluated, in words, without the folders they lie in."""
+    """Describe which images were evaluated, without the folders they are in."""
     return result.what.replace(result.place, source_name(result.place))
 
 
 def _here(line: str, trained: TrainedRun, result: RunEvaluation) -> str:
-    """Return a note without the folders of the machine."""
+    """Return a note without the folders of this machine."""
     for place in (result.place, trained.config.data.source):
         line = line.replace(place, source_name(place)) if ":" in place else line
     return line.replace(str(trained.path), trained.path.resolve().name)
 
 
 def _finite(value: Any) -> Any:
-    """Return plain values with null for what is no number: JSON has none."""
+    """Return plain values with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -102,20 +102,20 @@ def measure(
     forms: Sequence[Path] = (),
     depth: bool = True,
 ) -> CardFacts:
-    """Evaluate a run and measure what a card says of it.
+    """Evaluate a run and measure the contents of its card.
 
     Args:
         run: a run directory.
-        split: that the metrics are of.
-        source: images in place of the run's own, as ``eval --data.source``.
-        val_source: images to fit the temperature on, where the run has no validation images of its own.
-        licence: of the weights, as their owner states it.
-        forms: exported files to measure beside those in the run directory.
-        depth: whether signals and gradients through depth are measured.
+        split: the split for the metrics.
+        source: images instead of the run's own, as ``eval --data.source``.
+        val_source: images to fit the temperature on, if the run has no validation images of its own.
+        licence: license of the weights, as stated by their owner.
+        forms: exported files to measure in addition to those in the run directory.
+        depth: whether to measure signals and gradients through depth.
 
     Raises:
-        UsageError: not a run directory, or no such split.
-        DataError: the images are not there.
+        UsageError: this is not a run directory, or there is no such split.
+        DataError: the images are missing.
     """
     trained = load_run(run)
     require_normalization(trained)

@@ -20,25 +20,25 @@ from resnet_jax.tasks.task import SHARES, Task
 
 WILSON = "Wilson"
 COUNTED = {"accuracy": "correct", "top5": "top5"}
-"""Metric -> what of its examples is counted; anything else is drawn anew."""
+"""Metric -> what is counted for its examples; all other metrics are bootstrapped."""
 BY_CLASS = {
     "segmentation": {"IoU": "iou", "accuracy": "class_accuracy"},
     "detection": {"AP50": "ap50", "AP50:95": "map"},
     "multilabel": {"average precision": "average_precision", "AUC": "auc", "F1": "f1"},
     "regression": {"R2": "r2", "RMSE": "rmse", "MAE": "mae"},
 }
-"""Task -> head of a column -> what of its ``eval_details`` is in it."""
+"""Task -> head of a column -> the entry of ``eval_details`` in it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A metric with its interval at 95 %, where there is one.
+    """A metric with its 95 % interval, if there is one.
 
     Attributes:
-        name: as ``eval`` calls it.
+        name: its name in ``eval``.
         value: over the images.
-        low: of the interval; None where none is given.
-        high: the same.
+        low: lower end of the interval; None if there is none.
+        high: upper end.
         how: Wilson, bootstrap, or "".
     """
 
@@ -51,7 +51,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class ClassFigure:
-    """A class: its examples, and what share of them, and of what is called so, is right."""
+    """A class: its number of examples, its recall, and its precision."""
 
     name: str
     examples: int
@@ -63,14 +63,16 @@ class ClassFigure:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Of an evaluation: its metrics, and of other tasks than classification those of every class or target by name."""
+    """The figures of an evaluation: its metrics and, for tasks other than classification, those of every class or
+    target.
+    """
 
     metrics: tuple[Figure, ...]
     by_class: Mapping[str, tuple[Figure, ...]]
 
 
 def has_softmax(trained: TrainedRun) -> bool:
-    """Return whether the outputs are a classifier's with a softmax, so that a temperature can be fitted."""
+    """Return whether the outputs are those of a softmax classifier, so that a temperature can be fitted."""
     loss = trained.config.task.loss or "cross_entropy"
     return isinstance(trained.task, Classification) and loss not in ("bce", "mse")
 
@@ -78,17 +80,17 @@ def has_softmax(trained: TrainedRun) -> bool:
 def answers(result: RunEvaluation) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (N, K) and labels (N,) of the images that could be read."""
     logits, labels = np.asarray(result.logits), np.asarray(result.rows["label"])
-    if len(logits) != len(labels):  # those that were skipped have rows of NaN
+    if len(logits) != len(labels):  # skipped images have rows of NaN
         logits = logits[np.isfinite(logits).all(axis=1)]
     return logits, labels
 
 
 def figures_of(trained: TrainedRun, result: RunEvaluation) -> Figures:
-    """Return every metric of an evaluation: shares of counted examples by Wilson's interval, others by bootstrap.
+    """Return every metric of an evaluation: Wilson's interval for shares of counted examples, bootstrap for the others.
 
     Args:
         trained: the run.
-        result: with ``summands``, and of classification with ``logits``.
+        result: with ``summands`` and, for classification, ``logits``.
     """
     drawn, draws = intervals(trained.task, result)
     how = f"bootstrap, {draws:,} draws"
@@ -114,9 +116,9 @@ def _figure(name: str, value: float, interval: tuple[Any, Any] | None, how: str)
 
 
 def _counted(task: Task, result: RunEvaluation, name: str) -> tuple[int, int] | None:
-    """Return how many examples are right, of how many; None of a metric that is no share of examples.
+    """Return the number of correct examples and their total; None for a metric that is not a share of examples.
 
-    Of pairs these are the queries, what they search stays as it is; ``class_recall1`` is a mean of two shares.
+    For pairs these are the queries, while the gallery stays fixed; ``class_recall1`` is a mean of two shares.
     """
     if isinstance(task, Contrastive) and name in SHARES and name != task.headline:
         return round(result.metrics[name] * result.examples), result.examples
@@ -147,7 +149,7 @@ def _by_class(
 
 
 def classes_of(trained: TrainedRun, result: RunEvaluation) -> tuple[ClassFigure, ...]:
-    """Return recall and precision of every class that has examples, of a classifier."""
+    """Return recall and precision of every class of a classifier that has examples."""
     if not isinstance(trained.task, Classification) or "prediction" not in result.rows:
         return ()
     labels, said = (np.asarray(result.rows[name]) for name in ("label", "prediction"))

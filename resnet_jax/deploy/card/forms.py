@@ -1,4 +1,4 @@
-"""The forms that a network exists in: the run's own, and exported files; how large and how fast they are here."""
+"""The forms of a network, the run's own and exported files: their size, and their speed on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCHES = (1, 16)
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form that the network exists in: its size, and how long one image and sixteen take here, milliseconds."""
+    """A form of the network: its size, and the time of one image and of sixteen on this machine in milliseconds."""
 
     name: str
     megabytes: float
@@ -41,10 +41,10 @@ class Form:
 
 
 def forms_of(trained: TrainedRun, folder: Path, more: Sequence[Path] = ()) -> tuple[Form, ...]:
-    """Return the network here, and every exported file in its directory and of ``more``, with its size and time.
+    """Return the network on this machine, and every exported file in its directory and in ``more``, with size and time.
 
     Raises:
-        UsageError: one of ``more`` is not there, or is no exported file.
+        UsageError: one of ``more`` does not exist or is not an exported file.
     """
     parameters = (count(trained.model, trained.card.image_shape).params * 4) / 1e6
     found = [Form("this package (float32)", parameters, *_here(trained))]
@@ -72,7 +72,9 @@ def _exported(path: Path, trained: TrainedRun) -> Form:
 
 
 def _here(trained: TrainedRun) -> tuple[float, float]:
-    """Return the times of the network here: of images as ``predict`` computes them, of other inputs as ``eval``."""
+    """Return the times of the network on this machine: for images as in ``predict``, for other inputs as in
+    ``eval``.
+    """
     from resnet_jax.runs.inference import Inference
 
     try:
@@ -95,7 +97,7 @@ def _images(trained: TrainedRun) -> Callable[[int], np.ndarray]:
 
 
 def _times(outputs: Any, images: Callable[[int], np.ndarray], repeats: int = 5) -> tuple[float, float]:
-    """Return milliseconds of one and of sixteen images: the median of a few, after one that is not counted."""
+    """Return the milliseconds for one and for sixteen images: the median of a few calls after an untimed one."""
     found = []
     for batch in BATCHES:
         given = images(batch)
@@ -110,7 +112,7 @@ def _times(outputs: Any, images: Callable[[int], np.ndarray], repeats: int = 5) 
 
 
 def machine() -> str:
-    """Return the name of the processor, and the widest vectors it has."""
+    """Return the name of the processor, and its widest vector instructions."""
     lines = dict(line.replace("\t", "").split(": ", 1) for line in processor().splitlines() if ": " in line)
     flags = lines.get("flags", "").split()
     vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")

@@ -1,4 +1,4 @@
-"""Intervals at 95 % of what was counted or averaged over a test set."""
+"""95 % intervals of what was counted or averaged over a test set."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ Z95 = 1.959963984540054
 
 
 def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Return the score interval of a share; E. B. Wilson (1927), J. Amer. Statist. Assoc. 22, 209-212.
+    """Return the score interval of a proportion; E. B. Wilson (1927), J. Amer. Statist. Assoc. 22, 209-212.
 
-    With p = k / n it is (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n): never outside of [0, 1],
-    and not of width zero at p = 0 or 1. Without trials it is (0, 1).
+    With p = k / n it is (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). It never leaves [0, 1],
+    and its width is not zero at p = 0 or 1. Without trials it is (0, 1).
 
     Args:
-        successes: k, how often it happened.
-        trials: n, how often it could.
+        successes: k, the number of successes.
+        trials: n, the number of trials.
         z: quantile of the normal distribution; 1.96 for 95 %.
 
     Raises:
+        UsageError: there are more successes than trials, or a negative number.
         UsageError: more successes than trials, or fewer than none.
 
     >>> [round(bound, 4) for bound in wilson(81, 263)]
@@ -43,13 +44,13 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
 def bootstrap(
     statistic: Callable[[np.ndarray], float], examples: int, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the percentile interval of a statistic over examples drawn anew with replacement (Efron 1979).
+    """Return the percentile interval of a statistic over examples resampled with replacement (Efron 1979).
 
     Args:
-        statistic: is given indices (examples,), and returns the value over these.
-        examples: how many there are.
-        draws: how often they are drawn.
-        seed: of the drawing.
+        statistic: a function from indices (examples,) to the value over these examples.
+        examples: number of examples.
+        draws: number of resamples.
+        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(0, examples, examples)) for _ in range(draws)]

@@ -1,4 +1,4 @@
-"""A model card as one page, which is written as HTML and as Markdown with the hub's front matter."""
+"""A model card as one page, written as HTML and as Markdown with the hub's front matter."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ HUB_TASKS = {
     "segmentation": "image-segmentation",
     "detection": "object-detection",
 }
-"""Task -> what hubs call it, of images."""
+"""Task -> its name on hubs, for images."""
 WORST = 5
 
 
 def said(name: str, value: float) -> str:
-    """Return a metric as a person reads it."""
+    """Return a metric formatted for people."""
     if not math.isfinite(value):
         return "none"
     last = name.rpartition("/")[2]
@@ -49,12 +49,12 @@ def said(name: str, value: float) -> str:
 
 
 def markdown(card: CardFacts, shown: Page) -> str:
-    """Return :func:`page` of a card as Markdown, after the front matter that hubs read."""
+    """Return :func:`page` of a card as Markdown, after the front matter for hubs."""
     return _front_matter(card) + render_markdown(shown)
 
 
 def loading(card: CardFacts) -> str:
-    """Return how to load a run in Python, as far as its task and inputs go."""
+    """Return how to load a run in Python, as far as its task and inputs allow."""
     lines = ["from resnet_jax import load_run, predict_images", "", 'trained = load_run("RUN_DIR")']
     task, shape = card.trained.task, card.trained.card.image_shape
     if len(shape) != 3 or "other" in task.inputs:
@@ -79,7 +79,7 @@ def loading(card: CardFacts) -> str:
 
 
 def facts(card: CardFacts) -> dict[str, str]:
-    """Return what the network is."""
+    """Return the facts about the network."""
     return {
         "network": card.trained.config.model.name,
         "changed in it": ", ".join(f"{k} {v}" for k, v in card.trained.config.model.changes.items()) or "nothing",
@@ -93,7 +93,7 @@ def facts(card: CardFacts) -> dict[str, str]:
 
 
 def limits(card: CardFacts) -> list[str]:
-    """Return what a user must know."""
+    """Return the limitations that a user must know."""
     found = [LIMITS[0], *([OF_TASK[kind]] if (kind := card.trained.task.kind) in OF_TASK else []), LIMITS[1]]
     worst = sorted((each for each in card.classes if each.recall < 1), key=lambda each: each.recall)[:WORST]
     if len(card.classes) > 2 and worst:
@@ -137,7 +137,7 @@ def page(card: CardFacts) -> Page:
 
 
 def reliability(before: Calibration, after: Calibration | None) -> DepthFigure:
-    """Draw how often the network is right against how sure it is."""
+    """Draw the accuracy against the confidence."""
     figure = new_figure((5.0, 4.2))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="perfect")
@@ -280,7 +280,7 @@ def _time(milliseconds: float | None) -> str:
 
 
 def _front_matter(card: CardFacts) -> str:
-    """Return the hub's front matter, in YAML (every value is JSON, which is YAML)."""
+    """Return the hub's front matter, in YAML (every value is JSON, which is valid YAML)."""
     metrics = [
         {"type": figure.name, "value": figure.value}
         for figure in card.figures

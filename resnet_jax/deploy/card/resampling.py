@@ -1,8 +1,8 @@
-"""The metrics of a task over examples that are drawn again with replacement, of every task of the package.
+"""The metrics of a task over resampled examples, for every task of the package.
 
-A draw is how often each of the N examples is in it, ``times`` (N,). What would cost too much a thousand times (matching
-boxes, sorting scores) is done once before. The expected calibration error has no interval: of examples drawn with
-replacement it is larger than of the examples themselves (it is biased upwards), so that percentiles would lie above it.
+A draw says how often each of the N examples occurs, ``times`` (N,). Anything too expensive to do a thousand times
+(matching boxes, sorting scores) is done once before. The expected calibration error has no interval: it is biased
+upwards, so on resampled examples it is larger than on the examples themselves, and the percentiles would lie above it.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from resnet_jax.tasks.task import Task
 from resnet_jax.training.step import SUMMAND
 
 Scores: TypeAlias = "Mapping[str, float | np.ndarray]"
-"""Metrics by name, and of several classes, labels or targets an array (K,)."""
+"""Metrics by name; for several classes, labels or targets an array (K,)."""
 Statistic: TypeAlias = "Callable[[np.ndarray], Scores]"
 """``times`` (N,) -> the scores of these examples."""
 
 EACH = " of each"
-"""After the name of what is of every class, label or target."""
+"""Suffix of the names of metrics that exist for every class, label or target."""
 DRAWS = 1000
 SEVERAL, FEW = 4000, 200
-"""More examples than this are drawn less often where every draw counts all of them anew."""
+"""With more than ``SEVERAL`` examples, only ``FEW`` draws are made if every draw computes the metrics from scratch."""
 
 
 def intervals(task: Task, result: RunEvaluation, seed: int = 0) -> tuple[dict[str, tuple[Any, Any]], int]:
     """Return the 95 % percentile interval of every score (Efron 1979), low and high, and the number of draws.
 
-    A score that more than half of the draws do not have (an AUC of one class alone) has none.
+    A score that is undefined in more than half of the draws (such as the AUC of a single class) has no interval.
 
     Args:
-        task: what the rows mean.
-        result: an evaluation with ``summands``, and of classification with ``logits``.
-        seed: of the drawing.
+        task: the meaning of the rows.
+        result: an evaluation with ``summands`` and, for classification, ``logits``.
+        seed: seed of the resampling.
     """
     statistic, dear = statistic_of(task, result)
     examples, rng = result.examples, np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def intervals(task: Task, result: RunEvaluation, seed: int = 0) -> tuple[dict[st
 
 
 def statistic_of(task: Task, result: RunEvaluation) -> tuple[Statistic, bool]:
-    """Return the scores as a function of how often each example is there, and whether it counts them all anew."""
+    """Return the scores as a function of how often each example occurs, and whether it computes them from scratch."""
     if isinstance(task, Detection):
         return _boxes(task, result.rows), False
     if isinstance(task, Classification) and "prediction" in result.rows:
@@ -72,7 +72,7 @@ def statistic_of(task: Task, result: RunEvaluation) -> tuple[Statistic, bool]:
 
 
 def _anew(task: Task, rows: Mapping[str, Any]) -> Statistic:
-    """Return what the task says of the examples, each as often as it is there."""
+    """Return the task's own metrics of the examples, each repeated as often as it occurs."""
     terms = {name.removeprefix(SUMMAND): np.asarray(each) for name, each in rows.items() if name.startswith(SUMMAND)}
     kept = {name: each for name, each in rows.items() if not name.startswith(SUMMAND) and name != "logits"}
 
@@ -102,7 +102,7 @@ def _boxes(task: Detection, rows: Mapping[str, Any]) -> Statistic:
 
 
 def _classes(task: Classification, result: RunEvaluation) -> Statistic:
-    """Return what :meth:`.Classification.eval_metrics` does, of counts."""
+    """Return the metrics of :meth:`.Classification.eval_metrics` from counts."""
     rows, classes = result.rows, task.num_outputs
     labels, answers = (np.asarray(rows[name]) for name in ("label", "prediction"))
     right = labels == answers
@@ -128,7 +128,7 @@ def _classes(task: Classification, result: RunEvaluation) -> Statistic:
 
 
 def _pairs(task: Contrastive, result: RunEvaluation) -> Statistic:
-    """Return how often something right is found: the pairs that ask are drawn, those that are searched stay all."""
+    """Return recall; the queries are resampled, while the gallery stays complete."""
     rows = result.rows
     labels, hits = np.asarray(rows["label"]), dict[str, np.ndarray]()
     for source, target in (("image", "other"), ("other", "image")):

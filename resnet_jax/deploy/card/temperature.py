@@ -1,8 +1,8 @@
 """Calibration of a classifier, and one temperature for all its logits.
 
 C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, On Calibration of Modern Neural Networks (ICML 2017): softmax(z / T) with
-the T that has the smallest cross-entropy on validation images. T changes no answer, only how sure the network says it
-is. The loss is convex in 1 / T, so the minimum is found by Newton's steps kept between bounds.
+the T that minimizes the cross-entropy on validation images. T changes no prediction, only its confidence. The loss is
+convex in 1 / T, so the minimum is found by bounded Newton steps.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from resnet_jax.errors import UsageError
 from resnet_jax.tasks.scores import BINS
 
 LEAST, MOST = 1e-3, 1e3
-"""Of 1 / T. Logits that are never wrong want more and more of it: they are kept below this."""
+"""Bounds of 1 / T. Logits that are never wrong would make it grow without limit."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How sure a network is and how often it is right, by 15 bins of its confidence.
+    """Confidence and accuracy of a network in 15 bins of its confidence.
 
     Attributes:
-        count: examples of each bin, (BINS,).
-        confidence: their mean confidence; NaN of an empty bin.
-        accuracy: their share that is right; NaN of an empty bin.
+        count: number of examples in each bin, (BINS,).
+        confidence: their mean confidence; NaN for an empty bin.
+        accuracy: their accuracy; NaN for an empty bin.
         ece: expected calibration error, sum_b (n_b / n) |accuracy_b - confidence_b|.
         loss: mean cross-entropy.
     """
@@ -45,12 +45,12 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Calibration:
-    """Return how well softmax(logits / temperature) is calibrated.
+    """Return the calibration of softmax(logits / temperature).
 
     Args:
         logits: (N, K).
-        labels: (N,), whole numbers.
-        temperature: what logits are divided by.
+        labels: (N,), integers.
+        temperature: divisor of the logits.
     """
     logs = log_softmax(np.asarray(logits, np.float64) / temperature)
     found, confidence = logs.argmax(axis=1), np.exp(logs.max(axis=1))
@@ -65,20 +65,20 @@ def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature with the smallest mean cross-entropy of softmax(logits / T).
+    """Return the temperature T that minimizes the mean cross-entropy of softmax(logits / T).
 
-    With b = 1 / T the loss has the derivative mean(E_p[z] - z_y) and the second derivative mean(Var_p[z]), p being
-    softmax(b z).
+    With b = 1 / T, the loss has the first derivative mean(E_p[z] - z_y) and the second derivative mean(Var_p[z]), where
+    p is softmax(b z).
 
     Args:
-        logits: (N, K), of images that the network was not trained on.
-        labels: (N,), whole numbers.
+        logits: (N, K), for images that the network was not trained on.
+        labels: (N,), integers.
 
     Returns:
         T, between 0.001 and 1,000.
 
     Raises:
-        UsageError: no examples, or logits that are not finite.
+        UsageError: there are no examples, or logits are not finite.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     if not len(labels) or not np.isfinite(logits).all():

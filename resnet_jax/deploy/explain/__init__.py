@@ -1,4 +1,4 @@
-"""Which parts of an image a network's answer comes from: pure functions, checks of what they say, and a page.
+"""Which parts of an image a prediction comes from: pure functions, checks of the results, and a page.
 
 The public names are listed in ``__init__.pyi`` and load on first use.
 """

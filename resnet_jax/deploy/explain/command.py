@@ -1,4 +1,4 @@
-"""Explaining the images of a command: read, explained, checked, and written as a page."""
+"""The explain command: read images, explain and check them, and write a page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Named = tuple[str, np.ndarray, str]
 
 
 class Options(Protocol):
-    """What a command says; see :class:`resnet_jax.cli.explain.ExplainOptions`."""
+    """The options of a command; see :class:`resnet_jax.cli.explain.ExplainOptions`."""
 
     @property
     def target(self) -> str | None: ...
@@ -59,16 +59,16 @@ class Options(Protocol):
 def explain_run(
     trained: TrainedRun, files: Iterable[str] | None, options: Options, out: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """Explain images and write the page; return what was found, and why some images could not be read.
+    """Explain images and write the page; return the results, and why some images could not be read.
 
     Args:
         trained: the network.
         files: image files; None for examples of a split.
-        options: of the command.
+        options: options of the command.
         out: folder to write.
 
     Raises:
-        UsageError: no image, or options that do not go with the network.
+        UsageError: there is no image, or options do not fit the network.
         DataError: no image could be read.
         RunError: the folder cannot be written.
     """

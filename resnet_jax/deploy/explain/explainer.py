@@ -1,4 +1,4 @@
-"""A trained network that says of its images what each answer comes from, and how far that can be believed."""
+"""Explain the predictions of a trained network: what each comes from, and how far the explanation can be trusted."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from resnet_jax.tasks.detection import Detection
 from resnet_jax.tasks.multitask import Multitask
 from resnet_jax.tasks.task import Task
 
-#: Images computed at a time.
+#: Number of images computed at a time.
 BATCH = 8
-#: Randomized to the end, a map that is at least so alike to the trained network's shows little of what was learned.
+#: If a map is at least this similar to that of the fully randomized network, it shows little of what was learned.
 ALIKE = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Map:
-    """What one method says of one image.
+    """The map of one method for one image.
 
     Attributes:
-        values: at the sides of the network's input.
-        deletion: probability as the most important cells go, (steps + 1,); empty without checks, like what follows.
-        insertion: as they come.
+        values: at the size of the network's input.
+        deletion: probability as the most important cells are removed, (steps + 1,); like the following, empty without
+            checks.
+        insertion: probability as they are added.
         similarity: to the maps of the network with more and more of its weights randomized.
-        completeness: of integrated gradients, how far their sum is from the change of the score, as a share of it.
-        steps: of integrated gradients, those that were taken.
+        completeness: for integrated gradients, the relative difference of their sum from the change of the score.
+        steps: for integrated gradients, the number of steps.
     """
 
     values: np.ndarray
@@ -53,23 +54,23 @@ class Map:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explained:
-    """What a network says of one image and where it comes from.
+    """The prediction of a network for one image, and where it comes from.
 
     Attributes:
-        name: of the image.
-        image: as the network is given it, not normalized, (*sides, C); of a network of spectrograms the spectrogram,
-            time to the right and low bands at the bottom, as all maps are then.
-        answers: what the network says, name and number, the first first.
+        name: name of the image.
+        image: the network's input before normalization, (*sides, C); for a network of spectrograms, the spectrogram
+            with time to the right and low bands at the bottom, as in all maps then.
+        answers: predictions, as names and numbers, best first.
         target: name of what is explained.
-        probability: of it; of a value the value.
-        maps: by method.
+        probability: probability of the target; for a value, the value.
+        maps: maps by method.
         stages: class activation by stage, (*sides) each.
-        random: of random orders, deletion and insertion (steps + 1,); empty without checks.
-        label: what it is, in words, or empty.
-        box: of a box that is explained, top, left, bottom, right in pixels of ``image``.
-        region: of pixels that are explained, which, bool, at the sides of the outputs.
-        measure: what ``probability`` and the curves are of: ``probability``, or ``output`` of a value as it comes out
-            of the network, before it has its unit.
+        random: deletion and insertion for random orders (steps + 1,); empty without checks.
+        label: true label in words, or empty.
+        box: for a box that is explained: top, left, bottom, right in pixels of ``image``.
+        region: for pixels that are explained: which ones, bool, at the size of the outputs.
+        measure: what ``probability`` and the curves are: ``probability``, or ``output`` for a value as the network
+            outputs it, before it has its unit.
     """
 
     name: str
@@ -87,18 +88,18 @@ class Explained:
 
 
 class Explainer:
-    """A network ready to explain its answers; every method is compiled once.
+    """A network that is ready to explain its predictions; every method is compiled once.
 
     Args:
-        trained: as :func:`resnet_jax.runs.trained.load_run` gives it; imported ones too.
-        methods: names of :data:`.METHODS`.
-        settings: of them.
-        wanted: name of the class, label or value that is explained; None: what the network says first.
-        head: of a network with several tasks, which one; None: the first.
-        checks: whether to make the randomization check, deletion and insertion.
+        trained: a run as :func:`resnet_jax.runs.trained.load_run` returns it, which may be imported.
+        methods: keys of :data:`.METHODS`.
+        settings: their settings.
+        wanted: name of the class, label or value to explain; None: the network's first prediction.
+        head: for a network with several tasks, the head to explain; None: the first.
+        checks: whether to run the randomization check, deletion and insertion.
 
     Raises:
-        UsageError: a network of two towers or of text, no such method, class or head.
+        UsageError: a network of two towers or of text, or no such method, class or head.
     """
 
     def __init__(
@@ -142,16 +143,16 @@ class Explainer:
         return parts[self.head].task.answer_names(parts[self.head].names)
 
     def _target_name(self, index: int) -> str:
-        """Return what is explained in words: of several heads with the head's name first, as the answers have it."""
+        """Return the name of what is explained; with several heads, the head's name comes first, as in the answers."""
         name = self.names[index] if index < len(self.names) else str(index)
         return name if self.head is None or name == self.head else f"{self.head} {name}"
 
     def each(self, images: Sequence[tuple[str, np.ndarray, str]]) -> Iterator[Explained]:
-        """Yield what is said of images: name, pixels as the network is given them, and what it is, in words."""
+        """Yield the explanations of images, given as name, pixels before normalization, and true label in words."""
         size = min(BATCH, len(images))
         for start in range(0, len(images), max(size, 1)):
             part = list(images[start : start + size])
-            full = part + [part[-1]] * (size - len(part))  # one program for every batch
+            full = part + [part[-1]] * (size - len(part))  # so that one program serves every batch
             yield from self._batch(part, np.stack([pixels for _, pixels, _ in full]))
 
     def _batch(self, part: Sequence[tuple[str, np.ndarray, str]], raw: np.ndarray) -> list[Explained]:
@@ -163,7 +164,9 @@ class Explainer:
         seen = np.asarray(inputs) if spectrogram else raw
 
         def turned(values: Any) -> np.ndarray:
-            """Return an image or a map as it is shown: spectrograms with time to the right, low bands at the bottom."""
+            """Return an image or a map as displayed: spectrograms with time to the right and low bands at the
+            bottom.
+            """
             return np.swapaxes(np.asarray(values), 0, 1)[::-1] if spectrogram else np.asarray(values)
 
         outputs = _outputs(model, variables, inputs)
@@ -174,7 +177,7 @@ class Explainer:
         if self.checks:
             random = random_order(model, variables, inputs, target, jax.random.key(settings.seed + 1))
         found = {name: self._maps(name, inputs, target, len(part)) for name in self.methods}
-        order = [layer for layer in layers_of(model) if layer in stages]  # a compiled function sorts them by name
+        order = [layer for layer in layers_of(model) if layer in stages]  # a compiled function sorts dicts by key
         index = np.asarray(target.index)
         boxes = _boxes(self.task, outputs, target)
         pairs = self.task.predict(jax.tree.map(np.asarray, outputs), 5)
@@ -236,7 +239,7 @@ def _outputs(model: Any, variables: Any, inputs: jax.Array) -> Any:
 
 
 def _boxes(task: Task, outputs: Any, target: Target) -> np.ndarray | None:
-    """Return the boxes that are explained, (N, 4), within the input; None of other targets."""
+    """Return the boxes that are explained, (N, 4), clipped to the input; None for other targets."""
     if not isinstance(task, Detection) or target.place is None:
         return None
     from resnet_jax.ops.boxes import clipped
@@ -262,7 +265,7 @@ def _position(wanted: str, names: Sequence[str]) -> int:
 
 
 def mean_area(curves: Sequence[np.ndarray]) -> float:
-    """Return the mean area under curves; NaN of none."""
+    """Return the mean area under curves; NaN if there are none."""
     from resnet_jax.deploy.explain.perturbation import area
 
     known = [curve for curve in curves if len(curve)]

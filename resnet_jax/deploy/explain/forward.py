@@ -1,4 +1,4 @@
-"""A network's forward pass with the maps inside it, and the gradient of a target with respect to them or the input."""
+"""A forward pass with access to the inner maps, and the gradient of a target with respect to them or the input."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Choose = Callable[[Any], Target]
 
 
 class Maps(NamedTuple):
-    """What a forward and a backward pass give.
+    """The result of a forward and a backward pass.
 
     Attributes:
-        outputs: of the network.
-        target: whose score was differentiated.
+        outputs: outputs of the network.
+        target: the target whose score was differentiated.
         values: the map of every layer, float32 (N, *sides, C).
-        gradients: of the score with respect to them, of the same shapes.
+        gradients: gradient of the score with respect to each map, with the same shapes.
     """
 
     outputs: Any
@@ -57,17 +57,17 @@ def maps_and_gradients(
 ) -> Maps:
     """Return the maps of some layers, and the gradient of the target's score with respect to each.
 
-    One forward and one backward pass, whatever the number of layers.
+    It takes one forward and one backward pass, however many layers there are.
 
     Args:
         model: a :class:`~resnet_jax.models.ResNet`, or any Linen module called as ``(images, train=False)``.
-        variables: of the network.
+        variables: variables of the network.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, classes (N,), or a function of the outputs that returns one.
         layers: names of :func:`layers_of`, or paths of modules, such as ``stage2/block0``.
 
     Raises:
-        UsageError: a layer that the network does not have.
+        UsageError: the network has no such layer.
     """
 
     def forward(added: Mapping[str, Array] | None) -> tuple[Any, dict[str, Array]]:
@@ -132,15 +132,15 @@ def probability(model: nn.Module, variables: Mapping[str, Any], images: Array, t
 def network_inputs(
     images: Array, mean: tuple[float, ...], std: tuple[float, ...], downscale: int, dtype: str
 ) -> Float[Array, "n *sides c"]:
-    """Return images (N, *sides, C), as they are stored, as the network takes them: normalized and made smaller."""
+    """Return stored images (N, *sides, C) as the network takes them: normalized and downscaled."""
     return downscaled(normalize(images, mean, std, jnp.dtype(dtype)), downscale)
 
 
 def behind_frontend(model: ResNet) -> ResNet:
-    """Return the network that takes what the front end of another makes of its input; the variables are the same.
+    """Return a network that takes the output of another's front end as its input; the variables are the same.
 
-    To a network that standardizes its input a signal and half of it are the same, so that no way from a baseline to it
-    has a gradient; behind the front end, where 0 is the mean of the example, it has.
+    To a network that standardizes its input, a signal and half of it are the same, so the path from a baseline to the
+    signal has no gradient. Behind the front end, where 0 is the mean of the example, it has one.
 
     >>> from resnet_jax.models import create_model
     >>> behind_frontend(create_model("resnet_ts", num_classes=2)).config.frontend
@@ -154,14 +154,14 @@ def behind_frontend(model: ResNet) -> ResNet:
 
 @functools.partial(jax.jit, static_argnums=0)
 def frontend_of(model: ResNet, inputs: Array) -> Array:
-    """Return what the front end of a network makes of its inputs: itself where it has none."""
+    """Return the output of a network's front end, or the inputs if it has none."""
     return inputs if model.config.frontend == "none" else apply_frontend(model.config, inputs, None)
 
 
 def upsampled(maps: Float[Array, " n *sides"], sides: Sequence[int]) -> Float[Array, " n *out"]:
-    """Return maps at the sides of images, interpolated linearly.
+    """Return maps at the size of images, interpolated linearly.
 
-    Of sounds the maps of a network that sees spectrograms are (time, bands): the mean over the bands is taken.
+    For audio, a network on spectrograms has maps (time, bands), which are averaged over the bands.
     """
     if (more := maps.ndim - 1 - len(sides)) > 0:
         maps = maps.mean(axis=tuple(range(maps.ndim - more, maps.ndim)))
@@ -169,7 +169,7 @@ def upsampled(maps: Float[Array, " n *sides"], sides: Sequence[int]) -> Float[Ar
 
 
 def _with_final(module: Any, maps: dict[str, Array], with_added: Callable[[str, Array], Array]) -> dict[str, Array]:
-    """Return the maps of a network with something added to the last one, and pooled anew."""
+    """Return the maps of a network after adding something to the last one and pooling it again."""
     pool = ops.global_max_pool if module.config.head_pool == "max" else ops.global_mean_pool
     final = with_added(FINAL, maps[FINAL])
     return {**maps, FINAL: final, "pooled": maps["pooled"] + (pool(final) - pool(maps[FINAL]))}

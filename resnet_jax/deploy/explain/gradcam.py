@@ -1,4 +1,4 @@
-"""Grad-CAM: where in the last map the evidence for a class lies, the channels weighed by their mean gradient."""
+"""Grad-CAM: where in the last map the evidence for a class lies, with channels weighted by their mean gradient."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from resnet_jax.deploy.explain.forward import FINAL, maps_and_gradients
 def grad_cam(
     model: nn.Module, variables: Mapping[str, Any], images: Array, target: Any, *, layer: str = FINAL
 ) -> Float[Array, " n *sides"]:
-    r"""Return the Grad-CAM map of every image, at the resolution of the layer, 0 or more.
+    r"""Return the Grad-CAM map of every image at the resolution of the layer; all values are at least 0.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \big(\tfrac1Z \sum_{ij} \tfrac{\partial y}{\partial A^k_{ij}}\big) A^k\Big)
 
     R. R. Selvaraju et al. 2017, *Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization*
-    (arXiv 1610.02391, equations 1 and 2). :func:`.upsampled` brings it to the image's sides.
+    (arXiv 1610.02391, equations 1 and 2). :func:`.upsampled` scales it to the size of the image.
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        layer: whose map: ``final``, what is pooled, or another of :func:`.layers_of`.
+        layer: the layer whose map to use: ``final``, which is pooled, or another of :func:`layers_of`.
 
     Raises:
         UsageError: the network has no such layer.
@@ -41,7 +41,7 @@ def grad_cam(
 def weighted_map(
     values: Float[Array, "n *sides c"], gradients: Float[Array, "n *sides c"]
 ) -> Float[Array, " n *sides"]:
-    """Return equation 2 of a map and its gradient."""
+    """Return equation 2 for a map and its gradient."""
     axes = tuple(range(1, values.ndim - 1))
     weights = gradients.mean(axis=axes, keepdims=True)
     return jax.nn.relu((weights * values).sum(axis=-1))

@@ -1,4 +1,4 @@
-"""Grad-CAM++: as Grad-CAM, with positions weighed by how much they alone would explain."""
+"""Grad-CAM++: Grad-CAM with positions weighted by how much they alone would explain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.deploy.explain.forward import FINAL, maps_and_gradients
 
-#: Added to a denominator, as in the program of J. Gildenblat, so that 0 / 0 is 0.
+#: Added to a denominator, as in the code of J. Gildenblat, so that 0 / 0 gives 0.
 EPSILON = 1e-6
 
 
@@ -21,20 +21,20 @@ EPSILON = 1e-6
 def grad_cam_plus_plus(
     model: nn.Module, variables: Mapping[str, Any], images: Array, target: Any, *, layer: str = FINAL
 ) -> Float[Array, " n *sides"]:
-    r"""Return the Grad-CAM++ map of every image, at the resolution of the layer, 0 or more.
+    r"""Return the Grad-CAM++ map of every image at the resolution of the layer; all values are at least 0.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k A^k \sum_{ij} \alpha^k_{ij}\,\mathrm{ReLU}(g^k_{ij})\Big), \qquad
               \alpha^k_{ij} = \frac{(g^k_{ij})^2}{2 (g^k_{ij})^2 + (g^k_{ij})^3 \sum_{ab} A^k_{ab}}
 
     with g the gradient of the score. A. Chattopadhyay et al. 2018, *Grad-CAM++* (arXiv 1710.11063, equations 10 and
-    19). The score is the exponential of the logit there, whose factor exp(y) is the same everywhere and left out.
+    19). There the score is the exponential of the logit; its factor exp(y) is the same everywhere and is left out.
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        layer: whose map; see :func:`.grad_cam`.
+        layer: the layer whose map to use; see :func:`.grad_cam`.
 
     Raises:
         UsageError: the network has no such layer.

@@ -1,4 +1,4 @@
-"""Integrated gradients: what each value of the input adds to the score, on the way from a baseline to the image."""
+"""Integrated gradients: how much each input value adds to the score on the path from a baseline to the image."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from resnet_jax.deploy.explain.targets import Target, as_target
 from resnet_jax.errors import UsageError
 
 Quadrature: TypeAlias = Literal["midpoint", "gauss_legendre"]
-"""Where the gradient is taken: in the middle of equal parts of the way, or at the points of a Gauss-Legendre sum."""
+"""Where the gradient is evaluated: at the midpoints of equal parts of the path, or at Gauss-Legendre points."""
 
 
 class Attributions(NamedTuple):
-    """What every value of an image adds to the score.
+    """How much every value of an image adds to the score.
 
     Attributes:
-        values: (N, *sides, C), positive where it raises the score; float32, or float64 of a network in float64.
-        difference: the score of the image minus that of the baseline, (N,), which the values should add up to.
+        values: (N, *sides, C), positive where it raises the score; float32, or float64 for a network in float64.
+        difference: score of the image minus that of the baseline, (N,), to which the values should sum.
         error: their sum minus that difference, (N,).
-        steps: parts of the way from the baseline to the image, int32 (N,).
+        steps: number of parts of the path from the baseline to the image, int32 (N,).
     """
 
     values: Array
@@ -38,7 +38,7 @@ class Attributions(NamedTuple):
 
     @property
     def relative_error(self) -> Array:
-        """The error as a share of the difference, (N,)."""
+        """The error relative to the difference, (N,)."""
         return jnp.abs(self.error) / jnp.maximum(jnp.abs(self.difference), 1e-12)
 
 
@@ -53,24 +53,24 @@ def integrated_gradients(
     steps: int = STEPS,
     rule: Quadrature = "midpoint",
 ) -> Attributions:
-    r"""Return the integrated gradients of every image, and how nearly they add up to the change of the score.
+    r"""Return the integrated gradients of every image, and how closely they sum to the change of the score.
 
     .. math:: a_i = (x_i - b_i) \int_0^1 \frac{\partial f(b + t (x - b))}{\partial x_i} \, dt, \qquad
               \sum_i a_i = f(x) - f(b)
 
     M. Sundararajan et al. 2017, *Axiomatic Attribution for Deep Networks* (arXiv 1703.01365, equation 1). The integral
-    is a sum over ``steps`` points, and the second equation, completeness, holds up to ``error``.
-    The gradient of a ReLU network jumps along the way, so that a Gauss-Legendre sum (Captum's default) has no
-    advantage: see docs/explain.md. :func:`.integrated_gradients_within` takes as many steps as an error needs.
+    is a sum over ``steps`` points, so the second equation, completeness, holds up to ``error``. The gradient of a ReLU
+    network jumps along the path, so Gauss-Legendre quadrature (Captum's default) has no advantage: see docs/explain.md.
+    :func:`.integrated_gradients_within` takes as many steps as a given error needs.
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        baseline: an image without content, that broadcasts to the images: 0 is the mean of the training images.
-        steps: parts of the way.
-        rule: how they are chosen.
+        baseline: an image without content that broadcasts to the images; 0 is the mean of the training images.
+        steps: number of parts of the path.
+        rule: the quadrature rule.
 
     Raises:
         UsageError: fewer than 1 step.
@@ -104,29 +104,30 @@ def integrated_gradients_within(
     steps: int = STEPS,
     most: int = MOST_STEPS,
 ) -> Attributions:
-    r"""Return integrated gradients that add up to the change of the score within a relative error, where steps suffice.
+    r"""Return integrated gradients that sum to the change of the score within a relative error, if the steps suffice.
 
-    A sum M_n over the middles of n parts of the way is followed by one of n + 1 parts between these middles, E_n, of
-    which the two at the ends are half as wide, and then by the middles of 2n, 4n, ... parts. All gradients are used
-    again, and none is taken at the baseline itself, where a network that standardizes its input has none:
+    A sum M_n over the midpoints of n parts of the path is followed by a sum E_n over n + 1 parts between these
+    midpoints, of which the first and the last are half as wide, and then by the midpoints of 2n, 4n, ... parts. All
+    gradients are reused, and none is evaluated at the baseline itself, where a network that standardizes its input has
+    none:
 
     .. math:: S_{2n} = (M_n + E_n) / 2, \qquad S_{4n} = (S_{2n} + M_{2n}) / 2, \qquad \ldots
 
-    An image that is within the tolerance keeps its values, whatever the others of the batch need; the time of a batch
-    is that of the image with most steps.
+    An image within the tolerance keeps its values, whatever the others in the batch need. The time of a batch is that
+    of the image with the most steps.
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        tolerance: largest ``relative_error``, a number or one of every image (N,); infinity: ``steps`` and no more.
-        baseline: as of :func:`integrated_gradients`.
-        steps: parts of the way to begin with.
-        most: after which it ends, within the tolerance or not.
+        tolerance: maximum ``relative_error``, one number or one per image (N,); infinity: exactly ``steps``.
+        baseline: as in :func:`integrated_gradients`.
+        steps: initial number of parts of the path.
+        most: maximum number, even if the tolerance is not reached.
 
     Raises:
-        UsageError: fewer than 1 step, or fewer at most than at first.
+        UsageError: fewer than 1 step, or a maximum below the initial number.
     """
     if not 1 <= steps <= most:
         raise UsageError(f"integrated gradients need 1 step or more and at most {most}, got {steps}")
@@ -136,7 +137,7 @@ def integrated_gradients_within(
     difference = _difference(model, variables, images, base, target)
 
     def mean(parts: Array, between: Array) -> Array:
-        """Average gradients over the middles of parts, or of the parts between these middles."""
+        """Average gradients over the midpoints of parts, or over the parts between these midpoints."""
 
         def add(i: Array, total: Array) -> Array:
             at_end = between & ((i == 0) | (i == parts))
@@ -150,7 +151,7 @@ def integrated_gradients_within(
         return jax.lax.fori_loop(0, count, add, jnp.zeros_like(images)) / parts.astype(images.dtype)
 
     def open_ones(known: Attributions) -> Array:
-        return known.relative_error > tolerance  # not of what is not finite, which no steps mend
+        return known.relative_error > tolerance  # False for NaN, which more steps do not repair
 
     def refined(state: tuple[Array, Attributions]) -> tuple[Array, Attributions]:
         level, known = state
@@ -185,7 +186,7 @@ def _total(values: Array) -> Array:
 
 
 def _points(steps: int, rule: Quadrature) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points between 0 and 1 and their weights, which add up to 1."""
+    """Return the points between 0 and 1 and their weights, which sum to 1."""
     match rule:
         case "midpoint":
             return (np.arange(steps) + 0.5) / steps, np.full(steps, 1 / steps)

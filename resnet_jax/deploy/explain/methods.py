@@ -1,4 +1,4 @@
-"""The methods by name, all as functions from images to maps of their sides."""
+"""The methods by name, all as functions from images to maps of the same size."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Method:
     """A method.
 
     Attributes:
-        title: for people.
-        signed: whether its maps say for (above 0) and against (below 0).
+        title: title for people.
+        signed: whether its maps distinguish evidence for (above 0) and against (below 0).
         compute: ``(model, variables, images, target, settings) -> (N, *sides)``.
-        says: what the map is, in a sentence.
+        says: a sentence about the meaning of the map.
     """
 
     title: str
@@ -45,10 +45,10 @@ class Method:
 def explain(
     name: str, model: nn.Module, variables: Mapping[str, Any], images: Array, target: Target, settings: Settings
 ) -> Float[Array, " n *sides"]:
-    """Return the maps of a method by its name, at the sides of the images.
+    """Return the maps of the method called ``name``, at the size of the images.
 
     Raises:
-        UsageError: no such method, or no such layer.
+        UsageError: there is no such method or layer.
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS)
@@ -73,7 +73,7 @@ def _grad_cam_plus_plus(model: Any, variables: Any, images: Array, target: Targe
 def integrated(
     model: Any, variables: Any, images: Array, target: Target, settings: Settings, *, refine: bool = True
 ) -> Attributions:
-    """Return integrated gradients with these settings; without refinement of the steps it is the same program."""
+    """Return integrated gradients with these settings; without ``refine``, with the initial steps only."""
     tolerance = settings.tolerance if refine and settings.tolerance else float("inf")
     most = max(settings.steps, settings.most_steps)
     return integrated_gradients_within(model, variables, images, target, tolerance, steps=settings.steps, most=most)

@@ -1,4 +1,4 @@
-"""Contact sheets of a test set: the most confident mistakes, and the hardest images."""
+"""Contact sheets of a test set: the most confident mistakes and the hardest images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from resnet_jax.tasks.classification import Classification
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mistakes:
-    """What a network gets wrong of a test set.
+    """The mistakes of a network on a test set.
 
     Attributes:
-        confident: indices of images that are taken for another class, the surest first.
-        hardest: indices of the images with the smallest probability of their own class, the smallest first.
-        probabilities: of every image and class, float64 (N, K); NaN where an image could not be read.
+        confident: indices of misclassified images, most confident first.
+        hardest: indices of the images with the smallest probability of their own class, smallest first.
+        probabilities: of every image and class, float64 (N, K); NaN for images that could not be read.
         labels: int (N,).
         sheets: contact sheets of the two, by name.
     """
@@ -39,16 +39,16 @@ class Mistakes:
 def find_mistakes(trained: TrainedRun, split: str = "test", source: str | None = None, count: int = 24) -> Mistakes:
     """Evaluate a split, and return its most confident mistakes and its hardest images.
 
-    A label that was entered wrongly is often among the first.
+    Wrongly entered labels are often among the first.
 
     Args:
-        trained: a network that classifies.
-        split: of the run's own data, or of the source.
+        trained: a network for classification.
+        split: a split of the run's own data, or of the source.
         source: other images; None for the run's own.
-        count: images of a sheet.
+        count: number of images per sheet.
 
     Raises:
-        UsageError: a network for another task, or no such split.
+        UsageError: the network has another task, or there is no such split.
     """
     task, names = require_classes(trained), class_names_of(trained)
     result = evaluate_run(trained, split, source=source, logits=True)
@@ -80,10 +80,10 @@ def find_mistakes(trained: TrainedRun, split: str = "test", source: str | None =
 
 
 def require_classes(trained: TrainedRun) -> Classification | Binary:
-    """Return the task of a network that classifies; refuse any other.
+    """Return the task of a classification network; reject any other.
 
     Raises:
-        UsageError: a network for another task.
+        UsageError: the network has another task.
     """
     if not isinstance(trained.task, Classification | Binary):
         raise UsageError(f"--mistakes are of classes, and {trained.path} is a network for {trained.task.kind}")
@@ -91,7 +91,8 @@ def require_classes(trained: TrainedRun) -> Classification | Binary:
 
 
 def ranked_mistakes(probabilities: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the surest mistakes and the hardest images, indices; those without probabilities are left out.
+    """Return the indices of the most confident mistakes and of the hardest images; those without probabilities are left
+    out.
 
     >>> p = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2], [np.nan, np.nan]])
     >>> [found.tolist() for found in ranked_mistakes(p, np.array([1, 0, 0, 0]), 2)]

@@ -1,4 +1,4 @@
-"""The training images that a network takes for most like an image: neighbours by its penultimate features."""
+"""The training images that a network finds most similar to an image: neighbors by penultimate features."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from resnet_jax.runs.trained import TrainedRun, class_names_of
 from resnet_jax.tasks.detection import Detection
 from resnet_jax.tasks.segmentation import Segmentation
 
-#: Images of a data set that are compared; of more, evenly spaced ones.
+#: Maximum number of images of a data set to compare; from larger ones, evenly spaced images are used.
 MOST = 20_000
-#: Images computed at a time.
+#: Number of images computed at a time.
 BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Neighbour:
-    """An image near another one.
+    """An image close to another one.
 
     Attributes:
-        name: of the image.
+        name: name of the image.
         label: its class, or empty.
         similarity: cosine of the features, at most 1.
-        image: as it is stored.
+        image: as stored.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Neighbours:
     Args:
         trained: the network.
         source: a data source; None for the run's own training images.
-        most: images that are compared at most.
+        most: maximum number of images to compare.
 
     Raises:
-        UsageError: no such source, or an imported network without one.
+        UsageError: there is no such source, or the network is imported and there is no source.
     """
 
     def __init__(self, trained: TrainedRun, source: str | None = None, most: int = MOST):
@@ -64,7 +64,7 @@ class Neighbours:
         records: Records = described.splits[split]
         if len(records) > most:
             records = Subset(records, np.arange(most) * len(records) // most)
-        whole = not isinstance(trained.task, Segmentation | Detection)  # else the classes are those of pixels or boxes
+        whole = not isinstance(trained.task, Segmentation | Detection)  # otherwise classes belong to pixels or boxes
         names, own = described.class_names if whole else (), class_names_of(trained) if whole else ()
         numbered = len(names) == len(own) and all(name.isdecimal() for name in names)
         self.records, self.class_names, self.split = records, own if numbered else names, split
@@ -82,11 +82,11 @@ class Neighbours:
         self._found = found
 
     def __len__(self) -> int:
-        """Return how many images are compared."""
+        """Return the number of images that are compared."""
         return len(self._index)
 
     def of(self, images: np.ndarray, count: int = 6) -> list[list[Neighbour]]:
-        """Return the nearest of each image (N, *sides, C) as the network takes it, the nearest first."""
+        """Return the nearest images of each network input (N, *sides, C), nearest first."""
         similar = unit(self._outputs(images)) @ self._features.T
         return [
             [self._neighbour(row, at) for at in best] for row, best in zip(similar, top(similar, count), strict=True)
@@ -130,13 +130,13 @@ def _features_of(model: Any, variables: Any, inputs: jax.Array) -> jax.Array:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Return rows of length 1, float32; those of length 0 as they are."""
+    """Return rows scaled to length 1, float32; rows of length 0 are unchanged."""
     rows = np.asarray(rows, np.float32).reshape(len(rows), -1)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def top(similar: np.ndarray, count: int) -> Sequence[np.ndarray]:
-    """Return the positions of the largest of each row (N, M), the largest first.
+    """Return the positions of the largest values of each row (N, M), in descending order.
 
     >>> [row.tolist() for row in top(np.array([[0.1, 0.9, 0.5]]), 2)]
     [[1, 2]]

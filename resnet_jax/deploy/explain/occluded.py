@@ -1,4 +1,4 @@
-"""Occlusion: how far the score falls when a window of the image is covered."""
+"""Occlusion: how much the score drops when a window of the image is covered."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def occlusion(
     window: tuple[int, ...] | None = None,
     stride: tuple[int, ...] | None = None,
 ) -> Float[Array, " n *sides"]:
-    """Return of every position how far the score falls when it is covered, the mean over the windows that cover it.
+    """Return for every position how much the score drops when it is covered, averaged over the windows that cover it.
 
     M. Zeiler and R. Fergus 2013, *Visualizing and Understanding Convolutional Networks* (arXiv 1311.2901, section 4.2).
-    All channels are covered at once. It takes no gradient, and as many forward passes as there are windows.
+    All channels are covered at once. It needs no gradient, but as many forward passes as there are windows.
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        baseline: what is put in its place, that broadcasts to the images: 0 is the mean of the training images.
-        window: its sides; default: a quarter of the image's.
-        stride: from one window to the next; default: half the window. The last one of a row may be cut off.
+        baseline: replaces the covered pixels, and broadcasts to the images; 0 is the mean of the training images.
+        window: sides of the window; default: a quarter of the image's.
+        stride: distance from one window to the next; default: half the window. The last one in a row may be cut off.
 
     Raises:
-        UsageError: sides of another number of dimensions than the image's, or below 1.
+        UsageError: the numbers of dimensions of window and image differ, or a side is below 1.
     """
     target, sides = as_target(target), images.shape[1:-1]
     window, stride = windows_of(sides, window, stride)

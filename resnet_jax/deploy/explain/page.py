@@ -1,4 +1,4 @@
-"""What a network's answers come from as one HTML page, with every picture as a PNG file beside it."""
+"""Explanations as one HTML page, with every picture as a PNG file next to it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def write_explanations(
     """Write ``report.html`` and the pictures; return the page's path.
 
     Args:
-        found: of every image.
-        folder: to write to.
+        found: the explanation of every image.
+        folder: the folder to write to.
         title: headline.
         facts: label -> value.
-        parts: of the randomization check, in order.
-        neighbours: of every image, or nothing.
-        sheets: contact sheets, name of the file -> title and PNG.
-        notes: sentences that go first.
+        parts: parts of the randomization check, in order.
+        neighbours: neighbors of every image, or nothing.
+        sheets: contact sheets: file name -> title and PNG.
+        notes: sentences that come first.
 
     Raises:
         RunError: the folder cannot be written.
@@ -64,7 +64,7 @@ def write_explanations(
 
 
 def summary(found: Sequence[Explained], parts: Sequence[str]) -> list[str]:
-    """Return which methods' maps can be believed, by the means of the checks over the images: a sentence or three."""
+    """Return which methods' maps can be trusted, judging by the mean checks over the images: one to three sentences."""
     if not found or not found[0].random[0].size:
         return []
     rows = _means(found)
@@ -94,7 +94,7 @@ class _Mean(NamedTuple):
 
 
 def _means(found: Sequence[Explained]) -> list[_Mean]:
-    """Return the means of the checks over the images, a row for each method."""
+    """Return the means of the checks over the images, one row per method."""
     deleted, inserted = (mean_area([one.random[way] for one in found]) for way in (0, 1))
     rows = []
     for name in found[0].maps:
@@ -119,7 +119,7 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
         if one.box:
             png = _with_box(png, one.box, one.image.shape[:2])
         wide = one.image.shape[1] > 2 * one.image.shape[0]
-        broad = wide or one.image.ndim != 3  # curves, and slices beside each other
+        broad = wide or one.image.ndim != 3  # curves, and slices next to each other
         shown.append(Picture(slug + end, title, caption, png, double=broad))
 
     more = " The box is what is explained." if one.box else " Its middle slices." if one.image.ndim == 4 else ""
@@ -159,7 +159,7 @@ def _section(one: Explained, slug: str, parts: Sequence[str], near: Sequence[Nei
 
 
 def _with_box(png: bytes, box: Sequence[float], sides: Sequence[int]) -> bytes:
-    """Draw a box, in pixels of an image of these sides, into a picture of it."""
+    """Draw a box, in pixels of an image of these sides, into a picture of the image."""
     import cv2
 
     shown = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
@@ -275,7 +275,7 @@ def _finish(axes: Any) -> None:
 
 
 def _strip(images: Sequence[np.ndarray]) -> bytes:
-    """Return images beside each other, of one height, as a PNG."""
+    """Return images next to each other, at the same height, as a PNG."""
     import cv2
 
     tall, parts = 128, []

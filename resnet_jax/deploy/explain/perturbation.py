@@ -1,4 +1,4 @@
-"""Deletion and insertion: does the score follow the map when pixels are taken away or brought back in its order?"""
+"""Deletion and insertion: does the score follow the map when pixels are removed or added in its order?"""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STEPS = 16
 
 
 class Curves(NamedTuple):
-    """How the target's probability changes as pixels go and come.
+    """The target's probability as pixels are removed and added.
 
     Attributes:
-        shares: of the pixels that were changed, (steps + 1,), 0 to 1.
-        deletion: probability with the most important ones replaced by the baseline, (N, steps + 1).
-        insertion: probability with nothing but the most important ones, (N, steps + 1).
+        shares: share of the pixels that were changed, (steps + 1,), 0 to 1.
+        deletion: probability with the most important pixels replaced by the baseline, (N, steps + 1).
+        insertion: probability with only the most important pixels present, (N, steps + 1).
     """
 
     shares: Array
@@ -34,12 +34,12 @@ class Curves(NamedTuple):
 
     @property
     def deletion_auc(self) -> np.ndarray:
-        """Area under the deletion curve, (N,): small where the map names what the score comes from."""
+        """Area under the deletion curve, (N,): small if the map shows what the score comes from."""
         return area(self.deletion)
 
     @property
     def insertion_auc(self) -> np.ndarray:
-        """Area under the insertion curve, (N,): large where the map names what suffices."""
+        """Area under the insertion curve, (N,): large if the map shows what suffices."""
         return area(self.insertion)
 
 
@@ -55,22 +55,24 @@ def deletion_insertion(
     steps: int = STEPS,
     cell: tuple[int, ...] | None = None,
 ) -> Curves:
-    """Return the deletion and the insertion curve of every image, for the order that its map gives.
+    """Return the deletion and insertion curves of every image for the order that its map gives.
 
     V. Petsiuk et al. 2018, *RISE: Randomized Input Sampling for Explanation of Black-box Models* (arXiv 1806.07421,
-    section 4.3). Both begin or end at the same baseline. What is changed are cells of several pixels, by the mean of
-    the map in each: single pixels in random order are noise, which fools a network far more than a missing region
-    does, and a random order would seem better than any map. Cells with equal means follow in random order, the same one
-    in every call, so that a map without content is a random order.
+    section 4.3). Both curves start or end at the same baseline. Cells of several pixels are changed, in the order of
+    the map's mean in
+    each: single pixels in random order are noise, which fools a network far more than a missing region does, so a
+        random order
+    would seem better than any map. Cells with equal means follow in random order, the same in every call, so that a map
+    without content is a random order.
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
         maps: larger is more important.
-        baseline: what replaces a pixel; 0 is the mean of the training images.
-        steps: parts in which they are changed.
+        baseline: replaces a pixel; 0 is the mean of the training images.
+        steps: number of steps in which they are changed.
         cell: sides of a cell in pixels; default: an eighth of the image's.
 
     Raises:
@@ -90,7 +92,7 @@ def deletion_insertion(
     shares = np.arange(steps + 1) / steps
 
     def at(limit: Array) -> tuple[Array, Array]:
-        first = (ranks < limit)[..., None]  # of the most important cells
+        first = (ranks < limit)[..., None]  # pixels of the most important cells
         without, alone = jnp.where(first, base, images), jnp.where(first, images, base)
         return probability(model, variables, without, target), probability(model, variables, alone, target)
 
@@ -109,17 +111,17 @@ def random_order(
     steps: int = STEPS,
     orders: int = 3,
 ) -> Curves:
-    """Return the mean curves of some random orders: what :func:`deletion_insertion` has to beat.
+    """Return the mean curves of some random orders: the baseline for :func:`deletion_insertion`.
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        key: of the orders.
-        baseline: as above.
-        steps: as above.
-        orders: how many.
+        key: PRNG key of the orders.
+        baseline: as in :func:`deletion_insertion`.
+        steps: as in :func:`deletion_insertion`.
+        orders: number of orders.
     """
     found = [
         deletion_insertion(
@@ -131,7 +133,7 @@ def random_order(
 
 
 def _cells(sides: tuple[int, ...], cell: tuple[int, ...] | None) -> tuple[np.ndarray, int]:
-    """Return the number of the cell that every position is in, int (*sides), and how many there are."""
+    """Return the index of the cell that contains each position, int (*sides), and the number of cells."""
     cell = tuple(max(1, side // 8) for side in sides) if cell is None else cell
     along = [np.arange(side) // size for side, size in zip(sides, cell, strict=True)]
     shape = [int(one[-1]) + 1 for one in along]
@@ -140,7 +142,7 @@ def _cells(sides: tuple[int, ...], cell: tuple[int, ...] | None) -> tuple[np.nda
 
 
 def area(curves: Any) -> np.ndarray:
-    """Return the area under curves (N, points) over equal parts of 0 to 1, by trapezoids, float64 (N,).
+    """Return the area under curves (N, points) over equal parts of 0 to 1, by the trapezoidal rule, float64 (N,).
 
     >>> area([[1.0, 0.5, 0.0]]).tolist()
     [0.5]

@@ -1,4 +1,4 @@
-"""The randomization check: a map that stays the same when the network forgets what it learned explains nothing."""
+"""The randomization check: a map that does not change when the network's weights are randomized explains nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from resnet_jax.deploy.explain.forward import FINAL, layers_of
 
 
 class Similarities(NamedTuple):
-    """How alike the maps of a network are to those of the same one with more and more of its weights randomized.
+    """How similar the maps of a network are to those of the same network with more and more of its weights randomized.
 
     Attributes:
-        parts: the part that was randomized in each step, beside those of the steps before: the top one first.
-        values: rank correlation of the maps, float64 (parts, N): 1 the same, 0 nothing in common.
+        parts: the part randomized in each step, in addition to those of the steps before, from the top down.
+        values: rank correlation of the maps, float64 (parts, N): 1 for identical ranks, 0 for unrelated maps.
     """
 
     parts: tuple[str, ...]
@@ -30,17 +30,17 @@ def randomization_check(
     parts: Sequence[str],
     key: jax.Array,
 ) -> Similarities:
-    """Compare maps with those of the network whose weights are randomized, cascading from the top.
+    """Compare maps with those of the network with randomized weights, cascading from the top.
 
-    J. Adebayo et al. 2018, *Sanity Checks for Saliency Maps* (arXiv 1810.03292, section 3.1); similarity is Spearman's
-    rank correlation of absolute values, as in their figure 4.
+    J. Adebayo et al. 2018, *Sanity Checks for Saliency Maps* (arXiv 1810.03292, section 3.1). The similarity is
+    Spearman's rank correlation of absolute values, as in their figure 4.
 
     Args:
-        explain: variables -> maps (N, *sides); called once for each part and once for the network itself. Give it a
+        explain: variables -> maps (N, *sides); called once for each part and once for the network itself. Pass a
             compiled function: variables of the same shapes need no other program.
-        variables: of the network.
-        parts: as :func:`parts_of` names them.
-        key: of the permutations.
+        variables: variables of the network.
+        parts: names from :func:`parts_of`.
+        key: PRNG key of the permutations.
     """
     own = np.abs(np.asarray(explain(variables)))
     found = [
@@ -52,7 +52,8 @@ def randomization_check(
 def parts_of(model: Any, variables: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the parts of a network in the order of the cascade: the head, the stages from the last, the stem.
 
-    Of a network that is not a :class:`~resnet_jax.models.ResNet` the modules directly below it, the last one first.
+    For a network that is not a :class:`~resnet_jax.models.ResNet`, these are the modules directly below it, the last
+    one first.
     """
     names = [name for name in layers_of(model) if name != FINAL]
     known = [name for name in names if name in variables["params"]]
@@ -61,7 +62,7 @@ def parts_of(model: Any, variables: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def cascade(variables: Mapping[str, Any], parts: Sequence[str], key: jax.Array) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each part and the variables with it and all before it randomized."""
+    """Yield each part, and the variables with it and all parts before it randomized."""
     changed = {collection: dict(tree) for collection, tree in variables.items()}
     for part in parts:
         for collection, tree in changed.items():
@@ -73,8 +74,8 @@ def cascade(variables: Mapping[str, Any], parts: Sequence[str], key: jax.Array) 
 def permuted(tree: Any, key: jax.Array) -> Any:
     """Return arrays with the values of each in random order.
 
-    What was learned is gone, and the size of weights and of signals stays about what it was, whatever the network's
-    initialization; a single number stays as it is.
+    This removes what was learned, while weights and signals keep about their size, whatever the network's
+    initialization. A single number is unchanged.
     """
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
@@ -86,9 +87,9 @@ def permuted(tree: Any, key: jax.Array) -> Any:
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return Spearman's rank correlation of every row of two arrays (N, ...), float64 (N,).
+    """Return Spearman's rank correlation of each row of two arrays (N, ...), float64 (N,).
 
-    Equal values have the mean of their ranks. Of a row without differences it is 0: a flat map is like none.
+    Equal values get the mean of their ranks. For a constant row the correlation is 0: a flat map resembles none.
 
     >>> rank_correlation(np.array([[1, 2, 3], [1, 1, 1]]), np.array([[10, 20, 15], [1, 2, 3]])).tolist()
     [0.5, 0.0]
@@ -102,6 +103,6 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the ranks of values (n,), from 0, float64; equal ones have their mean."""
+    """Return the ranks of values (n,), from 0, float64; equal values get the mean of their ranks."""
     ordered = np.sort(values)
     return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") - 1) / 2

@@ -1,4 +1,4 @@
-"""SmoothGrad: the gradient with respect to the image, averaged over images with noise on them."""
+"""SmoothGrad: the gradient with respect to the image, averaged over noisy copies of it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def smooth_grad(
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        key: of the noise.
-        samples: noisy copies.
-        noise: standard deviation as a share of the range of the image's values; the paper found 0.1 to 0.2 best.
+        key: PRNG key of the noise.
+        samples: number of noisy copies.
+        noise: standard deviation as a fraction of the range of the image's values; the paper found 0.1 to 0.2 best.
 
     Raises:
         UsageError: fewer than 1 sample.

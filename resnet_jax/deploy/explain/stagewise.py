@@ -1,4 +1,4 @@
-"""Class activation over stages: where every stage, from the stem to the last, has the evidence for a class."""
+"""Class activation over stages: where each stage, from the stem to the last, has the evidence for a class."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def stage_activations(
     layers: Sequence[str] | None = None,
     rule: Rule = "layer_cam",
 ) -> dict[str, Float[Array, " n *sides"]]:
-    r"""Return a class activation map of every stage, at the sides of the images, from one backward pass.
+    r"""Return a class activation map of every stage, at the size of the images, from one backward pass.
 
-    ``grad_cam`` weighs a channel by its mean gradient, which says little of early maps, where one channel is for and
-    against at different places. ``layer_cam`` (the default) weighs every position by its own gradient:
+    ``grad_cam`` weights a channel by its mean gradient, which means little for early maps, where one channel counts for
+    the class at some places and against it at others. ``layer_cam`` (the default) weights every position by its own
+    gradient:
 
     .. math:: L_{ij} = \mathrm{ReLU}\Big(\sum_k \mathrm{ReLU}(g^k_{ij}) A^k_{ij}\Big)
 
@@ -37,11 +38,12 @@ def stage_activations(
 
     Args:
         model: the network.
-        variables: its own.
+        variables: its variables.
         images: normalized, (N, *sides, C).
         target: a :class:`.Target`, or classes (N,).
-        layers: names of :func:`.layers_of`; default: all but ``final``, and that where it is not the last stage's.
-        rule: how channels are weighed.
+        layers: names of :func:`.layers_of`; default: all but ``final``, which is included only if it differs from the
+            last stage's map.
+        rule: how channels are weighted.
 
     Raises:
         UsageError: the network has no such layer.

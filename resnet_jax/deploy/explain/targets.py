@@ -1,4 +1,4 @@
-"""Which number of a network's outputs is explained: a class's score, a box's, or that of the pixels of a class."""
+"""The number of a network's outputs to explain: the score of a class, of a box, or of the pixels of a class."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from resnet_jax.tasks.segmentation import Segmentation
 from resnet_jax.tasks.task import Task
 
 Kind: TypeAlias = Literal["softmax", "sigmoid", "value", "yes_no", "pixels", "box"]
-"""What an output is: of a class among others, of a label by itself, a number, a yes or no, of pixels, of a box."""
+"""Kind of an output: one class among others, an independent label, a number, yes or no, pixels, a box."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One number of the outputs of every image. A value that may go into a compiled function: its arrays are traced.
+    """One number of the outputs of every image. It can be passed to a compiled function, which traces its arrays.
 
     Attributes:
-        index: of the class, label or value, int32 (N,).
-        region: of pixels, those that count, bool ``(N, *sides)``, the sides those of the outputs.
-        place: of boxes, which of the P places of the outputs, int32 (N,).
-        kind: what the output is; see :data:`Kind`.
-        head: of several heads, the name of the one that is explained.
+        index: index of the class, label or value, int32 (N,).
+        region: for pixels: those that count, bool ``(N, *sides)``, at the size of the outputs.
+        place: for boxes: index among the P positions of the outputs, int32 (N,).
+        kind: kind of the output; see :data:`Kind`.
+        head: with several heads, the name of the one that is explained.
 
     >>> target = Target(jnp.array([1], jnp.int32))
     >>> outputs = jnp.array([[0.0, 2.0]])
@@ -48,15 +48,17 @@ class Target:
     head: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     def score(self, outputs: Any) -> Float[Array, " n"]:
-        """Return what is differentiated, float32 (N,).
+        """Return the score to differentiate, float32 (N,).
 
-        Of classes and labels the logit, as Grad-CAM and Captum take it; of a yes or no the logit of that answer; of
-        pixels the sum of the class's logit over ``region``; of a box the score by which boxes are ranked.
+        For classes and labels this is the logit, as in Grad-CAM and Captum; for yes or no, the logit of that answer;
+        for pixels, the sum of the class's logits over ``region``; for a box, the score by which boxes are ranked.
         """
         return self._pick(outputs, probability=False)
 
     def probability(self, outputs: Any) -> Float[Array, " n"]:
-        """Return the number between 0 and 1 that people read, float32 (N,): of pixels its mean; of a value itself."""
+        """Return the number between 0 and 1 that people read, float32 (N,): for pixels its mean; for a value, the value
+        itself.
+        """
         return self._pick(outputs, probability=True)
 
     def _pick(self, outputs: Any, *, probability: bool) -> Array:
@@ -87,37 +89,38 @@ class Target:
 
 
 TargetLike: TypeAlias = Target | jax.Array
-"""A target, or the classes of a classifier's images, int (N,)."""
+"""A target, or the classes of images for a classifier, int (N,)."""
 
 
 def as_target(target: Any) -> Target:
-    """Return a target, made of classes (N,) where it is none yet."""
+    """Return a target; classes (N,) are converted to one."""
     return target if isinstance(target, Target) else Target(jnp.asarray(target, jnp.int32))
 
 
 def choose_target(task: Task, outputs: Any, wanted: Any = None, head: str | None = None) -> Target:
-    """Return what is explained of every image: what the network says first, or what is wanted. It may be traced.
+    """Return what to explain for every image: the network's first prediction, or what is wanted. May be traced.
 
     ==============  ====================================================================================
     task            target
     ==============  ====================================================================================
-    classification  the likeliest class
-    multilabel      the likeliest label
+    classification  the most likely class
+    multilabel      the most likely label
     binary          the answer, yes or no
     regression      the first value
-    segmentation    the class with most pixels, over the pixels that are taken for it
+    segmentation    the class with the most pixels, over the pixels predicted as that class
     detection       the box with the highest score
-    multitask       that of the first head, or of ``head``
+    multitask       the target of the first head, or of ``head``
     ==============  ====================================================================================
 
     Args:
-        task: what the outputs mean.
-        outputs: of N images.
-        wanted: another class, label or value, an index or int (N,): its score, the pixels taken for it, its best box.
-        head: of several tasks, which.
+        task: the task of the network.
+        outputs: outputs for N images.
+        wanted: another class, label or value, as an index or int (N,): its score, the pixels predicted as it, its best
+            box.
+        head: with several tasks, which one.
 
     Raises:
-        UsageError: no such head.
+        UsageError: there is no such head.
     """
     if isinstance(task, Multitask):
         parts = {part.name: part.task for part in task.parts}
@@ -156,17 +159,17 @@ def choose_target(task: Task, outputs: Any, wanted: Any = None, head: str | None
         best = outputs.argmax(axis=-1)
         kind = "sigmoid"
         if isinstance(task, Classification) and task.criterion != "bce":
-            kind = "value" if task.criterion == "mse" else "softmax"  # of mse an output is trained to be 0 or 1
+            kind = "value" if task.criterion == "mse" else "softmax"  # with mse, outputs are trained to be 0 or 1
     return Target((best if wanted is None else _rows(wanted, count)).astype(jnp.int32), kind=kind)
 
 
 def place_scores(outputs: Any) -> Float[Array, "n p k"]:
-    """Return the score of every place of a detector for every class, by which its boxes are ranked."""
+    """Return the scores of all positions of a detector for all classes, by which its boxes are ranked."""
     return jax.vmap(box_scores)(dict(outputs))
 
 
 def _of_class(values: Array, index: Array) -> Array:
-    """Return (N, ..., K) at a class of every image, (N, ...)."""
+    """Return values (N, ..., K) at one class per image, (N, ...)."""
     at = index.reshape(-1, *(1,) * (values.ndim - 1)).astype(jnp.int32)
     return jnp.take_along_axis(values, at, axis=-1)[..., 0]
 

@@ -1,1 +1,1 @@
-"""Networks written as ONNX graphs from their configuration: a file a concept, and :func:`.network.write_network`."""
+"""Write networks as ONNX graphs from their configuration: one file per concept, and :func:`.network.write_network`."""

@@ -11,7 +11,7 @@ from resnet_jax.models.config import ResNetConfig
 
 
 def activate(graph: Graph, config: ResNetConfig, x: str, name: str, factor: float = 1.0) -> str:
-    """Return the network's activation of ``x``, times its gain (of an NF rule) and ``factor``."""
+    """Return the network's activation of ``x``, times its gain (for an NF rule) and ``factor``."""
     gain = GAINS[config.activation] if config.is_nf else 1.0
     return graph.multiplied(_plain(graph, config, x, name), gain * factor, name=f"{name}/gain")
 

@@ -11,7 +11,7 @@ from resnet_jax.models.config import ResNetConfig
 
 
 def attention(graph: Graph, config: ResNetConfig, x: str) -> str:
-    """Return ``x`` with its channels weighted by the network's attention; ``x`` itself without one."""
+    """Return ``x`` with its channels weighted by the network's attention, or ``x`` itself without attention."""
     match config.attention:
         case "none":
             return x

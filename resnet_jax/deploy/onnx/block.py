@@ -1,4 +1,4 @@
-"""Residual blocks: branch, skip, and how the residual rule joins them."""
+"""Residual blocks: branch, skip, and how the residual rule combines them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from resnet_jax.models.plan import BlockSpec, projects
 
 
 def write_block(graph: Graph, config: ResNetConfig, block: BlockSpec, x: str) -> str:
-    """Return the output of a block, within whose scope this is called; as :class:`resnet_jax.models.block.Block`."""
+    """Return the output of a block, as :class:`resnet_jax.models.block.Block`. Call it within the scope of the
+    block.
+    """
     seen = x
     if config.is_pre:
         with graph.scope("preact"):
@@ -53,7 +55,7 @@ def _branch(graph: Graph, config: ResNetConfig, block: BlockSpec, x: str) -> str
 
 
 def _factor(graph: Graph, config: ResNetConfig) -> float:
-    """Return what the residual rule multiplies the branch by."""
+    """Return the factor by which the residual rule multiplies the branch."""
     factor = 2.0 if config.attention != "none" and config.is_nf else 1.0
     if config.residual in ("skipinit", "rezero", "nf_gain"):
         factor *= float(graph.param("gain"))
@@ -77,7 +79,7 @@ def _shortcut(graph: Graph, config: ResNetConfig, block: BlockSpec, x: str, seen
 
 
 def _subsample_and_pad(graph: Graph, config: ResNetConfig, block: BlockSpec, x: str) -> str:
-    """Return every ``strides``-th position, filled up with channels of zeros: option A."""
+    """Return every ``strides``-th position, padded with channels of zeros: option A."""
     dims, missing = graph.dims, block.features - block.in_features
     if block.strides != 1:
         starts, ends = graph.integers("starts", [0] * dims), graph.integers("ends", [2**31 - 1] * dims)

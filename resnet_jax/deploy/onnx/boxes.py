@@ -1,6 +1,6 @@
-"""Heads of boxes: FCOS and RetinaNet, with raw outputs; :mod:`resnet_jax.tasks.detection` makes boxes of them.
+"""Detection heads: FCOS and RetinaNet with raw outputs, which :mod:`resnet_jax.tasks.detection` turns into boxes.
 
-Anchors are constants, so the sides of the input are fixed.
+Anchors are constants, so the input size is fixed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _retinanet(
 def _towers(
     graph: Graph, config: ResNetConfig, maps: Mapping[str, str], sides: tuple[int, ...] | None
 ) -> tuple[list[tuple[int, ...]], list[str], list[str]]:
-    """Return the sides of the pyramid's levels, and the maps of the tower of classes and of that of boxes."""
+    """Return the sides of the pyramid's levels, and the maps of the class tower and of the box tower."""
     if sides is None:
         raise UsageError(f"head {config.head} has anchors, which are made for one size of images: give no free size")
     first = first_stage(config)
@@ -69,14 +69,14 @@ def _towers(
 
 
 def _tower(graph: Graph, config: ResNetConfig, levels: list[str], sizes: list[tuple[int, ...]], name: str) -> list[str]:
-    """Return maps after the convolutions of a tower, whose norms take the positions of all levels as one map."""
+    """Return maps after the convolutions of a tower, whose norms treat the positions of all levels as one map."""
     with graph.scope(name):
         for number in range(1, config.head_depth + 1):
             layer = f"conv{number}"
             levels = [
                 convolution(graph, config, x, layer, node=f"{layer}_level{at}") for at, x in enumerate(levels, start=1)
             ]
-            if config.norm in ("folded", "none"):  # nothing but the activation is left
+            if config.norm in ("folded", "none"):  # only the activation remains
                 levels = [activate(graph, config, x, f"act{number}_level{at}") for at, x in enumerate(levels, start=1)]
                 continue
             flat = graph.integers("one_row", (0, 0, -1, 1))
@@ -90,7 +90,7 @@ def _tower(graph: Graph, config: ResNetConfig, levels: list[str], sizes: list[tu
 
 
 def _apart(graph: Graph, joined: str, sizes: list[tuple[int, ...]], name: str) -> list[str]:
-    """Return the maps of levels whose positions are joined in one map of one row."""
+    """Return the maps of the levels whose positions are joined in one map of a single row."""
     found, start, axis = [], 0, graph.integers("rows", [2])
     for at, size in enumerate(sizes, start=1):
         end = start + math.prod(size)
@@ -103,7 +103,7 @@ def _apart(graph: Graph, joined: str, sizes: list[tuple[int, ...]], name: str) -
 
 
 def _numbers(graph: Graph, maps: list[str], name: str, width: int) -> str:
-    """Return the numbers of convolution ``classifier_{name}`` at all positions of all levels, (N, P, width)."""
+    """Return the outputs of convolution ``classifier_{name}`` at all positions of all levels, (N, P, width)."""
     layer, found = f"classifier_{name}", []
     shape = graph.integers(f"{layer}/shape", (0, -1, width))
     for at, x in enumerate(maps, start=1):
@@ -121,7 +121,7 @@ def _class_logits(graph: Graph, config: ResNetConfig, maps: list[str]) -> str:
 def _geometry(
     graph: Graph, maps: Mapping[str, str], anchors: np.ndarray, sides: tuple[int, ...] | None
 ) -> dict[str, str]:
-    assert sides is not None  # the towers refuse it
+    assert sides is not None  # the towers reject it
     return {
         "anchors": for_each(graph, maps["input"], "anchors", anchors),
         "size": for_each(graph, maps["input"], "size", sides),
@@ -129,7 +129,7 @@ def _geometry(
 
 
 def _level_sides(config: ResNetConfig, sides: tuple[int, ...], first: int) -> list[tuple[int, ...]]:
-    """Return the sides of the pyramid's maps, the finest first."""
+    """Return the sides of the pyramid's maps, finest first."""
     shape = (*sides, config.in_channels)
     model = ResNet(config)
     maps = jax.eval_shape(

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers, their weights as the network uses them: standardized, with their gain."""
+"""Convolutions and linear layers with their effective weights: standardized, with their gain."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def convolution(
     same: bool = True,
     node: str | None = None,
 ) -> str:
-    """Return the convolution called ``name``: as :class:`resnet_jax.models.layers.Conv`.
+    """Return the convolution called ``name``, as :class:`resnet_jax.models.layers.Conv`.
 
-    Its window and its channels are those of its kernel, and it has a bias if the network has one there.
+    Window and channels are those of its kernel, and it has a bias if the network has one there.
 
     Args:
-        graph: what is written to.
-        config: the network's choices; None for a convolution that the network's weight standardization is not of.
+        graph: the graph to write to.
+        config: the network's choices; None for a convolution without the network's weight standardization.
         x: a map.
-        name: of the layer.
-        strides: the same along every dimension.
+        name: name of the layer.
+        strides: stride, the same along every dimension.
         groups: channel groups.
         dilation: distance between the taps of the window.
-        same: of an odd padding one more is behind the map.
-        node: name of the node, where a layer has several; None: the layer's.
+        same: of an odd total padding, put the extra position after the map.
+        node: name of the node, if a layer has several; None: the layer's name.
     """
     with graph.scope(name):
         kernel = graph.param("kernel")
@@ -59,14 +59,14 @@ def convolution(
 
 
 def linear(graph: Graph, x: str, name: str) -> str:
-    """Return a linear layer of vectors (N, C), with a bias."""
+    """Return a linear layer on vectors (N, C), with a bias."""
     with graph.scope(name):
         kernel, bias = graph.param("kernel"), graph.param("bias")
     return graph.weight(name, "Gemm", x, kernel.T, bias, transB=1)
 
 
 def pointwise(graph: Graph, x: str, name: str) -> str:
-    """Return a linear layer of every position of a map: a convolution of windows of 1."""
+    """Return a linear layer at every position of a map: a 1x1 convolution."""
     with graph.scope(name):
         kernel, bias = graph.param("kernel"), graph.param("bias")
     window = (1,) * graph.dims
@@ -74,7 +74,7 @@ def pointwise(graph: Graph, x: str, name: str) -> str:
 
 
 def out_first(kernel: np.ndarray) -> np.ndarray:
-    """Return a kernel (*window, I, O) as ONNX has it, (O, I, *window).
+    """Return a kernel (*window, I, O) in ONNX's order, (O, I, *window).
 
     >>> out_first(np.zeros((3, 5, 2, 7))).shape
     (7, 2, 3, 5)

@@ -1,4 +1,4 @@
-"""What is computed of an input before the stem: normalization of stored values, and the network's front end."""
+"""Preprocessing before the stem: normalization of stored values, and the network's front end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LEAST = float(np.finfo(np.float32).tiny)
 
 
 def from_pixels(graph: Graph, x: str, dims: int, scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    """Return ``(x / scale - mean) / std`` of stored values (N, *spatial, C), in ONNX's layout.
+    """Return ``(x / scale - mean) / std`` for stored values (N, *spatial, C), in ONNX's layout.
 
-    It is one multiplication and one addition: the numbers of both are computed in float64.
+    It is one multiplication and one addition, whose constants are computed in float64.
     """
     with graph.scope("preprocessing"):
         x = graph.node("Cast", x, name="float", to=graph.onnx.TensorProto.FLOAT)
@@ -30,7 +30,7 @@ def from_pixels(graph: Graph, x: str, dims: int, scale: float, mean: tuple[float
 
 
 def write_frontend(graph: Graph, config: ResNetConfig, x: str) -> str:
-    """Return what the stem sees; as :func:`resnet_jax.models.frontend.apply_frontend`."""
+    """Return the input of the stem, as :func:`resnet_jax.models.frontend.apply_frontend`."""
     with graph.scope("frontend"):
         match config.frontend:
             case "none":
@@ -47,7 +47,7 @@ def write_frontend(graph: Graph, config: ResNetConfig, x: str) -> str:
 
 
 def _standardized(graph: Graph, x: str, dims: int) -> str:
-    """Return ``x`` less its mean, over its deviation, both over all positions; what is constant becomes 0."""
+    """Return ``x`` minus its mean, divided by its standard deviation, over all positions; constant inputs become 0."""
     axes = graph.integers("axes", range(2, dims + 2))
     centred = graph.node("Sub", x, graph.node("ReduceMean", x, axes, name="mean"), name="centred")
     square = graph.node("Mul", centred, centred, name="square")
@@ -60,9 +60,9 @@ def _standardized(graph: Graph, x: str, dims: int) -> str:
 
 
 def _log_mel(graph: Graph, config: ResNetConfig, x: str) -> str:
-    """Return log-mel spectrograms (N, C, time, bands) of signals (N, C, L); as :func:`resnet_jax.ops.log_mel`.
+    """Return log-mel spectrograms (N, C, time, bands) of signals (N, C, L), as :func:`resnet_jax.ops.log_mel`.
 
-    The Fourier transform of windows is a convolution: its filters are the window times cosines and sines.
+    The Fourier transform of windows is a convolution whose filters are the window times cosines and sines.
     """
     window, bands = config.mel_window, config.mel_bands
     size, half = 1 << (window - 1).bit_length(), window // 2

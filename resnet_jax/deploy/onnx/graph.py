@@ -1,8 +1,8 @@
-"""An ONNX graph as it is written: nodes and constants, named by the paths of the network's modules.
+"""An ONNX graph under construction: nodes and constants, named by the paths of the network's modules.
 
-Maps are (N, C, *spatial), as ONNX has them. A value is a string, the name of the node that makes it: node
-``stage1/block0/branch/conv1`` puts out ``stage1/block0/branch/conv1``, and its constants are called
-``stage1/block0/branch/conv1/weight`` and the like. So names are the same whenever the same network is written.
+Maps are (N, C, *spatial), as in ONNX. A value is a string, the name of the node that produces it: node
+``stage1/block0/branch/conv1`` outputs ``stage1/block0/branch/conv1``, and its constants are called
+``stage1/block0/branch/conv1/weight`` and so on. Names are therefore the same whenever the same network is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from resnet_jax.deploy.packages import package
 from resnet_jax.errors import UsageError
 
-#: Of the operators and of the file. ONNX Runtime reads them from 1.14 on, OpenVINO from 2023.0.
+#: Versions of the operator set and of the file. ONNX Runtime reads them from 1.14 on, OpenVINO from 2023.0.
 OPSET, IR_VERSION = 18, 8
 
 
@@ -26,9 +26,9 @@ class Weighted:
     """A node with a trained weight: a convolution or a linear layer.
 
     Attributes:
-        name: of the node, and of its output.
+        name: name of the node and of its output.
         op: ``Conv`` or ``Gemm``.
-        weight: name of the constant, (O, I / groups, *window) or, of Gemm, (O, I): output channels come first.
+        weight: name of the constant, (O, I / groups, *window) or, for Gemm, (O, I): output channels come first.
         bias: name of the constant (O,), or None.
     """
 
@@ -39,11 +39,11 @@ class Weighted:
 
 
 class Graph:
-    """Nodes and constants, and the parameters they are made of.
+    """Nodes and constants, and the parameters they are made from.
 
     Args:
         variables: arrays of the network by path, without the collection: ``stem/conv/kernel``, ``stem/norm/mean``.
-        dims: spatial dimensions of the maps.
+        dims: number of spatial dimensions of the maps.
     """
 
     def __init__(self, variables: Mapping[str, np.ndarray], dims: int) -> None:
@@ -57,7 +57,7 @@ class Graph:
 
     @contextlib.contextmanager
     def scope(self, *names: str) -> Iterator[None]:
-        """Put names before those of all nodes, constants and parameters within the ``with`` block."""
+        """Prefix the names of all nodes, constants and parameters within the ``with`` block."""
         self._scopes.extend(names)
         try:
             yield
@@ -65,18 +65,18 @@ class Graph:
             del self._scopes[len(self._scopes) - len(names) :]
 
     def path(self, name: str) -> str:
-        """Return the whole name of something here."""
+        """Return the full name of something in the current scope."""
         return "/".join([*self._scopes, name])
 
     def has(self, name: str) -> bool:
-        """Return whether the network has a parameter of this name here."""
+        """Return whether the network has a parameter of this name in the current scope."""
         return self.path(name) in self._variables
 
     def param(self, name: str) -> np.ndarray:
         """Return a parameter or statistic, float32.
 
         Raises:
-            UsageError: the network has none of this name.
+            UsageError: the network has no parameter of this name.
         """
         path = self.path(name)
         if path not in self._variables:
@@ -85,17 +85,17 @@ class Graph:
         return np.asarray(self._variables[path], np.float32)
 
     def unused(self) -> list[str]:
-        """Return the parameters that nothing was made of."""
+        """Return the parameters that nothing has used."""
         return sorted(set(self._variables) - self._used)
 
     def node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Add a node of one output; return the name of that.
+        """Add a node with one output; return the output's name.
 
         Args:
             op: the operator.
-            *inputs: values; an empty one is left out.
-            name: of the node, within the scope.
-            **attributes: of the operator; None for those that are left out.
+            *inputs: values; empty ones are omitted.
+            name: name of the node within the scope.
+            **attributes: attributes of the operator; None omits one.
         """
         path = self.path(name)
         if path in self._names:
@@ -106,26 +106,26 @@ class Graph:
         return path
 
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
-        """Add a constant; return its name. The same one may be added several times."""
+        """Add a constant; return its name. The same constant may be added several times."""
         path, array = self.path(name), np.asarray(value, dtype, order="C")
         if not np.array_equal(self.constants.setdefault(path, array), array):
             raise AssertionError(f"two constants are called {path}")
         return path
 
     def integers(self, name: str, values: Sequence[int]) -> str:
-        """Add a constant of int64, as axes and shapes are."""
+        """Add an int64 constant, such as axes and shapes."""
         return self.constant(name, np.asarray(values), np.int64)
 
     def binary(self, op: str, x: str, value: Any, *, name: str) -> str:
-        """Return ``op(x, value)`` of a constant, such as ``Mul`` by a factor."""
+        """Return ``op(x, value)`` with a constant, such as ``Mul`` by a factor."""
         return self.node(op, x, self.constant(f"{name}/value", value), name=name)
 
     def per_channel(self, values: np.ndarray) -> np.ndarray:
-        """Return values (C,) in a shape that goes with maps (N, C, *spatial)."""
+        """Return values (C,) in a shape that broadcasts to maps (N, C, *spatial)."""
         return np.asarray(values).reshape(-1, *(1,) * self.dims)
 
     def multiplied(self, x: str, factor: float, *, name: str) -> str:
-        """Return ``x`` times a number; ``x`` itself if that is 1."""
+        """Return ``x`` times a number, or ``x`` itself if that is 1."""
         return x if factor == 1.0 else self.binary("Mul", x, factor, name=name)
 
     def weight(
@@ -139,16 +139,16 @@ class Graph:
         node: str | None = None,
         **attributes: Any,
     ) -> str:
-        """Add a convolution or a linear layer; it is among :attr:`weighted`.
+        """Add a convolution or a linear layer, and record it in :attr:`weighted`.
 
         Args:
-            name: of the layer, before its constants' names.
+            name: name of the layer, the prefix of its constants' names.
             op: ``Conv`` or ``Gemm``.
             x: the input.
             weight: output channels first.
             bias: (O,), or None.
-            node: name of the node, where a layer has several; None: the layer's.
-            **attributes: of the operator.
+            node: name of the node, if a layer has several; None: the layer's name.
+            **attributes: attributes of the operator.
         """
         constants = [self.constant(f"{name}/weight", weight)]
         if bias is not None:

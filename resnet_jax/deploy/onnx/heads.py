@@ -1,4 +1,4 @@
-"""What makes outputs of the maps: the classifier, heads of pixels and of several tasks, and whoever registers one."""
+"""From maps to outputs: the classifier, heads for pixels and for several tasks, and those that you register."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from resnet_jax.models.heads.aspp import RATES
 from resnet_jax.models.heads.several import LOG_VARIANCE, parse_outputs
 from resnet_jax.runtime.registry import Registry
 
-#: The one output of a network whose head makes one.
+#: Name of the output of a network whose head has only one.
 OUTPUT = "output"
 
-#: From graph, choices, maps by name (:meth:`resnet_jax.models.ResNet.features`, and ``input``) and the sides of the
-#: input, None where it has any, to the outputs by name. It is called within the scope ``head``.
+#: A function from graph, choices, maps by name (:meth:`resnet_jax.models.ResNet.features`, and ``input``) and the sides
+#: of the input (None for any) to the outputs by name. It is called within the scope ``head``.
 HeadForm = Callable[[Graph, ResNetConfig, Mapping[str, str], tuple[int, ...] | None], dict[str, str]]
 
 #: The ONNX form of every head, by the name in :data:`resnet_jax.models.heads.registry.HEADS`.
@@ -30,16 +30,16 @@ HEAD_FORMS: Registry[HeadForm] = Registry("ONNX form of head")
 def write_head(
     graph: Graph, config: ResNetConfig, maps: Mapping[str, str], sides: tuple[int, ...] | None
 ) -> dict[str, str]:
-    """Return the outputs by name, in the shapes of :class:`resnet_jax.models.ResNet`'s.
+    """Return the outputs by name, in the shapes of :class:`resnet_jax.models.ResNet`'s outputs.
 
     Raises:
-        UsageError: a registered head without an ONNX form.
+        UsageError: the head is registered without an ONNX form.
     """
     if config.num_classes == 0:
         return {OUTPUT: maps["pooled"]}
     if config.head == "classifier":
         return {OUTPUT: _scaled(graph, config, linear(graph, maps["pooled"], paths.HEAD), paths.HEAD)}
-    import resnet_jax.deploy.onnx.boxes  # noqa: F401  # registers those of boxes
+    import resnet_jax.deploy.onnx.boxes  # noqa: F401  # registers the detection heads
 
     if config.head not in HEAD_FORMS:
         raise UsageError(
@@ -60,7 +60,7 @@ def conv_norm(
     dilation: int = 1,
     activated: bool = True,
 ) -> str:
-    """Return a convolution, the network's norm and, unless told otherwise, its activation."""
+    """Return a convolution, the network's norm and, by default, its activation."""
     x = convolution(graph, config, x, f"{name}_conv", strides, dilation=dilation)
     if activated:
         return norm_and_activate(graph, config, x, f"{name}_norm")
@@ -77,7 +77,7 @@ def pyramid(
     smooth: bool = True,
     bilinear: bool = False,
 ) -> list[str]:
-    """Return the maps of a feature pyramid, the finest first; as :class:`resnet_jax.models.heads.pyramid.Pyramid`."""
+    """Return the maps of a feature pyramid, finest first, as :class:`resnet_jax.models.heads.pyramid.Pyramid`."""
     stages, levels = len(config.stage_sizes), []
     with graph.scope("pyramid"):
         for number in range(stages, first - 1, -1):
@@ -150,7 +150,7 @@ def _several_uncertain(
 
 
 def for_each(graph: Graph, x: str, name: str, values: object) -> str:
-    """Return a constant (...) for every example of ``x``, (N, ...)."""
+    """Repeat a constant (...) for every example of ``x``: (N, ...)."""
     constant = graph.constant(f"{name}/values", values)
     rest = graph.constants[constant].shape
     with graph.scope(name):
@@ -160,7 +160,7 @@ def for_each(graph: Graph, x: str, name: str, values: object) -> str:
 
 
 def _sum_of_levels(graph: Graph, config: ResNetConfig, maps: Mapping[str, str]) -> str:
-    """Return one map of the finest stage's resolution that knows all stages."""
+    """Return one map at the resolution of the finest stage that combines all stages."""
     levels = pyramid(graph, config, maps, smooth=False, bilinear=True)
     finest = sides_of(graph, levels[0], "finest")
     total = ""
@@ -174,7 +174,7 @@ def _sum_of_levels(graph: Graph, config: ResNetConfig, maps: Mapping[str, str]) 
 
 
 def _of_pixels(graph: Graph, config: ResNetConfig, x: str, maps: Mapping[str, str], layer: str = "classifier") -> str:
-    """Return ``num_classes`` outputs of every pixel of the input, (N, *sides, K)."""
+    """Return ``num_classes`` outputs for every pixel of the input, (N, *sides, K)."""
     x = _scaled(graph, config, pointwise(graph, x, layer), layer)
     x = resize_bilinear(graph, x, f"{layer}_resized", sides_of(graph, maps["input"], f"{layer}_sides"))
     return channels_last(graph, x, f"{layer}_pixels")

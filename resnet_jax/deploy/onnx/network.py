@@ -1,4 +1,4 @@
-"""A whole network as an ONNX model: written from its configuration and its parameters."""
+"""Write a complete network as an ONNX model, from its configuration and its parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from resnet_jax.models.resnet import ResNet
 INPUT = "input"
 #: Names of the dimensions that a graph leaves open.
 BATCH, SIDES = "batch", {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-#: A protobuf, and so an ONNX file in one piece, is smaller than 2 GiB.
+#: A protobuf, and therefore a single-file ONNX model, must be smaller than 2 GiB.
 MOST_BYTES = 2**31 - 2**20
 
 
@@ -44,14 +44,14 @@ class Input:
     """The input of a graph.
 
     Attributes:
-        sides: of an input of the network (before ``downscale``).
+        sides: sides of an input of the network (before ``downscale``).
         any_sides: whether the graph leaves them open.
-        batch: examples of a batch; None leaves it open.
-        pixels: dtype of stored values (N, *sides, C) that the graph normalizes; None: it takes normalized
-            (N, C, *sides), float32.
-        scale: of pixels: what they are divided by.
-        mean: likewise, per channel, after that.
-        std: likewise.
+        batch: batch size; None leaves it open.
+        pixels: dtype of stored values (N, *sides, C) that the graph normalizes; None: it takes normalized (N, C,
+            *sides), float32.
+        scale: for pixels: divisor.
+        mean: for pixels: subtracted after that, per channel.
+        std: for pixels: divisor after that, per channel.
         downscale: the network sees inputs at 1 / downscale of their sides.
     """
 
@@ -67,11 +67,11 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """An ONNX model and what it is made of.
+    """An ONNX model and its components.
 
     Attributes:
         model: an ``onnx.ModelProto``.
-        weighted: its convolutions and linear layers, in the order in which they are computed.
+        weighted: its convolutions and linear layers, in the order of computation.
         outputs: names of its outputs.
     """
 
@@ -83,20 +83,20 @@ class Written:
 def write_network(
     config: ResNetConfig, variables: Mapping[str, Any], given: Input, metadata: Mapping[str, str] | None = None
 ) -> Written:
-    """Return a network as an ONNX model. It computes in float32, whatever ``config.dtype`` says.
+    """Return a network as an ONNX model, which computes in float32 whatever ``config.dtype`` says.
 
     Names of nodes are the paths of the network's modules, and the same whenever the same network is written. Outputs
-    have the shapes of the network's own: of pixels (N, *sides, K).
+    have the shapes of the network's own: for pixels (N, *sides, K).
 
     Args:
-        config: the network's choices; batch norm is folded if they are those of a folded network.
+        config: the network's choices; those of a folded network if batch norm is folded.
         variables: ``params`` and, with batch norm, ``batch_stats``, in any layout.
         given: the input.
-        metadata: texts to keep in the file.
+        metadata: strings to store in the file.
 
     Raises:
-        UsageError: the package onnx is missing, the network has a norm or a head that was registered without an ONNX
-            form, it finds boxes in images of any size, or it is larger than an ONNX file may be.
+        UsageError: the package onnx is missing, a norm or head of the network is registered without an ONNX form, it
+            detects boxes in images of any size, or it is larger than an ONNX file may be.
     """
     dims = config.spatial_dims
     graph = Graph(_flat(variables), 2 if config.frontend == "log_mel" else dims)
@@ -125,7 +125,7 @@ def _write(graph: Graph, config: ResNetConfig, x: str, given: Input) -> dict[str
 
 
 def _features(graph: Graph, config: ResNetConfig, x: str) -> dict[str, str]:
-    """Return what :meth:`resnet_jax.models.ResNet.features` gives."""
+    """Return the maps of :meth:`resnet_jax.models.ResNet.features`."""
     x = write_frontend(graph, config, x)
     with graph.scope(paths.STEM):
         x = write_stem(graph, config, x)
@@ -148,7 +148,7 @@ def _features(graph: Graph, config: ResNetConfig, x: str) -> dict[str, str]:
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return arrays by path, a subtree for every block; statistics beside the parameters of their norm."""
+    """Return arrays by path, with a subtree for every block and statistics next to the parameters of their norm."""
     flat: dict[str, np.ndarray] = {}
     for tree in variables.values():
         flat |= {path: np.asarray(leaf) for path, leaf in flatten_dict(layout.unstack(tree), sep="/").items()}
@@ -183,7 +183,7 @@ def _model(
 
 
 def _output_shapes(config: ResNetConfig, given: Input) -> dict[str, list[int | str]]:
-    """Return the shape of one example of every output; sides that follow the input's have the names of these."""
+    """Return the shape of one example of every output; sides that follow the input's have the same names."""
     model = ResNet(config)
     variables = abstract_variables(model, (*given.sides, config.in_channels))
 
@@ -204,5 +204,5 @@ def _output_shapes(config: ResNetConfig, given: Input) -> dict[str, list[int | s
 
 
 def _of_pixels(config: ResNetConfig) -> bool:
-    """Return whether the one output is a map as large as the input."""
+    """Return whether the only output is a map as large as the input."""
     return config.num_classes > 0 and config.head in ("fcn", "fpn", "aspp")

@@ -1,4 +1,4 @@
-"""Normalizations, by name: ours, and the ONNX form of a norm that somebody registered."""
+"""Normalizations by name: the built-in ones, and the ONNX forms of those that you register."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from resnet_jax.errors import UsageError
 from resnet_jax.models.config import ResNetConfig
 from resnet_jax.runtime.registry import Registry
 
-#: From graph, choices, map, name of the node, and whether a convolution stands before it at once, to the normalized
-#: map. The parameters are in the scope of that name.
+#: A function from graph, choices, map, name of the node, and whether it directly follows a convolution, to the
+#: normalized map. The parameters are in the scope of that name.
 NormForm = Callable[[Graph, ResNetConfig, str, str, bool], str]
 
 #: The ONNX form of every norm, by the name in :data:`resnet_jax.models.norms.NORMS`.
@@ -24,7 +24,7 @@ def norm(graph: Graph, config: ResNetConfig, x: str, name: str, *, after_conv: b
     """Return the network's normalization called ``name``.
 
     Raises:
-        UsageError: a registered norm without an ONNX form.
+        UsageError: the norm is registered without an ONNX form.
     """
     if config.norm not in NORM_FORMS:
         raise UsageError(
@@ -77,7 +77,7 @@ def _instance(graph: Graph, config: ResNetConfig, x: str, name: str, after_conv:
 
 
 def _grouped(graph: Graph, config: ResNetConfig, x: str, name: str, groups: int) -> str:
-    """Group normalization as instance normalization of (N, groups, the rest), whose scale is 1, then scale and bias."""
+    """Group normalization as instance normalization of (N, groups, rest) with scale 1, followed by scale and bias."""
     with graph.scope(name):
         shape = graph.node("Shape", x, name="shape")
         flat = graph.node("Reshape", x, graph.integers("groups", (0, groups, -1)), name="flat")

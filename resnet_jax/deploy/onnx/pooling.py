@@ -1,4 +1,4 @@
-"""Pooling, and bringing maps to other sides."""
+"""Pooling, and resizing of maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resnet_jax.deploy.onnx.graph import Graph
 
 
 def max_pool(graph: Graph, x: str, name: str, *, window: int, stride: int, padding: int = 0) -> str:
-    """Return the maximum over windows; the padding never wins."""
+    """Return the maximum over windows, in which padding never counts."""
     dims = graph.dims
     return graph.node(
         "MaxPool", x, name=name, kernel_shape=[window] * dims, strides=[stride] * dims, pads=[padding] * (2 * dims)
@@ -17,7 +17,7 @@ def max_pool(graph: Graph, x: str, name: str, *, window: int, stride: int, paddi
 
 
 def mean_pool_2(graph: Graph, x: str, name: str) -> str:
-    """Return the mean over windows of 2 with stride 2; at an odd edge of what there is of the window."""
+    """Return the mean over windows of 2 with stride 2; windows at an odd edge average only what exists."""
     dims = graph.dims
     return graph.node(
         "AveragePool", x, name=name, kernel_shape=[2] * dims, strides=[2] * dims, ceil_mode=1, count_include_pad=0
@@ -25,10 +25,10 @@ def mean_pool_2(graph: Graph, x: str, name: str) -> str:
 
 
 def dilated_mean_2(graph: Graph, x: str, name: str, distance: int) -> str:
-    """Return the mean of each position and the one ``distance`` after it along every dimension, of what there is.
+    """Return the mean of each position and the one ``distance`` after it along every dimension, using only what exists.
 
-    Where nothing is after a position, it is taken twice. (ONNX Runtime refuses a mean pool whose padding is as wide as
-    its window.)
+    If there is nothing after a position, it is counted twice. (ONNX Runtime rejects a mean pool whose padding is as
+    wide as its window.)
     """
     with graph.scope(name):
         last = graph.integers("last", [2**31 - 1])
@@ -54,24 +54,24 @@ def global_pool(graph: Graph, x: str, name: str, kind: Literal["mean", "max"]) -
 
 
 def padded(graph: Graph, x: str, name: str, before: Sequence[int], after: Sequence[int]) -> str:
-    """Return a map with zeros before and after every axis, those of examples and channels included."""
+    """Return a map with zeros before and after every axis, including those of examples and channels."""
     return graph.node("Pad", x, graph.integers(f"{name}/pads", [*before, *after]), name=name)
 
 
 def sides_of(graph: Graph, x: str, name: str) -> str:
-    """Return the sides of a map, int64 (dims,), as the graph is run."""
+    """Return the sides of a map, int64 (dims,), computed when the graph runs."""
     return graph.node("Shape", x, name=name, start=2)
 
 
 def resize_bilinear(graph: Graph, x: str, name: str, sides: str) -> str:
-    """Return a map of other sides, interpolated linearly along every axis, pixel centres at half pixels."""
+    """Return a map resized by linear interpolation along every axis, with pixel centers at half pixels."""
     first = graph.node("Shape", x, name=f"{name}/examples", end=2)
     to = graph.node("Concat", first, sides, name=f"{name}/shape", axis=0)
     return graph.node("Resize", x, "", "", to, name=name, mode="linear", coordinate_transformation_mode="half_pixel")
 
 
 def double_nearest(graph: Graph, x: str, name: str, sides: str) -> str:
-    """Return a map with every position twice along every axis, and what is more than ``sides`` cut off."""
+    """Return a map with every position repeated twice along every axis, cropped to ``sides``."""
     dims = graph.dims
     scales = graph.constant(f"{name}/scales", [1.0, 1.0, *[2.0] * dims])
     twice = graph.node(
@@ -83,10 +83,10 @@ def double_nearest(graph: Graph, x: str, name: str, sides: str) -> str:
 
 
 def channels_last(graph: Graph, x: str, name: str) -> str:
-    """Return (N, *spatial, C) of a map."""
+    """Return a map as (N, *spatial, C)."""
     return graph.node("Transpose", x, name=name, perm=[0, *range(2, graph.dims + 2), 1])
 
 
 def channels_first(graph: Graph, x: str, name: str, dims: int) -> str:
-    """Return the map of (N, *spatial, C), of ``dims`` spatial dimensions."""
+    """Return (N, *spatial, C), with ``dims`` spatial dimensions, as a map."""
     return graph.node("Transpose", x, name=name, perm=[0, dims + 1, *range(1, dims + 1)])

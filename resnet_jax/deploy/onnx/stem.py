@@ -1,4 +1,4 @@
-"""From the input to the first block, and how stages begin."""
+"""From the input to the first block, and the start of stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnet_jax.models.plan import stem_widths
 
 
 def write_stem(graph: Graph, config: ResNetConfig, x: str) -> str:
-    """Return the stem's map, within whose scope this is called; as :class:`resnet_jax.models.resnet.Stem`."""
+    """Return the stem's map, as :class:`resnet_jax.models.resnet.Stem`. Call it within the scope of the stem."""
     if config.stem == "none":
         return x
     if config.stem == "whiten":
@@ -33,7 +33,7 @@ def write_stem(graph: Graph, config: ResNetConfig, x: str) -> str:
 
 
 def write_transition(graph: Graph, config: ResNetConfig, x: str) -> str:
-    """Return the map a stage begins with: a convolution, the maximum over 2x2, norm and activation."""
+    """Return the map at the start of a stage: a convolution, a 2x2 max pool, norm and activation."""
     x = max_pool(graph, convolution(graph, config, x, "conv"), "pool", window=2, stride=2)
     return x if config.is_pre else norm_and_activate(graph, config, x, "norm", after_conv=False)
 

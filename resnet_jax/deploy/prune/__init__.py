@@ -1,13 +1,13 @@
-"""Smaller networks out of trained ones: channels and blocks that go, weights that become zero, and lottery tickets.
+"""Smaller networks from trained ones: remove channels and blocks, set weights to zero, find lottery tickets.
 
 =====================  =============================================================================================
-:mod:`.channels`       which channels can go, and the network without them
+:mod:`.channels`       which channels can be removed, and the network without them
 :mod:`.blocks`         the same for whole residual branches
-:mod:`.scores`         how much a channel matters: norm scale, activation, filters, or chance
-:mod:`.choose`         which channels go, of their scores
+:mod:`.scores`         importance of a channel: norm scale, activation, filters or random
+:mod:`.choose`         which channels to remove, given their scores
 :mod:`.structured`     a run directory of a network without them
-:mod:`.magnitude`      weights that are small become zero and stay so
-:mod:`.lottery`        the same, round after round, from the weights of an early step on
+:mod:`.magnitude`      small weights become zero and stay zero
+:mod:`.lottery`        the same in rounds, starting from the weights of an early step
 :mod:`.speed`          networks timed in turns
 :mod:`.sweep`          several ratios: accuracy against speed
 =====================  =============================================================================================

@@ -1,8 +1,8 @@
-"""Whole residual branches: which blocks can be removed, how much each matters, and the network without some.
+"""Whole residual branches: which blocks can be removed, how important each is, and the network without some of them.
 
-A block whose skip is the identity can go: what is left is the skip (lesions: Veit et al. 2016, arXiv 1605.06431). In
-post-activation order with ReLU its input is not negative, so that the network without the block is exactly the full one
-in which its branch is zero (:func:`silence_blocks`).
+A block whose skip is the identity can be removed, which leaves the skip (lesions: Veit et al. 2016, arXiv 1605.06431).
+In post-activation order with ReLU, its input is not negative, so the network without the block is exactly the full
+network with that branch set to zero (:func:`silence_blocks`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def removable_blocks(config: ResNetConfig) -> tuple[BlockSpec, ...]:
     """Return the blocks whose skip is the identity, in depth order.
 
     Raises:
-        UsageError: a network that has none, or whose other blocks change when one goes (the NF rules).
+        UsageError: the network has no such blocks, or its other blocks change when one is removed (the NF rules).
 
     >>> from resnet_jax.models import create_model
     >>> [(block.stage, block.index) for block in removable_blocks(create_model("resnet20_cifar").config)]
@@ -53,15 +53,15 @@ def removable_blocks(config: ResNetConfig) -> tuple[BlockSpec, ...]:
 
 
 def drop_blocks(model: ResNet, variables: Variables, depths: Collection[int]) -> tuple[ResNet, dict[str, Any]]:
-    """Return the network without the blocks at some depth indices, and its variables.
+    """Return the network without the blocks at the given depth indices, and its variables.
 
     Args:
         model: the network.
         variables: its parameters and statistics, in any layout.
-        depths: of removable blocks; a block of each stage stays.
+        depths: removable blocks; at least one block of each stage must stay.
 
     Raises:
-        UsageError: they cannot all go.
+        UsageError: these blocks cannot all be removed.
     """
     _check(model.config, depths)
     config = model.config
@@ -87,7 +87,7 @@ def drop_blocks(model: ResNet, variables: Variables, depths: Collection[int]) ->
 
 
 def silence_blocks(model: ResNet, variables: Variables, depths: Collection[int]) -> dict[str, Any]:
-    """Return variables of the full network in which the branches of some blocks put out zero."""
+    """Return variables of the full network in which the branches of some blocks output zero."""
     config = model.config
     blocks = {}
     for block in (block for stage in plan_stages(config) for block in stage if block.depth in depths):
@@ -105,19 +105,19 @@ def silence_blocks(model: ResNet, variables: Variables, depths: Collection[int])
 def least_needed(
     model: ResNet, variables: Variables, count: int, loss: Callable[[Variables], float]
 ) -> tuple[tuple[int, ...], list[float]]:
-    """Choose blocks to remove, one after the other: each the one without which the loss is smallest.
+    """Choose blocks to remove greedily: each time the one whose removal gives the smallest loss.
 
     Args:
         model: the network.
-        variables: its own.
-        count: how many.
-        loss: of variables of this very network.
+        variables: its variables.
+        count: number of blocks.
+        loss: loss of variables of this network.
 
     Returns:
         Their depth indices in the order of removal, and the loss after each.
 
     Raises:
-        UsageError: there are not so many.
+        UsageError: there are not that many removable blocks.
     """
     candidates = {block.depth: block.stage for block in removable_blocks(model.config)}
     left = dict(enumerate(model.config.stage_sizes))

@@ -1,9 +1,9 @@
-"""Channels within the branches of residual blocks: which can be removed, and the same network without them.
+"""Channels inside the branches of residual blocks: which can be removed, and the network without them.
 
-Only channels within a branch go. What a block puts out is added to the skip, so that all blocks of a stage would have
-to lose the same ones. A channel that goes takes with it: the filter that makes it, its norm's scale, bias and
-statistics, and what the next convolution reads of it. The network without some is exactly the full one in which the
-next convolution reads zeros of them (:func:`silence_channels`); nothing else differs.
+Only channels inside a branch can be removed. A block's output is added to the skip, so all blocks of a stage would have
+to lose the same output channels. Removing a channel also removes the filter that computes it, its norm's scale, bias
+and statistics, and the next convolution's weights for it. The result is exactly the full network whose next convolution
+has zero weights for these channels (:func:`silence_channels`); nothing else differs.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from resnet_jax.models.resnet import ResNet
 
 Variables = Mapping[str, Any]
 
-#: Norms whose result for a channel does not depend on the others.
+#: Norms whose result for a channel does not depend on other channels.
 CHANNELWISE_NORMS = ("batch", "instance", "none", "folded")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution within a branch, whose output channels can be removed.
+    """A convolution inside a branch whose output channels can be removed.
 
     Attributes:
         block: path of its block, such as ``stage1/block0``.
         number: its place in the branch, from 1.
-        norm: name of the norm that follows it in the branch; its channels go too.
-        channels: it puts out.
+        norm: name of the norm that follows it in the branch, whose channels are removed too.
+        channels: number of output channels.
     """
 
     block: str
@@ -57,10 +57,10 @@ class Layer:
 
 
 def layers_of(config: ResNetConfig) -> tuple[Layer, ...]:
-    """Return every convolution whose channels can go, in depth order: all of a branch but the last.
+    """Return every convolution with removable channels in depth order: all of a branch but the last.
 
     Raises:
-        UsageError: a network in which removing one channel changes the others, or that has no such convolution.
+        UsageError: removing a channel would change others, or there is no such convolution.
 
     >>> from resnet_jax.models import create_model
     >>> [(layer.name, layer.norm, layer.channels) for layer in layers_of(create_model("resnet20_cifar").config)][:2]
@@ -79,10 +79,10 @@ def layers_of(config: ResNetConfig) -> tuple[Layer, ...]:
 
 
 def require_prunable(config: ResNetConfig) -> None:
-    """Refuse a network in which the channels of a branch depend on one another.
+    """Reject a network in which the channels of a branch depend on one another.
 
     Raises:
-        UsageError: it says on what.
+        UsageError: they do; the message says why.
     """
     if config.groups != 1:
         raise UsageError(f"channels in {config.groups} groups cannot be removed one by one (groups)")
@@ -99,15 +99,15 @@ def require_prunable(config: ResNetConfig) -> None:
 
 
 def keep_channels(model: ResNet, variables: Variables, kept: Sequence[np.ndarray]) -> tuple[ResNet, dict[str, Any]]:
-    """Return the network with only some of the channels within its branches, and its variables.
+    """Return the network with only some of the channels in its branches, and its variables.
 
     Args:
         model: the network.
         variables: its parameters and statistics, in any layout.
-        kept: of each of :func:`layers_of`, indices of the channels that stay, ascending.
+        kept: for each of :func:`layers_of`, ascending indices of the channels to keep.
 
     Raises:
-        UsageError: a network that is not prunable, or indices that do not fit.
+        UsageError: the network is not prunable, or the indices do not fit.
     """
     layers = layers_of(model.config)
     _check(layers, kept)
@@ -124,9 +124,9 @@ def keep_channels(model: ResNet, variables: Variables, kept: Sequence[np.ndarray
 
 
 def silence_channels(model: ResNet, variables: Variables, kept: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Return variables of the full network whose convolutions read zeros of the channels that are not kept.
+    """Return variables of the full network whose convolutions have zero weights for the channels that are not kept.
 
-    Its outputs are those of :func:`keep_channels` but for the order in which sums are rounded.
+    The outputs equal those of :func:`keep_channels` up to the order of rounding in sums.
     """
     layers = layers_of(model.config)
     _check(layers, kept)
@@ -140,12 +140,12 @@ def silence_channels(model: ResNet, variables: Variables, kept: Sequence[np.ndar
 
 
 def _axis(layer: Layer, path: tuple[str, ...]) -> int | None:
-    """Return which axis of the leaf at ``path`` the channels of ``layer`` are; None if the leaf has them nowhere."""
+    """Return the axis of the leaf at ``path`` that indexes the channels of ``layer``, or None."""
     if path[: len(layer.branch)] != layer.branch:
         return None
     module = path[len(layer.branch)]
     if module in (f"conv{layer.number}", layer.norm):
-        return -1  # of a kernel (*window, in, out), a bias, and every vector of the norm
+        return -1  # for a kernel (*window, in, out), a bias, and every vector of the norm
     is_next = module == f"conv{layer.number + 1}" and path[-1] == "kernel"
     return -2 if is_next else None
 

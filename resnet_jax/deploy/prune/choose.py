@@ -1,7 +1,7 @@
-"""Which channels stay, of their scores: as many in every layer, or those above one threshold; in numbers that are fast.
+"""Choose the channels to keep from their scores, per layer or globally, in numbers that are fast.
 
-A vector of a processor holds 8 (AVX2) or 16 (AVX-512) channels: 24 channels take as long as 32 where it holds 16, and
-so numbers are rounded to a multiple.
+A vector register holds 8 (AVX2) or 16 (AVX-512) channels. With 16, for example, 24 channels take as long as 32. Numbers
+of channels are therefore rounded to a multiple.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def choose_channels(
     min_channels: int = 8,
     multiple_of: int = 8,
 ) -> list[np.ndarray]:
-    """Return, for each layer, the indices of the channels that stay, ascending; of equal scores the first.
+    """Return the ascending indices of the channels to keep in each layer; ties are broken by the lower index.
 
     Args:
-        scores: of each layer, (channels,).
-        ratio: share of the channels that go, in [0, 1); before rounding.
-        scope: ``uniform``: this share of every layer; ``global``: of all channels together those with the smallest
-            scores, whichever layer they are in.
-        min_channels: fewer are not left in a layer, unless it had fewer.
-        multiple_of: the number that stays is rounded to the nearest multiple of it (up from the middle), but not beyond
-            what the layer had.
+        scores: scores of each layer, (channels,).
+        ratio: share of the channels to remove, in [0, 1), before rounding.
+        scope: ``uniform``: this share of every layer; ``global``: the channels with the smallest scores of all layers
+            together.
+        min_channels: minimum number of channels to keep in a layer, unless it had fewer.
+        multiple_of: the number of kept channels is rounded to the nearest multiple of this (halves up), but not beyond
+            the original number.
 
     Raises:
-        UsageError: numbers out of range.
+        UsageError: numbers are out of range.
 
     >>> [kept.tolist() for kept in choose_channels([np.arange(8.0), np.arange(8.0)[::-1] + 4], 0.5, multiple_of=1,
     ...     min_channels=1)]

@@ -1,4 +1,4 @@
-"""Training images for pruning: batches of them, the loss on them, and batch statistics measured on them."""
+"""Training images for pruning: batches, the loss on them, and batch statistics measured on them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from resnet_jax.training.reestimation import reestimate
 
 @dataclasses.dataclass(frozen=True)
 class TrainingImages:
-    """Some training images of a run, in random order, not augmented.
+    """Some training images of a run, in random order, without augmentation.
 
     Attributes:
-        trained: the network that they are for.
-        config: with the data that they are of.
+        trained: the network they are for.
+        config: the configuration that names their data.
         records: the images.
     """
 
@@ -44,10 +44,11 @@ class TrainingImages:
         Args:
             trained: the network.
             config: names the data.
-            count: of images, at most.
+            count: maximum number of images.
 
         Raises:
-            UsageError: their classes are not those of the network, or it does not say how images are normalized.
+            UsageError: their classes are not those of the network, or the network does not say how images are
+                normalized.
             DataError: they cannot be read.
         """
         require_normalization(trained)
@@ -66,18 +67,20 @@ class TrainingImages:
         return cls(trained, config, Subset(train, order))
 
     def normalized(self) -> Iterator[np.ndarray]:
-        """Yield batches (N, *spatial, C) as the network takes them, the last one without its padding."""
+        """Yield normalized batches (N, *spatial, C), the last one without padding."""
         preprocess = eval_preprocess(self.trained.model, self.trained.card)
         for batch in self._batches():
             yield np.asarray(preprocess(None, batch))[np.asarray(batch["mask"])]  # pyright: ignore
 
     def loss(self, model: ResNet) -> Callable[[Mapping[str, Any]], float]:
-        """Return the function from variables of ``model`` to its mean loss on the images; compiled once."""
+        """Return a function from variables of ``model`` to the mean loss on the images; it is compiled once."""
         evaluation = build_evaluation(self.config, model, self.trained.card, make_mesh())
         return lambda variables: float(evaluation(variables, self.records).loss)
 
     def recalibrated(self, model: ResNet, variables: dict[str, Any]) -> dict[str, Any]:
-        """Return variables with batch statistics of the images; as they are without statistics that move."""
+        """Return variables with batch statistics measured on the images; unchanged if the network has no running
+        statistics.
+        """
         if model.config.norm != "batch" or model.config.norm_scope == "frozen":
             return variables
         whole = [batch for batch in self._batches() if np.all(batch["mask"])]

@@ -1,4 +1,4 @@
-"""What is asked for when a network is pruned."""
+"""Options for pruning a network."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast0, AtLeast1, BelowOne, check_fields
 from resnet_jax.training.duration import parse_duration
 
-#: What channels are scored by (`scores`).
+#: Criteria for scoring channels (`scores`).
 Criterion: TypeAlias = Literal["norm_scale", "activation", "filters", "random"]
 Method: TypeAlias = Literal["norm_scale", "activation", "filters", "random", "magnitude", "lottery"]
 
 
 @dataclasses.dataclass(frozen=True)
 class HowToPrune:
-    """What goes, and how much."""
+    """What to prune, and how much."""
 
     by: Method = "norm_scale"
-    """Channels go by norm_scale (|scale| of the norm behind them), activation (their mean over training images),
-    filters (sum of |weights|) or random. magnitude: single weights become 0 and stay so; lottery: that in rounds."""
+    """Pruning method. Remove channels by norm_scale (|scale| of the following norm), activation (mean over training
+    images), filters (sum of |weights|) or random; or set single weights to 0 by magnitude, at once (magnitude) or in
+    rounds (lottery)."""
     ratio: tuple[BelowOne, ...] = (0.5,)
-    """Share of the channels within branches, or of the weights, that goes; several make a table of accuracy and speed.
-    lottery: of what is left, in each round."""
+    """Share of the branches' channels, or of the weights, to remove. Several values give a table of accuracy and speed.
+    For
+    lottery: the share of the remaining weights to remove in each round."""
     scope: Scope = "uniform"
-    """uniform: this share of every layer; global: of all layers together, those with the smallest scores."""
+    """Where to apply the ratio: uniform (to every layer) or global (the smallest scores of all layers together)."""
     min_channels: AtLeast1 = 8
-    """Fewer channels are not left in a layer that had more."""
+    """Minimum number of channels to keep in a layer that had more."""
     multiple_of: AtLeast1 = 8
-    """Channels that stay are a multiple of it: a processor's vector holds 8 (AVX2) or 16 (AVX-512)."""
+    """Round the number of kept channels to a multiple of this: a vector register holds 8 (AVX2) or 16 (AVX-512)."""
     drop_blocks: AtLeast0 = 0
-    """Residual blocks that go whole first, one after the other those without which the training loss is smallest."""
+    """Number of whole residual blocks to remove first, one by one: each time the one whose removal costs the least
+    training loss."""
     without_blocks: tuple[AtLeast0, ...] = ()
-    """Residual blocks that go whole first, by depth from 0, in place of a number of them: with half of the channels of
-    the wider stages gone, those of the first cost most time."""
+    """Whole residual blocks to remove first, by depth from 0, instead of a number of them. Once half of the channels of
+    the wider stages are gone, the blocks of the first stage take most of the time."""
     images: AtLeast1 = 1024
-    """Training images that activations, losses and batch statistics are measured on."""
+    """Number of training images for measuring activations, losses and batch statistics."""
     recalibrate: bool = True
-    """Measure the batch statistics of the smaller network anew on these images."""
+    """Measure the batch statistics of the smaller network again on these images."""
     finetune: str | None = None
-    """Then train for so long, such as '5 epochs', with the run's own recipe: DIR/finetuned. The rate is 0.1 of the
-    recipe's, falling as a cosine, unless options say otherwise."""
+    """Fine-tune afterwards for this long, such as '5 epochs', with the run's own recipe, into DIR/finetuned. The
+    learning rate is 0.1 of the recipe's with cosine decay unless you set it."""
     rounds: AtLeast1 = 5
-    """lottery: rounds of training, pruning and going back."""
+    """Number of rounds of training, pruning and rewinding, for lottery."""
     rewind: str = "0 steps"
-    """lottery: the moment whose weights each round begins with, such as '500 steps' (arXiv 1912.05671)."""
+    """Point in training to whose weights each round rewinds, for lottery, such as '500 steps' (arXiv 1912.05671)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -64,5 +67,5 @@ class HowToPrune:
 
     @property
     def criterion(self) -> Criterion | None:
-        """What channels are scored by; None where single weights go."""
+        """The criterion for scoring channels; None if single weights are pruned."""
         return None if self.by in ("magnitude", "lottery") else self.by

@@ -1,14 +1,14 @@
-"""Lottery tickets: train, prune the smallest weights, go back to an early step, train again; round after round.
+"""Lottery tickets: train, prune the smallest weights, rewind to an early step and train again, round after round.
 
-Frankle & Carbin 2019 (arXiv 1803.03635) go back to the initial weights, Frankle et al. 2020 (arXiv 1912.05671) to those
-of an early step k. Here the whole state goes back: weights, optimizer, batch statistics, position in the data and the
-schedule. So round r is a run directory whose newest checkpoint is the state after step k with pruned weights zero, and
-training resumes there, with the batches that the dense run saw; the masks are in the optimizer's state
-(``optim.keep_zeros``). A round that is there is not made again.
+Frankle & Carbin 2019 (arXiv 1803.03635) rewind to the initial weights, Frankle et al. 2020 (arXiv 1912.05671) to those
+of an early step k. Here the whole state is rewound: weights, optimizer, batch statistics, and the position in data and
+schedule. Round r is therefore a run directory whose newest checkpoint is the state after step k with the pruned weights
+set to zero. Training resumes from it with the batches that the dense run saw; the masks are in the optimizer's state
+(``optim.keep_zeros``). Existing rounds are not repeated.
 
 =================  ==================================================================
-``rewind/``        the state of the dense run after step k, made again from its seed
-``round1/`` ...    run directories; ``prune.json`` of each says how dense it is
+``rewind/``        the state of the dense run after step k, recomputed from its seed
+``round1/`` ...    run directories; ``prune.json`` in each records its density
 ``table.md`` ...   a row for each round, the dense run first
 =================  ==================================================================
 """
@@ -54,7 +54,7 @@ class Round:
     Attributes:
         number: from 1; 0 is the dense run.
         density: share of the kernels' weights that are not pruned.
-        summary: of its run.
+        summary: summary of its run.
     """
 
     number: int
@@ -65,20 +65,20 @@ class Round:
 def lottery(
     trained: TrainedRun, how: HowToPrune, out: Path, *, console: Console | None, tell: Callable[[str], None]
 ) -> list[Round]:
-    """Make the rounds, of a run that is finished; what is there is not made again.
+    """Run the rounds, starting from a finished run. Existing rounds are not repeated.
 
     Args:
-        trained: the dense run, trained here.
-        how: ``ratio`` of the weights left goes in each of ``rounds``, back to ``rewind``.
+        trained: the dense run, trained by this package.
+        how: in each of ``rounds``, ``ratio`` of the remaining weights is pruned and the state rewinds to ``rewind``.
         out: the directory.
-        console: where training shows its progress.
-        tell: is given lines.
+        console: displays the progress of training.
+        tell: called with lines of text.
 
     Returns:
         The dense run and each round.
 
     Raises:
-        UsageError: a run that is imported or not finished, or a moment that is not within it.
+        UsageError: the run is imported or not finished, or ``rewind`` is outside of it.
         RunError: as :func:`resnet_jax.runs.fit.fit`.
     """
     dense_run = RunDirectory.existing(trained.path)
@@ -104,14 +104,14 @@ def lottery(
 
 
 def rewound(early: TrainState, parts: RunComponents, masks: Any) -> TrainState:
-    """Return the state of an early step with pruned weights zero, for training that keeps the zeros.
+    """Return the state of an early step with pruned weights set to zero, for training that keeps the zeros.
 
-    What is not pruned, of weights, moments, averages and statistics, is to the bit that of the early step.
+    Weights, moments, averages and statistics that are not pruned equal those of the early step bit for bit.
 
     Args:
-        early: of the dense run; on the host or on devices.
-        parts: of the run whose optimizer has masks.
-        masks: of :func:`.magnitude_masks`, in the layout of the parameters.
+        early: state of the dense run, on the host or on devices.
+        parts: components of the run whose optimizer has masks.
+        masks: the result of :func:`.magnitude_masks`, in the layout of the parameters.
     """
     like = parts.new_state()
     trained = jax.tree.map(lambda mask: optax.MaskedNode() if mask is None else mask, masks, is_leaf=_is_none)
@@ -131,7 +131,7 @@ def _early_state(
     folder: Path,
     tell: Callable[[str], None],
 ) -> TrainState:
-    """Return the state of the dense run after ``moment``, made again from the start; on the host."""
+    """Return the state of the dense run after ``moment``, recomputed from the start, on the host."""
     plan = parts.plan
     step = parse_duration(moment).steps(plan.steps_per_epoch, plan.total_steps)
     if not 0 <= step < plan.total_steps:
@@ -152,7 +152,7 @@ def _early_state(
 def _begin(
     run: RunDirectory, config: RunConfig, state: TrainState, masks: Any, trained: TrainedRun, images: RunData
 ) -> None:
-    """Write a run directory that training resumes in at the early step."""
+    """Write a run directory from which training resumes at the early step."""
     opened = RunDirectory.open(run.path, config)
     opened.write_data(images.card)
     record = {"pruned_from": str(trained.path), "density": density(masks), "step": int(state.step)}
@@ -162,7 +162,7 @@ def _begin(
 
 
 def _require_zeros(network: TrainedRun, masks: Any, run: RunDirectory) -> None:
-    """Refuse a network in which a pruned weight is not 0."""
+    """Raise an error if a pruned weight is not 0."""
     wrong = jax.tree.map(
         lambda mask, leaf: 0 if mask is None else int(np.sum(np.asarray(leaf)[~np.asarray(mask)] != 0)),
         masks, network.variables["params"], is_leaf=_is_none,

@@ -1,7 +1,7 @@
-"""Single weights that are small become zero: masks by magnitude (Han et al. 2015, arXiv 1506.02626).
+"""Set small weights to zero: masks by magnitude (Han et al. 2015, arXiv 1506.02626).
 
-The network has the shape it had and is no faster here; its file compresses. In training the zeros stay:
-``optim.keep_zeros`` (:mod:`resnet_jax.training.sparsity`).
+The network keeps its shape and gets no faster, but its file compresses better. ``optim.keep_zeros`` keeps the zeros
+during training (:mod:`resnet_jax.training.sparsity`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from resnet_jax.training import roles
 
 
 def magnitude_masks(params: Any, ratio: float, *, scope: Scope = "global", alive: Any = None) -> Any:
-    """Return masks of the kernels: True where a weight stays; None in place of other parameters.
+    """Return masks of the kernels: True where a weight is kept; None for other parameters.
 
     Args:
         params: parameters, in any layout.
-        ratio: share of the weights of kernels that goes, in [0, 1); with ``alive`` of those that are left.
-        scope: ``global``: the smallest of all kernels together; ``uniform``: this share of every kernel. The kernel of
-            the classifier is one of them.
-        alive: masks of before: what they hide stays hidden.
+        ratio: share of the kernels' weights to prune, in [0, 1); with ``alive``, of the remaining weights.
+        scope: ``global``: the smallest weights of all kernels together; ``uniform``: this share of every kernel. The
+            classifier's kernel is included.
+        alive: earlier masks; weights that they prune stay pruned.
 
     Raises:
-        UsageError: a ratio out of range, or no kernels.
+        UsageError: the ratio is out of range, or there are no kernels.
 
     >>> import jax.numpy as jnp
     >>> masks = magnitude_masks({"conv": {"kernel": jnp.asarray([1.0, -3.0, 0.5, 2.0])}, "head": {"bias": 0}}, 0.5)
@@ -66,18 +66,20 @@ def masked(params: Any, masks: Any) -> Any:
 
 
 def density(masks: Any) -> float:
-    """Return the share of the kernels' weights that stays."""
+    """Return the share of the kernels' weights that is kept."""
     leaves = jax.tree.leaves(masks)
     return sum(int(leaf.sum()) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
 
 def _size(leaf: Any, is_kernel: bool, alive: Any) -> np.ndarray | None:
-    """Return absolute weights, -1 where they went before; None of what is no kernel."""
+    """Return absolute weights, with -1 for those pruned earlier; None for leaves that are not kernels."""
     return np.where(alive, np.abs(np.asarray(leaf, np.float64)), -1.0) if is_kernel else None
 
 
 def _threshold(sizes: np.ndarray, ratio: float) -> float:
-    """Return the size up to which weights go: this share of those that are left (more where several are equal)."""
+    """Return the magnitude up to which weights are pruned: this share of the remaining ones (more if several are
+    equal).
+    """
     left = np.sort(sizes[sizes >= 0])
     gone = round(ratio * len(left))
     return float(left[gone - 1]) if gone else -0.5

@@ -1,4 +1,4 @@
-"""``prune``: from a run directory to smaller networks, whichever way."""
+"""``prune``: make smaller networks from a run directory, by any of the methods."""
 
 from __future__ import annotations
 
@@ -44,21 +44,22 @@ def prune(
     """Prune the network of a run directory.
 
     Args:
-        run_dir: trained or imported.
-        out: the directory to write. With one ratio it is a run directory, and must be new; with several, and of a
-            lottery, the same call goes on with what was stopped.
-        how: what goes.
-        given: field, such as ``data.source`` or ``optim.learning_rate`` -> value, as in YAML, in place of the run's.
-        console: where training shows its progress (default: nowhere).
-        tell: is given a line for each thing a person should know.
+        run_dir: a trained or imported run.
+        out: the directory to write. With one ratio it becomes a run directory and must be new; with several ratios, or
+            a lottery, the same call resumes what was interrupted.
+        how: what to prune.
+        given: fields that override those of the run, such as ``data.source`` or ``optim.learning_rate``, with values as
+            in YAML.
+        console: displays the progress of training (default: none).
+        tell: called with a line for everything the user should know.
 
     Returns:
-        What was made, as JSON.
+        A description of the results, as JSON.
 
     Raises:
-        UsageError: a network that is not prunable, or choices that do not go together.
+        UsageError: the network is not prunable, or the choices are incompatible.
         DataError: images cannot be read.
-        RunError: a directory of another command, or a training that failed.
+        RunError: the directory belongs to another command, or training failed.
     """
     how, given, out = how or HowToPrune(), dict(given or {}), user_path(Path(out))
     trained = load_network(run_dir)

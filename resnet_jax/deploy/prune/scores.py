@@ -1,11 +1,11 @@
-"""How much each channel within a branch matters: a number each, the larger the more.
+"""Importance of each channel in a branch: one score each, higher is more important.
 
 ==============  =====================================================================================================
-``norm_scale``  size of the scale of the norm behind it (network slimming, Liu et al. 2017, arXiv 1708.06519)
+``norm_scale``  magnitude of the following norm's scale (network slimming, Liu et al. 2017, arXiv 1708.06519)
 ``activation``  mean absolute activation over training images and positions, as the next convolution reads it
                 (Hu et al. 2016, arXiv 1607.03250, count how often it is not zero)
 ``filters``     sum of the absolute weights of its filter (Li et al. 2017, arXiv 1608.08710)
-``random``      chance: what the others have to be better than
+``random``      random scores: the baseline for the others
 ==============  =====================================================================================================
 """
 
@@ -43,12 +43,12 @@ def channel_scores(
     Args:
         model: the network.
         variables: its parameters and statistics, in any layout.
-        by: what a channel is scored by.
-        images: of ``activation``: batches of normalized images (N, *spatial, C).
-        seed: of ``random``.
+        by: the criterion.
+        images: for ``activation``: batches of normalized images (N, *spatial, C).
+        seed: for ``random``.
 
     Raises:
-        UsageError: a network that is not prunable, ``norm_scale`` without norms that have one, or no images.
+        UsageError: the network is not prunable, ``norm_scale`` has no norms with a scale, or there are no images.
     """
     layers = layers_of(model.config)
     params = flatten_dict(unstack(dict(variables["params"])))
@@ -80,10 +80,10 @@ def _norm_scale(layer: Layer, params: Mapping[tuple[str, ...], Any]) -> np.ndarr
 def mean_activations(
     model: ResNet, variables: Mapping[str, Any], layers: Sequence[Layer], images: Iterable[np.ndarray]
 ) -> list[np.ndarray]:
-    """Return the mean absolute value of each channel that the convolution behind each layer reads, float64.
+    """Return the mean absolute value of each channel that the convolution after each layer reads, float64.
 
     Raises:
-        UsageError: no images.
+        UsageError: there are no images.
     """
     listed = {name: unstack(dict(tree)) for name, tree in variables.items()}
     total, count = [np.zeros(layer.channels) for layer in layers], 0
@@ -98,7 +98,7 @@ def mean_activations(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _sums(model: ResNet, layers: tuple[Layer, ...], variables: Any, images: jax.Array) -> list[jax.Array]:
-    """Return, for each layer, the sum over images of the mean over positions of what is read of each channel."""
+    """Return, for each layer, the sum over images of the mean over positions of each channel that is read."""
     wanted = {(*layer.branch, f"conv{layer.number + 1}") for layer in layers}
     seen: dict[tuple[str, ...], jax.Array] = {}
 

@@ -1,4 +1,4 @@
-"""Networks timed side by side: in turns, each as it is prepared for inference, so that all meet the same machine."""
+"""Time networks side by side, in turns and prepared for inference, so that all meet the same machine load."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from resnet_jax.weights.prepare import prepare_for_inference
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """How long a batch takes.
+    """Time per batch.
 
     Attributes:
         seconds: median over the rounds.
-        speedup: median over the rounds of the first network's time over this one's, of the same round.
-        rounds: seconds of a batch in each round.
+        speedup: median over the rounds of the first network's time divided by this network's time in the same round.
+        rounds: seconds per batch in each round.
     """
 
     seconds: float
@@ -37,16 +37,16 @@ def time_in_turns(
     rounds: int = 7,
     seconds: float = 0.5,
 ) -> list[Speed]:
-    """Time networks on the default device, one after the other in every round; of random images on the device.
+    """Time networks on the default device, in turns in every round, with random images that are already on the device.
 
-    Batch norm is folded and kernels are packed, as ``predict``, ``serve`` and ``bench infer`` compute.
+    Batch norms are folded and kernels are packed, as in ``predict``, ``serve`` and ``bench infer``.
 
     Args:
-        networks: models and their variables; the first is what the others are compared with.
-        input_shape: of an image.
-        batch: images of a call.
-        rounds: turns.
-        seconds: that a network is timed for in each round, about.
+        networks: models and their variables; the first is the reference for the others.
+        input_shape: shape of an image.
+        batch: images per call.
+        rounds: number of turns.
+        seconds: approximate time for each network in each round.
     """
     shape = (batch, *input_shape)
     images = jax.device_put(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
@@ -68,7 +68,7 @@ def _compiled(model: ResNet, variables: dict[str, Any], images: jax.Array) -> Ca
 
 
 def _time(call: Callable[[], Any], count: int) -> float:
-    """Return seconds a call; the one before, which finds cold caches, is not timed."""
+    """Return seconds per call, after one untimed call that warms the caches."""
     jax.block_until_ready(call())
     began = time.perf_counter()
     for _ in range(count - 1):

@@ -1,4 +1,4 @@
-"""A run directory whose network has fewer channels and blocks than that of another, and what it was fine-tuned to."""
+"""Run directories of networks with fewer channels and blocks than another, and their fine-tuning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from resnet_jax.training.state import TrainState
 
 RECORD = "prune.json"
 FINETUNED = "finetuned"
-#: Of the recipe's learning rate: what a pruned network is fine-tuned with, unless an option says another.
+#: Default learning rate for fine-tuning a pruned network, as a fraction of the recipe's.
 RATE = 0.1
 
 
@@ -49,11 +49,11 @@ class Pruned:
 
     Attributes:
         model: the smaller network.
-        variables: its own.
+        variables: its variables.
         before: counts of the full network.
-        after: of the smaller one.
-        channels: of each layer within a branch that is left: its path, channels before, channels now.
-        blocks: depth indices of the blocks that went, in the order of their removal.
+        after: counts of the smaller network.
+        channels: path, channels before and channels now of each remaining layer in a branch.
+        blocks: depth indices of the removed blocks, in the order of removal.
     """
 
     model: ResNet
@@ -64,7 +64,7 @@ class Pruned:
     blocks: tuple[int, ...] = ()
 
     def lines(self) -> list[str]:
-        """Say what went, and the counts before and after."""
+        """Describe what was removed, and the counts before and after."""
         said = [f"channels of {name}: {was} -> {now}" for name, was, now in self.channels if was != now]
         said = [f"blocks removed, by depth from 0: {', '.join(map(str, self.blocks))}", *said] if self.blocks else said
         for what in ("params", "macs"):
@@ -81,13 +81,13 @@ def prune_network(
 
     Args:
         trained: the run.
-        how: what goes.
-        ratio: share of the channels that goes.
-        images: to measure on; None where nothing is.
-        criterion: what channels are scored by.
+        how: what to remove.
+        ratio: share of the channels to remove.
+        images: images to measure on; None if nothing is measured.
+        criterion: the criterion for scoring channels.
 
     Raises:
-        UsageError: a network that is not prunable, or measurements without images.
+        UsageError: the network is not prunable, or measurements need images that are not given.
     """
     model, variables, shape = trained.model, trained.variables, trained.card.image_shape
     before, gone = count(model, shape), ()
@@ -115,10 +115,10 @@ def prune_network(
 
 
 def config_of(trained: TrainedRun, given: Mapping[str, Any]) -> RunConfig:
-    """Return the run's configuration with options that were given; it names the normalization of its images.
+    """Return the run's configuration with the given options and the normalization of its images.
 
     Raises:
-        UsageError: an option of the network, which is the run's.
+        UsageError: an option changes the network, which is fixed by the run.
     """
     if strange := [field for field in given if field.startswith("model.") or field in ("init_from", "recipe")]:
         raise UsageError(f"--{strange[0].replace('_', '-')} does not go with prune: the network is that of the run")
@@ -131,15 +131,15 @@ def config_of(trained: TrainedRun, given: Mapping[str, Any]) -> RunConfig:
 def write_pruned(
     out: Path, trained: TrainedRun, config: RunConfig, model: ResNet, variables: dict[str, Any], record: dict[str, Any]
 ) -> RunDirectory:
-    """Write the run directory of a pruned network; where the recipe averages weights, these are the averages too.
+    """Write the run directory of a pruned network. If the recipe averages weights, these weights start the average too.
 
     Args:
         out: a directory that does not exist or is empty.
-        trained: the run that it was.
-        config: of that run, with options that were given.
+        trained: the original run.
+        config: the configuration of that run, with the given options.
         model: the pruned network.
-        variables: its own.
-        record: of how it was made; JSON, kept as prune.json.
+        variables: its variables.
+        record: how it was made, as JSON; kept as prune.json.
 
     Raises:
         RunError: it cannot be written.
@@ -169,14 +169,14 @@ def write_pruned(
 
 
 def spec_of(name: str, model: ResNet) -> ModelSpec:
-    """Return a network as a named one and what is changed in it."""
+    """Return a network as a named one with changes."""
     named = MODELS[name].config
     fields = (field for field in model_options() if getattr(model.config, field) != getattr(named, field))
     return ModelSpec(name, **{field: getattr(model.config, field) for field in fields})
 
 
 def finetune_pruned(run: RunDirectory, length: str, given: Mapping[str, Any], console: Console | None) -> Fit:
-    """Train the network of a pruned run directory with its own recipe, in ``finetuned`` below it; resumes.
+    """Fine-tune the network of a pruned run directory with its own recipe, in its subdirectory ``finetuned``. Resumes.
 
     Raises:
         UsageError, DataError, RunError: as :func:`resnet_jax.runs.fit.fit`.
@@ -186,7 +186,7 @@ def finetune_pruned(run: RunDirectory, length: str, given: Mapping[str, Any], co
 
 
 def finetune_config(run: RunDirectory, length: str, given: Mapping[str, Any]) -> RunConfig:
-    """Return the run that fine-tunes the network of a pruned run directory."""
+    """Return the configuration that fine-tunes the network of a pruned run directory."""
     config = run.read_config()
     values: dict[str, Any] = {"train.length": length, "train.limit": None}
     if "optim.learning_rate" not in given:
@@ -207,7 +207,7 @@ def record_of(trained: TrainedRun, how: HowToPrune, ratio: float, pruned: Pruned
 
 
 def needs_images(how: HowToPrune, model: ResNet) -> bool:
-    """Return whether anything is measured on training images."""
+    """Return whether anything has to be measured on training images."""
     measured = how.criterion == "activation" or how.drop_blocks > 0
     return how.criterion is not None and (measured or (how.recalibrate and model.config.norm == "batch"))
 
@@ -215,10 +215,10 @@ def needs_images(how: HowToPrune, model: ResNet) -> bool:
 def images_for(
     trained: TrainedRun, config: RunConfig, how: HowToPrune, given: Mapping[str, Any], tell: Callable[[str], None]
 ) -> TrainingImages | None:
-    """Load training images where something is measured on them; an imported network without data has none.
+    """Load training images if something is measured on them; an imported network without data has none.
 
     Raises:
-        UsageError: something needs them, and the network was imported and no data is named.
+        UsageError: images are needed, but the network was imported and no data is named.
     """
     if not needs_images(how, trained.model):
         return None
@@ -231,10 +231,10 @@ def images_for(
 
 
 def require_new(out: Path) -> None:
-    """Refuse a directory that is in use.
+    """Reject a directory that is in use.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is in use.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is in use; name a new directory")

@@ -1,9 +1,9 @@
-"""Accuracy against speed: a network pruned by several ratios, fine-tuned alike, and timed in turns.
+"""Accuracy against speed: prune a network by several ratios, fine-tune all in the same way, and time them in turns.
 
 =======================  ==========================================================================
-``full/``                the network as it is, written as the others are; fine-tuned alike
-``ratio-0.5/``           the pruned network, a run directory; ``finetuned`` below it
-``table.md``, ``.csv``   a row for each, the full one first
+``full/``                the original network, written and fine-tuned like the others
+``ratio-0.5/``           the pruned network, a run directory with ``finetuned`` in it
+``table.md``, ``.csv``   a row for each, the full network first
 ``table.png``            accuracy over images per second
 =======================  ==========================================================================
 """
@@ -51,16 +51,16 @@ class Point:
     """A network of the sweep.
 
     Attributes:
-        name: of its directory.
-        ratio: of the channels that went.
-        blocks: residual blocks that are left.
+        name: name of its directory.
+        ratio: share of the channels that was removed.
+        blocks: number of remaining residual blocks.
         params: parameters.
-        macs: multiply-adds an image.
-        pruned: headline metric of the test split before fine-tuning; None where there is no test split.
-        finetuned: after it; None without fine-tuning.
-        seconds: of a batch.
-        images_per_second: of it.
-        speedup: over the full network, of the same rounds.
+        macs: multiply-adds per image.
+        pruned: headline metric on the test split before fine-tuning; None without a test split.
+        finetuned: the same after fine-tuning; None without fine-tuning.
+        seconds: seconds per batch.
+        images_per_second: throughput.
+        speedup: relative to the full network, in the same rounds.
     """
 
     name: str
@@ -93,19 +93,19 @@ def sweep(
     console: Console | None,
     tell: Callable[[str], None],
 ) -> list[Point]:
-    """Prune by each ratio, fine-tune each and the full network alike, and time all in turns. Resumes.
+    """Prune by each ratio, fine-tune each result and the full network alike, and time all in turns. Resumes.
 
     Args:
         trained: the run.
-        how: what goes; of channels.
+        how: what to remove; channels only.
         out: the directory.
         given: options of data and fine-tuning.
-        batch: images of a timed call.
-        console: where training shows its progress.
-        tell: is given lines.
+        batch: images per timed call.
+        console: displays the progress of training.
+        tell: called with lines of text.
 
     Raises:
-        UsageError: a network that is not prunable, or a directory of another command.
+        UsageError: the network is not prunable, or the directory belongs to another command.
         RunError: as :func:`resnet_jax.runs.fit.fit`.
     """
     config = config_of(trained, given)
@@ -161,22 +161,22 @@ def _finetuned(run: RunDirectory, how: HowToPrune) -> float | None:
 
 
 def _require_made_so(path: Path, trained: TrainedRun, how: HowToPrune, ratio: float) -> None:
-    """Refuse a network that another command left here.
+    """Reject a network that another command left here.
 
     Raises:
-        RunError: with what differs.
+        RunError: it was made differently; the message says how.
     """
     known = json.loads(path.read_text())
     plain = json.loads(json.dumps({**dataclasses.asdict(how), "ratio": ratio, "pruned_from": str(trained.path)}))
     ignored = ("finetune", "rounds", "rewind")
     for field, value in plain.items():
-        was = known.get(field, [] if field == "without_blocks" else None)  # which older records do not name
+        was = known.get(field, [] if field == "without_blocks" else None)  # older records lack this field
         if field not in ignored and was != value:
             raise RunError(f"{path.parent} was made with {field} {was}, not {value}: name another directory")
 
 
 def write_tables(out: Path, points: Sequence[Point], title: str, metric: str = "accuracy") -> None:
-    """Write the table as Markdown, as CSV and as a picture."""
+    """Write the table as Markdown and CSV, and as a figure."""
     if not points:
         raise UsageError("there are no networks to compare")
     rows = [point.cells() for point in points]
@@ -190,7 +190,7 @@ def write_tables(out: Path, points: Sequence[Point], title: str, metric: str = "
 
 
 def draw_points(path: Path, points: Sequence[Point], title: str, metric: str = "accuracy") -> None:
-    """Draw the headline metric over images per second, each network with its name."""
+    """Draw the headline metric against images per second, with the name of each network."""
     from resnet_jax.report.canvas import BLUE, VERMILION, headline, new_figure, save_figure
     from resnet_jax.report.depth_axes import percent_axis, plain
 

@@ -1,1 +1,1 @@
-"""Networks in 8 bits: calibrated after training or trained for it, written as ONNX, measured in the runtime."""
+"""8-bit networks: calibrated after training or trained with quantization, written as ONNX, measured in the runtime."""

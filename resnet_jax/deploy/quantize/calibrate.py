@@ -1,4 +1,4 @@
-"""Ranges of a graph's tensors on some images, computed in ONNX Runtime."""
+"""Measure the ranges of a graph's tensors on some images, in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def calibrate(
 
     Args:
         model: a ModelProto of a float graph with one input.
-        tensors: names of its tensors, inputs among them.
-        batches: what the graph takes; they are gone through twice.
-        method: ``averaged``: from the mean over the batches of the smallest value of each to that of the largest
-            (Jacob et al. 2018, arXiv 1712.05877, section 3.1); others: see :func:`.range_of`.
+        tensors: names of its tensors, which may include inputs.
+        batches: inputs of the graph; they are iterated twice.
+        method: ``averaged``: from the smallest value to the largest, each averaged over the batches (Jacob et al. 2018,
+            arXiv 1712.05877, section 3.1); for the others see :func:`.range_of`.
     """
     batches = list(batches)
     watched = _Watched(model, tensors)
@@ -41,7 +41,7 @@ def calibrate(
 
 
 class _Watched:
-    """A session that gives tensors of a graph, its inputs among them."""
+    """A session that returns tensors of a graph, including its inputs."""
 
     def __init__(self, model: Any, tensors: Sequence[str]):
         import onnx

@@ -1,4 +1,4 @@
-"""Smaller files of the same float network: weights in 8 bits or in bfloat16, computed in float32."""
+"""Smaller files of the same float network: weights in 8 bits or bfloat16, computed in float32."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from resnet_jax.deploy.quantize.qdq import (
 
 
 def int8_weights(model: Any, most_weight: int = MOST_WEIGHT) -> Any:
-    """Return the graph with the weights of convolutions and linear layers in int8, one scale a channel.
+    """Return the graph with the weights of convolutions and linear layers in int8, one scale per channel.
 
     Args:
-        model: a ModelProto of a float graph; it is not changed.
+        model: a ModelProto of a float graph; it is not modified.
         most_weight: steps from 0 to the largest weight of a channel.
     """
     index, writer = Index.of(model.graph), Writer()
@@ -41,7 +41,7 @@ def bfloat16_weights(model: Any) -> Any:
     """Return the graph with the weights of convolutions and linear layers rounded to bfloat16.
 
     Args:
-        model: a ModelProto of a float graph; it is not changed.
+        model: a ModelProto of a float graph; it is not modified.
     """
     from onnx import TensorProto, helper
 
@@ -63,7 +63,7 @@ def bfloat16_weights(model: Any) -> Any:
 
 
 def _upper_halves(array: np.ndarray) -> np.ndarray:
-    """Return float32 values as the bits of the nearest bfloat16, of two the even one.
+    """Return float32 values as the bits of the nearest bfloat16, with ties to even.
 
     >>> [hex(bits) for bits in _upper_halves(np.array([1.0, 1.00390625, 1.01171875], np.float32)).tolist()]
     ['0x3f80', '0x3f80', '0x3f82']
@@ -79,7 +79,7 @@ def _array(index: Index, name: str) -> np.ndarray:
 
 
 def _replaced(model: Any, made: dict[str, Any], writer: Writer) -> Any:
-    """Return the model with other nodes in place of constants."""
+    """Return the model with other nodes instead of constants."""
     nodes = list(made.values())
     for node in model.graph.node:
         copy = type(node)()

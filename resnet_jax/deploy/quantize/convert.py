@@ -1,4 +1,4 @@
-"""A run quantized: from its network to files in 8 bits, and what each is worth in its runtime."""
+"""Quantize a run: from its network to 8-bit files, and the accuracy and speed of each in its runtime."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 def _silent(_line: str) -> None:
-    """Say nothing."""
+    """Do nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,9 @@ class FloatNetwork:
 
     Attributes:
         trained: the run.
-        model: folded, or as it is if it has no batch norm.
-        variables: of ``model``.
-        preprocessing: what the graph takes.
+        model: the folded network, or the original if it has no batch norm.
+        variables: variables of ``model``.
+        preprocessing: the input of the graph.
     """
 
     trained: TrainedRun
@@ -62,10 +62,10 @@ class FloatNetwork:
 
         Args:
             trained: the run.
-            pixels: whether the graph takes stored pixels, and normalizes them itself.
+            pixels: whether the graph takes stored pixels and normalizes them itself.
 
         Raises:
-            UsageError: a network that takes no images, or of whose images the normalization is not known.
+            UsageError: the network takes no images, or their normalization is not known.
         """
         require_images(trained)
         model, variables = trained.model, trained.variables
@@ -75,11 +75,11 @@ class FloatNetwork:
         return cls(trained, model, variables, preprocessing_of(trained, takes=takes, layout=layout))
 
     def graph(self, variables: Mapping[str, Any] | None = None, **notes: Any) -> Any:
-        """Return the network as a ModelProto, with its own variables or others, and metadata.
+        """Return the network as a ModelProto with metadata.
 
         Args:
-            variables: in place of its own.
-            **notes: what ``resnet_jax.quantization`` says of the file; nothing for a float file.
+            variables: variables to use instead of its own.
+            **notes: the file's metadata under ``resnet_jax.quantization``; none for a float file.
         """
         said, card = self.preprocessing, self.trained.card
         given = Input(
@@ -106,11 +106,11 @@ class Converted:
     """A file that was written.
 
     Attributes:
-        kind: ``float`` or what it was made to.
-        path: of the file.
+        kind: ``float`` or the kind of quantization.
+        path: path of the file.
         bytes: its size.
         operations: convolutions and linear layers in 8 bits.
-        left: operations left in float of a file with 8-bit activations, by name.
+        left: operations that stay in float in a file with 8-bit activations, by name.
     """
 
     kind: Kind | str
@@ -129,22 +129,22 @@ def quantize_run(
     pixels: bool = False,
     say: Say = _silent,
 ) -> list[Converted]:
-    """Write the network of a run in the forms that ``options.kind`` names.
+    """Write the network of a run in the forms listed in ``options.kind``.
 
     Args:
         trained: the run.
-        out: the file; of several forms each has its kind in the name, ``net-static.onnx``.
-        options: how (default: int8, calibrated).
-        train_source: training images of a run that has none of its own.
+        out: the file. With several forms, each has its kind in the name, ``net-static.onnx``.
+        options: how to quantize (default: int8, calibrated).
+        train_source: training images for a run that has none of its own.
         pixels: whether the files take stored pixels and normalize them.
-        say: is told what is done.
+        say: called with progress messages.
 
     Returns:
         The files, in the order of ``options.kind``.
 
     Raises:
-        UsageError: no images to calibrate on, a network that has no ONNX form, or a package that is not installed.
-        DataError: images that are not there, or unreadable.
+        UsageError: there are no images to calibrate on, the network has no ONNX form, or a package is not installed.
+        DataError: images are missing or unreadable.
         RunError: a file cannot be written, or training diverged.
     """
     options = options or Quantization()
@@ -162,7 +162,7 @@ def paths_of(out: Path, kinds: Sequence[Kind]) -> list[Path]:
     """Return the file of each kind.
 
     Raises:
-        UsageError: the name does not end in .onnx, or there is no such folder.
+        UsageError: the name does not end in .onnx, or the folder does not exist.
 
     >>> [path.name for path in paths_of(Path("net.onnx"), ("static", "bf16"))]
     ['net-static.onnx', 'net-bf16.onnx']
@@ -176,7 +176,7 @@ def paths_of(out: Path, kinds: Sequence[Kind]) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class _Calibrated:
-    """The graph with what is quantized of it, and the ranges on training images."""
+    """The graph with its quantization sites, and the ranges on training images."""
 
     images: Chosen
     drawn: Calibration
@@ -253,17 +253,17 @@ def _written(model: Any, kind: str, path: Path, sites: Sites | None = None) -> C
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a file is worth in a runtime.
+    """Accuracy and speed of a file in a runtime.
 
     Attributes:
-        kind: ``float`` or what it was made to.
-        runtime: that computed it.
-        metric: the task's headline, over the images; NaN where there were none.
-        correct: how many are right, of tasks that count them.
-        examples: images that were measured on.
-        same: share of images with the float file's class; of tasks with classes.
-        images_per_second: the best of several rounds in turns with the others.
-        times_float: by that of the float file.
+        kind: ``float`` or the kind of quantization.
+        runtime: the runtime.
+        metric: the task's headline metric over the images; NaN without images.
+        correct: number of correct predictions, for tasks that count them.
+        examples: images in the measurement.
+        same: share of images with the same class as the float file, for tasks with classes.
+        images_per_second: the best of several rounds in which the files take turns.
+        times_float: speed relative to the float file.
     """
 
     kind: str
@@ -286,24 +286,24 @@ def measure_files(
     batch: int = 16,
     runtimes: Sequence[RuntimeChoice] | None = None,
 ) -> tuple[Converted, list[Measured]]:
-    """Measure files beside the float network: in each runtime all take turns.
+    """Measure files next to the float network; in each runtime all take turns.
 
     Args:
         trained: the run.
-        files: of :func:`quantize_run`.
+        files: the result of :func:`quantize_run`.
         batches: images to measure on (:func:`.measure.batches_of`).
-        pixels: as they were written.
-        threads: of the runtimes; None: as they choose.
-        batch: images of a call whose time is taken.
-        runtimes: default: those that are installed.
+        pixels: as the files were written.
+        threads: threads of the runtimes; None: their default.
+        batch: images per timed call.
+        runtimes: default: the installed ones.
 
     Returns:
-        The float file, which is removed again, and the rows: of each runtime float first.
+        The float file, which is deleted again, and the rows, float first in each runtime.
     """
     installed: tuple[RuntimeChoice, ...] = ("onnxruntime", "openvino")
     runtimes = [name for name in installed if is_installed(name)] if runtimes is None else runtimes
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)  # OpenVINO, when it is imported
+        warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)  # raised on import of OpenVINO
         model = FloatNetwork.of(trained, pixels=pixels).graph()
         plain = _written(model, "float", Path(folder) / "float.onnx")
         rows = []

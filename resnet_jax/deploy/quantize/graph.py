@@ -1,7 +1,7 @@
-"""What of an ONNX graph is computed in 8 bits: which tensors are quantized, and which of them share a scale.
+"""Which tensors of an ONNX graph are quantized, and which of them share a scale.
 
-The graph is one of a folded network: convolutions with a bias, a linear layer, additions, pools, and what moves values
-without changing them. It may come from anywhere; nothing here knows of this package's networks.
+The graph is that of a folded network: convolutions with a bias, a linear layer, additions, pools, and operations that
+move values without changing them. It may come from anywhere; nothing here depends on this package's networks.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections import defaultdict
 from typing import Any
 
 LINEAR = {"Conv": 1, "Gemm": 1, "MatMul": 1}
-"""Operations with weights, and the input that the weights are, if they are a constant."""
+"""Operations with weights, and the index of the input that holds them if it is a constant."""
 SUMS = ("Add", "Mul", "GlobalAveragePool", "AveragePool")
-"""Operations without weights that runtimes compute in 8 bits too, where nothing that they take is constant."""
+"""Operations without weights that runtimes also compute in 8 bits if none of their inputs is constant."""
 MOVES = (
     "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Slice", "MaxPool", "GlobalMaxPool", "Pad", "Identity",
 )  # fmt: skip
-"""Operations that move values or leave some out: what comes out has the scale of what goes in."""
+"""Operations that move values or drop some; the output has the scale of the input."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Who makes and who takes each tensor of a graph.
+    """The producer and the consumers of each tensor of a graph.
 
     Attributes:
-        maker: node by the tensor that it makes.
-        takers: nodes by the tensor that they take.
+        maker: the node that produces each tensor.
+        takers: the nodes that consume each tensor.
         constants: initializers by name.
-        inputs: of the graph, without initializers.
-        outputs: of the graph.
+        inputs: inputs of the graph, without initializers.
+        outputs: outputs of the graph.
     """
 
     maker: dict[str, Any]
@@ -59,19 +59,19 @@ class Index:
         return node.op_type in LINEAR and node.input[LINEAR[node.op_type]] in self.constants
 
     def computed(self, node: Any) -> list[str]:
-        """Return the inputs of a node that are computed, not constant."""
+        """Return the inputs of a node that are computed rather than constant."""
         return [name for name in node.input if name and name not in self.constants]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sites:
-    """What is quantized.
+    """What to quantize.
 
     Attributes:
-        linear: convolutions and linear layers, whose weights and input are.
-        tensors: every tensor that is, in order of the graph, with the tensor that its scale is of: itself, or one
-            whose values it holds some of.
-        left: how many operations are left in float, by their name: norms, activations other than ReLU, and the like.
+        linear: convolutions and linear layers, whose weights and input are quantized.
+        tensors: every quantized tensor, in graph order, with the tensor whose scale it uses: itself, or one that it
+            holds a subset of the values of.
+        left: number of operations that stay in float, by name: norms, activations other than ReLU, and so on.
     """
 
     linear: tuple[Any, ...]
@@ -80,17 +80,17 @@ class Sites:
 
     @property
     def calibrated(self) -> tuple[str, ...]:
-        """The tensors whose range must be known."""
+        """The tensors whose range must be measured."""
         return tuple(dict.fromkeys(self.tensors.values()))
 
 
 def find_sites(graph: Any) -> Sites:
-    """Find what of a graph can be computed in 8 bits.
+    """Find the parts of a graph that can be computed in 8 bits.
 
-    Quantized are input and output of every convolution and linear layer with constant weights, of mean pools, and of
-    sums and products of two tensors that are computed apart: a sum with the skip, a product with an attention's
-    weights, and not the inner workings of an activation. ReLU belongs to what stands before it. What no such operation
-    takes any more, the outputs, stays float.
+    Quantized are the input and output of every convolution and linear layer with constant weights, of mean pools, and
+    of sums and products of two tensors that are computed separately. That includes a sum with the skip and a product
+    with attention weights, but not the internals of an activation. A ReLU belongs to the operation before it. Tensors
+    that no such operation consumes, such as the outputs, stay in float.
 
     Args:
         graph: a GraphProto.
@@ -103,7 +103,7 @@ def find_sites(graph: Any) -> Sites:
             sources = [_sources(index, name, integer) for name in node.input]
             if len(sources) == 1 or not sources[0] & sources[1]:
                 integer.add(id(node))
-    needed: set[str] = set()  # by an integer operation, at once or later
+    needed: set[str] = set()  # by an integer operation, directly or later
     for node in reversed(graph.node):
         if id(node) in integer or needed & set(node.output):
             needed |= {*index.computed(node)}
@@ -112,7 +112,7 @@ def find_sites(graph: Any) -> Sites:
         if id(node) in integer:
             wanted |= {*index.computed(node), *({_finished(index, node)} & needed)}
     wanted -= {""}
-    for node in reversed(graph.node):  # what is moved is quantized before
+    for node in reversed(graph.node):  # tensors that are moved are quantized before the move
         if node.op_type in MOVES and node.output[0] in wanted and node.input[0] not in index.constants:
             wanted.add(node.input[0])
     scale_of: dict[str, str] = {}
@@ -130,7 +130,7 @@ def find_sites(graph: Any) -> Sites:
 
 
 def _sources(index: Index, name: str, integer: set[int]) -> set[str]:
-    """Return the tensors that one is computed of by what stays float: outputs of integer operations, inputs."""
+    """Return the tensors from which float operations compute a tensor: outputs of integer operations, and inputs."""
     found, waiting, seen = set(), [name], set()
     while waiting:
         name = waiting.pop()
@@ -144,7 +144,7 @@ def _sources(index: Index, name: str, integer: set[int]) -> set[str]:
 
 
 def _finished(index: Index, node: Any) -> str:
-    """Return the output of a node, or that of the ReLU that alone takes it."""
+    """Return the output of a node, or that of the ReLU if it is the only consumer."""
     name = node.output[0]
     takers = index.takers.get(name, [])
     if len(takers) == 1 and takers[0].op_type == "Relu" and name not in index.outputs:

@@ -1,4 +1,4 @@
-"""The images that a network is calibrated on, trained on further, and measured on."""
+"""The images for calibrating, training and testing a quantized network."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def training_images(trained: TrainedRun, source: str | None) -> Chosen:
         source: None for the run's own.
 
     Raises:
-        UsageError: an imported run and no source.
-        DataError: the images are not there.
-        RunError: the run's own data is not what it was.
+        UsageError: the run is imported and there is no source.
+        DataError: the images are missing.
+        RunError: the run's own data has changed.
     """
     if source is None and not trained.was_trained_here:
         raise UsageError(
@@ -36,11 +36,11 @@ def training_images(trained: TrainedRun, source: str | None) -> Chosen:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Images that ranges are measured on.
+    """Images on which ranges are measured.
 
     Attributes:
-        pixels: (N, H, W, C) as stored, of the network's size.
-        said: which they are, in words.
+        pixels: (N, H, W, C) as stored, resized for the network.
+        said: a description of them.
     """
 
     pixels: np.ndarray
@@ -48,16 +48,16 @@ class Calibration:
 
 
 def calibration_images(trained: TrainedRun, chosen: Chosen, count: int, seed: int = 0) -> Calibration:
-    """Return images for the calibration, drawn without replacement, prepared as in evaluation: no augmentation.
+    """Return calibration images, drawn without replacement and prepared as in evaluation, without augmentation.
 
     Args:
         trained: the run.
-        chosen: :func:`training_images`.
-        count: how many.
-        seed: of the choice.
+        chosen: the result of :func:`training_images`.
+        count: number of images.
+        seed: seed of the choice.
 
     Raises:
-        UsageError: fewer images than that, or a network that takes none.
+        UsageError: there are fewer images, or the network takes no images.
     """
     require_images(trained)
     total = len(chosen.records)
@@ -71,10 +71,10 @@ def calibration_images(trained: TrainedRun, chosen: Chosen, count: int, seed: in
 
 
 def require_apart(trained: TrainedRun, training: Chosen, tested: Chosen) -> None:
-    """Refuse to test on the images that a network was calibrated on.
+    """Refuse to test a network on the images that it was calibrated on.
 
     Raises:
-        UsageError: it names them.
+        UsageError: they overlap; the message names them.
     """
     if not training.own and not tested.own and (training.place, training.split) == (tested.place, tested.split):
         raise UsageError(
@@ -84,5 +84,5 @@ def require_apart(trained: TrainedRun, training: Chosen, tested: Chosen) -> None
 
 
 def trainable(trained: TrainedRun, records: Records) -> Records:
-    """Return training images in memory where they fit, of the geometry of training."""
+    """Return training images with the geometry of training, in memory if they fit."""
     return materialize(records, trained.geometry, training=True)

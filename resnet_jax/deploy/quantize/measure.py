@@ -1,4 +1,4 @@
-"""What a converted file is worth in its runtime: the task's metrics, and images a second beside another file's."""
+"""Measure a converted file in its runtime: the task's metrics, and its throughput next to another file's."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.step import make_eval_step
 
 BATCH = 16
-"""Images of a call whose time is taken."""
+"""Images per timed call."""
 
 
 class _Answers:
-    """In place of a network: what the runtime gave."""
+    """Stands in for a network and returns the runtime's outputs."""
 
     def apply(self, outputs: Any, _images: Any, *, train: bool) -> Any:
         del train
@@ -36,11 +36,11 @@ class _Answers:
 
 
 def batches_of(trained: TrainedRun, chosen: Chosen) -> list[Mapping[str, np.ndarray]]:
-    """Return the images as evaluation reads them: stored values of the network's size, labels, mask.
+    """Return the images as evaluation reads them: stored values at the network's size, labels, mask.
 
     Raises:
         DataError: an image is unreadable.
-        UsageError: images of another kind than the network's.
+        UsageError: the images do not fit the network.
     """
     records, _ = bring_to_size(
         trained, chosen.records, trained.config.data.unreadable(chosen.split, len(chosen.records))
@@ -51,15 +51,15 @@ def batches_of(trained: TrainedRun, chosen: Chosen) -> list[Mapping[str, np.ndar
 def evaluate_artefact(
     artefact: Artefact, trained: TrainedRun, batches: Iterable[Mapping[str, np.ndarray]]
 ) -> Evaluation:
-    """Return the task's result over images, computed by the file in its runtime; ``rows`` has the ``logits``.
+    """Return the task's result over images, computed by the file in its runtime; ``rows`` contains ``logits``.
 
     Args:
         artefact: the converted file.
-        trained: the run that it was made of, for its task.
-        batches: :func:`batches_of`.
+        trained: the run that it was made from, for its task.
+        batches: the result of :func:`batches_of`.
 
     Raises:
-        DataError: there is no image.
+        DataError: there are no images.
     """
     task = trained.task
     step = jax.jit(make_eval_step(_Answers(), task=task, logits=True))  # pyright: ignore[reportArgumentType]
@@ -75,13 +75,13 @@ def evaluate_artefact(
 def images_per_second(
     artefacts: Sequence[Artefact], images: np.ndarray, *, rounds: int = 7, seconds: float = 0.1
 ) -> list[float]:
-    """Return the images a second of each, the best of several rounds in which they take turns.
+    """Return the images per second of each file: the best of several rounds in which they take turns.
 
     Args:
-        artefacts: in one runtime.
+        artefacts: files in one runtime.
         images: a batch (N, H, W, C) of stored values.
-        rounds: how often each has its turn.
-        seconds: of a turn, at least; one call is made at any rate.
+        rounds: number of turns of each file.
+        seconds: minimum duration of a turn, which has at least one call.
     """
     given = [
         images if artefact.preprocessing.takes == "pixels" else artefact.preprocessing.normalized(images)
@@ -101,12 +101,12 @@ def images_per_second(
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """The processor here.
+    """The processor of this machine.
 
     Attributes:
-        name: as it calls itself.
-        instructions: those of avx2, avx512f, avx512_vnni, avx_vnni and amx_int8 that it has; the last three multiply
-            8-bit numbers without saturating.
+        name: the name it reports.
+        instructions: which of avx2, avx512f, avx512_vnni, avx_vnni and amx_int8 it has; the last three multiply 8-bit
+            numbers without saturating.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Processor:
 
     @classmethod
     def here(cls) -> Processor:
-        """Read them from Linux; elsewhere only the name is known."""
+        """Read them on Linux; elsewhere only the name is known."""
         wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
         try:
             text = Path("/proc/cpuinfo").read_text()

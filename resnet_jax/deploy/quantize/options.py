@@ -1,4 +1,4 @@
-"""What ``resnet-jax quantize`` can be told."""
+"""Options of ``resnet-jax quantize``."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ KINDS: dict[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """How a network is quantized."""
+    """How to quantize a network."""
 
     kind: tuple[Kind, ...] = ("static",)
-    """static: weights and activations in 8 bits, calibrated; qat: the same after training with rounding in the loop;
-    weights: int8 weights, computed in float32; bf16: bfloat16 weights, likewise. Several give a file each."""
+    """Kind of quantization: static (8-bit weights and activations, calibrated), qat (the same after quantization-aware
+    training), weights (int8 weights, computed in float32) or bf16 (bfloat16 weights, computed in float32). Several
+    kinds write one file each."""
     calibration: AtLeast1 = 1024
-    """Training images that the ranges of activations are measured on."""
+    """Number of training images on which the ranges of activations are measured."""
     method: Method = "averaged"
-    """Range of an activation: averaged (ends of each 64 images, averaged), minmax (all of it), percentile (99.99 %),
-    mse (least squared error) or entropy."""
+    """Range of an activation: averaged (the ends of every 64 images, averaged), minmax (all values), percentile (99.99
+    %), mse (least squared error) or entropy."""
     reduce_range: bool = False
-    """Weights of 7 bits: exact on x86 processors without VNNI, whose products of 8 bits can saturate."""
+    """Use 7-bit weights. They are exact on x86 processors without VNNI, whose 8-bit products can saturate."""
     steps: AtLeast1 = 400
-    """kind qat: updates."""
+    """Number of updates, for kind qat."""
     learning_rate: Positive = 1e-3
-    """kind qat: at the start; it falls to 0 along a cosine. SGD with momentum 0.9."""
+    """Initial learning rate, for kind qat: SGD with momentum 0.9. It falls to 0 along a cosine."""
     batch_size: AtLeast1 = 128
-    """kind qat: images of an update."""
+    """Images per update, for kind qat."""
     seed: AtLeast0 = 0
-    """Of the choice of images, and of the order and augmentation of training."""
+    """Seed of the choice of images and of the order and augmentation in training."""
 
     def __post_init__(self):
         """Check the values; raises UsageError."""

@@ -1,10 +1,11 @@
-"""A float ONNX file as one in 8 bits: pairs of QuantizeLinear and DequantizeLinear that a runtime computes as integers.
+"""Convert a float ONNX file to 8 bits with pairs of QuantizeLinear and DequantizeLinear that a runtime fuses to
+integers.
 
     q = clip(round(x / s) + z),    x' = s (q - z)
 
-Activations are uint8 with a zero point, one scale a tensor; weights are int8 around 0, one scale a channel that is put
-out (Jacob et al. 2018, arXiv 1712.05877; Krishnamoorthi 2018, arXiv 1806.08342); biases are int32 of the scale of input
-times weights, which adds no error.
+Activations are uint8 with a zero point and one scale per tensor. Weights are int8 centered at 0, with one scale per
+output channel (Jacob et al. 2018, arXiv 1712.05877; Krishnamoorthi 2018, arXiv 1806.08342). Biases are int32 at the
+scale of input times weights, which adds no error.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from resnet_jax.deploy.quantize.graph import LINEAR, Index, Sites, find_sites
 from resnet_jax.deploy.quantize.ranges import Range
 
 MOST_WEIGHT = 127
-"""Of an int8 weight, either sign; -128 is not used, so that the scale is of both sides."""
+"""Largest int8 weight of either sign; -128 is not used, so that the scale is symmetric."""
 
 
 def weight_scales(weights: np.ndarray, axis: int, most: int = MOST_WEIGHT) -> np.ndarray:
-    """Return the scale of every channel: largest magnitude over ``most``; 1 where all are 0.
+    """Return the scale of every channel: its largest magnitude over ``most``, or 1 if all values are 0.
 
     >>> weight_scales(np.array([[254.0, -127.0], [0.0, 0.0]]), 0).tolist()
     [2.0, 1.0]
@@ -32,7 +33,7 @@ def weight_scales(weights: np.ndarray, axis: int, most: int = MOST_WEIGHT) -> np
 
 
 def quantized_weights(weights: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """Return the weights in steps of the scale of their channel, int8."""
+    """Return the weights as int8, in steps of their channel's scale."""
     shape = [-1 if dim == axis else 1 for dim in range(weights.ndim)]
     return np.clip(np.rint(weights / scales.reshape(shape)), -MOST_WEIGHT, MOST_WEIGHT).astype(np.int8)
 
@@ -40,13 +41,13 @@ def quantized_weights(weights: np.ndarray, scales: np.ndarray, axis: int) -> np.
 def quantize_model(
     model: Any, ranges: Mapping[str, Range], *, most_weight: int = MOST_WEIGHT, sites: Sites | None = None
 ) -> Any:
-    """Return the graph with everything quantized that :func:`.find_sites` finds.
+    """Return the graph with everything that :func:`.find_sites` finds quantized.
 
     Args:
-        model: a ModelProto of a float graph, of operator set 13 or later; it is not changed.
-        ranges: of every tensor of ``sites.calibrated``.
+        model: a ModelProto of a float graph, operator set 13 or later; it is not modified.
+        ranges: the range of every tensor in ``sites.calibrated``.
         most_weight: 127, or 63 for processors whose 8-bit products saturate (AVX2 and AVX-512 without VNNI).
-        sites: what is quantized, if that is known.
+        sites: what to quantize, if already known.
     """
     graph = model.graph
     sites = find_sites(graph) if sites is None else sites
@@ -83,9 +84,9 @@ def quantize_model(
 
 
 def _clipped_anyway(index: Index, node: Any, sites: Sites, ranges: Mapping[str, Range]) -> bool:
-    """Return whether a node is a ReLU before a quantization whose steps begin at 0: that clips negative values too.
+    """Return whether a node is a ReLU before a quantization whose range starts at 0, which also clips negative values.
 
-    ONNX Runtime adds in 8 bits only where nothing stands between the sum and its quantization.
+    ONNX Runtime adds in 8 bits only if nothing stands between the sum and its quantization.
     """
     return (
         node.op_type == "Relu"
@@ -96,12 +97,12 @@ def _clipped_anyway(index: Index, node: Any, sites: Sites, ranges: Mapping[str, 
 
 
 def finished_model(model: Any, nodes: Sequence[Any], writer: Writer) -> Any:
-    """Return a model with other nodes and their constants; everything else, metadata too, stays.
+    """Return a model with other nodes and their constants; everything else, including metadata, stays.
 
     Args:
-        model: it is not changed.
-        nodes: in order; of the constants of ``model`` those that they take are kept.
-        writer: has further constants.
+        model: the model; it is not modified.
+        nodes: the nodes in order; constants of ``model`` that they use are kept.
+        writer: holds further constants.
     """
     import onnx
 
@@ -120,7 +121,7 @@ def finished_model(model: Any, nodes: Sequence[Any], writer: Writer) -> Any:
 
 
 def _channels(model: Any) -> dict[str, int]:
-    """Return the channels, the second axis, of every map of a graph for which they are known."""
+    """Return the number of channels, the second axis, of every map of a graph where it is known."""
     import onnx
 
     found = {}
@@ -132,10 +133,10 @@ def _channels(model: Any) -> dict[str, int]:
 
 
 class Writer:
-    """Makes nodes, and keeps the constants that they need.
+    """Creates nodes and keeps the constants that they need.
 
     Attributes:
-        initializers: these constants.
+        initializers: the constants.
     """
 
     def __init__(self) -> None:
@@ -143,7 +144,7 @@ class Writer:
         self._names: set[str] = set()
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """Keep a constant, once; return its name."""
+        """Store a constant once and return its name."""
         from onnx import numpy_helper
 
         if name not in self._names:  # weights that two nodes share
@@ -152,7 +153,7 @@ class Writer:
         return name
 
     def pair(self, name: str, range_: Range, of: str | None = None) -> list[Any]:
-        """Return the two nodes that quantize a tensor, or ``of``, and give it back as ``{name}_dequantized``."""
+        """Return the two nodes that quantize a tensor (or ``of``) and restore it as ``{name}_dequantized``."""
         from onnx import helper
 
         scale, zero = range_.scale_and_zero()
@@ -173,13 +174,13 @@ class Writer:
         ]
 
     def weights(self, index: Index, node: Any, inputs: list[str], before: Range, most: int) -> list[Any]:
-        """Return the nodes that give weights and bias of a layer, and put their outputs into its ``inputs``."""
+        """Return the nodes that produce weights and bias of a layer, and put their outputs into its ``inputs``."""
         from onnx import numpy_helper
 
         position = LINEAR[node.op_type]
         name = node.input[position]
         weights, axis = numpy_helper.to_array(index.constants[name]), output_axis(node)
-        if len(index.takers[name]) > 1:  # towers share their weights, and the bias may widen a scale
+        if len(index.takers[name]) > 1:  # towers share weights, and the bias may enlarge a scale
             name = f"{name}@{node.output[0]}"
         scales = weight_scales(weights, axis, most)
         bias_name = node.input[2] if len(node.input) > 2 else ""
@@ -187,7 +188,7 @@ class Writer:
         nodes = []
         if bias_name in index.constants:
             bias = numpy_helper.to_array(index.constants[bias_name]).astype(np.float64)
-            scales = np.maximum(scales, (np.abs(bias) / (step * 2.0**30)).astype(np.float32))  # int32 must hold it
+            scales = np.maximum(scales, (np.abs(bias) / (step * 2.0**30)).astype(np.float32))  # so that int32 holds it
             steps = (step * scales).astype(np.float32)
             values = np.rint(bias / steps).astype(np.int32)
             nodes.append(self.dequantize(f"{bias_name}@{node.output[0]}", values, steps, 0))
@@ -197,10 +198,10 @@ class Writer:
         return nodes
 
     def padding_convolution(self, index: Index, node: Any, channels: Mapping[str, int]) -> tuple[Any, Any]:
-        """Return weights and node of a convolution of windows of 1 in place of a padding: around a map or of channels.
+        """Return weights and node of a 1x1 convolution that replaces padding around a map or of its channels.
 
-        OpenVINO (2026.4) pads a tensor in 8 bits with the step 0 and not with the one that is 0, which is another one
-        where there are negative values.
+        OpenVINO (2026.4) pads an 8-bit tensor with step 0 rather than with the step that represents 0. The two differ
+        if there are negative values.
         """
         from onnx import helper, numpy_helper
 
@@ -216,7 +217,7 @@ class Writer:
         return weights, conv
 
     def dequantize(self, name: str, values: np.ndarray, scales: np.ndarray, axis: int) -> Any:
-        """Return the node that gives integers times the scale of their channel."""
+        """Return the node that multiplies integers by their channel's scale."""
         from onnx import helper
 
         zeros = np.zeros(scales.shape, values.dtype)
@@ -231,7 +232,7 @@ class Writer:
 
 
 def output_axis(node: Any) -> int:
-    """Return the axis of the weights along which a layer's outputs lie."""
+    """Return the axis of a layer's weights that indexes its outputs."""
     if node.op_type == "Conv":
         return 0
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)

@@ -1,4 +1,4 @@
-"""From the values that a tensor had on some images to the range that 256 steps cover."""
+"""From the values of a tensor on some images to the range that 256 steps cover."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 Clipping = Literal["minmax", "percentile", "mse", "entropy"]
 Method = Literal[Clipping, "averaged"]
 BINS = 2048
-"""Of the histogram of a tensor."""
+"""Bins in the histogram of a tensor."""
 PERCENTILE = 99.99
-"""Of the magnitudes: what method ``percentile`` keeps."""
+"""Percentage of magnitudes that method ``percentile`` keeps."""
 LEVELS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The values that a tensor in 8 bits can take: 256 steps from ``low`` to ``high``, 0 among them exactly.
+    """The values that an 8-bit tensor can take: 256 steps from ``low`` to ``high``, which include exactly 0.
 
     >>> Range(0.0, 2.55).scale_and_zero()[1], Range(-1.0, 3.0).scale_and_zero()[1]
     (0, 64)
@@ -28,7 +28,7 @@ class Range:
     high: float
 
     def scale_and_zero(self) -> tuple[float, int]:
-        """Return the size of a step, and the step that is 0."""
+        """Return the size of a step, and the step that represents 0."""
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if high == low:
             return 1.0, 0
@@ -36,18 +36,18 @@ class Range:
         return scale, int(np.clip(np.rint(-low / scale), 0, LEVELS - 1))
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
-        """Return values as 8 bits hold them."""
+        """Return values rounded to what 8 bits can represent."""
         scale, zero = self.scale_and_zero()
         return (np.clip(np.rint(values / scale) + zero, 0, LEVELS - 1) - zero) * scale
 
 
 @dataclasses.dataclass
 class Histogram:
-    """How often a tensor had which values, in bins of one width.
+    """A histogram of a tensor's values, with bins of equal width.
 
     Attributes:
         low: lower end of the first bin; the smallest value.
-        high: upper end of the last; the largest.
+        high: upper end of the last bin; the largest value.
         counts: (BINS,).
     """
 
@@ -57,7 +57,7 @@ class Histogram:
 
     @classmethod
     def between(cls, low: float, high: float) -> Histogram:
-        """Return an empty one."""
+        """Return an empty histogram."""
         return cls(low, high, np.zeros(BINS, np.int64))
 
     def add(self, values: np.ndarray) -> None:
@@ -67,7 +67,7 @@ class Histogram:
 
     @property
     def middles(self) -> np.ndarray:
-        """Middles of the bins."""
+        """Centers of the bins."""
         edges = np.linspace(self.low, self.high, BINS + 1)
         return (edges[1:] + edges[:-1]) / 2
 
@@ -75,9 +75,9 @@ class Histogram:
 def range_of(histogram: Histogram, method: Clipping) -> Range:
     """Choose the range of a tensor.
 
-    ``minmax``: all values. ``percentile``: all but the largest 0.01 % of magnitudes. ``mse``: of 100 shares of that of
-    ``minmax``, the one with the least mean squared error. ``entropy``: the one whose quantized distribution has the
-    least Kullback-Leibler divergence from the clipped one (Migacz 2017, TensorRT).
+    ``minmax`` covers all values. ``percentile`` covers all but the largest 0.01 % of magnitudes. ``mse`` tries 100
+    fractions of the ``minmax`` range and takes the one with the least mean squared error. ``entropy`` takes the one
+    whose quantized distribution has the least Kullback-Leibler divergence from the clipped one (Migacz 2017, TensorRT).
     """
     whole = Range(histogram.low, histogram.high)
     if method == "minmax" or not histogram.counts.sum():
@@ -107,7 +107,7 @@ def _percentile(histogram: Histogram) -> float:
 
 
 def _least(histogram: Histogram, error) -> float:
-    """Return the largest magnitude kept with which ``error`` is least."""
+    """Return the largest kept magnitude that minimizes ``error``."""
     largest = max(abs(histogram.low), abs(histogram.high))
     whole = Range(histogram.low, histogram.high)
     kept = largest * np.linspace(0.01, 1.0, 100)
@@ -120,9 +120,9 @@ def _squared_error(histogram: Histogram, range_: Range) -> float:
 
 
 def _divergence(histogram: Histogram, range_: Range) -> float:
-    """Divergence of the distribution in 256 steps, spread over the bins that were not empty, from the clipped one.
+    """Divergence from the clipped distribution of its version in 256 steps, spread over the bins that were not empty.
 
-    The bins at 0 are left out: after a ReLU half of all values are exactly 0, and 8 bits hold them exactly.
+    The bins at 0 are left out: after a ReLU, half of all values are exactly 0, which 8 bits represent exactly.
     """
     middles, counts = histogram.middles, histogram.counts.astype(np.float64)
     counts = np.where(np.abs(middles) <= (histogram.high - histogram.low) / BINS, 0, counts)

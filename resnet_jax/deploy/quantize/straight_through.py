@@ -1,9 +1,9 @@
-"""Training with rounding in the loop: the network computes with values as 8 bits hold them.
+"""Quantization-aware training: the network computes with values rounded to 8 bits.
 
-Rounding has no useful derivative; its gradient is that of the identity within the range and 0 outside (straight-through
-estimator, Bengio et al. 2013, arXiv 1308.3432). Rounded are exactly the tensors that the QDQ file rounds: the input and
-the weights of every convolution and of the head, what the branch and the skip add, and each block's output. So what is
-trained is what the file computes.
+Rounding has no useful derivative, so its gradient is that of the identity within the range and 0 outside
+(straight-through estimator, Bengio et al. 2013, arXiv 1308.3432). The rounded tensors are exactly those that the QDQ
+file rounds: input and weights of every convolution and of the head, the two summands of branch and skip, and each
+block's output. What is trained is therefore what the file computes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Path = tuple[str, ...]
 
 
 def round_activations(x: Float[Array, "*any"], range_: Range) -> Float[Array, "*any"]:
-    """Return the values as 8 bits hold them; the gradient is 1 within the range and 0 outside.
+    """Return the values rounded to 8 bits; the gradient is 1 within the range and 0 outside.
 
     >>> round_activations(jnp.array([-1.0, 0.012, 9.0]), Range(0.0, 2.55)).tolist()
     [0.0, 0.009999999776482582, 2.549999952316284]
@@ -43,14 +43,14 @@ def round_activations(x: Float[Array, "*any"], range_: Range) -> Float[Array, "*
 
 
 def round_weights(kernel: Float[Array, "*window o"], most: int = MOST_WEIGHT) -> Float[Array, "*window o"]:
-    """Return a kernel as int8 holds it, one scale for each channel out (the last axis); the gradient is 1."""
+    """Return a kernel rounded to int8, with one scale per output channel (the last axis); the gradient is 1."""
     largest = jnp.max(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)), keepdims=True)
     scale = jnp.where(largest > 0, largest / most, 1)
     return kernel + jax.lax.stop_gradient(jnp.round(kernel / scale) * scale - kernel)
 
 
 class RoundedResNet(ResNet):
-    """A folded network that computes with rounded values; its variables are those of the network itself.
+    """A folded network that computes with rounded values. Its variables are those of the network itself.
 
     Attributes:
         before: path of a module -> the range of its input.
@@ -66,7 +66,7 @@ class RoundedResNet(ResNet):
 
     @nn.nowrap
     def apply(self, variables: Any, *args: Any, **options: Any) -> Any:
-        """Return what the network gives with rounded values."""
+        """Return the network's outputs, computed with rounded values."""
         before, after = dict(self.before), dict(self.after)
 
         def rounded(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -93,18 +93,18 @@ def rounded_network(
     ranges: Mapping[str, Range],
     most_weight: int = MOST_WEIGHT,
 ) -> tuple[RoundedResNet, dict[str, Any]]:
-    """Return the network that is trained with rounding, and the variables that it starts from.
+    """Return the network for training with rounding, and its initial variables.
 
     Args:
-        model: without batch norm: folded, or a network that has none.
-        variables: its own.
-        graph: its ONNX graph, whose nodes are called by the paths of the modules.
-        sites: what is quantized of that.
-        ranges: of every tensor of ``sites.calibrated``.
+        model: a network without batch norm, folded or originally without.
+        variables: its variables.
+        graph: its ONNX graph, whose nodes are named by the paths of the modules.
+        sites: what to quantize in the graph.
+        ranges: the range of every tensor in ``sites.calibrated``.
         most_weight: steps from 0 to the largest weight of a channel.
 
     Raises:
-        UsageError: weights that are standardized: what is rounded is then not what is trained.
+        UsageError: the weights are standardized, so the rounded weights would not be the trained ones.
     """
     config = model.config
     if config.standardizes != "none":
@@ -150,7 +150,7 @@ def rounded_network(
 
 
 def _range_of_stem(graph: Any, index: Index, range_of: Callable[[str], Range | None]) -> Range | None:
-    """Return the range of what the stem puts out: the last of its tensors."""
+    """Return the range of the stem's output, which is the last of its tensors."""
     made = [node.output[0] for node in graph.node if node.name.startswith("stem/") and node.output[0] in index.takers]
     leaves = [name for name in made if any(not taker.name.startswith("stem/") for taker in index.takers[name])]
     return range_of(leaves[-1]) if leaves else None

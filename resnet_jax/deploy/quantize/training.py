@@ -1,4 +1,4 @@
-"""Quantization-aware training: a folded network trained on for a while with rounding in the loop."""
+"""Quantization-aware training: continue training a folded network for a while with rounding in the loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resnet_jax.training.step import make_train_step
 
 MOMENTUM = 0.9
 EVERY = 50
-"""Updates between two lines."""
+"""Updates between two progress lines."""
 
 
 def train_rounded(
@@ -33,22 +33,23 @@ def train_rounded(
     options: Quantization,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Return the variables after training with rounding: the run's own loss and augmentation, SGD along a cosine.
+    """Return the variables after training with rounding, with the run's own loss and augmentation and SGD along a
+    cosine.
 
-    Batch norm is folded and stays so: its statistics do not move. Weights are not decayed; the ranges of activations
-    stay those of the calibration.
+    Batch norm is folded and stays so; its statistics do not change. There is no weight decay, and the ranges of
+    activations stay those of the calibration.
 
     Args:
         trained: the run.
-        network: what is trained.
-        variables: of it.
-        records: training images, with labels that are positions of the network's outputs.
-        options: how long, how fast, how many at a time.
-        say: is told the loss now and then.
+        network: the network to train.
+        variables: its variables.
+        records: training images, with labels that index the network's outputs.
+        options: number of updates, learning rate, batch size.
+        say: called with the loss from time to time.
 
     Raises:
         RunError: the loss is not finite.
-        UsageError: a batch that the images cannot fill.
+        UsageError: there are too few images for a batch.
     """
 
     def schedule(count: Any) -> Any:
@@ -57,7 +58,7 @@ def train_rounded(
     tx = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(schedule, MOMENTUM))
     preprocess = train_preprocess(trained.config, network, trained.card)
     step = jax.jit(make_train_step(network, tx, task=trained.task, preprocess=preprocess), donate_argnums=0)
-    params = jax.tree.map(jnp.array, variables["params"])  # copies: the step takes them for itself
+    params = jax.tree.map(jnp.array, variables["params"])  # copies, because the step donates them
     state = TrainState(
         step=jnp.zeros((), jnp.int32), params=params, batch_stats={}, opt_state=tx.init(params),
         rng=jax.random.key(options.seed),

@@ -1,1 +1,1 @@
-"""A server that names what is in images: one process, batches of a few compiled sizes, a page, metrics."""
+"""An HTTP server for image predictions: one process, batches of a few compiled sizes, a web page, metrics."""

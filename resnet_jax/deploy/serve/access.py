@@ -1,4 +1,4 @@
-"""Who may ask: a token, and the names by which the server may be called."""
+"""Access control: a token, and the host names under which the server may be called."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from resnet_jax.runtime.paths import user_path
 
 VARIABLE = "RESNET_JAX_SERVE_TOKEN"
 SHORTEST = 16
-"""Characters of a token."""
+"""Minimum length of a token, in characters."""
 OPEN = ("/", "/healthz")
-"""What is answered without a token: the page, which has none of the network's words, and whether the server works."""
+"""Paths that need no token: the page, which contains none of the network's words, and the health check."""
 
 
 def read_token(file: Path | None) -> bytes | None:
-    """Return the token of a file, else of the environment, else None.
+    """Return the token from a file, otherwise from the environment, otherwise None.
 
     Raises:
-        UsageError: the file cannot be read, or the token is too short, or has blanks.
+        UsageError: the file cannot be read, or the token is too short or contains blanks.
     """
     if file is not None:
         try:
@@ -41,7 +41,8 @@ def read_token(file: Path | None) -> bytes | None:
 
 
 def may(token: bytes | None, path: str, authorization: str) -> bool:
-    """Return whether a request may be answered; how long the comparison takes tells nothing of the token.
+    """Return whether a request may be answered. The comparison takes constant time, so it reveals nothing about the
+    token.
 
     >>> may(b"secret", "/predict", "Bearer secret"), may(b"secret", "/predict", "secret"), may(None, "/predict", "")
     (True, False, True)
@@ -53,7 +54,7 @@ def may(token: bytes | None, path: str, authorization: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a host.
+    """Return whether a host is reachable only from this machine.
 
     >>> is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("0.0.0.0"), is_loopback("127.0.0.1.example")
     (True, True, False, False)
@@ -67,9 +68,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_called_right(host: str, header: str) -> bool:
-    """Return whether a request's ``Host`` may be: of a server on this machine alone it must be a name of it.
+    """Return whether a request's ``Host`` is allowed. A server for this machine alone must be called by a name of it.
 
-    Else a page of anybody's, whose name is made to mean 127.0.0.1, could read what is answered.
+    Otherwise a foreign web page whose host name resolves to 127.0.0.1 could read the answers.
 
     >>> is_called_right("127.0.0.1", "localhost:8000"), is_called_right("127.0.0.1", "evil.example:8000")
     (True, False)

@@ -1,4 +1,4 @@
-"""The routes of the server, and what each of them answers."""
+"""The routes of the server and their answers."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from resnet_jax.report.heat import encode_png
 
 TOP = 5
 EXPLANATIONS = 8
-"""Pictures that may wait at a time."""
+"""Explanations that may wait at a time."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-"""All: those that a path does not take are answered as every error is."""
+"""All methods: those that a path does not accept get the same JSON errors as everything else."""
 
 OnImages = Callable[[Any, np.ndarray], None]
 
 
 class Service:
-    """What answers requests.
+    """Answers requests.
 
     Args:
         engine: the network.
-        batching: how images become batches.
-        limits: what is refused.
-        metrics: counts.
-        heatmap: draws where in an image a class is seen; None: the network has none.
-        watch: called with what was computed of every batch, and its images; None: nobody watches.
+        batching: how images are batched.
+        limits: which requests are rejected.
+        metrics: the counters.
+        heatmap: draws where in an image a class is seen; None if the network supports no such picture.
+        watch: called with the outputs and images of every batch; None for no drift detection.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Service:
         self.metrics.ready.set(1)
 
     def stop(self, seconds: float) -> None:
-        """Compute what was submitted, and stop; blocks."""
+        """Finish what was submitted, then stop; blocks."""
         self.status = "stopping"
         self.pipeline.close(seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def application(self) -> Any:
-        """Return the ASGI application; it raises :class:`Problem`, which :class:`.guard.Guard` answers."""
+        """Return the ASGI application. It raises :class:`Problem`, which :class:`.guard.Guard` turns into an answer."""
         package("starlette", "resnet-jax serve")
         from starlette.routing import Route, Router
 
@@ -115,7 +115,7 @@ class Service:
         )
 
     async def predict(self, request: Any) -> Any:
-        """``POST /predict``: an answer for each image."""
+        """``POST /predict``: a prediction for each image."""
         asked, masked = _top(request.query_params), _mask(request.query_params)
         if masked and self.engine.task != "segmentation":
             raise not_readable(f"mask is of segmentation, and this network is of {self.engine.task}")
@@ -136,7 +136,7 @@ class Service:
         return self._json(answers)
 
     async def explain(self, request: Any) -> Any:
-        """``POST /explain``: what one image is, and a picture of where."""
+        """``POST /explain``: the prediction for one image, and a picture of where in the image it comes from."""
         draw = self.heatmap
         if draw is None:
             raise Problem(501, "no_picture", f"there is no picture of what this network says: {self._no_picture()}")
@@ -176,13 +176,13 @@ class Service:
         return _response(explanation.model_dump_json(exclude_none=True))
 
     async def page(self, _request: Any) -> Any:
-        """``GET /``: a page where a person drops an image."""
+        """``GET /``: a page on which you can drop an image."""
         from resnet_jax.deploy.serve.page import POLICY
 
         return _response(self._page, "text/html; charset=utf-8", headers={"content-security-policy": POLICY})
 
     async def health(self, _request: Any) -> Any:
-        """``GET /healthz``: 200 if images are answered, else 503."""
+        """``GET /healthz``: 200 if the server is ready to answer, otherwise 503."""
         ready = self.status == "ready"
         return _response(Health.model_validate({"status": self.status}).model_dump_json(), status=200 if ready else 503)
 
@@ -206,11 +206,11 @@ class Service:
         return _response(about.model_dump_json())
 
     async def metric(self, _request: Any) -> Any:
-        """``GET /metrics``: counters, for Prometheus."""
+        """``GET /metrics``: counters for Prometheus."""
         return _response(*self.metrics.text())
 
     async def document(self, _request: Any) -> Any:
-        """``GET /openapi.json``: this interface."""
+        """``GET /openapi.json``: the OpenAPI document."""
         return _response(self._openapi)
 
     async def _images(self, request: Any, add: Callable[[int], None]) -> tuple[Named, int | None]:
@@ -224,7 +224,7 @@ class Service:
         return await images_in(request.headers, body, self.engine, self.limits, run)
 
     async def _within(self, futures: list[asyncio.Future[Any]], noted: dict[str, Any]) -> list[Any]:
-        """Wait for all, for as long as an answer may take; return results and problems."""
+        """Wait for all results within the time limit; return results and problems."""
         try:
             async with asyncio.timeout(self.limits.seconds):
                 found = await asyncio.gather(*futures, return_exceptions=True)
@@ -255,7 +255,7 @@ class Service:
         return ImageAnswer(name=name, classes=answers_of(prediction), mask=mask, error=None)
 
     def _json(self, answers: list[ImageAnswer]) -> Any:
-        """Return the answer; where no image was answered it has the status of their errors."""
+        """Return the answer. If no image could be answered, its status is that of their errors."""
         errors = [answer.error for answer in answers if answer.error is not None]
         if len(errors) < len(answers):
             answer = Answer(images=answers, network=self.engine.name, digest=self.engine.digest)

@@ -1,4 +1,4 @@
-"""What is served: a run, or an exported file, as one interface of images in and answers out."""
+"""One interface, from images to answers, for everything that is served: a run or an exported file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from resnet_jax.runs.trained import TrainedRun, load_run
 from resnet_jax.runtime.paths import user_path
 
 ArrayTree: TypeAlias = Any
-"""An array, or a dict of arrays: what :meth:`Engine.compute` gives, or a row of it."""
+"""An array or a dict of arrays: the result of :meth:`Engine.compute`, or a row of it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """An image as the network takes it.
+    """An image prepared for the network.
 
     Attributes:
         pixels: (H, W, C).
-        sides: height and width as it was stored.
+        sides: original height and width.
     """
 
     pixels: np.ndarray
@@ -43,14 +43,14 @@ class Engine(abc.ABC):
     """A network that is served.
 
     Attributes:
-        name: of the network.
-        task: what its outputs mean, such as ``classification``.
-        digest: of its parameters.
-        classes: what it can say, in order.
-        shape: of one image as the network takes it, (H, W, C).
-        dtype: of its pixels.
-        sizes: of batches; every one is compiled once.
-        notes: what a person who serves it should know, a sentence each.
+        name: name of the network.
+        task: its task, such as ``classification``.
+        digest: digest of its parameters.
+        classes: the classes it can predict, in order.
+        shape: shape of one image for the network, (H, W, C).
+        dtype: dtype of its pixels.
+        sizes: batch sizes, each of which is compiled once.
+        notes: remarks for the person who runs the server, one sentence each.
     """
 
     name: str
@@ -63,23 +63,23 @@ class Engine(abc.ABC):
     notes: tuple[str, ...] = ()
 
     def read(self, data: bytes, pixels: int) -> Ready:
-        """Return an image file as the network takes it.
+        """Decode an image file and prepare it for the network.
 
         Args:
-            data: the file, as it was sent.
-            pixels: of the largest image that is decoded.
+            data: the file as it was sent.
+            pixels: maximum number of pixels of an image that is decoded.
 
         Raises:
-            Problem: why not.
+            Problem: it cannot be used; the message says why.
         """
         check_file(data, pixels)
         return self._ready(data)
 
     def take(self, array: np.ndarray) -> Ready:
-        """Return pixels (H, W, C), (H, W) of grey ones, as the network takes them.
+        """Prepare pixels (H, W, C), or (H, W) for grayscale, for the network.
 
         Raises:
-            Problem: why not.
+            Problem: they cannot be used; the message says why.
         """
         array = array[..., None] if array.ndim == 2 and self.shape[-1] == 1 else array
         if array.ndim != 3 or array.shape[-1] != self.shape[-1]:
@@ -91,14 +91,14 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def compute(self, images: np.ndarray) -> Any:
-        """Return the outputs for images (N, H, W, C), and what is watched of them: a tree of arrays (N, ...)."""
+        """Return the outputs for images (N, H, W, C), with the features to watch if any: a tree of arrays (N, ...)."""
 
     @abc.abstractmethod
     def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
-        """Say what a row of :meth:`compute` means."""
+        """Interpret a row of :meth:`compute`."""
 
     def outputs_in(self, row: ArrayTree) -> ArrayTree:
-        """Return the network's outputs in a row of :meth:`compute`."""
+        """Return the network's outputs from a row of :meth:`compute`."""
         return row
 
     @abc.abstractmethod
@@ -111,8 +111,8 @@ class RunEngine(Engine):
 
     Args:
         trained: the run.
-        sizes: of batches.
-        watched: whether pooled features are computed too.
+        sizes: batch sizes.
+        watched: whether to compute pooled features too.
     """
 
     def __init__(self, trained: TrainedRun, sizes: Sequence[int], *, watched: bool = False):
@@ -132,19 +132,19 @@ class RunEngine(Engine):
         return Ready(found, sides)
 
     def compute(self, images: np.ndarray) -> Any:
-        """Return the outputs, of a watched network a dict of ``outputs`` and ``pooled``."""
+        """Return the outputs; if watched, a dict of ``outputs`` and ``pooled``."""
         return self.predictor.outputs(images)
 
     def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
-        """Say what a row means."""
+        """Interpret a row."""
         return self.predictor.prediction("", sides, self.outputs_in(row), top)
 
     def outputs_in(self, row: ArrayTree) -> ArrayTree:
-        """Return the network's outputs in a row."""
+        """Return the network's outputs from a row."""
         return row["outputs"] if self.watched else row
 
     def boxes_in(self, row: ArrayTree) -> list[tuple[int, list[float]]]:
-        """Return class and box of what is found, in pixels of the image as the network takes it."""
+        """Return class and box of each detection, in pixels of the prepared image."""
         task: Any = self.predictor.task
         found = task.located(jax.tree.map(lambda each: each[None], self.outputs_in(row)))
         pairs = zip(found["labels"][0].tolist(), found["boxes"][0].tolist(), strict=True)
@@ -174,7 +174,7 @@ class RunEngine(Engine):
 
 
 def row_of(found: Any, index: int) -> Any:
-    """Return the row of one image of what :meth:`Engine.compute` gives."""
+    """Return the row of one image from a result of :meth:`Engine.compute`."""
     return jax.tree.map(lambda each: each[index], found)
 
 
@@ -187,18 +187,18 @@ def open_engine(
     class_names: Path | None = None,
     watched: bool = False,
 ) -> Engine:
-    """Return the engine of a run directory, or of an exported file.
+    """Return the engine of a run directory or of an exported file.
 
     Args:
-        path: of either.
-        sizes: of batches.
-        checkpoint: of a run.
-        data: of a run: how images are prepared, where that is not the run's own way.
-        class_names: of a run: a file that names the outputs.
-        watched: whether pooled features are computed too.
+        path: path of either.
+        sizes: batch sizes.
+        checkpoint: for a run: which checkpoint.
+        data: for a run: preprocessing of images, if it differs from the run's own.
+        class_names: for a run: a file that names the outputs.
+        watched: whether to compute pooled features too.
 
     Raises:
-        UsageError: neither, or options of a run with a file.
+        UsageError: the path is neither, or options for a run are given with a file.
     """
     data = ImagePreparation() if data is None else data
     if user_path(path).is_file():

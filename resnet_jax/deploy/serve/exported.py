@@ -1,4 +1,4 @@
-"""An exported file as what is served: its own metadata say how an image is prepared and what its outputs mean."""
+"""Serve an exported file, whose metadata describe how to prepare an image and what the outputs mean."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class ArtefactEngine(Engine):
 
     Args:
         path: the file.
-        sizes: of batches; of a file that takes one size of batch, that one.
+        sizes: batch sizes; for a file with a fixed batch size, that one.
 
     Raises:
-        UsageError: it takes no images, its outputs have no names, or its task answers with boxes.
+        UsageError: it takes no images, its outputs have no names, or its task predicts boxes.
     """
 
     def __init__(self, path: Path, sizes: Sequence[int]):
@@ -73,14 +73,14 @@ class ArtefactEngine(Engine):
         return Ready(found, (stored.shape[0], stored.shape[1]))
 
     def compute(self, images: np.ndarray) -> Any:
-        """Return the outputs; the batch is filled up to a size that is compiled."""
+        """Return the outputs; the batch is padded to a compiled size."""
         size = next(size for size in self.sizes if size >= len(images))
         padded = np.zeros((size, *images.shape[1:]), images.dtype)
         padded[: len(images)] = images
         return jax.tree.map(lambda each: each[: len(images)], self.artefact.outputs_of_pixels(padded))
 
     def prediction(self, row: Any, sides: tuple[int, int], top: int) -> Prediction:
-        """Say what a row means."""
+        """Interpret a row."""
         (pairs,) = self._task.predict(jax.tree.map(lambda each: each[None], row), top)
         names, numbers = tuple(self.classes[index] for index, _ in pairs), tuple(number for _, number in pairs)
         if self._task.answers == "values":

@@ -1,4 +1,4 @@
-"""What stands around every request: who may ask, errors as JSON, counting, one line in the log for each."""
+"""The wrapper around every request: access control, errors as JSON, counting, and one log line each."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Message = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * MIB
-"""How long, and for how many bytes, a body that was refused is still taken and thrown away: whoever sends it hears the
-answer only when it has sent."""
+"""How long, and for how many bytes, the body of a rejected request is still read and discarded: the sender sees the
+answer only after sending everything."""
 
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -34,10 +34,10 @@ _HEADERS = [
 
 
 class AccessLog:
-    """Writes a JSON object a line, in a thread of its own: a terminal that hangs stops no request.
+    """Writes one JSON object per line, in its own thread, so that a blocked terminal does not delay requests.
 
     Args:
-        stream: to write to; None: nothing is written.
+        stream: the stream to write to; None: nothing is written.
     """
 
     def __init__(self, stream: TextIO | None = None):
@@ -51,25 +51,25 @@ class AccessLog:
         stream, line = self._stream, json.dumps(fields) + "\n"
         try:
             self._thread.send(lambda: (stream.write(line), stream.flush()))
-        except (OSError, ValueError):  # nobody reads it any more
+        except (OSError, ValueError):  # the reader is gone
             self._thread = None
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the remaining lines."""
         if self._thread is not None:
             with contextlib.suppress(OSError, ValueError, TimeoutError):
                 self._thread.close(1.0)
 
 
 class Guard:
-    """An ASGI application around another.
+    """An ASGI application that wraps another.
 
     Args:
-        app: answers; may raise :class:`Problem`.
-        metrics: counts.
-        token: that every request but the open ones must have; None: none.
-        host: that the server listens at.
-        log: of requests.
+        app: the inner application, which may raise :class:`Problem`.
+        metrics: the counters.
+        token: token that every request must present except on open paths; None: no token is needed.
+        host: address that the server listens on.
+        log: log of requests.
     """
 
     def __init__(self, app: App, metrics: Metrics, *, token: bytes | None, host: str, log: AccessLog):
@@ -117,7 +117,7 @@ class Guard:
 
 
 class _Request:
-    """One request, as far as it has come."""
+    """One request, as far as it has arrived."""
 
     def __init__(self, scope: Any, receive: Any, send: Any, name: str):
         self.scope, self.name, self.began = scope, name, time.perf_counter()
@@ -127,18 +127,20 @@ class _Request:
         self._more = self.header(b"transfer-encoding") != "" or length not in ("", "0")
 
     def header(self, name: bytes) -> str:
-        """Return a header, or nothing."""
+        """Return a header, or an empty string."""
         return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), "")
 
     async def receive(self) -> Message:
-        """Receive, and count."""
+        """Receive a message and count its bytes."""
         message = await self._receive()
         self.received += len(message.get("body", b""))
         self._more = bool(message.get("more_body"))
         return message
 
     async def send(self, message: Message) -> None:
-        """Send; a body that has not been read by then is thrown away as it comes, so that the answer is heard."""
+        """Send a message. Any unread rest of the body is discarded as it arrives, so that the sender sees the
+        answer.
+        """
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", []), *_HEADERS, (b"x-request-id", self.name.encode())]

@@ -1,4 +1,4 @@
-"""An image file as a stranger sends it: looked at before a decoder sees it."""
+"""Check an image file from an untrusted sender before a decoder sees it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from resnet_jax.data.headers import png_layout, shape_in_header
 from resnet_jax.deploy.serve.problems import not_an_image, not_readable, too_large
 
 SCANS = 100
-"""Scans of a JPEG that are decoded. Cameras and programs write 1 to 12; each costs a pass over all of the image, and a
-few bytes can ask for one."""
+"""Maximum number of scans of a JPEG. Cameras and programs write 1 to 12. Each scan costs a pass over the whole image,
+and a few bytes can request one."""
 LITTLE = 1 << 16
-"""Packed bytes of a PNG's pixels that are left to the decoder: a byte unpacks to 1,032 at most."""
+"""Compressed bytes of PNG pixels that are left to the decoder unchecked; a byte expands to at most 1,032."""
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 def check_file(data: bytes, pixels: int) -> Literal["jpeg", "png"]:
-    """Return what kind of image this is, or refuse it, by its header alone.
+    """Return the kind of an image, or reject it, judging by its header alone.
 
     Args:
         data: the file.
-        pixels: of the largest image that is decoded.
+        pixels: maximum number of pixels of an image that is decoded.
 
     Raises:
-        Problem: 415 neither JPEG nor PNG, 413 more pixels, 422 without a size, or with more scans than any needs.
+        Problem: 415 if it is neither JPEG nor PNG, 413 if it has more pixels, 422 if it has no size or an excessive
+            number of scans.
 
     >>> check_file(b"hello", 100)
     Traceback (most recent call last):
@@ -59,7 +60,8 @@ def check_file(data: bytes, pixels: int) -> Literal["jpeg", "png"]:
 
 
 def _require_its_size(data: bytes) -> None:
-    """Refuse a PNG whose pixels unpack to more bytes than its sides have: decoders unpack the rest too, for minutes.
+    """Reject a PNG whose pixels expand to more bytes than its size implies; decoders would expand the rest too, for
+    minutes.
 
     Raises:
         Problem: 422.
@@ -79,7 +81,7 @@ def _require_its_size(data: bytes) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end of the contents of every part of a PNG."""
+    """Yield name, start and end of the contents of every chunk of a PNG."""
     at = len(_PNG)
     while at + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -88,7 +90,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _bytes_of_pixels(data: bytes) -> int:
-    """Return the bytes of the rows of a PNG, each with the byte of its filter; PNG specification, 7.2 and 8.2."""
+    """Return the bytes of the rows of a PNG, including the filter byte of each (PNG specification, 7.2 and 8.2)."""
     width, height, depth, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, len(_PNG) + 8)
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours, 4)
     adam7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))

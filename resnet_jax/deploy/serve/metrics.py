@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it."""
+"""Counters of the server, in Prometheus format."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Metrics:
             self.images.labels(result)
 
     def follow(self, queue: Callable[[], float], held: Callable[[], float], connections: Callable[[], float]) -> None:
-        """Read these whenever somebody asks."""
+        """Read these functions whenever the metrics are requested."""
         self.queue.set_function(queue)
         self.held.set_function(held)
         self.connections.set_function(connections)
@@ -72,5 +72,5 @@ class Metrics:
         self.batch_seconds.labels(str(size)).observe(seconds)
 
     def text(self) -> tuple[bytes, str]:
-        """Return all of it, and its content type."""
+        """Return all metrics as text, and their content type."""
         return self._prometheus.generate_latest(self.registry), self._prometheus.CONTENT_TYPE_LATEST

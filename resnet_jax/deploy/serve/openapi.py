@@ -1,4 +1,4 @@
-"""The interface as an OpenAPI 3.1 document, made of the models of :mod:`.schema`."""
+"""The OpenAPI 3.1 document of the server, generated from the models in :mod:`.schema`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from resnet_jax.deploy.serve.schema import Answer, Explanation, Failure, Health,
 
 _MODELS = (Answer, Explanation, Failure, Health, Info, PixelRequest)
 
-#: Status -> what it means, of requests with a body.
+#: Status -> its meaning, for requests with a body.
 _FAILURES = {
-    400: "no HTTP that is understood",
-    401: "the server's token is missing or another",
-    408: "the body came too slowly",
+    400: "the request is not valid HTTP",
+    401: "the token is missing or wrong",
+    408: "the body arrived too slowly",
     413: "too large: the body, an image's pixels, or the number of images",
-    415: "of a kind that is not read: only JPEG and PNG files, forms of these, and JSON are",
-    422: "an image that is damaged or of the wrong shape, or words that are not known",
+    415: "unsupported content type: send JPEG or PNG files, forms of these, or JSON",
+    422: "a damaged image, an image of the wrong shape, or an unknown field or value",
     500: "the server failed",
-    503: "too many images wait, or the network is not ready: try again after Retry-After seconds",
+    503: "too many images are waiting, or the network is not ready: retry after Retry-After seconds",
     504: "no answer in time",
 }
 
@@ -30,39 +30,39 @@ def openapi(limits: Limits) -> dict[str, Any]:
     """Return the document.
 
     Args:
-        limits: named in it.
+        limits: the limits to state in it.
     """
     _, schemas = models_json_schema(
         [(model, "serialization") for model in _MODELS], ref_template="#/components/schemas/{model}"
     )
-    top = _parameter("top", "classes of an answer", {"type": "integer", "minimum": 1})
+    top = _parameter("top", "number of classes in an answer", {"type": "integer", "minimum": 1})
     wanted = _parameter(
         "class",
-        "the class that the picture is of (default: the likeliest; of pixels and boxes all)",
+        "the class that the picture explains (default: the most likely; for pixels and boxes all)",
         {"type": "string"},
     )
-    mask = _parameter("mask", "1: of segmentation also the class of every pixel", {"type": "integer", "enum": [0, 1]})
+    mask = _parameter("mask", "1: for segmentation, also the class of every pixel", {"type": "integer", "enum": [0, 1]})
     predict = {
-        "summary": "What is in images",
-        "description": f"At most {limits.images:,} images and {limits.body:,} bytes. Where some of several images "
-        "cannot be read the others are answered; where none can, the status is that of their errors.",
+        "summary": "Predict the contents of images",
+        "description": f"At most {limits.images:,} images and {limits.body:,} bytes. If some of several images cannot "
+        "be read, the others are answered; if none can be read, the status is that of their errors.",
         "operationId": "predict",
         "parameters": [top, mask],
         "requestBody": _body(several=True),
         "responses": _responses("Answer", "an answer for each image", _FAILURES),
     }
     explain = {
-        "summary": "What is in one image, and where",
+        "summary": "Predict the contents of one image, and show where they are",
         "operationId": "explain",
         "parameters": [top, wanted],
         "requestBody": _body(several=False),
         "responses": _responses(
-            "Explanation", "answer and picture", {**_FAILURES, 501: "this network has no such picture"}
+            "Explanation", "answer and picture", {**_FAILURES, 501: "this network does not support such pictures"}
         ),
     }
     refused = {401: _FAILURES[401], 500: _FAILURES[500]}
     health = {
-        "summary": "Whether images are answered",
+        "summary": "Whether the server is ready to answer",
         "operationId": "health",
         "security": [],
         "responses": {"200": _answer("Health", "ready"), "503": _answer("Health", "not yet, or no longer")},
@@ -72,7 +72,7 @@ def openapi(limits: Limits) -> dict[str, Any]:
         "info": {
             "title": "resnet-jax serve",
             "version": __version__,
-            "description": "Names what is in images. Every error is JSON with status, code and message.",
+            "description": "Image predictions over HTTP. Every error is JSON with status, code and message.",
         },
         "security": [{}, {"token": []}],
         "paths": {
@@ -80,9 +80,9 @@ def openapi(limits: Limits) -> dict[str, Any]:
             "/explain": {"post": explain},
             "/healthz": {"get": health},
             "/info": {"get": _get("info", "Network, classes, preprocessing, limits", "Info", refused)},
-            "/metrics": {"get": _get("metrics", "Counters, for Prometheus", None, refused, "text/plain")},
+            "/metrics": {"get": _get("metrics", "Counters for Prometheus", None, refused, "text/plain")},
             "/openapi.json": {"get": _get("document", "This document", None, refused)},
-            "/": {"get": {**_get("page", "A page for people", None, {}, "text/html"), "security": []}},
+            "/": {"get": {**_get("page", "A web page", None, {}, "text/html"), "security": []}},
         },
         "components": {
             "schemas": schemas["$defs"],

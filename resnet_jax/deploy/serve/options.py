@@ -1,4 +1,4 @@
-"""What a server is asked for: how it batches, and what it refuses."""
+"""Options of a server: how it batches and what it rejects."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MIB = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How images become batches."""
+    """How images are batched."""
 
     sizes: tuple[AtLeast1, ...] = (1, 4, 16)
-    """Sizes of batches that are compiled, ascending. Images that wait go together in the size that gives the most
-    images a second, as measured when the server starts."""
+    """Batch sizes to compile, ascending. Waiting images are batched in the size with the highest throughput, as
+    measured when the server starts."""
     wait_ms: NotNegative = 5.0
-    """How long an image waits at most, in milliseconds, for others whose requests are being read or decoded."""
+    """Maximum time in milliseconds that an image waits for others whose requests are being read or decoded."""
     decoders: AtLeast1 = 2
-    """Threads that decode images and parse JSON."""
+    """Number of threads that decode images and parse JSON."""
 
     def __post_init__(self) -> None:
         """Check the values; raises UsageError."""
@@ -31,28 +31,29 @@ class Batching:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is refused, and when."""
+    """Which requests are rejected."""
 
     body_mib: Positive = 10.0
-    """MiB of a request's body; more is answered 413."""
+    """Maximum size of a request's body in MiB. Larger ones are answered with 413."""
     megapixels: Positive = 25.0
-    """Millions of pixels of an image, by its header, before it is decoded; more is answered 413."""
+    """Maximum size of an image in megapixels, judged by its header before decoding. Larger ones are answered with
+    413."""
     images: AtLeast1 = 64
-    """Images of a request; more are answered 413."""
+    """Maximum number of images in a request. More are answered with 413."""
     queue: AtLeast1 = 256
-    """Images that wait or are being computed; beyond that requests are answered 503."""
+    """Maximum number of images that wait or are being computed. Beyond it, requests are answered with 503."""
     memory_mib: AtLeast1 = 128
-    """MiB of all bodies that are held at a time; beyond that requests are answered 503."""
+    """Memory in MiB for all request bodies at a time. Beyond it, requests are answered with 503."""
     connections: AtLeast1 = 1024
-    """Connections at a time; further ones are answered 503 and closed."""
+    """Maximum number of simultaneous connections. Further ones are answered with 503 and closed."""
     head_seconds: Positive = 10.0
-    """In which the head of a request must have come; else the connection is closed."""
+    """Seconds within which the head of a request must arrive. Otherwise the connection is closed."""
     upload_seconds: Positive = 15.0
-    """In which the body must have come; else 408."""
+    """Seconds within which the body must arrive. Otherwise the request is answered with 408."""
     seconds: Positive = 30.0
-    """From there to the answer; else 504."""
+    """Seconds from the complete request to its answer. Otherwise it is answered with 504."""
     drain_seconds: Positive = 20.0
-    """In which requests that were accepted are answered after SIGTERM or Ctrl-C."""
+    """Seconds for answering accepted requests after SIGTERM or Ctrl-C."""
 
     def __post_init__(self) -> None:
         """Check the values; raises UsageError."""
@@ -70,10 +71,10 @@ class Limits:
 
     @property
     def body(self) -> int:
-        """Bytes of a body."""
+        """Maximum bytes of a body."""
         return int(self.body_mib * MIB)
 
     @property
     def pixels(self) -> int:
-        """Pixels of an image."""
+        """Maximum pixels of an image."""
         return int(self.megapixels * 1e6)

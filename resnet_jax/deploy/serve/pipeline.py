@@ -1,7 +1,7 @@
-"""From bytes to rows: threads that decode, one that computes batches, and a bound on what waits between them.
+"""From bytes to rows: decoder threads, one thread that computes batches, and a bound on what waits between them.
 
-An event loop submits images and awaits futures. Decoders put what they have read into one list; the computing thread
-takes from it the size of batch that gives the most images a second, and tells the loop once per batch.
+An event loop submits images and awaits futures. Decoders put what they have read into one list. The computing thread
+takes from it the batch size with the highest throughput, and notifies the loop once per batch.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Reader = Callable[[], Ready]
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """One image, computed.
+    """One computed image.
 
     Attributes:
-        row: of :meth:`Engine.compute`.
-        ready: the image as the network took it.
-        batch: images in its batch.
+        row: its row of :meth:`Engine.compute`.
+        ready: the prepared image.
+        batch: number of images in its batch.
     """
 
     row: Any
@@ -51,17 +51,18 @@ class Pipeline:
     """Decodes and computes images that an event loop submits.
 
     Args:
-        engine: computes.
-        most: images that may be between submission and answer.
-        wait: seconds that an image waits at most for others that are being decoded.
-        decoders: threads.
-        on_batch: called in the computing thread after each batch, with its images, the size it was padded to and its
-            seconds.
-        on_outputs: called there when those who wait have been told, with what was computed, (N, ...), and the images
-            (N, H, W, C).
+        engine: computes the outputs.
+        most: maximum number of images between submission and answer.
+        wait: maximum seconds that an image waits for others that are being decoded.
+        decoders: number of threads.
+        on_batch: called in the computing thread after each batch with its number of images, the size it was padded to
+            and its seconds.
+        on_outputs: called in that thread after the waiting requests have been notified, with the outputs (N, ...) and
+            the images (N, H, W, C).
 
     Attributes:
-        coming: images whose requests are being received; the loop counts them, so that a batch waits for them.
+        coming: number of images whose requests are being received; the loop counts them, so that a batch waits for
+            them.
     """
 
     def __init__(
@@ -95,11 +96,11 @@ class Pipeline:
 
     @property
     def inside(self) -> int:
-        """Images that are neither answered nor given up."""
+        """Number of images that are neither answered nor abandoned."""
         return self._inside
 
     def warm(self, repeats: int = 3) -> dict[int, float]:
-        """Compile every size and measure it; return its seconds. Blocks, and is called before anything is submitted."""
+        """Compile and time every size; return the seconds of each. Blocks; call it before submitting anything."""
         for size in self._engine.sizes:
             images = np.zeros((size, *self._engine.shape), self._engine.dtype)
             times = []
@@ -111,10 +112,10 @@ class Pipeline:
         return dict(self._seconds)
 
     def submit(self, reader: Reader, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Computed]:
-        """Have an image read and computed; called in the loop.
+        """Have an image read and computed; call it in the loop.
 
         Raises:
-            Problem: 503, as many wait as may.
+            Problem: 503, the queue is full.
         """
         if self._closed:
             raise busy("the server is stopping")
@@ -129,7 +130,7 @@ class Pipeline:
         return job.future
 
     def call(self, call: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
-        """Have something else computed, between two batches, in the computing thread; called in the loop."""
+        """Run something else in the computing thread, between two batches; call it in the loop."""
         future: asyncio.Future[Any] = loop.create_future()
 
         def made() -> None:
@@ -148,7 +149,7 @@ class Pipeline:
         return future
 
     def close(self, seconds: float) -> None:
-        """Stop the threads, after what was submitted; waits for so many seconds."""
+        """Stop the threads after finishing what was submitted; waits up to the given seconds."""
         with self._lock:
             self._closed = True
             self._some_to_read.notify_all()
@@ -159,7 +160,7 @@ class Pipeline:
 
     def _left(self, job: _Job) -> None:
         self._inside -= 1
-        job.read = _read_already  # what it holds, the bytes of a body, is free now
+        job.read = _read_already  # releases the bytes of the body
 
     def _decode(self) -> None:
         while True:
@@ -199,7 +200,7 @@ class Pipeline:
                 self._batch(jobs)
 
     def _next(self) -> tuple[list[_Job], list[Callable[[], None]]]:
-        """Wait for a batch, or for something else to compute; nothing of both at the end."""
+        """Wait for a batch or for something else to compute; both are empty at the end."""
         largest = self._engine.sizes[-1]
         while True:
             calls = list(self._calls)
@@ -222,7 +223,7 @@ class Pipeline:
             return [self._ready.popleft() for _ in range(min(count, self.best_size(count)))], []
 
     def best_size(self, count: int) -> int:
-        """Return the size of batch that gives the most images a second where ``count`` wait, by what was measured."""
+        """Return the batch size with the highest measured throughput if ``count`` images wait."""
 
         def rate(size: int) -> tuple[float, int]:
             return min(count, size) / self._seconds.get(size, float(size)), size
@@ -230,7 +231,7 @@ class Pipeline:
         return max(self._engine.sizes, key=rate)
 
     def _batch(self, jobs: Sequence[_Job]) -> None:
-        """Compute images, and tell whoever waits for them."""
+        """Compute images and notify their requests."""
         images = np.stack([job.ready.pixels for job in jobs if job.ready is not None])
         began, problem, found = time.perf_counter(), None, None
         try:
@@ -246,7 +247,7 @@ class Pipeline:
         if problem is None and self._on_outputs is not None:
             try:
                 self._on_outputs(found, images)
-            except Exception as error:  # who watches must not stop who answers
+            except Exception as error:  # an observer must not prevent answers
                 self._on_outputs = None
                 print(f"error: watching the images ended: {type(error).__name__}: {error}", file=sys.stderr)
 
@@ -256,7 +257,7 @@ def _read_already() -> Ready:
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
-    """Call something in the loop; a loop that is closed hears nothing."""
+    """Call something in the loop; does nothing if the loop is closed."""
     try:
         loop.call_soon_threadsafe(call, *arguments)
     except RuntimeError:

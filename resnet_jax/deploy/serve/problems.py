@@ -1,4 +1,4 @@
-"""What goes wrong with a request, or with one of its images: a status of HTTP, a word for programs, a sentence."""
+"""Errors of a request or of one of its images: an HTTP status, a code for programs, a sentence for people."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class Problem(Exception):
     """A request, or one of its images, that cannot be answered.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         code: one word for programs.
-        message: a sentence for people: what was wrong, and what would be right.
-        retry_after: seconds after which to try again; 0: that would not help.
+        message: a sentence for people that says what was wrong and what would be right.
+        retry_after: seconds after which to try again; 0 if that would not help.
     """
 
     def __init__(self, status: int, code: str, message: str, retry_after: int = 0):
@@ -20,25 +20,25 @@ class Problem(Exception):
         self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is answered."""
+        """Return the body of the answer."""
         return {"status": self.status, "code": self.code, "message": self.message}
 
 
 def too_large(message: str) -> Problem:
-    """Answer 413: a body, an image or a list that is larger than the limit."""
+    """Answer 413: a body, image or list exceeds the limit."""
     return Problem(413, "too_large", message)
 
 
 def not_an_image(message: str) -> Problem:
-    """Answer 415: bytes of a kind that is not read."""
+    """Answer 415: the content has an unsupported type."""
     return Problem(415, "unsupported_type", message)
 
 
 def not_readable(message: str) -> Problem:
-    """Answer 422: of the right kind, and damaged or of the wrong shape."""
+    """Answer 422: the content has a supported type but is damaged or has the wrong shape."""
     return Problem(422, "unreadable", message)
 
 
 def busy(message: str) -> Problem:
-    """Answer 503: full, or not ready."""
+    """Answer 503: the server is full or not ready."""
     return Problem(503, "busy", message, retry_after=1)

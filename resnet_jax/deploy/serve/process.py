@@ -1,4 +1,4 @@
-"""The process: a socket, the network compiled beside it, signals, and an end in bounded time."""
+"""The server process: socket, compilation in the background, signals, and shutdown in bounded time."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from resnet_jax.errors import UsageError
 from resnet_jax.runtime.ending import Stopped, leave
 
 SPARE = 64
-"""File descriptors that are not for connections."""
+"""File descriptors reserved for other purposes than connections."""
 
 
 def require_packages() -> None:
-    """Raise UsageError, with what to install, where a package is missing."""
+    """Raise UsageError, with what to install, if a package is missing."""
     for module, name in (
         ("starlette", None),
         ("uvicorn", None),
@@ -37,10 +37,10 @@ def require_packages() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound, and does not listen yet.
+    """Return a bound socket that does not listen yet.
 
     Raises:
-        UsageError: the address is taken, or none of this machine's.
+        UsageError: the address is in use, or does not belong to this machine.
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"cannot listen at port {port}: ports are 0 to 65,535, and 0 takes a free one")
@@ -61,7 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def allow_descriptors(limits: Limits) -> int:
-    """Let the process open enough files, if it may; return how many connections there may be."""
+    """Raise the process's limit of open files if possible; return the number of connections it allows."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -83,18 +83,18 @@ def serve(
     log: AccessLog,
     say: Callable[[str], None],
 ) -> None:
-    """Serve until a signal, and raise :class:`.Stopped` then; ready when the network is compiled.
+    """Serve until a signal arrives, then raise :class:`.Stopped`. The server is ready once the network is compiled.
 
     Args:
-        service: what answers.
-        bound: of :func:`bind`.
-        host: as it was asked for.
-        token: that requests must have, or None.
-        log: of requests.
+        service: answers requests.
+        bound: the result of :func:`bind`.
+        host: the requested address.
+        token: token that requests must present, or None.
+        log: log of requests.
         say: prints a line.
 
     Raises:
-        Stopped: by a signal; what was accepted is answered.
+        Stopped: a signal arrived; accepted requests have been answered.
         Exception: the network could not be compiled.
     """
     uvicorn = package("uvicorn", "resnet-jax serve")
@@ -149,10 +149,10 @@ def serve(
 
 
 def _server_class(uvicorn: Any) -> Any:
-    """Return uvicorn's server with the signals of our commands."""
+    """Return uvicorn's server with the signal handling of our commands."""
 
     class Server(uvicorn.Server):
-        """Stops at the first signal, and at once at the second."""
+        """Stops gracefully at the first signal, and immediately at the second."""
 
         stopped_by: signal.Signals | None = None
 
@@ -179,7 +179,7 @@ def _server_class(uvicorn: Any) -> Any:
             print(f"\n{self.stopped_by.name}: answering what was accepted; again to leave at once.", file=sys.stderr)
 
         async def on_tick(self, counter: int) -> bool:
-            """Once a second, close connections that are overdue."""
+            """Close overdue connections, once a second."""
             if counter % 10 == 0:
                 now = asyncio.get_running_loop().time()
                 for connection in list(self.server_state.connections):

@@ -1,7 +1,7 @@
-"""Connections: refused beyond a number, and closed where a request does not come or an answer is not taken.
+"""Connections: limited in number, and closed if a request does not arrive or an answer is not read.
 
-uvicorn times an idle connection between two requests, and nothing else: a head that comes byte by byte keeps its
-connection for ever.
+uvicorn only times idle connections between two requests: a head that arrives byte by byte would hold its connection
+forever.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from resnet_jax.deploy.serve.options import Limits
 
 _BODY = b'{"error": {"status": %d, "code": "%s", "message": "%s"}}'
 TAKING = 10.0
-"""Seconds in which an answer must be taken, beyond those that making it may take."""
+"""Seconds in which an answer must be read, in addition to the time for computing it."""
 
 
 def _plain(status: int, phrase: bytes, code: bytes, message: bytes, more: bytes = b"") -> bytes:
@@ -28,9 +28,9 @@ TOO_SLOW = _plain(408, b"Request Timeout", b"too_slow", b"the head of the reques
 
 
 def protocol_class(limits: Limits, metrics: Metrics) -> type[asyncio.Protocol]:
-    """Return the protocol that uvicorn is to use: its own, within limits.
+    """Return a protocol for uvicorn: one of its own, with limits.
 
-    Of its two the one in C (httptools) is used where it is installed.
+    Of its two protocols, the one in C (httptools) is used if it is installed.
     """
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
@@ -38,7 +38,7 @@ def protocol_class(limits: Limits, metrics: Metrics) -> type[asyncio.Protocol]:
         from uvicorn.protocols.http.h11_impl import H11Protocol as Base
 
     class Guarded(Base):  # pyright: ignore[reportGeneralTypeIssues]
-        """A connection within limits."""
+        """A connection with limits."""
 
         _refused = False
         _since = 0.0
@@ -69,7 +69,7 @@ def protocol_class(limits: Limits, metrics: Metrics) -> type[asyncio.Protocol]:
                 super().eof_received()
 
         def close_if_overdue(self, now: float) -> None:
-            """Close the connection if what it is waited for has not come in time."""
+            """Close the connection if the expected data has not arrived in time."""
             cycle: Any = self.cycle
             active = cycle is not None and not cycle.response_complete
             seen = (cycle, active)

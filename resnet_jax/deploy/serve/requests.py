@@ -1,4 +1,4 @@
-"""A request's body, received within limits, and the images in it."""
+"""Receive the body of a request within limits, and find the images in it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from resnet_jax.deploy.serve.problems import Problem, busy, not_an_image, not_re
 
 Receive = Callable[[], Awaitable[Any]]
 Named = list[tuple[str, Reader]]
-"""Name of each image, and what reads it."""
+"""Name and reader of each image."""
 
 INLINE = 1 << 16
-"""Bytes of JSON that are parsed where they arrive; more in a thread."""
+"""Bytes of JSON that are parsed in place; larger bodies are parsed in a thread."""
 
 
 class Memory:
-    """Counts the bytes of bodies that are held.
+    """Counts the bytes of request bodies in memory.
 
     Args:
-        most: bytes.
+        most: maximum number of bytes.
     """
 
     def __init__(self, most: int):
@@ -37,7 +37,7 @@ class Memory:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[Callable[[int], None]]:
-        """Give what adds bytes, until the block ends; it raises a Problem, 503, where there are too many."""
+        """Yield a function that adds bytes until the block ends; it raises a Problem, 503, beyond the maximum."""
         mine = 0
 
         def add(count: int) -> None:
@@ -57,8 +57,8 @@ async def read_body(headers: Any, receive: Receive, limits: Limits, add: Callabl
     """Receive a body.
 
     Raises:
-        Problem: 413 too large, by its header or as it comes; 408 too slow; 411 or 400 a length that is none; 503 no
-            memory; 499 the sender has gone.
+        Problem: 413 too large, by its header or while it arrives; 408 too slow; 411 or 400 missing or invalid length;
+            503 out of memory; 499 the sender disconnected.
     """
     said = headers.get("content-length", "")
     if said and not (said.isascii() and said.isdecimal()):
@@ -90,17 +90,17 @@ async def read_body(headers: Any, receive: Receive, limits: Limits, add: Callabl
 async def images_in(
     headers: Any, body: bytes, engine: Engine, limits: Limits, run: Callable[..., Awaitable[Any]]
 ) -> tuple[Named, int | None]:
-    """Return the images of a body, and how many classes are asked for, if it says that.
+    """Return the images of a body, and the requested number of classes if it has one.
 
     Args:
-        headers: of the request.
-        body: whole.
+        headers: headers of the request.
+        body: the complete body.
         engine: reads images.
-        limits: of images and pixels.
-        run: calls a function in a thread.
+        limits: limits on images and pixels.
+        run: runs a function in a thread.
 
     Raises:
-        Problem: 413 more images than are answered at once, 415 a kind of body that is not read, 422 no images in it.
+        Problem: 413 too many images, 415 an unsupported kind of body, 422 no images in it.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     top = None
@@ -112,7 +112,7 @@ async def images_in(
         items, top = await run(_parse_json, body, limits) if large else _parse_json(body, limits)
         named = [(str(index), _item_reader(engine, item, limits)) for index, item in enumerate(items)]
     elif kind.startswith("image/") or kind in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
-        named = [("0", _file_reader(engine, body, limits))]  # curl --data-binary says it is a form
+        named = [("0", _file_reader(engine, body, limits))]  # curl --data-binary declares a form
     else:
         raise not_an_image(
             f"Content-Type {kind[:80]!r}; send image/jpeg or image/png, multipart/form-data with files, or "
@@ -134,7 +134,7 @@ async def _files_in_form(headers: Any, body: bytes, limits: Limits) -> list[tupl
         yield b""
 
     class InMemory(MultiPartParser):
-        spool_max_size = limits.body + 1  # the body is in memory as it is: no file on the disk
+        spool_max_size = limits.body + 1  # the body is in memory anyway, so use no file on disk
 
     parser = InMemory(headers, stream(), max_files=limits.images, max_fields=16, max_part_size=1 << 10)
     try:

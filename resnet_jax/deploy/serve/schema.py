@@ -1,4 +1,4 @@
-"""What is asked and answered, as models: the OpenAPI document is made of them."""
+"""Models of requests and answers, from which the OpenAPI document is generated."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class _Model(BaseModel):
 
 
 class ClassAnswer(_Model):
-    """A class, label or target, and what the network says of it."""
+    """The prediction for one class, label or target."""
 
     name: str
     probability: float | None = Field(
-        None, description="of classes and labels; the score of a box; of segmentation the share of the pixels"
+        None, description="probability of a class or label; score of a box; for segmentation the share of the pixels"
     )
-    value: float | None = Field(None, description="of a target, in its unit")
+    value: float | None = Field(None, description="value of a target, in its unit")
     box: list[float] | None = Field(None, description="top, left, bottom, right, in pixels of the image as it was sent")
 
 
 class Error(_Model):
-    """Why a request, or one of its images, was not answered."""
+    """The reason why a request, or one of its images, was not answered."""
 
     status: int
     code: str
@@ -34,41 +34,41 @@ class Error(_Model):
 
 
 class ImageAnswer(_Model):
-    """What the network says of one image: of classification the likeliest classes, likeliest first."""
+    """The prediction for one image; for classification, the most likely classes first."""
 
-    name: str = Field(description="of the file in a form; else the position, counted from 0")
+    name: str = Field(description="name of the file in a form; otherwise its position, counted from 0")
     classes: list[ClassAnswer]
     mask: str | None = Field(
         None,
-        description="of segmentation, if asked for with mask=1: data: URL of a grey PNG whose values are the classes "
-        "of the pixels, by their position in /info's classes, at the sides of preprocessing",
+        description="for segmentation with mask=1: data: URL of a grayscale PNG whose values are the classes of the "
+        "pixels, as positions in the classes of /info, at the size given by its preprocessing",
     )
     error: Error | None = Field(None, description="why this image was not answered")
 
 
 class Answer(_Model):
-    """An answer for each image, in their order."""
+    """The predictions for all images, in their order."""
 
     images: list[ImageAnswer]
     network: str
-    digest: str = Field(description="sha256 of the network's parameters")
+    digest: str = Field(description="SHA-256 of the network's parameters")
 
 
 class Failure(_Model):
-    """Nothing was answered; of images, each with its own error."""
+    """Nothing was answered; if there were images, each has its own error."""
 
     error: Error
     images: list[ImageAnswer] | None = None
 
 
 class Explanation(_Model):
-    """What the network says of one image, and where in it."""
+    """The prediction for one image, and a picture of where in the image it comes from."""
 
     image: ImageAnswer
-    explained: str | None = Field(None, description="the class that the picture is of, if it is of one")
+    explained: str | None = Field(None, description="the class that the picture explains, if it explains one")
     method: str
     caption: str = Field(description="what the picture shows")
-    colours: dict[str, str] | None = Field(None, description="class -> its colour, #rrggbb, where classes have one")
+    colours: dict[str, str] | None = Field(None, description="class -> its color, #rrggbb, if classes have colors")
     picture: str = Field(description="data: URL of a PNG: the image as the network sees it, with map, classes or boxes")
     seen: str = Field(description="data: URL of a PNG: the image as the network sees it")
 
@@ -81,18 +81,18 @@ class PixelRequest(_Model):
 
     images: Annotated[
         list[Annotated[str, Field(description="a JPEG or PNG file in base64")] | Pixels], annotated_types.MinLen(1)
-    ] = Field(description="pixels (height, width, channels), of grey ones also (height, width); or files in base64")
-    top: Annotated[int, annotated_types.Ge(1)] | None = Field(None, description="classes of an answer")
+    ] = Field(description="pixels (height, width, channels), or (height, width) for grayscale; or files in base64")
+    top: Annotated[int, annotated_types.Ge(1)] | None = Field(None, description="number of classes in an answer")
 
 
 class Health(_Model):
-    """Whether the server answers images."""
+    """Whether the server is ready to answer."""
 
     status: Literal["ready", "warming", "stopping"]
 
 
 class Info(_Model):
-    """What is served."""
+    """The network that is served."""
 
     network: str
     task: str
@@ -104,13 +104,13 @@ class Info(_Model):
     runtime: str
     batch_sizes: list[int]
     limits: dict[str, float]
-    explains: bool = Field(description="whether POST /explain answers")
-    drift: bool = Field(description="whether /metrics has the drift of the images")
+    explains: bool = Field(description="whether POST /explain is available")
+    drift: bool = Field(description="whether /metrics reports the drift of the images")
     version: str
 
 
 def answers_of(prediction: Prediction) -> list[ClassAnswer]:
-    """Return the answers of one image."""
+    """Return the answers for one image."""
     classes, boxes = prediction.classes, prediction.boxes
     if prediction.values:
         return [ClassAnswer(name=n, value=float(v)) for n, v in zip(classes, prediction.values, strict=True)]  # pyright: ignore[reportCallIssue]

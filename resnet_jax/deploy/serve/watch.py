@@ -1,4 +1,4 @@
-"""The drift of the images that a server answers, as metrics and as lines of its log."""
+"""Drift of the images that a server answers, as metrics and as log lines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from resnet_jax.deploy.serve.metrics import Metrics
 
 
 class Watch:
-    """Compares windows of the images that are computed with the reference.
+    """Compares windows of the computed images with the reference.
 
     Args:
-        engine: whose outputs are watched.
-        path: of the reference.
-        window: images of a window.
-        metrics: get the distances.
-        log: gets a line for each window with an alarm.
+        engine: the engine whose outputs are watched.
+        path: path of the reference.
+        window: images per window.
+        metrics: receive the distances.
+        log: receives a line for each window with an alarm.
 
     Raises:
-        UsageError: the reference is of other weights, or the window too small.
+        UsageError: the reference belongs to other weights, or the window is too small.
         DataError: it cannot be read.
     """
 
@@ -37,7 +37,7 @@ class Watch:
             metrics.drift_windows.labels(result)
 
     def __call__(self, found: Any, images: np.ndarray) -> None:
-        """Take a batch in; called in the computing thread."""
+        """Add a batch; called in the computing thread."""
         self._windows.add(seen_of(self._engine, found, images))
 
     def _compared(self, distance: Distance) -> None:

@@ -1,1 +1,1 @@
-"""What makes outputs of a backbone's maps, a file each; the classifier, on pooled features, is in models/resnet."""
+"""Heads, which turn a backbone's maps into outputs, one file each. The classifier is in models/resnet."""

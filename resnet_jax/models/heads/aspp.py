@@ -1,4 +1,4 @@
-"""Head ``aspp``: DeepLabV3's atrous spatial pyramid pooling, outputs of every pixel from the last map."""
+"""Head ``aspp``: the atrous spatial pyramid pooling of DeepLabV3, with outputs for every pixel from the last map."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.heads.parts import classify_positions, conv_norm
 from resnet_jax.models.heads.registry import register_head
 
-#: Dilations of the three 3x3 convolutions by the stride of the last map (Chen et al. 2017, section 3.3; at 32 as they
-#: go on). Finer maps take those of 8.
+#: Dilations of the three 3x3 convolutions by the stride of the last map (Chen et al. 2017, section 3.3; the values for
+#: 32 extrapolate the paper's). Finer maps use those of 8.
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 
 
 class ASPPHead(nn.Module):
-    """Five views of the last map, a 1x1 convolution of them, a 3x3 convolution, a 1x1 classifier.
+    """Five views of the last map, followed by a 1x1 convolution, a 3x3 convolution and a 1x1 classifier.
 
-    The views: a 1x1 convolution, three dilated 3x3 convolutions, and the mean over all positions with a 1x1
-    convolution; all ``head_width`` wide, 256 in the paper. Chen et al. 2017, *Rethinking Atrous Convolution* (arXiv
-    1706.05587, section 3.3), with torchvision's 3x3 convolution before the classifier.
+    The views are a 1x1 convolution, three dilated 3x3 convolutions, and the mean over all positions with a 1x1
+    convolution. All are ``head_width`` wide (256 in the paper). Chen et al. 2017, *Rethinking Atrous Convolution*
+    (arXiv 1706.05587, section 3.3), with torchvision's 3x3 convolution before the classifier.
     """
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(self, maps: Mapping[str, Array], *, size: tuple[int, ...], train: bool) -> Array:
-        """Return outputs of every pixel, ``(N, *size, num_classes)``.
+        """Return outputs for every pixel, ``(N, *size, num_classes)``.
 
         Args:
-            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            maps: the result of :meth:`resnet_jax.models.ResNet.features`.
             size: sides of the input.
             train: the mode of norms and dropout.
         """

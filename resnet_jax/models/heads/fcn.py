@@ -1,4 +1,4 @@
-"""Head ``fcn``: outputs of every pixel from the last map alone."""
+"""Head ``fcn``: outputs for every pixel from the last map alone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from resnet_jax.models.heads.registry import register_head
 
 
 class FCNHead(nn.Module):
-    """A 3x3 convolution to ``head_width`` channels, a 1x1 classifier, bilinear interpolation.
+    """A 3x3 convolution to ``head_width`` channels, a 1x1 classifier and bilinear interpolation.
 
-    Long et al. 2015 (arXiv 1411.4038) without skips, on a dilated network: torchvision's ``FCNHead``, whose width is a
-    quarter of the last map's and whose ``head_dropout`` is 0.1.
+    This is Long et al. 2015 (arXiv 1411.4038) without skips, on a dilated network. torchvision's ``FCNHead`` is the
+    same, with a width of a quarter of the last map's and ``head_dropout`` 0.1.
     """
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(self, maps: Mapping[str, Array], *, size: tuple[int, ...], train: bool) -> Array:
-        """Return outputs of every pixel, ``(N, *size, num_classes)``.
+        """Return outputs for every pixel, ``(N, *size, num_classes)``.
 
         Args:
-            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            maps: the result of :meth:`resnet_jax.models.ResNet.features`.
             size: sides of the input.
             train: the mode of norms and dropout.
         """

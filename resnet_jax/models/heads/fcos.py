@@ -1,7 +1,7 @@
-"""Head ``fcos``: at every place of a feature pyramid classes, distances to the sides of a box, and centre-ness.
+"""Head ``fcos``: class, distances to the sides of a box, and centerness at every position of a feature pyramid.
 
-Z. Tian et al. 2019, *FCOS: Fully Convolutional One-Stage Object Detection* (arXiv 1904.01355), with centre-ness beside
-the distances, as in the authors' later version (arXiv 2006.09214).
+Z. Tian et al. 2019, *FCOS: Fully Convolutional One-Stage Object Detection* (arXiv 1904.01355), with the centerness
+branch beside the distances, as in the authors' later version (arXiv 2006.09214).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from resnet_jax.models.heads.towers import (
 
 
 class FCOSHead(nn.Module):
-    """Two towers on a pyramid's levels. Outputs, of all P positions of all levels, level after level:
+    """Two towers on the levels of a pyramid. The outputs cover all P positions of all levels, level after level:
 
     ========= ============= =============================================================================
     class     (N, P, K)     logits
     box       (N, P, 4)     what :func:`resnet_jax.ops.boxes.from_distances` takes
-    centre    (N, P)        logit of the centre-ness
-    anchors   (N, P, 4)     the cells, squares of a stride's side: top, left, bottom, right in pixels
+    centre    (N, P)        logit of the centerness
+    anchors   (N, P, 4)     the cells, squares as wide as the stride: top, left, bottom, right in pixels
     size      (N, 2)        height and width of the input
     ========= ============= =============================================================================
     """
@@ -44,7 +44,7 @@ class FCOSHead(nn.Module):
         """Return the outputs above.
 
         Args:
-            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            maps: the result of :meth:`resnet_jax.models.ResNet.features`.
             size: height and width of the input.
             train: the mode of norms.
         """

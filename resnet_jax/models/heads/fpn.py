@@ -1,4 +1,4 @@
-"""Head ``fpn``: outputs of every pixel from the sum of a feature pyramid's levels."""
+"""Head ``fpn``: outputs for every pixel from the sum of the levels of a feature pyramid."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from resnet_jax.models.heads.registry import register_head
 
 
 class FPNHead(nn.Module):
-    """A pyramid of all stages, a 3x3 convolution of each level, their sum at the finest resolution, a 1x1 classifier.
+    """A pyramid of all stages, a 3x3 convolution on each level, their sum at the finest resolution and a 1x1
+    classifier.
 
-    It is the semantic branch of Panoptic FPN (Kirillov et al. 2019, arXiv 1901.02446, fig. 3) with one convolution a
-    level in place of one a doubling, which costs little at coarse levels, and laterals without 3x3 convolutions behind
-    them, as in SwiftNet (Orsic et al. 2019, arXiv 1903.08469). Widths are ``head_width``.
+    This is the semantic branch of Panoptic FPN (Kirillov et al. 2019, arXiv 1901.02446, fig. 3) with two
+    simplifications: one convolution per level instead of one per doubling, which costs little at coarse levels, and
+    laterals without 3x3 convolutions after them, as in SwiftNet (Orsic et al. 2019, arXiv 1903.08469). All widths are
+    ``head_width``.
     """
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(self, maps: Mapping[str, Array], *, size: tuple[int, ...], train: bool) -> Array:
-        """Return outputs of every pixel, ``(N, *size, num_classes)``.
+        """Return outputs for every pixel, ``(N, *size, num_classes)``.
 
         Args:
-            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            maps: the result of :meth:`resnet_jax.models.ResNet.features`.
             size: sides of the input.
             train: the mode of norms and dropout.
         """
@@ -42,13 +44,13 @@ class FPNHead(nn.Module):
 def sum_of_levels(
     module: nn.Module, config: ResNetConfig, maps: Mapping[str, Array], *, train: bool
 ) -> Float[Array, "n *spatial c"]:
-    """Return one map of the finest stage's resolution, ``head_width`` wide, that knows all stages.
+    """Return one map at the resolution of the finest stage, ``head_width`` wide, that combines all stages.
 
     Args:
-        module: the one that has the layers, ``pyramid`` and ``level1_conv`` to the last stage's, within whose call
-            this runs.
+        module: the module whose call this runs in; it owns the layers, which are ``pyramid`` and ``level1_conv`` to the
+            last stage's.
         config: the network's choices.
-        maps: of :meth:`resnet_jax.models.ResNet.features`.
+        maps: the result of :meth:`resnet_jax.models.ResNet.features`.
         train: the mode of the norms.
     """
     levels = Pyramid(config, smooth=False, upsample="bilinear", name="pyramid")(maps, train=train)

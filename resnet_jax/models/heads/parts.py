@@ -1,4 +1,4 @@
-"""What heads are made of besides the network's layers: a convolution with what follows it, and outputs at positions."""
+"""Building blocks of heads: a convolution with norm and activation, and outputs at positions."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def conv_norm(
     dilation: int = 1,
     activated: bool = True,
 ) -> Float[Array, "n *out f"]:
-    """Return ``x`` after a convolution, the network's norm and, unless told otherwise, its activation.
+    """Return ``x`` after a convolution, the network's norm and, by default, its activation.
 
     Args:
-        module: the one that has the layers, within whose call this runs.
+        module: the module whose call this runs in; it owns the layers.
         config: the network's choices.
         x: the input.
-        features: channels out.
+        features: output channels.
         kernel_size: side of the window.
-        name: ``{name}_conv`` and ``{name}_norm`` are the layers' names.
+        name: the layers are called ``{name}_conv`` and ``{name}_norm``.
         train: the mode of the norm.
         strides: stride.
         dilation: distance between the taps of the window.
-        activated: whether the activation follows.
+        activated: whether to apply the activation.
     """
     finish = layers.Finish(relu=activated) if layers.finishes(module, config, train=train) else None
     conv = layers.conv(config, features, kernel_size, strides, dilation=dilation, name=f"{name}_conv", before_norm=True)
@@ -51,15 +51,15 @@ def conv_norm(
 def classify_positions(
     config: ResNetConfig, x: Float[Array, "n *spatial c"], *, train: bool, name: str = "classifier"
 ) -> Float[Array, "n *spatial k"]:
-    """Return ``num_classes`` outputs at every position, after the network's ``head_dropout``: a 1x1 convolution.
+    """Return ``num_classes`` outputs at every position: the network's ``head_dropout`` and a 1x1 convolution.
 
-    They are float32 or wider, and begin as a classifier's do.
+    The outputs are float32 or wider, and the layer is initialized like a classifier.
 
     Args:
         config: the network's choices.
         x: the map.
-        train: whether dropout drops.
-        name: of the layer.
+        train: whether dropout is active.
+        name: name of the layer.
     """
     x = Dropout(config.head_dropout, name=f"{name}_dropout")(x, deterministic=not train)
     layer = layers.Head(

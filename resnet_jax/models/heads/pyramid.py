@@ -1,7 +1,7 @@
-"""A feature pyramid: maps of several strides and one width, each with what the deeper ones know.
+"""A feature pyramid: maps of several strides and one width, each combined with information from the deeper ones.
 
-Lin et al. 2017, *Feature Pyramid Networks for Object Detection* (arXiv 1612.03144, section 3): a 1x1 convolution of
-every stage's map, the deepest first; each is brought to the next finer resolution and added there.
+Lin et al. 2017, *Feature Pyramid Networks for Object Detection* (arXiv 1612.03144, section 3): every stage's map passes
+through a 1x1 convolution; from the deepest on, each result is upsampled to the next finer resolution and added there.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ class _Activated(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Maps of the stages, brought to ``config.head_width`` channels, from the finest to the coarsest.
+    """Maps of the stages, projected to ``config.head_width`` channels, from the finest to the coarsest.
 
-    The norm of the network follows each convolution (as in torchvision's second version, and unlike the paper, which
-    has none), without an activation; networks without normalization have none. Any number of spatial dimensions.
+    Each convolution is followed by the network's norm, without an activation (as in torchvision's second version; the
+    paper has no norm). Networks without normalization have none here either. Any number of spatial dimensions is
+    supported.
 
     Attributes:
         config: the network's choices.
         first: the first stage whose map is used, counted from 1: 1 for maps from the finest on, 2 for strides from 8 on
-            in the networks whose stem pools.
-        extra: maps beyond the last stage's, each a 3x3 convolution of stride 2 of the one before (with an activation
-            before all but the first): P6 and P7 of RetinaNet and FCOS are 2.
+            in networks whose stem pools.
+        extra: number of maps beyond the last stage's. Each is a 3x3 convolution of stride 2 of the one before (with an
+            activation before all but the first). RetinaNet and FCOS have 2, P6 and P7.
         smooth: whether a 3x3 convolution follows each sum, as in the paper.
-        upsample: to the finer resolution: nearest, as in the paper, or bilinear.
+        upsample: how to reach the finer resolution: nearest, as in the paper, or bilinear.
     """
 
     config: ResNetConfig
@@ -52,10 +53,10 @@ class Pyramid(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Mapping[str, Array], *, train: bool) -> tuple[Array, ...]:
-        """Return the pyramid, the finest map first: one for each stage from ``first`` on, and ``extra`` more.
+        """Return the pyramid, finest map first: one map for each stage from ``first`` on, then ``extra`` more.
 
         Args:
-            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            maps: the result of :meth:`resnet_jax.models.ResNet.features`.
             train: the mode of the norms.
         """
         config, stages = self.config, len(self.config.stage_sizes)

@@ -1,4 +1,4 @@
-"""Heads by name: from a network's choices to a module that makes outputs of the backbone's maps.
+"""Heads by name: functions from a network's choices to a module that turns the backbone's maps into outputs.
 
 >>> @register_head("brightest")
 ... def brightest(config):
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 HeadRule: TypeAlias = "Callable[[ResNetConfig], nn.Module]"
 
-#: Every head by name but ``classifier``. The module is called as ``(maps, size=spatial, train=...)``: maps as
-#: :meth:`resnet_jax.models.ResNet.features` gives them, and the sides of the network's input. It returns one array or
+#: Every head by name except ``classifier``. The module is called as ``(maps, size=spatial, train=...)``, with maps as
+#: :meth:`resnet_jax.models.ResNet.features` returns them and the sides of the network's input. It returns one array or
 #: a dict of arrays, all with examples along the first axis. It must be named ``head``, and its last layers
-#: ``classifier`` (or ``classifier_...``), by which learning rates and fresh heads know them.
+#: ``classifier`` (or ``classifier_...``), the names that learning rates and fresh heads look for.
 HEADS: Registry[HeadRule] = Registry("head", reserved=("classifier",))
-#: Head of our own -> its module in this package, imported when it is asked for.
+#: Built-in heads -> the module of this package that is imported on first use.
 OURS: dict[str, str] = {
     "fcn": "fcn",
     "aspp": "aspp",
@@ -39,7 +39,7 @@ OURS: dict[str, str] = {
 
 
 def register_head(name: str) -> Callable[[HeadRule], HeadRule]:
-    """Return a decorator that makes a rule the head that ``ResNetConfig(head=name)`` has; see :data:`HEADS`.
+    """Return a decorator that registers a rule as the head of ``ResNetConfig(head=name)``; see :data:`HEADS`.
 
     Raises:
         UsageError: the name is taken.
@@ -48,7 +48,7 @@ def register_head(name: str) -> Callable[[HeadRule], HeadRule]:
 
 
 def make_head(config: ResNetConfig) -> nn.Module:
-    """Return the head of a network whose head is no classifier."""
+    """Return the head of a network whose head is not the classifier."""
     if (module := OURS.get(config.head)) is not None and config.head not in HEADS:
         importlib.import_module(f"resnet_jax.models.heads.{module}")
     return HEADS[config.head](config)

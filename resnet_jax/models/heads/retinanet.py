@@ -1,4 +1,4 @@
-"""Head ``retinanet``: at every place of a feature pyramid classes and boxes relative to nine anchors.
+"""Head ``retinanet``: classes and boxes relative to nine anchors at every position of a feature pyramid.
 
 T.-Y. Lin et al. 2017, *Focal Loss for Dense Object Detection* (arXiv 1708.02002). Anchors are those of torchvision.
 """
@@ -25,14 +25,14 @@ from resnet_jax.models.heads.towers import (
 
 #: Height over width of the anchors.
 RATIOS = (0.5, 1.0, 2.0)
-#: Side of the smallest square anchor of a level, in strides; the others are 2^(1/3) and 2^(2/3) times that.
+#: Side of the smallest square anchor of a level, in strides; the other two are 2^(1/3) and 2^(2/3) times as large.
 SIDE = 4
 
 
 def anchor_shapes(stride: int) -> np.ndarray:
     """Return the nine anchors of a level around (0, 0), float32 (9, 4): top, left, bottom, right in pixels.
 
-    By ratio first, then by size; sizes and corners are whole numbers, as in torchvision.
+    They are ordered by ratio, then by size. Sizes and corners are whole numbers, as in torchvision.
 
     >>> anchor_shapes(8)[3].tolist()
     [-16.0, -16.0, 16.0, 16.0]
@@ -48,7 +48,7 @@ def anchors_of(sides: Sequence[tuple[int, ...]], strides: Sequence[int]) -> np.n
 
     Args:
         sides: height and width of each level's map.
-        strides: of the levels.
+        strides: strides of the levels.
     """
     levels = [
         np.tile(grid(side, stride), 2)[:, None] + anchor_shapes(stride)[None]
@@ -58,7 +58,7 @@ def anchors_of(sides: Sequence[tuple[int, ...]], strides: Sequence[int]) -> np.n
 
 
 class RetinaNetHead(nn.Module):
-    """Two towers on a pyramid's levels. Outputs, P the positions of all levels, level after level, times nine anchors:
+    """Two towers on the levels of a pyramid. P is the positions of all levels, level after level, times nine anchors:
 
     ========= ============= =============================================================================
     class     (N, P, K)     logits
@@ -75,7 +75,7 @@ class RetinaNetHead(nn.Module):
         """Return the outputs above.
 
         Args:
-            maps: of :meth:`resnet_jax.models.ResNet.features`.
+            maps: the result of :meth:`resnet_jax.models.ResNet.features`.
             size: height and width of the input.
             train: the mode of norms.
         """

@@ -1,7 +1,7 @@
-"""Heads for several tasks on one backbone: a linear classifier of whole inputs for each, for pixels that of ``fcn``.
+"""Heads for several tasks on one backbone: a linear classifier for each, and for pixels one on the map of ``fpn``.
 
-``head_outputs`` names them, with their outputs: ``("digit:10", "parity:2", "segmentation:3:pixels")``.
-``several_uncertain`` has a log variance for each task besides, a parameter (Kendall et al. 2018, arXiv 1705.07115).
+``head_outputs`` lists them with their number of outputs: ``("digit:10", "parity:2", "segmentation:3:pixels")``.
+``several_uncertain`` adds a learned log variance for each task (Kendall et al. 2018, arXiv 1705.07115).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from resnet_jax.models.heads.registry import register_head
 from resnet_jax.models.init import initializer
 from resnet_jax.models.paths import HEAD
 
-#: The output, and the parameter, of the log variances.
+#: Name of the output, and of the parameter, that holds the log variances.
 LOG_VARIANCE = "log_variance"
 
 
 def parse_outputs(outputs: Sequence[str]) -> list[tuple[str, int, bool]]:
-    """Return name, number of outputs, and whether they are of pixels, of each entry of ``head_outputs``.
+    """Return name, number of outputs, and whether they are per pixel, for each entry of ``head_outputs``.
 
     Raises:
-        UsageError: an entry that is none.
+        UsageError: an entry has another form.
 
     >>> parse_outputs(["digit:10", "segmentation:3:pixels"])
     [('digit', 10, False), ('segmentation', 3, True)]
@@ -53,7 +53,7 @@ class Several(nn.Module):
 
     Attributes:
         config: the network's choices.
-        uncertain: whether it has the log variances.
+        uncertain: whether there are log variances.
     """
 
     config: ResNetConfig
@@ -64,13 +64,13 @@ class Several(nn.Module):
         """Return the outputs of every task by its name.
 
         Args:
-            maps: as :meth:`resnet_jax.models.ResNet.features` gives them.
+            maps: the result of :meth:`resnet_jax.models.ResNet.features`.
             size: sides of the network's input.
-            train: whether to drop what ``head_dropout`` drops.
+            train: whether ``head_dropout`` is active.
 
         Returns:
-            (N, outputs) of a task of whole inputs, (N, *size, outputs) of one of pixels, all from the
-            map of head ``fpn``; and with ``uncertain`` ``log_variance`` (N, tasks), the same for all examples.
+            (N, outputs) for a task on whole inputs and (N, *size, outputs) for a task on pixels, all of the latter from
+            the map of head ``fpn``. With ``uncertain`` also ``log_variance`` (N, tasks), the same for all examples.
         """
         config, outputs = self.config, {}
         pooled = maps["pooled"]
@@ -107,5 +107,5 @@ def several(config: ResNetConfig) -> Several:
 
 @register_head("several_uncertain")
 def several_uncertain(config: ResNetConfig) -> Several:
-    """Return the heads of several tasks with a log variance for each."""
+    """Return the heads of several tasks, with a log variance for each."""
     return Several(config, uncertain=True, name=HEAD)

@@ -1,4 +1,4 @@
-"""What the heads that find boxes share: which levels of the pyramid they use, and convolutions common to all levels."""
+"""Shared parts of the detection heads: the pyramid levels they use, and convolutions that all levels share."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from resnet_jax.models.config import ResNetConfig
 from resnet_jax.models.heads.pyramid import Pyramid
 from resnet_jax.models.init import initializer
 
-#: Probability of an object that every place begins with (Lin et al. 2017, section 4.1).
+#: Initial probability of an object at every position (Lin et al. 2017, section 4.1).
 PRIOR = 0.01
 
 
 def strides_of(config: ResNetConfig) -> tuple[int, ...]:
-    """Return the pixels of the input between two positions of each stage's map."""
+    """Return the stride of each stage's map, in input pixels."""
     later = config.transition == "stride"
     strides = (config.stem_stride * 2 ** (number + (not later)) for number in range(len(config.stage_sizes)))
     return tuple(min(stride, config.output_stride or stride) for stride in strides)
 
 
 def first_stage(config: ResNetConfig) -> int:
-    """Return the first stage, counted from 1, whose map the pyramid has: the first of ``pyramid_stride`` or more.
+    """Return the first stage, from 1, that the pyramid uses: the first with a stride of ``pyramid_stride`` or more.
 
     Raises:
-        UsageError: no stage is so coarse.
+        UsageError: no stage is that coarse.
     """
     strides = strides_of(config)
     wanted = config.pyramid_stride or min(8, max(config.own_stride // 2, 1), strides[-1])
@@ -43,7 +43,7 @@ def first_stage(config: ResNetConfig) -> int:
 
 
 def level_strides(config: ResNetConfig) -> tuple[int, ...]:
-    """Return the strides of the pyramid's levels, the finest first, the extra ones among them.
+    """Return the strides of the pyramid's levels, finest first, including the extra levels.
 
     >>> level_strides(ResNetConfig((2, 2, 2, 2), pyramid_extra=2))
     (8, 16, 32, 64, 128)
@@ -55,15 +55,15 @@ def level_strides(config: ResNetConfig) -> tuple[int, ...]:
 class Tower(nn.Module):
     """``head_depth`` times a 3x3 convolution, a norm and the activation, with the same weights at every level.
 
-    The norm takes the positions of all levels as one map, so that its statistics are of all of them in training as in
-    evaluation, and it can be folded into the convolution. (The papers have group norm, a level by itself, or none.)
+    The norm treats the positions of all levels as one map. Its statistics therefore cover all levels in training as in
+    evaluation, and it can be folded into the convolution. (The papers use group norm per level, or no norm.)
     """
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(self, levels: Sequence[Array], *, train: bool) -> list[Array]:
-        """Return maps of ``head_width`` channels, as many as were given and of the same sides."""
+        """Return as many maps as were given, with the same sides and ``head_width`` channels."""
         config, maps = self.config, list(levels)
         finish = layers.Finish(relu=True) if layers.finishes(self, config, train=train) else None
         for number in range(1, config.head_depth + 1):
@@ -78,9 +78,9 @@ class Tower(nn.Module):
 def towers_of(
     config: ResNetConfig, maps: Mapping[str, Array], *, train: bool
 ) -> tuple[tuple[Array, ...], list[Array], list[Array]]:
-    """Return the levels of the pyramid, and the maps of the tower of classes and of that of boxes, level by level.
+    """Return the levels of the pyramid, and for each level the maps of the class tower and of the box tower.
 
-    Called within a head's call, which then has the modules ``pyramid``, ``class_tower`` and ``box_tower``.
+    Call it within a head's call; the head then owns the modules ``pyramid``, ``class_tower`` and ``box_tower``.
     """
     pyramid = Pyramid(config, first=first_stage(config), extra=config.pyramid_extra, name="pyramid")
     levels = pyramid(maps, train=train)
@@ -89,7 +89,7 @@ def towers_of(
 
 
 def join(maps: Sequence[Array]) -> Float[Array, "n p c"]:
-    """Return the positions of all maps (N, H, W, C), level after level, row after row."""
+    """Return the positions of all maps (N, H, W, C), level after level and row after row."""
     return jnp.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in maps], axis=1)
 
 
@@ -99,9 +99,9 @@ def _apart(joined: Array, like: Sequence[Array]) -> list[Array]:
 
 
 def last_conv(config: ResNetConfig, maps: Sequence[Array], features: int, *, name: str) -> Float[Array, "n p f"]:
-    """Return the numbers of a 3x3 convolution at all positions of all levels, float32 or wider.
+    """Return the outputs of a 3x3 convolution at all positions of all levels, float32 or wider.
 
-    It begins with normal weights of deviation 0.01, as in the papers, and is called ``classifier_{name}``.
+    Its weights start normal with standard deviation 0.01, as in the papers. It is called ``classifier_{name}``.
     """
     layer = layers.Conv(
         features,
@@ -116,19 +116,21 @@ def last_conv(config: ResNetConfig, maps: Sequence[Array], features: int, *, nam
 
 
 def class_logits(config: ResNetConfig, maps: Sequence[Array], each: int = 1) -> Float[Array, "n p k"]:
-    """Return the logits of ``num_classes`` classes, for ``each`` boxes at every position; they begin at 1 %."""
+    """Return logits of ``num_classes`` classes for ``each`` boxes at every position; they start at a probability of 1
+    %.
+    """
     numbers = last_conv(config, maps, each * config.num_classes, name="class")
     return numbers.reshape(len(numbers), -1, config.num_classes) - math.log((1 - PRIOR) / PRIOR)
 
 
 def grid(sides: tuple[int, ...], stride: int) -> np.ndarray:
-    """Return row and column of the near corner of every cell of a map, float32 (positions, 2), in pixels."""
+    """Return row and column of the top left corner of every cell of a map, float32 (positions, 2), in pixels."""
     rows, columns = (np.arange(side, dtype=np.float32) * stride for side in sides)
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def require_images(config: ResNetConfig) -> None:
-    """Refuse networks whose inputs are no images.
+    """Refuse networks whose inputs are not images.
 
     Raises:
         UsageError: they have another number of spatial dimensions.
@@ -138,5 +140,5 @@ def require_images(config: ResNetConfig) -> None:
 
 
 def for_each(count: int, constant: np.ndarray) -> Array:
-    """Return a constant (...) for every example, (N, ...)."""
+    """Repeat a constant (...) for every example: (N, ...)."""
     return jnp.broadcast_to(jnp.asarray(constant, jnp.float32), (count, *constant.shape))
