@@ -3,8 +3,8 @@ r"""Time series of the UCR archive: the published ResNet and three without norma
 Claims examined: the network of Wang et al. 2017 (arXiv 1611.06455) reaches the accuracy of its public code (mean and
 deviation of 10 runs, result tables of hfawaz/dl-4-tsc) in far fewer updates. That code trains for 1,500 epochs with a
 learning rate that halves on plateaus and tests the state with the lowest training loss; here the schedule is a cosine.
-And normalization is not needed for that. The training is the recipe `ucr`. There are no published results of these
-networks without norms.
+Also examined: what is left of that without normalization. The training is the recipe `ucr`. There are no published
+results of these networks without norms.
 
     uv run python experiments/ucr.py FOLDER --out experiments/results/ucr
 
