@@ -130,10 +130,10 @@ def load_artefact(
         if runtime not in (None, "jax"):
             raise UsageError(f"{path} is a jax export, which {runtime} does not run: leave the runtime out")
         if threads is not None:
-            raise UsageError("XLA computes with all processors of the process: threads is of ONNX files")
+            raise UsageError("XLA computes with all processors of the process: threads applies to ONNX files")
         return JaxArtefact(path)
     if runtime == "jax":
-        raise UsageError(f"{path} is no jax export: use runtime onnxruntime or openvino")
+        raise UsageError(f"{path} is not a jax export: use runtime onnxruntime or openvino")
     if runtime is None:
         runtime = "openvino" if is_installed("openvino") and not is_installed("onnxruntime") else "onnxruntime"
     if runtime == "onnxruntime":

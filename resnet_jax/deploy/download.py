@@ -127,13 +127,13 @@ def _receive(url: str, file: BinaryIO, most: int, patience: Patience) -> Receive
                 length = answer.headers.get("Content-Length", "")
                 total = size + int(length) if length.isascii() and length.isdecimal() else None
                 if total is not None and total > most:
-                    raise DataError(f"{url}: the server announces {total:,} bytes; at most {most:,} are taken")
+                    raise DataError(f"{url}: the server announces {total:,} bytes; at most {most:,} are accepted")
                 while chunk := answer.read1(CHUNK):
                     size += len(chunk)
                     if size > most:
-                        raise DataError(f"{url}: more than {most:,} bytes came, which is no such file; stopped")
+                        raise DataError(f"{url}: more than {most:,} bytes arrived, so this is not the file; stopped")
                     if time.monotonic() > until:
-                        raise DataError(f"{url}: not whole after {patience.whole:g} seconds ({size:,} bytes); stopped")
+                        raise DataError(f"{url}: incomplete after {patience.whole:g} seconds ({size:,} bytes); stopped")
                     digest.update(chunk)
                     file.write(chunk)
         except urllib.error.HTTPError as error:
@@ -192,10 +192,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         try:
             _require_safe(newurl)
             if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
-                raise DataError(f"{req.full_url} sends on to {newurl}, which is not https")
+                raise DataError(f"{req.full_url} redirects to {newurl}, which is not https")
             self.left -= 1
             if self.left < 0:
-                raise DataError(f"{req.full_url}: the server sends us on more than {self.most} times")
+                raise DataError(f"{req.full_url}: the server redirects more than {self.most} times")
         except DataError:
             fp.close()
             raise

@@ -177,11 +177,11 @@ class Reference:
         """
         count = len(window)
         if count < LEAST:
-            raise UsageError(f"{count} images; a window has {LEAST} or more")
+            raise UsageError(f"{count} images; a window needs {LEAST} or more")
         if window.features.shape[1:] != self.moments["features"].shape[1:]:
             raise UsageError(
                 f"the reference is of {self.moments['features'].shape[1]} features, and these images have "
-                f"{window.features.shape[1]}: make it anew"
+                f"{window.features.shape[1]}: create the reference again"
             )
         values = {}
         for kind in ("features", "input"):
@@ -229,7 +229,7 @@ class Reference:
             DamagedError: it has another format.
             UsageError: it belongs to other weights.
         """
-        again = "make it anew: resnet-jax drift RUN_DIR --reference SOURCE"
+        again = "create it again: resnet-jax drift RUN_DIR --reference SOURCE"
         try:
             arrays = read_arrays(read_file(path))
             note = json.loads(arrays["note"].tobytes())
@@ -244,9 +244,9 @@ class Reference:
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{path} is no reference of images ({error}); {again}") from error
+            raise DamagedError(f"{path} is not a drift reference ({error}); {again}") from error
         if found.digest != digest:
-            raise UsageError(f"{path} is of other weights than these; {again}")
+            raise UsageError(f"{path} belongs to other weights; {again}")
         return found
 
 

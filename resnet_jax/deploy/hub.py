@@ -142,8 +142,8 @@ def _address(row: Published, via: Via) -> str:
     if via not in addresses:
         raise unknown("via", via, addresses)
     if not addresses[via]:
-        where = "on the hub" if via == "hub" else "but on the hub"
-        raise UsageError(f"{row.name} is nowhere {where}: leave via {via} out")
+        where = "not on the hub" if via == "hub" else "only on the hub"
+        raise UsageError(f"{row.name} is {where}: leave via {via} out")
     address = addresses[via]
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")  # huggingface_hub's variable for mirrors
     return address.replace("https://huggingface.co", endpoint, 1) if endpoint and address == row.on_hub else address

@@ -127,7 +127,7 @@ def pull_run(folder: str | Path, out: str | Path) -> RunDirectory:
             has = "nothing" if tensor is None else f"{tensor.dtype} {tensor.shape}"
             raise DataError(f"{folder / WEIGHTS} has {has} of {name}, and the network of {CONFIG} {like}")
     if strange := sorted(set(file.tensors) - set(wanted)):
-        raise DataError(f"{folder / WEIGHTS} has {strange[0]}, which the network of {CONFIG} has not")
+        raise DataError(f"{folder / WEIGHTS} has {strange[0]}, which the network of {CONFIG} does not have")
     variables = stack(
         unflatten_dict({tuple(name.split("/")): leaf for name, leaf in found.items()}), model.config.execution
     )
@@ -157,7 +157,7 @@ def _require_whole(folder: Path) -> None:
     try:
         lines = read_text(folder / SUMS).splitlines()
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is no folder of weights push: {SUMS} cannot be read ({error})") from None
+        raise DataError(f"{folder} is not a folder that weights push wrote: {SUMS} cannot be read ({error})") from None
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in (WEIGHTS, CONFIG, DATA):
         try:

@@ -66,7 +66,7 @@ def export_saved_model(trained: TrainedRun, out: Path, config: ExportConfig) -> 
         differences = {name: max(_difference(run, plain, count) for count in batches)}
         require_equal(differences, config.tolerance, str(out))
         if out.is_dir() and not (out / "saved_model.pb").is_file():
-            raise RunError(f"{out} is there and is no SavedModel: give another --out")
+            raise RunError(f"{out} exists and is not a SavedModel: choose another --out")
         _remove(out)
         partial.rename(out)
     finally:

@@ -89,7 +89,7 @@ def require_blocks_only(config: ResNetConfig) -> None:
         UsageError: there is a layer between the stages.
     """
     if config.transition == "conv_pool":
-        raise UsageError(f"a network with transition {config.transition} is no chain of stem, blocks and classifier")
+        raise UsageError(f"a network with transition {config.transition} is not a chain of stem, blocks and classifier")
 
 
 def chain(config: ResNetConfig, variables: Mapping[str, Any], train: bool) -> list[Link]:

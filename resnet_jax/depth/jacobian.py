@@ -89,7 +89,7 @@ class JacobianSpectra:
             names, stages = tuple(arrays["names"].tolist()), arrays["stages"]
             rest = (bool(arrays["train"]), int(arrays["iterations"]), int(arrays["probes"]))
         except (KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{path} is no JacobianSpectra: {error}") from error
+            raise DataError(f"{path} is not a JacobianSpectra file: {error}") from error
         return cls(names, stages, *rest, **spectra)  # pyright: ignore[reportArgumentType]
 
 

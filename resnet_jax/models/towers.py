@@ -134,7 +134,7 @@ def two_towers(left: ResNetConfig, right: ResNetConfig, other_shape: tuple[int, 
         if config.head != "classifier":
             raise UsageError(f"{where}.head {config.head}: a tower ends in a projection: leave it out")
         if config.stem == "whiten":
-            raise UsageError(f"{where}.stem whiten: whitening is of networks of one input; take stem cifar")
+            raise UsageError(f"{where}.stem whiten: whitening needs a network with one input; use stem cifar")
     return TwoTowers(ResNet(_projecting(left)), ResNet(_projecting(right)), tuple(other_shape))
 
 

@@ -79,7 +79,7 @@ def conflicts(c: ResNetConfig) -> list[str]:
         ),
         (
             c.shortcut == "none" and c.residual != "plain",
-            f"shortcut none has nothing for residual {c.residual} to add to: only plain goes with it",
+            f"shortcut none has no skip that residual {c.residual} could add to: use residual plain",
         ),
         (
             c.shortcut == "B_norm" and (c.is_pre or c.norm == "none"),
@@ -87,19 +87,19 @@ def conflicts(c: ResNetConfig) -> list[str]:
         ),
         (
             c.frontend == "log_mel" and c.spatial_dims != 1,
-            f"frontend log_mel is of sounds, whose spatial_dims is 1, and it is {c.spatial_dims}",
+            f"frontend log_mel is for audio with spatial_dims 1, and spatial_dims is {c.spatial_dims}",
         ),
         (
             c.stem == "whiten" and c.frontend != "none",
-            f"stem whiten is computed of the inputs as they are, and frontend {c.frontend} changes them",
+            f"stem whiten is computed from the raw inputs, which frontend {c.frontend} changes",
         ),
         (
             c.frontend == "one_hot" and c.in_channels != 1,
-            f"frontend one_hot takes one number a position, and in_channels is {c.in_channels}",
+            f"frontend one_hot takes one number per position, and in_channels is {c.in_channels}",
         ),
         (
             c.frontend != "log_mel" and c.mel_time_mask + c.mel_band_mask > 0,
-            f"mel_time_mask and mel_band_mask are about frontend log_mel, and frontend is {c.frontend}",
+            f"mel_time_mask and mel_band_mask need frontend log_mel, and frontend is {c.frontend}",
         ),
         (
             c.stem == "none" and c.is_pre,
@@ -133,12 +133,12 @@ def conflicts(c: ResNetConfig) -> list[str]:
         ),
         (
             c.stem == "waveform" and (c.spatial_dims != 1 or c.frontend == "log_mel"),
-            f"stem waveform is of sounds as they are: spatial_dims is {c.spatial_dims}, frontend {c.frontend}",
+            f"stem waveform is for raw audio: spatial_dims is {c.spatial_dims}, and frontend {c.frontend}",
         ),
         (
             c.stem_stride != 4 and c.stem_pool != "max",
-            f"stem {c.stem} {'pools itself' if c.stem_stride > 1 else 'does not pool'}, so stem_pool {c.stem_pool} has "
-            "no place",
+            f"stem {c.stem} {'pools itself' if c.stem_stride > 1 else 'does not pool'}, so stem_pool {c.stem_pool} "
+            "does not apply",
         ),
         (
             c.transition == "conv_pool" and (c.is_nf or c.residual == "fixup"),
@@ -160,19 +160,19 @@ def conflicts(c: ResNetConfig) -> list[str]:
         ),
         (
             c.norm != "batch" and c.norm_running_variance != "biased",
-            f"norm_running_variance {c.norm_running_variance} is about norm batch, and norm is {c.norm}",
+            f"norm_running_variance {c.norm_running_variance} applies to norm batch, and norm is {c.norm}",
         ),
         (
             c.norm != "batch" and c.norm_scope != "global",
-            f"norm_scope {c.norm_scope} is about the statistics of norm batch, and norm is {c.norm}",
+            f"norm_scope {c.norm_scope} applies to norm batch, and norm is {c.norm}",
         ),
         (
             (c.norm_scope == "ghost") != (c.ghost_size is not None),
-            f"norm_scope ghost and ghost_size belong together, got {c.norm_scope} and {c.ghost_size}",
+            f"norm_scope ghost and ghost_size must be set together, got {c.norm_scope} and {c.ghost_size}",
         ),
         (
             (c.norm_scope == "device_group") != (c.norm_group_devices is not None),
-            "norm_scope device_group and norm_group_devices belong together, got "
+            "norm_scope device_group and norm_group_devices must be set together, got "
             f"{c.norm_scope} and {c.norm_group_devices}",
         ),
         (

@@ -60,7 +60,7 @@ class PatchMoments:
     def mean(self) -> np.ndarray:
         """Return E[x x^T], float64 (P, P), with x in the order of a kernel, channels last."""
         if self._count == 0:
-            raise UsageError("no images were given to whiten by")
+            raise UsageError("there are no images to compute the whitening from")
         return self._sums / self._count
 
 

@@ -156,8 +156,8 @@ def make_binary(config: TaskConfig, facts: TaskFacts) -> Binary:
     if facts.outputs not in (None, 1):
         raise UsageError(f"task.kind binary has one output: leave model.num_classes {facts.outputs} out")
     if len(config.threshold) != 1:
-        raise UsageError(f"task.threshold of task.kind binary is one number, got {config.threshold}")
+        raise UsageError(f"task.threshold must be one number for task.kind binary, got {config.threshold}")
     weights = positive_weights_of(config, facts.counts[-1:], facts) or (1.0,)
     if len(weights) != 1:
-        raise UsageError(f"task.positive_weights of task.kind binary is one number, got {weights}")
+        raise UsageError(f"task.positive_weights must be one number for task.kind binary, got {weights}")
     return Binary(1, config.label_smoothing, weights[0], config.threshold[0])

@@ -143,7 +143,7 @@ class Detection(TaskBase):
         if kind == "giou":
             return 1.0 - generalized_iou(decoded(outputs), own)
         if by_centre:
-            raise UsageError("task.detection.box_loss smooth_l1 is of head retinanet; fcos has giou")
+            raise UsageError("task.detection.box_loss smooth_l1 is for head retinanet; use giou with fcos")
         error = optax.huber_loss(outputs["box"], encode(own, outputs["anchors"]), delta=SMOOTH)
         return error.sum(axis=-1) / SMOOTH
 
@@ -214,7 +214,7 @@ class Detection(TaskBase):
 
     def mean_outputs(self, outputs: Any) -> Any:
         """Raise an error: the boxes of a flipped or shifted image are elsewhere."""
-        raise UsageError("test-time views are not for detection: the boxes of a mirrored image lie elsewhere")
+        raise UsageError("test-time views do not support detection: the boxes of a flipped image are elsewhere")
 
     def located(self, outputs: Outputs) -> dict[str, np.ndarray]:
         """Return :meth:`detections` on the host; those below ``threshold`` have the label -1."""
@@ -278,5 +278,5 @@ def make_detection(config: TaskConfig, facts: TaskFacts) -> Detection:
     require_kind("detection", facts, "boxes")
     require_outputs(facts, "classes")
     if len(config.threshold) != 1:
-        raise UsageError(f"task.threshold of task.kind detection is one number, got {config.threshold}")
+        raise UsageError(f"task.threshold must be one number for task.kind detection, got {config.threshold}")
     return Detection(facts.num_outputs, config.threshold[0], config.detection, facts.names)

@@ -218,7 +218,7 @@ def require_pixel_classes(batch: Mapping[str, np.ndarray], num_classes: int) -> 
         value = int(labels[first][outside[first]][0])
         raise UsageError(
             f"pixels of class {value} in example {first} of the batch, outside 0..{num_classes - 1}, the range of "
-            f"{num_classes} classes; {int(outside.sum()):,} such pixels. 255 is no class and counts nowhere"
+            f"{num_classes} classes; {int(outside.sum()):,} such pixels. 255 means no class and does not count"
         )
 
 

@@ -17,7 +17,7 @@ from resnet_jax.runtime.limits import WEIGHTS
 SAVE = "in PyTorch torch.save(model.state_dict(), 'net.pt')"
 
 _MARKS: tuple[tuple[bytes, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras writes such), and Keras weights are not read"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes, and Keras weights are not read"),
     (b"version https://git-lfs", "a git-LFS pointer and not the weights themselves: `git lfs pull` fetches them"),
     (b"\x93NUMPY", "a NumPy array (.npy), which has no names"),
     (b"GGUF", "a GGUF file"),
@@ -83,7 +83,7 @@ def recognize(data: bytes, path: Path) -> str:
     if path.name == "saved_model.pb":
         return "a TensorFlow SavedModel, and TensorFlow weights are not read"
     if path.suffix in (".msgpack", ".flax") or _is_msgpack(data):
-        return "a msgpack file (Flax writes such), and Flax weights are not read"
+        return "a msgpack file, as Flax writes, and Flax weights are not read"
     if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05":
         return f"a Python pickle that torch.save did not write: load it in Python and save its tensors, {SAVE}"
     start = data[:60].decode("ascii", "replace").split("\n")[0].strip()
@@ -135,7 +135,7 @@ def _is_msgpack(data: bytes) -> bool:
 
 
 def _tar_of_torch(data: bytes) -> str:
-    return " (PyTorch of before 2017 wrote such; load it there and save it anew)" if b"storages\x00" in data else ""
+    return " (PyTorch before 2017 wrote such files; load it there and save it again)" if b"storages\x00" in data else ""
 
 
 def _describe_directory(path: Path) -> str:

@@ -105,7 +105,7 @@ def test_a_reference_is_read_as_it_was_written(reference, tmp_path):
         Reference.read(path, "another")
     for data in (b"", b"no zip", path.read_bytes()[:-200]):
         path.write_bytes(data)
-        with pytest.raises(DamagedError, match="make it anew"):
+        with pytest.raises(DamagedError, match="create it again"):
             Reference.read(path, "d")
     np.savez(path, note=np.frombuffer(b"{}", np.uint8))
     with pytest.raises(DamagedError):

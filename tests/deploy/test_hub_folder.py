@@ -75,5 +75,5 @@ def test_folders_in_use_and_others_are_refused(pushed, tmp_path):
     run, folder = pushed
     with pytest.raises(UsageError, match="is in use"):
         push_run(run, folder, licence="mit")
-    with pytest.raises(DataError, match="is no folder of weights push"):
+    with pytest.raises(DataError, match="is not a folder that weights push wrote"):
         pull_run(run, tmp_path / "out")

@@ -68,7 +68,7 @@ def test_characters_become_zeros_and_a_one():
     codes = jnp.asarray([[0, 4, 2], [7, -1, 1]], jnp.float32)[..., None]
     expected = np.eye(8)[np.array([[0, 4, 2], [7, 7, 1]])][..., :5]
     np.testing.assert_array_equal(apply_frontend(config, codes, None), expected)
-    with pytest.raises(UsageError, match="one_hot takes one number a position, and in_channels is 3"):
+    with pytest.raises(UsageError, match="one_hot takes one number per position, and in_channels is 3"):
         ResNetConfig((1,), (4,), stem="cifar", spatial_dims=1, frontend="one_hot")
 
 

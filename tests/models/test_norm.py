@@ -221,7 +221,7 @@ def test_it_is_unbiased_over_the_batch_of_all_devices(mapped, statistics):
 
 
 def test_one_value_has_no_unbiased_variance():
-    with pytest.raises(UsageError, match="one value a channel has no unbiased variance; use more examples"):
+    with pytest.raises(UsageError, match="one value per channel has no unbiased variance; use more examples"):
         run(jnp.ones((1, 1, 1, 3)), running_variance="unbiased")
     run(jnp.ones((1, 1, 1, 3)))  # as ever: variance 0
     run(jnp.ones((1, 1, 1, 3)), train=False, running_variance="unbiased")

@@ -78,8 +78,8 @@ def test_the_network_is_the_published_one():
         ({"stem": "none", "order": "pre"}, "activate the input itself"),
         ({"shortcut": "B_norm", "norm": "none"}, "without one it is shortcut B"),
         ({"transition": "none", "output_stride": 8, "stem": "imagenet"}, "transition none has no stride"),
-        ({"frontend": "log_mel"}, "of sounds, whose spatial_dims is 1, and it is 2"),
-        ({"mel_band_mask": 3}, "are about frontend log_mel, and frontend is none"),
+        ({"frontend": "log_mel"}, "for audio with spatial_dims 1, and spatial_dims is 2"),
+        ({"mel_band_mask": 3}, "need frontend log_mel, and frontend is none"),
     ],
 )
 def test_what_does_not_go_together(choices, message):

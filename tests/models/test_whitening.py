@@ -180,9 +180,9 @@ def test_instruments_that_know_of_blocks_alone_refuse_a_transition():
 
     variables = random_variables(ResNet(FAST), (12, 12, 3))
     images = jnp.zeros((2, 12, 12, 3))
-    with pytest.raises(UsageError, match="no chain of stem, blocks and classifier"):
+    with pytest.raises(UsageError, match="not a chain of stem, blocks and classifier"):
         chain(FAST, variables, False)
-    with pytest.raises(UsageError, match="no chain of stem, blocks and classifier"):
+    with pytest.raises(UsageError, match="not a chain of stem, blocks and classifier"):
         sample_moments(FAST, jax.random.key(0), images)
     strided = dataclasses.replace(FAST, transition="stride", order="pre")
     with pytest.raises(UsageError, match="no closed form is offered for the maximum in transition"):

@@ -138,9 +138,9 @@ def test_the_configuration_is_read_and_refused():
     assert task.threshold == 0.3
     with pytest.raises(UsageError, match=r"task.detection.nms_iou 0.3 is not used by task.kind classification"):
         make_task(TaskConfig(detection=DetectionConfig(nms_iou=0.3)), TaskFacts(names=("a", "b")))
-    with pytest.raises(UsageError, match="box_loss smooth_l1 is of head retinanet"):
+    with pytest.raises(UsageError, match="box_loss smooth_l1 is for head retinanet"):
         Detection(CLASSES, options=DetectionConfig(box_loss="smooth_l1")).loss(outputs_of("fcos"), BATCH)
-    with pytest.raises(UsageError, match="views are not for detection"):
+    with pytest.raises(UsageError, match="views do not support detection"):
         task.mean_outputs({})
 
 

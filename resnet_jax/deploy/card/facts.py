@@ -155,7 +155,7 @@ def measure(
 def _temperature(trained: TrainedRun, split: str, val_source: str | None) -> tuple[float | None, str]:
     own = trained.card.examples.get("val", 0)
     if val_source is None and (not own or split == "val"):
-        return None, "not fitted: there are no validation images but those that the figures are of"
+        return None, "not fitted: the only validation images are those that the figures are measured on"
     try:
         found = evaluate_run(trained, "all" if val_source else "val", source=val_source, logits=True)
     except ResNetJaxError as error:
@@ -163,7 +163,7 @@ def _temperature(trained: TrainedRun, split: str, val_source: str | None) -> tup
     logits, labels = answers(found)
     if (logits.argmax(axis=1) == labels).all():
         return None, (
-            f"not fitted: the network is right about all {found.examples:,} validation examples, so that they want it "
-            "surer without end"
+            f"not fitted: the network is right about all {found.examples:,} validation examples, so no finite "
+            "confidence fits them best"
         )
     return fit_temperature(logits, labels), f"{found.examples:,} examples, {_without_folders(found)}"

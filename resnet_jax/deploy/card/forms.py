@@ -54,7 +54,9 @@ def forms_of(trained: TrainedRun, folder: Path, more: Sequence[Path] = ()) -> tu
         if not path.exists():
             raise UsageError(f"there is no file {path} to measure")
         if path.suffix not in (*TIMED, *WEIGHED) and not (path / "saved_model.pb").is_file():
-            raise UsageError(f"{path} is no exported file: {', '.join((*TIMED, *WEIGHED))} or a SavedModel's folder")
+            raise UsageError(
+                f"{path} is not an exported file: {', '.join((*TIMED, *WEIGHED))} or a SavedModel's folder"
+            )
     outside = [path for path in more if path.resolve() not in {each.resolve() for each in known}]
     return (*found, *(_exported(path, trained) for path in (*known, *outside)))
 

@@ -32,7 +32,7 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
     [0.2553, 0.3662]
     """
     if not 0 <= successes <= trials:
-        raise UsageError(f"{successes} of {trials} is no share")
+        raise UsageError(f"{successes} of {trials} is not a proportion")
     if trials == 0:
         return 0.0, 1.0
     share, spare = successes / trials, z * z / trials

@@ -116,7 +116,7 @@ class Explainer:
         require_normalization(trained)
         if trained.model.config.frontend == "one_hot":
             raise UsageError(
-                f"{trained.path} reads codes of characters, which have no gradient and no mean: it is not explained"
+                f"{trained.path} reads character codes, which have no gradient and no mean, so it cannot be explained"
             )
         for name in methods:
             if name not in METHODS:

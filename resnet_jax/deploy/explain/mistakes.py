@@ -86,7 +86,7 @@ def require_classes(trained: TrainedRun) -> Classification | Binary:
         UsageError: the network has another task.
     """
     if not isinstance(trained.task, Classification | Binary):
-        raise UsageError(f"--mistakes are of classes, and {trained.path} is a network for {trained.task.kind}")
+        raise UsageError(f"--mistakes needs a classifier, and {trained.path} is a network for {trained.task.kind}")
     return trained.task
 
 

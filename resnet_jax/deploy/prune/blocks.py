@@ -39,7 +39,7 @@ def removable_blocks(config: ResNetConfig) -> tuple[BlockSpec, ...]:
         raise UsageError(f"residual {config.residual}: the factors of all later blocks depend on how many there are")
     if config.shortcut in ("none", "B_norm") or (not config.is_pre and config.activation != "relu"):
         raise UsageError(
-            "a block can go where its skip leaves its input as it is: with order pre, or with ReLU and an identity"
+            "a block can be removed only if its skip leaves its input unchanged: order pre, or ReLU and an identity"
         )
     found = tuple(
         block
@@ -126,7 +126,7 @@ def least_needed(
     for _ in range(count):
         open_ = [depth for depth, stage in candidates.items() if depth not in gone and left[stage] > 1]
         if not open_:
-            raise UsageError(f"{count} blocks cannot go: {len(gone)} can, for a block of each stage stays")
+            raise UsageError(f"{count} blocks cannot be removed, only {len(gone)}: each stage keeps one")
         found = {depth: loss(silence_blocks(model, variables, [*gone, depth])) for depth in open_}
         best = min(found, key=lambda depth: found[depth])
         gone.append(best)
@@ -138,7 +138,7 @@ def least_needed(
 def _check(config: ResNetConfig, depths: Collection[int]) -> None:
     allowed = {block.depth for block in removable_blocks(config)}
     if strange := sorted(set(depths) - allowed):
-        raise UsageError(f"block {strange[0]} cannot go; those that can, by depth from 0: {sorted(allowed)}")
+        raise UsageError(f"block {strange[0]} cannot be removed; removable blocks, by depth from 0: {sorted(allowed)}")
     for stage, blocks in enumerate(plan_stages(config)):
         if all(block.depth in depths for block in blocks):
-            raise UsageError(f"all blocks of stage {stage + 1} would go; one stays")
+            raise UsageError(f"all blocks of stage {stage + 1} would be removed; one must stay")

@@ -46,7 +46,7 @@ def choose_channels(
     [2, 6]
     """
     if not 0 <= ratio < 1:
-        raise UsageError(f"ratio is the share of channels that go, 0 or more and below 1, got {ratio}")
+        raise UsageError(f"ratio must be the share of channels to remove, in [0, 1), got {ratio}")
     if min_channels < 1 or multiple_of < 1:
         raise UsageError(f"min_channels and multiple_of are 1 or more, got {min_channels} and {multiple_of}")
     if scope == "global":

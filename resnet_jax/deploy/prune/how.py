@@ -61,9 +61,9 @@ class HowToPrune:
         if self.by == "lottery" and (self.finetune is not None or len(self.ratio) > 1):
             raise UsageError("lottery trains every round as the run was trained, and has one ratio: no finetune")
         if self.by in ("magnitude", "lottery") and (self.drop_blocks or self.without_blocks):
-            raise UsageError(f"whole blocks go with pruning of channels, and by is {self.by}")
+            raise UsageError(f"whole blocks can only be removed when channels are pruned, and by is {self.by}")
         if self.drop_blocks and self.without_blocks:
-            raise UsageError("drop_blocks is how many go, and without_blocks which: give one of them")
+            raise UsageError("drop_blocks is the number of blocks and without_blocks names them: use one of the two")
 
     @property
     def criterion(self) -> Criterion | None:

@@ -84,7 +84,7 @@ def lottery(
     dense_run = RunDirectory.existing(trained.path)
     summary = dense_run.read_summary()
     if not trained.was_trained_here or summary is None:
-        raise UsageError(f"{trained.path} is not a finished run: a lottery trains again what was trained here")
+        raise UsageError(f"{trained.path} is not a finished run: a lottery repeats a training that was done here")
     images = load_images(trained.config)
     config = dataclasses.replace(trained.config, optim=dataclasses.replace(trained.config.optim, keep_zeros=True))
     dense, sparse = (build_parts(each, images, each.train.placed()) for each in (trained.config, config))
@@ -168,7 +168,9 @@ def _require_zeros(network: TrainedRun, masks: Any, run: RunDirectory) -> None:
         masks, network.variables["params"], is_leaf=_is_none,
     )  # fmt: skip
     if count := sum(jax.tree.leaves(wrong)):
-        raise UsageError(f"{run.path} was begun with other masks: {count:,} weights that go now were trained there")
+        raise UsageError(
+            f"{run.path} was started with other masks: {count:,} weights that are pruned now were trained there"
+        )
 
 
 def _is_none(node: Any) -> bool:

@@ -36,7 +36,7 @@ def magnitude_masks(params: Any, ratio: float, *, scope: Scope = "global", alive
     ([False, True, False, True], True)
     """
     if not 0 <= ratio < 1:
-        raise UsageError(f"ratio is the share of weights that goes, 0 or more and below 1, got {ratio}")
+        raise UsageError(f"ratio must be the share of weights to prune, in [0, 1), got {ratio}")
     listed = unstack(params)
     is_kernel = jax.tree.map(lambda role: role in roles.KERNEL_ROLES, roles.roles(listed))
     before = jax.tree.map(lambda leaf: True, listed) if alive is None else unstack(alive)

@@ -121,7 +121,7 @@ def config_of(trained: TrainedRun, given: Mapping[str, Any]) -> RunConfig:
         UsageError: an option changes the network, which is fixed by the run.
     """
     if strange := [field for field in given if field.startswith("model.") or field in ("init_from", "recipe")]:
-        raise UsageError(f"--{strange[0].replace('_', '-')} does not go with prune: the network is that of the run")
+        raise UsageError(f"--{strange[0].replace('_', '-')} cannot be used with prune: the network is that of the run")
     card, values = trained.card, dict(given)
     if card.mean and not trained.config.data.mean and "data.mean" not in given:
         values |= {"data.mean": list(card.mean), "data.std": list(card.std)}

@@ -168,7 +168,7 @@ def paths_of(out: Path, kinds: Sequence[Kind]) -> list[Path]:
     ['net-static.onnx', 'net-bf16.onnx']
     """
     if out.suffix != ".onnx":
-        raise UsageError(f"out is an ONNX file, NAME.onnx; got {out}")
+        raise UsageError(f"out must be an ONNX file, NAME.onnx, got {out}")
     if not out.parent.is_dir():
         raise UsageError(f"out: there is no folder {out.parent}")
     return [out] if len(kinds) == 1 else [out.with_name(f"{out.stem}-{kind}.onnx") for kind in kinds]

@@ -28,8 +28,8 @@ def training_images(trained: TrainedRun, source: str | None) -> Chosen:
     """
     if source is None and not trained.was_trained_here:
         raise UsageError(
-            f"{trained.path} was imported and has no training images: name some with train-source, as folder:PATH. "
-            "Not those that it is tested on: their accuracy would be too good"
+            f"{trained.path} was imported and has no training images: name some with train-source, such as "
+            "folder:PATH, but not the test images, whose accuracy would then be too high"
         )
     return choose_images(trained, "train", source)
 

@@ -46,7 +46,9 @@ class Quantization:
         """Check the values; raises UsageError."""
         check_fields(self)
         if len(set(self.kind)) != len(self.kind) or not self.kind:
-            raise UsageError(f"kind names each form once, of {', '.join(KINDS)}; got {' '.join(self.kind) or 'none'}")
+            raise UsageError(
+                f"kind must name each form at most once, from {', '.join(KINDS)}; got {' '.join(self.kind) or 'none'}"
+            )
 
     @property
     def most_weight(self) -> int:

@@ -97,7 +97,9 @@ class Service:
         from starlette.routing import Route, Router
 
         async def missing(scope: Any, _receive: Any, _send: Any) -> None:
-            raise Problem(404, "not_found", f"nothing is at {scope['path'][:80]!r}; GET /openapi.json lists what is")
+            raise Problem(
+                404, "not_found", f"nothing is at {scope['path'][:80]!r}; GET /openapi.json lists what there is"
+            )
 
         routes: dict[str, tuple[str, Callable[..., Any]]] = {
             "/": ("GET", self.page),
@@ -118,14 +120,14 @@ class Service:
         """``POST /predict``: a prediction for each image."""
         asked, masked = _top(request.query_params), _mask(request.query_params)
         if masked and self.engine.task != "segmentation":
-            raise not_readable(f"mask is of segmentation, and this network is of {self.engine.task}")
+            raise not_readable(f"mask is for segmentation, and the task of this network is {self.engine.task}")
         loop = asyncio.get_running_loop()
         with self.memory.hold() as add:
             self.pipeline.coming += 1
             try:
                 named, top = await self._images(request, add)
                 if self.pipeline.inside + len(named) > self.limits.queue:
-                    raise busy(f"{self.pipeline.inside:,} images wait already: try again")
+                    raise busy(f"{self.pipeline.inside:,} images are already waiting: try again")
                 futures = [self.pipeline.submit(read, loop) for _, read in named]
             finally:
                 self.pipeline.coming -= 1
@@ -139,20 +141,20 @@ class Service:
         """``POST /explain``: the prediction for one image, and a picture of where in the image it comes from."""
         draw = self.heatmap
         if draw is None:
-            raise Problem(501, "no_picture", f"there is no picture of what this network says: {self._no_picture()}")
+            raise Problem(501, "no_picture", f"there is no picture for this network: {self._no_picture()}")
         asked, wanted = _top(request.query_params), request.query_params.get("class")
         classes = self.engine.classes
         if wanted is not None and wanted not in classes:
-            raise not_readable(f"class {wanted[:80]!r} is none of the network's {len(classes):,}")
+            raise not_readable(f"class {wanted[:80]!r} is not one of the network's {len(classes):,} classes")
         if self._explaining >= EXPLANATIONS:
-            raise busy(f"{self._explaining} pictures wait already: try again")
+            raise busy(f"{self._explaining} pictures are already waiting: try again")
         loop = asyncio.get_running_loop()
         self._explaining += 1
         try:
             with self.memory.hold() as add:
                 named, top = await self._images(request, add)
                 if len(named) != 1:
-                    raise not_readable(f"{len(named)} images; a picture is drawn of one at a time")
+                    raise not_readable(f"{len(named)} images; a picture explains one at a time")
                 (found,) = await self._within([self.pipeline.submit(named[0][1], loop)], {})
                 if isinstance(found, Problem):
                     raise found

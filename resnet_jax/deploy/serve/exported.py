@@ -36,11 +36,11 @@ class ArtefactEngine(Engine):
         self._task = artefact.metadata.make_task()
         self.task = self._task.kind
         if len(said.shape) != 3 or said.channels not in (1, 3):
-            raise UsageError(f"{path} takes {said.shape}, and a server is of images of 1 or 3 channels")
+            raise UsageError(f"{path} takes {said.shape}, but a server needs images with 1 or 3 channels")
         if said.takes == "normalized" and not said.mean:
             raise UsageError(f"{path} does not say how images are normalized: export it with data.mean and data.std")
         if self._task.answers == "boxes":
-            raise UsageError(f"{path} answers with boxes: serve the run directory, which places them")
+            raise UsageError(f"{path} predicts boxes: serve the run directory, which can place them in the image")
         if not artefact.classes:
             raise UsageError(f"{path} does not say what its outputs are: export it with class names")
         portable = isinstance(artefact, JaxArtefact) and not artefact.this_machine

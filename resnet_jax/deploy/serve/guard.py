@@ -83,7 +83,7 @@ class Guard:
         request = _Request(scope, receive, send, f"{self._process}-{next(self._numbers)}")
         try:
             if not is_called_right(self._host, request.header(b"host")):
-                raise Problem(421, "wrong_host", "this server answers to the names of this machine only (Host)")
+                raise Problem(421, "wrong_host", "this server accepts only names of this machine in the Host header")
             if not may(self._token, scope["path"], request.header(b"authorization")):
                 raise Problem(401, "unauthorized", "send the server's token: Authorization: Bearer TOKEN")
             await self._app(scope, request.receive, request.send)

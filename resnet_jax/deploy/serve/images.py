@@ -33,7 +33,7 @@ def check_file(data: bytes, pixels: int) -> Literal["jpeg", "png"]:
 
     >>> check_file(b"hello", 100)
     Traceback (most recent call last):
-    resnet_jax.deploy.serve.problems.Problem: this is no JPEG or PNG image: it looks like text
+    resnet_jax.deploy.serve.problems.Problem: this is not a JPEG or PNG image: it looks like text
     """
     kind = "jpeg" if data.startswith(_JPEG) else "png" if data.startswith(_PNG) else None
     if kind is None:
@@ -41,7 +41,7 @@ def check_file(data: bytes, pixels: int) -> Literal["jpeg", "png"]:
             raise not_readable("an empty file")
         found = identify(data[:HEAD_BYTES])
         said = f"it looks like {found.name}" if found is not None else ""
-        raise not_an_image("this is no JPEG or PNG image" + (f": {said}" if said else ""))
+        raise not_an_image("this is not a JPEG or PNG image" + (f": {said}" if said else ""))
     shape = shape_in_header(data)
     if shape is None or 0 in shape:
         raise not_readable(f"a {kind.upper()} without a size in its header: damaged, or cut short")

@@ -23,28 +23,28 @@ class Metrics:
         name = "resnet_jax_"
         self._requests = counter(name + "requests", "Requests answered", ["path", "status"], registry=registry)
         self._seconds = histogram(
-            name + "request_seconds", "From the head of a request to the end of its answer", ["path"],
+            name + "request_seconds", "Time from the head of a request to the end of its answer", ["path"],
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self.images = counter(name + "images", "Images answered, or refused", ["result"], registry=registry)
-        self.batches = histogram(name + "batch_images", "Images of a batch", buckets=IMAGES, registry=registry)
-        self.padded = counter(name + "padding", "Places of batches that were empty", registry=registry)
+        self.images = counter(name + "images", "Images answered or rejected", ["result"], registry=registry)
+        self.batches = histogram(name + "batch_images", "Images per batch", buckets=IMAGES, registry=registry)
+        self.padded = counter(name + "padding", "Padding in batches, in images", registry=registry)
         self.batch_seconds = histogram(
             name + "batch_seconds", "Computing a batch", ["size"], buckets=SECONDS, registry=registry
         )
-        self.queue = gauge(name + "queue_images", "Images that wait or are computed", registry=registry)
-        self.held = gauge(name + "body_bytes", "Bytes of bodies that are held", registry=registry)
+        self.queue = gauge(name + "queue_images", "Images waiting or being computed", registry=registry)
+        self.held = gauge(name + "body_bytes", "Bytes of request bodies in memory", registry=registry)
         self.connections = gauge(name + "connections", "Open connections", registry=registry)
         self.refused = counter(name + "refused_connections", "Connections beyond the limit", registry=registry)
-        self.closed = counter(name + "slow_connections", "Connections closed as too slow", registry=registry)
-        self.ready = gauge(name + "ready", "1 when every size is compiled", registry=registry)
+        self.closed = counter(name + "slow_connections", "Connections closed for being too slow", registry=registry)
+        self.ready = gauge(name + "ready", "1 once every batch size is compiled", registry=registry)
         self.drift = gauge(
             name + "drift_ratio",
             "Distance of the latest images from the reference, over its threshold: above 1 is an alarm",
             ["of"],
             registry=registry,
         )
-        self.drift_images = gauge(name + "drift_images", "Images that drift_ratio is of", registry=registry)
+        self.drift_images = gauge(name + "drift_images", "Images behind drift_ratio", registry=registry)
         self.drift_windows = counter(
             name + "drift_windows", "Windows of images compared", ["result"], registry=registry
         )

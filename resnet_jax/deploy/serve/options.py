@@ -60,13 +60,13 @@ class Limits:
         check_fields(self, "limits.")
         if self.memory_mib < self.body_mib:
             raise UsageError(
-                f"limits.memory_mib {self.memory_mib:g} is less than one body may have, limits.body_mib "
+                f"limits.memory_mib {self.memory_mib:g} is less than the largest allowed body, limits.body_mib "
                 f"{self.body_mib:g}"
             )
 
         if self.queue < self.images:
             raise UsageError(
-                f"limits.queue {self.queue:,} is less than one request may have, limits.images {self.images:,}"
+                f"limits.queue {self.queue:,} is less than the largest allowed request, limits.images {self.images:,}"
             )
 
     @property

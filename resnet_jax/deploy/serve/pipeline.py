@@ -120,7 +120,7 @@ class Pipeline:
         if self._closed:
             raise busy("the server is stopping")
         if self._inside >= self._most:
-            raise busy(f"{self._inside:,} images wait already: try again")
+            raise busy(f"{self._inside:,} images are already waiting: try again")
         job = _Job(loop.create_future(), reader, time.monotonic())
         self._inside += 1
         job.future.add_done_callback(lambda _: self._left(job))

@@ -43,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
         UsageError: the address is in use, or does not belong to this machine.
     """
     if not 0 <= port <= 65535:
-        raise UsageError(f"cannot listen at port {port}: ports are 0 to 65,535, and 0 takes a free one")
+        raise UsageError(f"cannot listen on port {port}: ports are 0 to 65,535, and 0 picks a free one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -56,7 +56,7 @@ def bind(host: str, port: int) -> socket.socket:
             raise
     except (OSError, OverflowError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot listen at {host} port {port}: {said}; port 0 takes a free one") from error
+        raise UsageError(f"cannot listen at {host} port {port}: {said}; port 0 picks a free one") from error
     return bound
 
 
@@ -174,9 +174,12 @@ def _server_class(uvicorn: Any) -> Any:
 
         def _stop(self, number: int, _frame: Any) -> None:
             if self.stopped_by is not None:
-                leave(signal.Signals(number), f"\n{signal.Signals(number).name} again: left at once.\n")
+                leave(signal.Signals(number), f"\n{signal.Signals(number).name} again: stopped immediately.\n")
             self.stopped_by, self.should_exit = signal.Signals(number), True
-            print(f"\n{self.stopped_by.name}: answering what was accepted; again to leave at once.", file=sys.stderr)
+            print(
+                f"\n{self.stopped_by.name}: finishing accepted requests; send it again to stop immediately.",
+                file=sys.stderr,
+            )
 
         async def on_tick(self, counter: int) -> bool:
             """Close overdue connections, once a second."""

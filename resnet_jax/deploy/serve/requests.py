@@ -72,7 +72,7 @@ async def read_body(headers: Any, receive: Receive, limits: Limits, add: Callabl
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Problem(499, "gone", "the sender has gone")
+                    raise Problem(499, "gone", "the sender disconnected")
                 part = message.get("body", b"")
                 length += len(part)
                 if length > limits.body:
@@ -83,7 +83,7 @@ async def read_body(headers: Any, receive: Receive, limits: Limits, add: Callabl
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
         raise Problem(
-            408, "too_slow", f"the body had not come after {limits.upload_seconds:g} seconds ({length:,} bytes had)"
+            408, "too_slow", f"the body did not arrive within {limits.upload_seconds:g} seconds ({length:,} bytes had)"
         ) from None
 
 
@@ -149,7 +149,7 @@ async def _files_in_form(headers: Any, body: bytes, limits: Limits) -> list[tupl
         closing.push_async_callback(form.close)
         for field, value in form.multi_items():
             if isinstance(value, str):
-                raise not_readable(f"the field {field[:40]!r} of the form is no file: send files, with their names")
+                raise not_readable(f"the field {field[:40]!r} of the form is not a file: send files, with their names")
             found.append((value.filename or str(len(found)), await value.read()))
     return found
 

@@ -29,7 +29,7 @@ def test_wilson_is_that_of_scipy(successes, trials):
 
 def test_wilson_of_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
-    with pytest.raises(UsageError, match="4 of 3 is no share"):
+    with pytest.raises(UsageError, match="4 of 3 is not a proportion"):
         wilson(4, 3)
 
 

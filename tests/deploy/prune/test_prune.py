@@ -63,9 +63,9 @@ def test_blocks_that_are_named_go(run, tmp_path):
     assert prune(run, tmp_path / "less", how)["blocks"] == [2]
     config = load_run(tmp_path / "less").model.config
     assert (config.stage_sizes, config.branch_widths) == ((1, 1), (2, 4))
-    with pytest.raises(UsageError, match="block 1 cannot go; those that can, by depth from 0: "):
+    with pytest.raises(UsageError, match="block 1 cannot be removed; removable blocks, by depth from 0: "):
         prune(run, tmp_path / "first", HowToPrune(without_blocks=(1,)))
-    with pytest.raises(UsageError, match="drop_blocks is how many go, and without_blocks which"):
+    with pytest.raises(UsageError, match="drop_blocks is the number of blocks and without_blocks names them"):
         HowToPrune(drop_blocks=1, without_blocks=(2,))
 
 

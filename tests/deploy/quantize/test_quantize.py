@@ -189,7 +189,7 @@ def test_the_gradient_of_rounding_is_that_of_the_identity_within_the_range():
 
 
 def test_what_cannot_be(trained, tmp_path):
-    with pytest.raises(UsageError, match=r"out is an ONNX file"):
+    with pytest.raises(UsageError, match=r"out must be an ONNX file"):
         quantize_run(trained, tmp_path / "net")
     with pytest.raises(UsageError, match=r"calibration 999,999: the train split has"):
         quantize_run(trained, tmp_path / "net.onnx", Quantization(calibration=999_999))

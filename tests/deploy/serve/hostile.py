@@ -40,7 +40,7 @@ def endless_pixels() -> bytes:
 
 JSON = {"content-type": "application/json"}
 REFUSED = {
-    "text": (b"hello, I am a JPEG", {"content-type": "image/jpeg"}, 415, "no JPEG or PNG"),
+    "text": (b"hello, I am a JPEG", {"content-type": "image/jpeg"}, 415, "not a JPEG or PNG"),
     "GIF": (b"GIF89a" + bytes(100), {}, 415, "a GIF image"),
     "nothing": (b"", {}, 422, "empty"),
     "cut": (image("red")[:-30], {}, 422, "cut short"),

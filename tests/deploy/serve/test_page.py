@@ -52,7 +52,7 @@ def test_a_person_drops_images_into_the_page(shared_data, tmp_path):
             await browser.drop("#drop", [str(tmp_path / "letter.jpg")])
             await browser.until(f"{CARD}?.querySelector('.trouble')?.hidden === false")
             told = await browser.run(f"{CARD}.querySelector('.trouble').innerText")
-            assert "no JPEG or PNG" in told, told
+            assert "not a JPEG or PNG" in told, told
             await browser.choose("#file", [str(tmp_path / "photo.png")])
             await browser.until(f"{CARD}.querySelectorAll('.pictures img').length === 2")
             assert await browser.run(f"{CARD}.querySelector('.pictures img').naturalWidth") > 0
