@@ -227,7 +227,7 @@ class Multitask(TaskBase):
             UsageError: there are outputs for pixels, which lie elsewhere in each view.
         """
         if pixels := [part.name for part in self.parts if part.of_pixels]:
-            raise UsageError(f"views move the pixels of head {pixels[0]}: leave the views out, or train that head alone")
+            raise UsageError(f"views move the pixels of head {pixels[0]}: leave them out, or train that head alone")
         means: dict[str, Any] = {name: each.mean(axis=0) for name, each in outputs.items() if name == LOG_VARIANCE}
         for part in self.parts:
             mean: Any = getattr(part.task, "mean_outputs", lambda each: each.mean(axis=0))
