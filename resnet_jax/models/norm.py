@@ -298,7 +298,8 @@ def bessel(count: int, where: str) -> float:
     """
     if count < 2:
         raise UsageError(
-            f"{where}: one value per channel has no unbiased variance; use more examples or norm_running_variance biased"
+            f"{where}: one value per channel has no unbiased variance; use more examples, or "
+            "norm_running_variance biased"
         )
     return count / (count - 1)
 

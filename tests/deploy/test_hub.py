@@ -139,7 +139,7 @@ def test_from_a_file_or_a_folder_without_a_network(weights, tmp_path):
     (hub / "model.safetensors").write_bytes(path.read_bytes())
     of_hub = dataclasses.replace(here, hub="someone/tiny/model.safetensors", sha256="12345678")
     assert "not compared" in fetch_weights(of_hub, source=tmp_path / "hub", cache=tmp_path / "h").checked
-    with pytest.raises(UsageError, match="nowhere on the hub"):
+    with pytest.raises(UsageError, match="not on the hub: leave via hub out"):
         fetch_weights(here, via="hub")
 
 

@@ -92,5 +92,5 @@ def test_what_cannot_be_explained_is_said_before_anything_is_computed(tmp_path):
 def test_codes_of_characters_are_not_explained(tmp_path):
     texts = RNG.integers(0, 9, (40, 16, 1)).astype(np.int16)
     run, _ = made(tmp_path, {"y": np.arange(40) % 2}, x=texts, frontend="one_hot", symbols=9)
-    with pytest.raises(UsageError, match="codes of characters"):
+    with pytest.raises(UsageError, match="character codes"):
         explain_run(load_run(run), None, ExplainOptions(run), tmp_path / "out")

@@ -124,7 +124,7 @@ def test_blocks_go_by_the_loss_without_them():
         return sum(losses[depth] for depth in gone)
 
     assert least_needed(model, variables, 3, loss) == ((1, 3, 4), [1.0, 3.0, 8.0])
-    with pytest.raises(UsageError, match="4 blocks cannot go: 3 can"):
+    with pytest.raises(UsageError, match="4 blocks cannot be removed, only 3"):
         least_needed(model, variables, 4, loss)
 
 

@@ -91,7 +91,7 @@ def test_boxes():
             none = checked(await server.post("/explain?class=red", content=image("red")))
             assert (none["caption"], none["explained"]) == ("no box of “red”", "red")
             refused = await server.post("/predict?mask=1", content=image("red"))
-            assert "mask is of segmentation" in checked(refused)["error"]["message"]
+            assert "mask is for segmentation" in checked(refused)["error"]["message"]
 
     run(answers())
 
