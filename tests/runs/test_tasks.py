@@ -196,7 +196,7 @@ def test_curves_of_a_loss_alone_are_drawn(tmp_path):
         ("value", TaskConfig(label_smoothing=0.1), {}, "task.label_smoothing 0.1 is not used by task.kind regression"),
         ("value", TaskConfig(loss="bce"), {}, "unknown task.loss of task.kind regression 'bce'"),
         ("class", TaskConfig(class_weights=(1.0,)), {}, "task.class_weights has 1 numbers for 2 classes"),
-        ("class", TaskConfig(kind="binary", threshold=(0.1, 0.2)), {}, "is one number"),
+        ("class", TaskConfig(kind="binary", threshold=(0.1, 0.2)), {}, "must be one number"),
         ("multi-label", TaskConfig(threshold=(0.1, 0.2)), {}, "2 thresholds do not go with 3 labels"),
         ("value", TaskConfig(), {"num_classes": 3}, "model.num_classes 3 is too many: the data has 2 targets"),
         ("multi-label", TaskConfig(), {"num_classes": 2}, "model.num_classes 2 is too few: the data has 3 labels"),
