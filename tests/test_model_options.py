@@ -107,7 +107,7 @@ def test_the_help_of_a_choice_lists_its_values_and_ranges(capsys):
     assert re.search(r"--seed INT Seed of [^-]*\(0 or more\)", printed)
     assert "--model.output-stride {None,8,16,32}" in printed
     assert re.search(r"--model.dropout \{None\}\|FLOAT Dropout rate before [^-]*\(in \[0,1\)\)", printed)
-    assert re.search(r"--model.norm-groups \{None\}\|INT Number of groups  [^-]*\(1 or more\)", printed)
+    assert re.search(r"--model.norm-groups \{None\}\|INT Number of groups [^-]*\(1 or more\)", printed)
 
 
 def test_every_field_is_documented_once_and_shortly():
