@@ -97,9 +97,9 @@ def _occlusion(model: Any, variables: Any, images: Array, target: Target, settin
 
 #: Every method by its name.
 METHODS: dict[str, Method] = {
-    "grad_cam": Method("Grad-CAM", False, _grad_cam, "channels of the map weighed by their mean gradient"),
+    "grad_cam": Method("Grad-CAM", False, _grad_cam, "channels of the map weighted by their mean gradient"),
     "grad_cam_plus_plus": Method(
-        "Grad-CAM++", False, _grad_cam_plus_plus, "the same with positions weighed by what they alone would explain"
+        "Grad-CAM++", False, _grad_cam_plus_plus, "the same with positions weighted by what they alone would explain"
     ),
     "integrated_gradients": Method(
         "Integrated gradients", True, _integrated, "what every position adds to the score (red) or takes from it (blue)"

@@ -1,4 +1,4 @@
-"""The picture beside an answer: where a class is seen, what every pixel is taken for, the boxes that were found."""
+"""The picture that explains an answer: where a class is seen, the class of every pixel, or the detected boxes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Drawn:
 
     Attributes:
         png: bytes of the file.
-        caption: what it shows, for a person.
-        explained: the class that it is of; None: it shows all.
-        colours: class -> its colour ``#rrggbb``, of tasks whose pictures have one for each class.
+        caption: what it shows, for people.
+        explained: the class that it explains; None: it shows all.
+        colours: class -> its color ``#rrggbb``, for tasks whose pictures have one for each class.
     """
 
     png: bytes
@@ -29,28 +29,28 @@ class Drawn:
 
 
 class Heatmap(Protocol):
-    """Draws what a network says of an image.
+    """Draws a network's predictions for an image.
 
     Attributes:
-        method: its name.
+        method: name of the method.
     """
 
     method: str
 
     def __call__(self, pixels: np.ndarray, row: ArrayTree, wanted: str | None, answers: Sequence[str]) -> Drawn:
-        """Draw it.
+        """Draw the picture.
 
         Args:
             pixels: the image (H, W, C) as the network takes it.
-            row: what the network gave for it.
-            wanted: the class that was asked for; None: nobody asked for one.
-            answers: the classes that the network says, the likeliest first.
+            row: the network's outputs for it.
+            wanted: the requested class; None: no class was requested.
+            answers: the predicted classes, most likely first.
         """
         ...
 
 
 def seen(pixels: np.ndarray) -> bytes:
-    """Return uint8 pixels (H, W, 1 or 3) as a PNG; small ones enlarged, every pixel a square."""
+    """Return uint8 pixels (H, W, 1 or 3) as a PNG; small images are enlarged, with every pixel a square."""
     from resnet_jax.report.heat import encode_png, enlarged
 
     return encode_png(enlarged(pixels))
@@ -60,7 +60,7 @@ class GradCam:
     """Grad-CAM of the last map (:mod:`resnet_jax.deploy.explain`).
 
     Args:
-        engine: of a run.
+        engine: engine of a run.
     """
 
     method = "Grad-CAM"
@@ -87,10 +87,10 @@ class GradCam:
 
 
 class PixelClasses:
-    """The class of every pixel in its colour, or how likely each pixel is of one class.
+    """The class of every pixel in its color, or the probability of one class at each pixel.
 
     Args:
-        engine: of segmentation; a run or an exported file.
+        engine: engine for segmentation, of a run or an exported file.
     """
 
     method = "segmentation"
@@ -116,10 +116,10 @@ class PixelClasses:
 
 
 class Boxes:
-    """The boxes that were found, in the colours of their classes.
+    """The detected boxes, in the colors of their classes.
 
     Args:
-        engine: of detection, a run.
+        engine: engine for detection, of a run.
     """
 
     method = "boxes"
@@ -128,7 +128,7 @@ class Boxes:
         self._engine, self._hex = engine, colours_of(engine.classes)
 
     def __call__(self, pixels: np.ndarray, row: ArrayTree, wanted: str | None, answers: Sequence[str]) -> Drawn:
-        """Draw them, of one class where one is wanted; see :class:`Heatmap`."""
+        """Draw the boxes, only those of one class if one is requested; see :class:`Heatmap`."""
         import cv2
 
         from resnet_jax.report.heat import encode_png, enlarged, enlargement
@@ -148,7 +148,7 @@ class Boxes:
 
 
 def colours_of(classes: Sequence[str]) -> dict[str, str]:
-    """Return the colour of every class, as elsewhere (:func:`.colour_of`), as ``#rrggbb``."""
+    """Return the color of every class, the same as elsewhere (:func:`.colour_of`), as ``#rrggbb``."""
     from matplotlib.colors import to_hex
 
     from resnet_jax.report.example_axes import colour_of

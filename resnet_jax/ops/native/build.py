@@ -1,4 +1,4 @@
-"""Make the functions of the compiled C++ beside this file known to XLA; :mod:`resnet_jax.runtime.cxx` compiles it."""
+"""Register the compiled C++ functions next to this file with XLA; :mod:`resnet_jax.runtime.cxx` compiles them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _identities: list[str] = []
 
 
 def available() -> bool:
-    """Return whether the compiled operations can be used; the first call may compile them (10 to 20 s of two cores)."""
+    """Return whether the compiled operations can be used. The first call may compile them (10 to 20 s on two cores)."""
     return _reason() is None
 
 
@@ -41,12 +41,14 @@ def status() -> str:
 
 
 def identity() -> str | None:
-    """Return what names the compiled code: its sources, compiler, jaxlib and processor; None if there is none."""
+    """Return what identifies the compiled code (its sources, compiler, jaxlib and processor), or None without a
+    library.
+    """
     return _identities[0] if available() else None
 
 
 def integer(name: str, *arguments: int) -> int:
-    """Return what a function of the library that takes and gives 64-bit integers says.
+    """Return the result of a library function that takes and returns 64-bit integers.
 
     Raises:
         RuntimeError: there is no library.
@@ -59,13 +61,13 @@ def integer(name: str, *arguments: int) -> int:
 
 
 def _reason() -> str | None:
-    with _lock:  # programs may be lowered in several threads
+    with _lock:  # several threads may lower programs
         return _load()
 
 
 @functools.cache
 def _load() -> str | None:
-    """Compile, load and register; return why not, or None."""
+    """Compile, load and register the library; return the reason if that fails, otherwise None."""
     if library.is_switched_off():
         return f"{SWITCH} is off"
     compiler = library.find_compiler()
@@ -88,7 +90,9 @@ def _slower(reason: str) -> str:
 
 
 def _opened(compiler: str) -> tuple[ctypes.CDLL, str]:
-    """Load the library, and return its identity too; one that does not load (another C library) is compiled anew."""
+    """Load the library and return it with its identity; one that does not load (another C library) is compiled
+    again.
+    """
     found = library.library(compiler)
     try:
         return load(found), found.path.stem

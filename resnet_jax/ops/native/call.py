@@ -1,4 +1,4 @@
-"""The compiled convolutions as JAX functions, for those convolutions that they take."""
+"""The compiled convolutions as JAX functions, for the convolutions that they support."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnet_jax.ops.native.build import available
 
 
 def takes(spec: ConvSpec, dtype: Any) -> bool:
-    """Return whether there is a compiled form: float32 images, one stride of 1 or 2, no dilation and no groups."""
+    """Return whether there is a compiled form: float32 images, a single stride of 1 or 2, no dilation and no groups."""
     return (
         dtype == jnp.float32
         and spec.dims == 2

@@ -1,4 +1,4 @@
-"""The compiled convolution of inference, with what follows it, as a JAX function."""
+"""The compiled convolution for inference, with the operations that follow it, as a JAX function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from resnet_jax.ops.native.build import available
 
 
 def takes_finished(dims: int, *, strides: Sequence[int], dilation: Sequence[int], groups: int, **_: object) -> bool:
-    """Return whether there is a compiled form, for float32: images, one stride of 1 or 2, no dilation, no groups."""
+    """Return whether there is a compiled form for float32: images, a single stride of 1 or 2, no dilation, no
+    groups.
+    """
     plain = dims == 2 and tuple(strides) in ((1, 1), (2, 2)) and tuple(dilation) == (1, 1) and groups == 1
     return plain and available()
 

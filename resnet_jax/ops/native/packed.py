@@ -1,4 +1,4 @@
-"""Kernels packed beforehand, once for a network, and the convolution of inference with them, as JAX functions."""
+"""Kernels packed beforehand, once per network, and the convolution for inference with them, as JAX functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnet_jax.ops.native.build import available, integer
 def packed_floats(
     shape: Sequence[int], *, strides: Sequence[int], dilation: Sequence[int] | None = None, groups: int = 1
 ) -> int:
-    """Return how many numbers a packed kernel of ``shape`` (height, width, C, K) is; 0 where it is not packed."""
+    """Return the number of floats of a packed kernel of ``shape`` (height, width, C, K); 0 if it is not packed."""
     taken = (
         len(shape) == 4
         and tuple(strides) in ((1, 1), (2, 2))
@@ -27,7 +27,9 @@ def packed_floats(
 
 
 def pack(kernel: Array, *, strides: Sequence[int]) -> Array:
-    """Return a kernel, float32 (height, width, C, K) with :func:`packed_floats`, as the processor here reads it."""
+    """Return a kernel, float32 (height, width, C, K) with :func:`packed_floats`, in the order this processor reads
+    it.
+    """
     size = packed_floats(kernel.shape, strides=strides)
     call = jax.ffi.ffi_call("resnet_jax_pack_kernel", jax.ShapeDtypeStruct((size,), jnp.float32))
     return call(kernel, stride=np.int64(strides[0]))
@@ -37,7 +39,7 @@ def packed(
     x: Array, kernel: Array, *more: Array, window: Sequence[int], features: int, strides: Sequence[int],
     padding: Sequence[int], bias: bool, relu: bool,
 ) -> Array:  # fmt: skip
-    """See :func:`resnet_jax.ops.conv_packed.packed_conv`; ``more`` is the bias, where there is one, and the skip."""
+    """See :func:`resnet_jax.ops.conv_packed.packed_conv`; ``more`` is the bias, if any, and the skip."""
     sides = zip(x.shape[1:3], window, strides, padding, strict=True)
     out = [(size + 2 * pad - taps) // stride + 1 for size, taps, stride, pad in sides]
     call = jax.ffi.ffi_call("resnet_jax_conv_packed", jax.ShapeDtypeStruct((x.shape[0], *out, features), jnp.float32))

@@ -13,7 +13,7 @@ def squares(g: Array) -> tuple[Array]:
 
 
 def join(*operands: Array) -> tuple[Array, Array]:
-    """See :mod:`resnet_jax.ops.probe`; float32. The sum takes the place of the first operand if nobody needs that."""
+    """See :mod:`resnet_jax.ops.probe`; float32. The sum reuses the first operand's memory if nothing else needs it."""
     a = operands[0]
     out = (jax.ShapeDtypeStruct(a.shape, jnp.float32), jax.ShapeDtypeStruct(a.shape[:1], jnp.float32))
     name = "probe_join" if len(operands) == 2 else "probe_join_masked"
