@@ -1,12 +1,13 @@
-"""What a serialized executable would save at a start, over the persistent cache of compiled programs.
+"""How much start-up time a serialized executable would save over the persistent cache of compiled programs.
 
-Claim: the cache already keeps the executable itself. What is left of a warm start is tracing and lowering, from which
-the cache's key is computed; a serialized executable, which would be found by another key, would save these alone.
+Claim: the cache already stores the executable itself. What remains of a warm start is tracing and lowering, from which
+the cache's key is computed; a serialized executable, found by another key, would save only these.
 
     python experiments/benchmarks/aot_start.py [--recipe digits] [--network resnet50 ...] [--json aot.json]
 
-Compiles the train step once into an empty cache, then in the same process, with JAX's own caches cleared, takes the
-ways apart: trace, lower, load from the cache; and ``serialize_executable.deserialize_and_load``. CPU; CPU seconds.
+It compiles the train step once into an empty cache. Then, in the same process and with JAX's own caches cleared, it
+times the parts separately: trace, lower, load from the cache; and ``serialize_executable.deserialize_and_load``. CPU;
+CPU seconds.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The README's first command from an empty cache, on a time line; and the same command once everything is kept.
+"""Timeline of the README's first command from an empty cache, and of the same command with everything cached.
 
-Claim: from an empty cache on two cores with AVX2 the first step is done within 25 s and all within 50 s.
+Claim: from an empty cache on two cores with AVX2, the first step is done within 25 s and everything within 50 s.
 
     python experiments/benchmarks/cold_start.py [--recipe digits] [--isa native|avx2] [--repeat 3] [--json cold.json]
 
 Every repetition has a new cache and a new run directory, and is followed by a warm start: the same training with that
-cache into another directory. ``--isa avx2`` leaves AVX-512 out, on a processor that has it, of what the C++ and XLA are
-compiled for (with g++ or clang++). CPU seconds are those of the command and all it starts: on a machine with other work
-they are the steadier figure. Seconds of a phase are on the clock, from the start of the process where ``at`` says so.
+cache into another directory. ``--isa avx2`` compiles the C++ and XLA code without AVX-512 on a processor that has it
+(with g++ or clang++). CPU seconds are those of the command and all its child processes, which is the steadier figure on
+a machine with other work. Seconds of a phase are wall time, measured from the start of the process where ``at`` says
+so.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The CPU's forms of a convolution against ``lax``'s own, shape by shape, outside and inside a loop.
+"""The CPU's forms of a convolution compared with ``lax``'s own, shape by shape, outside and inside a loop.
 
 Claim: no form is slower than what ``lax.conv_general_dilated`` and its autodiff compile to, and inside ``scan`` the
-gradients are not the 10 to 27 times slower ones.
+gradients avoid the slow path that is 10 to 27 times slower.
 
     python experiments/benchmarks/conv_forms.py [--network resnet20_cifar] [--seconds 2] [--json forms.json]
 
-Each row: one distinct convolution of the network, one operation. ``lax`` and ours run alternately; the figure is the
-shortest of all runs, in GFLOP/s of the direct convolution, and the ratio says how many times faster ours is. CPU
-seconds are those of all threads: on a machine with other work they are the steadier figure. Hardware: any CPU; a few
+Each row is one distinct convolution of the network and one operation. ``lax`` and our form run alternately. The figure
+is the shortest of all runs, in GFLOP/s of the direct convolution, and the ratio says how many times faster ours is. CPU
+seconds are those of all threads, which is the steadier figure on a machine with other work. Hardware: any CPU; a few
 minutes for one network.
 """
 

@@ -1,14 +1,14 @@
-"""How long a data set of a million files takes to open, the first and the second time, and how much memory.
+"""How long a data set of a million files takes to open, the first and the second time, and how much memory it needs.
 
-Claim: the second time takes under 5 s, for the index of a folder is kept (resnet_jax/data/index.py); paths and labels
-then take the bytes of the file names and 12 more an example.
+Claim: the second time takes less than 5 s, because the index of a folder is cached (resnet_jax/data/index.py); paths
+and labels then take the bytes of the file names plus 12 per example.
 
     uv run python experiments/benchmarks/index_start.py --files 1000000 --out experiments/results/bench/index_start.json
 
-Writes FILES names in 1,000 class folders (train, and val with a fiftieth), hard links to a few small PNG files so that
-the disk holds names and no pixels, opens them in new processes, as `folder:` and as a table (`manifest:`), and removes
-them. The kernel knows the names already, as after a copy; the first look at a slow disk takes longer. Two CPU cores,
-about 4 minutes. Expected: experiments/results/bench/README.md.
+It writes FILES names in 1,000 class folders (train, and val with a fiftieth), as hard links to a few small PNG files so
+that the disk holds names and no pixels, opens them in new processes, as `folder:` and as a table (`manifest:`), and
+removes them. The kernel already has the names cached, as after a copy; the first scan of a slow disk takes longer. It
+takes about 4 minutes on two CPU cores. Expected: experiments/results/bench/README.md.
 """
 
 from __future__ import annotations

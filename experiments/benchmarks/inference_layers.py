@@ -1,16 +1,16 @@
-"""Each convolution of ResNet-50 for inference, with the bias and ReLU after it: in several passes, in one, and packed.
+"""Each convolution of ResNet-50 for inference, with the following bias and ReLU: in several passes, in one, and packed.
 
-Claim: the compiled form runs near the peak of the processor, whatever the layer, for one image and for sixteen.
+Claim: the compiled form runs close to the processor's peak in every layer, for one image and for sixteen.
 
     python experiments/benchmarks/inference_layers.py [--batch 1 16] [--seconds 1] [--json layers.json]
 
-``plain`` is the convolution that training has, with a bias and a ReLU that XLA computes after it; ``one pass`` is
-``ops.finished_conv``; ``packed`` is that with a kernel packed beforehand, where it is. They run alternately, a layer by
-itself, so that its kernel stays in the cache if it fits, which it does not in a network. The figures are the shortest
-of all runs, in GFLOP/s of the direct convolution, which Winograd's form exceeds. The peak is that of a large matrix
-product in NumPy. A last line sums the time of a whole network, each layer as often as it occurs. Limit a processor with
-AVX-512 to AVX2 by a compiler that replaces ``-march=native`` (``CXX``), with a cache of its own. Hardware: any CPU; a
-minute for each batch.
+``plain`` is the convolution of training, with a bias and a ReLU that XLA computes after it; ``one pass`` is
+``ops.finished_conv``; ``packed`` is the same with a kernel packed beforehand, where that exists. They run alternately,
+one layer at a time, so that its kernel stays in the cache if it fits, which it does not in a network. The figures are
+the shortest of all runs, in GFLOP/s of the direct convolution, which Winograd's form exceeds. The peak is that of a
+large matrix product in NumPy. A last line sums the time of a whole network, counting each layer as often as it occurs.
+To limit a processor with AVX-512 to AVX2, use a compiler wrapper that replaces ``-march=native`` (``CXX``), with a
+cache of its own. Hardware: any CPU; a minute for each batch.
 """
 
 from __future__ import annotations

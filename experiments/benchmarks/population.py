@@ -1,20 +1,20 @@
-"""A population of K runs in one vmapped program against K runs one after another.
+"""A population of K runs in one vmapped program compared with K runs one after another.
 
-Claim: none yet; the figure is the ratio of wall time, which depends on the machine. On a GPU one small run leaves most
-of the device idle, and the population should win; on a CPU the step of a single run already keeps the cores busy.
+Claim: none yet; the figure is the ratio of wall times, which depends on the machine. On a GPU, one small run leaves
+most of the device idle, and the population should win; on a CPU, the step of a single run already keeps the cores busy.
 
 Both sides train the same ResNet-20 on the same batches from the same states with the same single-run step: one side
-compiles ``vmap`` of it, the other calls it for one member after another. Compilation is left out and told apart. The
-sides take turns (population, one by one, population, ...), each turn some steps long, so that a machine that changes
-its pace meets both; the figures are medians over the turns. Batches lie on the device before the clock starts, and the
-clock stops when the results are there.
+compiles ``vmap`` of it, the other calls it for one member after another. Compilation is not included and is reported
+separately. The sides take turns of several steps each (population, one by one, population, ...), so that changes of the
+machine's speed affect both; the figures are medians over the turns. Batches are on the device before the clock starts,
+and the clock stops when the results are there.
 
 Commands:
 
     uv run python experiments/benchmarks/population.py
     uv run python experiments/benchmarks/population.py --members 8 --batch-size 128 --steps 50 --turns 9
 
-Hardware and time: any; 5 minutes on 2 CPU cores, most of them compilation. Prints one JSON object.
+Hardware and time: any; 5 minutes on 2 CPU cores, mostly for compilation. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What it costs to measure the gradient at every block inside the train step: time and memory, side by side.
+"""The cost of measuring the gradient at every block inside the train step: time and memory, side by side.
 
-Claim: a step with probes computes everything else to the same bit, needs hardly more memory and at most 3 % more time.
-A run that logs every tenth step (`--train.depth-every 10`) makes only those with probes: ten steps, one of them probed,
-against ten without, are the second measurement.
+Claim: a step with probes computes everything else bit for bit the same, and needs hardly more memory and at most 3 %
+more time. A run that logs every tenth step (`--train.depth-every 10`) has probes only in those; the second measurement
+is therefore ten steps, one of them probed, compared with ten without probes.
 
     uv run python experiments/benchmarks/probe_overhead.py --out experiments/results/bench/probe_overhead.json
 
-Both programs are compiled first and run in turns, the order changing; figures are medians over the turns, and for a
-machine with other work the ratios of the shortest times and of the fewest CPU seconds. Two CPU cores, about 8 minutes.
-Expected: experiments/results/bench/README.md.
+Both programs are compiled first and run in turns in changing order. Figures are medians over the turns and, for a
+machine with other work, the ratios of the shortest times and of the fewest CPU seconds. It takes about 8 minutes on two
+CPU cores. Expected: experiments/results/bench/README.md.
 """
 
 from __future__ import annotations

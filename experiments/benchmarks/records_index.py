@@ -1,12 +1,13 @@
-"""A million examples in one ArrayRecord file: seconds to open, memory of the index, and what a record costs to read.
+"""A million examples in one ArrayRecord file: time to open it, memory of the index, cost of reading a record.
 
-Claim: a set of a million examples opens in well under 5 seconds, the first time as the second, for its labels lie in a
-record of their own; it takes about 21 bytes of memory an example. Reading a record takes microseconds; the library's
-own data source asks its reader for a list of one, which takes longer the more records the file has: milliseconds here.
+Claim: a data set of a million examples opens in well under 5 seconds, the first time as the second, because its labels
+are in a record of their own; it takes about 21 bytes of memory per example. Reading a record takes microseconds. The
+library's own data source asks its reader for a list of one record, which takes longer the more records the file has:
+milliseconds here.
 
     python experiments/benchmarks/records_index.py [--examples 1000000] [--json records-index.json]
 
-Every figure is of a process of its own, sides taking turns. Hardware: any CPU, 1 GB of disk; minutes.
+Every figure comes from a process of its own, with the sides taking turns. Hardware: any CPU, 1 GB of disk; minutes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Each convolution of a network's train step in its three directions: GFLOP/s of a core.
 
-Claim: forward, input gradient and weight gradient run near the peak of a core, whatever the layer.
+Claim: forward, input gradient and weight gradient run close to a core's peak in every layer.
 
     python experiments/benchmarks/train_layers.py resnet50 --batch 16 [--out layers.json]
 
-The convolutions are those that the network's forward pass is traced to have. Figures are of the fewest CPU seconds of
-some runs, all threads together, and so hold roughly on a machine with other work too: memory and caches are shared.
+The convolutions are those found by tracing the network's forward pass. Figures use the fewest CPU seconds of several
+runs, summed over threads, so they roughly hold on a machine with other work too, although memory and caches are shared.
 They count the operations of the direct convolution, which Winograd's form exceeds by up to 2.25. A last line sums the
 time of a step's convolutions. Any CPU; about half a minute for ResNet-50.
 """

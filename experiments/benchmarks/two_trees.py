@@ -1,11 +1,11 @@
-"""Is the train step of one source tree as fast as that of another? Both measured in turns, in one run.
+"""Compare the speed of two source trees' train steps, measured in turns in one run.
 
     python experiments/benchmarks/two_trees.py BEFORE_TREE AFTER_TREE --rounds 7 --out FILE.json
 
-A tree is a checkout of this repository. Each round starts a process for each tree, in alternating order, which compiles
+A tree is a checkout of this repository. Each round starts a process for each tree, in alternating order. It compiles
 the train step of ResNet-20 (CIFAR-10's shapes, batch 128, SGD with momentum, crops and flips) through the public
-functions that both have, and times 30 steps after 5; the figure is the ratio of the medians over rounds. The evaluation
-step is timed likewise. About 25 seconds a round and tree on 2 cores.
+functions that both trees have, and times 30 steps after 5; the figure is the ratio of the medians over rounds. The
+evaluation step is timed in the same way. A round takes about 25 seconds per tree on 2 cores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which network of which peer is compared with which of ours. Plain data: both sides read it."""
+"""The networks of each peer that are compared with ours, as plain data that both sides read."""
 
 from __future__ import annotations
 

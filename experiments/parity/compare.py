@@ -1,23 +1,23 @@
-r"""Our networks against PyTorch implementations that nobody here wrote, with the same random weights.
+r"""Our networks compared with independent PyTorch implementations, with the same random weights.
 
-Claim: logits agree to 1e-4, the gradient of every parameter to 1e-3 relative (norm of the difference over norm), the
-running statistics after one step to 1e-4 relative; in eval and in train mode, for every case that results/README.md
-lists. That page also says which of the cases of ``cases.py`` were not run. In float64 the two agree to rounding, which
-shows that what is left in float32 is rounding too.
+Claim: logits agree to 1e-4, the gradient of every parameter to 1e-3 relative (norm of the difference over norm), and
+the running statistics after one step to 1e-4 relative, in eval and in train mode, for every case in results/README.md.
+That page also says which cases of ``cases.py`` were not run. In float64 the two agree to rounding, which shows that the
+remaining difference in float32 is rounding too.
 
-The peers live in an environment of their own:
+The peers are in an environment of their own:
 
     python3.11 -m venv PEERS
     PEERS/bin/pip install torch==2.13.0 numpy safetensors transformers timm torchvision pytorchcv   # CPU build of torch
     git clone https://github.com/hongyi-zhang/Fixup; git clone https://github.com/akamaster/pytorch_resnet_cifar10
 
-Command (runs every case; what is in results/ came from it with the names of the cases listed there. Name cases, or
-patterns like 'timm-*', to run a few):
+Command (without names it runs every case; the committed results came from it with the names of the cases listed there.
+Name cases, or patterns such as 'timm-*', to run a few):
 
     uv run python experiments/parity/compare.py --peer PEERS/bin/python \
         --checkout fixup=Fixup --checkout akamaster=pytorch_resnet_cifar10
 
-Hardware and time: 2 CPU cores, one to three minutes a case. Expected: "yes" in every row.
+Hardware and time: 2 CPU cores, one to three minutes per case. Expected: "yes" in every row.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The reference: a network of a PyTorch library with random weights, its logits, gradients and statistics in one file.
+"""The reference: a PyTorch network with random weights, and its logits, gradients and statistics in one file.
 
-Runs in the peer's environment and imports nothing of ours; ``compare.py`` calls it:
+It runs in the peer's environment and imports nothing of ours; ``compare.py`` calls it:
 
     PEER_PYTHON peer.py CASE OUT.safetensors [--checkout NAME=FOLDER ...]
 
-Every parameter and statistic is drawn anew, away from the values a network starts from: a wrong sign, a swapped pair of
-tensors or a zero-initialized branch must show. The running statistics are those of a random batch, disturbed, so that
-eval mode stays in range. Names in the file:
+Every parameter and statistic is drawn at random, away from a network's initial values, so that a wrong sign, a swapped
+pair of tensors or a zero-initialized branch shows. The running statistics are those of a random batch, perturbed, so
+that eval mode stays in range. Names in the file:
 
 | name | what |
 |---|---|

@@ -1,8 +1,8 @@
 """The plain Flax side of ``resnet-jax bench``: ResNet as in Flax's ImageNet example, nothing of this project's.
 
-``nn.Conv`` (padding SAME), ``nn.BatchNorm``, ``jax.jit`` with the default options and a donated state, SGD with
-momentum 0.9 and L2, the last norm of each branch starting at zero: what a user of the example gets. Inference runs the
-network in evaluation mode as it is; nothing is folded. ``resnet_jax/bench/serve.py`` loads and times it.
+It uses ``nn.Conv`` (padding SAME), ``nn.BatchNorm``, ``jax.jit`` with default options and a donated state, and SGD with
+momentum 0.9 and L2, with the last norm of each branch starting at zero, as a user of the example would. Inference runs
+the network unchanged in evaluation mode, without folding. ``resnet_jax/bench/serve.py`` loads and times it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The ONNX Runtime and OpenVINO sides of ``resnet-jax bench infer``: the same network as an ONNX file, on the CPU.
 
 It imports nothing of this project; ``resnet_jax/bench/serve.py`` loads and times it in an interpreter that has ``onnx``
-and ``onnxruntime`` or ``openvino``. The file is what an exporter writes of a trained network: convolutions with a bias,
-batch norm folded, ReLU, additions, pooling, one matrix product; NCHW, all shapes constant, random weights of He's
-variance (speed does not depend on them). Both runtimes optimize it as they do by default, with a thread for each core
-that the process may use; OpenVINO for one request at a time (its hint LATENCY).
+and ``onnxruntime`` or ``openvino``. The file is what an exporter would write for a trained network: convolutions with a
+bias, batch norm folded, ReLU, additions, pooling, one matrix product; NCHW, all shapes constant, random weights of He's
+variance (speed does not depend on them). Both runtimes use their default optimizations, with a thread for each core
+that the process may use; OpenVINO is set up for one request at a time (its hint LATENCY).
 """
 # pyright: reportMissingImports=false
 

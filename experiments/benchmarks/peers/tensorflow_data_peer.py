@@ -1,9 +1,9 @@
 """tf.data's side of ``resnet-jax bench data``: the same files, or a TFRecord of their bytes; decode, crop, flip, batch.
 
 It imports nothing of this project; ``resnet_jax/bench/serve.py`` loads it in an interpreter that has tensorflow. The
-crop is a box of ``sample_distorted_bounding_box`` that ``decode_and_crop_jpeg`` decodes alone, as in TensorFlow's own
-ResNet; with ``whole``, all of the image is decoded, as the other sides do. It is resized bilinearly, without
-antialiasing. Batches are uint8. Parallel calls and threads are as many as the other sides have.
+crop is a box of ``sample_distorted_bounding_box``, and ``decode_and_crop_jpeg`` decodes only that, as in TensorFlow's
+own ResNet; with ``whole`` the whole image is decoded, as on the other sides. It is resized bilinearly, without
+antialiasing. Batches are uint8. Parallel calls and threads are as many as on the other sides.
 """
 # pyright: reportMissingImports=false
 

@@ -1,7 +1,7 @@
 """PyTorch's side of ``resnet-jax bench data``: ImageFolder, torchvision's transforms on Pillow images, DataLoader.
 
 It imports nothing of this project; ``resnet_jax/bench/serve.py`` loads it in an interpreter that has torch and
-torchvision. Batches are uint8, not normalized, as those of the other sides. Its workers are processes, as many as the
+torchvision. Batches are uint8 and not normalized, as on the other sides. Its workers are processes, as many as the
 other sides have threads.
 """
 # pyright: reportMissingImports=false

@@ -1,11 +1,11 @@
 """The PyTorch side of ``resnet-jax bench``: the same network, channels_last, eager or through ``torch.compile``.
 
 It imports nothing of this project; ``resnet_jax/bench/serve.py`` loads and times it in an interpreter that has torch.
-Training: ``SGD(momentum=0.9, weight_decay=1e-4)``, ``cross_entropy``, batch norm in train mode; with bfloat16 the
-forward pass and the loss under autocast. Inference: evaluation mode, batch norm folded by
-``fuse_conv_bn_eval``, with bfloat16 the whole network in it, under ``inference_mode``; with ``freezing`` Inductor may
-take the parameters for constants, and so lay the kernels out once and join what follows a convolution to it. float32
-keeps PyTorch's defaults (on a GPU: TF32 in convolutions, as in XLA).
+Training uses ``SGD(momentum=0.9, weight_decay=1e-4)``, ``cross_entropy`` and batch norm in train mode; with bfloat16,
+the forward pass and the loss run under autocast. Inference uses evaluation mode with batch norm folded by
+``fuse_conv_bn_eval`` under ``inference_mode``, with bfloat16 for the whole network. With ``freezing``, Inductor may
+treat the parameters as constants, so it can lay the kernels out once and fuse what follows a convolution. float32 keeps
+PyTorch's defaults (on a GPU: TF32 in convolutions, as in XLA).
 """
 # pyright: reportMissingImports=false
 

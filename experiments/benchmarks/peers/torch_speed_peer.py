@@ -2,11 +2,11 @@
 
     PYTHON_WITH_TORCH torch_speed_peer.py SPEC.json DATA.npz RESULT.json
 
-It imports nothing of this project. The network is that of rows such as ``airbench96_cifar``: a fixed whitening
-convolution, then stages of convolution, maximum, batch norm, activation and residual blocks. In channels_last; with
-``compile`` in the specification through ``torch.compile``, compiled before the clock starts.
+It imports nothing of this project. The network is that of rows such as ``airbench96_cifar``: a frozen whitening
+convolution, then stages of convolution, max pool, batch norm, activation and residual blocks, in channels_last. With
+``compile`` in the specification it runs through ``torch.compile``, compiled before the clock starts.
 
-Where it cannot be the same: PyTorch's running variance is the unbiased one, and orders and crops are drawn by another
+Two things differ necessarily: PyTorch's running variance is the unbiased one, and orders and crops are drawn by another
 generator. Kernels start from the same distributions.
 """
 # pyright: reportMissingImports=false
