@@ -1,13 +1,13 @@
 """The cost of augmentation policies: on the device next to a train step, on the host next to decoding and cropping.
 
-Claims: (1) on the device, with ResNet-20, a policy computes its three forms once instead of every operation, and is cheaper than a
+Claims: (1) on the device, a policy computes its three forms once instead of every operation, and is cheaper than a
 `lax.switch` over the operations, of which `vmap` computes all branches; (2) on the host, an image runs only the
 operations that are drawn.
 
     uv run python experiments/benchmarks/augmentation.py --images FOLDER --out results/augmentation.json
 
-All programs are compiled first and run in turns in changing order; figures are medians over the turns. It takes about 4
-minutes on two CPU cores.
+All programs are compiled first and run in turns in changing order; figures are medians over the turns. The
+train step is ResNet-20's. It takes about 4 minutes on two CPU cores.
 """
 
 from __future__ import annotations

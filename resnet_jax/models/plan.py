@@ -29,8 +29,7 @@ class BlockSpec:
         strides: stride of the block.
         beta: factor that the NF rules apply to the activated input: 1 / sqrt(variance of the input); otherwise 1.
         drop_rate: probability that stochastic depth drops the branch.
-        dilation: distance between the taps of a window in positions of the block's output, at the resolution it would
-            have without ``output_stride``.
+        dilation: distance between the taps of a window in positions of the block's output; 1 without ``output_stride``.
         undone: the stride that dilation replaces in this block, 1 or 2; ``strides`` is then 1.
         inner: output channels of each convolution of its branch but the last (``branch_widths``); empty: the block kind
             decides.

@@ -13,8 +13,9 @@ operation           of                                            gives
 ``spread`` is linear in its first two operands, ``collect`` in its first. Each is the transpose of the other, and the
 tangents of ``moments`` are two sums of ``collect``. The gradient of a batch norm therefore takes one pass over its
 input and the cotangent for all sums, and one elementwise pass. Both may be *masked*: zero where another ``bias + gain *
-(x - mean)`` is not positive. A ``spread`` masked by itself (``activate``) is followed by a ReLU; ``gate`` passes the
-cotangent of ``x``, masked, times the gain. Masks are recomputed where they are used, so they need not be kept.
+(x - mean)`` is not positive. A ``spread`` masked by itself (``activate``) equals one followed by a ReLU; ``gate``
+passes the cotangent of ``x``, masked, times the gain. Masks are recomputed where they are used, so they need not be
+kept.
 
 On the CPU, XLA sums over positions at a few percent of memory speed, so these sums are compiled there
 (``native/norm.cc``). On a GPU the moments take one pass, and each pair of sums two kernels

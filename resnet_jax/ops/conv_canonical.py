@@ -76,7 +76,7 @@ def weight_gradient_by_taps(x: Array, g: Array, spec: ConvSpec) -> Array:
 def _borders(g: Array, spec: ConvSpec) -> list[tuple[int, int, int]]:
     """Return per dimension how far a window reaches past its first tap, and the padding that ``g`` really used.
 
-    If the size is not a multiple of the last stride, the upper padding is below the nominal one, and may be negative.
+    If the strides do not cover the input exactly, the upper padding is below the nominal one and may be negative.
     """
     result = []
     for size, window, stride, pad, dilation, out in zip(

@@ -3,12 +3,11 @@
 A core of an AMD EPYC (Zen 5, AVX-512, two cores) can do 285 GFLOP/s of float32 multiply-adds. Of these, XLA:CPU's
 convolutions of ResNets reach 90 to 290 forward and 34 to 207 in the weight gradient, and PyTorch's (oneDNN) 60 to 280
 and 95 to 260. ``conv.cc`` reaches 145 to 240, and with Winograd's algorithm, which needs fewer products, the equivalent
-of 285 to
-470. All convolutions of a training step, one by one, take 115 ms of a core for resnet20_cifar (batch 128), and 1.80 s
-for resnet50 (batch 16), or 1.56 s into memory that was in use before. PyTorch's, into new memory, take 152 ms and 2.08
-s: clearing the pages of a 51 MB result takes as long as computing it. XLA's sums over positions, the basis of batch
-norm, run at a few percent of memory speed, those of ``norm.cc`` at a third to all of it. Max pooling takes a third of
-XLA's time, its gradient a twentieth.
+of 285 to 470. All convolutions of a training step, one by one, take 115 ms of a core for resnet20_cifar (batch 128),
+and 1.80 s for resnet50 (batch 16), or 1.56 s into memory that was in use before. PyTorch's, into new memory, take 152
+ms and 2.08 s: clearing the pages of a 51 MB result takes as long as computing it. XLA's sums over positions, the basis
+of batch norm, run at a few percent of memory speed, those of ``norm.cc`` at a third to all of it. Max pooling takes a
+third of XLA's time, its gradient a twentieth.
 
 Inference has its own form, ``gemm.h``. The operations after a convolution are done while its sums are in registers; 1x1
 and strided 3x3 convolutions with few or narrow rows are one matrix product; and late layers of a single image are split
