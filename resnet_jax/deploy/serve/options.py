@@ -51,9 +51,9 @@ class Limits:
     upload_seconds: Positive = 15.0
     """Seconds within which the body must arrive. Otherwise the request is answered with 408."""
     seconds: Positive = 30.0
-    """Seconds from the complete request to its answer. Otherwise it is answered with 504."""
+    """Maximum seconds from the complete request to its answer. Otherwise it is answered with 504."""
     drain_seconds: Positive = 20.0
-    """Seconds for answering accepted requests after SIGTERM or Ctrl-C."""
+    """Maximum seconds for answering accepted requests after SIGTERM or Ctrl-C."""
 
     def __post_init__(self) -> None:
         """Check the values; raises UsageError."""
