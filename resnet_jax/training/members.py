@@ -1,6 +1,4 @@
-"""A uniform view of one state or a population, told apart only by the rank of ``step``: what the loop needs of
-either.
-"""
+"""A uniform view of one state or a population, told apart only by the rank of ``step``: what the loop needs of both."""
 
 from __future__ import annotations
 
