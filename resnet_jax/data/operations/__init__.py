@@ -1,4 +1,4 @@
-"""Operations on images of 8 bits: one table of definitions for host and device, for single transforms and policies.
+"""Operations on 8-bit images: one table of definitions for host and device, used by single transforms and policies.
 
 ==========  ===========================================================
 file        what it holds
