@@ -1,4 +1,4 @@
-"""The log of what happened to a run, apart from its numbers: one JSON object a line, appended at once.
+"""The log of what happened to a run, apart from its numbers: one JSON object per line, appended immediately.
 
 =============  ===========================================================================================
 ``start``      a session begins: the process, the host, the devices, the version
@@ -17,8 +17,8 @@
 ``end``        the run is finished: ``step``, ``reason``
 =============  ===========================================================================================
 
-Every line has ``time`` (UTC, ISO 8601) and ``event``. What cannot be written is lost: a log never ends a training.
-A log that grows past :data:`MOST_BYTES`, of a run that rejects a million updates, keeps its beginning and its end.
+Every line has ``time`` (UTC, ISO 8601) and ``event``. What cannot be written is lost: a log never ends a training. A
+log that grows past :data:`MOST_BYTES`, as in a run that rejects a million updates, keeps its beginning and its end.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from typing import Any
 
 from resnet_jax.runtime.files import replacing
 
-#: Bytes of a log; one that grows past them keeps the first eighth and the last three.
+#: Maximum size of a log in bytes; beyond it, the first eighth and the last three eighths are kept.
 MOST_BYTES = 8 * 2**20
 
 
 class EventLog:
-    """Appends events to a file; nowhere, if there is none.
+    """Appends events to a file, if there is one.
 
     Args:
-        path: the file; None for nowhere, as of processes that are not the main one.
+        path: the file; None for no file, as in processes other than the main one.
 
     >>> EventLog(None).add("save", step=5)
     """
@@ -50,7 +50,7 @@ class EventLog:
         self._path = path
 
     def add(self, event: str, **facts: Any) -> None:
-        """Append an event with its facts: plain numbers, texts and lists."""
+        """Append an event with its details: plain numbers, strings and lists."""
         if self._path is None:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
@@ -66,7 +66,7 @@ class EventLog:
                 self._shorten(now)
 
     def _shorten(self, now: str) -> None:
-        """Leave out the middle."""
+        """Remove the middle."""
         assert self._path is not None
         lines = self._path.read_bytes().splitlines(keepends=True)
         eighth, size, first, last = MOST_BYTES // 8, 0, 0, len(lines)
@@ -82,12 +82,12 @@ class EventLog:
             partial.write_bytes(b"".join([*lines[:first], note, *lines[last:]]))
 
 
-#: Logs nothing.
+#: A log that records nothing.
 NO_EVENTS = EventLog(None)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a file, oldest first; lines that are none are left out. Empty if there is no file."""
+    """Return the events of a file, oldest first, without invalid lines; empty if there is no file."""
     if not path.is_file():
         return []
     found = []

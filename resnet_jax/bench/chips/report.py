@@ -48,7 +48,7 @@ def _lines(result: dict[str, Any]) -> str:
 
 
 def _by_default(peak: int, result: dict[str, Any]) -> str:
-    """Return whether a program fits in what JAX takes of a GPU unless it is told otherwise; nothing of a TPU."""
+    """Return whether a program fits in the GPU memory that JAX takes by default; empty for a TPU."""
     taken = result.get("memory_by_default")
     if taken is None:
         return ""
