@@ -171,7 +171,7 @@ class CellFault(Observer):
             return
         self._known = True
         if found := explain_member(self._cell, error):
-            self._cell.say(f"  seed {self._seeds[error.member]}: {found}; all about it is in {self._cell.run.fault}")
+            self._cell.say(f"  seed {self._seeds[error.member]}: {found}; details are in {self._cell.run.fault}")
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -216,7 +216,7 @@ def _devices(findings: list[Finding], environment: Mapping[str, str], patience: 
     if environment.get("JAX_DISABLE_JIT", "").lower() in ("1", "true"):
         findings.append(Finding("slow", "JAX_DISABLE_JIT is set: nothing is compiled"))
     if environment.get("JAX_DEBUG_NANS", "").lower() in ("1", "true"):
-        findings.append(Finding("slow", "JAX_DEBUG_NANS is set: every result is fetched and looked at"))
+        findings.append(Finding("slow", "JAX_DEBUG_NANS is set: every result is fetched and checked"))
     return found
 
 
@@ -225,9 +225,13 @@ def _slow_on_cpu(operations: str, devices: int, compiler: str | None) -> list[Fi
     if operations != "native":
         why = f"{SWITCH} is off" if is_switched_off() else operations.removeprefix("xla (").removesuffix(")")
         do = "" if compiler or is_switched_off() else "; g++ or clang++ makes training much faster"
-        found.append(Finding("slow", f"convolutions and batch norm take XLA's own forms on this CPU: {why}{do}"))
+        found.append(
+            Finding("slow", f"convolutions and batch norm use XLA's own implementations on this CPU: {why}{do}")
+        )
     if devices > 1:
-        found.append(Finding("note", f"the CPU is divided into {devices} devices: for tests; one is faster"))
+        found.append(
+            Finding("note", f"the CPU is divided into {devices} devices, which is meant for tests; one is faster")
+        )
     instructions = describe_processor()["instructions"]
     if instructions is not None and not {"avx512f", "neon", "sve"} & {*instructions}:
         has = "AVX2" if "avx2" in instructions else "no AVX2"

@@ -49,8 +49,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     result = as_json(found)
     if options.verify and result["damaged"]:
         raise CheckError(
-            f"{result['damaged']} of {len(found)} checkpoints in {options.run_dir} are damaged; what reads them uses "
-            "others, and the run sets them aside when it resumes",
+            f"{result['damaged']} of {len(found)} checkpoints in {options.run_dir} are damaged; other checkpoints "
+            "are used instead, and the run sets the damaged ones aside when it resumes",
             result,
         )
     return result

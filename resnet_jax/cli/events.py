@@ -40,7 +40,7 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
     run = RunDirectory(options.run_dir)
     if not run.events.exists():
         run = RunDirectory.existing(options.run_dir)
-        raise UsageError(f"{run.path} has no {run.events.name}: it was made before runs kept one, or is no trained run")
+        raise UsageError(f"{run.path} has no {run.events.name}: it is older than event logs, or not a trained run")
     found = [event for event in read_events(run.events) if not options.only or event["event"] in options.only]
     console = console_for(options.common)
     for event in found:

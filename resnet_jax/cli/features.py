@@ -77,7 +77,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     for line in (*(described.notes if described is not None else ()), *embedder.said()):
         say(failures, line)
     if named.left_out.counts:
-        say(failures, f"{named.left_out.counts.total():,} files left out, for they are no images: {named.left_out}")
+        say(failures, f"{named.left_out.counts.total():,} files skipped because they are not images: {named.left_out}")
     say(console, f"{options.part} of {shape[0]:,} images, float32 {shape}, in {options.out}")
     result = {"out": str(options.out), "part": options.part, "features": list(shape), "failed": len(bad)}
     if bad:

@@ -40,7 +40,7 @@ def run(argv: list[str]) -> None:
     own, dashes, words = _cut(argv)
     options = parse(LaunchOptions, own, verb="launch", about=ABOUT)
     if not dashes or not words:
-        raise UsageError("launch takes a command behind --: resnet-jax launch --local 2 -- train digits")
+        raise UsageError("launch takes a command after --: resnet-jax launch --local 2 -- train digits")
     for name, value in (("--local", options.local), ("--devices-per-process", options.devices_per_process)):
         if value is not None and value < 1:
             raise UsageError(f"launch {name} must be 1 or more, got {value}")

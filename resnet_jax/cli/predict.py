@@ -93,7 +93,7 @@ def run(argv: list[str]) -> Any:
         for name, why in named.problems:
             results.add(name, (), (), f"{name}: {why}")
     if named.left_out.counts:
-        say(failures, f"{named.left_out.counts.total():,} files left out, for they are no images: {named.left_out}")
+        say(failures, f"{named.left_out.counts.total():,} files skipped because they are not images: {named.left_out}")
     for line in predictor.said():
         say(failures, line)
     if results.bad:

@@ -81,7 +81,7 @@ def run(argv: list[str]) -> Any:
     metrics, log = Metrics(), AccessLog(sys.stderr if options.access_log == "json" else None)
     watch = Watch(engine, reference_path(run), options.drift_window, metrics, log) if watched else None
     if options.drift and watch is None:
-        say(console, f"No reference of images: `resnet-jax drift {options.run}` makes one, and drift is watched then")
+        say(console, f"No reference images: `resnet-jax drift {options.run}` creates them, to monitor drift")
     heatmap = heatmap_of(engine) if options.heatmap else None
     service = Service(engine, options.batching, limits, metrics, heatmap=heatmap, watch=watch)
     serve(service, bound, host=options.host, token=token, log=log, say=lambda text: say(console, text))

@@ -145,7 +145,7 @@ def load_array_record(location: str, reading: Reading, /) -> Dataset:
         start += split.count
         greyed = records.spec["image"].shape[-1] == 1 and _channels(split) == 3
         if greyed and not isinstance(records, EncodedRecords):
-            notes.append(f"the {split.name} images are RGB, turned to grey: the network takes 1 channel")
+            notes.append(f"the {split.name} images are RGB, converted to gray: the network takes 1 channel")
     return Dataset(
         f"array_record:{location}",
         splits,

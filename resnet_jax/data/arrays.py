@@ -141,8 +141,7 @@ def _to_uint8(images: np.ndarray) -> str:
         if broken:
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
             return (
-                f"; {broken:,} of these values are NaN or infinite, the first at {where}: mend or leave out those "
-                "images"
+                f"; {broken:,} of these values are NaN or infinite, the first at {where}: fix or leave out those images"
             )
     if images.dtype == np.int8 and values.min() < 0:
         return "; int8 ends at 127: if pixels 0..255 were turned into it, x.view(np.uint8) gets them back"

@@ -113,7 +113,7 @@ def load_cifar(location: str, reading: Reading, /) -> Dataset:
         expected = " and ".join(f"{count:,}" for count in version.official)
         notes.append(f"{counts[0]:,} training and {counts[1]:,} test images; {version.name} has {expected}")
     if reading.channels == 1:
-        notes.append("the images are RGB, turned to grey: the network takes 1 channel")
+        notes.append("the images are RGB, converted to gray: the network takes 1 channel")
     return Dataset(f"cifar:{location}", splits, class_names, tuple(notes), {}, reading.least_classes)
 
 

@@ -240,7 +240,7 @@ class Summary:
         if self.left_out.counts:
             others = sum(self.left_out.counts.values())
             total = self.images + others
-            notes.append(f"{others:,} of {total:,} files left out, for they are no images: {self.left_out}")
+            notes.append(f"{others:,} of {total:,} files skipped because they are not images: {self.left_out}")
         if self.nested:
             short = shortened(self.subfolders, 3)
             notes.append(f"{self.nested:,} of {self.images:,} images lie in subfolders of their class folder: {short}")

@@ -199,7 +199,9 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        _log.warning("the index is not kept, and made again next time: %s: %s", path.parent, error.strerror or error)
+        _log.warning(
+            "the index is not stored, and will be rebuilt next time: %s: %s", path.parent, error.strerror or error
+        )
 
 
 def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:

@@ -140,7 +140,7 @@ def _dataset(arrays: dict[str, np.ndarray], file: str, name: str, channels: int 
     names = _names(kind, arrays, suffixes, splits, file)
     notes = _notes(further, left_out, suffixes, splits)
     if greyed:
-        notes = (*notes, f"{', '.join(greyed)} is RGB, turned to grey: the network takes 1 channel")
+        notes = (*notes, f"{', '.join(greyed)} is RGB, converted to gray: the network takes 1 channel")
     origins = {} if "all" in suffixes else {split: f"x{suffix}" for split, suffix in suffixes.items()}
     return Dataset(name, splits, names, notes, origins, least_classes, kind)
 

@@ -87,8 +87,8 @@ def prepare(
         return _result(builder, opens_as, already=True)
     for folder in left_behind(builder):
         say(
-            f"{folder} is what a preparation left that was stopped half-way; it is not used and can be removed, unless "
-            "another process is at it"
+            f"{folder} is left over from an interrupted preparation; it is not used and can be removed, unless "
+            "another process is preparing it"
         )
     if source is not None:
         with _quiet():
@@ -117,7 +117,7 @@ def _run(builder: Any, name: str, where: str | None) -> None:
     except ImportError as error:
         raise DataError(
             f"tfds:{name}: the code of this set needs {missing_module(error)}, which is not installed: {INSTALL}, then "
-            f"again\n  {again}\nWhat was downloaded stays in {_downloads(builder)}; reading the set needs no TensorFlow"
+            f"again\n  {again}\nDownloads are kept in {_downloads(builder)}; reading the set needs no TensorFlow"
         ) from error
     except OSError as error:
         if type(error).__module__.startswith("requests"):
@@ -159,7 +159,7 @@ def _check_manual(builder: Any, name: str) -> None:
         return
     steps = textwrap.indent(textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip(), "  ")
     raise DataError(
-        f"tfds:{name} is not downloaded by itself. Put its files into {manual} (manual_dir), as they come, then run "
+        f"tfds:{name} is not downloaded automatically. Put its files into {manual} (manual_dir), as they are, and run "
         f"this command again. TFDS says:\n{steps}"
     )
 

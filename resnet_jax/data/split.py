@@ -129,7 +129,7 @@ def _roles(dataset: Dataset, division: Division, pools: Mapping[str, Members]) -
         pool, held_out = "train", "test" if "test" in splits else "val"
         given: dict[str, Chosen] = {"test": (held_out, None)}
         fractions = {"train": 1 - val, "val": val}
-        final = ", the final test: it decides nothing" if held_out == "val" else ""
+        final = ", the final test, used for no decision" if held_out == "val" else ""
         cut = _cut(division, dataset.kind)
         said.append(f"splits: train from {names['train']}{cut}; test from {names[held_out]}{final}")
     if fractions["train"] <= 0:
@@ -156,9 +156,13 @@ def _said_of_parts(members: Members, division: Division, parts: Mapping[str, np.
     """Describe how examples were divided, and the resulting sizes of the parts."""
     total = len(members.labels)
     sizes = [f"{name} {len(part):,} ({len(part) / total * 100:.1f} %)" for name, part in parts.items() if len(part)]
-    how = f"a hash of their {members.by}" if division.method == "hash" else "class, as equally as it goes"
+    how = f"a hash of their {members.by}" if division.method == "hash" else "class, as evenly as possible"
     if members.groups is not None:
-        how = "a hash of their groups" if division.method == "hash" else "whole groups, near to equal shares of classes"
+        how = (
+            "a hash of their groups"
+            if division.method == "hash"
+            else "whole groups, with class shares as even as possible"
+        )
     fold = "" if division.fold is None else f"; val is fold {division.fold} of what is not test"
     warning = ""
     if division.method == "hash" and members.by == "positions" and members.groups is None:

@@ -93,7 +93,7 @@ def prepared_where(builder: Any, name: str, data_dir: str | None) -> str:
     folder = f" --data-dir {data_dir}" if data_dir else ""
     said = f"{where}; prepare it once with\n  resnet-jax data prepare {name}{folder}"
     remains = left_behind(builder)
-    return f"{said}\n(a preparation was stopped half-way: {remains[0]} can be removed)" if remains else said
+    return f"{said}\n(a preparation was interrupted: {remains[0]} can be removed)" if remains else said
 
 
 def left_behind(builder: Any) -> list[Path]:

@@ -98,7 +98,9 @@ def _save(path: Path, found: str, labels: np.ndarray) -> None:
             np.savez(file, labels=labels, fingerprint=np.array(found))
         partial.replace(path)
     except OSError as error:
-        _log.warning("labels are not kept, and read again next time: %s: %s", path.parent, error.strerror or error)
+        _log.warning(
+            "labels are not stored, and will be read again next time: %s: %s", path.parent, error.strerror or error
+        )
 
 
 def _collect(source: Any, indices: Any, key: str) -> np.ndarray:

@@ -168,5 +168,5 @@ def _ended(process: subprocess.Popen[bytes]) -> str:
                 ", as the system ends processes when memory runs out (fewer data.workers, or data.threads, need less)"
             )
     return (
-        f"the data worker process {process.pid} was ended {how}; nothing is lost: the run goes on from its checkpoint"
+        f"the data worker process {process.pid} was ended {how}; nothing is lost: the run resumes from its checkpoint"
     )

@@ -65,7 +65,7 @@ def begin(
     if run.config.is_file():
         held = run.read_config()
         source = _source(name, held) if dataset is None else ARRAYS
-        line = f"{run.path} holds a run: its config.yaml decides, and the data is not looked at again."
+        line = f"{run.path} contains a run: its config.yaml is used, and the data is not examined again."
         return Beginning(with_values(held, {"data.source": source, **given}), run.path, (line,), dataset)
     found = look_at(name) if dataset is None else findings_of(dataset, ARRAYS)
     chosen = choose(found, Machine.here(), given)
@@ -149,7 +149,7 @@ def describe(found: Findings) -> str:
             labels = f"values: {', '.join(found.names[:5])}"
         case "segmentation" | "boxes":
             labels = f"{SAID_OF_KIND[found.label_kind]}, of {len(found.names):,}"
-    return f"Looked at {found.source}: {numbers} {found.meaning}s of {size}, {colours}, {found.dtype}; {labels}."
+    return f"Examined {found.source}: {numbers} {found.meaning}s of {size}, {colours}, {found.dtype}; {labels}."
 
 
 def lines_of(chosen: Chosen) -> tuple[str, ...]:

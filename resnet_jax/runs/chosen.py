@@ -193,7 +193,7 @@ def _part(dataset: Dataset, split: str) -> tuple[str, tuple[str, ...]]:
     if split in dataset.splits:
         return split, ()
     if split == "test":
-        return "val", (f"{dataset.name} has no test split: its val split is taken",)
+        return "val", (f"{dataset.name} has no test split: its val split is used",)
     raise UsageError(f"{dataset.name} has no {split} split: it has {', '.join(dataset.splits)}")
 
 
@@ -321,7 +321,7 @@ def describe_colours(records: Records, channels: int, *, skip: bool = False) -> 
     count = len(images)
     colours = sum(has_colours(image) for image in images)
     if channels == 1 and colours:
-        return (f"{_of(colours, count, len(records))} in colours, turned to grey: the network takes 1 channel",)
+        return (f"{_of(colours, count, len(records))} in colours, converted to gray: the network takes 1 channel",)
     if channels == 3 and not colours:
         return (f"{_of(count, count, len(records))} grey, repeated in the 3 channels that the network takes",)
     return ()

@@ -244,7 +244,5 @@ def _notes(rows: Sequence[Row], measure: str, pairs: Sequence[Pair]) -> list[str
     if len(rows) > MOST_ROWS:
         notes.append(f"of more than {MOST_ROWS} rows each is compared with the first, {rows[0].label}, only")
     if tested > 1:
-        notes.append(
-            f"{tested} differences are tested, each at 95 %: of 20 pairs that do not differ, one looks as if it did"
-        )
+        notes.append(f"{tested} differences are tested, each at 95 %: of 20 pairs that do not differ, one appears to")
     return notes

@@ -90,7 +90,7 @@ def _figures(found: Comparison) -> list[DepthFigure]:
     name = found.metric.replace("_", " ")
     figures = []
     chunks = [found.rows[start : start + len(STYLES)] for start in range(0, len(found.rows), len(STYLES))]
-    band = " The band is one standard deviation over seeds, to the step that all of them have reached."
+    band = " The band is one standard deviation over seeds, up to the step that all of them have reached."
     for number, rows in enumerate(chunks, 1):
         ending, part = ("", "") if len(chunks) == 1 else (f"-{number}", f", part {number} of {len(chunks)}")
         more = band if any(len(row.runs) > 1 for row in rows) else ""

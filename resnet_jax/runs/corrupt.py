@@ -57,7 +57,7 @@ class CorruptList:
                 file.write(_line(entry))
             first, self._said = not self._said, True
         if first:
-            self._say(f"skipped an example that cannot be read: {entry.reason}. All are listed in {self._path}")
+            self._say(f"skipped an unreadable example: {entry.reason}. All are listed in {self._path}")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,11 +92,11 @@ def said_skipped(split: str, count: int, total: int) -> str:
     >>> said_skipped("test", 2, 10000)
     'test: 9,998 of 10,000 scored; 2 could not be read and were skipped'
     >>> said_skipped("train", 1, 50)
-    'train: 49 of 50 read; 1 could not be and was skipped'
+    'train: 49 of 50 read; 1 could not be read and was skipped'
     """
     were = "was" if count == 1 else "were"
     if split == "train":
-        return f"train: {total - count:,} of {total:,} read; {count:,} could not be and {were} skipped"
+        return f"train: {total - count:,} of {total:,} read; {count:,} could not be read and {were} skipped"
     return f"{split}: {total - count:,} of {total:,} scored; {count:,} could not be read and {were} skipped"
 
 

@@ -24,7 +24,7 @@ def usual_augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tup
         resized: whether images are resized to it.
     """
     if found.meaning != "image" or len(shape) != 3:
-        return [], f"nothing is known that leaves every {found.meaning} what it is"
+        return [], f"no transform is known to be safe for every {found.meaning}"
     side, transforms, reasons = min(shape[:2]), [], []
     photographs = resized and side > SMALL and found.channels == 3 and not found.grey
     if photographs:
@@ -32,7 +32,7 @@ def usual_augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tup
         reasons.append("photographs: any part")
     elif side >= 8:
         transforms.append(f"random_crop({max(side // 8, 1)})")
-        reasons.append("moved by an eighth")
+        reasons.append("shifted by up to an eighth")
     kept, why = mirrored(found, side)
     return [*transforms, *(["flip"] if kept else [])], "; ".join([*reasons, why])
 
@@ -40,13 +40,13 @@ def usual_augment(found: Findings, shape: tuple[int, ...], resized: bool) -> tup
 def mirrored(found: Findings, side: int) -> tuple[bool, str]:
     """Return whether mirroring preserves the class of an image, and the reason."""
     if found.grey or found.channels != 3:
-        return False, "grey is not mirrored: it may be writing" if found.grey else "bands are not mirrored"
+        return False, "gray images are not mirrored: they may be writing" if found.grey else "bands are not mirrored"
     if side <= 16:
-        return False, "not mirrored, being tiny"
+        return False, "not mirrored, because they are tiny"
     if found.label_kind == "value":
         return False, "not mirrored: the values may depend on the side"
     if any(TURNED.search(name) or len(name) == 1 for name in found.names):
-        return False, "not mirrored: the names are of digits, letters or sides"
+        return False, "not mirrored: the classes are named after digits, letters or sides"
     if all(name.isdecimal() for name in found.names):
         return False, "not mirrored: classes without names may be signs"
     return True, "mirrored"

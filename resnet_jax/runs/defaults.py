@@ -132,7 +132,7 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     several = "task.heads" in given
     settle(task__kind=("multitask", "several heads") if several else _task(found))
     if found.pixels == "stored":
-        settle(data__pixels=("stored", f"files of {found.dtype}: 8 bits would lose what they hold"))
+        settle(data__pixels=("stored", f"files of {found.dtype}: 8 bits would lose information"))
     settle(data__image_size=_size(found, machine))
     boxes = found.label_kind == "boxes"
     if boxes and found.meaning == "image":
@@ -143,7 +143,7 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     resized = values["data.image_size"] is not None
     settle(data__augment=box_augment(found) if boxes else usual_augment(found, shape, resized))
     if len(shape) == 3 and min(shape[:2]) > SMALL and found.train_examples < FEW_PHOTOGRAPHS:
-        settle(init_from=(None, f"{found.train_examples:,} are few to begin from nothing: name a trained network"))
+        settle(init_from=(None, f"{found.train_examples:,} are few for training from scratch: name a trained network"))
     division = _divide(found, given)
     settle(**{name.replace(".", "__"): rule for name, rule in division.values.items()})
     if found.label_kind == "class" and not several:
@@ -191,7 +191,7 @@ def _task(found: Findings) -> tuple[str, str]:
         case "class":
             return "classification", f"one of {names:,} classes"
         case "multi-label":
-            return "multilabel", f"each of {names:,} labels is there or not"
+            return "multilabel", f"each of {names:,} labels is present or absent"
         case "value":
             return "regression", f"{names:,} number{'s' if names > 1 else ''} to predict"
         case "segmentation":
@@ -217,13 +217,13 @@ def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
         if max(shape[:2]) <= SMALL:
             return None, f"{seen}, small enough as they are"
         if longer > ELONGATED and shape[0] * shape[1] <= SIDES[-1] ** 2:
-            return None, f"{seen}; a square would lose their ends"
+            return None, f"{seen}; a square crop would lose their ends"
     else:
         seen = f"sides of {least} to {greatest} pixels, {median} the median"
     most = SIDE_ON_CPU if machine.cores else SIDES[-1]
     size = max((side for side in SIDES if side <= min(median, most)), default=max(min(median, SIDES[0]), 1))
     why = "at most, on a CPU" if machine.cores and size == most < median else ""
-    ends = "; of elongated ones the middle only" if longer > ELONGATED else ""
+    ends = "; only the center of elongated ones" if longer > ELONGATED else ""
     return size, ", ".join(part for part in (seen, why) if part) + ends
 
 
@@ -243,8 +243,8 @@ def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) 
         name = "resnet18" if many else "resnet20_cifar"
         if least <= 16:
             return {"model.name": (name, "small volumes")}
-        stem = ("imagenet", "a quarter of the positions a side: volumes have many")
-        chosen = {"model.name": (name, "few channels, volumes being costly"), "model.stem": stem}
+        stem = ("imagenet", "a quarter of the positions per side, because volumes have many")
+        chosen = {"model.name": (name, "few channels, because volumes are costly"), "model.stem": stem}
         return chosen if "model.name" not in given and not many else {"model.name": (name, "volumes")}
     if len(shape) == 2:
         if least > LONG_SIGNAL:
@@ -298,7 +298,7 @@ def _weights(found: Findings, division: _Division) -> tuple[str, str]:
         return "none", ""
     ratio, greatest = f"{max(given):,} to {min(given):,}", sum(given) / (len(given) * min(given))
     if greatest > GREATEST_WEIGHT or min(given) * division.train < 2 * sum(given):
-        return "none", f"classes of {ratio}: balanced, the rarest would count {greatest:,.3g} times and lead"
+        return "none", f"classes of {ratio}: balanced, the rarest would have weight {greatest:,.3g} and dominate"
     return "balanced", f"classes of {ratio} examples"
 
 
@@ -308,7 +308,7 @@ def _batch(examples: int, machine: Machine) -> tuple[int, str]:
     size = min(max(2 ** round(math.log2(max(examples / 20, 1))), 8), most, examples)
     if size % machine.devices:
         size = max(size // machine.devices, 1) * machine.devices
-    return size, f"{examples // size:,} updates an epoch of {examples:,}"
+    return size, f"{examples // size:,} updates per epoch of {examples:,}"
 
 
 def _length(found: Findings, per_epoch: int, seconds: float, machine: Machine) -> tuple[str, str]:
@@ -379,10 +379,10 @@ def _optimizer(
     if name == "sgd":
         small = values["model.name"].endswith("_cifar")
         targets = found.label_kind == "value"  # squared errors curve by 2 (1 + |features|^2), far above a softmax
-        whole, why = (0.01, "for 128 examples, a tenth of that for classes") if targets else (0.1, "for 128 examples")
+        whole, why = (0.01, "for batches of 128, a tenth as for classes") if targets else (0.1, "for batches of 128")
         rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} {why}")
         if targets:
-            rules["optim.clip_norm"] = (1.0, "values far from the others do not throw it off")
+            rules["optim.clip_norm"] = (1.0, "robust to outliers")
         rules["optim.momentum"], rules["optim.nesterov"] = (0.9, ""), (True, "")
         rules["optim.weight_decay"] = (5e-4 if small else 1e-4, "")
     else:

@@ -78,7 +78,7 @@ class Broken(Protocol):
 def explain_divergence(job: Job, error: Diverged) -> None:
     """Find the cause, write ``fault.json``, and add a sentence to the error. If this fails, it is only reported."""
     if said := _explain(job, error, lambda: _state_before(job, error)):
-        error.add(f"{said}. All about it is in {job.run.fault}")
+        error.add(f"{said}. Details are in {job.run.fault}")
 
 
 def explain_member(job: Broken, error: Diverged) -> str:
@@ -88,10 +88,10 @@ def explain_member(job: Broken, error: Diverged) -> str:
 
 def _explain(job: Broken, error: Diverged, find: Callable[[], tuple[TrainState, str]]) -> str:
     try:
-        job.say(f"Step {error.step:,} once more, to see where it went wrong ...")
+        job.say(f"Step {error.step:,} is repeated to find the cause ...")
         report = make_report(job, error, *find())
     except Exception as failed:  # a memory that is full, perhaps; the divergence is what matters
-        job.say(f"where it went wrong cannot be said: {one_line(failed)}")
+        job.say(f"the cause could not be determined: {one_line(failed)}")
         return ""
     finally:
         error.state = None
@@ -225,7 +225,7 @@ def _of_profile(profile: Profile, error: Diverged) -> Fault:
         return Fault("statistics", bad[0], f"the running statistic {_few(bad)} is not finite after the step")
     if bad := _bad(profile.update):
         return Fault("update", bad[0], f"loss and gradients are finite, {_few(bad)} is not after the update")
-    return Fault("none", "", "made once more, everything in it is finite")
+    return Fault("none", "", "repeated, everything in it is finite")
 
 
 def _state_before(job: Job, error: Diverged) -> tuple[TrainState, str]:

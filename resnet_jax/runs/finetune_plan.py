@@ -128,7 +128,7 @@ def _inputs(
                 f"{source.path} takes {own_channels} channels, and {found.source} has {channels}: init_stem mean "
                 "averages its first convolution over them"
             )
-        done = "grey repeated in the 3 channels" if own_channels == 3 else "colours turned to the grey"
+        done = "grey repeated in the 3 channels" if own_channels == 3 else "color converted to the gray"
         rules["model.in_channels"] = (own_channels, f"{done} that the network takes")
         channels = own_channels
         found = dataclasses.replace(found, shapes=tuple((*one[:-1], channels) for one in found.shapes))
@@ -253,10 +253,10 @@ def _usual(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[s
         if affordable < epochs * per_epoch:
             rules["train.length"] = (config.train.length, "as much as this CPU can do in about an hour")
         else:
-            rules["train.length"] = (f"{epochs} epochs", f"{epochs * per_epoch:,} updates: it has learned most already")
+            rules["train.length"] = (f"{epochs} epochs", f"{epochs * per_epoch:,} updates: it already knows most")
     frozen = network.norm == "batch" and batch < FEW_A_BATCH
     if frozen:
-        why = f"batches of {batch} are too few to normalize by: the network's own statistics stay"
+        why = f"batches of {batch} are too few to normalize by: the network's own statistics are kept"
         rules["model.norm_scope"] = ("frozen", why)
     rules |= _validations(config, per_epoch, given, rules)
     name = given.get("optim.name", "sgd")
@@ -264,7 +264,7 @@ def _usual(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[s
         known = config.init_head == "exact"
         small = "for classes that it knows" if known else "its statistics being frozen"
         whole, why = (KNOWN_RATE, small) if known or frozen else (RATE, "half of that from scratch")
-        rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} for 128 examples, {why}")
+        rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} for batches of 128, {why}")
         rules |= {"optim.momentum": (0.9, ""), "optim.nesterov": (True, "")}
     else:
         rules["optim.learning_rate"] = (ADAPTIVE_RATE, f"a tenth of what is usual for {name}")

@@ -128,9 +128,7 @@ def finetune(
             known, images = _choose(source, start, data, how, given, tell)
             write_whole(folder.asked, json.dumps(known, indent=2) + "\n")
         else:
-            tell(
-                f"{folder.path} holds a fine-tuning: what was chosen there stays, and the data is not looked at again."
-            )
+            tell(f"{folder.path} contains a fine-tuning: its choices are kept, and the data is not examined again.")
         plan = _plan_of(known, folder)
         rows = probe_rows(folder.probe, source, plan.config, images, tell)
         del images
@@ -188,8 +186,8 @@ def _read(folder: FinetuneDirectory, asked: dict[str, Any]) -> dict[str, Any] | 
             if before.get(key) != asked.get(key)
         ]
         raise RunError(
-            f"{folder.path} holds another fine-tuning:\n  " + "\n  ".join(changed) + "\nUse another directory (out), "
-            "or the same command to go on with it"
+            f"{folder.path} contains another fine-tuning:\n  " + "\n  ".join(changed) + "\nUse another directory (out) "
+            "or the same command to resume it"
         )
     return known
 

@@ -139,7 +139,7 @@ class Table:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.cells()]
         lines.insert(1, "|" + "---|" * len(HEADER))
         margins = [f"- {margin.said()}" for margin in self.margins()]
-        said = [f"Accuracy on the {self.test_examples:,} test images, which decided nothing.", *self.notes]
+        said = [f"Accuracy on the {self.test_examples:,} test images, which no decision used.", *self.notes]
         return "\n\n".join(
             [f"# {self.title}", "\n".join(lines), self.verdict(), "\n".join(margins), "\n".join(said)]
         ) + "\n"  # fmt: skip

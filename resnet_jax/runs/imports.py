@@ -78,6 +78,6 @@ def missing_told(names: Iterable[str], *, where: str) -> Iterator[None]:
             raise
         flags = " ".join(f"--imports {name}" for name in missing)
         raise UsageError(
-            f"{error}. {where} was made with code of somebody's own, which is not run unasked: if you trust it, add "
+            f"{error}. {where} was made with custom code, which is not run automatically: if you trust it, add "
             f"{flags} (in Python: import it before)"
         ) from error

@@ -135,7 +135,7 @@ class Inference:
         if not self._greyed:
             return sizes
         images = "1 image" if self._greyed == 1 else f"{self._greyed:,} images"
-        return (*sizes, f"{images} in colours turned to grey: the network takes 1 channel")
+        return (*sizes, f"{images} in color converted to gray: the network takes 1 channel")
 
     def read(self, image: Image, name: str) -> np.ndarray | DataError:
         """Return an image as the network takes it, (H, W, C), or why it cannot be read.

@@ -119,7 +119,7 @@ def _devices(job: Job) -> str:
     why = unmapped(parts.model, parts.placement, parts.task) or uncut(
         parts.model, config.train.batch_size, parts.placement.size * config.train.accumulate
     )
-    how = f"each step mapped over them, {share} images each" if why is None else f"cut by the compiler: {why}"
+    how = f"each step mapped over them, {share} images each" if why is None else f"partitioned by the compiler: {why}"
     return f"{parts.placement.described}{forms}, {how}"
 
 
@@ -162,13 +162,13 @@ def compilations_said(say: Callable[[str], None]) -> Iterator[None]:
     """
     said = is_compiling()
     if said:
-        say(f"{'once':>9}  the C++ for this processor and the step are compiled and kept: 10 to 30 s on two cores")
+        say(f"{'once':>9}  the C++ for this processor and the step are compiled and cached: 10 to 30 s on two cores")
 
     def missed(program: str) -> None:
         nonlocal said
         if program.endswith("_step") and not said:
             said = True
-            say(f"{'once':>9}  the step is compiled and kept; the next start finds it")
+            say(f"{'once':>9}  the step is compiled and cached for the next start")
 
     with told_of_compilations(missed):
         yield

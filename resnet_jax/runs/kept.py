@@ -100,7 +100,7 @@ class Kept:
             return self._judged(path, parse(str(text)), [parse(old) for old in reversed(known)], changes)
         if not known:
             raise DamagedError(f"{path} is damaged ({reason}), and there is no second copy of it")
-        _log.warning("warning: %s is damaged (%s): what this run wrote there is used", path, reason)
+        _log.warning("warning: %s is damaged (%s): the copy of what this run wrote is used", path, reason)
         return parse(known[-1])
 
     def _judged(self, path: Path, found: T, known: list[T], changes: Callable[[T, T], list[str]]) -> T:
@@ -109,10 +109,8 @@ class Kept:
         if not all(wrong) or not known:
             return found
         raise DamagedError(
-            f"{path} is not what this run wrote:\n  "
-            + "\n  ".join(wrong[0])
-            + "\nPut it back (remove it, and the next "
-            f"`train` writes it again), or, if the change is right, remove {self._path}, which knows what was written"
+            f"{path} is not what this run wrote:\n  " + "\n  ".join(wrong[0]) + "\nRestore it (remove it, and the next "
+            f"`train` writes it again), or, if the change is intended, remove {self._path}, which has the original"
         )
 
     def _read(self) -> dict[str, list[str]]:

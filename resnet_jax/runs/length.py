@@ -91,13 +91,13 @@ class Change:
     def lines(self, after: RunConfig) -> list[str]:
         """Return what to print before resuming."""
         lines = [
-            f"Going on with a run of {self.before.steps:,} updates that is here: {self.done:,} are done, now "
-            f"{self.after.steps:,} are asked for ({after.train.length}). From here on the learning rate is "
-            f"that of the schedule over {self.after.steps:,}; this is not the run that it would have been from the "
+            f"Continuing a run of {self.before.steps:,} updates: {self.done:,} are done, and now "
+            f"{self.after.steps:,} are requested ({after.train.length}). From here on the learning rate follows the "
+            f"schedule over {self.after.steps:,} updates, so the result differs from a run of that length from the "
             "start."
         ]
         if self.finished is not None:
-            lines.append(f"The result after {self.finished:,} updates stays in {_aside(self.finished)}.")
+            lines.append(f"The result after {self.finished:,} updates is kept in {_aside(self.finished)}.")
         return lines
 
 
@@ -147,7 +147,7 @@ def settle(run: RunDirectory, asked: RunConfig, origin: Origin, steps_per_epoch:
     if after.steps < done:
         raise RunError(
             f"the run in {run.path} has made {done:,} updates ({done / steps_per_epoch:.4g} epochs), and "
-            f"{after.steps:,} are asked for: it can become longer, not shorter than that. Use another run directory"
+            f"{after.steps:,} are asked for: it can become longer, but not shorter than that. Use another run directory"
         )
     ended = None if summary is None else summary["finished"]
     if ended == "time limit" and not _is_longer(config.train.time_limit, held.train.time_limit):

@@ -194,11 +194,11 @@ def sentences(found: RangeTest, rate: float) -> list[str]:
         lines = ["At no rate does the loss fall: give a lower --from, or more --steps."]
     else:
         lines = [
-            f"steepest descent at a rate of {found.steepest:.2g}; least loss at {found.minimum:.2g}, a tenth of which "
+            f"steepest descent at a rate of {found.steepest:.2g}; lowest loss at {found.minimum:.2g}, a tenth of which "
             f"is {found.tenth:.2g}"
         ]
         if found.at_the_end:
-            lines.append("The loss is least where the test ended: a higher --to may show more.")
+            lines.append("The loss is lowest where the test ended: a higher --to may show more.")
     return [*lines, f"the rate of the recipe is {rate:.2g}, with its own schedule"]
 
 

@@ -193,7 +193,7 @@ def conclude(summary: Summary, say: Say) -> None:
         say(f"best validation {said_metric(summary.headline, best)}")
     speed = f", {rate:,.0f} images/s while training" if rate else ""
     first = summary.first_step_seconds
-    start = "" if first is None else f", the first done after {first:.1f} s"
+    start = "" if first is None else f", the first after {first:.1f} s"
     say(f"{summary.steps:,} steps in {summary.seconds:.0f} s{start}{speed}")
 
 

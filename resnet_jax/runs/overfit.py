@@ -50,7 +50,7 @@ LOW = 0.05
 RESULT = "overfit.json"
 
 DOUBTS = (
-    "It cannot learn them by heart, so more data would not help. Look at: the learning rate (resnet-jax lr-range), "
+    "It cannot memorize them, so more data would not help. Look at: the learning rate (resnet-jax lr-range), "
     "the number of updates (train.length), labels that do not belong to their images (resnet-jax data show), the "
     "normalization (data.mean, data.std), and whether gradients get through (resnet-jax depth check NETWORK)"
 )
@@ -133,7 +133,7 @@ def overfit(
     if not passed:
         raise CheckError(said, found)
     say(console, said)
-    say(console, f"all of it {path}")
+    say(console, f"all files in {path}")
     return found
 
 

@@ -46,7 +46,7 @@ class Presence(Observer):
         there = "only a part of it" if identity(self._path) == self._found else there
         raise RunError(
             f"the run directory {self._path} was removed or moved while training; {there} is there now, and nothing "
-            "was written to it. If it was moved, go on where it is now: run_dir=PATH"
+            "was written to it. If it was moved, resume it at its new location: run_dir=PATH"
         )
 
     def on_step(self, row: Row) -> None:

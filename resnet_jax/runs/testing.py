@@ -49,7 +49,7 @@ def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> 
             f"{', '.join(f'{n:,}' for n in before)} updates: a length chosen by that result was chosen on them."
         )
     else:
-        job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
+        job.say(f"Testing the {select} state, once, on the {len(test):,} test images; no decision used them.")
     result = _evaluate(job)(state.eval_variables, test)
     if OTHER in getattr(job.parts.task, "inputs", ()):
         examples = retrieved_examples(job, result, test)

@@ -44,7 +44,7 @@ def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
     found = resume(job.checkpoints, job.parts.new_state()) if job.checkpoints.is_begun() else None
     if found is None:
         if again := made_again(job.run, 0):  # it was killed before its first save
-            job.say(f"Nothing was saved so far: {again:,} steps are made again.")
+            job.say(f"Nothing has been saved yet: {again:,} steps are repeated.")
             job.events.add("restore", step=0, repeated=again)
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
@@ -53,7 +53,7 @@ def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
     step = int(state.step)
     require_same(step, "the step of the newest checkpoint")
     again = made_again(job.run, step)
-    said = f" {again:,} steps are made again." if again else ""
+    said = f" {again:,} steps are repeated." if again else ""
     job.say(f"Resuming after step {step:,} of {job.parts.plan.total_steps:,}.{said}")
     job.events.add("restore", step=step, repeated=again)
     plan = job.parts.plan

@@ -165,13 +165,13 @@ def keep_compiled_programs() -> Path | None:
     if config.jax_compilation_cache_dir is not None:
         theirs = str(config.jax_compilation_cache_dir)
         if "://" not in theirs and (reason := distrust(Path(theirs))) is not None:
-            _say_once(f"JAX takes compiled programs, which are code, from where others can put them: {reason}")
+            _say_once(f"JAX loads compiled programs, which are code, from a place where others can put them: {reason}")
         return Path(theirs)
     directory = program_directory()
     if directory is None:
         return None
     if (reason := distrust(directory)) is not None:
-        _say_once(f"compiled programs are code, and not taken from the cache: {reason}")
+        _say_once(f"compiled programs are code, so they are not loaded from the cache: {reason}")
         directory = private_directory() / directory.relative_to(cache_directory())
     reason = why_not_writable(directory) or distrust(directory)
     if reason is not None:

@@ -169,7 +169,7 @@ def _wait(started: Sequence[subprocess.Popen[bytes]], asked: Callable[[], bool],
                 _say(f"process {number} of {len(started)} {how_ended(code)}; the others end too")
         if time.monotonic() >= until:
             names = ", ".join(map(str, running))
-            _say(f"killed, for they did not end within {SAVING if asked() else grace:.0f} s: process {names}")
+            _say(f"killed because they did not end within {SAVING if asked() else grace:.0f} s: process {names}")
             for number in running:
                 started[number].kill()
             until = float("inf")
@@ -212,7 +212,7 @@ def _pass_on(one: subprocess.Popen[bytes], number: int) -> None:
     for raw in one.stderr:
         line = raw.decode("utf-8", "replace")
         if _ABORT.match(line):
-            _print(f"[{number}] ended, for the first process was gone\n" if line.startswith("F") else "")
+            _print(f"[{number}] ended because the first process was gone\n" if line.startswith("F") else "")
             if line.startswith("F"):
                 for _ in one.stderr:
                     pass

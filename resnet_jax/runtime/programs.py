@@ -91,7 +91,7 @@ class Programs:
                 with contextlib.suppress(OSError):  # when it was last used; when it was written stays
                     os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
                 return value
-        _log.info("%s %s: it is compiled anew", path, reason or "is damaged")
+        _log.info("%s %s: it is recompiled", path, reason or "is damaged")
         with contextlib.suppress(OSError):
             path.unlink()
         return None

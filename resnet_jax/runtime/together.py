@@ -155,8 +155,8 @@ class _Together:
                 return _as_error(known)
             return RunError(
                 f"the connection to another process was lost ({_first_line(error)}): it has ended or was killed; what "
-                "it said last is in its own output. What was saved before stays; start all of them again with the same "
-                "command to go on"
+                "it said last is in its own output. Earlier checkpoints are kept; restart all of them with the same "
+                "command to resume"
             )
         message = _said(error)
         said = {"process": self._index, "message": message, "status": getattr(error, "exit_code", 1)}

@@ -74,7 +74,7 @@ def _distrust_of(found: os.stat_result, *, sticky_will_do: bool) -> str | None:
         return None
     if writers == stat.S_IWGRP and _is_private_group(found.st_gid):
         return None
-    return "can be written by others (chmod go-w mends it)"
+    return "can be written by others (chmod go-w fixes it)"
 
 
 def _is_private_group(number: int) -> bool:

@@ -72,8 +72,8 @@ def markdown(trials: Sequence[Trial], options: Sequence[str], headline: str, mod
     lines = [
         f"# {_escape(title)}",
         "",
-        f"The best first: those that were trained longest, by the {name} on validation images, measured after so many "
-        "updates; of equal ones that of the smaller validation loss. The test images were not looked at.",
+        f"Best first: the trials that were trained longest, sorted by the {name} on validation images after the given "
+        "number of updates, and then by the validation loss. The test images were not used.",
         "",
         "| " + " | ".join(_escape(one) for one in header) + " |",
         "|" + "---:|" * len(header),

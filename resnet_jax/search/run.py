@@ -263,7 +263,7 @@ def _announce(session: _Session, study: Study, allowance: Allowance) -> None:
         tell(f"note  {note}")
     if study.count:
         counts = ", ".join(f"{count} {name}" for name, count in counted(study.trials()).items() if count)
-        tell(f"going on after {allowance.spent_before:.0f} s: {counts}")
+        tell(f"resuming after {allowance.spent_before:.0f} s: {counts}")
 
 
 def _conclude(session: _Session, study: Study, views: Views) -> dict[str, Any]:
@@ -281,9 +281,9 @@ def _conclude(session: _Session, study: Study, views: Views) -> dict[str, Any]:
     counts = ", ".join(f"{count} {name}" for name, count in result["trials"].items() if count)
     tell(f"{study.count} trials in {study.seconds:.0f} s: {counts}")
     if result["trials"]["unfinished"]:
-        tell("the unfinished ones go on with the same command and a larger budget (--budget)")
+        tell("to resume the unfinished ones, run the same command with a larger budget (--budget)")
     if best is None:
-        tell("no trial was measured: there is no best")
+        tell("no trial was measured, so there is no best one")
         return result
     views.write_best(groups.config(best))
     result["best_recipe"] = str(directory.best)

@@ -300,9 +300,9 @@ class Wave:
                 self._states = state.replace(step=steps)
         if lanes := [lane for lane in self._slots if lane is not None]:
             at = ", ".join(f"{lane.trial.number} at {lane.step:,}" for lane in lanes)
-            self._job.say(f"going on with the trials under way (trial at update): {at}")
+            self._job.say(f"resuming trials (trial at update): {at}")
         if running:
-            self._job.say(f"starting again: trials {', '.join(map(str, sorted(running)))}")
+            self._job.say(f"restarting trials {', '.join(map(str, sorted(running)))}")
 
     def _save(self, checkpoints: Checkpoints, *, final: bool = False) -> None:
         """Save the lanes, if it is time and saving has not taken too much of it."""

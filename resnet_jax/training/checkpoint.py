@@ -191,7 +191,7 @@ class Checkpoints:
             if not from_best:
                 raise
             found = str(error).partition(NO_OTHER)[0]
-            self._choice.say(f"{found}. No 'last' checkpoint is left; the run goes on from the newest 'best' one")
+            self._choice.say(f"{found}. No 'last' checkpoint is left; the run resumes from the newest 'best' one")
             return self._restored("best", like, to_go_on=True)
 
     def restore(

@@ -80,8 +80,8 @@ class Choice:
         other: Kind = "best" if kind == "last" else "last"
         rest = f"There is a {other!r} checkpoint too. " if self.listed(other) else ""
         return DamagedError(
-            f"{found}{NO_OTHER} {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or to "
-            f"begin again delete {self.folder.path} or give another run directory"
+            f"{found}{NO_OTHER} {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or, "
+            f"to start over, delete {self.folder.path} or give another run directory"
         )
 
     def _preferred(self, kind: Kind, newest_first: bool) -> list[int]:

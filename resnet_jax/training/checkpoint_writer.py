@@ -170,7 +170,7 @@ class SaveError(RunError):
 
     def __init__(self, folder: CheckpointFolder, kind: Kind, reason: str) -> None:
         self.reason = reason
-        self.what = f"cannot write a checkpoint in {folder.path / kind}: {reason}. What was saved before stays"
+        self.what = f"cannot write a checkpoint in {folder.path / kind}: {reason}. Earlier checkpoints are kept"
         super().__init__(f"{self.what}; free some space or repair it, and resume with the same command")
 
 

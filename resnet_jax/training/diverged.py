@@ -48,7 +48,7 @@ def _said(step: int, metrics: Mapping[str, float], tolerated: int, member: int |
         f"{who} diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
         + (f", with the loss scale down at {metrics['loss_scale']:g}. " if scaled else ". ")
         + (f"{tolerated} rejected updates in a row are tolerated (train.max_rejected). " if tolerated else "")
-        + "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
+        + "The update was rejected and the last good checkpoint is kept. Look at: the learning rate (lower it or add "
         "optim.schedule.warmup '5 epochs'), clipping (optim.clip_norm 1), the normalization of the images "
         "(data.mean, data.std); with batches of your own, whether every label is one of the network's classes "
         "0..K-1" + (", the range of float16, which ends at 65,504 (model.dtype bfloat16)" if scaled else "")

@@ -161,11 +161,11 @@ class _Owner:
                 self._first = now
             again = now - self._first >= SAME and number != getattr(signal, "SIGHUP", None)
         if again:
-            leave(number, f"\n{number.name} again: left at once; what was saved before stays.\n")
+            leave(number, f"\n{number.name} again: exiting at once; everything saved before is kept.\n")
         if not first:
             return
         if self._request.begun:
-            last_words(f"\n{number.name}: stopping after this step, saving first; again (Ctrl-C) to leave at once.\n")
+            last_words(f"\n{number.name}: stopping after this step, saving first; Ctrl-C again to exit at once.\n")
             return
         threading.Thread(target=self._unless_heard, args=(number,), daemon=True).start()
 
@@ -174,4 +174,4 @@ class _Owner:
         if self._stopping.wait(GRACE) or (self._raised and self._stopping.wait(ENDING)):
             return
         if not self._request.begun:
-            leave(number, f"\n{number.name}: stopped before a step was made; what was saved before stays.\n")
+            leave(number, f"\n{number.name}: stopped before a step was made; everything saved before is kept.\n")

@@ -47,9 +47,9 @@ _NO_MEMORY = re.compile(
 _BYTES = re.compile(r"(?:allocat\w*|memory)\D{0,40}?(\d{4,}) bytes", re.IGNORECASE)
 
 ADVICE = (
-    "Lower the batch (train.batch_size, or batch or at_once of an analysis or a measurement), cut it into parts with "
-    "train.accumulate 2 or more, or compute again in the backward pass what is kept for it: model.remat block. "
-    "`resnet-jax plan` (resnet_jax.bench.plan) says what a step needs"
+    "Lower the batch size (train.batch_size, or batch or at_once of an analysis or a measurement), split it into "
+    "micro-batches with train.accumulate 2 or more, or recompute activations in the backward pass with model.remat "
+    "block. `resnet-jax plan` (resnet_jax.bench.plan) reports what a step needs"
 )
 
 
@@ -255,13 +255,13 @@ def _ways_out(
         smaller = 2 ** int(math.log2(fits))
         ways.append(f"about {smaller} fit: {_set(options.batch, min(smaller, batch))}")
         if cut is not None and options.accumulate is not None:
-            ways.append(f"{_set(options.accumulate, cut)} makes the same update of {cut} parts")
+            ways.append(f"{_set(options.accumulate, cut)} makes the same update from {cut} parts")
     if backward and model.config.remat == "none":
         ways.append(f"{_set(options.remat, 'block')} keeps less for the backward pass, most of all in deep networks")
     if devices > 1 and options.placement is not None and need.fixed > limit / 4:
-        ways.append(f"{_set(options.placement, 'fsdp')} cuts parameters and optimizer state over {devices} devices")
+        ways.append(f"{_set(options.placement, 'fsdp')} shards parameters and optimizer state over {devices} devices")
     if not fits:
-        ways.insert(0, "not even one image fits: take smaller images or a smaller network")
+        ways.insert(0, "not even one image fits: use smaller images or a smaller network")
     text = "; ".join(ways)
     return text[0].upper() + text[1:]
 

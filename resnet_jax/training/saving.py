@@ -171,7 +171,7 @@ class Kept:
                 self._failed(failure)
         if is_well and self._failing:
             self._failing = ""
-            self._say("Checkpoints are written again")
+            self._say("Checkpoints can be written again")
         self._is_tried_again = bool(written) and not any(written)
 
     def result(self, state: TrainState, session: Session) -> TrainState:
@@ -223,7 +223,7 @@ class Kept:
         reason = failure.reason if isinstance(failure, SaveError) else what
         if reason != self._failing:
             self._failing = reason
-            self._say(f"warning: {what}. Training goes on (train.on_save_failure), and it is tried again")
+            self._say(f"warning: {what}. Training continues (train.on_save_failure), and saving will be retried")
 
     def _tell(self, steps: int | None) -> None:
         """Log that the interval was lengthened or restored; print it the first time."""

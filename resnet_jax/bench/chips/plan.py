@@ -13,7 +13,7 @@ from resnet_jax.bench.chips.table import GIB, TAKEN_OF_A_GPU, parse_chips
 from resnet_jax.training.placement import fsdp_size
 
 NOTE = (
-    "a bound and no forecast: no step of this program is faster on these chips; units that are not filled, bytes read "
+    "a bound, not a forecast: no step of this program is faster on these chips; units that are not filled, bytes read "
     "again, slow chips and the host come on top"
 )
 #: Side up to which images are cropped from padded ones; larger ones are resized on the host.

@@ -222,7 +222,7 @@ def _notes(found: dict[str, _Found], kind: FileType) -> tuple[str, ...]:
         loops += one.loops
     notes = ()
     if left_out.counts:
-        notes += (f"{left_out.counts.total():,} files left out, for they are no {kind.plural}: {left_out}",)
+        notes += (f"{left_out.counts.total():,} files left out because they are not {kind.plural}: {left_out}",)
     if loops:
         notes += (f"links that lead back to a folder above them are not followed: {shortened(loops, 3)}",)
     return notes

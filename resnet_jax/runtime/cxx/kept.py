@@ -58,13 +58,13 @@ def find(folder: Path, identity: str) -> Library | None:
         try:
             descriptor = open_own(path)
         except OSError as error:
-            _log.warning("%s cannot be opened (%s) and is compiled anew", path, error.strerror)
+            _log.warning("%s cannot be opened (%s) and is recompiled", path, error.strerror)
             continue
         reason = distrust_file(descriptor)
         if reason is None and _digest(descriptor) == path.stem.removeprefix(f"{identity}-"):
             return Library(path, descriptor)
         os.close(descriptor)
-        _log.warning("%s %s: it is not loaded but compiled anew", path, reason or "is not what was written there")
+        _log.warning("%s %s: it is recompiled instead of loaded", path, reason or "is not what was written there")
         with contextlib.suppress(OSError):
             path.unlink()
     return None

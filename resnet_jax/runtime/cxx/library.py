@@ -160,7 +160,7 @@ def compiled(compiler: str, compiles: threading.Event | None = None) -> Library:
             return found
         reason = why_not_writable(folder)
     else:
-        _log.warning("compiled operations are code, and not taken from the cache: %s", reason)
+        _log.warning("compiled operations are code, so they are not loaded from the cache: %s", reason)
     if reason is not None:
         folder = code_directory() / "native"
         _log.info("%s: %s; the compiled operations go to %s", cache_directory(), reason, folder)
