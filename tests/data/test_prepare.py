@@ -388,7 +388,7 @@ def test_imagenet_says_its_manual_step(tmp_path):
     with pytest.raises(DataError) as error:
         prepare("imagenet2012", tmp_path / "sets")
     said = str(error.value)
-    assert f"Put its files into {tmp_path}/sets/downloads/manual (manual_dir), as they come, then run this" in said
+    assert f"Put its files into {tmp_path}/sets/downloads/manual (manual_dir), as they are, and run this" in said
     assert "ILSVRC2012_img_train.tar" in said
     assert "ILSVRC2012_img_val.tar" in said
     assert "https://image-net.org/download-images" in said
