@@ -100,5 +100,5 @@ def in_columns(text: str) -> str:
 
 
 def _placed(result: dict[str, Any]) -> str:
-    cut = f", the state cut over {result['fsdp_devices']} devices" if result["placement"] == "fsdp" else ""
+    cut = f", the state sharded over {result['fsdp_devices']} devices" if result["placement"] == "fsdp" else ""
     return cut + (", plain forms" if result["forms"] == "plain" else "")

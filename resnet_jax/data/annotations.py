@@ -1,13 +1,13 @@
 """Labels of held-out images without class folders, as published data sets provide them.
 
-==================  ====================================================================================================
-set                 what names the class of a validation image
-==================  ====================================================================================================
-Tiny ImageNet       ``val/val_annotations.txt``: file, class and box by tab
-ImageNet            the devkit: ``ILSVRC2012_validation_ground_truth.txt``, a number a line, and ``meta.mat`` for the
-                    numbers
-ImageNet at Kaggle  ``LOC_val_solution.csv``: file and, after a comma, the class and the box of every object
-==================  ====================================================================================================
+==================  =================================================================================================
+data set            source of the class of a validation image
+==================  =================================================================================================
+Tiny ImageNet       ``val/val_annotations.txt``: file, class and box, separated by tabs
+ImageNet            the devkit: ``ILSVRC2012_validation_ground_truth.txt``, one number per line, and ``meta.mat`` for
+                    the numbers
+ImageNet on Kaggle  ``LOC_val_solution.csv``: file and, after a comma, the class and the box of every object
+==================  =================================================================================================
 
 The classes are the folders of the training images (``n01440764``).
 """

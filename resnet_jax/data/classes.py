@@ -54,8 +54,8 @@ def match_classes(
     """Find the output of a network for every class of a data set.
 
     1. Equal names are the same class, in any order.
-    2. Numbers are compared as numbers: ``3`` is ``03``. Where the network's names are no numbers, class ``n`` is output
-       ``n``, counted from 0; the matching then says which is which.
+    2. Numbers are compared as numbers: ``3`` equals ``03``. If the network's names are not numbers, class ``n`` is
+       output ``n``, counted from 0; the matching then reports which is which.
     3. A subset of the network's classes is accepted, and reported.
 
     Args:

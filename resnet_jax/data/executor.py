@@ -1,10 +1,10 @@
-"""Who makes batches, and how far ahead: the caller's thread, threads, or worker processes; the batches are the same.
+"""Where batches are made, and how far ahead: the caller's thread, threads, or worker processes; the batches are equal.
 
-A batch is a function of its step, so that an executor has nothing to remember: it asks for steps in order, keeps a
-bounded number of them in the making, and yields them in order. The position is the number of the step. That is why no
-library is needed for it: what is left of a thread pool is twenty lines, while Grain's takes seconds to import, adds
-its own frames to messages, and its processes keep a state each, pickle every batch, and need flags to be parsed. Who
-prefers Grain's executor runs the same batches in it::
+A batch is a function of its step, so an executor has no state of its own: it requests steps in order, keeps a bounded
+number of them in progress, and yields them in order. The position is the number of the step. No library is needed for
+this: a thread pool takes twenty lines, whereas Grain takes seconds to import, adds its own frames to tracebacks, and
+its processes each hold a state, pickle every batch and require flags to be parsed. To use Grain's executor with the
+same batches::
 
     grain.MapDataset.source(range(steps)).map(batches.batch).to_iter_dataset(...)
 """

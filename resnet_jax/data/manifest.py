@@ -1,16 +1,16 @@
 """``manifest:PATH``: a table of files, CSV (comma), TSV (tab) or JSON Lines, in UTF-8.
 
 ================================  ======================================================================================
-column                            what it holds
+column                            content
 ================================  ======================================================================================
 ``path``                          an image file, or an ``.npy`` file with one array; relative to the table
-``label``                         the class, a text; classes are sorted, numbers as numbers
+``label``                         the class, as text; classes are sorted, numbers as numbers
 or ``labels``                     several labels, separated by ``;`` (in JSON Lines a list of texts); empty for none
 or ``value``, ``value_NAME`` ...  numbers to predict
-``label_NAME``, ``value_NAME``    beside these, further classes and numbers for ``task.heads``; empty for none
-``split``                         if there: train, val or test; without it the table is divided here
-``group``                         if there: whom the row belongs to, such as a patient; ``data.group_by group`` keeps
-                                  each on one side
+``label_NAME``, ``value_NAME``    in addition, further classes and numbers for ``task.heads``; empty for none
+``split``                         optional: train, val or test; without it the table is split here
+``group``                         optional: the group of the row, such as a patient; with ``data.group_by group``, every
+                                  group is in one split
 ================================  ======================================================================================
 
 Other columns are ignored, which the notes report. All wrong rows are found before anything else is done. The index of a

@@ -3,16 +3,16 @@
 So a run resumes exactly from one number, a batch can be examined after the fact, and threads, worker processes,
 restarts and the number of processes make no difference. :mod:`.executor` decides who makes the batches.
 
-======  ===========  =======================================================================================
+======  ===========  =====================================================================================
 key     array        meaning
-======  ===========  =======================================================================================
-image   (B, ..., C)  what the network is given: uint8 (B, H, W, C) of pixels 0..255, or as the source has it
-label   int32 (B,)   class; float32 (B, K) of several labels, (B,) or (B, M) of values
+======  ===========  =====================================================================================
+image   (B, ..., C)  input of the network: uint8 (B, H, W, C) pixels 0..255, or as in the source
+label   int32 (B,)   class; float32 (B, K) for several labels, (B,) or (B, M) for values
 others  (B, ...)     every other field of the examples, by its name
-mask    bool (B,)    False for padding and what evaluation could not read, which must count nowhere
+mask    bool (B,)    False for padding and for what evaluation could not read; such entries must not count
 index   int32 (B,)   position in the records, -1 where mask is False
-epoch   int32 (B,)   passes over this example completed before this one: how often it was drawn before
-======  ===========  =======================================================================================
+epoch   int32 (B,)   number of passes over this example completed before this one
+======  ===========  =====================================================================================
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The layout of a data set in one ArrayRecord file: examples, then the labels of each split, then a header.
 
-========  ========================================================================================================
-records   what they hold
-========  ========================================================================================================
-0 .. N-1  the examples, split after split: each field in the order of the header, then where the example came from
+========  ===================================================================================================
+records   content
+========  ===================================================================================================
+0 .. N-1  the examples, split by split: each field in the order of the header, then the origin of the example
 N ..      for each split its labels and, if there are any, its groups, as ``.npy`` without pickles
 the last  ``MAGIC``, then the header as JSON: splits, fields, class names, kind of labels, notes
-========  ========================================================================================================
+========  ===================================================================================================
 
 A field with an image file is its length (32 bits) and its bytes, unchanged. An array is its sides (32 bits each, only
 if they vary between examples) and its values. All numbers are little-endian. Labels are not repeated in the examples: a

@@ -1,30 +1,38 @@
 """A run directory: what one training leaves behind. Only this module knows the file names.
 
-=================  ====================================================================
-``config.yaml``    the configuration; ``resnet-jax train config.yaml`` reproduces the run
-``data.json``      class names, image shape, normalization, the size of each split and a digest of the labels
-``notes.txt``      what was said of the data at the start, if anything: what was left out, which folder is which split
-``start.json``     with ``init_from``: which weights the run began with; of a run that distils: its teacher's
-``environment.json``  versions of Python and the packages, and the devices
-``.written.json``  what the run wrote into config.yaml, data.json, start.json and summary.json, a second time
-``.lock``          who is training here
-``events.jsonl``   what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax events`
-``.position``      how many updates the session has done, in 16 bytes; a resumed run says which are made again
-``fault.json``     of a run that diverged: the step, its examples, and where in the network it was no longer finite
-``metrics.jsonl``  one line per logged step and per epoch
-``tensorboard/``   the same for TensorBoard
-``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
-``task_gradients.jsonl``  of several tasks: the cosine between their gradients at every block; ``task_gradients.png``
-``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
-``depth/``         what ``resnet-jax depth`` found in the network, a folder for each of its verbs
-``summary.json``   the result; its presence says that the run is finished
-``summary-N.json``  the result after N updates of a run that was made longer since
-``curves.png``, ``confusion.png``, ``depth.png``  pictures, of metrics.jsonl, confusion.npz and depth.jsonl
-``confusion.npz``  pairs of true and predicted class that occurred in the test, and how often
-``predictions.png``  of multi-label and regression, in place of confusion.png: of test.npz
-``examples.png``   of tasks of pixels, boxes and the like: some test examples and what is said of them, of examples.npz
-``test.npz``       labels and outputs (predictions, for regression) of all test images
-=================  ====================================================================
+========================  =============================================================================================
+``config.yaml``           the configuration; ``resnet-jax train config.yaml`` reproduces the run
+``data.json``             class names, image shape, normalization, the size of each split and a digest of the labels
+``notes.txt``             messages about the data at the start, if any: what was left out, which folder is which split
+``start.json``            with ``init_from``: the weights from which the run started; with distillation: those of its
+                          teacher
+``environment.json``      versions of Python and the packages, and the devices
+``.written.json``         a second copy of what the run wrote into config.yaml, data.json, start.json and summary.json
+``.lock``                 the process that is training here
+``events.jsonl``          what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax
+                          events`
+``.position``             the number of updates the session has done, in 16 bytes; a resumed run reports which are
+                          repeated
+``fault.json``            if the run diverged: the step, its examples, and where in the network values stopped being
+                          finite
+``metrics.jsonl``         one line per logged step and per epoch
+``tensorboard/``          the same for TensorBoard
+``depth.jsonl``           with ``train.depth_every``: the gradient norm at every block, one line per logged step
+``task_gradients.jsonl``  with several tasks: the cosine between their gradients at every block; ``task_gradients.png``
+                          shows it
+``checkpoints/``          ``last`` (to resume) and ``best`` (on validation)
+``depth/``                results of ``resnet-jax depth`` for this network, one folder for each of its verbs
+``summary.json``          the result; it exists only once the run is finished
+``summary-N.json``        the result after N updates, if the run was made longer afterwards
+``curves.png``            a figure of metrics.jsonl
+``confusion.png``         a figure of confusion.npz
+``depth.png``             a figure of depth.jsonl
+``confusion.npz``         pairs of true and predicted class that occurred in the test, and how often
+``predictions.png``       for multi-label and regression tasks, instead of confusion.png: a figure of test.npz
+``examples.png``          for tasks on pixels, boxes and the like: some test examples and their predictions, from
+                          examples.npz
+``test.npz``              labels and outputs (predictions, for regression) of all test images
+========================  =============================================================================================
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Fine-tuning from a network, trained or imported, to a table of before and after, in stages that can be resumed.
 
-=================  =====================================================================================
-``finetune.json``  what was asked for, and what was chosen for it: the same command goes on with that
-``source/``        the network, where it was imported from a weights file
-``probe/``         the linear probe: probe.json, confusion.npz, confusion.png, and as a run directory ``network``
-``seedN/head/``    the run of the classifier alone, of seed N
-``seedN/all/``     the run of the whole network
-``seedN/scratch/``  the run from scratch
-``table.md``, ``table.json``  before and after
-=================  =====================================================================================
+============================  ====================================================================================
+``finetune.json``             what was asked for, and what was chosen for it; the same command continues with that
+``source/``                   the network, if it was imported from a weights file
+``probe/``                    the linear probe: probe.json, confusion.npz, confusion.png, and the run directory
+                              ``network``
+``seedN/head/``               the run of the classifier alone, with seed N
+``seedN/all/``                the run of the whole network
+``seedN/scratch/``            the run from scratch
+``table.md``, ``table.json``  the results before and after
+============================  ====================================================================================
 """
 
 from __future__ import annotations

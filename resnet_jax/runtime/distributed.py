@@ -4,16 +4,18 @@ JAX itself detects the launcher (``jax.distributed.initialize()`` without argume
 (JobSet, XPK) and Cloud TPU pods. A launcher with a single process counts as a single process. What a launcher does not
 provide can be set in environment variables, which ``resnet-jax launch`` also uses:
 
-================================  ======================================================================================
-``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it (default: ``on``)
+================================  =====================================================================================
+``RESNET_JAX_DISTRIBUTED``        ``off``: run as a single process, whatever launched it (default: ``on``)
 ``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` where process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
-``RESNET_JAX_PROCESSES``          how many processes there are
-``RESNET_JAX_PROCESS``            which of them this is, from 0
+``RESNET_JAX_PROCESSES``          the number of processes
+``RESNET_JAX_PROCESS``            the index of this one, from 0
 ``RESNET_JAX_CONNECT_TIMEOUT``    seconds to wait for the others at the start (300)
-``RESNET_JAX_HEARTBEAT_TIMEOUT``  seconds after which a process that is not heard of is dead, and all others end (30)
-``JAX_LOCAL_DEVICE_IDS``          GPUs of this process, ``0,1`` (SLURM and Open MPI: the one of its number on the host)
-``JAX_NUM_CPU_DEVICES``           devices of this process on CPUs
-================================  ======================================================================================
+``RESNET_JAX_HEARTBEAT_TIMEOUT``  seconds without a heartbeat after which a process counts as dead and all others stop
+                                  (30)
+``JAX_LOCAL_DEVICE_IDS``          GPUs of this process, ``0,1`` (SLURM and Open MPI: the one with its number on the
+                                  host)
+``JAX_NUM_CPU_DEVICES``           number of devices of this process on CPUs
+================================  =====================================================================================
 
 If only the coordinator is set, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and ``_RANK``,
 ``SLURM_NTASKS`` and ``SLURM_PROCID``), because Open MPI 5 does not provide the address of the first process.

@@ -1,21 +1,23 @@
 """The log of what happened to a run, apart from its numbers: one JSON object per line, appended immediately.
 
-=============  ===========================================================================================
-``start``      a session begins: the process, the host, the devices, the version
-``restore``    it goes on from a checkpoint: ``step``, ``repeated`` updates that are made again
-``save``       a checkpoint is complete: ``kind``, ``step``, ``bytes``, ``seconds``, ``blocked`` (of the loop)
-``save_failed``  one could not be written: ``kind``, ``step``, ``reason``
-``interval``   saving took too large a share of the time, or no longer does: ``steps`` between saves from now on
-``damaged``    a file or checkpoint is not what was written: ``what``, ``reason``, ``set_aside``
-``fallback``   an older checkpoint is used in its place: ``kind``, ``step``, ``instead_of``
-``reject``     an update was rejected: ``step``, ``loss``, ``grad_norm``, ``in_a_row``
-``rollback``   a loss spike sent the run back: ``step``, ``to``, ``order_from``, ``loss``, ``median``, ``number``
-``write_failed``   rows of a file cannot be written: ``what``, ``reason``; at the end ``lost``, how many are missing
-``write_resumed``  they can again: ``what``
-``left_out``   the log had grown too long: ``count`` events of its middle are no longer there
-``stop``       the session ends before the run does: ``step``, ``reason``
-``end``        the run is finished: ``step``, ``reason``
-=============  ===========================================================================================
+=================  ===================================================================================================
+``start``          a session begins: the process, the host, the devices, the version
+``restore``        it continues from a checkpoint: ``step``, and the number of updates that are ``repeated``
+``save``           a checkpoint is complete: ``kind``, ``step``, ``bytes``, ``seconds``, ``blocked`` (seconds the loop
+                   waited)
+``save_failed``    a checkpoint could not be written: ``kind``, ``step``, ``reason``
+``interval``       saving took too large a share of the time, or no longer does: ``steps`` between saves from now on
+``damaged``        a file or checkpoint differs from what was written: ``what``, ``reason``, ``set_aside``
+``fallback``       an older checkpoint is used instead: ``kind``, ``step``, ``instead_of``
+``reject``         an update was rejected: ``step``, ``loss``, ``grad_norm``, ``in_a_row``
+``rollback``       a loss spike sent the run back: ``step``, ``to``, ``order_from``, ``loss``, ``median``, ``number``
+``write_failed``   rows of a file cannot be written: ``what``, ``reason``; at the end ``lost``, the number of missing
+                   rows
+``write_resumed``  they can be written again: ``what``
+``left_out``       the log grew too long: ``count`` events from its middle were removed
+``stop``           the session ends before the run does: ``step``, ``reason``
+``end``            the run is finished: ``step``, ``reason``
+=================  ===================================================================================================
 
 Every line has ``time`` (UTC, ISO 8601) and ``event``. What cannot be written is lost: a log never ends a training. A
 log that grows past :data:`MOST_BYTES`, as in a run that rejects a million updates, keeps its beginning and its end.

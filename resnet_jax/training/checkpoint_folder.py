@@ -1,13 +1,13 @@
 """The folder of a run's checkpoints: its names, and the renames by which checkpoints appear and disappear.
 
-==========================  ===========================================================================
-``last/STEP``               complete, to resume from
-``best/STEP``               complete, of the best validations
-``KIND/STEP.partial...``    being written, or left by a process that was killed meanwhile
-``KIND/STEP.trash...``      being deleted, likewise
-``KIND/STEP.orbax-...``     half-written by a version before manifests
-``damaged/KIND-STEP``       set aside: it was not what was written
-==========================  ===========================================================================
+========================  =============================================================
+``last/STEP``             complete, to resume from
+``best/STEP``             complete, of the best validations
+``KIND/STEP.partial...``  being written, or left by a process that was killed meanwhile
+``KIND/STEP.trash...``    being deleted, likewise
+``KIND/STEP.orbax-...``   half-written by a version before manifests
+``damaged/KIND-STEP``     set aside because it differs from what was written
+========================  =============================================================
 
 Each of them appears and disappears by a single rename, so a process may be killed at any moment.
 """

@@ -62,7 +62,7 @@ def unmapped(model: nn.Module, placement: Placement, task: Task | None = None) -
     if placement.size == 1:
         return "there is one device"
     if placement.fsdp > 1:
-        return f"the state is cut over {placement.fsdp} devices"
+        return f"the state is sharded over {placement.fsdp} devices"
     if type(model) is not ResNet:
         return f"{type(model).__name__} is not one of this library's networks"
     config = model.config

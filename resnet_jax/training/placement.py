@@ -204,9 +204,9 @@ class Placement:
 
     @property
     def described(self) -> str:
-        """A description of the devices: ``8 x TPU v5e, the state cut over 4``."""
+        """A description of the devices: ``8 x TPU v5e, the state sharded over 4``."""
         text = f"{self.size} x {self.devices[0].device_kind}"
-        return text if self.fsdp == 1 else f"{text}, the state cut over {self.fsdp}"
+        return text if self.fsdp == 1 else f"{text}, the state sharded over {self.fsdp}"
 
     def shard(self, batch: Mapping[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
         """Put this process's part of a batch on its devices; together the processes hold the global batch.

@@ -1,11 +1,11 @@
 """Which files belong to which class and split, by class folders or by a pattern in their paths.
 
 - ``PATH/CLASS/**/FILE``: one split, ``all``;
-- ``PATH/train/CLASS/**/FILE`` with ``PATH/test`` or ``PATH/val`` or both beside it;
+- ``PATH/train/CLASS/**/FILE`` together with ``PATH/test`` or ``PATH/val`` or both;
 - with a pattern, ``PATH/**/FILE`` or ``PATH/train/**/FILE``: the class is the match of its group in the path below the
   folder.
 
-Files are in sorted order of their paths, classes in that of their names, or of a list. Names that begin with a dot are
+Files are sorted by path, classes by name or in the order of a list. Names that begin with a dot are
 ignored; other kinds of files are counted in the notes.
 """
 

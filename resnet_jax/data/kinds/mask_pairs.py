@@ -1,13 +1,13 @@
 """Which mask belongs to which image, in the common folder layouts.
 
-1. ``PATH/train`` with ``PATH/trainannot`` (or ``train_labels``, ``train_masks``, ...) beside it, and so on for val and
+1. ``PATH/train`` next to ``PATH/trainannot`` (or ``train_labels``, ``train_masks``, ...), and the same for val and
    test: CamVid in SegNet's form;
 2. ``PATH/train/images`` with ``PATH/train/masks`` (or ``labels``, ``annotations``, ``gt``, ...);
 3. ``PATH/images/train`` with ``PATH/masks/train`` (ADE20K's form);
 4. ``PATH/images`` with ``PATH/masks``: one split;
 5. images and masks in one folder, or in ``PATH/train``, ``PATH/val``, distinguished by the suffix of the masks' names.
 
-A mask has its image's path below the folder, without the suffix, or with ``_mask`` or similar at its end.
+The path of a mask below its folder is that of its image, apart from the suffix, and may end in ``_mask`` or similar.
 """
 
 from __future__ import annotations

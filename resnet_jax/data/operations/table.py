@@ -2,12 +2,12 @@
 
 An operation has one of four forms, so that a policy on the device computes each form once instead of each operation:
 
-======== ==================================================================================
-lookup   a table of 256 values a channel, of the image's counts and the magnitude
-blend    ``degenerate + magnitude (image - degenerate)``, the degenerate image of the image
-affine   a map of where each pixel comes from, of the image's size and the magnitude
-whole    the image of the image and the magnitude
-======== ==================================================================================
+======  ======================================================================================================
+lookup  a table of 256 values per channel, computed from the image's histogram and the magnitude
+blend   ``degenerate + magnitude (image - degenerate)``, where the degenerate image is computed from the image
+affine  a map that gives the origin of each pixel, computed from the image's size and the magnitude
+whole   the result computed from the image and the magnitude
+======  ======================================================================================================
 """
 
 from __future__ import annotations
