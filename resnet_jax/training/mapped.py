@@ -5,8 +5,8 @@ two waits for the statistics of every batch norm, and gradients wherever it choo
 communicated:
 
 * **batch norm**: one gather of mean and variance in the forward pass, one sum in the backward pass
-  (:mod:`resnet_jax.models.union`); nothing for scopes of a single device, whose running averages are combined for all
-  norms at the end of the step;
+  (:mod:`resnet_jax.models.union`). Norms whose scope is one device communicate nothing there; the running averages of
+  all norms are combined at the end of the step;
 * **gradients**, loss and metrics: a few sums, each over the layers that the backward pass has finished, so that
   communication overlaps with it (:mod:`resnet_jax.training.pieces`).
 

@@ -9,7 +9,7 @@ the first carries a number that only the piece before it provides.
 On a TPU the arrays are not concatenated: they are stored in tiles, and concatenation costs a pass over the gradient
 each way. There, every array is summed as it is, and the compiler merges those of a piece: a piece waits for the one
 before it, and its sums name the devices in a different order than those of batch norms, with which they would otherwise
-be merged. Whether anything runs while a piece is communicated is up to the compiler:
+be merged and have to wait. Whether anything runs while a piece is communicated is up to the compiler:
 ``experiments/results/chips/README.md`` shows what it does.
 """
 

@@ -1,7 +1,7 @@
 """Loss spikes: a loss far above the running median sends the run back to a good state, to continue with other batches.
 
-The rule is a pure function of the losses, and the step to return to is one of the step, so that a run that is killed
-and resumed goes back at the same step to the same one. This follows A. Chowdhery et al., PaLM (arXiv 2204.02311,
+The rule is a pure function of the losses, and the step to return to depends only on the current step, so a run that is
+killed and resumed goes back at the same step to the same one. This follows A. Chowdhery et al., PaLM (arXiv 2204.02311,
 section 5.1), who restarted some 100 steps before a spike and skipped the batches around it.
 """
 

@@ -1,7 +1,7 @@
 """The gradients of several tasks in one step: one forward pass and one backward pass per task; compared and combined.
 
-A multi-task task (:class:`resnet_jax.tasks.multitask.Multitask`) has one loss per task; the step minimizes their sum.
-Two features need the gradient of each task separately:
+A task with several parts (:class:`resnet_jax.tasks.multitask.Multitask`) has one loss per part; the step minimizes
+their sum. Two features need the gradient of each part, called a task here, separately:
 
 * the **cosine** between the gradients of two tasks at the parameters of a block, measured in probed steps: 1 where both
   agree, 0 where they are independent, -1 where each undoes the other's step;
