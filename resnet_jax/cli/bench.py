@@ -30,7 +30,7 @@ class SpeedOptions:
     """Changes to the named network. --dtype, --execution and --remat are short for --model.dtype and so on (default
     dtype: bfloat16 on an accelerator, float32 on the CPU)."""
     steps_per_dispatch: int = 1
-    """Train steps per compiled call: a scan over this many batches of float images that are resident on the device."""
+    """Steps per compiled call: a scan over this many batches of float images that are resident on the device."""
     against_python: Path | None = None
     """A Python interpreter that has torch. PyTorch (eager and torch.compile) and plain Flax are then measured too,
     alternating with ours; for inference also torch.compile with freezing, and ONNX Runtime and OpenVINO where that

@@ -32,7 +32,7 @@ class ShowOptions:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Changes to the data of the recipe or run."""
     split: str | None = None
-    """The split to draw: train, val or test, or all for a source without a division (default: train, or all)."""
+    """The split to draw: train, val or test, or all for a source that is not split (default: train, or all)."""
     count: Annotated[int, Interval(ge=1, le=200)] = 12
     """Number of examples."""
     epoch: AtLeast0 = 0

@@ -24,7 +24,7 @@ class EventsOptions:
 
 ABOUT = (
     "Show what happened to a run, oldest first, with times in UTC: start, restore, save, save_failed, interval, "
-    "damaged, fallback, reject, rollback, write_failed, write_resumed, stop, end. --json adds the details of each."
+    "damaged, fallback, reject, rollback, write_failed, write_resumed, left_out, stop, end. --json adds the details."
 )
 
 

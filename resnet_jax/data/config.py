@@ -103,7 +103,7 @@ class DataConfig:
     threads: Annotated[AtLeast0, SAME_RESULT] = 2
     """Threads that decode images and assemble batches, in each process with data.workers."""
     workers: Annotated[AtLeast0, SAME_RESULT] = 0
-    """Worker processes that do this instead of the main process, for sources and transforms that hold Python's GIL."""
+    """Worker processes that make batches instead of the main process, for sources and transforms that hold the GIL."""
     on_corrupt: Annotated[OnCorrupt, SAME_RESULT] = "stop"
     """What to do about an example that cannot be read: stop, or skip it. Skipped examples are counted, listed in
     corrupt.jsonl and reported; in training, the next example of the epoch takes the place, and in evaluation they are

@@ -29,8 +29,7 @@ class OtherConfig:
     """The network for the second input. Options left out have the named network's own values; channels and dimensions
     are those of the input."""
     augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
-    """Transforms of the second input in training, on the device, in this order, as data.augment for the first input.
-    Known."""
+    """Transforms of the second input in training, on the device, in this order. The names are those of data.augment."""
 
     def __post_init__(self) -> None:
         """Normalize the spelling of every transform, and reject those that run on the host."""

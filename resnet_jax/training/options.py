@@ -86,7 +86,7 @@ class Lookahead:
     every: AtLeast1 | None = None
     """Updates k between two synchronizations (5 or 10 in the paper). None: no lookahead."""
     alpha: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.5
-    """Step size alpha of the slow weights towards the fast ones, in (0, 1]."""
+    """Step size alpha of the slow weights towards the fast ones."""
     power: NotNegative = 0.0
     """Power p with which the step size falls from 1 to alpha: 1 - (1 - alpha) (t / T)^p at update t of T. 0: always
     alpha."""
@@ -177,7 +177,7 @@ class Averaging:
     """
 
     decay: BelowOne | None = None
-    """Decay d per update, in [0, 1). None: no averages."""
+    """Decay d per update. None: no averages."""
     warmup: Literal["tensorflow", "power", "none"] = "tensorflow"
     """How the decay d is reached. tensorflow: min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990). power:
     min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup. none: d at once, starting from a copy of the first
