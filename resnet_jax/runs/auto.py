@@ -133,7 +133,7 @@ def describe(found: Findings) -> str:
 
     >>> from resnet_jax.data.look import look_at
     >>> describe(look_at("digits"))
-    'Looked at digits: 1,797 images of 8x8, grey, uint8; 10 classes of 174 to 183.'
+    'Examined digits: 1,797 images of 8x8, grey, uint8; 10 classes of 174 to 183.'
     """
     numbers = ", ".join(f"{n:,}{'' if split == 'all' else f' {split}'}" for split, n in found.examples.items())
     least, _, greatest = found.side
