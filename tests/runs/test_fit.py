@@ -150,7 +150,7 @@ def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resum
         shutil.copytree(path, copy)
     longer, printed = run(whole, epochs=2)
     assert "Continuing a run of 9 updates: 9 are done, and now 18 are requested (2 epochs)" in printed
-    assert "The result after 9 updates stays in summary-9.json" in printed
+    assert "The result after 9 updates is kept in summary-9.json" in printed
     assert "They were evaluated before, after 9 updates" in printed
     assert longer.steps == 18
     assert json.loads((whole / "summary-9.json").read_text())["params_digest"] == summary.params_digest
